@@ -1,0 +1,286 @@
+"""The Ray Data pipelines: tables to packed bins for training, and tables to scoring requests for a benchmark.
+
+Owns: what runs in parallel and what is written. The work on one member is `PromptCompiler`'s, the plan is `pack`'s.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.data
+from brew_platform.errors import UserError
+from ray.data.grouped_data import GroupedData
+
+from brew_data.compiler import PromptCompiler, PromptFormat
+from brew_data.packing import pack
+from brew_data.records import Records
+from brew_data.split import Split
+from brew_data.tables import read_tables
+from brew_data.tasks import TaskSuite
+from brew_data.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = ["BinsPlan", "build_bins", "build_requests", "corpus_tokenizer"]
+
+SHUFFLE_PARTITIONS = 4  # of the hash shuffle by member; a few per core of the demo's machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinsPlan:
+    """What `plan.json` says of a folder of bins."""
+
+    plan_hash: str  # sha256 over every bin's documents and token ids, in order
+    context_length: int
+    vocabulary_size: int
+    n_bins: int
+    n_documents: int
+    n_tokens: int
+    fill: float  # share of the bins' capacity that holds tokens
+
+
+def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabulary_size: int) -> Tokenizer:
+    """A tokenizer trained on what the training part says: its entities as often as they occur, and every profile."""
+    tables = read_tables(tables_folder)
+    records = Records(tables)
+    trained_on = tables.interactions.filter(pc.less_equal(_micros(tables.interactions), split.train_until))
+
+    def texts() -> Iterator[str]:
+        for task in suite.tasks:
+            yield from (task.instruction, task.question, *task.labels.values())
+        yield from (suite.profile_text(profile) for profile in records.profiles.values())
+        for surface, entity_id in zip(
+            trained_on["surface"].to_pylist(), trained_on["entity_id"].to_pylist(), strict=True
+        ):
+            entity = records.entities[entity_id]
+            yield f"{suite.by_surface[surface].question} {suite.entity_text(entity.entity_type, entity.fields)}".strip()
+
+    return train_tokenizer(texts(), vocabulary_size=vocabulary_size)
+
+
+def build_bins(
+    tables_folder: Path,
+    compiler: PromptCompiler,
+    split: Split,
+    out: Path,
+    *,
+    bins_per_file: int = 256,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BinsPlan:
+    """Compiles every member's training rows into documents, packs them, and writes the bins.
+
+    Args:
+        tables_folder: members, entities and interactions as Parquet.
+        out: receives `bins-*.parquet` (bin_id int64, input_ids list<int32>, doc_lengths list<int32>, roles list<uint8>;
+            one row per bin, unpadded) and, last, `plan.json`.
+        on_progress: called with (bins written, bins in all).
+
+    Raises:
+        UserError: the training part is empty, or a row names an unknown surface or action.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    capacity = compiler.format.context_length
+    members = _by_member(tables_folder, until=split.train_until)
+    documents = members.map_groups(
+        _compile_documents,
+        fn_kwargs={"tables_folder": tables_folder, "spec": _spec(compiler)},
+        batch_format="pyarrow",
+    ).materialize()
+
+    # The plan needs lengths only: a few bytes per document reach the driver, never their tokens.
+    lengths = _sorted_column(documents, key="document", value="length")
+    if not lengths:
+        raise UserError(
+            f"{tables_folder} holds no interaction of a trained surface before the cut; nothing to train on."
+        )
+    names = sorted(lengths)
+    plan = pack([lengths[name] for name in names], capacity)
+    place = {names[i]: (bin_id, slot) for bin_id, bin_ in enumerate(plan) for slot, i in enumerate(bin_)}
+
+    written = documents.map_batches(
+        _place_documents, fn_kwargs={"place": ray.put(place), "bins_per_file": bins_per_file}, batch_format="pyarrow"
+    )
+    files = written.groupby("file", num_partitions=SHUFFLE_PARTITIONS).map_groups(
+        _write_file, fn_kwargs={"out": out}, batch_format="pyarrow"
+    )
+    digests: dict[int, str] = {}
+    tokens = done = 0
+    for row in files.iter_rows():
+        digests[row["file"]] = row["digest"]
+        tokens += row["tokens"]
+        done += row["bins"]
+        on_progress(done, len(plan))
+    result = BinsPlan(
+        plan_hash=hashlib.sha256("".join(digests[file] for file in sorted(digests)).encode()).hexdigest(),
+        context_length=capacity,
+        vocabulary_size=compiler.tokenizer.vocabulary_size,
+        n_bins=len(plan),
+        n_documents=len(names),
+        n_tokens=tokens,
+        fill=tokens / (len(plan) * capacity),
+    )
+    (out / "plan.json").write_text(json.dumps(asdict(result), indent=2))
+    return result
+
+
+def build_requests(tables_folder: Path, compiler: PromptCompiler, split: Split) -> ray.data.Dataset:
+    """The benchmark's scoring requests: every row after the cut, each seen with strictly earlier history only.
+
+    Rows of one member and moment on one task share a request, hence a prefix; requests of a member follow each other in
+    time, so that each prefix extends the one before.
+
+    Returns:
+        Rows {task: str, member_id: str, prefix_ids: list<int32>, question_ids: list<list<int32>>,
+        interaction_ids: list<int64>}.
+    """
+    return _by_member(tables_folder, until=split.until).map_groups(
+        _compile_requests,
+        fn_kwargs={"tables_folder": tables_folder, "spec": _spec(compiler), "after": split.train_until},
+        batch_format="pyarrow",
+    )
+
+
+# --- The steps that run in Ray's workers ---
+
+CompilerSpec = tuple[
+    str, str, PromptFormat
+]  # suite as JSON, tokenizer as JSON, format: small, and hashable for a cache
+
+
+def _spec(compiler: PromptCompiler) -> CompilerSpec:
+    return json.dumps(compiler.suite.to_dict()), compiler.tokenizer.to_json(), compiler.format
+
+
+@lru_cache(maxsize=1)
+def _compiler(spec: CompilerSpec) -> PromptCompiler:
+    suite, tokenizer, format = spec
+    return PromptCompiler(TaskSuite.from_dict(json.loads(suite)), Tokenizer.from_json(tokenizer), format)
+
+
+@lru_cache(maxsize=1)
+def _records(tables_folder: Path) -> Records:
+    return Records.read(tables_folder)
+
+
+def _micros(table: pa.Table) -> pa.ChunkedArray:
+    return table["timestamp"].cast(pa.int64())
+
+
+def _by_member(tables_folder: Path, *, until: int) -> GroupedData:
+    rows = ray.data.read_parquet(str(tables_folder / "interactions.parquet"))
+    rows = rows.map_batches(lambda table: table.filter(pc.less_equal(_micros(table), until)), batch_format="pyarrow")
+    return rows.groupby("member_id", num_partitions=SHUFFLE_PARTITIONS)
+
+
+def _compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec) -> pa.Table:
+    records, compiler = _records(tables_folder), _compiler(spec)
+    member = rows["member_id"][0].as_py()
+    documents = []
+    if member in records.profiles:
+        documents = compiler.documents(
+            records.profiles[member],
+            records.history(rows),
+            turn_of=int(hashlib.sha256(member.encode()).hexdigest(), 16),
+        )
+    return pa.table(
+        {
+            "document": pa.array([f"{member}/{i:06d}" for i in range(len(documents))], pa.string()),
+            "length": pa.array([len(document.ids) for document in documents], pa.int64()),
+            "ids": pa.array([document.ids for document in documents], pa.list_(pa.int32())),
+            "roles": pa.array([document.roles for document in documents], pa.list_(pa.uint8())),
+        }
+    )
+
+
+def _sorted_column(dataset: ray.data.Dataset, *, key: str, value: str) -> dict[str, int]:
+    table = pa.concat_tables(ray.get(dataset.select_columns([key, value]).to_arrow_refs()))
+    return dict(zip(table[key].to_pylist(), table[value].to_pylist(), strict=True))
+
+
+def _place_documents(documents: pa.Table, *, place: ray.ObjectRef, bins_per_file: int) -> pa.Table:
+    places = ray.get(place)
+    placed = [places[name] for name in documents["document"].to_pylist()]
+    return (
+        documents.append_column("bin_id", pa.array([bin_id for bin_id, _ in placed], pa.int64()))
+        .append_column("slot", pa.array([slot for _, slot in placed], pa.int64()))
+        .append_column("file", pa.array([bin_id // bins_per_file for bin_id, _ in placed], pa.int64()))
+    )
+
+
+def _write_file(documents: pa.Table, *, out: Path) -> pa.Table:
+    rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
+    bins = []
+    for bin_id, group in groupby(rows, key=lambda row: row["bin_id"]):
+        packed = list(group)
+        bins.append(
+            {
+                "bin_id": bin_id,
+                "input_ids": np.concatenate([row["ids"] for row in packed]),
+                "doc_lengths": [row["length"] for row in packed],
+                "roles": np.concatenate([row["roles"] for row in packed]),
+            }
+        )
+    schema = pa.schema(
+        {
+            "bin_id": pa.int64(),
+            "input_ids": pa.list_(pa.int32()),
+            "doc_lengths": pa.list_(pa.int32()),
+            "roles": pa.list_(pa.uint8()),
+        }
+    )
+    table = pa.Table.from_pylist(bins, schema=schema)
+    file = rows[0]["file"]
+    pq.write_table(table, out / f"bins-{file:06d}.parquet", compression="zstd")
+    digest = hashlib.sha256()
+    for column in ["bin_id", "input_ids", "doc_lengths", "roles"]:
+        digest.update(json.dumps(table[column].to_pylist()).encode())
+    return pa.table(
+        {
+            "file": [file],
+            "digest": [digest.hexdigest()],
+            "bins": [len(bins)],
+            "tokens": [sum(row["length"] for row in rows)],
+        }
+    )
+
+
+def _compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec, after: int) -> pa.Table:
+    records, compiler = _records(tables_folder), _compiler(spec)
+    member = rows["member_id"][0].as_py()
+    requests = []
+    if member in records.profiles:
+        history = records.history(rows)
+        ids = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])["interaction_id"].to_pylist()
+        scored = [(past, id_) for past, id_ in zip(history, ids, strict=True) if past.timestamp > after]
+        for (timestamp, surface), group in groupby(
+            sorted(scored, key=lambda pair: (pair[0].timestamp, pair[0].surface)),
+            key=lambda pair: (pair[0].timestamp, pair[0].surface),
+        ):
+            pairs = list(group)
+            task = compiler.suite.by_surface[surface]
+            prefix = compiler.prefix(task, records.profiles[member], history, before=timestamp)
+            requests.append(
+                {
+                    "task": task.name,
+                    "member_id": member,
+                    "prefix_ids": prefix.ids,
+                    "question_ids": [compiler.question(task, past.entity)[0] for past, _ in pairs],
+                    "interaction_ids": [id_ for _, id_ in pairs],
+                }
+            )
+    schema = pa.schema(
+        {
+            "task": pa.string(),
+            "member_id": pa.string(),
+            "prefix_ids": pa.list_(pa.int32()),
+            "question_ids": pa.list_(pa.list_(pa.int32())),
+            "interaction_ids": pa.list_(pa.int64()),
+        }
+    )
+    return pa.Table.from_pylist(requests, schema=schema)

@@ -1,0 +1,50 @@
+"""Rows of the tables as the records that the prompt compiler reads."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from brew_data.compiler import Entity, Past
+from brew_data.tables import Tables, read_tables
+
+__all__ = ["Records"]
+
+
+class Records:
+    """Profiles and entities by id, and a member's rows as a history.
+
+    Args:
+        tables: checked tables; opted-out members are left out here, so that they reach no prompt.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.profiles: dict[str, dict[str, object]] = {
+            row["member_id"]: row["profile"] for row in tables.members.to_pylist() if not row["opted_out"]
+        }
+        self.entities = {
+            row["entity_id"]: Entity(entity_type=row["entity_type"], fields=row["fields"])
+            for row in tables.entities.to_pylist()
+        }
+
+    @staticmethod
+    def read(folder: Path) -> "Records":
+        """The records of a folder of tables.
+
+        Raises:
+            DataError: as `read_tables`.
+        """
+        return Records(read_tables(folder))
+
+    def history(self, interactions: pa.Table) -> list[Past]:
+        """Rows of the interactions table, in order of time (then id), as past interactions."""
+        rows = interactions.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
+        return [
+            Past(entity=self.entities[entity], surface=surface, action=action, timestamp=timestamp)
+            for entity, surface, action, timestamp in zip(
+                rows["entity_id"].to_pylist(),
+                rows["surface"].to_pylist(),
+                rows["action"].to_pylist(),
+                rows["timestamp"].cast(pa.int64()).to_pylist(),
+                strict=True,
+            )
+        ]

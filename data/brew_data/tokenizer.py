@@ -1,0 +1,117 @@
+"""The tokenizer: a byte-level BPE trained on the corpus, with turn markers that no outside text can produce.
+
+Owns: the control tokens, training, loading, and `encode` (text in, ids without control tokens out).
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from brew_platform.errors import UserError
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+__all__ = ["CONTROL_TOKENS", "Tokenizer", "train_tokenizer"]
+
+# The order fixes their ids (0 ... 5) in every tokenizer that brew360 trains.
+CONTROL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|member|>", "<|user|>", "<|assistant|>"]
+
+
+class Tokenizer:
+    """Text to token ids.
+
+    Text that spells a control token is encoded as ordinary bytes: nothing from outside can forge a turn.
+
+    Args:
+        fast: a Hugging Face fast tokenizer that has the control tokens.
+
+    Raises:
+        UserError: it lacks a control token.
+    """
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self._fast = fast
+        self._fast.encode_special_tokens = True
+        self.pad, self.end, self.system, self.member, self.user, self.assistant = map(self._control_id, CONTROL_TOKENS)
+        self.encode = lru_cache(maxsize=200_000)(self._encode)  # an entity is tokenised once, then reused
+
+    def _control_id(self, token: str) -> int:
+        id_ = self._fast.token_to_id(token)
+        if id_ is None:
+            raise UserError(f"the tokenizer has no {token} token; add {' '.join(CONTROL_TOKENS)} to it.")
+        return int(id_)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def __reduce__(self) -> tuple:
+        return Tokenizer.from_json, (self.to_json(),)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, control tokens included."""
+        return int(self._fast.get_vocab_size())
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids in words, control tokens spelled out; for people, and for tests."""
+        return str(self._fast.decode(list(ids), skip_special_tokens=False))
+
+    def to_json(self) -> str:
+        """The whole tokenizer as text, which `from_json` reads back."""
+        return str(self._fast.to_str())
+
+    @staticmethod
+    def from_json(text: str) -> "Tokenizer":
+        """The tokenizer that `to_json` wrote."""
+        return Tokenizer(FastTokenizer.from_str(text))
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers and vLLM load."""
+        from transformers import PreTrainedTokenizerFast
+
+        PreTrainedTokenizerFast(
+            tokenizer_object=self._fast,
+            pad_token="<|pad|>",  # noqa: S106  (a token, not a password)
+            eos_token="<|end|>",  # noqa: S106
+            split_special_tokens=True,
+        ).save_pretrained(folder)
+
+    @staticmethod
+    def load(folder: Path) -> "Tokenizer":
+        """The tokenizer in `folder/tokenizer.json`.
+
+        Raises:
+            UserError: the file is missing, unreadable, or lacks a control token.
+        """
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            raise UserError(f"{path} does not exist: pass a model folder that holds its tokenizer.")
+        try:
+            return Tokenizer.from_json(path.read_text())
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise UserError(f"{path} is no tokenizer ({error}).") from error
+
+
+def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
+    """Trains a byte-level BPE.
+
+    Args:
+        texts: the corpus; a text that occurs twice counts twice.
+        vocabulary_size: ids at most, control tokens and the 256 bytes included.
+
+    Raises:
+        UserError: vocabulary_size is too small to hold the bytes and the control tokens.
+    """
+    if vocabulary_size < 256 + len(CONTROL_TOKENS):
+        raise UserError(f"vocabulary_size is {vocabulary_size}; it needs at least {256 + len(CONTROL_TOKENS)}.")
+    fast = FastTokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=CONTROL_TOKENS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    fast.train_from_iterator(texts, trainer)
+    return Tokenizer(fast)

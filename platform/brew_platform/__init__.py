@@ -1,0 +1,1 @@
+"""What every area stands on: errors, configuration, object storage, the model registry, metrics, telemetry."""

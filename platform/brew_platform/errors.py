@@ -1,0 +1,62 @@
+"""The errors that a user of brew360 can meet, each with what was given, why it fails, and what to do.
+
+    BrewError
+    ├── UserError          the caller can mend it: a path, a setting, a table, a request
+    │   ├── ConfigError    an unknown or malformed setting
+    │   └── DataError      a table or a row that cannot be read
+    ├── StorageError       the object store failed: full, unreachable, refused
+    └── RegistryError      a version is missing, damaged or may not be promoted
+
+Owns: the tree, and `first_cause`, which finds a BrewError inside what Ray wraps around it.
+Every error takes one sentence and survives pickling, because it crosses process borders.
+"""
+
+import errno
+
+__all__ = ["BrewError", "ConfigError", "DataError", "RegistryError", "StorageError", "UserError", "first_cause"]
+
+
+class BrewError(Exception):
+    """Base of all errors that brew360 raises on purpose; `str(error)` is one clear sentence with the remedy."""
+
+
+class UserError(BrewError):
+    """What the caller gave cannot work."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown or has the wrong type."""
+
+
+class DataError(UserError):
+    """An input table or row cannot be used."""
+
+
+class StorageError(BrewError):
+    """The object store did not do what was asked; nothing was half-written."""
+
+
+class RegistryError(BrewError):
+    """A registry version is missing, damaged, or failed a gate."""
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The innermost BrewError behind `error`, or `error` itself where there is none.
+
+    Follows `__cause__`, `__context__` and Ray's `cause`. A full disk (ENOSPC) anywhere in the chain becomes a
+    StorageError with the remedy, since every stage can meet it.
+    """
+    seen: set[int] = set()
+    found: BaseException = error
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, BrewError):
+            found = current
+        elif isinstance(current, OSError) and current.errno == errno.ENOSPC:
+            return StorageError(
+                f"no space left on the disk that holds {current.filename or 'the run folder'}: free some space, or "
+                f"choose another disk with --run-dir."
+            )
+        current = getattr(current, "cause", None) or current.__cause__ or current.__context__
+    return found
