@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from brew_platform.errors import UserError
-
 from brew_data.history import first_kept
 from brew_data.tasks import TaskSpec, TaskSuite
 from brew_data.tokenizer import Tokenizer
+from brew_platform.errors import UserError
 
 __all__ = ["Document", "Entity", "Past", "Prefix", "PromptCompiler", "PromptFormat"]
 

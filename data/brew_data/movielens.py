@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-from brew_platform.errors import DataError
 
 from brew_data.tables import TIMESTAMP, Tables
+from brew_platform.errors import DataError
 
 __all__ = ["read_movielens"]
 

@@ -11,7 +11,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Best-fit decreasing: each document, longest first, goes into the open bin that it leaves the least room in.
 
     Open bins are kept by their free space, and one integer's bits say which spaces occur, so that the best fit is a
-    shift and a lowest set bit: packing costs O(documents × capacity/64).
+    shift and a lowest set bit: packing costs O(documents * capacity / 64).
 
     Args:
         lengths: tokens of each document.

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
-from brew_platform.errors import UserError
 from ray.data.grouped_data import GroupedData
 
 from brew_data.compiler import PromptCompiler, PromptFormat
@@ -26,6 +25,7 @@ from brew_data.split import Split
 from brew_data.tables import read_tables
 from brew_data.tasks import TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
+from brew_platform.errors import UserError
 
 __all__ = ["BinsPlan", "build_bins", "build_requests", "corpus_tokenizer"]
 

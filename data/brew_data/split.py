@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from brew_platform.errors import UserError
 
 __all__ = ["Split", "SplitConfig"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from brew_platform.errors import DataError
 
 __all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "read_tables", "write_tables"]

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from brew_platform.errors import UserError
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from brew_platform.errors import UserError
 
 __all__ = ["CONTROL_TOKENS", "Tokenizer", "train_tokenizer"]
 

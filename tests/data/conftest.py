@@ -1,6 +1,7 @@
 """A small suite and tokenizer that the data tests share."""
 
 import pytest
+
 from brew_data.compiler import Entity, Past, PromptCompiler, PromptFormat
 from brew_data.tasks import TaskSuite, load_suite
 from brew_data.tokenizer import Tokenizer, train_tokenizer

@@ -1,12 +1,13 @@
 """The prompt compiler: one set of token ids on every path, an honest budget, and no forged turns."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from brew_data.compiler import Entity, Past, PromptCompiler, PromptFormat
 from brew_data.tasks import TaskSuite
 from brew_data.tokenizer import CONTROL_TOKENS, Tokenizer
 from brew_platform.errors import UserError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .conftest import job, past
 

@@ -1,11 +1,12 @@
 """The packing plan: every document once, no bin over its capacity, tight, and the same every time."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from brew_data.history import first_kept
 from brew_data.packing import pack
 from brew_platform.errors import UserError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @given(st.lists(st.integers(min_value=1, max_value=64), max_size=300))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from brew_data.movielens import read_movielens
 from brew_data.split import Split, SplitConfig
 from brew_data.tables import TIMESTAMP, Tables, read_tables, write_tables
@@ -15,7 +16,8 @@ from brew_platform.errors import ConfigError, DataError, UserError
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-100k"
 
 FILES = {
-    "ml-100k.user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n1\t24\tM\twriter\t12345\n",
+    "ml-100k.user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
+    "1\t24\tM\twriter\t12345\n",
     "ml-100k.item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n7\tHeat\t1995\tCrime\n",
     "ml-100k.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t4\t100\n1\t7\t2\t50\n",
 }
