@@ -1,0 +1,203 @@
+"""Typed configuration: YAML recipes and `key=value` overrides, merged into the dataclass that its owner declares.
+
+Owns: merging, and the sentence that a user reads when a setting is wrong. Does not own any setting: each dataclass
+lives beside the code it configures, and so do checks between its fields (raise a ConfigError in `__post_init__`).
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, Union, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from brew_platform.errors import ConfigError
+
+__all__ = ["config_digest", "load_config"]
+
+T = TypeVar("T")
+
+
+def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, overrides: Sequence[str] = ()) -> T:
+    """An instance of the dataclass `cls`: its defaults, then `sources`, then `overrides`; later wins.
+
+    Args:
+        cls: keyword-only dataclass, frozen or not; fields may be dataclasses, lists or dicts of them, or Optional.
+        sources: each a mapping, or the path of a YAML file. Mappings merge key by key, lists are replaced.
+        overrides: `key=value`, the key dotted (`model.layers=2`, `tasks[0].weight=3`), the value YAML.
+
+    Raises:
+        ConfigError: unknown key (names the nearest known one), wrong type, missing value, malformed override,
+            malformed YAML, missing file.
+    """
+    config = OmegaConf.structured(cls)
+    for source in sources:
+        if isinstance(source, Mapping):
+            config = _merge(cls, config, source, "the settings given")
+        else:
+            config = _merge(cls, config, _read_yaml(Path(source)), str(source))
+    for override in overrides:
+        config = _merge(cls, config, _nested(override, config), f"the override {override!r}")
+    try:
+        return cast(T, OmegaConf.to_object(config))
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise ConfigError(f"{key} has no value and no default: give it in the recipe, or as {key}=VALUE.") from error
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a value of another type
+        raise ConfigError(
+            f"{error.full_key}: {str(error.msg).splitlines()[0]}. Write the value itself there."
+        ) from error
+
+
+def config_digest(obj: Any) -> str:
+    """sha256 (64 hex digits) of `obj` as canonical JSON: the same settings give the same digest on any machine.
+
+    Args:
+        obj: a dataclass instance, or what JSON can hold; paths count as their text and enums as their name.
+
+    Raises:
+        ConfigError: `obj` holds something else, or a number that is not finite.
+    """
+    try:
+        text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"no digest of this configuration: {error}. Use numbers, strings, lists and maps.") from error
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, Enum):
+        return value.name
+    raise TypeError(f"a {type(value).__name__} has no canonical form")
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML ({where}). Correct it there and run again.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except OSError as error:  # OmegaConf also raises it for a file that holds one number or word
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror or 'it holds no settings'}. Give the path of a readable "
+            f"YAML file of `key: value` lines."
+        ) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} holds a list, but settings are `key: value` lines. Name each value by its key.")
+    return cast(Mapping[str, Any], loaded)
+
+
+def _nested(override: str, config: DictConfig) -> Mapping[str, Any]:
+    """`a.b[1].c=3` as nested mappings; the list elements beside the one named are taken from `config`."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().replace("[", ".").replace("]", "").split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"the override {override!r} is not of the form key=value; write for example model.layers=2.")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put it in "
+            f"quotes to give plain text."
+        ) from error
+    current = OmegaConf.to_container(config, resolve=False)
+    return cast(Mapping[str, Any], _placed(parts, cast(dict, value)["value"], current, override))
+
+
+def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
+    if not parts:
+        return value
+    head, rest = parts[0], parts[1:]
+    if isinstance(current, list):
+        if not head.isdecimal() or int(head) >= len(current):
+            raise ConfigError(
+                f"the override {override!r} names element {head!r} of a list that has {len(current)}, counted from 0. "
+                f"Give an index that exists, or the whole list."
+            )
+        return [_placed(rest, value, item, override) if i == int(head) else item for i, item in enumerate(current)]
+    known = current if isinstance(current, Mapping) else {}
+    return {**known, head: _placed(rest, value, known.get(head), override)}
+
+
+def _merge(cls: type, config: DictConfig, values: Any, origin: str) -> DictConfig:
+    _check(cls, values, "", origin)
+    try:
+        return cast(DictConfig, OmegaConf.merge(config, values))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ConfigError(f"{origin}: {str(error).splitlines()[0]}. Correct it there.") from error
+
+
+def _check(hint: Any, value: Any, key: str, origin: str) -> None:
+    """Raises a ConfigError for the first thing in `value` that a field of type `hint` cannot hold.
+
+    OmegaConf checks too, but reports no key for a whole section, and a wrong one inside a list.
+    """
+    inner = _bare(hint)
+    kind = typing.get_origin(inner)
+    if isinstance(value, str) and value.startswith("${"):  # an interpolation: known only when all is merged
+        return
+    if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(inner)
+        for name, below in value.items():
+            path = f"{key}.{name}" if key else str(name)
+            if name not in hints:
+                near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)
+                meant = f" Did you mean {path.removesuffix(str(name))}{near[0]}?" if near else ""
+                raise ConfigError(f"unknown key {path} in {origin}.{meant} Known there: {', '.join(hints)}.")
+            _check(hints[name], below, path, origin)
+    elif kind is dict and isinstance(value, Mapping):
+        for name, below in value.items():
+            _check(typing.get_args(inner)[1], below, f"{key}.{name}", origin)
+    elif kind in (list, tuple) and isinstance(value, list | tuple):
+        for index, below in enumerate(value):
+            _check(typing.get_args(inner)[0], below, f"{key}[{index}]", origin)
+    elif not _holds(hint, value):
+        raise ConfigError(
+            f"{key}={value!r} in {origin} does not fit: {key} must be {_wanted(hint)}, and a {type(value).__name__} "
+            f"was given. Give a value of that type."
+        )
+
+
+def _holds(hint: Any, value: Any) -> bool:
+    """Whether OmegaConf would put `value` into a field of type `hint`, with its conversions ("3" is an int)."""
+    field = dataclasses.make_dataclass("Field", [("value", hint)])
+    try:
+        OmegaConf.merge(OmegaConf.structured(field), {"value": value})
+    except (OmegaConfBaseException, TypeError, ValueError):
+        return False
+    return True
+
+
+def _bare(hint: Any) -> Any:
+    """`hint` without `| None`."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        rest = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+def _wanted(hint: Any) -> str:
+    bare = _bare(hint)
+    if dataclasses.is_dataclass(bare):
+        text = f"settings ({', '.join(field.name for field in dataclasses.fields(bare))})"
+    elif isinstance(bare, type) and issubclass(bare, Enum):
+        text = f"one of {', '.join(bare.__members__)}"
+    elif typing.get_origin(bare) in (list, tuple):
+        text = f"a list of {getattr(typing.get_args(bare)[0], '__name__', typing.get_args(bare)[0])}"
+    else:
+        text = bare.__name__ if isinstance(bare, type) and not typing.get_args(bare) else str(bare)
+    return text if bare is hint else f"{text} or null"

@@ -1,0 +1,71 @@
+"""Real process trees: what is measured, and that nothing survives, however it was left behind."""
+
+import json
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from brew_platform.processes import ProcessTreeMeter, become_subreaper
+
+# A child whose grandchild ignores SIGTERM, and a daemon that was forked twice, so that init would adopt it.
+FAMILY = """
+import json, os, signal, subprocess, sys, time
+from brew_platform.processes import become_subreaper, kill_descendants
+
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}]); time.sleep(60)"
+orphaner = "import os, time; os.fork() == 0 and (print(os.getpid(), flush=True), time.sleep(60))"
+
+assert become_subreaper()
+child = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE)
+child.stdout.readline()
+dead = subprocess.Popen([sys.executable, "-c", orphaner], stdout=subprocess.PIPE)
+orphan = int(dead.stdout.readline())
+dead.wait()
+start = time.monotonic()
+ended = kill_descendants(grace_seconds=float(sys.argv[1]))
+print(json.dumps({"ended": ended, "orphan": orphan, "seconds": time.monotonic() - start}))
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can adopt orphans")
+
+
+def test_a_stubborn_grandchild_and_an_orphan_are_ended_and_counted() -> None:
+    done = subprocess.run([sys.executable, "-c", FAMILY, "1"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["ended"] == 3  # child, grandchild, orphan
+    assert 1.0 <= told["seconds"] < 5.0
+    assert not psutil.pid_exists(told["orphan"])
+
+
+def test_without_stubborn_ones_there_is_no_waiting_and_without_any_there_is_nothing() -> None:
+    code = (
+        "import subprocess, sys, time; from brew_platform.processes import kill_descendants\n"
+        "quick = [subprocess.Popen(['sleep', '60']) for _ in range(3)]\n"
+        "start = time.monotonic(); print(kill_descendants(), kill_descendants(), time.monotonic() - start < 2)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["3", "0", "True"], done.stderr
+
+
+def test_the_meter_sees_memory_that_a_child_held_for_a_moment() -> None:
+    code = "block = bytearray(b'x') * 100_000_000; print('up', flush=True); input()"
+    with ProcessTreeMeter(interval_seconds=0.02) as meter:
+        time.sleep(0.1)
+        before = meter.peak_bytes
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdout
+        child.stdout.readline()
+        time.sleep(0.5)
+        child.communicate(b"\n", timeout=30)
+    assert before > 10_000_000
+    assert 100_000_000 <= meter.peak_bytes - before < 200_000_000
+
+
+def test_becoming_a_subreaper_is_told_apart_from_systems_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not become_subreaper()

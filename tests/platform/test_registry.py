@@ -1,0 +1,325 @@
+"""The registry: versions are whole or absent, numbers are never shared, and aliases follow the log."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brew_platform.errors import RegistryError, StorageError, UserError
+from brew_platform.registry import GateOutcome, Registry, Version
+from brew_platform.storage import LocalStore
+
+GOOD = GateOutcome("jobs.auc", 0.7, 0.65, True)
+BAD = GateOutcome("jobs.auc", 0.61, 0.65, False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def registry(store: LocalStore) -> Registry:
+    return Registry(store, clock=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "export"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)) * 100)
+    (folder / "tokenizer/tokenizer.json").write_text("{}")
+    return folder
+
+
+def publish(registry: Registry, folder: Path, **values: Any) -> Version:
+    about = {"signature": {"context": 512}, "lineage": {}, "metrics": {"jobs.auc": 0.7}, "author": "ana"} | values
+    return registry.publish(folder, **about)
+
+
+def test_a_version_is_published_and_fetched_back(
+    registry: Registry, store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    assert registry.versions() == []
+    version = publish(registry, folder)
+    assert (version.number, version.time, version.author) == (1, "2026-01-02T03:04:05+00:00", "ana")
+    assert [file.path for file in version.files] == ["model.safetensors", "tokenizer/tokenizer.json"]
+    assert version.size == 25602
+    assert registry.version(1) == version
+    fetched = registry.fetch(1, tmp_path / "cache")
+    assert (fetched / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (fetched / "tokenizer/tokenizer.json").read_text() == "{}"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [fetched.name]
+
+
+def test_the_layout_is_the_documented_one(registry: Registry, store: LocalStore, folder: Path) -> None:
+    version = publish(registry, folder)
+    registry.promote(1, gates=[GOOD], author="ana")
+    blobs = sorted(f"models/brew360/blobs/sha256/{file.sha256}" for file in version.files)
+    events = ["models/brew360/events/00000000000000000001.json"]
+    assert store.list() == [*blobs, *events, "models/brew360/versions/00000000000000000001.json"]
+    assert json.loads(store.get(events[0])) == {
+        "kind": "promote",
+        "version": 1,
+        "alias": "production",
+        "author": "ana",
+        "time": "2026-01-02T03:04:05+00:00",
+        "gates": [{"name": "jobs.auc", "value": 0.7, "threshold": 0.65, "passed": True}],
+        "note": "",
+        "write_id": registry.events()[0].write_id,
+    }
+
+
+def test_a_second_version_shares_unchanged_blobs(registry: Registry, store: LocalStore, folder: Path) -> None:
+    publish(registry, folder)
+    (folder / "model.safetensors").write_bytes(b"new weights")
+    assert publish(registry, folder).number == 2
+    assert len(store.list("models/brew360/blobs/")) == 3
+    assert Registry(store, "other").versions() == []
+
+
+def test_a_fetched_folder_is_reused_and_a_changed_one_replaced(
+    registry: Registry, folder: Path, tmp_path: Path
+) -> None:
+    publish(registry, folder)
+    fetched = registry.fetch(1, tmp_path / "cache")
+    inode = (fetched / "model.safetensors").stat().st_ino
+    assert registry.fetch(1, tmp_path / "cache") == fetched
+    assert (fetched / "model.safetensors").stat().st_ino == inode
+    (fetched / "model.safetensors").write_bytes(b"cut")
+    registry.fetch(1, tmp_path / "cache")
+    assert (fetched / "model.safetensors").stat().st_size == 25600
+
+
+def test_many_may_fetch_at_once(registry: Registry, folder: Path, tmp_path: Path) -> None:
+    publish(registry, folder)
+    barrier = threading.Barrier(8)
+
+    def fetch(_: int) -> tuple[Path, int]:
+        barrier.wait()
+        fetched = registry.fetch(1, tmp_path / "cache")
+        return fetched, (fetched / "model.safetensors").stat().st_size
+
+    with ThreadPoolExecutor(8) as pool:
+        ((fetched, size),) = set(pool.map(fetch, range(8)))
+    assert size == 25600
+    assert list((tmp_path / "cache").iterdir()) == [fetched]
+
+
+def test_what_a_killed_fetch_left_is_removed_after_a_day(registry: Registry, folder: Path, tmp_path: Path) -> None:
+    fetched = tmp_path / "cache" / f"brew360-1-{publish(registry, folder).write_id[:12]}"
+    for name, age_hours in (("old", 25), ("young", 1)):
+        left = fetched.with_name(f".{fetched.name}.{name}.part")
+        left.mkdir(parents=True)
+        os.utime(left, (time.time() - age_hours * 3600,) * 2)
+    assert registry.fetch(1, tmp_path / "cache") == fetched
+    assert sorted(path.name.split(".")[-2] for path in (tmp_path / "cache").glob(".*")) == ["young"]
+
+
+def test_a_damaged_or_missing_blob_is_named_and_nothing_is_left(
+    registry: Registry, store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    weights = publish(registry, folder).files[0]
+    blob = store.root / f"models/brew360/blobs/sha256/{weights.sha256}"
+    content = bytearray(blob.read_bytes())
+    content[7] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(RegistryError) as caught:
+        registry.fetch(1, tmp_path / "cache")
+    message = str(caught.value)
+    assert f"blob models/brew360/blobs/sha256/{weights.sha256} (model.safetensors) is damaged: it has 25600" in message
+    assert "Delete that object from the store and publish the same files again, or serve another version." in message
+    blob.unlink()
+    with pytest.raises(
+        RegistryError, match=r"\(model\.safetensors\) is gone from the store: publish the same files again"
+    ):
+        registry.fetch(1, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    publish(registry, folder)  # heals the store: version 1 has its blob back
+    registry.fetch(1, tmp_path / "cache")
+
+
+def test_a_manifest_cannot_write_outside_its_folder(
+    registry: Registry, store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    publish(registry, folder)
+    manifest = json.loads(store.get("models/brew360/versions/00000000000000000001.json"))
+    manifest["files"][0]["path"] = "../../escaped"
+    store.put_if_absent("models/brew360/versions/00000000000000000002.json", json.dumps(manifest).encode())
+    with pytest.raises(RegistryError, match=r"names '\.\./\.\./escaped', outside its folder"):
+        registry.fetch(2, tmp_path / "cache")
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from brew_platform.registry import Registry
+from brew_platform.storage import LocalStore
+registry = Registry(LocalStore(Path(sys.argv[1])))
+sys.stdin.read()
+for _ in range(10):
+    print(registry.publish(Path(sys.argv[2]), signature={}, lineage={}, metrics={}, author=sys.argv[3]).number)
+"""
+
+
+def test_publishers_in_two_processes_never_share_a_number_and_none_is_lost(
+    registry: Registry, store: LocalStore, folder: Path
+) -> None:
+    publishers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PUBLISHER, str(store.root), str(folder), author],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for author in ("ana", "ben")
+    ]
+    for publisher in publishers:
+        assert publisher.stdin
+        publisher.stdin.close()
+        publisher.stdin = None
+    numbers = {
+        author: [int(n) for n in publisher.communicate(timeout=60)[0].split()]
+        for author, publisher in zip(("ana", "ben"), publishers, strict=True)
+    }
+    assert sorted(numbers["ana"] + numbers["ben"]) == registry.versions() == list(range(1, 21))
+    assert all(registry.version(number).author == author for author in numbers for number in numbers[author])
+
+
+class Flaky(LocalStore):
+    """Fails, or loses its answer, on keys that contain `word`."""
+
+    def __init__(self, root: Path, word: str, *, written: bool) -> None:
+        super().__init__(root)
+        self.word = word
+        self.written = written
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        if self.word not in key:
+            return super().put_if_absent(key, data)
+        if not self.written:
+            raise StorageError("the store went away")
+        super().put_if_absent(key, data)
+        return False  # as boto3 does when the answer to a conditional write is lost and it tries again
+
+
+def test_a_crash_between_blobs_and_manifest_leaves_no_version(
+    registry: Registry, store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError, match="the store went away"):
+        publish(Registry(Flaky(store.root, "/versions/", written=False)), folder)
+    assert len(store.list("models/brew360/blobs/")) == 2
+    assert registry.versions() == []
+    assert publish(registry, folder).number == 1
+    registry.fetch(1, tmp_path / "cache")
+
+
+def test_a_lost_answer_does_not_publish_or_promote_twice(registry: Registry, store: LocalStore, folder: Path) -> None:
+    flaky = Registry(Flaky(store.root, ".json", written=True))
+    assert publish(flaky, folder).number == 1
+    assert flaky.promote(1, gates=[], author="ana").number == 1
+    assert registry.versions() == [1]
+    assert len(registry.events()) == 1
+
+
+def test_promote_and_roll_back(registry: Registry, folder: Path) -> None:
+    for _ in range(3):
+        publish(registry, folder)
+    registry.promote(1, gates=[GOOD], author="ana")
+    registry.promote(2, gates=[GOOD], author="ana")
+    registry.promote(2, gates=[GOOD], author="ana")
+    registry.append("canary", 3, author="ben")
+    assert registry.aliases() == {"canary": 3, "production": 2}
+    assert [registry.resolve(name) for name in ("production", "canary", "3", 2)] == [2, 3, 3, 2]
+    event = registry.rollback("production", author="ben", note="latency")
+    assert (event.kind, event.version, event.note) == ("rollback", 1, "latency")
+    assert registry.resolve("production") == 1
+    with pytest.raises(RegistryError) as caught:
+        registry.rollback("production", author="ben")
+    assert str(caught.value) == (
+        "production cannot be rolled back: it points to version 1 and no earlier one is left. Promote the version that "
+        "should serve."
+    )
+    assert len(registry.events()) == 5
+
+
+def test_a_failed_gate_blocks_with_its_numbers_and_is_recorded(registry: Registry, folder: Path) -> None:
+    publish(registry, folder)
+    unmeasured = GateOutcome("posts.auc", float("nan"), 0.6, False)
+    with pytest.raises(RegistryError) as caught:
+        registry.promote(1, gates=[GOOD, BAD, unmeasured], author="ana")
+    assert str(caught.value) == (
+        "version 1 of brew360 was not promoted to production: gate jobs.auc failed (value 0.61, threshold 0.65); gate "
+        "posts.auc failed (not measured, threshold 0.6). Event 1 records it. Publish a version that passes, or correct "
+        "the gate."
+    )
+    (event,) = registry.events()
+    assert (event.kind, event.version, event.alias, len(event.gates)) == ("blocked", 1, "production", 3)
+    assert registry.aliases() == {}
+
+
+def test_a_retired_version_is_passed_over(registry: Registry, folder: Path) -> None:
+    for number in (1, 2, 3):
+        publish(registry, folder)
+        registry.promote(number, gates=[], author="ana")
+    registry.append("retire", 2, author="ana", note="trained on wrong labels")
+    with pytest.raises(
+        RegistryError, match=r"version 2 of brew360 is retired\. Promote another, or publish it again\."
+    ):
+        registry.promote(2, gates=[], author="ana")
+    assert registry.rollback(author="ana").version == 1
+
+
+def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
+    with pytest.raises(RegistryError, match=r"^brew360 has no version 7; none was published yet\. Give the number"):
+        registry.version(7)
+    publish(registry, folder)
+    with pytest.raises(RegistryError, match=r"has no version 7; the newest is 1\."):
+        registry.resolve("7")
+    with pytest.raises(
+        RegistryError, match=r"has no alias 'production'; there are: none yet\. Promote a version to it"
+    ):
+        registry.resolve("production")
+    with pytest.raises(UserError, match=r"'promote' cannot be appended: use canary, approve, retire or tag"):
+        registry.append("promote", 1, author="ana")
+    with pytest.raises(
+        UserError, match=r"'7' cannot be an alias: use letters, digits and \._- and start with a letter"
+    ):
+        registry.promote(1, alias="7", gates=[], author="ana")
+    with pytest.raises(UserError, match=r"'a/b' cannot name a model"):
+        Registry(registry.store, "a/b")
+
+
+def test_what_cannot_be_published_is_refused_and_makes_no_version(
+    registry: Registry, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"cannot publish .*/absent: there is no such folder\. Give the folder of an"):
+        publish(registry, tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"cannot publish .*/empty: it holds no files"):
+        publish(registry, tmp_path / "empty")
+    with pytest.raises(
+        UserError, match=r"cannot be written as JSON: .*Give numbers that are finite \(null for an unknown"
+    ):
+        publish(registry, folder, metrics={"auc": float("nan")})
+    assert registry.versions() == []
+
+
+def test_a_damaged_manifest_or_event_is_named(registry: Registry, store: LocalStore) -> None:
+    store.put_if_absent("models/brew360/versions/00000000000000000001.json", b"not json")
+    store.put_if_absent("models/brew360/versions/00000000000000000002.json", b"{}")
+    store.put_if_absent("models/brew360/events/00000000000000000001.json", b"{}")
+    with pytest.raises(RegistryError, match=r"00000000000000000001\.json is damaged: it is not a JSON object"):
+        registry.version(1)
+    with pytest.raises(RegistryError, match=r"the manifest of version 2 of brew360 is damaged: 'files'\. Restore"):
+        registry.version(2)
+    with pytest.raises(RegistryError, match=r"event 1 is damaged: 'kind'\. Restore its object"):
+        registry.events()

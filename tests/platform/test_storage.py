@@ -1,0 +1,200 @@
+"""The contract of an ObjectStore, run on every backend, and what is particular to a local folder."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from brew_platform.errors import StorageError
+from brew_platform.storage import LocalStore, ObjectStore, open_store
+
+BACKENDS: dict[str, Callable[[Path], str]] = {"local": str, "file-url": lambda folder: f"file://{folder}"}
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store; a further backend joins the contract by an entry in BACKENDS."""
+    return BACKENDS[request.param](tmp_path / "store")
+
+
+@pytest.fixture
+def store(url: str) -> ObjectStore:
+    return open_store(url)
+
+
+def test_an_object_is_created_once_and_never_changed(store: ObjectStore) -> None:
+    assert not store.exists("a/b.json")
+    assert store.put_if_absent("a/b.json", b"one")
+    assert not store.put_if_absent("a/b.json", b"two")
+    assert store.get("a/b.json") == b"one"
+    assert store.exists("a/b.json")
+    assert not store.exists("a")
+
+
+def test_a_file_is_uploaded_and_downloaded_whole(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "weights.bin"
+    source.write_bytes(os.urandom(9_000_001))
+    assert store.upload_if_absent("blobs/w", source)
+    assert not store.upload_if_absent("blobs/w", source)
+    store.download("blobs/w", tmp_path / "copy.bin")
+    assert (tmp_path / "copy.bin").read_bytes() == source.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["copy.bin", "weights.bin"]
+
+
+def test_empty_objects_are_objects(store: ObjectStore) -> None:
+    assert store.put_if_absent("empty", b"")
+    assert store.get("empty") == b""
+
+
+def test_listing_is_sorted_and_by_prefix_of_the_key(store: ObjectStore) -> None:
+    assert store.list() == []
+    assert store.list("nothing/here") == []
+    for key in ("v/10", "v/02", "v/sub/1", "w", "v2/1"):
+        store.put_if_absent(key, b"x")
+    assert store.list("v/") == ["v/02", "v/10", "v/sub/1"]
+    assert store.list("v") == ["v/02", "v/10", "v/sub/1", "v2/1"]
+    assert store.list("v/0") == ["v/02"]
+    assert store.list() == ["v/02", "v/10", "v/sub/1", "v2/1", "w"]
+
+
+def test_a_missing_object_is_a_clear_error_and_leaves_no_file(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot read 'no/such' in .*: no such object\. Check the key and"):
+        store.get("no/such")
+    with pytest.raises(StorageError, match="no such object"):
+        store.download("no/such", tmp_path / "out")
+    with pytest.raises(StorageError, match=r"cannot write 'k' .*absent\.bin does not exist\. Check the key and"):
+        store.upload_if_absent("k", tmp_path / "absent.bin")
+    assert not (tmp_path / "out").exists()
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "a//b", "a/", "../x", "a/../b", "./a", ".tmp/x", "a\0b", "a b"])
+def test_a_malformed_key_is_refused_by_every_method(store: ObjectStore, tmp_path: Path, key: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.put_if_absent(key, b""),
+        lambda: store.upload_if_absent(key, tmp_path / "x"),
+        lambda: store.get(key),
+        lambda: store.download(key, tmp_path / "x"),
+        lambda: store.exists(key),
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match=r"cannot be a key: its parts, between single slashes, must be of"):
+            call()
+
+
+def test_24_threads_race_and_each_key_has_one_winner(store: ObjectStore) -> None:
+    threads, keys = 24, 20
+    barrier = threading.Barrier(threads)
+
+    def race(thread: int) -> list[bool]:
+        barrier.wait()
+        return [store.put_if_absent(f"slot/{key}", f"{thread}".encode()) for key in range(keys)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        won = list(pool.map(race, range(threads)))
+    for key in range(keys):
+        winners = [thread for thread in range(threads) if won[thread][key]]
+        assert winners == [int(store.get(f"slot/{key}"))]
+
+
+def test_processes_race_and_each_key_has_one_winner(store: ObjectStore, url: str) -> None:
+    code = (
+        "import sys; from brew_platform.storage import open_store\n"
+        "store = open_store(sys.argv[1]); sys.stdin.read()\n"
+        "print(*[k for k in range(200) if store.put_if_absent(f'slot/{k}', sys.argv[2].encode())])"
+    )
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, url, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for i in range(4)
+    ]
+    won = [list(map(int, out.split())) for out in _go(racers)]
+    assert sorted(key for keys in won for key in keys) == list(range(200))
+    for racer, keys in enumerate(won):
+        assert all(store.get(f"slot/{key}") == str(racer).encode() for key in keys)
+
+
+def _go(racers: list[subprocess.Popen[bytes]]) -> list[bytes]:
+    for racer in racers:
+        assert racer.stdin
+        racer.stdin.close()
+        racer.stdin = None
+    outputs = [racer.communicate(timeout=60)[0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * len(racers)
+    return outputs
+
+
+def test_kill_9_in_the_middle_of_an_upload_leaves_no_object(store: ObjectStore, url: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "endless"
+    os.mkfifo(pipe)
+    code = (
+        "import sys; from pathlib import Path; from brew_platform.storage import open_store\n"
+        "open_store(sys.argv[1]).upload_if_absent('big', Path(sys.argv[2]))"
+    )
+    uploader = subprocess.Popen([sys.executable, "-c", code, url, str(pipe)])
+    with pipe.open("wb") as feed:
+        feed.write(bytes(20_000_000))
+        uploader.send_signal(signal.SIGKILL)
+        uploader.wait(timeout=30)
+    assert store.list() == []
+    assert not store.exists("big")
+    assert store.put_if_absent("big", b"the next attempt works")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = LocalStore(tmp_path)
+    store.put_if_absent("a/first", b"x")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError) as caught:
+        store.put_if_absent("a/second", b"x")
+    assert str(caught.value) == (
+        f"cannot write 'a/second' in {tmp_path}: no space left on the disk. Free some space there, or use a store on "
+        f"another disk."
+    )
+    assert store.list() == ["a/first"]
+    assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put_if_absent("a", b"x")
+    for name, age_hours in (("old", 25), ("young", 1)):
+        (tmp_path / ".tmp" / name).write_bytes(b"part")
+        os.utime(tmp_path / ".tmp" / name, (time.time() - age_hours * 3600,) * 2)
+    store.put_if_absent("b", b"x")
+    assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["young"]
+    assert store.list() == ["a", "b"]
+
+
+def test_a_root_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot write 'a' in .*/file: .*\. Check that it is a folder"):
+        LocalStore(tmp_path / "file").put_if_absent("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://bucket/x", "s3://bucket/x: the S3 backend is not there yet. Use a folder, for example runs/store."),
+        ("gs://bucket", "no store speaks gs://. Use a folder, for example runs/store, or file:///folder."),
+        ("file://host/folder", "names the host 'host'; a local folder has three slashes: file:///folder."),
+    ],
+)
+def test_an_unsupported_address_says_what_to_use(url: str, words: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        open_store(url)
+    assert words in str(caught.value)
+
+
+def test_a_file_url_is_percent_decoded() -> None:
+    assert repr(open_store("file:///tmp/a%20b")) == "LocalStore('/tmp/a b')"
