@@ -142,12 +142,7 @@ class PromptCompiler:
         Raises:
             UserError: the entity is of another type than the task asks about.
         """
-        if entity.entity_type != task.entity_type:
-            raise UserError(
-                f"task {task.name} ranks entities of type {task.entity_type!r}, not {entity.entity_type!r}."
-            )
-        text = f"{task.question} {self.suite.entity_text(entity.entity_type, entity.fields)}".strip()
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(self.suite.question_text(task, entity.entity_type, entity.fields))
         kept = ids[: self.format.question_tokens - 2]
         return (self.tokenizer.user, *kept, self.tokenizer.assistant), len(ids) - len(kept)
 

@@ -39,7 +39,7 @@ def read_movielens(folder: Path) -> Tables:
         profile = {"age": _decade(age), "gender": gender, "occupation": occupation}
         members.append({"member_id": user, "profile": profile, "locale": "en", "opted_out": False})
     for _, (item, title, year, genres) in _rows(folder, "item"):
-        fields = {"title": title, "year": year, "genres": genres}
+        fields = {"title": f"{title} ({year})" if year else title, "genres": genres}
         entities.append({"entity_id": item, "entity_type": "movie", "created_at": 0, "fields": fields})
     for line, (user, item, rating, timestamp) in _rows(folder, "inter"):
         try:

@@ -53,13 +53,13 @@ def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabu
 
     def texts() -> Iterator[str]:
         for task in suite.tasks:
-            yield from (task.instruction, task.question, *task.labels.values())
+            yield from (task.instruction, *task.labels.values())
         yield from (suite.profile_text(profile) for profile in records.profiles.values())
         for surface, entity_id in zip(
             trained_on["surface"].to_pylist(), trained_on["entity_id"].to_pylist(), strict=True
         ):
             entity = records.entities[entity_id]
-            yield f"{suite.by_surface[surface].question} {suite.entity_text(entity.entity_type, entity.fields)}".strip()
+            yield suite.question_text(suite.by_surface[surface], entity.entity_type, entity.fields)
 
     return train_tokenizer(texts(), vocabulary_size=vocabulary_size)
 

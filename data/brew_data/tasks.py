@@ -68,8 +68,8 @@ class TaskSpec:
 class TaskSuite:
     """The tasks that one model answers, with the templates that turn its tables into text.
 
-    A template is a list of phrases such as "in {location}"; a phrase whose field is absent is left out, the others are
-    joined with single spaces.
+    A template is a list of phrases such as "in {location}". Each phrase becomes a line of its own, which is what the
+    tokenizer's merges stay within; a phrase whose field is absent is left out.
     """
 
     name: str
@@ -103,12 +103,22 @@ class TaskSuite:
         """The task that asks about each surface's entities."""
         return {task.surface: task for task in self.tasks}
 
+    def question_text(self, task: TaskSpec, entity_type: str, fields: Mapping[str, object]) -> str:
+        """What a turn of `task` asks, the entity included, one phrase a line.
+
+        Raises:
+            UserError: the entity is of another type than the task asks about.
+        """
+        if entity_type != task.entity_type:
+            raise UserError(f"task {task.name} ranks entities of type {task.entity_type!r}, not {entity_type!r}.")
+        return _lines([task.question]) + self.entity_text(entity_type, fields)
+
     def profile_text(self, profile: Mapping[str, object]) -> str:
-        """A member's profile in words."""
+        """A member's profile in words, one phrase a line."""
         return _render(self.profile, profile)
 
     def entity_text(self, entity_type: str, fields: Mapping[str, object]) -> str:
-        """An entity in words.
+        """An entity in words, one phrase a line.
 
         Raises:
             UserError: the suite has no template for this type.
@@ -139,7 +149,12 @@ def _render(phrases: list[str], values: Mapping[str, object]) -> str:
             words.append(phrase.format_map(present))
         except KeyError:
             continue
-    return " ".join(words)
+    return _lines(words)
+
+
+def _lines(phrases: list[str]) -> str:
+    flat = (" ".join(phrase.split()) for phrase in phrases)  # a line break inside a field would forge a phrase
+    return "".join(f"{phrase}\n" for phrase in flat if phrase)
 
 
 def load_suite(name_or_folder: str | Path) -> TaskSuite:

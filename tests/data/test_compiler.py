@@ -20,9 +20,9 @@ def test_a_prompt_reads_as_a_chat_with_the_candidate_last(compiler: PromptCompil
     question, cut = compiler.question(task, job("clerk", location="berlin"))
     assert cut == 0
     assert compiler.tokenizer.decode(prefix.ids + question) == (
-        "<|system|>Predict whether the member applies to each job.<|member|>nurse health in berlin"
-        "<|user|>job nurse<|assistant|>apply<|user|>job engineer<|assistant|>skip"
-        "<|user|>job clerk in berlin<|assistant|>"
+        "<|system|>Predict whether the member applies to each job.<|member|>nurse\nhealth\nin berlin\n"
+        "<|user|>job\nnurse\n<|assistant|>apply<|user|>job\nengineer\n<|assistant|>skip"
+        "<|user|>job\nclerk\nin berlin\n<|assistant|>"
     )
 
 
@@ -86,7 +86,7 @@ def test_no_prompt_is_longer_than_the_context_and_what_was_cut_is_told(
     longest = max(len(ids) for ids in compiler.labels(task).values())
     assert len(prefix.ids) + len(question) + longest <= compiler.format.context_length
     assert prefix.turns + prefix.turns_dropped == len(history)
-    assert (cut > 0) == (len(compiler.tokenizer.encode(f"job {'senior ' * profile_words}".strip())) > 62)
+    assert (cut > 0) == (len(compiler.tokenizer.encode(f"job\n{('senior ' * profile_words).strip()}\n")) > 62)
     if profile_words > 200:
         assert prefix.tokens_dropped > 0
 

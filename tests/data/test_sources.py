@@ -122,7 +122,7 @@ def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: 
 
 def test_phrases_of_absent_fields_are_left_out() -> None:
     suite = load_suite("economic_graph")
-    assert suite.profile_text({"title": "nurse", "location": None, "skills": "care"}) == "nurse skills care"
+    assert suite.profile_text({"title": "nurse", "location": None, "skills": "care"}) == "nurse\nskills care\n"
 
 
 def test_a_tokenizer_survives_its_folder_and_a_broken_one_is_refused(tmp_path: Path) -> None:
