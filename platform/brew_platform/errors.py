@@ -12,6 +12,7 @@ Every error takes one sentence and survives pickling, because it crosses process
 """
 
 import errno
+import re
 
 __all__ = ["BrewError", "ConfigError", "DataError", "RegistryError", "StorageError", "UserError", "first_cause"]
 
@@ -43,7 +44,8 @@ class RegistryError(BrewError):
 def first_cause(error: BaseException) -> BaseException:
     """The innermost BrewError behind `error`, or `error` itself where there is none.
 
-    Follows `__cause__`, `__context__` and Ray's `cause`. A full disk (ENOSPC) anywhere in the chain becomes a
+    Follows `__cause__`, `__context__` and Ray's `cause`. Where Ray passed an error on as text only, the text is read:
+    a traceback's last line names our error and its sentence. A full disk (ENOSPC) anywhere in the chain becomes a
     StorageError with the remedy, since every stage can meet it.
     """
     seen: set[int] = set()
@@ -59,4 +61,11 @@ def first_cause(error: BaseException) -> BaseException:
                 f"choose another disk with --run-dir."
             )
         current = getattr(current, "cause", None) or current.__cause__ or current.__context__
+    if not isinstance(found, BrewError) and (told := _IN_TEXT.findall(str(error))):
+        name, sentence = told[-1]
+        return _BY_NAME[name](sentence)
     return found
+
+
+_BY_NAME = {kind.__name__: kind for kind in (BrewError, UserError, ConfigError, DataError, StorageError, RegistryError)}
+_IN_TEXT = re.compile(rf"^{re.escape(__name__)}\.({'|'.join(_BY_NAME)}): (.+)$", re.MULTILINE)

@@ -1,0 +1,136 @@
+"""Small bins, small models, and processes for the training tests."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.world import World
+
+VOCABULARY, CONTEXT = 97, 64
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def alone() -> World:
+    return World(device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def write_bins() -> Callable[..., Path]:
+    """Writes bins of counting sequences, which a small model learns within a few steps."""
+
+    def write(folder: Path, *, n_bins: int = 12, plan_hash: str = "a" * 64, **changes: Any) -> Path:
+        folder.mkdir(parents=True)
+        random = np.random.default_rng(7)
+        rows = []
+        for bin_id in range(n_bins):
+            lengths = [int(n) for n in random.integers(3, CONTEXT // 4, size=4)]
+            ids = [(int(random.integers(VOCABULARY)) + i) % VOCABULARY for n in lengths for i in range(n)]
+            roles = [int(i >= n - 2) for n in lengths for i in range(n)]
+            rows.append({"bin_id": bin_id, "input_ids": ids, "doc_lengths": lengths, "roles": roles})
+        schema = pa.schema(
+            {
+                "bin_id": pa.int64(),
+                "input_ids": pa.list_(pa.int32()),
+                "doc_lengths": pa.list_(pa.int32()),
+                "roles": pa.list_(pa.uint8()),
+            }
+        )
+        for part, some in enumerate((rows[: n_bins // 2], rows[n_bins // 2 :])):
+            pq.write_table(pa.Table.from_pylist(some, schema=schema), folder / f"bins-{part:05d}.parquet")
+        plan = {
+            "plan_hash": plan_hash,
+            "context_length": CONTEXT,
+            "n_bins": n_bins,
+            "n_tokens": sum(len(row["input_ids"]) for row in rows),
+            "n_documents": 4 * n_bins,
+            "vocabulary_size": VOCABULARY,
+        }
+        (folder / "plan.json").write_text(json.dumps(plan | changes))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def bins(tmp_path: Path, write_bins: Callable[..., Path]) -> dict[str, Path]:
+    return {
+        "cpt": write_bins(tmp_path / "bins-cpt"),
+        "sft": write_bins(tmp_path / "bins-sft", n_bins=10, plan_hash="b" * 64),
+    }
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=2, kv_heads=1),
+        stages=[
+            StageConfig(name="cpt", steps=6, bins_per_step=2, warmup_steps=2),
+            StageConfig(name="sft", steps=4, bins_per_step=2, warmup_steps=2, prompt_weight=0.01),
+        ],
+        workers=1,
+        checkpoint_every=2,
+        keep_checkpoints=3,
+    )
+
+
+@pytest.fixture
+def sizes() -> dict[str, int]:
+    return {"vocabulary_size": VOCABULARY, "context_length": CONTEXT}
+
+
+@pytest.fixture
+def run_processes(tmp_path: Path) -> Callable[..., Sequence[int]]:
+    """Runs `worker_main.py` in several processes joined by gloo, as torchrun would, and returns their exit codes."""
+
+    def run(
+        config: TrainConfig, bins: dict[str, Path], out: Path, *, processes: int, die_at: int | None = None
+    ) -> list[int]:
+        job = tmp_path / "job.json"
+        job.write_text(
+            json.dumps(
+                {
+                    "config": asdict(config),
+                    "bins": {name: str(folder) for name, folder in bins.items()},
+                    "out": str(out),
+                    "sizes": {"vocabulary_size": VOCABULARY, "context_length": CONTEXT},
+                    "die_at": die_at,
+                }
+            )
+        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("worker_main.py")), str(job)],
+                env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            )
+            for rank in range(processes)
+        ]
+        try:
+            return [process.wait(timeout=240) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+
+    return run

@@ -1,0 +1,146 @@
+"""Reading bins, their order, and packing them into a row."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brew_platform.errors import DataError, UserError
+from brew_train.batches import Bin, BinOrder, BinOrderState, BinReader, collate
+from brew_train.losses import NO_TARGET
+
+
+def test_collating_two_bins_by_hand() -> None:
+    first = Bin(
+        input_ids=np.array([5, 6, 7, 8, 9], np.int32),
+        doc_lengths=np.array([3, 2], np.int32),
+        roles=np.array([0, 0, 1, 0, 1], np.uint8),
+    )
+    second = Bin(
+        input_ids=np.array([1, 2], np.int32), doc_lengths=np.array([2], np.int32), roles=np.array([0, 1], np.uint8)
+    )
+    batch = collate([first, second])
+    assert batch.input_ids_1T.tolist() == [[5, 6, 7, 8, 9, 1, 2]]
+    assert batch.position_ids_1T.tolist() == [[0, 1, 2, 0, 1, 0, 1]]
+    assert batch.cu_seqlens.tolist() == [0, 3, 5, 7]
+    assert batch.cu_seqlens.dtype == torch.int32
+    assert batch.max_length == 3
+    x = NO_TARGET
+    assert batch.targets_T.tolist() == [6, 7, x, 9, x, 2, x]
+    # the role is the target's; the first token of a document is never a target
+    assert [r for r, t in zip(batch.roles_T.tolist(), batch.targets_T.tolist(), strict=True) if t != x] == [0, 1, 1, 1]
+    assert batch.counts().tolist() == [1, 3]
+    assert batch.tokens == 7
+
+
+def test_reading_what_was_written(bins: dict[str, Path], sizes: dict[str, int]) -> None:
+    reader = BinReader(bins["cpt"], **sizes)
+    rows = pa.concat_tables([pq.read_table(file) for file in sorted(bins["cpt"].glob("*.parquet"))]).to_pylist()
+    assert reader.n_bins == len(rows) == 12
+    for row in rows:
+        read = reader[row["bin_id"]]
+        assert read.input_ids.tolist() == row["input_ids"]
+        assert read.doc_lengths.tolist() == row["doc_lengths"]
+        assert read.roles.tolist() == row["roles"]
+
+
+def drop_column(folder: Path) -> None:
+    file = folder / "bins-00000.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["roles"]), file)
+
+
+def cut_file(folder: Path) -> None:
+    file = folder / "bins-00000.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def change(column: str, values: list[object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        file = folder / "bins-00000.parquet"
+        table = pq.read_table(file)
+        index = table.schema.get_field_index(column)
+        changed = table[column].to_pylist()
+        changed[0] = values
+        array = pa.array(changed, table.schema.field(column).type)
+        pq.write_table(table.set_column(index, table.schema.field(column), array), file)
+
+    return apply
+
+
+def change_plan(**changes: object) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        plan = json.loads((folder / "plan.json").read_text())
+        (folder / "plan.json").write_text(json.dumps({k: v for k, v in (plan | changes).items() if v is not None}))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "text"),
+    [
+        (lambda folder: (folder / "plan.json").unlink(), UserError, "has no plan.json"),
+        (lambda folder: (folder / "plan.json").write_text("{"), DataError, "is no JSON object"),
+        (change_plan(plan_hash=None), DataError, "lacks plan_hash"),
+        (change_plan(vocabulary_size=98), UserError, "a vocabulary of 98 ids, but the model has 97"),
+        (change_plan(context_length=65), UserError, "up to 65 tokens"),
+        (change_plan(n_bins=13), DataError, "speaks of 13 bins, the files hold 12"),
+        (lambda folder: [f.unlink() for f in folder.glob("*.parquet")], UserError, "no bins-"),
+        (lambda folder: (folder / "bins-00000.parquet").unlink(), DataError, "a file is missing"),
+        (drop_column, DataError, "lacks the column roles"),
+        (cut_file, DataError, "is no readable Parquet file"),
+        (change("roles", [0]), DataError, "contradict themselves"),
+        (change("doc_lengths", [1, 1]), DataError, "contradict themselves"),
+        (change("input_ids", [97]), DataError, "contradict themselves"),
+    ],
+)
+def test_bad_bins_are_refused_in_one_sentence(
+    bins: dict[str, Path], sizes: dict[str, int], damage: Callable[[Path], object], error: type[UserError], text: str
+) -> None:
+    damage(bins["cpt"])
+    with pytest.raises(error, match=text):
+        BinReader(bins["cpt"], **sizes)
+
+
+def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], sizes: dict[str, int]) -> None:
+    change_plan(vocabulary_size=50)(bins["cpt"])
+    with pytest.raises(DataError, match="token ids from 0 to 96, but the model knows 0 to 49"):
+        BinReader(bins["cpt"], **(sizes | {"vocabulary_size": 50}))
+
+
+@given(
+    n_bins=st.integers(1, 50),
+    seed=st.integers(0, 2**40),
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+)
+def test_each_bin_once_per_epoch_however_it_is_taken(n_bins: int, seed: int, counts: list[int]) -> None:
+    order = BinOrder(n_bins=n_bins, plan_hash="h", seed=seed)
+    state, taken = order.start(), []
+    for count in counts:
+        ids, state = order.take(state, count)
+        assert ids.dtype == np.int64
+        assert len(ids) == count
+        taken += ids.tolist()
+    at_once, same = BinOrder(n_bins=n_bins, plan_hash="h", seed=seed).take(order.start(), sum(counts))
+    assert at_once.tolist() == taken
+    assert same == state
+    assert state.epoch * n_bins + state.next_bin == sum(counts)
+    for epoch in range(len(taken) // n_bins):
+        assert sorted(taken[epoch * n_bins : (epoch + 1) * n_bins]) == list(range(n_bins))
+
+
+def test_the_order_of_a_seed_stays_for_ever() -> None:
+    order = BinOrder(n_bins=8, plan_hash="h", seed=1)
+    ids, _ = order.take(order.start(), 16)
+    assert ids.tolist() == [3, 5, 2, 7, 0, 6, 1, 4, 0, 6, 5, 3, 4, 7, 2, 1]
+
+
+def test_a_state_of_another_plan_is_refused() -> None:
+    with pytest.raises(UserError, match="trained on plan other, but the bins given are plan h"):
+        BinOrder(n_bins=8, plan_hash="h", seed=1).take(BinOrderState(plan_hash="other"), 1)

@@ -1,0 +1,42 @@
+"""Settings that cannot work together are refused before anything starts."""
+
+from collections.abc import Callable
+
+import pytest
+
+from brew_platform.config import load_config
+from brew_platform.errors import ConfigError
+from brew_train.config import ModelConfig, StageConfig, TrainConfig
+
+
+def test_a_recipe_is_loaded_with_overrides() -> None:
+    recipe = {"stages": [{"name": "sft", "steps": 3, "prompt_weight": 0.01}], "model": {"layers": 2}}
+    config = load_config(TrainConfig, recipe, overrides=["stages[0].bins_per_step=4", "model.init_from=folder"])
+    assert config.stages == [StageConfig(name="sft", steps=3, prompt_weight=0.01, bins_per_step=4)]
+    assert (config.model.layers, config.model.init_from, config.workers) == (2, "folder", 2)
+
+
+def test_a_recipe_that_cannot_work_says_so_itself() -> None:
+    with pytest.raises(ConfigError, match="3 workers cannot share equally; the nearest value that works is 9"):
+        load_config(TrainConfig, {"stages": [{"name": "sft", "bins_per_step": 8}]}, overrides=["workers=3"])
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: TrainConfig(workers=0), "train.workers is 0"),
+        (lambda: TrainConfig(stages=[]), "nothing to train"),
+        (lambda: TrainConfig(stages=[StageConfig(), StageConfig()]), "a name of its own"),
+        (lambda: TrainConfig(checkpoint_every=0), "must be at least 1"),
+        (lambda: StageConfig(steps=0), "steps=0"),
+        (lambda: StageConfig(prompt_weight=1.5), "a share between 0 and 1"),
+        (lambda: StageConfig(beta1=0.0), r"for example 0\.9"),
+        (lambda: ModelConfig(layers=0), "model.layers is 0"),
+        (lambda: ModelConfig(hidden_size=30, heads=4), "a multiple of 8"),
+        (lambda: ModelConfig(heads=4, kv_heads=3), "a divisor of 4"),
+        (lambda: ModelConfig(experts=2, experts_per_token=3), "lower"),
+    ],
+)
+def test_what_cannot_work_is_named(make: Callable[[], object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        make()

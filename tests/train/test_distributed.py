@@ -1,0 +1,74 @@
+"""Two FSDP2 processes on gloo: the same losses as one, bitwise after a kill, and any number after a reshard."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from brew_train.config import TrainConfig
+from brew_train.loop import train
+from brew_train.world import World
+
+pytestmark = pytest.mark.real
+
+
+def rows_of(out: Path) -> dict[int, dict[str, float]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in rows}
+
+
+def test_two_processes_a_kill_a_damaged_commit_and_a_reshard(
+    config: TrainConfig,
+    bins: dict[str, Path],
+    sizes: dict[str, int],
+    alone: World,
+    tmp_path: Path,
+    run_processes: Callable[..., list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    two = replace(config, workers=2)
+    measured = ("loss", "prompt_loss", "answer_loss", "grad_norm", "tokens")
+
+    assert run_processes(two, bins, tmp_path / "whole", processes=2) == [0, 0]
+    whole = rows_of(tmp_path / "whole")
+    assert list(whole) == list(range(1, 11))
+
+    # one process computes the same loss from the same bins
+    train(config, bins=bins, out=tmp_path / "one", world=alone, **sizes)
+    for step, row in rows_of(tmp_path / "one").items():
+        assert [row[key] for key in measured] == pytest.approx([whole[step][key] for key in measured], abs=1e-5)
+
+    # killed in step 9, past the stage's border; the last commits are those of steps 8 and 6
+    codes = run_processes(two, bins, tmp_path / "cut", processes=2, die_at=9)
+    assert codes[0] == -9
+    assert codes[1] != 0
+    shutil.copytree(tmp_path / "cut", tmp_path / "reshard")
+    frugal = replace(two, reshard_after_forward=True)  # when weights are gathered changes no number
+    assert run_processes(frugal, bins, tmp_path / "cut", processes=2) == [0, 0]
+    for step, row in rows_of(tmp_path / "cut").items():
+        assert [row[key] for key in measured] == [whole[step][key] for key in measured]  # bitwise
+    assert (tmp_path / "cut/export/model.safetensors").read_bytes() == (
+        tmp_path / "whole/export/model.safetensors"
+    ).read_bytes()
+
+    # the newest commit loses a bit of one worker's shard; one process goes on from the one before it
+    newest = max((tmp_path / "reshard/checkpoints").glob("step-*"))
+    shard = newest / "__1_0.distcp"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with caplog.at_level(logging.INFO, logger="brew_train"):
+        train(config, bins=bins, out=tmp_path / "reshard", world=alone, **sizes)
+    assert "__1_0.distcp has another content" in caplog.text
+    assert "continuing stage cpt after step 6" in caplog.text
+    for step, row in rows_of(tmp_path / "reshard").items():
+        assert [row[key] for key in measured] == pytest.approx([whole[step][key] for key in measured], abs=1e-5)
+    first, second = (load_file(tmp_path / name / "export/model.safetensors") for name in ("whole", "reshard"))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=0)

@@ -1,0 +1,40 @@
+"""One training process for the tests: `python worker_main.py job.json`, with torchrun's environment variables."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.loop import train
+from brew_train.world import World
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    fields = job["config"]
+    fields["model"] = ModelConfig(**fields["model"])
+    fields["stages"] = [StageConfig(**stage) for stage in fields["stages"]]
+
+    def on_step(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == job["die_at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    with World.from_torchrun() as world:
+        train(
+            TrainConfig(**fields),
+            bins={name: Path(folder) for name, folder in job["bins"].items()},
+            out=Path(job["out"]),
+            world=world,
+            on_step=on_step,
+            **job["sizes"],
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The settings of a training run: the model, the stages it goes through, and how the run is kept alive.
+
+Owns: the dataclasses and what must hold between their fields. Does not own: reading YAML and overrides
+(brew_platform.config), or where the bins lie (the caller passes folders).
+Lengths are in tokens, sizes in elements, `steps` counts optimizer steps.
+"""
+
+from dataclasses import dataclass, field
+
+from brew_platform.errors import ConfigError
+
+__all__ = ["ModelConfig", "StageConfig", "TrainConfig"]
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The decoder to train. From scratch it is a Mixtral (mixture of experts); `init_from` takes any causal LM.
+
+    The defaults make about 2 million parameters with a vocabulary of 2,500: minutes on two CPU cores.
+
+    Raises:
+        ConfigError: sizes that do not fit each other.
+    """
+
+    hidden_size: int = 128  # width of the residual stream; a multiple of twice `heads`
+    intermediate_size: int = 256  # width inside one expert; 2x the hidden size, as several are active per token
+    layers: int = 4  # decoder layers
+    heads: int = 4  # query heads; 32 dimensions each
+    kv_heads: int = 2  # key and value heads; shared by heads / kv_heads query heads, which halves the serving cache
+    experts: int = 4  # feed-forward experts per layer
+    experts_per_token: int = 2  # experts that each token is routed to (Mixtral uses 2)
+    rope_theta: float = 10_000.0  # base of the rotary frequencies; the usual value for contexts up to 4,096 tokens
+    tie_embeddings: bool = True  # one matrix for input and output: at this size two would be half of the model
+    router_aux_loss: float = 0.01  # weight of the load-balancing loss (Switch Transformer §2.2); 0 switches it off
+    init_from: str | None = None  # a Hugging Face causal-LM folder to start from; the sizes above are then ignored
+
+    def __post_init__(self) -> None:
+        if self.init_from is not None:
+            return
+        for name in ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "experts", "experts_per_token"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: it must be at least 1.")
+        if self.hidden_size % (2 * self.heads):
+            raise ConfigError(
+                f"model.hidden_size={self.hidden_size} over model.heads={self.heads} is no even head size, which "
+                f"rotary positions need; choose hidden_size as a multiple of {2 * self.heads}."
+            )
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"model.heads={self.heads} is no multiple of model.kv_heads={self.kv_heads}: every key head serves "
+                f"the same number of query heads; choose a divisor of {self.heads}."
+            )
+        if self.experts_per_token > self.experts:
+            raise ConfigError(
+                f"model.experts_per_token={self.experts_per_token} is more than model.experts={self.experts}; lower "
+                f"the first or raise the second."
+            )
+
+
+@dataclass(kw_only=True)
+class StageConfig:
+    """One stage of training; the next stage starts from the averaged weights of this one, with a fresh optimizer.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    name: str = "cpt"  # names the stage in metrics, commits and the `bins` mapping
+    steps: int = 100  # optimizer steps
+    bins_per_step: int = 8  # bins in one step over all workers; a multiple of the number of workers
+    prompt_weight: float | None = None  # w_p: share of the prompt tokens' mean loss; None: plain next-token loss (CPT)
+    learning_rate: float = 5e-3  # reached after the warm-up, then constant: schedule-free needs no decay
+    warmup_steps: int = 20  # steps of linear warm-up; Adam's second moments are noise before
+    beta1: float = 0.9  # interpolation between the average x (1) and the fast iterate z (0) where gradients are taken
+    beta2: float = 0.95  # decay of the second moments; shorter than Adam's 0.999 because runs here are short
+    weight_decay: float = 0.05  # decoupled, on matrices only: norm gains are not decayed
+    max_grad_norm: float = 1.0  # gradients with a larger global norm are scaled down to it
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "bins_per_step"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"stage {self.name} has {name}={getattr(self, name)}: give at least 1.")
+        if self.prompt_weight is not None and not 0.0 <= self.prompt_weight <= 1.0:
+            raise ConfigError(
+                f"stage {self.name} has prompt_weight={self.prompt_weight}: it is a share between 0 and 1, or null "
+                f"for plain next-token loss."
+            )
+        if not 0.0 < self.beta1 < 1.0:
+            raise ConfigError(
+                f"stage {self.name} has beta1={self.beta1}: schedule-free averaging needs a value between 0 and 1, "
+                f"for example 0.9."
+            )
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """A whole run. `stages` run in order; a restart continues from the last good commit.
+
+    Raises:
+        ConfigError: naming the setting, its value and what would work.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    stages: list[StageConfig] = field(
+        default_factory=lambda: [StageConfig(name="cpt"), StageConfig(name="sft", prompt_weight=0.01)]
+    )
+    workers: int = 2  # processes that share the model by FSDP2; one CPU core or one GPU each
+    seed: int = 0  # of the initial weights, the order of bins, and every step's random numbers
+    checkpoint_every: int = 50  # steps between commits; a lost worker costs at most so many steps
+    keep_checkpoints: int = 3  # newest commits kept, so that a damaged one still leaves two to fall back to
+    max_failures: int = 2  # restarts after a lost worker; Ray's own default is none
+    reshard_after_forward: bool = False  # free gathered weights between forward and backward: for models that must
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}: it must be at least 1.")
+        if not self.stages:
+            raise ConfigError("train.stages is empty: there is nothing to train; give at least one stage.")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"train.stages are named {names}: each stage needs a name of its own; rename one.")
+        for stage in self.stages:
+            if stage.bins_per_step % self.workers:
+                nearest = max(1, round(stage.bins_per_step / self.workers)) * self.workers
+                raise ConfigError(
+                    f"stage {stage.name} has bins_per_step={stage.bins_per_step}, which {self.workers} workers cannot "
+                    f"share equally; the nearest value that works is {nearest}."
+                )

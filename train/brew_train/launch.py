@@ -1,0 +1,166 @@
+"""The training run on Ray Train: processes, restarts, and news for whoever waits.
+
+Owns: starting `brew_train.loop.train` on Ray's workers, following its metrics, turning Ray's errors into ours. Does
+not own: training itself. The one module of this package that needs Ray.
+"""
+
+import contextlib
+import json
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from brew_platform.errors import BrewError, first_cause
+from brew_train.batches import BinReader
+from brew_train.config import TrainConfig
+from brew_train.loop import METRICS, TrainResult, require_bins, train
+from brew_train.world import World
+
+__all__ = ["run_on_ray"]
+
+POLL_SECONDS = 0.2  # how often the metrics file is looked at; well under a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What each worker is told; travels by pickle."""
+
+    config: TrainConfig
+    bins: Mapping[str, Path]
+    out: Path
+    vocabulary_size: int
+    context_length: int
+
+
+def run_on_ray(
+    config: TrainConfig,
+    *,
+    bins: Mapping[str, Path],
+    out: Path,
+    vocabulary_size: int,
+    context_length: int,
+    on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> TrainResult:
+    """Trains on `config.workers` Ray workers, restarting after a lost worker from the last commit in `out`.
+
+    Call it again with the same arguments after the driver itself was lost: the run goes on from its last commit. Ray
+    must be initialised; where its cluster has GPUs, each worker takes one.
+
+    Args:
+        config: the run's settings.
+        bins: folder of packed bins for each stage, by its name.
+        out: run folder, seen by all nodes under the same path.
+        vocabulary_size: ids that the tokenizer can produce.
+        context_length: tokens that the model reads.
+        on_metrics: called in a thread of this process with each step's metrics, as in `out/metrics.jsonl`; a step
+            that is repeated after a loss is reported again.
+
+    Raises:
+        BrewError: the first cause on any worker, where it is one of ours; bins are checked before anything starts.
+        ray.train.TrainingFailedError: workers failed otherwise, more than `config.max_failures` times.
+    """
+    require_bins(config, bins)
+    for stage in config.stages:
+        BinReader(bins[stage.name], vocabulary_size=vocabulary_size, context_length=context_length)
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        config=config,
+        bins={name: folder.resolve() for name, folder in bins.items()},
+        out=out,
+        vocabulary_size=vocabulary_size,
+        context_length=context_length,
+    )
+    gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+        ),
+        # gloo beside nccl: checkpoints move through the CPU
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            # a new name each time: what continues is our own commits, not Ray's record of an earlier attempt
+            name=f"attempt-{secrets.token_hex(4)}",
+            storage_path=str(out / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # Ray's log files still hold everything
+        ),
+    )
+    with _following(out / METRICS, on_metrics):
+        try:
+            outcome = trainer.fit().return_value
+        except ray.train.TrainingFailedError as error:
+            raise _cause(error) from error
+    if isinstance(outcome, BrewError):
+        raise outcome
+    assert isinstance(outcome, TrainResult)
+    return outcome
+
+
+def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
+    """One worker. An error of ours is returned, not raised: Ray would only repeat what cannot succeed.
+
+    All workers meet the same error (`World.on_first`, `World.on_all`), so none is left waiting for the others.
+    """
+    job: Job = arguments["job"]
+    torch.set_num_threads(1)  # each worker owns one core
+    try:
+        return train(
+            job.config,
+            bins=job.bins,
+            out=job.out,
+            vocabulary_size=job.vocabulary_size,
+            context_length=job.context_length,
+            world=World.current(),
+        )
+    except BrewError as error:
+        return error
+
+
+def _cause(error: Exception) -> BaseException:
+    """The first cause of a failed run: Ray keeps the workers' exceptions by rank."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = first_cause(failure)
+        if isinstance(cause, BrewError):
+            return cause
+    return first_cause(getattr(error, "controller_failure", error))
+
+
+@contextlib.contextmanager
+def _following(path: Path, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Calls `on_metrics` for each line added to `path` until the block ends, its last moment included."""
+    done = threading.Event()
+    start = path.stat().st_size if path.exists() else 0
+
+    def follow() -> None:
+        position, last = start, False
+        while True:
+            if path.exists():
+                with path.open("rb") as handle:
+                    handle.seek(position)
+                    *lines, rest = handle.read().split(b"\n")
+                    position = handle.tell() - len(rest)  # an unfinished line is read again
+                for line in lines:
+                    with contextlib.suppress(json.JSONDecodeError):  # a worker died while writing it
+                        on_metrics(json.loads(line))
+            if last:
+                return
+            last = done.wait(POLL_SECONDS)
+
+    thread = threading.Thread(target=follow, name="train-metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
