@@ -46,20 +46,22 @@ class BinsPlan:
 
 
 def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabulary_size: int) -> Tokenizer:
-    """A tokenizer trained on what the training part says: its entities as often as they occur, and every profile."""
+    """A tokenizer trained on what the training part says: its turns as often as they occur, and every profile.
+
+    Answers are counted with their turns, so that the label words become single tokens.
+    """
     tables = read_tables(tables_folder)
     records = Records(tables)
     trained_on = tables.interactions.filter(pc.less_equal(_micros(tables.interactions), split.train_until))
 
     def texts() -> Iterator[str]:
         for task in suite.tasks:
-            yield from (task.instruction, *task.labels.values())
+            yield task.instruction
         yield from (suite.profile_text(profile) for profile in records.profiles.values())
-        for surface, entity_id in zip(
-            trained_on["surface"].to_pylist(), trained_on["entity_id"].to_pylist(), strict=True
-        ):
-            entity = records.entities[entity_id]
-            yield suite.question_text(suite.by_surface[surface], entity.entity_type, entity.fields)
+        for past in records.history(trained_on):
+            task = suite.by_surface[past.surface]
+            yield suite.question_text(task, past.entity.entity_type, past.entity.fields)
+            yield task.labels[past.action]
 
     return train_tokenizer(texts(), vocabulary_size=vocabulary_size)
 

@@ -69,7 +69,8 @@ class TaskSuite:
     """The tasks that one model answers, with the templates that turn its tables into text.
 
     A template is a list of phrases such as "in {location}". Each phrase becomes a line of its own, which is what the
-    tokenizer's merges stay within; a phrase whose field is absent is left out.
+    tokenizer's merges stay within; `{skills:each}` makes a line of each part of "a, b, c"; a phrase whose field is
+    absent is left out.
     """
 
     name: str
@@ -141,20 +142,27 @@ class TaskSuite:
         return load_config(TaskSuite, data)
 
 
+class _Value(str):
+    """A field in a phrase; `{field:each}` writes each part of "a, b, c" on a line of its own."""
+
+    def __format__(self, spec: str) -> str:
+        return self.replace(", ", "\n") if spec == "each" else str(self)
+
+
 def _render(phrases: list[str], values: Mapping[str, object]) -> str:
-    present = {key: str(value) for key, value in values.items() if value not in (None, "")}
-    words = []
+    # A line break inside a field would forge a phrase.
+    present = {key: _Value(" ".join(str(value).split())) for key, value in values.items() if value not in (None, "")}
+    lines = []
     for phrase in phrases:
         try:
-            words.append(phrase.format_map(present))
+            lines.append(phrase.format_map(present))
         except KeyError:
             continue
-    return _lines(words)
+    return _lines(lines)
 
 
 def _lines(phrases: list[str]) -> str:
-    flat = (" ".join(phrase.split()) for phrase in phrases)  # a line break inside a field would forge a phrase
-    return "".join(f"{phrase}\n" for phrase in flat if phrase)
+    return "".join(f"{phrase}\n" for phrase in phrases if phrase)
 
 
 def load_suite(name_or_folder: str | Path) -> TaskSuite:

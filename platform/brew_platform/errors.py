@@ -45,7 +45,7 @@ def first_cause(error: BaseException) -> BaseException:
     """The innermost BrewError behind `error`, or `error` itself where there is none.
 
     Follows `__cause__`, `__context__` and Ray's `cause`. Where Ray passed an error on as text only, the text is read:
-    a traceback's last line names our error and its sentence. A full disk (ENOSPC) anywhere in the chain becomes a
+    in a traceback the innermost error comes first. A full disk (ENOSPC) anywhere in the chain becomes a
     StorageError with the remedy, since every stage can meet it.
     """
     seen: set[int] = set()
@@ -62,7 +62,7 @@ def first_cause(error: BaseException) -> BaseException:
             )
         current = getattr(current, "cause", None) or current.__cause__ or current.__context__
     if not isinstance(found, BrewError) and (told := _IN_TEXT.findall(str(error))):
-        name, sentence = told[-1]
+        name, sentence = told[0]
         return _BY_NAME[name](sentence)
     return found
 

@@ -122,7 +122,12 @@ def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: 
 
 def test_phrases_of_absent_fields_are_left_out() -> None:
     suite = load_suite("economic_graph")
-    assert suite.profile_text({"title": "nurse", "location": None, "skills": "care"}) == "nurse\nskills care\n"
+    assert suite.profile_text({"title": "nurse", "location": None, "skills": "care"}) == "nurse\ncare\n"
+
+
+def test_a_list_is_one_line_each_and_no_field_can_forge_a_line() -> None:
+    suite = load_suite("economic_graph")
+    assert suite.profile_text({"title": "a\nb, c", "skills": "care, law"}) == "a b, c\ncare\nlaw\n"
 
 
 def test_a_tokenizer_survives_its_folder_and_a_broken_one_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""The `brew360` command: what people type, and how failures reach them (one sentence, an exit code, no orphans).
+
+Exit codes: 0 done; 1 something failed; 2 what was given cannot work; 130 interrupted.
+"""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from brew_platform.errors import BrewError, UserError, first_cause
+from brew_platform.processes import become_subreaper, kill_descendants
+from brew_platform.telemetry import PipeSafeConsole, open_log
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="brew360",
+    help="One language model ranks for every surface: data, training, registry and serving on one Ray cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+serve_app = typer.Typer(help="The ranking service of this machine.", no_args_is_help=True)
+app.add_typer(serve_app, name="serve")
+
+
+@app.callback()
+def _brew360() -> None:
+    """Every command prints progress to the terminal and a full log to its run folder."""
+
+
+@app.command()
+def demo(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of the recipe, e.g. train.stages.1.steps=50", metavar="[KEY=VALUE]..."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="synthetic (a small economic graph) or movielens (real data).")
+    ] = "synthetic",
+    path: Annotated[Path | None, typer.Option(help="Folder of the input files; movielens needs it.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the service up, and print a curl line for it.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the HTTP service.")] = 8000,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of this run. Default: runs/<source>-<time>.")] = None,
+    registry: Annotated[str, typer.Option(help="Registry that the version is published to.")] = "runs/registry",
+    report: Annotated[Path | None, typer.Option(help="Where report.json goes. Default: the run's folder.")] = None,
+) -> None:
+    """Run the whole road: tables, prompts, bins, training, benchmark, registry, and ranking over HTTP.
+
+    Takes about 10 minutes on two cores with the synthetic graph, and up to 20 with MovieLens:
+
+        brew360 demo
+
+        brew360 demo --source movielens --path ml-100k
+    """
+    console = PipeSafeConsole()
+    run = run_dir or Path("runs") / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with _one_sentence(console, keep_children=keep):
+        from brew_cluster.demo import DemoOptions, run_demo
+        from brew_cluster.demo_config import load_recipe
+
+        config = load_recipe(source, overrides or [])
+        if run.exists() and any(run.iterdir()):
+            raise UserError(f"{run} holds an earlier run: choose another --run-dir, or remove that folder.")
+        with open_log(run / "logs" / "demo.log"):
+            options = DemoOptions(
+                run=run.absolute(),
+                registry=registry if "://" in registry else str(Path(registry).absolute()),
+                report=report or run / "report.json",
+                port=port,
+                path=path,
+                keep=keep,
+            )
+            try:
+                run_demo(config, options, console)
+            except Exception:
+                logging.getLogger(__name__).info("the demo failed", exc_info=True)  # the console gets one sentence
+                raise
+
+
+@serve_app.command()
+def down() -> None:
+    """Stop the service that `brew360 demo --keep` left running, and its Ray."""
+    with _one_sentence(PipeSafeConsole()):
+        from brew_cluster.local_ray import stop_ray
+
+        stop_ray()
+
+
+@contextmanager
+def _one_sentence(console: Console, *, keep_children: bool = False) -> Iterator[None]:
+    """Turns any failure into one sentence and an exit code, and leaves no process behind.
+
+    Args:
+        keep_children: processes started by the block stay if it succeeds.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    become_subreaper()
+    code = 0
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        console.print("interrupted: everything that was started is being stopped; run the same command again.")
+        code = 130
+    except Exception as error:
+        cause = first_cause(error)
+        if isinstance(cause, BrewError):
+            console.print(f"error: {cause}", style="red", soft_wrap=True, markup=False, highlight=False)
+            code = 2 if isinstance(cause, UserError) else 1
+        else:
+            text = f"error: {type(cause).__name__}: {cause}".splitlines()[0]
+            console.print(
+                f"{text} (the log in the run's folder has the details)", style="red", soft_wrap=True, markup=False
+            )
+            code = 1
+    if code or not keep_children:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the processes
+        kill_descendants()
+    if code:
+        sys.exit(code)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of the `brew360` command."""
+    app()

@@ -1,0 +1,264 @@
+"""The demo: the whole road from tables to ranked candidates over HTTP, on real components, top to bottom.
+
+Owns: the order of the stages and what passes between them. Every stage is another area's work.
+"""
+
+import json
+import shlex
+import statistics
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from brew_cluster.demo_config import DemoConfig
+from brew_cluster.local_ray import local_ray, refuse_running_ray
+from brew_cluster.preflight import require_space
+from brew_cluster.report import quality_table, ranking_table, task_figures, write_report
+from brew_cluster.slates import Slate, choose_slates
+from brew_data.compiler import PromptCompiler
+from brew_data.movielens import read_movielens
+from brew_data.pipelines import build_bins, build_requests, corpus_tokenizer
+from brew_data.records import Records
+from brew_data.split import Split
+from brew_data.synthetic import generate
+from brew_data.tables import Tables, write_tables
+from brew_data.tasks import TaskSuite, load_suite
+from brew_platform.config import config_digest
+from brew_platform.errors import UserError
+from brew_platform.processes import ProcessTreeMeter
+from brew_platform.registry import GateOutcome, Registry
+from brew_platform.storage import open_store
+from brew_platform.telemetry import Stages
+from brew_serve.app import AppConfig, build_app, serve_http
+from brew_serve.batch import score_requests
+from brew_serve.benchmark import TaskQuality, benchmark
+from brew_serve.client import RankClient
+from brew_serve.context import MemberContext
+from brew_serve.ports import require_free_port
+from brew_serve.version import write_suite_files
+from brew_train.launch import run_on_ray
+
+__all__ = ["DemoOptions", "run_demo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Where a run reads, writes and listens."""
+
+    run: Path  # folder of this run's files
+    registry: str  # store that the version is published to
+    report: Path
+    port: int
+    path: Path | None = None  # input files, for sources that read some
+    keep: bool = False  # leave Ray and the service running
+
+
+def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict[str, object]:
+    """Runs the road and returns its report (also written to `options.report`).
+
+    Raises:
+        BrewError: one clear sentence about what failed. Nothing is left half-written in the registry, and no Ray is
+            left running.
+    """
+    require_free_port(options.port)
+    require_space(options.run)
+    refuse_running_ray()
+    run = options.run
+    suite = load_suite(config.suite)
+    stages = Stages(STAGES, console=console)
+
+    with ProcessTreeMeter() as memory:
+        with stages.stage("tables", unit="interactions") as progress:
+            tables = _tables(config, options)
+            write_tables(tables, run / "tables")
+            split = Split.of(tables.interactions["timestamp"].cast(pa.int64()).to_numpy(), config.split)
+            progress.update(
+                tables.interactions.num_rows, members=tables.members.num_rows, entities=tables.entities.num_rows
+            )
+
+        with stages.stage("tokenizer", unit="tokens") as progress:
+            tokenizer = corpus_tokenizer(run / "tables", suite, split, config.vocabulary_size)
+            compiler = PromptCompiler(suite, tokenizer, config.prompt)
+            progress.update(tokenizer.vocabulary_size)
+
+        with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
+            with stages.stage("bins", unit="bins") as progress:
+                plan = build_bins(
+                    run / "tables",
+                    compiler,
+                    split,
+                    run / "bins",
+                    on_progress=lambda done, total: progress.update(done, total=total),
+                )
+
+            steps = sum(stage.steps for stage in config.train.stages)
+            with stages.stage("train", total=steps, unit="steps") as progress:
+                trained = run_on_ray(
+                    config.train,
+                    bins={stage.name: run / "bins" for stage in config.train.stages},
+                    out=run / "train",
+                    vocabulary_size=tokenizer.vocabulary_size,
+                    context_length=config.prompt.context_length,
+                    on_metrics=lambda row: progress.update(row["step"], loss=row["loss"]),
+                )
+                model = trained.export
+                tokenizer.save(model)
+                write_suite_files(model, suite, config.prompt)
+
+            with stages.stage("benchmark", total=_rows_after(tables, split), unit="rows") as progress:
+                scores = _score(build_requests(run / "tables", compiler, split), model, config, progress)
+                pq.write_table(scores, run / "scores.parquet")
+                quality = benchmark(scores, tables, suite, split)
+
+            with stages.stage("publish"):
+                registry = Registry(open_store(options.registry))
+                version = registry.publish(
+                    model,
+                    signature={"suite": suite.name, "tasks": list(quality), "prompt": asdict(config.prompt)},
+                    lineage={"plan_hash": plan.plan_hash, "config_digest": config_digest(config), "parent": None},
+                    metrics={name: task_figures(task) for name, task in quality.items()},
+                    author="brew360 demo",
+                )
+                registry.promote(version.number, gates=_gates(config, quality), author="brew360 demo")
+
+            with stages.stage("serve"):
+                # Members as they were at the cut: what they did with the candidates is not known yet.
+                known = pc.less_equal(tables.interactions["timestamp"].cast(pa.int64()), split.train_until)
+                at_the_cut = replace(tables, interactions=tables.interactions.filter(known))
+                MemberContext.build(at_the_cut, run / "context.sqlite")
+                app = build_app(
+                    AppConfig(
+                        registry_url=options.registry,
+                        context_path=str(run / "context.sqlite"),
+                        cache_folder=str(run / "versions"),
+                        engine=config.engine,
+                    )
+                )
+                url = serve_http(app, port=options.port)
+
+            with stages.stage("rank", total=config.release.requests, unit="requests") as progress:
+                slates = choose_slates(tables, suite, split, count=config.release.requests, size=config.release.slate)
+                rankings, milliseconds = _rank(url, slates, progress)
+        # ^ unless it is kept, the service and Ray end here
+
+    report: dict[str, object] = {
+        "source": config.source,
+        "tasks": {name: task_figures(task) for name, task in quality.items()},
+        "train": {
+            "tokens_per_second": trained.tokens_per_second,
+            "steps": trained.steps,
+            "tokens": trained.tokens,
+        },
+        "bins": asdict(plan),
+        "registry": {"version": version.number, "url": options.registry},
+        "serve": {"url": url, "p50_ms": statistics.median(milliseconds), "requests": len(milliseconds)},
+        "seconds": {**stages.seconds, "total": sum(stages.seconds.values())},
+        "memory": {"peak_bytes": memory.peak_bytes},
+    }
+    write_report(options.report, report)
+    _show(console, options, report, quality, tables, suite, slates, rankings)
+    return report
+
+
+STAGES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
+SHOWN = 3  # slates that are printed
+
+
+def _tables(config: DemoConfig, options: DemoOptions) -> Tables:
+    if config.source == "movielens":
+        if options.path is None:
+            raise UserError(
+                "source movielens needs --path, the folder that holds ml-100k.inter, ml-100k.item and ml-100k.user."
+            )
+        return read_movielens(options.path)
+    if options.path is not None:
+        raise UserError(f"source {config.source} makes its own data and takes no --path; leave it out.")
+    return generate(config.synthetic)
+
+
+def _rows_after(tables: Tables, split: Split) -> int:
+    times = tables.interactions["timestamp"].cast(pa.int64())
+    return int(pc.sum(pc.greater(times, split.train_until)).as_py())
+
+
+def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]
+    batches = []
+    done = 0
+    for batch in score_requests(requests, model, config.engine).iter_batches(batch_format="pyarrow", batch_size=None):
+        batches.append(batch)
+        done += batch.num_rows
+        progress.update(done)
+    return pa.concat_tables(batches).sort_by("interaction_id")
+
+
+def _gates(config: DemoConfig, quality: dict[str, TaskQuality]) -> list[GateOutcome]:
+    gates = []
+    for name, task in quality.items():
+        if config.release.min_gap_closed is not None and task.gap_closed is not None:
+            gates.append(_gate(f"{name}.gap_closed", task.gap_closed, config.release.min_gap_closed))
+        if config.release.min_gain is not None and task.auc is not None and task.baseline_auc is not None:
+            gates.append(_gate(f"{name}.gain", task.auc - task.baseline_auc, config.release.min_gain))
+    return gates
+
+
+def _gate(name: str, value: float, threshold: float) -> GateOutcome:
+    return GateOutcome(name=name, value=value, threshold=threshold, passed=value >= threshold)
+
+
+def _rank(url: str, slates: list[Slate], progress) -> tuple[list, list[float]]:  # type: ignore[no-untyped-def]
+    rankings, milliseconds = [], []
+    with RankClient(url) as client:
+        for done, slate in enumerate(slates, start=1):
+            ranking = client.rank(task=slate.task, member_id=slate.member_id, candidates=slate.candidates)
+            rankings.append(ranking)
+            milliseconds.append(ranking.milliseconds)
+            progress.update(done)
+    return rankings, milliseconds
+
+
+def _show(
+    console: Console,
+    options: DemoOptions,
+    report: dict,
+    quality: dict[str, TaskQuality],
+    tables: Tables,
+    suite: TaskSuite,
+    slates: list[Slate],
+    rankings: list,
+) -> None:
+    records = Records(tables)
+    console.print()
+    quality_table(console, quality)
+    for slate, ranking in list(zip(slates, rankings, strict=True))[:SHOWN]:
+        profile = _one_line(suite.profile_text(records.profiles[slate.member_id]))
+        rows = []
+        for item in ranking.ranking:
+            entity = records.entities[item.id]
+            rows.append((_one_line(suite.entity_text(entity.entity_type, entity.fields)), item.score))
+        ranking_table(console, f"{slate.task} for member {slate.member_id}: {profile}", rows)
+    train, serve = report["train"], report["serve"]
+    console.print(
+        f"trained {train['steps']:,} steps at {train['tokens_per_second']:,.0f} tokens/s; "
+        f"version {report['registry']['version']} is in production; HTTP p50 {serve['p50_ms']:.0f} ms; "
+        f"{report['seconds']['total']:.0f} s in all; peak memory {report['memory']['peak_bytes'] / 2**30:.1f} GB"
+    )
+    console.print(f"report: {options.report}", soft_wrap=True)
+    if options.keep:
+        slate = slates[0]
+        body = json.dumps({"task": slate.task, "member_id": slate.member_id, "candidates": slate.candidates})
+        console.print("\nThe service is up. Ask it yourself:")
+        console.print(
+            f"curl -s {serve['url']}/v1/rank -H 'content-type: application/json' -d {shlex.quote(body)}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+        console.print("Stop it with: brew360 serve down")
+
+
+def _one_line(text: str) -> str:
+    return ", ".join(text.splitlines())

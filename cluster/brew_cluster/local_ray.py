@@ -1,0 +1,104 @@
+"""One machine's Ray: started for a command, or left running for `--keep`, and always stopped without orphans.
+
+Owns: start, stop, and the refusal to share a Ray that someone else started.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import ray
+from ray._private import services
+
+from brew_platform.errors import BrewError, UserError
+
+__all__ = ["local_ray", "refuse_running_ray", "stop_ray"]
+
+OBJECT_STORE_BYTES = (
+    512 * 2**20
+)  # tables, documents and requests of one machine's runs fit; Ray's default is 30% of memory
+
+
+def refuse_running_ray() -> None:
+    """Checks that no Ray runs on this machine yet.
+
+    Raises:
+        UserError: one does, or RAY_ADDRESS names one.
+    """
+    address = os.environ.get("RAY_ADDRESS") or next(iter(services.find_gcs_addresses()), None)
+    if address:
+        raise UserError(
+            f"Ray is already running at {address}, and this command starts its own so as to disturb nobody. "
+            f"Stop that one with `brew360 serve down` (or `ray stop`), unset RAY_ADDRESS if it is set, and try again."
+        )
+
+
+@contextmanager
+def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
+    """A Ray of this machine's cores for the time of the block.
+
+    Args:
+        detached: Ray outlives this process if the block succeeds (`stop_ray` ends it). If the block fails it is stopped
+            all the same.
+        logs: folder that receives Ray's own logs when the block ends.
+
+    Raises:
+        UserError: a Ray is already running.
+        BrewError: Ray did not start.
+    """
+    refuse_running_ray()
+    cores = max(2, os.cpu_count() or 1)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    settings = {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
+    succeeded = False
+    try:
+        if detached:
+            _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
+                         f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")  # fmt: skip
+            ray.init(address="auto", log_to_driver=False, logging_level="warning")
+        else:
+            ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **settings)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        yield
+        succeeded = True
+    finally:
+        _keep_logs(logs)
+        with suppress(Exception):  # whatever state Ray is in, what remains is killed by the caller
+            ray.shutdown()
+        if detached and not succeeded:
+            stop_ray()
+
+
+def stop_ray() -> None:
+    """Stops every Ray process of this user on this machine.
+
+    Raises:
+        BrewError: some did not stop.
+    """
+    _ray_command("stop", "--force")
+
+
+def _ray_command(*arguments: str) -> None:
+    command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        raise BrewError(f"`ray {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()[-400:]}")
+
+
+def _keep_logs(target: Path) -> None:
+    """Copies the session's text logs, so that a failed run can be understood after Ray is gone."""
+    with suppress(Exception):
+        source = Path(ray._private.worker._global_node.get_logs_dir_path())
+        for path in source.rglob("*"):
+            if path.is_file() and path.suffix in {".log", ".out", ".err"} and 0 < path.stat().st_size < 20_000_000:
+                copy = target / path.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)

@@ -1,0 +1,30 @@
+"""Whether there is room for a run, asked before the demo does any work."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from brew_platform.errors import StorageError
+
+__all__ = ["require_space"]
+
+NEEDED_BYTES = 2 * 2**30  # a run writes some 300 MB; Ray needs its object store and logs beside
+
+
+def require_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
+    """Checks that the disks of `folder` and of the temporary files have room for a run.
+
+    Raises:
+        StorageError: one of them has less than `needed` bytes free.
+    """
+    for path, remedy in [
+        (folder, "choose another disk with --run-dir"),
+        (Path(tempfile.gettempdir()), "set TMPDIR to another disk"),
+    ]:
+        existing = next(parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise StorageError(
+                f"no space left: the disk of {path} has {free / 2**30:.1f} GB free, but a run needs "
+                f"{needed / 2**30:.1f} GB. Free some space, or {remedy}."
+            )

@@ -1,0 +1,53 @@
+"""Which members and candidates the demo ranks over HTTP: real ones from the benchmark's time, chosen by a rule."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_data.split import Split
+from brew_data.tables import Tables
+from brew_data.tasks import TaskSuite
+
+__all__ = ["Slate", "choose_slates"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slate:
+    """One request: a member, a task, and the entities to rank."""
+
+    task: str
+    member_id: str
+    candidates: list[str]
+
+
+def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int, size: int) -> list[Slate]:
+    """Slates of entities that members had before them after the cut, going round the tasks, each for another member.
+
+    Args:
+        count: slates wanted; fewer are returned where the benchmark has fewer members.
+        size: candidates of a slate; members with fewer different entities on the task are passed over.
+
+    Returns:
+        The same slates for the same tables: members are taken in an order shuffled with a fixed seed.
+    """
+    rng = np.random.default_rng(0)
+    taking_part = tables.members.filter(pc.invert(tables.members["opted_out"]))["member_id"].to_pylist()
+    times = tables.interactions["timestamp"].cast(pa.int64()).to_numpy()
+    later = tables.interactions.filter(pa.array((times > split.train_until) & (times <= split.until)))
+    shown: dict[tuple[str, str], list[str]] = {}
+    for member, surface, entity in zip(
+        later["member_id"].to_pylist(), later["surface"].to_pylist(), later["entity_id"].to_pylist(), strict=True
+    ):
+        shown.setdefault((member, suite.by_surface[surface].name), []).append(entity)
+    names = [task.name for task in suite.tasks]
+    slates: list[Slate] = []
+    for member in rng.permutation(sorted(taking_part)).tolist():
+        if len(slates) == count:
+            break
+        task = names[len(slates) % len(names)]
+        candidates = list(dict.fromkeys(shown.get((member, task), [])))[:size]
+        if len(candidates) == size:
+            slates.append(Slate(task=task, member_id=member, candidates=candidates))
+    return slates

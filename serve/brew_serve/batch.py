@@ -1,0 +1,159 @@
+"""Batch scoring: a Ray Data step with the same engine and the same scorer as online serving.
+
+Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines` makes one row per
+prefix) nor what a score is (`brew_serve.scoring`).
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import ray.data
+
+from brew_platform.errors import ConfigError, DataError
+from brew_serve.engine import Engine
+from brew_serve.engine_config import EngineConfig
+from brew_serve.scoring import Scored, Scorer
+from brew_serve.version import load_version
+
+__all__ = ["SCORES", "BatchConfig", "score_requests", "score_table"]
+
+COLUMNS = ("task", "prefix_ids", "question_ids", "interaction_ids")
+
+SCORES = pa.schema(
+    {
+        "interaction_id": pa.int64(),
+        "score": pa.float64(),  # P(any positive action)
+        "probabilities": pa.list_(pa.struct({"action": pa.string(), "probability": pa.float64()})),
+        "version": pa.string(),  # as `score_requests` was given it; null where it was not
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """How many engines score, and how much each holds at a time."""
+
+    engines: int = 1  # actors, each with one engine; one engine already uses every core of a small machine
+    cpus: float = 1.0  # Ray CPUs that an engine reserves; fewer than it uses, so that making prompts goes on beside it
+    gpus: float = 0.0  # Ray GPUs that an engine reserves
+    rows: int = 1024  # requests given to an engine at a time, 4 MB of token ids; it idles for one step in between
+    in_flight: int = 2048  # prompts that an engine may hold; bounds memory when requests have many candidates
+
+    def __post_init__(self) -> None:
+        if min(self.engines, self.rows, self.in_flight) < 1 or min(self.cpus, self.gpus) < 0:
+            raise ConfigError(f"{self}: engines, rows and in_flight must be 1 or more, cpus and gpus 0 or more.")
+
+
+def score_requests(
+    requests: ray.data.Dataset,
+    version_folder: Path,
+    engine: EngineConfig | None = None,
+    *,
+    version: str | None = None,
+    config: BatchConfig | None = None,
+) -> ray.data.Dataset:
+    """Scores every candidate of every request.
+
+    Rows of one member should follow each other by time: each prefix then extends the one before it, and the engine
+    computes only what is new.
+
+    Args:
+        requests: rows {task: str, prefix_ids: list<int32>, question_ids: list<list<int32>>, interaction_ids:
+            list<int64>}, further columns ignored; question_ids and interaction_ids have one entry per candidate.
+        version_folder: see `brew_serve.version`; every node must see it.
+        engine: settings of each engine.
+        version: written to every row.
+
+    Returns:
+        One row per candidate, as `SCORES`; lazy, as Ray Data is.
+
+    Raises:
+        UserError: the folder is no version, or the requests are known to lack a column. What fails later, while the
+            result is consumed, Ray Data raises as its own error, whose text holds ours.
+    """
+    load_version(version_folder, engine)
+    if (schema := requests.schema(fetch_if_missing=False)) is not None:
+        _check_columns(schema.names)
+    config = config or BatchConfig()
+    return requests.map_batches(
+        _EngineActor,
+        fn_constructor_args=(version_folder, engine, version, config.in_flight),
+        batch_format="pyarrow",
+        batch_size=config.rows,
+        compute=ray.data.ActorPoolStrategy(size=config.engines),
+        num_cpus=config.cpus,
+        num_gpus=config.gpus,
+        zero_copy_batch=True,
+    )
+
+
+async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None, in_flight: int) -> pa.Table:
+    """Scores one table of requests, in its order, with at most `in_flight` prompts in the engine.
+
+    Raises:
+        DataError: a column is missing, or a row has as many questions as it has not ids.
+        UserError: an unknown task, or a prompt that the model cannot read.
+    """
+    _check_columns(requests.column_names)
+    free = asyncio.Semaphore(in_flight)
+
+    async def one(task_name: str, prefix: list[int], question: list[int]) -> Scored:
+        async with free:
+            return await scorer.score_prompt(scorer.compiler.suite.task(task_name), prefix, question)
+
+    ids: list[int] = []
+    calls = []
+    for row in requests.select(COLUMNS).to_pylist():
+        if len(row["question_ids"]) != len(row["interaction_ids"]):
+            raise DataError(
+                f"a scoring request has {len(row['question_ids'])} questions and {len(row['interaction_ids'])} "
+                f"interaction ids (the first is {row['interaction_ids'][:1]}); give one id per question."
+            )
+        ids += row["interaction_ids"]
+        calls += [one(row["task"], row["prefix_ids"], question) for question in row["question_ids"]]
+    return _as_table(ids, await asyncio.gather(*calls), version)
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise DataError(
+            f"scoring requests lack column {missing[0]!r} (they have {', '.join(names)}). Make rows of "
+            f"{', '.join(COLUMNS)}."
+        )
+
+
+def _as_table(ids: list[int], scored: Iterable[Scored], version: str | None) -> pa.Table:
+    rows = [
+        {
+            "interaction_id": id_,
+            "score": one.score,
+            "probabilities": [{"action": name, "probability": value} for name, value in one.probabilities.items()],
+            "version": version,
+        }
+        for id_, one in zip(ids, scored, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=SCORES)
+
+
+class _EngineActor:
+    """One engine and its event loop, for as long as the Ray Data job runs; the engine ends with the actor."""
+
+    def __init__(self, folder: Path, config: EngineConfig | None, version: str | None, in_flight: int) -> None:
+        from brew_serve.vllm_engine import VllmEngine
+
+        loaded = load_version(folder, config)
+        self._runner = asyncio.Runner()
+        self._engine: Engine = VllmEngine(folder, loaded.engine)
+        self._scorer = Scorer(self._engine, loaded.compiler)
+        self._version, self._in_flight = version, in_flight
+
+    def __call__(self, requests: pa.Table) -> pa.Table:
+        return self._runner.run(score_table(self._scorer, requests, version=self._version, in_flight=self._in_flight))
+
+    def __del__(self) -> None:
+        """Called by Ray Data when the job ends well; an actor that is killed takes its engine with it all the same."""
+        if hasattr(self, "_engine"):
+            self._engine.close()

@@ -1,0 +1,66 @@
+"""What runs first inside vLLM's engine process: it ties the process to its owner and reports why a start failed.
+
+vLLM's engine core outlives an owner that was killed, and tells it no more than "initialization failed". Executors are
+vLLM's public place for code of our own in that process. Importing this module needs vLLM.
+"""
+
+import json
+import logging
+import os
+import select
+import shutil
+import threading
+from pathlib import Path
+
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+__all__ = ["FAILURE_FILE", "OwnedExecutor"]
+
+FAILURE_FILE = "failure.json"  # {"type", "message"} of what ended the engine process
+
+
+class OwnedExecutor(UniProcExecutor):
+    """Runs the model in the engine process itself; `additional_config` names the owner's pid and a folder for notes.
+
+    On CPU vLLM's default would start a third process, which only matters for binding threads to cores.
+    """
+
+    def _init_executor(self) -> None:
+        notes = Path(self.vllm_config.additional_config["notes"])
+        logging.getLogger("vllm").addHandler(_FailureNote(notes / FAILURE_FILE))
+        _end_with(self.vllm_config.additional_config["owner"], notes)
+        super()._init_executor()
+
+
+class _FailureNote(logging.Handler):
+    """Writes down the first exception that vLLM logs; the owner reads it when the start fails."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(level=logging.ERROR)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not self._path.exists():
+            self._path.parent.mkdir(exist_ok=True)  # the owner removes it once the engine has started
+            self._path.write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))
+
+
+def _end_with(owner: int, notes: Path) -> None:
+    """Ends this process as soon as the process `owner` has ended, however it did.
+
+    Not PR_SET_PDEATHSIG: that fires when the *thread* that started this process ends, while its process lives on.
+    """
+
+    def watch() -> None:
+        try:
+            descriptor = os.pidfd_open(owner)
+        except ProcessLookupError:
+            pass
+        else:
+            if os.getppid() == owner:
+                select.select([descriptor], [], [])
+        shutil.rmtree(notes, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="owner-watch", daemon=True).start()

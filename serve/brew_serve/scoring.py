@@ -1,0 +1,160 @@
+"""The one definition of a score, for batch, nearline and online.
+
+A task's labels are the words that answer its question, one per action. The probability of a label is the product of
+its tokens' probabilities after the answer cue; those of all labels are normalised to sum to 1; and
+
+    score = sum of P(action) over the task's positive actions.
+
+Labels of several tokens share beginnings. Their tokens form a prefix tree, and one engine call per inner node gives
+every label exactly; where each label is one token, that is one call per candidate.
+
+Owns: that definition, and the ranking of candidates by it. Does not own: prompts (`brew_data.compiler`), the model
+(`Engine`). Runs without Ray and without vLLM.
+Source: 360Brew, arXiv 2501.16450, section 3; issue 2.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from brew_data.compiler import Entity, Past, Prefix, PromptCompiler
+from brew_data.tasks import TaskSpec
+from brew_serve.engine import Engine
+
+__all__ = ["RankedCandidate", "Ranking", "Scored", "Scorer"]
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What the model says about one candidate.
+
+    Args:
+        score: P(any positive action), 0 to 1.
+        probabilities: P(action) by action name; they sum to 1.
+    """
+
+    score: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedCandidate:
+    """One candidate of a ranking, under the id that the caller gave."""
+
+    id: str
+    score: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """All candidates of a request, best first, and what their prompts cost and lost.
+
+    Args:
+        candidates: by falling score; equal scores stay in the order of the request.
+        prefix: what all candidates share, with what was left out of it.
+        prompt_tokens: tokens of the shared prefix, counted once, and of every candidate's question.
+        tokens_dropped: tokens cut from a candidate's text, by its id; only those that lost some.
+    """
+
+    candidates: list[RankedCandidate]
+    prefix: Prefix
+    prompt_tokens: int
+    tokens_dropped: dict[str, int]
+
+
+class Scorer:
+    """Scores candidates with one model.
+
+    Args:
+        engine: runs the model.
+        compiler: of the same version; it knows the tasks and their labels.
+    """
+
+    def __init__(self, engine: Engine, compiler: PromptCompiler) -> None:
+        self.engine, self.compiler = engine, compiler
+        self._trees = {task.name: _tree(compiler.labels(task)) for task in compiler.suite.tasks}
+
+    async def score_prompt(self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int]) -> Scored:
+        """Scores one prompt.
+
+        Args:
+            task: whose labels answer.
+            prefix_ids: token ids of head and history.
+            question_ids: token ids of the candidate's question, up to and including the answer cue.
+
+        Raises:
+            UserError: as `Engine.next_token_logprobs`.
+        """
+        prompt = (*prefix_ids, *question_ids)
+        tree = self._trees[task.name]
+        answers = await asyncio.gather(
+            *(self.engine.next_token_logprobs(prompt + node, tokens) for node, tokens in tree.items())
+        )
+        logprob = {
+            (*node, token): value
+            for (node, tokens), values in zip(tree.items(), answers, strict=True)
+            for token, value in zip(tokens, values, strict=True)
+        }
+        totals = {
+            action: sum(logprob[ids[: end + 1]] for end in range(len(ids)))
+            for action, ids in self.compiler.labels(task).items()
+        }
+        probabilities = _normalised(totals)
+        return Scored(score=sum(probabilities[action] for action in task.positive), probabilities=probabilities)
+
+    async def rank(
+        self,
+        task: TaskSpec,
+        profile: Mapping[str, object],
+        history: Sequence[Past],
+        candidates: Sequence[tuple[str, Entity]],
+        own_words: str = "",
+        before: int | None = None,
+    ) -> Ranking:
+        """Ranks candidates for one member; the prefix is compiled once, and all candidates are scored together.
+
+        Args:
+            profile: the member's fields.
+            history: the member's past interactions, sorted by time.
+            candidates: (id, entity), the ids all different.
+            own_words: what the member says about what they want.
+            before: only interactions strictly earlier count (microseconds since 1970); None counts all.
+
+        Raises:
+            UserError: as `PromptCompiler.prefix` and `.question`.
+        """
+        prefix = self.compiler.prefix(task, profile, history, before=before, own_words=own_words)
+        questions = [self.compiler.question(task, entity) for _, entity in candidates]
+        scored = await asyncio.gather(*(self.score_prompt(task, prefix.ids, ids) for ids, _ in questions))
+        ranked = [
+            RankedCandidate(id=id_, score=one.score, probabilities=one.probabilities)
+            for (id_, _), one in zip(candidates, scored, strict=True)
+        ]
+        return Ranking(
+            candidates=sorted(ranked, key=lambda candidate: -candidate.score),
+            prefix=prefix,
+            prompt_tokens=len(prefix.ids) + sum(len(ids) for ids, _ in questions),
+            tokens_dropped={id_: cut for (id_, _), (_, cut) in zip(candidates, questions, strict=True) if cut},
+        )
+
+
+def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:
+    """Inner nodes of the labels' prefix tree: the tokens so far, and which tokens may follow."""
+    tree: dict[Ids, list[int]] = {}
+    for ids in labels.values():
+        for end, token in enumerate(ids):
+            following = tree.setdefault(ids[:end], [])
+            if token not in following:
+                following.append(token)
+    return tree
+
+
+def _normalised(logs: Mapping[str, float]) -> dict[str, float]:
+    most = max(logs.values())
+    weights = {name: math.exp(value - most) for name, value in logs.items()}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}

@@ -1,0 +1,223 @@
+"""The engine that serves: vLLM's `AsyncLLM` behind the `Engine` seam, on CPU and on GPU.
+
+Owns: how vLLM is configured and started, what its failures mean to the user, and that its process ends with ours.
+Does not own: what a score is (`brew_serve.scoring`).
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from brew_platform.errors import BrewError, UserError
+from brew_serve.engine import check_request
+from brew_serve.engine_config import EngineConfig
+
+__all__ = ["VllmEngine"]
+
+_CLOSE_SECONDS = 1.0  # the engine has nothing to save: it is killed when it takes longer
+_MOST_IDS = 128  # vLLM answers at most this many wanted tokens per request
+
+# For vLLM and the process that it starts. Nothing here may reach the network: the model is a local folder.
+_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the cores are shared with Ray's other processes
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost two cores that others share two thirds of the rate
+    "TORCHDYNAMO_DISABLE": "1",  # eager mode still compiles a sampling helper: 5 s at the first request
+}
+
+
+class VllmEngine:
+    """An `Engine` on vLLM. It takes calls from one event loop; construction blocks until the model is loaded.
+
+    Args:
+        model_folder: Hugging Face files: config.json and safetensors.
+        config: how to run it.
+
+    Raises:
+        UserError: the folder holds no model that vLLM can load, its context is shorter than max_model_len, or the key
+            and value cache does not fit.
+        BrewError: the engine process failed for another reason; the message is its own.
+    """
+
+    def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
+        self.vocabulary_size, self.context_length = _check_model(model_folder, config or EngineConfig())
+        self.config = replace(config or EngineConfig(), max_model_len=self.context_length)
+        self._numbers = itertools.count()
+        self._params = lru_cache(maxsize=4096)(_sampling_params)
+        self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
+        try:
+            self._llm: Any = _start(model_folder, self.config, self._notes)
+        finally:  # its sockets are connected, so that nothing remains to be cleaned up should we be killed
+            shutil.rmtree(self._notes, ignore_errors=True)
+
+    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+        check_request(
+            prompt,
+            token_ids,
+            context_length=self.context_length,
+            vocabulary_size=self.vocabulary_size,
+        )
+        if len(token_ids) > _MOST_IDS:
+            parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
+            answers = await asyncio.gather(*(self.next_token_logprobs(prompt, part) for part in parts))
+            return [value for answer in answers for value in answer]
+        self.check()
+        request: dict = {"type": "token", "prompt_token_ids": list(prompt)}
+        try:
+            async for output in self._llm.generate(request, self._params(tuple(token_ids)), str(next(self._numbers))):
+                found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
+        except Exception as error:
+            raise BrewError(_died(error, self._notes)) from error
+        return [found[id_].logprob for id_ in token_ids]
+
+    def check(self) -> None:
+        if self._llm is None or self._llm.errored:
+            raise BrewError(_died(RuntimeError("its process has ended"), self._notes))
+
+    def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown(timeout=_CLOSE_SECONDS)
+            shutil.rmtree(self._notes, ignore_errors=True)
+
+
+def _sampling_params(token_ids: tuple[int, ...]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,  # of the sampled token, which nobody reads; log-probabilities are always at temperature 1
+        logprob_token_ids=list(token_ids),  # without `logprobs`, which would add a top-k over the vocabulary
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # a deep copy per request otherwise; we never change it
+    )
+
+
+def _check_model(folder: Path, config: EngineConfig) -> tuple[int, int]:
+    """Sizes of vocabulary and context; refuses at once what vLLM would refuse after seconds."""
+    path = folder / "config.json"
+    try:
+        model = json.loads(path.read_text())
+        vocabulary_size, context = int(model["vocab_size"]), int(model["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} holds no model that can be served ({path.name}: {error}). Pass a folder with the files that "
+            f"save_pretrained wrote."
+        ) from error
+    wanted = config.max_model_len or context
+    if wanted > context:
+        raise UserError(
+            f"max_model_len is {wanted}, but the model in {folder} was made for {context} tokens. Set "
+            f"max_model_len to {context} or less."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds no weights (*.safetensors). Export the model again.")
+    return vocabulary_size, wanted
+
+
+def _start(folder: Path, config: EngineConfig, notes: Path) -> Any:
+    threads = config.threads or len(os.sched_getaffinity(0))
+    # VLLM_RPC_BASE_PATH: where vLLM makes its sockets, which it never removes.
+    changing = {"OMP_NUM_THREADS": str(threads), "VLLM_RPC_BASE_PATH": str(notes)}
+    with _environment({**_ENVIRONMENT, **changing}):
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from brew_serve.owned_executor import OwnedExecutor
+
+        _check_head_size(folder)
+        try:
+            return AsyncLLM.from_engine_args(
+                AsyncEngineArgs(
+                    model=str(folder),
+                    skip_tokenizer_init=True,
+                    generation_config="vllm",  # ours names an end token, which would be checked for every request
+                    dtype=config.dtype,  # type: ignore[arg-type, unused-ignore]
+                    hf_overrides={"head_dtype": "float32"},
+                    enforce_eager=True,
+                    max_model_len=config.max_model_len,
+                    block_size=config.block_size,  # type: ignore[arg-type, unused-ignore]
+                    max_num_seqs=config.max_num_seqs,
+                    max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_model_len or 0),
+                    kv_cache_memory_bytes=config.kv_cache_bytes,
+                    enable_prefix_caching=True,
+                    disable_log_stats=True,
+                    use_tqdm_on_load=False,
+                    distributed_executor_backend=OwnedExecutor,
+                    additional_config={"owner": os.getpid(), "notes": str(notes)},
+                )
+            )
+        except Exception as error:
+            raise _start_failure(error, folder, config, notes) from error
+
+
+def _check_head_size(folder: Path) -> None:
+    """vLLM on CPU would load a model whose attention heads it cannot compute, and die at the first request."""
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    model = json.loads((folder / "config.json").read_text())
+    size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if current_platform.is_cpu() and size not in sizes:
+        raise UserError(
+            f"the model in {folder} has attention heads of {size} dimensions, but on CPU vLLM computes only "
+            f"{', '.join(map(str, sizes))}. Train it with another hidden_size or number of heads."
+        )
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets variables for vLLM's import and its child, and then undoes them and what vLLM itself sets (LD_PRELOAD)."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _start_failure(error: Exception, folder: Path, config: EngineConfig, notes: Path) -> BrewError:
+    kind, message = _failure(error, notes)
+    if "KV cache" in message or "kv cache" in message:
+        return UserError(
+            f"kv_cache_bytes is {config.kv_cache_bytes}, which cannot hold one prompt of {config.max_model_len} tokens "
+            f"or is more than this machine has free ({message}). Change kv_cache_bytes, or lower max_model_len."
+        )
+    if kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
+        return UserError(
+            f"vLLM cannot load the model in {folder}: {message} Export it again, or change the engine settings."
+        )
+    return BrewError(f"the engine could not start on {folder}: {kind}: {message}")
+
+
+def _died(error: Exception, notes: Path) -> str:
+    kind, message = _failure(error, notes)
+    return f"the engine failed ({kind}: {message}). Start the service again."
+
+
+def _failure(error: Exception, notes: Path) -> tuple[str, str]:
+    """Type and first sentence of what the engine process reported, or of `error` where it reported nothing."""
+    from brew_serve.owned_executor import FAILURE_FILE
+
+    kind, message = type(error).__name__, str(error)
+    with suppress(OSError, ValueError):
+        note = json.loads((notes / FAILURE_FILE).read_text())
+        kind, message = note["type"], note["message"]
+    return kind, " ".join(message.split())[:500]

@@ -1,0 +1,148 @@
+"""The whole road on real components, at the smallest size: what it leaves behind, and how it is stopped."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+SMALL = [
+    "synthetic.members=60", "synthetic.jobs=40", "synthetic.posts=60", "synthetic.interactions_per_member=20",
+    "prompt.context_length=512", "vocabulary_size=600",
+    "train.model.hidden_size=64", "train.model.heads=2", "train.model.kv_heads=1", "train.model.intermediate_size=64",
+    "train.model.layers=2",
+    "train.stages.0.steps=4", "train.stages.1.steps=8", "train.checkpoint_every=4",
+    "release.requests=4", "release.min_gap_closed=null",
+]  # fmt: skip
+PORT = 18_360
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """No test of this file may leave a process of the road."""
+    before = {process.pid for process in psutil.process_iter()}
+    yield
+    deadline = time.monotonic() + 15
+    while left := road_processes(before):
+        if time.monotonic() > deadline:
+            pytest.fail(f"left running: {left}")
+        time.sleep(0.5)
+
+
+def road_processes(before: set[int]) -> list[str]:
+    words = re.compile(r"raylet|gcs_server|ray::|VLLM|EngineCore|brew360|ray/_private|ray/dashboard")
+    left = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.pid not in before and process.info["status"] != psutil.STATUS_ZOMBIE and words.search(line):
+            left.append(f"{process.pid} {line[:100]}")
+    return left
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """`brew360 demo` at its smallest, in a process group of its own, as a terminal would start it."""
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / "brew360"), "demo", *SMALL, "--port", str(PORT), *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "HOME": str(cwd), "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def wait_for_stage(demo: subprocess.Popen[str], stage: str) -> str:
+    """Reads the output up to the line that begins `stage`."""
+    assert demo.stdout is not None
+    seen = ""
+    for line in demo.stdout:
+        seen += line
+        if re.search(rf"\] {stage}\b", line):
+            return seen
+    raise AssertionError(f"stage {stage} never began:\n{seen}")
+
+
+def versions(registry: Path) -> list[str]:
+    return sorted(path.name for path in registry.glob("models/*/versions/*"))
+
+
+def test_the_road_ends_with_a_report_a_version_and_a_service_that_its_curl_line_reaches(tmp_path: Path) -> None:
+    demo = start("--keep", "--report", "out/report.json", cwd=tmp_path)
+    output, _ = demo.communicate(timeout=600)
+    try:
+        assert demo.returncode == 0, output
+        report = json.loads((tmp_path / "out/report.json").read_text())
+        for task in ["job_apply", "post_like", "post_open"]:
+            figures = report["tasks"][task]
+            assert figures["rows"] > 0
+            assert all(figures[name] is not None for name in ["auc", "logloss", "baseline_auc", "best_auc"])
+        assert report["train"]["steps"] == 12
+        assert report["train"]["tokens_per_second"] > 0
+        assert report["registry"]["version"] == 1
+        assert report["serve"]["p50_ms"] > 0
+        assert set(report["seconds"]) >= {
+            "tables",
+            "tokenizer",
+            "bins",
+            "train",
+            "benchmark",
+            "publish",
+            "serve",
+            "rank",
+        }
+        assert list((tmp_path / "runs").glob("synthetic-*/train/checkpoints/*")), (
+            "no checkpoint was committed on the way"
+        )
+
+        line = next(line for line in output.splitlines() if line.startswith("curl "))
+        answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout)
+        assert answer["version"] == 1
+        assert len(answer["ranking"]) == 8
+        assert all(0 <= item["score"] <= 1 for item in answer["ranking"])
+
+        second = start(cwd=tmp_path)
+        refusal, _ = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert "cannot be used" in refusal or "Ray is already running" in refusal
+        third = start("--port", str(PORT + 1), cwd=tmp_path)
+        refusal, _ = third.communicate(timeout=120)
+        assert third.returncode == 2
+        assert "Ray is already running" in refusal
+        assert "brew360 serve down" in refusal
+    finally:
+        subprocess.run([str(Path(sys.executable).parent / "brew360"), "serve", "down"], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["bins", "train", "serve"])
+def test_ctrl_c_leaves_no_process_and_no_half_written_version(stage: str, tmp_path: Path) -> None:
+    demo = start(cwd=tmp_path)
+    wait_for_stage(demo, stage)
+    time.sleep(3)
+    os.killpg(demo.pid, signal.SIGINT)
+    output, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
+    assert versions(tmp_path / "runs" / "registry") == (["00000000000000000001.json"] if stage == "serve" else [])
+
+
+def test_after_kill_9_no_process_remains_and_a_second_run_works(tmp_path: Path) -> None:
+    demo = start(cwd=tmp_path)
+    wait_for_stage(demo, "train")
+    time.sleep(5)
+    demo.kill()
+    demo.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while road_processes(set()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    again = start(cwd=tmp_path)
+    output, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, output
+    assert versions(tmp_path / "runs" / "registry") == ["00000000000000000001.json"]

@@ -1,0 +1,252 @@
+"""The HTTP face without Ray: answers, and a sentence with a 4xx status for every bad request."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from brew_data.compiler import Entity, Past
+from brew_data.tables import Tables
+from brew_platform.errors import BrewError, UserError
+from brew_serve.api import create_api
+from brew_serve.client import RankClient
+from brew_serve.context import MemberContext
+from brew_serve.scoring import Scorer
+from brew_serve.service import RankService
+from brew_serve.torch_engine import TorchEngine
+from brew_serve.version import LoadedVersion
+
+
+@pytest.fixture(scope="module")
+def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankService]:
+    path = tmp_path_factory.mktemp("context") / "context.sqlite"
+    MemberContext.build(tables, path)
+    service = RankService(3, version, TorchEngine(version.folder), MemberContext(path))
+    yield service
+    service.close()
+
+
+@pytest.fixture
+async def http(service: RankService) -> Any:
+    transport = httpx.ASGITransport(create_api(lambda: service), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+def body(history: list[Past], candidates: list[tuple[str, Entity]]) -> dict[str, Any]:
+    """A complete inline request."""
+    return {
+        "task": "job_apply",
+        "member": {
+            "profile": {"title": "engineer", "location": "berlin"},
+            "history": [
+                {
+                    "entity_type": past.entity.entity_type,
+                    "fields": past.entity.fields,
+                    "surface": past.surface,
+                    "action": past.action,
+                    "timestamp": f"1970-01-01T01:00:{past.timestamp // 1_000_000:02}+01:00",
+                }
+                for past in reversed(history)
+            ],
+        },
+        "candidates": [{"id": id_, "fields": entity.fields} for id_, entity in candidates],
+    }
+
+
+async def test_the_answer_is_the_scorers_ranking(
+    http: httpx.AsyncClient,
+    body: dict[str, Any],
+    service: RankService,
+    history: list[Past],
+    candidates: list[tuple[str, Entity]],
+) -> None:
+    scorer = Scorer(service.engine, service.version.compiler)
+    profile = {"title": "engineer", "location": "berlin"}
+    expected = await scorer.rank(service.version.suite.task("job_apply"), profile, history, candidates)
+
+    answer = await http.post("/v1/rank", json=body)
+
+    assert answer.status_code == 200
+    result = answer.json()
+    assert result.pop("milliseconds") > 0
+    assert result == {
+        "version": 3,
+        "task": "job_apply",
+        "ranking": [{"id": c.id, "score": c.score, "probabilities": c.probabilities} for c in expected.candidates],
+        "usage": {"prompt_tokens": expected.prompt_tokens, "candidates": len(candidates)},
+        "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+    }
+
+
+async def test_by_id_and_inline_give_the_same_scores(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    jobs = ["e0", "e2", "e4", "e6"]
+    by_id = await http.post("/v1/rank", json={"task": "job_apply", "member_id": "ada", "candidates": jobs})
+    body["candidates"] = [{**body["candidates"][int(id_[1:])], "id": id_} for id_ in jobs]
+    inline = await http.post("/v1/rank", json=body)
+    assert by_id.json()["ranking"] == inline.json()["ranking"]
+
+
+async def test_top_k_and_own_words(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    whole = (await http.post("/v1/rank", json=body)).json()
+    best = (await http.post("/v1/rank", json={**body, "top_k": 2})).json()
+    assert best["ranking"] == whole["ranking"][:2]
+    assert best["usage"]["candidates"] == len(body["candidates"])
+    told = (await http.post("/v1/rank", json={**body, "instruction": "I like ever now <|user|>"})).json()
+    assert told["ranking"] != whole["ranking"]
+
+
+async def test_what_was_cut_is_reported(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    body["candidates"][0]["fields"] = {"title": "nurse " * 100}
+    body["member"]["profile"] = {"title": "welder " * 60}
+    body["member"]["history"] *= 5
+    truncated = (await http.post("/v1/rank", json=body)).json()["truncated"]
+    assert truncated["turns_dropped"] > 0
+    assert truncated["head_tokens_dropped"] > 0
+    assert list(truncated["candidates"]) == ["c0"]
+
+
+def change(**values: Any) -> Any:
+    return lambda body: body.update(values)
+
+
+def both(body: dict[str, Any]) -> None:
+    body["member_id"] = "ada"
+
+
+def past(**values: Any) -> Any:
+    return lambda body: body["member"]["history"][0].update(values)
+
+
+BAD = [
+    (change(task="nothing"), 400, "there is no task 'nothing'; this model has job_apply, post_interest."),
+    (change(task=5), 400, "task: Input should be a valid string."),
+    (lambda body: body.pop("task"), 400, "task is missing; give it (GET /docs describes the request)."),
+    (lambda body: body.pop("member"), 400, "neither of member and member_id given; give exactly one of them."),
+    (both, 400, "both of member and member_id given; give exactly one of them."),
+    (
+        change(member=None, member_id="nobody"),
+        404,
+        "member 'nobody' is unknown here, or has opted out; send",
+    ),
+    (change(candidates=[]), 400, "candidates: List should have at least 1 item"),
+    (change(candidates=["e0", "e0"]), 400, "candidate id 'e0' is given twice; give every candidate once."),
+    (change(candidates=["e0", "e99"]), 404, "candidate 'e99' is unknown here; send it inline"),
+    (change(candidates=["e1"]), 400, "task job_apply ranks entities of type 'job', not 'post'."),
+    (change(candidates=[f"e{i}" for i in range(1001)]), 400, "candidates: List should have at most 1000 items"),
+    (
+        change(candidates=[{"id": "a", "fields": {"title": "x" * 2001}}]),
+        400,
+        "candidates.0.fields.title: String",
+    ),
+    (change(candidates=[{"id": "a"}]), 400, "candidates.0.fields is missing; give it"),
+    (change(candidates=[7]), 400, "candidates.0: Input should be a valid dictionary"),
+    (change(deadline_ms=5), 400, "deadline_ms is not a key of this request; remove it, or correct its spelling"),
+    (change(top_k=0), 400, "top_k: Input should be greater than or equal to 1."),
+    (change(instruction="x" * 2001), 400, "instruction: String should have at most 2000 characters."),
+    (past(timestamp="2026-01-31T12:00:00"), 400, "member.history.0.timestamp: Input should have timezone info."),
+    (past(surface="moon"), 400, "surface 'moon' is unknown; this model knows jobs, feed."),
+    (past(action="sing"), 400, "action 'sing' is unknown on surface"),
+    (past(entity_type="person"), 400, "task post_interest ranks entities of type 'post', not 'person'."),
+]
+
+
+@pytest.mark.parametrize(("spoil", "status", "sentence"), BAD, ids=[sentence[:40] for _, _, sentence in BAD])
+async def test_a_bad_request_gets_a_sentence(
+    http: httpx.AsyncClient, body: dict[str, Any], spoil: Any, status: int, sentence: str
+) -> None:
+    spoil(body)
+    answer = await http.post("/v1/rank", json=body)
+    assert answer.status_code == status, answer.text
+    assert list(answer.json()) == ["error"]
+    assert answer.json()["error"].startswith(sentence), answer.text
+
+
+RAW = [
+    (b'{"task": ', "the body is not valid JSON (Expecting value at character 9); send one object."),
+    (b'{"task": "\xff\xfe"}', "the body is not JSON in UTF-8; send it so, with content-type application/json."),
+    (b"[1, 2]", "the body: Input should be a valid dictionary or object to extract fields from."),
+    (b"", "the body is missing; give it (GET /docs describes the request)."),
+    (b'"text"', "the body: Input should be a valid dictionary or object to extract fields from."),
+    (b"[" * 100_000, "the body is not"),
+]
+
+
+@pytest.mark.parametrize(("raw", "sentence"), RAW, ids=[repr(raw[:12]) for raw, _ in RAW])
+async def test_a_body_that_is_no_json_object_gets_a_sentence(
+    http: httpx.AsyncClient, raw: bytes, sentence: str
+) -> None:
+    answer = await http.post("/v1/rank", content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"].startswith(sentence), answer.text
+
+
+async def test_other_routes_say_what_is_served(http: httpx.AsyncClient) -> None:
+    for method, path, status in [("GET", "/v1/rank", 405), ("POST", "/v2/rank", 404)]:
+        answer = await http.request(method, path)
+        assert answer.status_code == status
+        assert answer.json()["error"].startswith(f"{method} {path} is not served. POST /v1/rank and GET /healthz are")
+
+
+async def test_healthz_fails_with_the_engine(http: httpx.AsyncClient, service: RankService, monkeypatch: Any) -> None:
+    assert (await http.get("/healthz")).json() == {"status": "ok", "version": 3}
+
+    def broken() -> None:
+        raise BrewError("the engine failed. Start the service again.")
+
+    monkeypatch.setattr(service.engine, "check", broken)
+    answer = await http.get("/healthz")
+    assert (answer.status_code, answer.json()) == (503, {"error": "the engine failed. Start the service again."})
+
+
+async def test_a_bug_is_logged_and_not_shown(
+    http: httpx.AsyncClient, body: dict[str, Any], service: RankService, monkeypatch: Any, caplog: Any
+) -> None:
+    async def bug(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(service.engine, "next_token_logprobs", bug)
+    answer = await http.post("/v1/rank", json=body)
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the service failed on this request; its log says why. Tell the operators."}
+    assert "a secret" in caplog.text
+
+
+async def test_without_a_context_ids_are_refused(version: LoadedVersion, table_engine: Any) -> None:
+    service = RankService(1, version, table_engine, None)
+    transport = httpx.ASGITransport(create_api(lambda: service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        answer = await http.post("/v1/rank", json={"task": "job_apply", "member_id": "ada", "candidates": ["e0"]})
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("this service knows no members or entities by id; send member and")
+
+
+def test_the_client_passes_on_the_services_sentences(body: dict[str, Any]) -> None:
+    answers = {
+        "good": httpx.Response(200, json=json.loads(GOOD)),
+        "bad": httpx.Response(400, json={"error": "do this."}),
+        "down": httpx.Response(503, text="upstream"),
+    }
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        task = json.loads(request.content)["task"]
+        if task == "lost":
+            raise httpx.ConnectError("refused")
+        return answers[task]
+
+    with RankClient("http://test", transport=httpx.MockTransport(answer)) as client:
+        assert client.rank(task="good", member_id="ada", candidates=["a"]).ranking[0].id == "a"
+        with pytest.raises(UserError, match=r"^do this\.$"):
+            client.rank(task="bad", member_id="ada", candidates=["a"])
+        with pytest.raises(BrewError, match="the service answered 503: upstream"):
+            client.rank(task="down", member_id="ada", candidates=["a"])
+        with pytest.raises(BrewError, match=r"no answer from http://test.* \(ConnectError: refused\)"):
+            client.rank(task="lost", member_id="ada", candidates=["a"])
+
+
+GOOD = """{"version": 1, "task": "good", "ranking": [{"id": "a", "score": 0.5, "probabilities": {"x": 0.5, "y": 0.5}}],
+ "usage": {"prompt_tokens": 9, "candidates": 1}, "milliseconds": 1.5,
+ "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}}}"""

@@ -1,0 +1,239 @@
+"""One contract for every engine, and what only vLLM's owes: agreement with PyTorch, clear failures, no orphans."""
+
+import asyncio
+import gc
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from brew_data.compiler import Entity, Past
+from brew_platform.errors import UserError
+from brew_serve.engine import Engine
+from brew_serve.engine_config import EngineConfig
+from brew_serve.scoring import RankedCandidate, Scorer
+from brew_serve.torch_engine import TorchEngine
+from brew_serve.version import LoadedVersion
+
+# One loop for the module: vLLM's engine takes calls from one event loop.
+# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in this module.
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
+    pytest.mark.usefixtures("collected"),
+]
+
+
+@pytest.fixture(scope="module")
+def collected() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def reference(version_folder: Path) -> TorchEngine:
+    return TorchEngine(version_folder)
+
+
+@pytest.fixture(scope="module")
+def vllm(version: LoadedVersion, collected: None) -> Iterator[Engine]:
+    from brew_serve.vllm_engine import VllmEngine
+
+    engine = VllmEngine(version.folder, version.engine)
+    yield engine
+    engine.close()
+    engine.close()  # harmless
+    assert engine_cores() == set()
+
+
+@pytest.fixture(params=["torch", pytest.param("vllm", marks=pytest.mark.real)])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.getfixturevalue({"torch": "reference", "vllm": "vllm"}[request.param])
+
+
+def engine_cores() -> set[psutil.Process]:
+    """Engine processes below this one that still run; one that was just killed has a moment to be gone."""
+    children = psutil.Process().children(recursive=True)
+    _, alive = psutil.wait_procs([child for child in children if "EngineCor" in child.name()], timeout=2)
+    return set(alive)
+
+
+# --- The contract ---
+
+
+async def test_probabilities_of_the_whole_vocabulary_sum_to_one(engine: Engine, version: LoadedVersion) -> None:
+    vocabulary = range(version.compiler.tokenizer.vocabulary_size)
+    logprobs = await engine.next_token_logprobs([2, 30, 40, 50], list(vocabulary))
+    assert len(logprobs) == len(vocabulary)
+    assert sum(math.exp(value) for value in logprobs) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_the_answer_follows_the_order_of_the_wanted_ids(engine: Engine) -> None:
+    forward = await engine.next_token_logprobs([2, 30, 40, 50], [7, 70, 170])
+    assert await engine.next_token_logprobs([2, 30, 40, 50], [170, 70, 7]) == pytest.approx(forward[::-1], abs=1e-6)
+    assert len(set(forward)) == 3
+
+
+async def test_the_longest_prompt_is_answered_and_a_longer_one_refused(engine: Engine, version: LoadedVersion) -> None:
+    most = version.compiler.format.context_length - 1
+    assert len(await engine.next_token_logprobs([9] * most, [7])) == 1
+    with pytest.raises(UserError, match=f"the prompt has {most + 1} tokens, but this model reads {most}"):
+        await engine.next_token_logprobs([9] * (most + 1), [7])
+
+
+async def test_what_no_model_can_answer_is_refused(engine: Engine) -> None:
+    with pytest.raises(UserError, match="at least one id"):
+        await engine.next_token_logprobs([], [7])
+    with pytest.raises(UserError, match="at least one id"):
+        await engine.next_token_logprobs([7], [])
+    with pytest.raises(UserError, match="token id 100000 is not in the vocabulary"):
+        await engine.next_token_logprobs([7, 100_000], [7])
+    with pytest.raises(UserError, match="token id -1 is not in the vocabulary"):
+        await engine.next_token_logprobs([7], [-1])
+
+
+async def test_a_loaded_engine_is_well(engine: Engine) -> None:
+    engine.check()
+
+
+# --- vLLM against the reference ---
+
+
+def logs(candidate: RankedCandidate) -> list[float]:
+    """Log-probabilities: labels of five tokens are so unlikely here that only these tell candidates apart."""
+    return [math.log(probability) for probability in candidate.probabilities.values()]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("task_name", ["job_apply", "post_interest"])
+async def test_vllm_scores_as_plain_pytorch_does(
+    task_name: str,
+    vllm: Engine,
+    reference: Engine,
+    version: LoadedVersion,
+    history: list[Past],
+    candidates: list[tuple[str, Entity]],
+) -> None:
+    task = version.suite.task(task_name)
+    if task.entity_type == "post":
+        candidates = [(id_, Entity(entity_type="post", fields={"topic": e.fields["title"]})) for id_, e in candidates]
+    profile = {"title": "engineer", "location": "berlin"}
+    expected = await Scorer(reference, version.compiler).rank(task, profile, history, candidates)
+    assert len(expected.prefix.ids) > 64, "the prefix must span several cache blocks"
+    answers = [logs(candidate)[-1] for candidate in expected.candidates]
+    assert max(answers) - min(answers) > 1e-2, "candidates must differ"
+    scorer = Scorer(vllm, version.compiler)
+
+    together = await scorer.rank(task, profile, history, candidates)
+    again = await scorer.rank(task, profile, history, candidates)  # every prefix block from the cache
+    alone = [(await scorer.rank(task, profile, history, [candidate])).candidates[0] for candidate in candidates]
+
+    by_id = {candidate.id: candidate for candidate in expected.candidates}
+    for candidate in [*together.candidates, *again.candidates, *alone]:
+        assert candidate.probabilities == pytest.approx(by_id[candidate.id].probabilities, abs=1e-5)
+        assert candidate.score == pytest.approx(by_id[candidate.id].score, abs=1e-5)
+        assert logs(candidate) == pytest.approx(logs(by_id[candidate.id]), abs=1e-4)
+    assert [c.id for c in together.candidates] == [c.id for c in expected.candidates]
+
+
+@pytest.mark.real
+async def test_vllm_answers_hundreds_of_prompts_at_once_as_it_answers_one(vllm: Engine, reference: Engine) -> None:
+    prompts = [[2, *range(10, 10 + length), 3, *range(60, 60 + length % 7)] for length in range(1, 200)]
+    together = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30]) for prompt in prompts))
+    for prompt, answer in zip(prompts[::20], together[::20], strict=True):
+        assert answer == pytest.approx(await vllm.next_token_logprobs(prompt, [20, 30]), abs=1e-5)
+        assert answer == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=5e-5)
+
+
+# --- Failures ---
+
+
+async def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, version_folder: Path) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    for make in (TorchEngine, VllmEngine):
+        with pytest.raises(UserError, match="holds no model"):
+            make(tmp_path)
+    shutil.copy(version_folder / "config.json", tmp_path)
+    with pytest.raises(UserError, match="holds no weights"):
+        VllmEngine(tmp_path)
+    with pytest.raises(UserError, match=r"max_model_len is 4096, but the model in .* was made for 384 tokens"):
+        VllmEngine(version_folder, EngineConfig(max_model_len=4096))
+
+
+@pytest.mark.real
+async def test_heads_that_vllm_cannot_compute_are_refused_before_they_crash_it(
+    version_folder: Path, tmp_path: Path
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    shutil.copytree(version_folder, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 8}))
+    with pytest.raises(UserError, match="has attention heads of 8 dimensions, but on CPU vLLM computes only 32, 64"):
+        VllmEngine(tmp_path / "model")
+
+
+@pytest.mark.real
+async def test_a_cache_too_small_for_one_prompt_is_refused_with_the_reason(version_folder: Path) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    before = engine_cores()
+    with pytest.raises(UserError, match=r"kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
+        VllmEngine(version_folder, EngineConfig(kv_cache_bytes=65536))
+    assert engine_cores() == before
+
+
+@pytest.mark.real
+async def test_damaged_weights_are_refused_with_vllms_own_reason(version_folder: Path, tmp_path: Path) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    shutil.copytree(version_folder, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    before = engine_cores()
+    with pytest.raises(UserError, match=r"vLLM cannot load the model in .*(header|Header|incomplete)"):
+        VllmEngine(tmp_path / "model")
+    assert engine_cores() == before
+
+
+OWNER = """
+    import sys, time
+    from pathlib import Path
+    from brew_serve.vllm_engine import VllmEngine
+
+    if __name__ == "__main__":
+        engine = VllmEngine(Path(sys.argv[1]))
+        print("ready", engine._notes, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.real
+async def test_the_engine_process_dies_with_an_owner_that_is_killed(version_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(textwrap.dedent(OWNER))
+    owner = subprocess.Popen([sys.executable, script, version_folder], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    notes = Path(next(line for line in owner.stdout if line.startswith("ready")).split()[1])
+    assert not notes.exists(), "nothing may be left on the disk while the engine runs"
+    children = psutil.Process(owner.pid).children(recursive=True)
+    assert any("EngineCor" in child.name() for child in children)
+
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive, f"left behind: {alive}"
+    assert not notes.exists()

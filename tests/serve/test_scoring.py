@@ -1,0 +1,112 @@
+"""The score: normalised label probabilities, exact over labels of several tokens; and the ranking."""
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from brew_data.compiler import Entity, Past, PromptCompiler
+from brew_data.tasks import TaskSuite
+from brew_platform.errors import UserError
+from brew_serve.scoring import Scorer
+
+ids = st.lists(st.integers(6, 300), min_size=1, max_size=8)
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@quick
+@given(prefix=ids, question=ids, name=st.sampled_from(["job_apply", "post_interest"]))
+def test_a_label_of_several_tokens_is_scored_as_brute_force_would(
+    prefix: list[int], question: list[int], name: str, suite: TaskSuite, compiler: PromptCompiler, table_engine: Any
+) -> None:
+    task = suite.task(name)
+    weights = {}
+    for action, label in compiler.labels(task).items():
+        prompt = (*prefix, *question)
+        weights[action] = math.exp(
+            sum(table_engine.logprobs(prompt + label[:i])[token] for i, token in enumerate(label))
+        )
+
+    scored = asyncio.run(Scorer(table_engine, compiler).score_prompt(task, prefix, question))
+
+    total = sum(weights.values())
+    assert scored.probabilities == pytest.approx({a: w / total for a, w in weights.items()}, abs=1e-12)
+    assert sum(scored.probabilities.values()) == pytest.approx(1.0, abs=1e-12)
+    assert scored.score == pytest.approx(sum(weights[a] for a in task.positive) / total, abs=1e-12)
+
+
+def test_one_engine_call_per_inner_node_of_the_labels_tree(
+    suite: TaskSuite, compiler: PromptCompiler, table_engine: Any
+) -> None:
+    single, several = suite.tasks
+    assert [len(label) for label in compiler.labels(single).values()] == [1, 1]
+    labels = compiler.labels(several)
+    assert labels["later"][0] == labels["hide"][0], "the fixture's labels must share their first token"
+
+    asyncio.run(Scorer(table_engine, compiler).score_prompt(single, [7, 8], [9]))
+    assert table_engine.calls == 1
+    asyncio.run(Scorer(table_engine, compiler).score_prompt(several, [7, 8], [9]))
+    assert table_engine.calls == 1 + len({label[:i] for label in labels.values() for i in range(len(label))})
+
+
+def test_very_unlikely_labels_still_have_probabilities_that_sum_to_one(
+    suite: TaskSuite, compiler: PromptCompiler, table_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_engine, "logprobs", lambda prompt: [-2000.0 - id_ for id_ in range(1000)])
+    scored = asyncio.run(Scorer(table_engine, compiler).score_prompt(suite.task("job_apply"), [7], [8]))
+    assert sum(scored.probabilities.values()) == pytest.approx(1.0)
+
+
+async def test_a_ranking_is_sorted_and_reports_what_it_cost_and_cut(
+    suite: TaskSuite,
+    compiler: PromptCompiler,
+    table_engine: Any,
+    history: list[Past],
+    candidates: list[tuple[str, Entity]],
+) -> None:
+    task = suite.task("job_apply")
+    long = Entity(entity_type="job", fields={"title": "nurse " * 100})
+    profile = {"title": "welder " * 60}
+
+    ranking = await Scorer(table_engine, compiler).rank(task, profile, history, [*candidates, ("long", long)])
+
+    scores = [candidate.score for candidate in ranking.candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert {candidate.id for candidate in ranking.candidates} == {"long", *(id_ for id_, _ in candidates)}
+    prefix = compiler.prefix(task, profile, history)
+    questions = [compiler.question(task, entity) for _, entity in [*candidates, ("long", long)]]
+    assert ranking.prefix == prefix
+    assert prefix.tokens_dropped > 0
+    assert ranking.prompt_tokens == len(prefix.ids) + sum(len(ids) for ids, _ in questions)
+    assert ranking.tokens_dropped == {"long": questions[-1][1]}
+
+
+async def test_equal_scores_keep_the_order_of_the_request(
+    suite: TaskSuite, compiler: PromptCompiler, table_engine: Any, candidates: list[tuple[str, Entity]]
+) -> None:
+    same = [(f"same{i}", candidates[0][1]) for i in range(5)]
+    ranking = await Scorer(table_engine, compiler).rank(suite.task("job_apply"), {}, [], same)
+    assert [candidate.id for candidate in ranking.candidates] == [id_ for id_, _ in same]
+
+
+async def test_only_interactions_strictly_earlier_than_before_are_shown(
+    suite: TaskSuite,
+    compiler: PromptCompiler,
+    table_engine: Any,
+    history: list[Past],
+    candidates: list[tuple[str, Entity]],
+) -> None:
+    scorer, task = Scorer(table_engine, compiler), suite.task("job_apply")
+    cut = await scorer.rank(task, {}, history, candidates, before=history[3].timestamp)
+    assert cut == await scorer.rank(task, {}, history[:3], candidates)
+
+
+async def test_a_candidate_of_another_type_is_refused(
+    suite: TaskSuite, compiler: PromptCompiler, table_engine: Any
+) -> None:
+    post = Entity(entity_type="post", fields={"topic": "news"})
+    with pytest.raises(UserError, match="ranks entities of type 'job', not 'post'"):
+        await Scorer(table_engine, compiler).rank(suite.task("job_apply"), {}, [], [("p", post)])

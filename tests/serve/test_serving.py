@@ -1,0 +1,195 @@
+"""The real thing: Ray Serve over HTTP from a registry, Ray Data in batches, equal scores, and nothing left behind."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+import pyarrow as pa
+import pytest
+
+from brew_data.compiler import Past
+from brew_data.tables import Tables
+from brew_platform.errors import DataError, UserError
+from brew_platform.registry import Registry
+from brew_platform.storage import open_store
+from brew_serve.client import RankClient
+from brew_serve.context import MemberContext
+from brew_serve.version import LoadedVersion
+
+if TYPE_CHECKING:
+    from brew_serve.app import AppConfig
+
+# Ray's own: pydantic fields of an old style at import, and files that it leaves to the garbage collector.
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of two CPUs with a home of its own; afterwards none of its processes remains."""
+    import ray
+    import ray.data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            logging_level="warning",
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        yield
+        started = psutil.Process().children(recursive=True)
+        ray.shutdown()
+        _, alive = psutil.wait_procs(started, timeout=20)
+        assert not [process for process in alive if "EngineCor" in process.name()]
+
+
+def engine_cores() -> list[psutil.Process]:
+    """Engine processes below this one; one that was just killed has a moment to be gone."""
+    children = psutil.Process().children(recursive=True)
+    _, alive = psutil.wait_procs([child for child in children if "EngineCor" in child.name()], timeout=2)
+    return alive
+
+
+@pytest.fixture(scope="module")
+def config(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> "AppConfig":
+    from brew_serve.app import AppConfig
+
+    root = tmp_path_factory.mktemp("serving")
+    registry = Registry(open_store(str(root / "store")))
+    published = registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
+    registry.promote(published.number, gates=[], author="test")
+    MemberContext.build(tables, root / "context.sqlite")
+    return AppConfig(
+        registry_url=str(root / "store"),
+        context_path=str(root / "context.sqlite"),
+        cache_folder=str(root / "versions"),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def inline(history: list[Past]) -> dict[str, Any]:
+    return {
+        "profile": {"title": "engineer", "location": "berlin"},
+        "history": [
+            {
+                "entity_type": past.entity.entity_type,
+                "fields": past.entity.fields,
+                "surface": past.surface,
+                "action": past.action,
+                "timestamp": f"1970-01-01T00:00:{past.timestamp // 1_000_000:02}Z",
+            }
+            for past in history
+        ],
+    }
+
+
+JOBS = ["e0", "e2", "e4", "e6"]
+
+
+def batch_requests(version: LoadedVersion, tables: Tables, history: list[Past]) -> pa.Table:
+    """Both tasks, Ada's whole history, every entity of the task's type; ids are the entities' numbers."""
+    rows = []
+    for task in version.suite.tasks:
+        numbers = [i for i, past in enumerate(history) if past.entity.entity_type == task.entity_type]
+        prefix = version.compiler.prefix(task, {"title": "engineer", "location": "berlin"}, history)
+        rows.append(
+            {
+                "task": task.name,
+                "prefix_ids": prefix.ids,
+                "question_ids": [version.compiler.question(task, history[i].entity)[0] for i in numbers],
+                "interaction_ids": numbers,
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def test_online_and_batch_give_the_same_scores_and_leave_nothing(
+    ray_session: None, config: "AppConfig", version: LoadedVersion, tables: Tables, history: list[Past]
+) -> None:
+    import ray.data
+    from ray import serve
+
+    from brew_serve.app import build_app, serve_http
+    from brew_serve.batch import score_requests
+
+    url = serve_http(build_app(config), port=free_port())
+    with RankClient(url) as client:
+        by_id = client.rank(task="job_apply", member_id="ada", candidates=JOBS)
+        candidates = [{"id": id_, "fields": history[int(id_[1:])].entity.fields} for id_ in JOBS]
+        carried = client.rank(task="job_apply", member=inline(history), candidates=candidates)
+        posts = client.rank(task="post_interest", member_id="ada", candidates=["e1", "e3", "e5", "e7"])
+        with pytest.raises(UserError, match="there is no task 'nothing'; this model has"):
+            client.rank(task="nothing", member_id="ada", candidates=JOBS)
+        with pytest.raises(UserError, match="member 'nobody' is unknown here"):
+            client.rank(task="job_apply", member_id="nobody", candidates=JOBS)
+        with pytest.raises(UserError, match="give every candidate once"):
+            client.rank(task="job_apply", member_id="ada", candidates=["e0", "e0"])
+    malformed = httpx.post(f"{url}/v1/rank", content=b"{", headers={"content-type": "application/json"})
+    assert (malformed.status_code, list(malformed.json())) == (400, ["error"])
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok", "version": 1}
+    with pytest.raises(UserError, match="cannot be used .*choose another --port"):
+        serve_http(build_app(config), port=int(url.rsplit(":", 1)[1]))
+    assert len(engine_cores()) == 1
+
+    serve.shutdown()
+
+    assert engine_cores() == []
+    assert by_id.version == 1
+    assert {item.id: item.score for item in carried.ranking} == pytest.approx(
+        {item.id: item.score for item in by_id.ranking}, abs=1e-6
+    )
+    scored = score_requests(
+        ray.data.from_arrow(batch_requests(version, tables, history)), version.folder, version="1"
+    ).to_pandas()
+    online = {int(item.id[1:]): item for item in [*by_id.ranking, *posts.ranking]}
+    assert set(scored["interaction_id"]) == set(online)
+    for row in scored.to_dict("records"):
+        item = online[row["interaction_id"]]
+        assert row["score"] == pytest.approx(item.score, abs=1e-5)
+        assert row["version"] == "1"
+        assert {p["action"]: p["probability"] for p in row["probabilities"]} == pytest.approx(
+            item.probabilities, abs=1e-5
+        )
+
+
+def test_a_batch_that_lacks_a_column_is_refused_by_name(
+    ray_session: None, version: LoadedVersion, tables: Tables, history: list[Past]
+) -> None:
+    import ray.data
+
+    from brew_serve.batch import score_requests
+
+    requests = batch_requests(version, tables, history).drop_columns(["prefix_ids"])
+    with pytest.raises(DataError, match="scoring requests lack column 'prefix_ids'"):
+        score_requests(ray.data.from_arrow(requests), version.folder)
+
+
+def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config: "AppConfig", tmp_path: Path) -> None:
+    from brew_serve.app import build_app, serve_http
+    from brew_serve.engine_config import EngineConfig
+
+    app = build_app(replace(config, engine=EngineConfig(kv_cache_bytes=65536)))
+    with pytest.raises(UserError, match=r"^kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
+        serve_http(app, port=free_port())
+    assert engine_cores() == []

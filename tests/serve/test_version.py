@@ -1,0 +1,71 @@
+"""A version folder: what was written is what is loaded, and what does not fit is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from brew_data.compiler import PromptFormat
+from brew_platform.errors import ConfigError, UserError
+from brew_serve.engine_config import EngineConfig
+from brew_serve.version import LoadedVersion, load_version
+
+
+@pytest.fixture
+def folder(version_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(version_folder, tmp_path / "version"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_what_was_written_is_loaded(version: LoadedVersion, suite: object) -> None:
+    assert version.suite == suite
+    assert version.compiler.format == PromptFormat(context_length=384, head_tokens=64, question_tokens=32)
+    assert version.engine.max_model_len == 384
+
+
+def test_settings_given_are_kept(version_folder: Path) -> None:
+    loaded = load_version(version_folder, EngineConfig(max_model_len=300, threads=1))
+    assert (loaded.engine.max_model_len, loaded.engine.threads) == (300, 1)
+
+
+@pytest.mark.parametrize("name", ["suite.json", "prompt_format.json", "tokenizer.json", "config.json"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} does not exist"):
+        load_version(folder)
+
+
+@pytest.mark.parametrize("name", ["suite.json", "prompt_format.json", "config.json"])
+def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text('{"half": ')
+    with pytest.raises(UserError, match=f"{name} cannot be read as JSON"):
+        load_version(folder)
+
+
+def test_an_unknown_key_is_refused(folder: Path) -> None:
+    edit(folder / "prompt_format.json", contextlength=9)
+    with pytest.raises(ConfigError, match="contextlength"):
+        load_version(folder)
+
+
+def test_prompts_longer_than_the_models_context_are_refused(folder: Path) -> None:
+    edit(folder / "prompt_format.json", context_length=512)
+    with pytest.raises(UserError, match="prompts may take 512 tokens, but the model was made for 384"):
+        load_version(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    edit(folder / "config.json", vocab_size=100)
+    with pytest.raises(UserError, match="the tokenizer has .* ids, but the model knows 100"):
+        load_version(folder)
+
+
+def test_engine_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.block_size is 0; give a number greater than 0"):
+        EngineConfig(block_size=0)
+    with pytest.raises(ConfigError, match=r"engine\.dtype is 'int4'; it is float32, bfloat16 or float16"):
+        EngineConfig(dtype="int4")
