@@ -71,7 +71,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     suite = load_suite(config.suite)
     stages = Stages(STAGES, console=console)
 
-    with ProcessTreeMeter() as memory:
+    with ProcessTreeMeter(interval_seconds=2.0) as memory:
         with stages.stage("tables", unit="interactions") as progress:
             tables = _tables(config, options)
             write_tables(tables, run / "tables")

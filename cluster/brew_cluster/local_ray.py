@@ -51,7 +51,8 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
         BrewError: Ray did not start.
     """
     refuse_running_ray()
-    cores = max(2, os.cpu_count() or 1)
+    # Twice the cores: they are shares, not cores, and a shuffle that holds its share must not keep an engine waiting.
+    cores = 2 * max(2, os.cpu_count() or 1)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"

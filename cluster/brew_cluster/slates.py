@@ -23,11 +23,12 @@ class Slate:
 
 
 def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int, size: int) -> list[Slate]:
-    """Slates of entities that members had before them after the cut, going round the tasks, each for another member.
+    """Slates going round the tasks, each for another member: what the member had before them after the cut, filled up
+    with what others had.
 
     Args:
         count: slates wanted; fewer are returned where the benchmark has fewer members.
-        size: candidates of a slate; members with fewer different entities on the task are passed over.
+        size: candidates of a slate; fewer where the task shows fewer entities.
 
     Returns:
         The same slates for the same tables: members are taken in an order shuffled with a fixed seed.
@@ -47,7 +48,9 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
         if len(slates) == count:
             break
         task = names[len(slates) % len(names)]
-        candidates = list(dict.fromkeys(shown.get((member, task), [])))[:size]
-        if len(candidates) == size:
+        own = shown.get((member, task), [])
+        if own:
+            others = rng.permutation(sorted({e for (_, name), seen in shown.items() if name == task for e in seen}))
+            candidates = list(dict.fromkeys([*own, *others.tolist()]))[:size]
             slates.append(Slate(task=task, member_id=member, candidates=candidates))
     return slates

@@ -27,9 +27,17 @@ from brew_data.tasks import TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
 from brew_platform.errors import UserError
 
-__all__ = ["BinsPlan", "build_bins", "build_requests", "corpus_tokenizer"]
+__all__ = [
+    "BinsPlan",
+    "build_bins",
+    "build_requests",
+    "compile_documents",
+    "compile_requests",
+    "compiler_spec",
+    "corpus_tokenizer",
+]
 
-SHUFFLE_PARTITIONS = 4  # of the hash shuffle by member; a few per core of the demo's machine
+SHUFFLE_PARTITIONS = 2  # of a hash shuffle: each starts an actor, seconds of work on a small machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +98,8 @@ def build_bins(
     capacity = compiler.format.context_length
     members = _by_member(tables_folder, until=split.train_until)
     documents = members.map_groups(
-        _compile_documents,
-        fn_kwargs={"tables_folder": tables_folder, "spec": _spec(compiler)},
+        compile_documents,
+        fn_kwargs={"tables_folder": tables_folder, "spec": compiler_spec(compiler)},
         batch_format="pyarrow",
     ).materialize()
 
@@ -142,8 +150,8 @@ def build_requests(tables_folder: Path, compiler: PromptCompiler, split: Split) 
         interaction_ids: list<int64>}.
     """
     return _by_member(tables_folder, until=split.until).map_groups(
-        _compile_requests,
-        fn_kwargs={"tables_folder": tables_folder, "spec": _spec(compiler), "after": split.train_until},
+        compile_requests,
+        fn_kwargs={"tables_folder": tables_folder, "spec": compiler_spec(compiler), "after": split.train_until},
         batch_format="pyarrow",
     )
 
@@ -155,7 +163,7 @@ CompilerSpec = tuple[
 ]  # suite as JSON, tokenizer as JSON, format: small, and hashable for a cache
 
 
-def _spec(compiler: PromptCompiler) -> CompilerSpec:
+def compiler_spec(compiler: PromptCompiler) -> CompilerSpec:
     return json.dumps(compiler.suite.to_dict()), compiler.tokenizer.to_json(), compiler.format
 
 
@@ -180,7 +188,7 @@ def _by_member(tables_folder: Path, *, until: int) -> GroupedData:
     return rows.groupby("member_id", num_partitions=SHUFFLE_PARTITIONS)
 
 
-def _compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec) -> pa.Table:
+def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec) -> pa.Table:
     records, compiler = _records(tables_folder), _compiler(spec)
     member = rows["member_id"][0].as_py()
     documents = []
@@ -252,7 +260,7 @@ def _write_file(documents: pa.Table, *, out: Path) -> pa.Table:
     )
 
 
-def _compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec, after: int) -> pa.Table:
+def compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec, after: int) -> pa.Table:
     records, compiler = _records(tables_folder), _compiler(spec)
     member = rows["member_id"][0].as_py()
     requests = []

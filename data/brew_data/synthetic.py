@@ -84,9 +84,9 @@ class SyntheticConfig:
     quality_sd: float = 0.85  # logits, between entities; ML-100K, between movies: .85
     visible_quality: float = 0.9  # share of that variance that the text shows; our choice
     exposure_correlation: float = 0.36  # of an entity's exposure with its quality; ML-100K: .36
-    member_sd: float = 0.7  # logits, between members' willingness; ML-100K, between users: .86, taste included
-    match_strength: float = 1.2  # scale of the explicit matches of profile and entity; our choice
-    interest_strength: float = 1.1  # logits of a strong like or dislike; our choice
+    member_sd: float = 0.86  # of members' log-odds, on all surfaces; measured between users on MovieLens-100K
+    match_strength: float = 1.25  # scale of the explicit matches of profile and entity; our choice
+    interest_strength: float = 0.8  # logits of a strong like or dislike; our choice
     interest_drift: float = 0.05  # logits per month, random walk of each interest; our choice
     trend_sd: float = 0.1  # logits per month, random walk of each industry's and topic's popularity; our choice
     noise_sd: float = 0.2  # logits per interaction, known to the oracle only; our choice
@@ -131,7 +131,7 @@ class _Members:
     role_M: Array
     seniority_M: Array
     city_M: Array
-    skills_MS: Array  # bool, which of all 60 skills
+    skills_MS: Array  # bool, which of all 30 skills
     join_M: Array  # day
     rate_M: Array  # interactions per day
     willing_M: Array  # logits
@@ -152,7 +152,7 @@ class _Entities:
     role_E: Array
     seniority_E: Array
     city_E: Array
-    skills_ES: Array  # bool, which of all 60 skills
+    skills_ES: Array  # bool, which of all 30 skills
     created_E: Array  # day; the oldest were there before the log starts
     expires_E: Array  # day
     weight_E: Array  # exposure, up to a factor
@@ -241,7 +241,7 @@ def _draw_members(config: SyntheticConfig, rng: np.random.Generator) -> _Members
 
 
 def _draw_skills(rng: np.random.Generator, industry_X: Array, *, own: int) -> Array:
-    """Which of all skills: `own` of the five of each row's industry; bool, shape (rows, 60)."""
+    """Which of all skills: `own` of the five of each row's industry; bool, shape (rows, 30)."""
     order = np.argsort(rng.random((len(industry_X), 5)), axis=1)[:, :own]
     skills = np.zeros((len(industry_X), 5 * len(words.INDUSTRIES)), dtype=bool)
     np.put_along_axis(skills, industry_X[:, None] * 5 + order, True, axis=1)
@@ -315,7 +315,8 @@ def _draw_shown(
     """What was shown: by exposure among what is alive; some retrieved by profile, some by past strong reactions."""
     N = len(member_N)
     industry_N, strong_N = members.industry_M[member_N], members.strong[kind][member_N, rng.integers(2, size=N)]
-    topic_N = np.array(words.INDUSTRY_TOPICS)[industry_N, rng.integers(3, size=N)]
+    topics = np.array(words.INDUSTRY_TOPICS)
+    topic_N = topics[industry_N, rng.integers(topics.shape[1], size=N)]
     related_N = industry_N if kind == "job" else topic_N
     channel_N = rng.random(N)
     group_N = np.where(channel_N < config.related_share, related_N, strong_N)
@@ -352,7 +353,7 @@ def _affinity(
         distance_N = np.abs(members.seniority_M[member_N] - entities.seniority_E[entity_N])
         same_city_N = members.city_M[member_N] == entities.city_E[entity_N]
         common_N = (members.skills_MS[member_N] & entities.skills_ES[entity_N]).sum(axis=1)
-        match_N = 1.2 * same_industry_N + 0.6 * same_city_N + 0.5 * common_N - 0.5 * distance_N
+        match_N = 1.6 * same_industry_N + 0.4 * same_city_N + 0.3 * common_N - 0.3 * distance_N
     else:
         related_N = (np.array(words.INDUSTRY_TOPICS)[industry_N] == group_N[:, None]).any(axis=1)
         match_N = 1.6 * related_N + 0.8 * same_industry_N

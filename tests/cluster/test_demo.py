@@ -32,6 +32,11 @@ def leaves_nothing_behind() -> Iterator[None]:
     """No test of this file may leave a process of the road."""
     before = {process.pid for process in psutil.process_iter()}
     yield
+    wait_until_gone(before)
+
+
+def wait_until_gone(before: set[int]) -> None:
+    """Fails if processes of the road that are not in `before` outlive the next 15 seconds."""
     deadline = time.monotonic() + 15
     while left := road_processes(before):
         if time.monotonic() > deadline:
@@ -73,7 +78,18 @@ def versions(registry: Path) -> list[str]:
     return sorted(path.name for path in registry.glob("models/*/versions/*"))
 
 
-def test_the_road_ends_with_a_report_a_version_and_a_service_that_its_curl_line_reaches(tmp_path: Path) -> None:
+def test_after_kill_9_nothing_remains_and_the_next_run_ends_with_a_service_that_its_curl_line_reaches(
+    tmp_path: Path,
+) -> None:
+    strangers = {process.pid for process in psutil.process_iter()}
+    killed = start(cwd=tmp_path)
+    wait_for_stage(killed, "train")
+    time.sleep(5)
+    killed.kill()
+    killed.communicate(timeout=60)
+    wait_until_gone(strangers)
+    assert versions(tmp_path / "runs" / "registry") == []
+
     demo = start("--keep", "--report", "out/report.json", cwd=tmp_path)
     output, _ = demo.communicate(timeout=600)
     try:
@@ -87,19 +103,10 @@ def test_the_road_ends_with_a_report_a_version_and_a_service_that_its_curl_line_
         assert report["train"]["tokens_per_second"] > 0
         assert report["registry"]["version"] == 1
         assert report["serve"]["p50_ms"] > 0
-        assert set(report["seconds"]) >= {
-            "tables",
-            "tokenizer",
-            "bins",
-            "train",
-            "benchmark",
-            "publish",
-            "serve",
-            "rank",
-        }
-        assert list((tmp_path / "runs").glob("synthetic-*/train/checkpoints/*")), (
-            "no checkpoint was committed on the way"
-        )
+        stages = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
+        assert all(report["seconds"][stage] >= 0 for stage in stages)
+        manifests = list((tmp_path / "runs").glob("synthetic-*/train/checkpoints/*/manifest.json"))
+        assert len(manifests) >= 2, "no checkpoint was committed on the way"
 
         line = next(line for line in output.splitlines() if line.startswith("curl "))
         answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout)
@@ -120,7 +127,7 @@ def test_the_road_ends_with_a_report_a_version_and_a_service_that_its_curl_line_
         subprocess.run([str(Path(sys.executable).parent / "brew360"), "serve", "down"], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["bins", "train", "serve"])
+@pytest.mark.parametrize("stage", ["bins", "train"])
 def test_ctrl_c_leaves_no_process_and_no_half_written_version(stage: str, tmp_path: Path) -> None:
     demo = start(cwd=tmp_path)
     wait_for_stage(demo, stage)
@@ -130,19 +137,4 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_version(stage: str, tmp_pa
     assert demo.returncode == 130, output
     assert "interrupted" in output
     assert "Traceback" not in output
-    assert versions(tmp_path / "runs" / "registry") == (["00000000000000000001.json"] if stage == "serve" else [])
-
-
-def test_after_kill_9_no_process_remains_and_a_second_run_works(tmp_path: Path) -> None:
-    demo = start(cwd=tmp_path)
-    wait_for_stage(demo, "train")
-    time.sleep(5)
-    demo.kill()
-    demo.communicate(timeout=60)
-    deadline = time.monotonic() + 20
-    while road_processes(set()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    again = start(cwd=tmp_path)
-    output, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, output
-    assert versions(tmp_path / "runs" / "registry") == ["00000000000000000001.json"]
+    assert versions(tmp_path / "runs" / "registry") == []

@@ -1,0 +1,117 @@
+"""One prompt on every path: training documents, batch requests, and HTTP by id and inline hold the same token ids."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from fastapi.testclient import TestClient
+
+from brew_data import pipelines
+from brew_data.compiler import PromptCompiler, PromptFormat
+from brew_data.split import Split
+from brew_data.synthetic import SyntheticConfig, generate
+from brew_data.tables import Tables, write_tables
+from brew_data.tasks import load_suite
+from brew_serve.api import create_api
+from brew_serve.context import MemberContext
+from brew_serve.engine_config import EngineConfig
+from brew_serve.service import RankService
+from brew_serve.version import LoadedVersion
+
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+
+class RecordingEngine:
+    """Answers anything, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.prompts: list[tuple[int, ...]] = []
+
+    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+        self.prompts.append(tuple(prompt))
+        return [-1.0 - i for i in range(len(token_ids))]
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    return generate(SyntheticConfig(members=12, jobs=20, posts=20, interactions_per_member=30))
+
+
+def test_one_prompt_is_the_same_token_ids_on_every_path(tables: Tables, tmp_path: Path) -> None:
+    write_tables(tables, tmp_path / "tables")
+    suite = load_suite("economic_graph")
+    times = tables.interactions["timestamp"].cast(pa.int64())
+    split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
+    tokenizer = pipelines.corpus_tokenizer(tmp_path / "tables", suite, split, 600)
+    compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=2048, head_tokens=256))
+    spec = pipelines.compiler_spec(compiler)
+    compared = begun = 0
+    for member in set(tables.interactions["member_id"].to_pylist()):
+        rows = tables.interactions.filter(pc.equal(tables.interactions["member_id"], member))
+        requests = pipelines.compile_requests(
+            rows, tables_folder=tmp_path / "tables", spec=spec, after=split.train_until
+        ).to_pylist()
+        documents = pipelines.compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
+        for request in requests[:2]:  # the HTTP side builds a member context for each
+            first = request["interaction_ids"][0]
+            row = rows.filter(pc.equal(rows["interaction_id"], first)).to_pylist()[0]
+            earlier = pc.less(tables.interactions["timestamp"], row["timestamp"])
+            known = replace(tables, interactions=tables.interactions.filter(earlier))
+            prompt = tuple(request["prefix_ids"] + request["question_ids"][0])
+            assert asked_over_http(known, compiler, request["task"], row, tmp_path) == [prompt, prompt]
+            compared += 1
+            # A member's document is the chat of one task's instruction; prompts of that task are its beginning.
+            lent = tokenizer.encode(suite.task(request["task"]).instruction)
+            [document] = documents
+            if tuple(document["ids"][1 : 1 + len(lent)]) == lent:
+                assert tuple(document["ids"][: len(prompt)]) == prompt
+                begun += 1
+    assert compared > 10
+    assert begun > 3
+
+
+def asked_over_http(
+    known: Tables, compiler: PromptCompiler, task: str, row: dict, folder: Path
+) -> list[tuple[int, ...]]:
+    """The prompts of `row` as two requests make them: by id, and inline."""
+    path = folder / f"{row['interaction_id']}.sqlite"
+    MemberContext.build(known, path)
+    engine = RecordingEngine()
+    version = LoadedVersion(folder=folder, suite=compiler.suite, compiler=compiler, engine=EngineConfig())
+    service = RankService(1, version, engine, MemberContext(path))
+    members = {m["member_id"]: m["profile"] for m in known.members.to_pylist()}
+    entities = {e["entity_id"]: e for e in known.entities.to_pylist()}
+    history = [
+        {
+            "entity_type": entities[past["entity_id"]]["entity_type"],
+            "fields": _given(entities[past["entity_id"]]["fields"]),
+            "surface": past["surface"],
+            "action": past["action"],
+            "timestamp": past["timestamp"].isoformat(),
+        }
+        for past in known.interactions.filter(pc.equal(known.interactions["member_id"], row["member_id"])).to_pylist()
+    ]
+    candidate = row["entity_id"]
+    with TestClient(create_api(lambda: service)) as client:
+        for body in [
+            {"task": task, "member_id": row["member_id"], "candidates": [candidate]},
+            {
+                "task": task,
+                "member": {"profile": _given(members[row["member_id"]]), "history": history},
+                "candidates": [{"id": candidate, "fields": _given(entities[candidate]["fields"])}],
+            },
+        ]:
+            answer = client.post("/v1/rank", json=body)
+            assert answer.status_code == 200, answer.text
+    return engine.prompts
+
+
+def _given(fields: dict) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if value is not None}
