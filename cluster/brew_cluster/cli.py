@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from brew_platform.errors import BrewError, UserError, first_cause
-from brew_platform.processes import become_subreaper, kill_descendants
+from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
 from brew_platform.telemetry import PipeSafeConsole, open_log
 
 __all__ = ["app", "main"]
@@ -106,7 +106,8 @@ def _one_sentence(console: Console, *, keep_children: bool = False) -> Iterator[
     become_subreaper()
     code = 0
     try:
-        yield
+        with guard_descendants():
+            yield
     except (KeyboardInterrupt, SystemExit):
         console.print("interrupted: everything that was started is being stopped; run the same command again.")
         code = 130

@@ -5,15 +5,18 @@ Owns: measuring and ending descendants. Does not start any.
 
 import ctypes
 import os
+import select
+import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-__all__ = ["ProcessTreeMeter", "become_subreaper", "kill_descendants"]
+__all__ = ["ProcessTreeMeter", "become_subreaper", "guard_descendants", "kill_descendants"]
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _KILL_ROUNDS = 10  # of a second each; what is left then hangs in the kernel or belongs to another user
@@ -108,6 +111,45 @@ def kill_descendants(grace_seconds: float = 5.0) -> int:
         psutil.wait_procs(alive, timeout=1.0)
         alive = _descendants()
     return len(ended)
+
+
+@contextmanager
+def guard_descendants(interval_seconds: float = 1.0) -> Iterator[None]:
+    """Ends this process's descendants also when it is killed with SIGKILL, which it cannot see coming.
+
+    A guard process in a session of its own notes who descends from us, and kills them when we are gone. It does
+    nothing where the block ends, well or badly: `kill_descendants` is for that. It forks: call it before threads start.
+
+    Args:
+        interval_seconds: between notes; what was started after the last one is missed.
+    """
+    reads, writes = os.pipe()
+    guarded = os.getpid()
+    guard = os.fork()
+    if guard == 0:
+        os.setsid()
+        os.close(writes)
+        _guard(guarded, reads, interval_seconds)
+        os._exit(0)
+    os.close(reads)
+    try:
+        yield
+    finally:
+        os.write(writes, b"x")  # we are still here: nothing is to be done
+        os.close(writes)
+        os.waitpid(guard, 0)
+
+
+def _guard(guarded: int, reads: int, interval_seconds: float) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    known: set[psutil.Process] = set()
+    while not select.select([reads], [], [], interval_seconds)[0]:
+        with suppress(psutil.Error):
+            known = {p for p in psutil.Process(guarded).children(recursive=True) if p.pid != os.getpid()}
+    if os.read(reads, 1) == b"":  # the pipe broke: the guarded process was killed
+        for process in known:
+            _signal(process, kill=True)  # psutil refuses where the number now belongs to another process
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:

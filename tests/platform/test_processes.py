@@ -69,3 +69,31 @@ def test_the_meter_sees_memory_that_a_child_held_for_a_moment() -> None:
 def test_becoming_a_subreaper_is_told_apart_from_systems_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not become_subreaper()
+
+
+GUARDED = """
+import os, subprocess, sys, time
+from brew_platform.processes import guard_descendants
+with guard_descendants(interval_seconds=0.1):
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    print(child.pid, flush=True)
+    time.sleep(60 if sys.argv[1] == "killed" else 1)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "ended"])
+def test_the_guard_ends_descendants_of_a_killed_process_and_leaves_those_of_one_that_ended(how: str) -> None:
+    guarded = subprocess.Popen([sys.executable, "-c", GUARDED, how], stdout=subprocess.PIPE, text=True)
+    assert guarded.stdout is not None
+    with guarded.stdout as output:
+        child = psutil.Process(int(output.readline()))
+    if how == "killed":
+        time.sleep(0.5)
+        guarded.kill()
+    guarded.wait(timeout=30)
+    if how == "killed":
+        child.wait(timeout=10)
+    else:
+        time.sleep(0.5)
+        assert child.is_running()
+        child.kill()

@@ -34,13 +34,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Ray of two CPUs with a home of its own; afterwards none of its processes remains."""
+def ray_session() -> Iterator[None]:
+    """A Ray of two CPUs; afterwards none of its processes remains."""
     import ray
     import ray.data
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(
             address="local",
