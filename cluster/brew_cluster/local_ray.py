@@ -55,6 +55,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
     cores = 2 * max(2, os.cpu_count() or 1)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings go to the terminal past every Python log
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     settings = {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
     succeeded = False
