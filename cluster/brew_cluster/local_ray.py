@@ -57,15 +57,21 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings go to the terminal past every Python log
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    settings = {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
+    quiet = {"log_to_driver": False, "logging_level": "warning"}
     succeeded = False
     try:
         if detached:
             _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
                          f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")  # fmt: skip
-            ray.init(address="auto", log_to_driver=False, logging_level="warning")
+            ray.init(address="auto", **quiet)
         else:
-            ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **settings)
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
