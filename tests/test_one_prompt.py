@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
@@ -12,8 +11,9 @@ from fastapi.testclient import TestClient
 from brew_data import pipelines
 from brew_data.compiler import PromptCompiler, PromptFormat
 from brew_data.split import Split
-from brew_data.synthetic import SyntheticConfig, generate
-from brew_data.tables import Tables, write_tables
+from brew_data.synthetic import generate
+from brew_data.synthetic_config import SyntheticConfig
+from brew_data.tables import Tables, micros, write_tables
 from brew_data.tasks import load_suite
 from brew_serve.api import create_api
 from brew_serve.context import MemberContext
@@ -47,7 +47,7 @@ def tables() -> Tables:
 def test_one_prompt_is_the_same_token_ids_on_every_path(tables: Tables, tmp_path: Path) -> None:
     write_tables(tables, tmp_path / "tables")
     suite = load_suite("economic_graph")
-    times = tables.interactions["timestamp"].cast(pa.int64())
+    times = micros(tables.interactions)
     split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
     tokenizer = pipelines.corpus_tokenizer(tmp_path / "tables", suite, split, 600)
     compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=2048, head_tokens=256))

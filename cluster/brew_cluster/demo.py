@@ -6,6 +6,7 @@ Owns: the order of the stages and what passes between them. Every stage is anoth
 import json
 import shlex
 import statistics
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from brew_data.pipelines import build_bins, build_requests, corpus_tokenizer
 from brew_data.records import Records
 from brew_data.split import Split
 from brew_data.synthetic import generate
-from brew_data.tables import Tables, write_tables
+from brew_data.tables import Tables, micros, write_tables
 from brew_data.tasks import TaskSuite, load_suite
 from brew_platform.config import config_digest
 from brew_platform.errors import UserError
@@ -75,7 +76,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
         with stages.stage("tables", unit="interactions") as progress:
             tables = _tables(config, options)
             write_tables(tables, run / "tables")
-            split = Split.of(tables.interactions["timestamp"].cast(pa.int64()).to_numpy(), config.split)
+            split = Split.of(micros(tables.interactions).to_numpy(), config.split)
             progress.update(
                 tables.interactions.num_rows, members=tables.members.num_rows, entities=tables.entities.num_rows
             )
@@ -127,7 +128,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
 
             with stages.stage("serve"):
                 # Members as they were at the cut: what they did with the candidates is not known yet.
-                known = pc.less_equal(tables.interactions["timestamp"].cast(pa.int64()), split.train_until)
+                known = pc.less_equal(micros(tables.interactions), split.train_until)
                 at_the_cut = replace(tables, interactions=tables.interactions.filter(known))
                 MemberContext.build(at_the_cut, run / "context.sqlite")
                 app = build_app(
@@ -181,8 +182,7 @@ def _tables(config: DemoConfig, options: DemoOptions) -> Tables:
 
 
 def _rows_after(tables: Tables, split: Split) -> int:
-    times = tables.interactions["timestamp"].cast(pa.int64())
-    return int(pc.sum(pc.greater(times, split.train_until)).as_py())
+    return int(pc.sum(pc.greater(micros(tables.interactions), split.train_until)).as_py())
 
 
 def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]
@@ -213,9 +213,10 @@ def _rank(url: str, slates: list[Slate], progress) -> tuple[list, list[float]]: 
     rankings, milliseconds = [], []
     with RankClient(url) as client:
         for done, slate in enumerate(slates, start=1):
+            asked = time.perf_counter()
             ranking = client.rank(task=slate.task, member_id=slate.member_id, candidates=slate.candidates)
+            milliseconds.append((time.perf_counter() - asked) * 1000)  # as the caller waits, HTTP included
             rankings.append(ranking)
-            milliseconds.append(ranking.milliseconds)
             progress.update(done)
     return rankings, milliseconds
 

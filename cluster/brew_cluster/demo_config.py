@@ -5,7 +5,7 @@ from pathlib import Path
 
 from brew_data.compiler import PromptFormat
 from brew_data.split import SplitConfig
-from brew_data.synthetic import SyntheticConfig
+from brew_data.synthetic_config import SyntheticConfig
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_serve.engine_config import EngineConfig

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.split import Split
-from brew_data.tables import Tables
+from brew_data.tables import Tables, micros
 from brew_data.tasks import TaskSuite
 
 __all__ = ["Slate", "choose_slates"]
@@ -35,7 +35,7 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
     """
     rng = np.random.default_rng(0)
     taking_part = tables.members.filter(pc.invert(tables.members["opted_out"]))["member_id"].to_pylist()
-    times = tables.interactions["timestamp"].cast(pa.int64()).to_numpy()
+    times = micros(tables.interactions).to_numpy()
     later = tables.interactions.filter(pa.array((times > split.train_until) & (times <= split.until)))
     shown: dict[tuple[str, str], list[str]] = {}
     for member, surface, entity in zip(

@@ -136,18 +136,18 @@ class PromptCompiler:
         cut = len(profile_ids) + len(instruction_ids) - len(kept_profile) - len(kept_instruction)
         return (self.tokenizer.system, *kept_instruction, self.tokenizer.member, *kept_profile), cut
 
-    def question(self, task: TaskSpec, entity: Entity) -> tuple[Ids, int]:
-        """The turn that asks about `entity`, up to the answer cue, and how many tokens were cut from its text.
+    def question(self, task: TaskSpec, profile: Mapping[str, object], entity: Entity) -> tuple[Ids, int]:
+        """The turn that asks this member about `entity`, up to the answer cue; and how many tokens were cut from it.
 
         Raises:
             UserError: the entity is of another type than the task asks about.
         """
-        ids = self.tokenizer.encode(self.suite.question_text(task, entity.entity_type, entity.fields))
+        ids = self.tokenizer.encode(self.suite.question_text(task, profile, entity.entity_type, entity.fields))
         kept = ids[: self.format.question_tokens - 2]
         return (self.tokenizer.user, *kept, self.tokenizer.assistant), len(ids) - len(kept)
 
-    def turn(self, past: Past) -> tuple[Ids, Ids]:
-        """One past interaction: its question, and the ids of its answer.
+    def turn(self, profile: Mapping[str, object], past: Past) -> tuple[Ids, Ids]:
+        """One past interaction of this member: its question, and the ids of its answer.
 
         Raises:
             UserError: no task covers its surface, or that task has no such action.
@@ -162,7 +162,7 @@ class PromptCompiler:
             raise UserError(
                 f"action {past.action!r} is unknown on surface {past.surface!r}; known are {', '.join(task.labels)}."
             )
-        return self.question(task, past.entity)[0], answer
+        return self.question(task, profile, past.entity)[0], answer
 
     def prefix(
         self,
@@ -188,7 +188,7 @@ class PromptCompiler:
         # Turns are only compiled for what may be shown: the newest max_interactions, plus the hop they are dropped by.
         oldest = max(0, len(relevant) - task.history.max_interactions - task.history.hop)
         oldest -= oldest % task.history.hop
-        turns = [tuple(chain(*self.turn(past))) for past in relevant[oldest:]]
+        turns = [tuple(chain(*self.turn(profile, past))) for past in relevant[oldest:]]
         start = first_kept(
             [len(turn) for turn in turns],
             budget=self._prefix_budget - len(head),
@@ -222,7 +222,7 @@ class PromptCompiler:
                 groups.setdefault(tuple(s for s in task.history.surfaces if s in trained), []).append(task)
         documents: list[Document] = []
         for surfaces, tasks in groups.items():
-            pending = [self.turn(past) for past in history if past.surface in surfaces]
+            pending = [self.turn(profile, past) for past in history if past.surface in surfaces]
             while pending:
                 head, _ = self.head(tasks[(turn_of + len(documents)) % len(tasks)], profile)
                 ids, roles = list(head), [0] * len(head)

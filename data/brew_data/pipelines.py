@@ -22,7 +22,7 @@ from brew_data.compiler import PromptCompiler, PromptFormat
 from brew_data.packing import pack
 from brew_data.records import Records
 from brew_data.split import Split
-from brew_data.tables import read_tables
+from brew_data.tables import micros, read_tables
 from brew_data.tasks import TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
 from brew_platform.errors import UserError
@@ -60,16 +60,18 @@ def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabu
     """
     tables = read_tables(tables_folder)
     records = Records(tables)
-    trained_on = tables.interactions.filter(pc.less_equal(_micros(tables.interactions), split.train_until))
+    trained_on = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
 
     def texts() -> Iterator[str]:
         for task in suite.tasks:
             yield task.instruction
         yield from (suite.profile_text(profile) for profile in records.profiles.values())
-        for past in records.history(trained_on):
-            task = suite.by_surface[past.surface]
-            yield suite.question_text(task, past.entity.entity_type, past.entity.fields)
-            yield task.labels[past.action]
+        for member, past in zip(trained_on["member_id"].to_pylist(), records.history(trained_on), strict=True):
+            if member in records.profiles:
+                task = suite.by_surface[past.surface]
+                entity = past.entity
+                yield suite.question_text(task, records.profiles[member], entity.entity_type, entity.fields)
+                yield task.labels[past.action]
 
     return train_tokenizer(texts(), vocabulary_size=vocabulary_size)
 
@@ -178,13 +180,9 @@ def _records(tables_folder: Path) -> Records:
     return Records.read(tables_folder)
 
 
-def _micros(table: pa.Table) -> pa.ChunkedArray:
-    return table["timestamp"].cast(pa.int64())
-
-
 def _by_member(tables_folder: Path, *, until: int) -> GroupedData:
     rows = ray.data.read_parquet(str(tables_folder / "interactions.parquet"))
-    rows = rows.map_batches(lambda table: table.filter(pc.less_equal(_micros(table), until)), batch_format="pyarrow")
+    rows = rows.map_batches(lambda table: table.filter(pc.less_equal(micros(table), until)), batch_format="pyarrow")
     return rows.groupby("member_id", num_partitions=SHUFFLE_PARTITIONS)
 
 
@@ -264,7 +262,7 @@ def compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec,
     records, compiler = _records(tables_folder), _compiler(spec)
     member = rows["member_id"][0].as_py()
     requests = []
-    if member in records.profiles:
+    if (profile := records.profiles.get(member)) is not None:
         history = records.history(rows)
         ids = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])["interaction_id"].to_pylist()
         scored = [(past, id_) for past, id_ in zip(history, ids, strict=True) if past.timestamp > after]
@@ -274,13 +272,13 @@ def compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec,
         ):
             pairs = list(group)
             task = compiler.suite.by_surface[surface]
-            prefix = compiler.prefix(task, records.profiles[member], history, before=timestamp)
+            prefix = compiler.prefix(task, profile, history, before=timestamp)
             requests.append(
                 {
                     "task": task.name,
                     "member_id": member,
                     "prefix_ids": prefix.ids,
-                    "question_ids": [compiler.question(task, past.entity)[0] for past, _ in pairs],
+                    "question_ids": [compiler.question(task, profile, past.entity)[0] for past, _ in pairs],
                     "interaction_ids": [id_ for _, id_ in pairs],
                 }
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from brew_data.compiler import Entity, Past
-from brew_data.tables import Tables, read_tables
+from brew_data.tables import Tables, micros, read_tables
 
 __all__ = ["Records"]
 
@@ -44,7 +44,7 @@ class Records:
                 rows["entity_id"].to_pylist(),
                 rows["surface"].to_pylist(),
                 rows["action"].to_pylist(),
-                rows["timestamp"].cast(pa.int64()).to_pylist(),
+                micros(rows).to_pylist(),
                 strict=True,
             )
         ]

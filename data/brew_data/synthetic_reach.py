@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data import synthetic_vocabulary as words
-from brew_data.synthetic import FIELDS, SURFACES, SyntheticConfig, benchmark_start, generate
+from brew_data.synthetic import FIELDS, generate
+from brew_data.synthetic_config import SURFACES, SyntheticConfig, benchmark_start
 from brew_data.tables import TIMESTAMP, Tables
 from brew_platform.errors import ConfigError
 

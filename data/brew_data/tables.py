@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from brew_platform.errors import DataError
 
-__all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "read_tables", "write_tables"]
+__all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "micros", "read_tables", "write_tables"]
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -106,6 +106,11 @@ def write_tables(tables: Tables, folder: Path) -> None:
         table = getattr(tables, name)
         if table is not None:
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+
+def micros(rows: pa.Table) -> pa.ChunkedArray:
+    """The column `timestamp` as int64 microseconds since 1970, UTC: what splits and histories compare."""
+    return rows["timestamp"].cast(pa.int64())
 
 
 def read_tables(folder: Path) -> Tables:

@@ -42,7 +42,7 @@ class TaskSpec:
     surface: str
     entity_type: str
     instruction: str  # opens the prompt
-    question: str  # opens every turn of this task, before the entity
+    question: list[str]  # opens every turn, before the entity: the first phrase whose fields the member's profile has
     actions: list[Action]
     positive: list[str]  # score = P(any of these actions)
     history: HistoryPolicy
@@ -104,19 +104,24 @@ class TaskSuite:
         """The task that asks about each surface's entities."""
         return {task.surface: task for task in self.tasks}
 
-    def question_text(self, task: TaskSpec, entity_type: str, fields: Mapping[str, object]) -> str:
+    def question_text(
+        self, task: TaskSpec, profile: Mapping[str, object], entity_type: str, fields: Mapping[str, object]
+    ) -> str:
         """What a turn of `task` asks, the entity included, one phrase a line.
+
+        A question may repeat what matters most of the profile: a match of two words that stand next to each other is
+        learned long before one across hundreds of tokens.
 
         Raises:
             UserError: the entity is of another type than the task asks about.
         """
         if entity_type != task.entity_type:
             raise UserError(f"task {task.name} ranks entities of type {task.entity_type!r}, not {entity_type!r}.")
-        return _lines([task.question]) + self.entity_text(entity_type, fields)
+        return _lines(_filled(task.question, profile)[:1]) + self.entity_text(entity_type, fields)
 
     def profile_text(self, profile: Mapping[str, object]) -> str:
         """A member's profile in words, one phrase a line."""
-        return _render(self.profile, profile)
+        return _lines(_filled(self.profile, profile))
 
     def entity_text(self, entity_type: str, fields: Mapping[str, object]) -> str:
         """An entity in words, one phrase a line.
@@ -126,7 +131,7 @@ class TaskSuite:
         """
         if entity_type not in self.entities:
             raise UserError(f"entity type {entity_type!r} is unknown; this model reads {', '.join(self.entities)}.")
-        return _render(self.entities[entity_type], fields)
+        return _lines(_filled(self.entities[entity_type], fields))
 
     def to_dict(self) -> dict:
         """Plain data that `from_dict` reads back; what the registry stores beside a model."""
@@ -149,16 +154,17 @@ class _Value(str):
         return self.replace(", ", "\n") if spec == "each" else str(self)
 
 
-def _render(phrases: list[str], values: Mapping[str, object]) -> str:
+def _filled(phrases: list[str], values: Mapping[str, object]) -> list[str]:
+    """The phrases whose fields are all present, filled in."""
     # A line break inside a field would forge a phrase.
     present = {key: _Value(" ".join(str(value).split())) for key, value in values.items() if value not in (None, "")}
-    lines = []
+    lines: list[str] = []
     for phrase in phrases:
         try:
             lines.append(phrase.format_map(present))
         except KeyError:
             continue
-    return _lines(lines)
+    return lines
 
 
 def _lines(phrases: list[str]) -> str:

@@ -39,7 +39,7 @@ class BatchConfig:
     engines: int = 1  # actors, each with one engine; one engine already uses every core of a small machine
     cpus: float = 1.0  # Ray CPUs that an engine reserves; fewer than it uses, so that making prompts goes on beside it
     gpus: float = 0.0  # Ray GPUs that an engine reserves
-    rows: int = 1024  # requests given to an engine at a time, 4 MB of token ids; it idles for one step in between
+    rows: int = 512  # requests given to an engine at a time, 2 MB of token ids; it idles for one step in between
     in_flight: int = 2048  # prompts that an engine may hold; bounds memory when requests have many candidates
 
     def __post_init__(self) -> None:

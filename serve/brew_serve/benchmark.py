@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.split import Split
-from brew_data.tables import Tables
+from brew_data.tables import Tables, micros
 from brew_data.tasks import TaskSpec, TaskSuite
 from brew_platform.errors import BrewError
 from brew_platform.metrics import auc, logloss, smoothed_mean
@@ -58,7 +58,7 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
     expected = 0
     for task in suite.tasks:
         of_task = rows.filter(pc.equal(rows["surface"], task.surface))
-        times = of_task["timestamp"].cast(pa.int64()).to_numpy()
+        times = micros(of_task).to_numpy()
         train = of_task.filter(pa.array(times <= split.train_until))
         test = of_task.filter(pa.array((times > split.train_until) & (times <= split.until)))
         if not test.num_rows:

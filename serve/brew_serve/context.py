@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from brew_data.compiler import Entity, Past
-from brew_data.tables import Tables
+from brew_data.tables import Tables, micros
 from brew_platform.errors import UserError
 
 __all__ = ["MemberContext", "UnknownId"]
@@ -140,8 +140,8 @@ def _entities(table: pa.Table) -> Iterator[tuple[str, str, str]]:
 
 
 def _interactions(table: pa.Table) -> Iterator[tuple[str, int, int, str, str, str]]:
-    micros = table.set_column(table.column_names.index("timestamp"), "timestamp", table["timestamp"].cast(pa.int64()))
-    for row in _rows(micros, ["member_id", "timestamp", "interaction_id", "entity_id", "surface", "action"]):
+    timed = table.set_column(table.column_names.index("timestamp"), "timestamp", micros(table))
+    for row in _rows(timed, ["member_id", "timestamp", "interaction_id", "entity_id", "surface", "action"]):
         yield tuple(row.values())
 
 

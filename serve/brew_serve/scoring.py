@@ -128,7 +128,7 @@ class Scorer:
             UserError: as `PromptCompiler.prefix` and `.question`.
         """
         prefix = self.compiler.prefix(task, profile, history, before=before, own_words=own_words)
-        questions = [self.compiler.question(task, entity) for _, entity in candidates]
+        questions = [self.compiler.question(task, profile, entity) for _, entity in candidates]
         scored = await asyncio.gather(*(self.score_prompt(task, prefix.ids, ids) for ids, _ in questions))
         ranked = [
             RankedCandidate(id=id_, score=one.score, probabilities=one.probabilities)

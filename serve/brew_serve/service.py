@@ -76,7 +76,7 @@ class RankService:
         if request.member is not None:
             history = sorted((item.past() for item in request.member.history), key=lambda past: past.timestamp)
             for past in history:  # a surface that the task does not show would hide a misspelling
-                self.version.compiler.turn(past)
+                self.version.compiler.turn(request.member.profile, past)
             return dict(request.member.profile), history
         assert request.member_id is not None
         return self._known().member(request.member_id)

@@ -17,13 +17,23 @@ PROFILE = {"title": "nurse", "industry": "health", "location": "berlin"}
 def test_a_prompt_reads_as_a_chat_with_the_candidate_last(compiler: PromptCompiler) -> None:
     task = compiler.suite.task("job_apply")
     prefix = compiler.prefix(task, PROFILE, [past(1), past(2, "skip", title="engineer")])
-    question, cut = compiler.question(task, job("clerk", location="berlin"))
+    question, cut = compiler.question(task, PROFILE, job("clerk", location="berlin"))
     assert cut == 0
     assert compiler.tokenizer.decode(prefix.ids + question) == (
-        "<|system|>Predict whether the member applies to each job.<|member|>nurse\nhealth\nin berlin\n"
-        "<|user|>job\nnurse\n<|assistant|>apply<|user|>job\nengineer\n<|assistant|>skip"
-        "<|user|>job\nclerk\nin berlin\n<|assistant|>"
+        "<|system|>Predict whether the member applies to each job.<|member|>health\nnurse\nin berlin\n"
+        "<|user|>job for health\nnurse\n<|assistant|>apply<|user|>job for health\nengineer\n<|assistant|>skip"
+        "<|user|>job for health\nclerk\nin berlin\n<|assistant|>"
     )
+
+
+def test_a_turn_opens_with_the_first_phrase_whose_fields_the_profile_has(compiler: PromptCompiler) -> None:
+    task = compiler.suite.task("job_apply")
+    opened = {
+        industry: compiler.tokenizer.decode(compiler.question(task, {"industry": industry}, job("clerk"))[0])
+        for industry in ["health", ""]
+    }
+    assert opened["health"].startswith("<|user|>job for health\nclerk\n")
+    assert opened[""].startswith("<|user|>job\nclerk\n")
 
 
 def test_a_training_document_begins_with_exactly_the_prompt_that_serving_builds(compiler: PromptCompiler) -> None:
@@ -33,7 +43,7 @@ def test_a_training_document_begins_with_exactly_the_prompt_that_serving_builds(
     [document] = compiler.documents(PROFILE, history, turn_of=offset)
     for scored in history:
         prefix = compiler.prefix(task, PROFILE, history, before=scored.timestamp)
-        prompt = prefix.ids + compiler.question(task, scored.entity)[0]
+        prompt = prefix.ids + compiler.question(task, PROFILE, scored.entity)[0]
         answer = compiler.labels(task)[scored.action]
         assert document.ids[: len(prompt) + len(answer)] == prompt + answer
         assert document.roles[len(prompt) - 1 : len(prompt) + len(answer)] == (0, *[1] * len(answer))
@@ -63,7 +73,7 @@ def test_no_outside_text_can_forge_a_control_token(
     profile, entity = {"title": evil}, job(evil)
     shown = Past(entity=entity, surface="jobs", action="apply", timestamp=0)
     prefix = compiler.prefix(task, profile, [shown], own_words=evil)
-    ids = prefix.ids + compiler.question(task, entity)[0]
+    ids = prefix.ids + compiler.question(task, profile, entity)[0]
     control = [i for i in ids if i < len(CONTROL_TOKENS)]
     t = compiler.tokenizer
     turns = [t.user, t.assistant] * prefix.turns
@@ -82,7 +92,7 @@ def test_no_prompt_is_longer_than_the_context_and_what_was_cut_is_told(
     task = compiler.suite.task("job_apply")
     history = [past(i, title="nurse " * words) for i, words in enumerate(turn_words)]
     prefix = compiler.prefix(task, {"title": "engineer " * profile_words}, history, own_words="remote " * own_words)
-    question, cut = compiler.question(task, job("senior " * profile_words))
+    question, cut = compiler.question(task, {}, job("senior " * profile_words))
     longest = max(len(ids) for ids in compiler.labels(task).values())
     assert len(prefix.ids) + len(question) + longest <= compiler.format.context_length
     assert prefix.turns + prefix.turns_dropped == len(history)
@@ -114,11 +124,11 @@ def test_long_histories_become_several_documents_with_every_interaction_once(com
 def test_unknown_surfaces_actions_and_entity_types_are_refused_with_what_is_known(compiler: PromptCompiler) -> None:
     task = compiler.suite.task("job_apply")
     with pytest.raises(UserError, match="surface 'mars' is unknown; this model knows jobs"):
-        compiler.turn(Past(entity=job(), surface="mars", action="apply", timestamp=0))
+        compiler.turn(PROFILE, Past(entity=job(), surface="mars", action="apply", timestamp=0))
     with pytest.raises(UserError, match="action 'eat' is unknown on surface 'jobs'; known are apply, skip"):
-        compiler.turn(past(0, "eat"))
+        compiler.turn(PROFILE, past(0, "eat"))
     with pytest.raises(UserError, match="ranks entities of type 'job', not 'post'"):
-        compiler.question(task, Entity(entity_type="post", fields={}))
+        compiler.question(task, PROFILE, Entity(entity_type="post", fields={}))
     with pytest.raises(UserError, match="there is no task 'nope'; this model has job_apply"):
         compiler.suite.task("nope")
 

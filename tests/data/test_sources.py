@@ -8,7 +8,7 @@ import pytest
 
 from brew_data.movielens import read_movielens
 from brew_data.split import Split, SplitConfig
-from brew_data.tables import TIMESTAMP, Tables, read_tables, write_tables
+from brew_data.tables import TIMESTAMP, Tables, micros, read_tables, write_tables
 from brew_data.tasks import load_suite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
 from brew_platform.errors import ConfigError, DataError, UserError
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def test_movielens_becomes_tables_sorted_by_time(folder: Path) -> None:
     tables = read_movielens(folder)
     assert tables.interactions["action"].to_pylist() == ["rated_2", "rated_4"]
-    assert tables.interactions["timestamp"].cast(pa.int64()).to_pylist() == [50_000_000, 100_000_000]
+    assert micros(tables.interactions).to_pylist() == [50_000_000, 100_000_000]
     assert tables.members["profile"].to_pylist() == [{"age": "20s", "gender": "M", "occupation": "writer"}]
     assert "12345" not in str(tables.members.to_pylist())
 
@@ -41,7 +41,7 @@ def test_movielens_becomes_tables_sorted_by_time(folder: Path) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="the real MovieLens files are not beside this checkout")
 def test_the_real_files_give_the_protocols_cut() -> None:
     tables = read_movielens(SHARED)
-    times = tables.interactions["timestamp"].cast(pa.int64()).to_numpy()
+    times = micros(tables.interactions).to_numpy()
     split = Split.of(times, SplitConfig(train_share=0.8))
     assert split.train_until == 889_237_269_000_000
     assert (times <= split.train_until).sum() == 80_003

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from brew_data.synthetic import SURFACES, SyntheticConfig, benchmark_start, generate
+from brew_data.synthetic import generate
+from brew_data.synthetic_config import SURFACES, SyntheticConfig, benchmark_start
 from brew_data.synthetic_reach import measure
 from brew_data.tables import Tables
 from brew_platform.errors import UserError

@@ -56,7 +56,7 @@ def suite() -> TaskSuite:
                 surface="jobs",
                 entity_type="job",
                 instruction="Predict whether the member applies.",
-                question="job",
+                question=["job"],
                 actions=[Action(name="apply", label="apply"), Action(name="skip", label="skip")],
                 positive=["apply"],
                 history=history,
@@ -66,7 +66,7 @@ def suite() -> TaskSuite:
                 surface="feed",
                 entity_type="post",
                 instruction="Predict the interest of the member.",
-                question="post",
+                question=["post"],
                 actions=[
                     Action(name="like", label="like"),
                     Action(name="later", label="not now"),

@@ -77,7 +77,7 @@ async def test_a_ranking_is_sorted_and_reports_what_it_cost_and_cut(
     assert scores == sorted(scores, reverse=True)
     assert {candidate.id for candidate in ranking.candidates} == {"long", *(id_ for id_, _ in candidates)}
     prefix = compiler.prefix(task, profile, history)
-    questions = [compiler.question(task, entity) for _, entity in [*candidates, ("long", long)]]
+    questions = [compiler.question(task, profile, entity) for _, entity in [*candidates, ("long", long)]]
     assert ranking.prefix == prefix
     assert prefix.tokens_dropped > 0
     assert ranking.prompt_tokens == len(prefix.ids) + sum(len(ids) for ids, _ in questions)

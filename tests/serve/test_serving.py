@@ -111,12 +111,13 @@ def batch_requests(version: LoadedVersion, tables: Tables, history: list[Past]) 
     rows = []
     for task in version.suite.tasks:
         numbers = [i for i, past in enumerate(history) if past.entity.entity_type == task.entity_type]
-        prefix = version.compiler.prefix(task, {"title": "engineer", "location": "berlin"}, history)
+        profile = {"title": "engineer", "location": "berlin"}
+        prefix = version.compiler.prefix(task, profile, history)
         rows.append(
             {
                 "task": task.name,
                 "prefix_ids": prefix.ids,
-                "question_ids": [version.compiler.question(task, history[i].entity)[0] for i in numbers],
+                "question_ids": [version.compiler.question(task, profile, history[i].entity)[0] for i in numbers],
                 "interaction_ids": numbers,
             }
         )

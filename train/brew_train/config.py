@@ -29,7 +29,8 @@ class ModelConfig:
     kv_heads: int = 2  # key and value heads; shared by heads / kv_heads query heads, which halves the serving cache
     experts: int = 4  # feed-forward experts per layer
     experts_per_token: int = 2  # experts that each token is routed to (Mixtral uses 2)
-    rope_theta: float = 10_000.0  # base of the rotary frequencies; the usual value for contexts up to 4,096 tokens
+    rope_theta: float = 1e6  # base of the rotary frequencies (Mixtral's): most of a head then matches at any distance
+    initializer_range: float = 0.06  # sd of the initial weights; about 1/sqrt(hidden_size), .02 is for 2,000 and more
     tie_embeddings: bool = True  # one matrix for input and output: at this size two would be half of the model
     router_aux_loss: float = 0.01  # weight of the load-balancing loss (Switch Transformer §2.2); 0 switches it off
     init_from: str | None = None  # a Hugging Face causal-LM folder to start from; the sizes above are then ignored

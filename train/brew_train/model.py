@@ -121,6 +121,7 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, context_length: in
             num_local_experts=config.experts,
             num_experts_per_tok=config.experts_per_token,
             max_position_embeddings=context_length,
+            initializer_range=config.initializer_range,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=config.tie_embeddings,
             router_aux_loss_coef=config.router_aux_loss,
