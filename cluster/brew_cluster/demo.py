@@ -3,8 +3,6 @@
 Owns: the order of the stages and what passes between them. Every stage is another area's work.
 """
 
-import json
-import shlex
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +11,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 from rich.console import Console
 
 from brew_cluster.demo_config import DemoConfig
 from brew_cluster.local_ray import local_ray, refuse_running_ray
 from brew_cluster.preflight import require_space
-from brew_cluster.report import quality_table, ranking_table, task_figures, write_report
+from brew_cluster.report import (
+    show_curl,
+    show_figures,
+    show_quality,
+    show_rankings,
+    task_figures,
+    write_report,
+)
 from brew_cluster.slates import Slate, choose_slates
 from brew_data.compiler import PromptCompiler
 from brew_data.movielens import read_movielens
@@ -27,16 +33,17 @@ from brew_data.records import Records
 from brew_data.split import Split
 from brew_data.synthetic import generate
 from brew_data.tables import Tables, micros, write_tables
-from brew_data.tasks import TaskSuite, load_suite
+from brew_data.tasks import load_suite
 from brew_platform.config import config_digest
 from brew_platform.errors import UserError
 from brew_platform.processes import ProcessTreeMeter
 from brew_platform.registry import GateOutcome, Registry
+from brew_platform.source import source_commit
 from brew_platform.storage import open_store
 from brew_platform.telemetry import Stages
 from brew_serve.app import AppConfig, build_app, serve_http
 from brew_serve.batch import score_requests
-from brew_serve.benchmark import TaskQuality, benchmark
+from brew_serve.benchmark import TaskQuality, benchmark, benchmark_rows
 from brew_serve.client import RankClient
 from brew_serve.context import MemberContext
 from brew_serve.ports import require_free_port
@@ -110,17 +117,25 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                 tokenizer.save(model)
                 write_suite_files(model, suite, config.prompt)
 
-            with stages.stage("benchmark", total=_rows_after(tables, split), unit="rows") as progress:
+            rows = benchmark_rows(tables, split).num_rows
+            with stages.stage("benchmark", total=rows, unit="rows") as progress:
                 scores = _score(build_requests(run / "tables", compiler, split), model, config, progress)
                 pq.write_table(scores, run / "scores.parquet")
                 quality = benchmark(scores, tables, suite, split)
+            show_quality(console, quality)
 
             with stages.stage("publish"):
                 registry = Registry(open_store(options.registry))
                 version = registry.publish(
                     model,
                     signature={"suite": suite.name, "tasks": list(quality), "prompt": asdict(config.prompt)},
-                    lineage={"plan_hash": plan.plan_hash, "config_digest": config_digest(config), "parent": None},
+                    lineage={
+                        "parent": None,  # trained from scratch
+                        "plan_hash": plan.plan_hash,
+                        "config_digest": config_digest(config),
+                        "commit": source_commit(),
+                        "job": ray.get_runtime_context().get_job_id(),
+                    },
                     metrics={name: task_figures(task) for name, task in quality.items()},
                     author="brew360 demo",
                 )
@@ -161,12 +176,15 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
         "memory": {"peak_bytes": memory.peak_bytes},
     }
     write_report(options.report, report)
-    _show(console, options, report, quality, tables, suite, slates, rankings)
+    show_rankings(console, list(zip(slates, rankings, strict=True)), Records(tables), suite)
+    show_figures(console, report)
+    console.print(f"report: {options.report}", soft_wrap=True)
+    if options.keep:
+        show_curl(console, url, slates[0])
     return report
 
 
 STAGES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
-SHOWN = 3  # slates that are printed
 
 
 def _tables(config: DemoConfig, options: DemoOptions) -> Tables:
@@ -179,10 +197,6 @@ def _tables(config: DemoConfig, options: DemoOptions) -> Tables:
     if options.path is not None:
         raise UserError(f"source {config.source} makes its own data and takes no --path; leave it out.")
     return generate(config.synthetic)
-
-
-def _rows_after(tables: Tables, split: Split) -> int:
-    return int(pc.sum(pc.greater(micros(tables.interactions), split.train_until)).as_py())
 
 
 def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]
@@ -219,47 +233,3 @@ def _rank(url: str, slates: list[Slate], progress) -> tuple[list, list[float]]: 
             rankings.append(ranking)
             progress.update(done)
     return rankings, milliseconds
-
-
-def _show(
-    console: Console,
-    options: DemoOptions,
-    report: dict,
-    quality: dict[str, TaskQuality],
-    tables: Tables,
-    suite: TaskSuite,
-    slates: list[Slate],
-    rankings: list,
-) -> None:
-    records = Records(tables)
-    console.print()
-    quality_table(console, quality)
-    for slate, ranking in list(zip(slates, rankings, strict=True))[:SHOWN]:
-        profile = _one_line(suite.profile_text(records.profiles[slate.member_id]))
-        rows = []
-        for item in ranking.ranking:
-            entity = records.entities[item.id]
-            rows.append((_one_line(suite.entity_text(entity.entity_type, entity.fields)), item.score))
-        ranking_table(console, f"{slate.task} for member {slate.member_id}: {profile}", rows)
-    train, serve = report["train"], report["serve"]
-    console.print(
-        f"trained {train['steps']:,} steps at {train['tokens_per_second']:,.0f} tokens/s; "
-        f"version {report['registry']['version']} is in production; HTTP p50 {serve['p50_ms']:.0f} ms; "
-        f"{report['seconds']['total']:.0f} s in all; peak memory {report['memory']['peak_bytes'] / 2**30:.1f} GB"
-    )
-    console.print(f"report: {options.report}", soft_wrap=True)
-    if options.keep:
-        slate = slates[0]
-        body = json.dumps({"task": slate.task, "member_id": slate.member_id, "candidates": slate.candidates})
-        console.print("\nThe service is up. Ask it yourself:")
-        console.print(
-            f"curl -s {serve['url']}/v1/rank -H 'content-type: application/json' -d {shlex.quote(body)}",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
-        console.print("Stop it with: brew360 serve down")
-
-
-def _one_line(text: str) -> str:
-    return ", ".join(text.splitlines())

@@ -63,15 +63,17 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
         if detached:
             _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
                          f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")  # fmt: skip
-            ray.init(address="auto", **quiet)
+            with _without_stderr():
+                ray.init(address="auto", **quiet)
         else:
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
-            )
+            with _without_stderr():
+                ray.init(
+                    address="local",
+                    num_cpus=cores,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    **quiet,
+                )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -92,6 +94,19 @@ def stop_ray() -> None:
         BrewError: some did not stop.
     """
     _ray_command("stop", "--force")
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Nothing reaches file descriptor 2: Ray's C++ announces there that it was told to be quiet."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _ray_command(*arguments: str) -> None:

@@ -64,10 +64,10 @@ class SyntheticConfig:
     like_rate: float = 0.35  # as above
     open_rate: float = 0.34  # notification opening rate 4.92% (Saikia et al. 2017) with one negative in ten kept
 
-    quality_sd: float = 0.85  # logits, between entities; ML-100K, between movies: .85
+    quality_sd: float = 0.85  # logits, between entities; our choice near ML-100K's, between movies: .81
     visible_quality: float = 0.9  # share of that variance that the text shows; our choice
     exposure_correlation: float = 0.36  # of an entity's exposure with its quality; ML-100K: .36
-    member_sd: float = 0.86  # of members' log-odds, on all surfaces; measured between users on MovieLens-100K
+    member_sd: float = 0.86  # of members' log-odds, on all surfaces; our choice above ML-100K's, between users: .74
     match_strength: float = 1.25  # scale of the explicit matches of profile and entity; our choice
     interest_strength: float = 0.8  # logits of a strong like or dislike; our choice
     interest_drift: float = 0.05  # logits per month, random walk of each interest; our choice

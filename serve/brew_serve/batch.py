@@ -39,7 +39,7 @@ class BatchConfig:
     engines: int = 1  # actors, each with one engine; one engine already uses every core of a small machine
     cpus: float = 1.0  # Ray CPUs that an engine reserves; fewer than it uses, so that making prompts goes on beside it
     gpus: float = 0.0  # Ray GPUs that an engine reserves
-    rows: int = 512  # requests given to an engine at a time, 2 MB of token ids; it idles for one step in between
+    rows: int = 512  # requests given to an engine at a time, and scored rows told of at a time; 2 MB of token ids
     in_flight: int = 2048  # prompts that an engine may hold; bounds memory when requests have many candidates
 
     def __post_init__(self) -> None:
@@ -78,7 +78,8 @@ def score_requests(
     if (schema := requests.schema(fetch_if_missing=False)) is not None:
         _check_columns(schema.names)
     config = config or BatchConfig()
-    return requests.map_batches(
+    # One block a batch: a block's scores come out together, however many batches it is given to the engine in.
+    return requests.repartition(target_num_rows_per_block=config.rows).map_batches(
         _EngineActor,
         fn_constructor_args=(version_folder, engine, version, config.in_flight),
         batch_format="pyarrow",

@@ -16,7 +16,7 @@ from brew_data.tasks import TaskSpec, TaskSuite
 from brew_platform.errors import BrewError
 from brew_platform.metrics import auc, logloss, smoothed_mean
 
-__all__ = ["TaskQuality", "benchmark"]
+__all__ = ["TaskQuality", "benchmark", "benchmark_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,13 @@ class TaskQuality:
         return (self.auc - self.baseline_auc) / (self.best_auc - self.baseline_auc)
 
 
+def benchmark_rows(tables: Tables, split: Split) -> pa.Table:
+    """The interactions that are judged: after the cut, of members who take part."""
+    rows = _rows_of_members_who_take_part(tables)
+    times = micros(rows).to_numpy()
+    return rows.filter(pa.array((times > split.train_until) & (times <= split.until)))
+
+
 def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) -> dict[str, TaskQuality]:
     """Quality per task.
 
@@ -53,14 +60,13 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
     if tables.oracle is not None:
         pairs = zip(tables.oracle["interaction_id"].to_pylist(), tables.oracle["probability"].to_pylist(), strict=True)
         oracle = dict(pairs)
-    rows = _rows_of_members_who_take_part(tables)
+    takes_part = _rows_of_members_who_take_part(tables)
+    earlier = takes_part.filter(pc.less_equal(micros(takes_part), split.train_until))
+    later = benchmark_rows(tables, split)
     result = {}
     expected = 0
     for task in suite.tasks:
-        of_task = rows.filter(pc.equal(rows["surface"], task.surface))
-        times = micros(of_task).to_numpy()
-        train = of_task.filter(pa.array(times <= split.train_until))
-        test = of_task.filter(pa.array((times > split.train_until) & (times <= split.until)))
+        train, test = (part.filter(pc.equal(part["surface"], task.surface)) for part in (earlier, later))
         if not test.num_rows:
             continue
         expected += test.num_rows
