@@ -49,7 +49,7 @@ def show_quality(console: Console, quality: Mapping[str, TaskQuality]) -> None:
             _auc(task.baseline_auc),
             f"[bold]{_auc(task.auc)}[/bold]",
             _auc(task.best_auc),
-            "–" if task.gap_closed is None else f"{task.gap_closed:.0%}",
+            "-" if task.gap_closed is None else f"{task.gap_closed:.0%}",
             f"{task.logloss:.4f}",
         )
     console.print(table)
@@ -99,4 +99,4 @@ def _one_line(text: str) -> str:
 
 
 def _auc(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:.4f}"
