@@ -27,7 +27,7 @@ $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## the whole road: data, training, registry, serving (about 10 minutes)
+demo: setup ## the whole road: data, training, registry, serving (about 7 minutes)
 	$(BIN)/brew360 demo $(ARGS)
 
 test: setup ## all tests
