@@ -75,6 +75,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     require_free_port(options.port)
     require_space(options.run)
     refuse_running_ray()
+    commit = source_commit()  # of the code that is loaded now; the checkout may move while the model trains
     run = options.run
     suite = load_suite(config.suite)
     stages = Stages(STAGES, console=console)
@@ -133,7 +134,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                         "parent": None,  # trained from scratch
                         "plan_hash": plan.plan_hash,
                         "config_digest": config_digest(config),
-                        "commit": source_commit(),
+                        "commit": commit,
                         "job": ray.get_runtime_context().get_job_id(),
                     },
                     metrics={name: task_figures(task) for name, task in quality.items()},

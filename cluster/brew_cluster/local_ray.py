@@ -60,13 +60,12 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": "warning"}
     succeeded = False
     try:
-        if detached:
-            _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
-                         f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")  # fmt: skip
-            with _without_stderr():
+        with _without_stderr():
+            if detached:
+                _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
+                             f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")  # fmt: skip
                 ray.init(address="auto", **quiet)
-        else:
-            with _without_stderr():
+            else:
                 ray.init(
                     address="local",
                     num_cpus=cores,

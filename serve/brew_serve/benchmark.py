@@ -40,9 +40,7 @@ class TaskQuality:
 
 def benchmark_rows(tables: Tables, split: Split) -> pa.Table:
     """The interactions that are judged: after the cut, of members who take part."""
-    rows = _rows_of_members_who_take_part(tables)
-    times = micros(rows).to_numpy()
-    return rows.filter(pa.array((times > split.train_until) & (times <= split.until)))
+    return _parts(tables, split)[1]
 
 
 def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) -> dict[str, TaskQuality]:
@@ -60,9 +58,7 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
     if tables.oracle is not None:
         pairs = zip(tables.oracle["interaction_id"].to_pylist(), tables.oracle["probability"].to_pylist(), strict=True)
         oracle = dict(pairs)
-    takes_part = _rows_of_members_who_take_part(tables)
-    earlier = takes_part.filter(pc.less_equal(micros(takes_part), split.train_until))
-    later = benchmark_rows(tables, split)
+    earlier, later = _parts(tables, split)
     result = {}
     expected = 0
     for task in suite.tasks:
@@ -94,9 +90,13 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
     return result
 
 
-def _rows_of_members_who_take_part(tables: Tables) -> pa.Table:
+def _parts(tables: Tables, split: Split) -> tuple[pa.Table, pa.Table]:
+    """Training rows and benchmark rows of the members who take part."""
     out = tables.members.filter(tables.members["opted_out"])["member_id"].combine_chunks()
-    return tables.interactions.filter(pc.invert(pc.is_in(tables.interactions["member_id"], value_set=out)))
+    rows = tables.interactions.filter(pc.invert(pc.is_in(tables.interactions["member_id"], value_set=out)))
+    times = micros(rows).to_numpy()
+    earlier = times <= split.train_until
+    return rows.filter(pa.array(earlier)), rows.filter(pa.array(~earlier & (times <= split.until)))
 
 
 def _labels(rows: pa.Table, task: TaskSpec) -> np.ndarray:
