@@ -64,12 +64,13 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_commit(
     longer = replace(config, workers=2, checkpoint_every=3, stages=[replace(config.stages[0], steps=80)])
     result = run_on_ray(longer, bins=bins, out=tmp_path / "run", on_metrics=on_metrics, **sizes)
 
+    # The kill may come between a commit and the next step, and then nothing is redone.
     steps = [row["step"] for row in seen]
-    restarts = [(before, after) for before, after in pairwise(steps) if after != before + 1]
-    assert len(restarts) == 1, steps
-    before, after = restarts[0]
-    assert after % 3 == 1  # right after a commit
-    assert before - 3 < after <= before + 1
+    redone = [(before, after) for before, after in pairwise(steps) if after != before + 1]
+    assert len(redone) <= 1, steps
+    for before, after in redone:
+        assert after % 3 == 1  # right after a commit
+        assert before - 3 < after <= before
     losses: dict[int, float] = {}
     for row in seen:
         assert losses.setdefault(row["step"], row["loss"]) == row["loss"]  # what was redone came out the same, bitwise
