@@ -1,23 +1,21 @@
 """The Ray Data pipelines: tables to packed bins for training, and tables to scoring requests for a benchmark.
 
-Owns: what runs in parallel and what is written. The work on one member is `PromptCompiler`'s, the plan is `pack`'s.
+Owns: what runs in parallel. The work on one member is `PromptCompiler`'s, the plan is `pack`'s, the files are `bins`'s.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.data
 from ray.data.grouped_data import GroupedData
 
+from brew_data.bins import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
 from brew_data.compiler import PromptCompiler, PromptFormat
 from brew_data.packing import pack
 from brew_data.records import Records
@@ -38,19 +36,6 @@ __all__ = [
 ]
 
 SHUFFLE_PARTITIONS = 2  # of a hash shuffle: each starts an actor, seconds of work on a small machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class BinsPlan:
-    """What `plan.json` says of a folder of bins."""
-
-    plan_hash: str  # sha256 over every bin's documents and token ids, in order
-    context_length: int
-    vocabulary_size: int
-    n_bins: int
-    n_documents: int
-    n_tokens: int
-    fill: float  # share of the bins' capacity that holds tokens
 
 
 def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabulary_size: int) -> Tokenizer:
@@ -82,7 +67,8 @@ def build_bins(
     split: Split,
     out: Path,
     *,
-    bins_per_file: int = 256,
+    members: tuple[float, float] = (0.0, 1.0),
+    bins_per_file: int = BINS_PER_FILE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BinsPlan:
     """Compiles every member's training rows into documents, packs them, and writes the bins.
@@ -91,6 +77,7 @@ def build_bins(
         tables_folder: members, entities and interactions as Parquet.
         out: receives `bins-*.parquet` (bin_id int64, input_ids list<int32>, doc_lengths list<int32>, roles list<uint8>;
             one row per bin, unpadded) and, last, `plan.json`.
+        members: which part of them, from 0 to 1: (0, .05) and (.05, 1) share none.
         on_progress: called with (bins written, bins in all).
 
     Raises:
@@ -98,8 +85,8 @@ def build_bins(
     """
     out.mkdir(parents=True, exist_ok=True)
     capacity = compiler.format.context_length
-    members = _by_member(tables_folder, until=split.train_until)
-    documents = members.map_groups(
+    rows = _by_member(tables_folder, until=split.train_until, part=members)
+    documents = rows.map_groups(
         compile_documents,
         fn_kwargs={"tables_folder": tables_folder, "spec": compiler_spec(compiler)},
         batch_format="pyarrow",
@@ -119,25 +106,17 @@ def build_bins(
         _place_documents, fn_kwargs={"place": ray.put(place), "bins_per_file": bins_per_file}, batch_format="pyarrow"
     )
     files = written.groupby("file", num_partitions=SHUFFLE_PARTITIONS).map_groups(
-        _write_file, fn_kwargs={"out": out}, batch_format="pyarrow"
+        write_file, fn_kwargs={"out": out}, batch_format="pyarrow"
     )
-    digests: dict[int, str] = {}
-    tokens = done = 0
-    for row in files.iter_rows():
-        digests[row["file"]] = row["digest"]
-        tokens += row["tokens"]
-        done += row["bins"]
-        on_progress(done, len(plan))
-    result = BinsPlan(
-        plan_hash=hashlib.sha256("".join(digests[file] for file in sorted(digests)).encode()).hexdigest(),
-        context_length=capacity,
-        vocabulary_size=compiler.tokenizer.vocabulary_size,
+    result = finish_plan(
+        files.iter_rows(),
         n_bins=len(plan),
         n_documents=len(names),
-        n_tokens=tokens,
-        fill=tokens / (len(plan) * capacity),
+        context_length=capacity,
+        vocabulary_size=compiler.tokenizer.vocabulary_size,
+        on_progress=on_progress,
     )
-    (out / "plan.json").write_text(json.dumps(asdict(result), indent=2))
+    write_plan(result, out)
     return result
 
 
@@ -180,10 +159,23 @@ def _records(tables_folder: Path) -> Records:
     return Records.read(tables_folder)
 
 
-def _by_member(tables_folder: Path, *, until: int) -> GroupedData:
+def _by_member(tables_folder: Path, *, until: int, part: tuple[float, float] = (0.0, 1.0)) -> GroupedData:
     rows = ray.data.read_parquet(str(tables_folder / "interactions.parquet"))
     rows = rows.map_batches(lambda table: table.filter(pc.less_equal(micros(table), until)), batch_format="pyarrow")
+    if part != (0.0, 1.0):
+        rows = rows.map_batches(_of_members, fn_kwargs={"part": part}, batch_format="pyarrow")
     return rows.groupby("member_id", num_partitions=SHUFFLE_PARTITIONS)
+
+
+def _of_members(rows: pa.Table, *, part: tuple[float, float]) -> pa.Table:
+    """The rows of a part of the members, which their ids alone decide."""
+    members = rows["member_id"].unique().to_pylist()
+    chosen = [member for member in members if part[0] <= _member_hash(member) / 2**256 < part[1]]
+    return rows.filter(pc.is_in(rows["member_id"], pa.array(chosen, rows["member_id"].type)))
+
+
+def _member_hash(member: str) -> int:
+    return int(hashlib.sha256(member.encode()).hexdigest(), 16)
 
 
 def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec) -> pa.Table:
@@ -194,7 +186,7 @@ def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec
         documents = compiler.documents(
             records.profiles[member],
             records.history(rows),
-            turn_of=int(hashlib.sha256(member.encode()).hexdigest(), 16),
+            turn_of=_member_hash(member),
         )
     return pa.table(
         {
@@ -218,43 +210,6 @@ def _place_documents(documents: pa.Table, *, place: ray.ObjectRef, bins_per_file
         documents.append_column("bin_id", pa.array([bin_id for bin_id, _ in placed], pa.int64()))
         .append_column("slot", pa.array([slot for _, slot in placed], pa.int64()))
         .append_column("file", pa.array([bin_id // bins_per_file for bin_id, _ in placed], pa.int64()))
-    )
-
-
-def _write_file(documents: pa.Table, *, out: Path) -> pa.Table:
-    rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
-    bins = []
-    for bin_id, group in groupby(rows, key=lambda row: row["bin_id"]):
-        packed = list(group)
-        bins.append(
-            {
-                "bin_id": bin_id,
-                "input_ids": np.concatenate([row["ids"] for row in packed]),
-                "doc_lengths": [row["length"] for row in packed],
-                "roles": np.concatenate([row["roles"] for row in packed]),
-            }
-        )
-    schema = pa.schema(
-        {
-            "bin_id": pa.int64(),
-            "input_ids": pa.list_(pa.int32()),
-            "doc_lengths": pa.list_(pa.int32()),
-            "roles": pa.list_(pa.uint8()),
-        }
-    )
-    table = pa.Table.from_pylist(bins, schema=schema)
-    file = rows[0]["file"]
-    pq.write_table(table, out / f"bins-{file:06d}.parquet", compression="zstd")
-    digest = hashlib.sha256()
-    for column in ["bin_id", "input_ids", "doc_lengths", "roles"]:
-        digest.update(json.dumps(table[column].to_pylist()).encode())
-    return pa.table(
-        {
-            "file": [file],
-            "digest": [digest.hexdigest()],
-            "bins": [len(bins)],
-            "tokens": [sum(row["length"] for row in rows)],
-        }
     )
 
 
