@@ -16,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.model import RankingLM, build_model
+from brew_train.sharding import shard
+from brew_train.weights import materialize
 from brew_train.world import World
 
 VOCABULARY, CONTEXT = 97, 64
@@ -30,6 +33,19 @@ def one_thread() -> None:
 @pytest.fixture
 def alone() -> World:
     return World(device=torch.device("cpu"))
+
+
+@pytest.fixture
+def new_model(sizes: dict[str, int], alone: World) -> Callable[..., RankingLM]:
+    """A whole model of one process, with fresh weights of a seed."""
+
+    def make(config: ModelConfig, seed: int = 0) -> RankingLM:
+        model = build_model(config, **sizes)
+        shard(model, alone, ShardingConfig())
+        materialize(model, config, alone, seed=seed)
+        return model
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +117,13 @@ def run_processes(tmp_path: Path) -> Callable[..., Sequence[int]]:
     """Runs `worker_main.py` in several processes joined by gloo, as torchrun would, and returns their exit codes."""
 
     def run(
-        config: TrainConfig, bins: dict[str, Path], out: Path, *, processes: int, die_at: int | None = None
+        config: TrainConfig,
+        bins: dict[str, Path],
+        out: Path,
+        *,
+        processes: int,
+        die_at: int | None = None,
+        evaluation: dict[str, Path] | None = None,
     ) -> list[int]:
         job = tmp_path / "job.json"
         job.write_text(
@@ -109,6 +131,7 @@ def run_processes(tmp_path: Path) -> Callable[..., Sequence[int]]:
                 {
                     "config": asdict(config),
                     "bins": {name: str(folder) for name, folder in bins.items()},
+                    "evaluation": {name: str(folder) for name, folder in (evaluation or {}).items()},
                     "out": str(out),
                     "sizes": {"vocabulary_size": VOCABULARY, "context_length": CONTEXT},
                     "die_at": die_at,

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brew_platform.errors import DataError, UserError
-from brew_train.batches import Bin, BinOrder, BinOrderState, BinReader, collate
+from brew_train.batches import Bin, collate
+from brew_train.bins import BinReader
 from brew_train.losses import NO_TARGET
+from brew_train.order import BinOrder, BinOrderState
 
 
 def test_collating_two_bins_by_hand() -> None:
@@ -36,7 +38,7 @@ def test_collating_two_bins_by_hand() -> None:
     assert batch.targets_T.tolist() == [6, 7, x, 9, x, 2, x]
     # the role is the target's; the first token of a document is never a target
     assert [r for r, t in zip(batch.roles_T.tolist(), batch.targets_T.tolist(), strict=True) if t != x] == [0, 1, 1, 1]
-    assert batch.counts().tolist() == [1, 3]
+    assert batch.counts().tolist() == [1, 3, 1]
     assert batch.tokens == 7
 
 
@@ -51,6 +53,20 @@ def test_reading_what_was_written(bins: dict[str, Path], sizes: dict[str, int]) 
         assert read.roles.tolist() == row["roles"]
 
 
+def test_bins_are_read_by_row_groups_and_the_cache_forgets(
+    bins: dict[str, Path], sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = BinReader(bins["cpt"], **sizes)
+    wanted = [reader[bin_id].input_ids.tolist() for bin_id in range(12)]
+    for file in bins["cpt"].glob("*.parquet"):
+        pq.write_table(pq.read_table(file), file, row_group_size=2)
+    monkeypatch.setattr("brew_train.bins.CACHE_BYTES", 1)
+    reader = BinReader(bins["cpt"], **sizes)
+    for bin_id in [11, 0, 5, 6, 3, 0, 11]:
+        assert reader[bin_id].input_ids.tolist() == wanted[bin_id]
+        assert len(reader._cache) == 1
+
+
 def drop_column(folder: Path) -> None:
     file = folder / "bins-00000.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["roles"]), file)
@@ -61,7 +77,7 @@ def cut_file(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
-def change(column: str, values: list[object]) -> Callable[[Path], None]:
+def change(column: str, values: object) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         file = folder / "bins-00000.parquet"
         table = pq.read_table(file)
@@ -82,6 +98,12 @@ def change_plan(**changes: object) -> Callable[[Path], None]:
     return apply
 
 
+def leave_one_document_alone(folder: Path) -> None:
+    change_plan(kind="pairs")(folder)
+    a, b, c, d = pq.read_table(folder / "bins-00000.parquet")["doc_lengths"][0].as_py()
+    change("doc_lengths", [a, b, c + d])(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "text"),
     [
@@ -97,6 +119,8 @@ def change_plan(**changes: object) -> Callable[[Path], None]:
         (cut_file, DataError, "is no readable Parquet file"),
         (change("roles", [0]), DataError, "contradict themselves"),
         (change("doc_lengths", [1, 1]), DataError, "contradict themselves"),
+        (change("bin_id", 7), DataError, "not numbered from 0"),
+        (leave_one_document_alone, DataError, "an odd number of documents"),
         (change("input_ids", [97]), DataError, "contradict themselves"),
     ],
 )
@@ -105,13 +129,13 @@ def test_bad_bins_are_refused_in_one_sentence(
 ) -> None:
     damage(bins["cpt"])
     with pytest.raises(error, match=text):
-        BinReader(bins["cpt"], **sizes)
+        BinReader(bins["cpt"], **sizes).verify()
 
 
 def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], sizes: dict[str, int]) -> None:
     change_plan(vocabulary_size=50)(bins["cpt"])
     with pytest.raises(DataError, match="token ids from 0 to 96, but the model knows 0 to 49"):
-        BinReader(bins["cpt"], **(sizes | {"vocabulary_size": 50}))
+        BinReader(bins["cpt"], **(sizes | {"vocabulary_size": 50})).verify()
 
 
 @given(

@@ -1,23 +1,46 @@
-"""A commit exists completely or not at all."""
+"""A commit exists completely or not at all, holds the values of its moment, and never costs one that existed."""
 
 import json
 import logging
-from collections.abc import Callable
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.checkpoint import MANIFEST, Commits
+from brew_train.checkpoint import MANIFEST, Commit, Commits, peek
+from brew_train.ledger import LedgerStep, audit
 from brew_train.world import World
+
+
+def values(step: int) -> dict[str, torch.Tensor]:
+    return {"model.w": torch.full((100, 10), float(step)), "z.w": torch.full((1,), -float(step))}
+
+
+def commit(commits: Commits, step: int) -> Commit:
+    commits.begin(values(step), {"k": 1 / step}, step=step, ledger=[])
+    done = commits.wait()
+    assert done is not None
+    return done
 
 
 @pytest.fixture
 def commits(tmp_path: Path, alone: World) -> Commits:
     commits = Commits(tmp_path / "checkpoints", keep=2, world=alone)
     for step in (1, 2, 3):
-        commits.write({"w": torch.full((1000,), float(step))}, {"k": 1 / step}, step=step)
+        commit(commits, step)
     return commits
 
 
@@ -25,14 +48,76 @@ def folders(commits: Commits) -> list[Path]:
     return sorted(commits.root.glob("step-*"))
 
 
+def steps(commits: Commits) -> list[int]:
+    return [int(folder.name.split("-")[1]) for folder in folders(commits)]
+
+
+def held(commits: Commits) -> tuple[int, torch.Tensor]:
+    """Step and weights that a new attempt would go on from."""
+    fresh = Commits(commits.root, keep=2, world=commits.world)
+    found = fresh.newest()
+    assert found is not None
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in values(0).items()}
+    fresh.read(found, tensors)
+    return found.step, tensors["model.w"]
+
+
 def test_the_newest_is_read_back_and_retention_keeps_two(commits: Commits) -> None:
-    assert [int(folder.name.split("-")[1]) for folder in folders(commits)] == [2, 3]
-    commit = commits.newest()
-    assert commit is not None
-    assert (commit.step, commit.state) == (3, {"k": 1 / 3})
-    tensor = torch.zeros(1000)
-    commits.read(commit, {"w": tensor})
-    assert torch.equal(tensor, torch.full((1000,), 3.0))
+    assert steps(commits) == [2, 3]
+    found = commits.newest()
+    assert found is not None
+    assert (found.step, found.state) == (3, {"k": 1 / 3})
+    assert found == commits.wait()
+    assert torch.equal(held(commits)[1], values(3)["model.w"])
+    assert peek(commits.root) == {"k": 1 / 3}
+
+
+def test_a_commit_holds_the_values_of_its_moment(tmp_path: Path, alone: World) -> None:
+    weights = {"w": torch.arange(3_000_000.0), "n": torch.tensor(1.0)}
+    state = {"data": {"next_bin": 4}}
+    begun = {name: tensor.clone() for name, tensor in weights.items()}
+    with Commits(tmp_path / "checkpoints", keep=1, world=alone) as commits:
+        commits.begin(weights, state, step=1, ledger=[])
+        for tensor in weights.values():  # training goes on at once, while the copies are being written
+            tensor.fill_(float("nan"))
+        state["data"]["next_bin"] = 8
+        done = commits.wait()
+        assert done is not None
+        assert done.state == {"data": {"next_bin": 4}}
+        commits.read(done, weights)
+    assert all(torch.equal(weights[name], begun[name]) for name in weights)
+
+
+def test_training_waits_for_the_copy_and_for_the_commit_before(tmp_path: Path, alone: World) -> None:
+    gate = threading.Event()
+    with Commits(tmp_path / "checkpoints", keep=3, world=alone) as commits:
+        began = time.perf_counter()
+        commits.begin(values(1), {}, step=1, ledger=[], then=lambda done: gate.wait(30))
+        first = commits.take_blocked_seconds()
+        assert first <= time.perf_counter() - began
+        assert commits.take_blocked_seconds() == 0
+        threading.Timer(0.3, gate.set).start()
+        commits.begin(values(2), {}, step=2, ledger=[])
+        assert commits.take_blocked_seconds() > 0.2 > first
+        commits.wait()
+        assert commits.blocked_seconds >= first + 0.2
+    assert steps(commits) == [1, 2]
+
+
+def test_the_same_buffers_and_index_serve_until_the_tensors_change(commits: Commits) -> None:
+    """A second stage has other optimizer state; what the first left behind must not be written again."""
+    addresses = {name: buffer.data_ptr() for name, buffer in commits._shards._buffers.items()}
+    commit(commits, 4)
+    assert {name: buffer.data_ptr() for name, buffer in commits._shards._buffers.items()} == addresses
+    first, second = ((folder / ".metadata").read_bytes() for folder in folders(commits))
+    assert first == second
+    other = {"model.w": torch.ones(50, 3), "exp_avg.w": torch.ones(50, 3, dtype=torch.float64)}
+    commits.begin(other, {}, step=5, ledger=[])
+    done = commits.wait()
+    assert done is not None
+    read = {name: torch.zeros_like(tensor) for name, tensor in other.items()}
+    commits.read(done, read)
+    assert all(torch.equal(read[name], other[name]) for name in other)
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -55,11 +140,11 @@ def alter_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (flip_a_bit, "another content"),
-        (cut, "bytes instead of"),
-        (alter_manifest, "its manifest was altered"),
-        (lambda folder: (folder / ".metadata").unlink(), "is missing"),
-        (lambda folder: (folder / MANIFEST).write_text("{"), "damaged"),
+        (flip_a_bit, "__0_0.distcp has another content"),
+        (cut, r"__0_0.distcp has \d+ bytes instead of"),
+        (alter_manifest, "its manifest.json was altered"),
+        (lambda folder: (folder / ".metadata").unlink(), ".metadata is missing"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "its manifest.json is cut off or overwritten"),
         (lambda folder: (folder / MANIFEST).unlink(), None),
     ],
 )
@@ -68,58 +153,203 @@ def test_damage_falls_back_to_the_one_before(
 ) -> None:
     damage(folders(commits)[-1])
     with caplog.at_level(logging.WARNING):
-        commit = commits.newest()
-    assert commit is not None
-    assert commit.step == 2
-    assert (text in caplog.text) if text else not caplog.records
+        step, weights = held(commits)
+    assert step == 2
+    assert torch.equal(weights, values(2)["model.w"])
+    assert re.search(text, caplog.text) if text else not caplog.records
+    assert peek(commits.root) == {"k": 1 / (3 if damage is flip_a_bit else 2)}  # it does not read contents
+
+
+def test_where_all_are_damaged_nothing_is_started_over(commits: Commits) -> None:
+    for folder in folders(commits):
+        flip_a_bit(folder)
+    with pytest.raises(StorageError, match="none of the 2 checkpoints in .* is intact.*or remove that folder"):
+        commits.newest()
+    assert steps(commits) == [2, 3]
+
+
+def test_without_a_commit_there_is_none(tmp_path: Path, alone: World) -> None:
+    assert Commits(tmp_path / "nothing", keep=1, world=alone).newest() is None
+    assert peek(tmp_path / "nothing") is None
 
 
 def test_a_repeated_step_never_writes_into_the_old_folder(commits: Commits) -> None:
     old = folders(commits)[-1]
     (old / MANIFEST).unlink()
-    new = commits.write({"w": torch.full((1000,), 9.0)}, {}, step=3)
+    new = commit(commits, 3).folder
     assert new != old
     assert not old.exists()  # what a lost worker left behind goes with the next commit
 
 
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_later_commit_never_pushes_out_a_good_one(commits: Commits, keep: int) -> None:
-    commits.keep = keep
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_a_damaged_commit_never_pushes_out_a_good_one(commits: Commits, keep: int, step: int) -> None:
+    """Whether the repeated steps are committed before, at or after the damaged one's."""
     flip_a_bit(folders(commits)[-1])
-    new = commits.write({"w": torch.full((1000,), 2.0)}, {}, step=2)
-    commit = commits.newest()
-    assert commit is not None
-    assert commit.step == 2
-    assert new in folders(commits)
-    assert len(folders(commits)) == keep
+    fresh = Commits(commits.root, keep=keep, world=commits.world)
+    found = fresh.newest()
+    assert found is not None
+    assert found.step == 2
+    new = commit(fresh, step)
+    left = [new.folder] if keep == 1 or step == 2 else [found.folder, new.folder]
+    assert folders(commits) == left
+    assert held(commits)[0] == step
 
 
-def test_without_a_commit_there_is_none(tmp_path: Path, alone: World) -> None:
-    assert Commits(tmp_path / "nothing", keep=1, world=alone).newest() is None
+def test_the_best_is_kept_until_a_better_one_exists(tmp_path: Path, alone: World) -> None:
+    commits = Commits(tmp_path / "checkpoints", keep=2, world=alone)
+    commits.keep_step(1)
+    for step in (1, 2, 3, 4):
+        commit(commits, step)
+    assert steps(commits) == [1, 3, 4]
+    commits.keep_step(5)  # better, but while it is being written the old one is all there is
+    assert steps(commits) == [1, 3, 4]
+    for step in (5, 6, 7):
+        commit(commits, step)
+    assert steps(commits) == [5, 6, 7]
 
 
 def test_another_model_is_refused(commits: Commits) -> None:
-    commit = commits.newest()
-    assert commit is not None
-    with pytest.raises(UserError, match="does not fit this model"):
-        commits.read(commit, {"other": torch.zeros(3)})
-    with pytest.raises(UserError, match="does not fit this model"):
-        commits.read(commit, {"w": torch.zeros(999)})
+    found = commits.newest()
+    assert found is not None
+    weights = values(0)
+    for other, text in (
+        ({"model.w": weights["model.w"]}, "it also holds z.w"),
+        ({**weights, "model.v": weights["z.w"]}, "it lacks model.v"),
+        ({**weights, "model.w": torch.zeros(100, 11)}, "Size mismatch"),
+    ):
+        with pytest.raises(UserError, match=rf"does not fit this model \({text}.*restore the settings"):
+            commits.read(found, other)
 
 
-def test_a_disk_that_refuses_leaves_what_is_there(commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """The kernel refuses to let any file of this process grow beyond `size` bytes, with an OSError as a full disk's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr("brew_train.checkpoint.save", full)
-    with pytest.raises(StorageError, match="step 4 could not be written"):
-        commits.write({"w": torch.zeros(1000)}, {}, step=4)
-    commit = commits.newest()
-    assert commit is not None
-    assert commit.step == 3
+
+@pytest.mark.parametrize("too_large", ["shard", "manifest", "ledger"])
+def test_a_disk_that_refuses_leaves_what_is_there(commits: Commits, too_large: str) -> None:
+    before = {path: path.read_bytes() for path in commits.root.parent.rglob("*") if path.is_file()}
+    tensors = {"w": torch.zeros(30_000 if too_large == "shard" else 10)}
+    state = {"text": "x" * (100_000 if too_large == "manifest" else 10)}
+    ledger = [LedgerStep(step=4, stage="cpt", bins=list(range(30_000 if too_large == "ledger" else 3)))]
+    with file_size_limit(50_000):
+        commits.begin(tensors, state, step=4, ledger=ledger)
+        with pytest.raises(StorageError, match="checkpoint of step 4 could not be written.*File too large.*free some"):
+            commits.wait()
+    after = {path: path.read_bytes() for path in commits.root.parent.rglob("*") if path.is_file()}
+    if too_large == "manifest":  # its segment was written before; no commit refers to it
+        after = {path: content for path, content in after.items() if "ledger" not in path.parts}
+    assert after == before
+    assert steps(commits) == [2, 3]
+    assert commit(commits, 5).step == 5  # once there is room, the same run goes on
+
+
+def test_a_failure_is_met_once_and_begins_nothing(commits: Commits, caplog: pytest.LogCaptureFixture) -> None:
+    with file_size_limit(1_000):
+        commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
+        with pytest.raises(StorageError, match="step 4"):
+            commits.begin(values(5), {}, step=5, ledger=[])
+        commits.wait()
+        assert steps(commits) == [2, 3]
+        with commits:  # as if training failed before it could meet the commit's failure
+            commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
+    assert "the last checkpoint was not completed: the checkpoint of step 4" in caplog.text
+
+
+def test_what_follows_a_commit_may_fail_without_harming_it(commits: Commits) -> None:
+    def export(done: Commit) -> None:
+        assert (done.folder / MANIFEST).exists()
+        raise StorageError("the export could not be written")
+
+    commits.begin(values(4), {}, step=4, ledger=[], then=export)
+    with pytest.raises(StorageError, match="the export could not be written"):
+        commits.wait()
+    assert held(commits)[0] == 4
+
+
+def test_no_warning_and_no_filter_is_left_by_the_thread(commits: Commits) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        filters = list(warnings.filters)
+        commit(commits, 4)
+        assert warnings.filters == filters
+    assert not seen
 
 
 def test_the_manifest_names_every_file(commits: Commits) -> None:
     folder = folders(commits)[-1]
     body = json.loads((folder / MANIFEST).read_text())["body"]
     assert set(body["files"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
+
+
+UNSHARE = ["unshare", "--map-root-user", "--mount"]
+
+
+@pytest.mark.real
+def test_a_full_file_system(tmp_path: Path) -> None:
+    """ENOSPC itself, on a file system of 2 MB that only the child sees."""
+    if shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let a user mount a file system")
+    script = (
+        f"mount -t tmpfs -o size=2m tmpfs {tmp_path} && exec {sys.executable} "
+        f"{Path(__file__).with_name('checkpoint_worker.py')} full {tmp_path}"
+    )
+    done = subprocess.run([*UNSHARE, "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["errors"] == 3
+    assert re.search("step 2 could not be written.*No space left on device.*free some space", report["error"])
+    assert report["after"] == report["before"]
+    assert report["at_last"] == [1, 2]
+
+
+def run_workers(scenario: str, root: Path, size: int) -> tuple[list[int], list[dict[str, Any]], str]:
+    """Exit codes, reports and rank 0's standard error of processes of checkpoint_worker.py."""
+    command = [sys.executable, str(Path(__file__).with_name("checkpoint_worker.py")), scenario, str(root)]
+    places = [[]] if size == 1 else [[str(rank), str(size)] for rank in range(size)]
+    started = [
+        subprocess.Popen([*command, *place], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for place in places
+    ]
+    try:
+        told = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert told[0][0], told[0][1]
+    return [process.returncode for process in started], [json.loads(out or "null") for out, _ in told], told[0][1]
+
+
+@pytest.mark.real
+def test_two_workers_commit_under_training_lose_one_and_reshard(tmp_path: Path) -> None:
+    codes, (killed, left), _ = run_workers("write", tmp_path, 2)
+    assert codes == [-signal.SIGKILL, 0]
+    for report in (killed, left):
+        assert report["overlapped"] > 0  # training did meet the commit in flight,
+        assert report["sums"] == [[3.0]]  # neither got the other's messages,
+        assert report["first"]  # and the commit holds what was there before
+        assert report["blocked"] < report["seconds"] / 2
+        assert report["second"]
+        assert re.search("step 3 could not be written.*File too large", report["full"])  # for one, so for both
+        assert not any("step-00000003" in name for name in report["after_full"])
+        assert report["third"]
+    assert left["lost"] == "RuntimeError"  # none of ours: Ray Train starts the workers again after it
+
+    # the commit that the lost worker was writing does not exist; one process goes on from the one before it
+    codes, (report,), _ = run_workers("alone", tmp_path, 1)
+    assert codes == [0]
+    assert report == {"unfinished": [False], "third": True, "fourth": True, "left": 3}
+    assert audit(tmp_path, {"cpt": 5}).bins == {"cpt": [4]}
+
+    # two again, from what one wrote; both fall back, although only the second reads the damage
+    codes, reports, log = run_workers("restore", tmp_path, 2)
+    assert codes == [0, 0]
+    assert reports == 2 * [{"fourth": True, "fallen_back": True}]
+    assert log.count("__0_0.distcp has another content than was written") == 1

@@ -6,7 +6,7 @@ import pytest
 
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
-from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
 
 
 def test_a_recipe_is_loaded_with_overrides() -> None:
@@ -17,8 +17,8 @@ def test_a_recipe_is_loaded_with_overrides() -> None:
 
 
 def test_a_recipe_that_cannot_work_says_so_itself() -> None:
-    with pytest.raises(ConfigError, match="3 workers cannot share equally; the nearest value that works is 9"):
-        load_config(TrainConfig, {"stages": [{"name": "sft", "bins_per_step": 8}]}, overrides=["workers=3"])
+    with pytest.raises(ConfigError, match="3 workers with 3 micro-steps need at least one bin each: give 9 or more"):
+        load_config(TrainConfig, {"stages": [{"bins_per_step": 8, "micro_steps": 3}]}, overrides=["workers=3"])
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,13 @@ def test_a_recipe_that_cannot_work_says_so_itself() -> None:
         (lambda: TrainConfig(stages=[]), "nothing to train"),
         (lambda: TrainConfig(stages=[StageConfig(), StageConfig()]), "a name of its own"),
         (lambda: TrainConfig(checkpoint_every=0), "must be at least 1"),
+        (lambda: TrainConfig(workers=2, min_workers=3), "between 1 and train.workers=2"),
+        (lambda: TrainConfig(workers=3, sharding=ShardingConfig(replicas=2)), "no multiple of train.sharding.repl"),
+        (lambda: ShardingConfig(replicas=0), "at least 1"),
         (lambda: StageConfig(steps=0), "steps=0"),
+        (lambda: StageConfig(objective="ppo"), "it is next_token or dpo or orpo"),
+        (lambda: StageConfig(schedule="linear"), "it is schedule_free or cosine or constant"),
+        (lambda: StageConfig(on_bad_step="ignore"), "it is stop or skip"),
         (lambda: StageConfig(prompt_weight=1.5), "a share between 0 and 1"),
         (lambda: StageConfig(beta1=0.0), r"for example 0\.9"),
         (lambda: ModelConfig(layers=0), "model.layers is 0"),

@@ -2,20 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import ConfigError, UserError
+from brew_train.bins import BinReader
 from brew_train.checkpoint import Commits
 from brew_train.config import TrainConfig
+from brew_train.evaluation import evaluate
+from brew_train.ledger import audit
 from brew_train.loop import TrainResult, train
-from brew_train.model import RankingLM, build_model
-from brew_train.optimizer import ScheduleFree
+from brew_train.model import RankingLM
+from brew_train.optimizer import make_optimizer
 from brew_train.world import World
 
 
@@ -29,16 +34,22 @@ def losses_of(out: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows}
 
 
-def averaged_model(config: TrainConfig, out: Path, sizes: dict[str, int], world: World) -> RankingLM:
-    model = build_model(config.model, seed=1, **sizes)
-    optimizer = ScheduleFree(model, config.stages[-1])
-    commits = Commits(out / "checkpoints", keep=3, world=world)
-    commit = commits.newest()
-    assert commit is not None
-    commits.read(commit, optimizer.tensors())
-    optimizer.restore_scalars(commit.state["optimizer"])
-    optimizer.use_average()
-    return model
+@pytest.fixture
+def averaged(new_model: Callable[..., RankingLM], alone: World) -> Callable[[TrainConfig, Path], RankingLM]:
+    """The model of a run's newest commit, with its averaged weights."""
+
+    def averaged(config: TrainConfig, out: Path) -> RankingLM:
+        model = new_model(config.model, seed=1)
+        optimizer = make_optimizer(model, config.stages[-1])
+        commits = Commits(out / "checkpoints", keep=3, world=alone)
+        commit = commits.newest()
+        assert commit is not None
+        commits.read(commit, optimizer.tensors())
+        optimizer.restore_scalars(commit.state["optimizer"])
+        optimizer.use_average()
+        return model
+
+    return averaged
 
 
 @pytest.fixture
@@ -55,7 +66,7 @@ def run(config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone
 
 
 def test_a_run_learns_and_exports_the_average(
-    run: Any, config: TrainConfig, sizes: dict[str, int], alone: World, tmp_path: Path
+    run: Any, averaged: Any, config: TrainConfig, sizes: dict[str, int], tmp_path: Path
 ) -> None:
     longer = replace(config, stages=[replace(config.stages[0], steps=30, learning_rate=0.02), config.stages[1]])
     result = run(tmp_path / "run", config=longer)
@@ -69,9 +80,9 @@ def test_a_run_learns_and_exports_the_average(
     ids = torch.arange(20).unsqueeze(0)
     exported = AutoModelForCausalLM.from_pretrained(result.export)
     assert exported.dtype == torch.float32
-    averaged = averaged_model(longer, tmp_path / "run", sizes, alone)
-    averaged.lm.set_attn_implementation("sdpa")
-    torch.testing.assert_close(exported(ids).logits, averaged.lm(ids).logits, atol=1e-6, rtol=1e-6)
+    model = averaged(longer, tmp_path / "run").lm
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(exported(ids).logits, model(ids).logits, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("stop_at", [3, 6, 9])
@@ -130,5 +141,135 @@ def test_what_cannot_continue_is_refused(
         run(tmp_path / "run", config=longer, bins={"cpt": bins["cpt"], "sft": bins["cpt"]})
     with pytest.raises(UserError, match="no bins are given for stage sft"):
         run(tmp_path / "other", bins={"cpt": bins["cpt"]})
-    with pytest.raises(ConfigError, match="3 workers cannot share equally"):
+    with pytest.raises(ConfigError, match="3 workers with 1 micro-steps need at least one bin each"):
         run(tmp_path / "other", world=replace(alone, size=3))
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def events_of(out: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def test_a_bad_step_is_skipped_and_recorded_where_that_is_asked_for(
+    run: Any, config: TrainConfig, tmp_path: Path
+) -> None:
+    # every loss is more than "a rise of -100 nats" above the mean of those before: all but the first step are bad
+    stage = replace(config.stages[0], on_bad_step="skip", max_loss_rise=-100.0, max_skipped=50)
+    result = run(tmp_path / "run", config=replace(config, stages=[stage]))
+    rows = rows_of(tmp_path / "run")
+    assert [row["skipped"] for row in rows] == [False] + [True] * 5
+    assert rows[1]["loss"] is not None
+    skipped = events_of(tmp_path / "run", "skipped")
+    assert [event["step"] for event in skipped] == [2, 3, 4, 5, 6]
+    assert all(len(event["bins"]) == 2 for event in skipped)
+    assert result.steps == 6
+
+    with pytest.raises(UserError, match=r"the last 3 steps, up to 4, were skipped, more than max_skipped=2"):
+        run(tmp_path / "patience", config=replace(config, stages=[replace(stage, max_skipped=2)]))
+    with pytest.raises(UserError, match=r"stage cpt, step 2: the loss exploded to .* in bins \[\d+, \d+\]"):
+        run(tmp_path / "stop", config=replace(config, stages=[replace(stage, on_bad_step="stop")]))
+
+
+def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
+    run: Any, averaged: Any, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: World,
+    write_bins: Callable[..., Path], tmp_path: Path
+) -> None:  # fmt: skip
+    run(tmp_path / "plain")
+    held_out = write_bins(tmp_path / "held-out", n_bins=3, plan_hash="c" * 64)
+    stages = [replace(stage, evaluate_every=3) for stage in config.stages]
+    evaluating = replace(config, stages=stages)
+    run(tmp_path / "run", config=evaluating, evaluation={"cpt": held_out, "sft": held_out})
+    assert losses_of(tmp_path / "run") == losses_of(tmp_path / "plain")
+    evaluated = {row["step"]: row["evaluation"] for row in rows_of(tmp_path / "run") if row["evaluation"]}
+    assert list(evaluated) == [3, 6, 9, 10]
+
+    model = averaged(evaluating, tmp_path / "run")
+    again = evaluate(model, stages[1], BinReader(held_out, **sizes), alone)
+    assert again == pytest.approx(evaluated[10], abs=1e-6)
+    one = evaluate(model, stages[1], BinReader(held_out, **sizes), alone)["answer_loss"]
+    assert again["loss"] == pytest.approx(0.01 * again["prompt_loss"] + 0.99 * one, abs=1e-6)
+
+    best = min((3, 6), key=lambda step: evaluated[step]["loss"])
+    exported = load_file(tmp_path / "run" / "best" / "cpt" / "model.safetensors")
+    assert exported
+    assert any(
+        (tmp_path / "run" / "checkpoints").glob(f"step-{min((9, 10), key=lambda s: evaluated[s]['loss']):08d}-*")
+    )
+    assert best in evaluated
+
+
+def test_a_notice_commits_at_once_and_training_goes_on(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+    long = replace(config, checkpoint_every=100, stages=[config.stages[0]])
+    asked: list[int] = []
+
+    def notice() -> bool:
+        asked.append(len(asked) + 1)
+        return asked[-1] == 2
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config=long, notice=notice, stop_at=4)
+    (tmp_path / "run" / "checkpoint-now").touch()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config=long, stop_at=5)
+    run(tmp_path / "run", config=long)
+    # the first run is cut in step 4 after the notice in step 2; the second goes on from there and is asked in step 3
+    assert [event["step"] for event in events_of(tmp_path / "run", "restored")] == [2, 3]
+    assert not (tmp_path / "run" / "checkpoint-now").exists()
+    whole = losses_of(tmp_path / "run")
+    run(tmp_path / "whole", config=long)
+    assert whole == losses_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+def test_preferences_are_learnt_and_an_interrupted_run_continues_bitwise(
+    objective: str, run: Any, config: TrainConfig, write_bins: Callable[..., Path], tmp_path: Path
+) -> None:
+    pairs = write_bins(tmp_path / "pairs", n_bins=6, kind="pairs")
+    stage = replace(
+        config.stages[0],
+        name="ift",
+        objective=objective,
+        steps=24,
+        learning_rate=0.02,
+        dpo_beta=0.5,
+        max_loss_rise=50.0,
+    )
+    preferring = replace(config, stages=[stage])
+    run(tmp_path / "whole", config=preferring, bins={"ift": pairs})
+    rows = rows_of(tmp_path / "whole")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["accuracy"] > 0.7
+    if objective == "dpo":
+        assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # the policy still is its reference
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", config=preferring, bins={"ift": pairs}, stop_at=7)
+    run(tmp_path / "cut", config=preferring, bins={"ift": pairs})
+    assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+
+    with pytest.raises(
+        UserError, match=f"has objective={objective}, which reads pairs, but the bins in .* hold documents"
+    ):
+        run(tmp_path / "other", config=preferring, bins={"ift": write_bins(tmp_path / "documents")})
+
+
+def test_micro_steps_change_nothing_but_rounding(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+    # the router's loss is of the tokens that are routed together, so it alone depends on the micro-steps
+    unrouted = replace(config, model=replace(config.model, router_aux_loss=0.0))
+    whole = replace(unrouted, stages=[replace(stage, bins_per_step=4) for stage in config.stages])
+    parts = replace(whole, stages=[replace(stage, micro_steps=4) for stage in whole.stages])
+    run(tmp_path / "whole", config=whole)
+    run(tmp_path / "parts", config=parts)
+    assert losses_of(tmp_path / "parts") == pytest.approx(losses_of(tmp_path / "whole"), abs=1e-5)
+
+
+def test_the_ledger_holds_each_bin_once_an_epoch(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", stop_at=5)
+    run(tmp_path / "run")
+    found = audit(tmp_path / "run", {"cpt": 12, "sft": 10})
+    assert found.steps == 10
+    assert found.bins == {"cpt": [12], "sft": [8]}

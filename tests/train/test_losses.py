@@ -1,5 +1,10 @@
-"""The fused, chunked, weighted cross-entropy against its definition."""
+"""The fused, chunked losses against their definition, in PyTorch and with Liger's kernels."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -7,9 +12,54 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from brew_train import losses
-from brew_train.losses import NO_TARGET, fused_cross_entropy, token_weights
+from brew_train.losses import NO_TARGET, fused_cross_entropy, token_log_probabilities, token_weights, uses_liger
+
+LIGER = """
+import torch
+import torch.nn.functional as F
+from brew_train.losses import NO_TARGET, fused_cross_entropy, token_log_probabilities
+
+generator = torch.Generator().manual_seed(0)
+hidden = torch.randn(13, 16, generator=generator, requires_grad=True)
+head = torch.randn(37, 16, generator=generator, requires_grad=True)
+targets = torch.randint(37, (13,), generator=generator)
+targets[[3, 12]] = NO_TARGET
+weights = torch.rand(13, generator=generator).masked_fill(targets == NO_TARGET, 0.0)
+
+plain = F.cross_entropy(hidden @ head.T, targets, ignore_index=NO_TARGET, reduction="none")
+expected = torch.autograd.grad(2 * (plain * weights).sum(), (hidden, head), retain_graph=True)
+loss, each = fused_cross_entropy(hidden, head, targets, weights, liger=True)
+assert not each.requires_grad
+torch.testing.assert_close(loss, (plain * weights).sum())
+torch.testing.assert_close(each, plain.detach())
+torch.testing.assert_close(torch.autograd.grad(2 * loss, (hidden, head)), expected)
+
+logp = token_log_probabilities(hidden, head, targets, liger=True)
+torch.testing.assert_close(logp, -plain)
+# squared, so that what a token's gradient is worth is known in the backward pass only
+expected = torch.autograd.grad((weights * plain.square()).sum(), (hidden, head))
+torch.testing.assert_close(torch.autograd.grad((weights * logp.square()).sum(), (hidden, head)), expected)
+with torch.no_grad():
+    assert not token_log_probabilities(hidden, head, targets, liger=True).requires_grad
+print("equal")
+"""
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, and how many matrix products there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.products = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.largest = max(self.largest, *(t.numel() for t in [out] if isinstance(t, torch.Tensor)), 0)
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_)
+        return out
 
 
 def test_weights_of_a_chat_by_hand() -> None:
@@ -55,14 +105,8 @@ def test_cross_entropy_of_literal_logits() -> None:
 def test_loss_and_gradients_equal_the_plain_formula(
     tokens: int, vocabulary: int, chunk: int, prompt_weight: float | None, seed: int
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(tokens, 6, generator=generator, requires_grad=True)
-    head = torch.randn(vocabulary, 6, generator=generator, requires_grad=True)
-    targets = torch.randint(vocabulary, (tokens,), generator=generator)
-    targets[torch.rand(tokens, generator=generator) < 0.2] = NO_TARGET
-    roles = torch.randint(2, (tokens,), generator=generator, dtype=torch.uint8)
+    hidden, head, targets, roles = drawn(tokens, vocabulary, seed)
     valid = targets != NO_TARGET
-
     plain = F.cross_entropy(hidden @ head.T, targets, ignore_index=NO_TARGET, reduction="none")
     if prompt_weight is None:
         expected = plain.sum() / max(1, int(valid.sum()))
@@ -81,7 +125,71 @@ def test_loss_and_gradients_equal_the_plain_formula(
         torch.testing.assert_close(ours, 2 * reference)
 
 
-def test_no_gradient_is_made_where_none_is_wanted() -> None:
-    with torch.no_grad():
-        loss, _ = fused_cross_entropy(torch.ones(2, 2), torch.eye(2), torch.tensor([0, 1]), torch.tensor([0.5, 0.5]))
-    assert loss.item() == pytest.approx(0.6931472)
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.integers(1, 40),
+    vocabulary=st.integers(2, 30),
+    chunk=st.integers(1, 50),
+    scale=st.sampled_from([1.0, 30.0]),  # of the hidden states: targets that are nearly sure or nearly impossible
+    seed=st.integers(0, 10_000),
+)
+def test_log_probabilities_and_gradients_equal_the_plain_formula(
+    tokens: int, vocabulary: int, chunk: int, scale: float, seed: int
+) -> None:
+    hidden, head, targets, _ = drawn(tokens, vocabulary, seed, scale=scale)
+    plain = -F.cross_entropy(hidden @ head.T, targets, ignore_index=NO_TARGET, reduction="none")
+    # no weighted sum: each token's upstream gradient depends on what comes out
+    expected = torch.autograd.grad((plain / 10).tanh().sum(), (hidden, head))
+    with mock.patch.dict(losses.CHUNK, cpu=chunk):
+        logp = token_log_probabilities(hidden, head, targets)
+        gradients = torch.autograd.grad((logp / 10).tanh().sum(), (hidden, head))
+    torch.testing.assert_close(logp, plain, rtol=1e-5, atol=2e-6 * scale)
+    for ours, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=2e-6 * scale)
+
+
+def drawn(
+    tokens: int, vocabulary: int, seed: int, *, scale: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, head, targets (some without) and roles."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = (scale * torch.randn(tokens, 6, generator=generator)).requires_grad_()
+    head = torch.randn(vocabulary, 6, generator=generator, requires_grad=True)
+    targets = torch.randint(vocabulary, (tokens,), generator=generator)
+    targets[torch.rand(tokens, generator=generator) < 0.2] = NO_TARGET
+    return hidden, head, targets, torch.randint(2, (tokens,), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_tensor_is_larger_than_a_chunk_of_logits(fused: bool) -> None:
+    hidden, head, targets, _ = drawn(64, 50, 0)
+    with mock.patch.dict(losses.CHUNK, cpu=8), Sizes() as sizes:
+        if fused:
+            fused_cross_entropy(hidden, head, targets, torch.full((64,), 0.5))[0].backward()
+        else:
+            token_log_probabilities(hidden, head, targets).sum().backward()
+    assert sizes.largest == 8 * 50  # neither 64 x 50 logits, nor anything as large beside them
+
+
+def test_without_gradients_each_chunk_is_projected_once_and_nothing_else() -> None:
+    hidden, head, targets, _ = drawn(64, 50, 0)  # both ask for gradients, as a model's weights do in an evaluation
+    with torch.no_grad(), mock.patch.dict(losses.CHUNK, cpu=8), Sizes() as sizes:
+        loss, each = fused_cross_entropy(hidden, head, targets, torch.full((64,), 0.5))
+        logp = token_log_probabilities(hidden, head, targets)
+    assert sizes.products == 2 * 64 / 8
+    torch.testing.assert_close(loss, 0.5 * each.sum())
+    torch.testing.assert_close(logp, -each)
+
+
+@pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger-kernel is not installed")
+def test_ligers_kernels_give_the_same_losses_and_gradients() -> None:
+    """On the CPU Triton's interpreter runs them; it must be asked for before Triton is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIGER], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_liger_is_for_gpus_only() -> None:
+    assert not uses_liger(torch.device("cpu"))

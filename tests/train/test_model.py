@@ -1,40 +1,63 @@
 """Packed documents do not see each other, and the model's forward is the loss it says it is."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from brew_platform.errors import UserError
+from brew_train.attention import varlen_attention
 from brew_train.batches import Batch, Bin, collate
-from brew_train.config import ModelConfig
+from brew_train.config import ModelConfig, StageConfig
 from brew_train.losses import NO_TARGET, token_weights
 from brew_train.model import RankingLM, balance_loss, build_model
+from brew_train.objectives import Objective, make_objective
+from brew_train.weights import materialize
 from brew_train.world import World
 
 LENGTHS = [5, 1, 9, 3]
-SMALL = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2)
+SIZES = {"vocabulary_size": 50, "context_length": 64}
+# fresh weights of the usual size are so small that a leak would not show
+SMALL = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)
+PLAIN = replace(SMALL, router_aux_loss=0.0)
+ALONE = World(device=torch.device("cpu"))
 
 
 def small_model(config: ModelConfig = SMALL) -> RankingLM:
-    model = build_model(config, vocabulary_size=50, context_length=64, seed=3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5.0 if parameter.ndim > 1 else 1.0)  # fresh weights are so small that a leak would not show
-    return model
+    model = build_model(config, **SIZES)
+    materialize(model, config, ALONE, seed=3)
+    return model.train()
 
 
-def packed() -> Batch:
+def bins() -> list[Bin]:
+    """Documents of random tokens, one to a bin."""
     random = np.random.default_rng(0)
-    tokens = sum(LENGTHS)
-    ids = random.integers(0, 50, tokens).astype(np.int32)
-    roles = random.integers(0, 2, tokens).astype(np.uint8)
-    return collate([Bin(input_ids=ids, doc_lengths=np.array(LENGTHS, np.int32), roles=roles)])
+    return [
+        Bin(
+            input_ids=random.integers(0, 50, tokens).astype(np.int32),
+            doc_lengths=np.array([tokens], np.int32),
+            roles=random.integers(0, 2, tokens).astype(np.uint8),
+        )
+        for tokens in LENGTHS
+    ]
+
+
+def objective_of(batch: Batch, *, micro_steps: int = 1) -> Objective:
+    return make_objective(StageConfig(prompt_weight=0.3), batch.counts(), micro_steps=micro_steps)
+
+
+def gradients_of(model: RankingLM) -> dict[str, torch.Tensor]:
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
 
 
 def logits_of(model: RankingLM, batch: Batch) -> torch.Tensor:
@@ -49,8 +72,22 @@ def logits_of(model: RankingLM, batch: Batch) -> torch.Tensor:
     return out.logits[0].detach()
 
 
-def test_packed_logits_equal_those_of_documents_alone(tmp_path: Path) -> None:
-    model, batch = small_model(), packed()
+def test_packed_documents_have_the_loss_and_the_gradients_of_documents_alone() -> None:
+    model, batch = small_model(PLAIN), collate(bins())
+    objective = objective_of(batch)
+    packed, losses, sums = model(batch, objective, ALONE)
+    packed.backward()
+    packed_gradients = gradients_of(model)
+    alone = [model(collate([document]), objective, ALONE) for document in bins()]
+    sum(loss for loss, _, _ in alone).backward()  # type: ignore[union-attr]
+    torch.testing.assert_close(losses, torch.cat([each for _, each, _ in alone]), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(sums, torch.stack([measured for _, _, measured in alone]).sum(dim=0))
+    for name, gradient in gradients_of(model).items():
+        torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_packed_logits_equal_those_of_transformers_for_documents_alone(tmp_path: Path) -> None:
+    model, batch = small_model(), collate(bins())
     model.lm.save_pretrained(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     alone = [plain(document.unsqueeze(0)).logits[0] for document in batch.input_ids_1T[0].split(LENGTHS)]
@@ -58,68 +95,123 @@ def test_packed_logits_equal_those_of_documents_alone(tmp_path: Path) -> None:
 
 
 def test_a_changed_token_changes_no_other_document() -> None:
-    model, batch = small_model(), packed()
+    model, batch = small_model(), collate(bins())
     ids = batch.input_ids_1T.clone()
     ids[0, 6] = (ids[0, 6] + 1) % 50  # first token of the third document
-    changed = logits_of(model, replace(batch, input_ids_1T=ids)) != logits_of(model, batch)
+    changed = (logits_of(model, replace(batch, input_ids_1T=ids)) - logits_of(model, batch)).abs() > 1e-5
     assert changed.any(dim=1).tolist() == [False] * 6 + [True] * 9 + [False] * 3
 
 
-def test_the_forward_is_the_weighted_loss_of_the_logits(alone: World) -> None:
-    model, batch = small_model(replace(SMALL, router_aux_loss=0.0)), packed()
-    weights = token_weights(batch.roles_T, batch.targets_T, batch.counts(), 0.3)
-    loss, each = model(batch, weights, alone)
+def test_the_forward_is_the_weighted_loss_of_the_logits() -> None:
+    model, batch = small_model(PLAIN), collate(bins())
+    loss, each, sums = model(batch, objective_of(batch), ALONE)
     expected = F.cross_entropy(logits_of(model, batch), batch.targets_T, ignore_index=NO_TARGET, reduction="none")
+    weights = token_weights(batch.roles_T, batch.targets_T, batch.counts()[:2], 0.3)
     torch.testing.assert_close(each, expected)
     torch.testing.assert_close(loss.detach(), (weights * expected).sum())
+    assert sums[0].item() == pytest.approx(loss.item())
 
 
-def test_the_router_loss_is_that_of_transformers_and_1_when_uniform(alone: World) -> None:
+@pytest.mark.parametrize("heads", [(4, 2), (4, 4)])
+def test_half_precision_takes_a_kernel_that_knows_boundaries(heads: tuple[int, int]) -> None:
+    """No GPU is here: fake tensors hold our call, forward and backward, against PyTorch's kernel's own signature."""
+    with FakeTensorMode():
+        query, key, value = (
+            torch.empty(1, n, 18, 8, dtype=torch.bfloat16, requires_grad=True) for n in (*heads, heads[1])
+        )
+        boundaries = torch.empty(5, dtype=torch.int32)
+        rows = {"cu_seq_lens_q": boundaries, "max_length_q": 9}
+        out, _ = varlen_attention(torch.nn.Module(), query, key, value, None, **rows)
+        assert out.shape == (1, 18, heads[0], 8)
+        out.sum().backward()
+        assert [x.grad.shape for x in (query, key, value)] == [x.shape for x in (query, key, value)]
+        with pytest.raises(UserError, match=r"drops 10% of its attention scores .* install flash-attn"):
+            varlen_attention(torch.nn.Module(), query, key, value, None, dropout=0.1, **rows)
+
+
+def test_the_router_loss_is_that_of_transformers_and_1_when_uniform() -> None:
     logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        balance_loss((logits,), top_k=2, world=alone) * 2, load_balancing_loss_func((logits,), 4, 2)
+        balance_loss((logits,), top_k=2, world=ALONE) * 2, load_balancing_loss_func((logits,), 4, 2)
     )
-    torch.testing.assert_close(balance_loss((torch.zeros(8, 4),) * 3, top_k=4, world=alone), torch.tensor(1.0))
+    torch.testing.assert_close(balance_loss((torch.zeros(8, 4),) * 3, top_k=4, world=ALONE), torch.tensor(1.0))
 
 
-def test_the_router_loss_reaches_the_router(alone: World) -> None:
-    batch = packed()
-    gradients = []
-    for weight in (0.0, 1.0):
-        model = small_model(replace(SMALL, router_aux_loss=weight))
-        loss, _ = model(batch, token_weights(batch.roles_T, batch.targets_T, batch.counts(), None), alone)
-        loss.backward()
-        gradients.append(model.lm.model.layers[0].mlp.gate.weight.grad)
-    assert not torch.allclose(gradients[0], gradients[1])
+def test_each_micro_step_adds_its_share_of_the_router_loss_in_training_only() -> None:
+    batch = collate(bins())
+    model = small_model(replace(SMALL, router_aux_loss=1.0))
+
+    def router_loss(micro_steps: int) -> torch.Tensor:
+        loss, _, sums = model(batch, objective_of(batch, micro_steps=micro_steps), ALONE)
+        return loss - sums[0]
+
+    once = router_loss(1)
+    once.backward()
+    assert model.lm.model.layers[0].mlp.gate.weight.grad.abs().max() > 0
+    assert 0.9 < once.item() <= 2.0  # experts / experts_per_token when all tokens go to the same ones
+    assert router_loss(4).item() == pytest.approx(once.item() / 4, abs=1e-6)
+    model.eval()
+    assert router_loss(1).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -> None:
+def test_building_takes_no_memory_and_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    first, second = (build_model(SMALL, vocabulary_size=50, context_length=64, seed=3) for _ in range(2))
+    model = build_model(SMALL, **SIZES)
     assert torch.equal(before, torch.get_rng_state())
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_starting_from_a_dense_model(tmp_path: Path, alone: World) -> None:
-    settings = LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-    )
-    LlamaForCausalLM(settings).save_pretrained(tmp_path)
-    model = build_model(ModelConfig(init_from=str(tmp_path)), vocabulary_size=50, context_length=64, seed=0)
-    batch = packed()
-    loss, _ = model(batch, token_weights(batch.roles_T, batch.targets_T, batch.counts(), None), alone)
-    assert 3.0 < loss.item() < 5.0
+def test_experts_of_a_width_that_grouped_mm_refuses_still_train() -> None:
+    batch = collate(bins())
+    loss, _, _ = small_model(replace(SMALL, intermediate_size=9))(batch, objective_of(batch), ALONE)
+    loss.backward()
+    assert loss.isfinite()
 
-    with pytest.raises(UserError, match="knows 50 token ids, but the bins were made with 51"):
-        build_model(ModelConfig(init_from=str(tmp_path)), vocabulary_size=51, context_length=64, seed=0)
-    with pytest.raises(UserError, match="reads at most 64 tokens"):
-        build_model(ModelConfig(init_from=str(tmp_path)), vocabulary_size=50, context_length=65, seed=0)
+
+DENSE: Mapping[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+
+
+def write_config(folder: Path, model_type: str = "llama", **changes: Any) -> ModelConfig:
+    AutoConfig.for_model(model_type, **{**DENSE, **changes}).save_pretrained(folder)
+    return ModelConfig(init_from=str(folder))
+
+
+def test_a_dense_half_precision_model_is_trained_in_float32_and_without_a_router(tmp_path: Path) -> None:
+    config = write_config(tmp_path, dtype="bfloat16")
+    model = build_model(config, **SIZES)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.router_aux_loss == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "message"),
+    [
+        ({}, {"vocabulary_size": 51}, "knows 50 token ids, but the bins were made with 51"),
+        ({}, {"context_length": 65}, "reads at most 64 tokens"),
+        ({"model_type": "mistral", "sliding_window": 32}, {}, "attends to the last 32 tokens only"),
+        ({"model_type": "gpt2"}, {}, r"is a gpt2, .* start from one of llama, .*mixtral"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(
+    changes: dict[str, Any], sizes: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        build_model(config, **(SIZES | sizes))
+
+
+def test_a_folder_without_a_readable_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"which has no config\.json"):
-        build_model(ModelConfig(init_from=str(tmp_path / "none")), vocabulary_size=50, context_length=64, seed=0)
+        build_model(ModelConfig(init_from=str(tmp_path)), **SIZES)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"the config\.json in .* cannot be read"):
+        build_model(ModelConfig(init_from=str(tmp_path)), **SIZES)

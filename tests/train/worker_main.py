@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
 from brew_train.loop import train
 from brew_train.world import World
 
@@ -18,6 +18,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     fields = job["config"]
     fields["model"] = ModelConfig(**fields["model"])
+    fields["sharding"] = ShardingConfig(**fields["sharding"])
     fields["stages"] = [StageConfig(**stage) for stage in fields["stages"]]
 
     def on_step(metrics: dict[str, Any]) -> None:
@@ -25,10 +26,11 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
-    with World.from_torchrun() as world:
+    with World.from_torchrun(replicas=fields["sharding"].replicas) as world:
         train(
             TrainConfig(**fields),
             bins={name: Path(folder) for name, folder in job["bins"].items()},
+            evaluation={name: Path(folder) for name, folder in job["evaluation"].items()},
             out=Path(job["out"]),
             world=world,
             on_step=on_step,

@@ -1,215 +1,305 @@
-"""Commits: sharded checkpoints that either exist completely or not at all.
+"""Commits: sharded checkpoints that exist completely or not at all, written in the background while training goes on.
 
-Owns: writing a commit, finding and verifying the newest good one, reading it back at any number of workers, retention.
-Does not own: what is in the state (brew_train.loop) or the file format (torch.distributed.checkpoint, DCP).
+Owns: staging and writing a commit, finding the newest good one, reading it back at any number of workers, retention.
+Does not own: what the state holds (brew_train.loop), DCP's files (brew_train.shards), manifests (brew_train.manifest).
 
     checkpoints/step-00000020-5f0c1a2b/      written once, never reused: a repeated step gets a new suffix
-        __0_0.distcp  __1_0.distcp  .metadata    DCP's files: each worker's shards, and the index
+        __0_0.distcp  __1_0.distcp  .metadata    each worker's shards, and the index
         manifest.json                            put last, by rename: only with it does the commit exist
+    ledger/step-00000020-5f0c1a2b.json       the bins since the commit before it (brew_train.ledger)
 
 Overwriting a folder and crashing leaves a mix of old and new rows that loads silently, and so does a flipped bit;
 hence the fresh names and the sha256 of every file.
+
+Training waits only while the tensors are copied (and for the commit before, where that is not done yet). A background
+thread writes the copies. It talks to the other workers' threads over `World.side`, so that its messages never mix with
+those of training, and in rounds (brew_train.agreement): what fails anywhere fails everywhere, so no worker is left
+waiting, and all of them meet the error in the same call.
 """
 
-import contextlib
-import hashlib
 import json
 import logging
-import os
 import secrets
 import shutil
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.storage import WriteResult
 
 from brew_platform.errors import StorageError, UserError
+from brew_train.agreement import agree
+from brew_train.ledger import LEDGER, LedgerStep, write_segment
+from brew_train.manifest import (
+    MANIFEST,
+    Commit,
+    Reference,
+    complaint,
+    digest_file,
+    finished,
+    open_commit,
+    peek,
+    step_of,
+    write_manifest,
+)
+from brew_train.shards import ShardWriter, read_shards
 from brew_train.world import World
 
-__all__ = ["Commit", "Commits"]
+__all__ = ["MANIFEST", "Commit", "Commits", "peek"]
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Commit:
-    """A verified commit."""
-
-    folder: Path
-    step: int  # over all stages
-    state: dict[str, Any]  # what the writer passed: data position, counters, the optimizer's numbers
+T = TypeVar("T")
+Written = tuple[list[WriteResult] | None, dict[str, dict[str, Any]]]  # places in a file, and each file's digest
 
 
 class Commits:
-    """The commits of one run.
+    """The commits of one run. As a context manager it leaves no thread behind, also where training fails.
 
     Args:
-        root: folder that holds them, seen by all workers under the same path.
+        root: folder that holds them, seen by all workers under the same path; the ledger lies beside it.
         keep: newest commits that retention leaves.
-        world: the workers; every method is called by all of them.
+        world: the workers; every method is called by all of them, in the same order.
     """
 
     def __init__(self, root: Path, *, keep: int, world: World) -> None:
+        assert world.size == 1 or world.side is not None, "several workers need World.side"
         self.root, self.keep, self.world = root, keep, world
+        self.blocked_seconds = 0.0  # that training waited in `begin` and `wait`, in all
+        self._taken_seconds = 0.0  # of those, what `take_blocked_seconds` has returned
+        self._shards = ShardWriter(world.rank)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None  # of the commit in flight; the same kind on every worker
+        self._last: Commit | None = None  # written by us, or found by `newest`
+        self._ledger: Reference | None = None  # segment that the next one follows
+        self._passed: set[Path] = set()  # damaged commits that `newest` passed over
+        self._kept_step: int | None = None
 
-    def write(self, tensors: dict[str, torch.Tensor], state: dict[str, Any], *, step: int) -> Path:
-        """Commits one step, then removes what retention no longer keeps.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:  # the block failed before it could meet this
+            logger.warning("the last checkpoint was not completed: %s", self._error)
+
+    def begin(
+        self,
+        tensors: dict[str, torch.Tensor],
+        state: dict[str, Any],
+        *,
+        step: int,
+        ledger: Sequence[LedgerStep],
+        then: Callable[[Commit], object] | None = None,
+    ) -> None:
+        """Starts the commit of one step and returns once the tensors are copied; they may change from then on.
 
         Args:
             tensors: by name; DTensors are written by the workers that hold their shards.
             state: JSON values, the same on every worker.
             step: over all stages.
-
-        Returns:
-            The commit's folder.
+            ledger: the steps since the last commit that was begun or found.
+            then: called with the commit in the background thread of every worker, once it exists; may use
+                `World.side`, and nothing else, to talk to the other workers.
 
         Raises:
-            StorageError: the commit could not be written; nothing that exists was touched.
+            StorageError: the commit before this one could not be written, on every worker; none is begun. Those that
+                existed are untouched.
+            RuntimeError: a worker was lost while that commit was written.
         """
-        with _storage_errors(step, self.root):
-            folder = self.world.on_first(lambda: self._new_folder(step))
-            with _quiet():
-                save(dict(tensors), checkpoint_id=folder)
-            self.world.on_first(lambda: self._finish(folder, step, state))
-        return folder
+        began = time.perf_counter()
+        try:
+            self._join()
+            work = partial(
+                self._commit,
+                step=step,
+                state=json.loads(json.dumps(state)),  # a copy, and an error here if it is not JSON
+                ledger=tuple(ledger),
+                plan=self._shards.stage(tensors),
+                kept_step=self._kept_step,
+                then=then,
+            )
+            # a daemon: where another worker hangs, this process must still be able to end
+            self._thread = threading.Thread(target=self._run, args=(work,), name="commit", daemon=True)
+            self._thread.start()
+        finally:
+            self.blocked_seconds += time.perf_counter() - began
+
+    def wait(self) -> Commit | None:
+        """Waits until no commit is in flight.
+
+        Returns:
+            The newest commit of this run, written or found.
+
+        Raises:
+            StorageError, RuntimeError: as `begin`.
+        """
+        began = time.perf_counter()
+        try:
+            self._join()
+        finally:
+            self.blocked_seconds += time.perf_counter() - began
+        return self._last
+
+    def take_blocked_seconds(self) -> float:
+        """Seconds that training waited for commits since the last call."""
+        seconds = self.blocked_seconds - self._taken_seconds
+        self._taken_seconds = self.blocked_seconds
+        return seconds
+
+    def keep_step(self, step: int | None) -> None:
+        """From the next commit on, retention leaves the commit of this step beside the newest; None: no such one."""
+        self._kept_step = step
 
     def newest(self) -> Commit | None:
         """The newest commit whose files are all as they were written, the same on every worker; None where none is.
 
-        Damaged ones are named in the log and passed over.
+        Damaged ones are named in the log and passed over. Each worker reads its share of the files.
+
+        Raises:
+            StorageError: there are commits, but all are damaged; going on would start over and remove them.
         """
-        return self.world.on_first(self._find)
+        folders = self.world.on_first(partial(_on_disk, f"{self.root} cannot be read", finished, self.root))
+        for folder in folders:
+            commit, fault = self._verify(folder)
+            fault = next(filter(None, self.world.gather(fault)), None)
+            if commit is not None and fault is None:
+                self._last, self._ledger = commit, commit.ledger
+                return commit
+            self._passed.add(folder)
+            if self.world.rank == 0:
+                logger.warning("checkpoint %s is damaged (%s); falling back to the one before it", folder, fault)
+        if folders:
+            raise StorageError(
+                f"none of the {len(folders)} checkpoints in {self.root} is intact (the log says why): repair the disk, "
+                f"or remove that folder to start from the beginning."
+            )
+        return None
 
     def read(self, commit: Commit, tensors: dict[str, torch.Tensor]) -> None:
         """Fills `tensors` in place from a verified commit, whatever number of workers wrote it.
 
         Raises:
-            UserError: the commit holds other tensors, so it is of another model.
+            UserError: the commit holds other tensors, so it is of another model or optimizer.
+            StorageError: it cannot be read any more.
         """
-        try:
-            with _quiet():
-                load(dict(tensors), checkpoint_id=commit.folder)
-        except (CheckpointException, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"the checkpoint {commit.folder} does not fit this model ({_brief(error)}): its sizes were changed; "
-                f"restore the settings that the run started with, or choose a new run folder."
-            ) from error
 
-    def _new_folder(self, step: int) -> Path:
-        folder = self.root / f"step-{step:08d}-{secrets.token_hex(4)}"
-        with _storage_errors(step, self.root):
-            folder.mkdir(parents=True)
-        return folder
-
-    def _finish(self, folder: Path, step: int, state: dict[str, Any]) -> None:
-        with _storage_errors(step, self.root):
-            _write_manifest(folder, {"step": step, "state": state})
-            self._retain(folder)
-
-    def _find(self) -> Commit | None:
-        for folder in sorted(self.root.glob("step-*"), reverse=True):
-            if not (folder / MANIFEST).is_file():
-                continue  # never finished, so it was never a commit
+        def fill() -> None:
             try:
-                body = _verify(folder)
-            except (OSError, ValueError, KeyError) as error:
-                logger.warning("checkpoint %s is damaged (%s); falling back to the one before it", folder, error)
-                continue
-            return Commit(folder=folder, step=body["step"], state=body["state"])
-        return None
+                read_shards(commit.folder, tensors)
+            except ValueError as error:
+                raise UserError(
+                    f"the checkpoint {commit.folder} does not fit this model ({error}): its sizes or its optimizer "
+                    f"were changed; restore the settings that the run started with, or choose a new run folder."
+                ) from error
 
-    def _retain(self, newest: Path) -> None:
-        """Keeps `newest` and the commits of the last steps up to its own.
+        self.world.on_all(partial(_on_disk, f"the checkpoint {commit.folder} cannot be read", fill))
 
-        What has no manifest is left over from a lost worker. What is of a later step was passed over as damaged when
-        this attempt began, and must not push out the good ones.
-        """
-        others = [folder for folder in sorted(self.root.glob("step-*")) if folder != newest]
-        step = newest.name.split("-")[1]
-        commits = [folder for folder in others if (folder / MANIFEST).is_file() and folder.name.split("-")[1] <= step]
-        kept = commits[-(self.keep - 1) :] if self.keep > 1 else []
-        for folder in others:
-            if folder not in kept:
-                (folder / MANIFEST).unlink(missing_ok=True)  # first it stops existing, then it goes
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # whatever it is, the main thread must meet it
+            self._error = error
+
+    def _commit(
+        self,
+        *,
+        step: int,
+        state: dict[str, Any],
+        ledger: Sequence[LedgerStep],
+        plan: SavePlan | None,
+        kept_step: int | None,
+        then: Callable[[Commit], object] | None,
+    ) -> None:
+        """The background thread's work: two rounds with the other workers, and one for `then`."""
+        disk = partial(_on_disk, f"the checkpoint of step {step} could not be written to {self.root}")
+        folder: Path | None = None
+        try:
+            folder, plan = agree(self.world, lambda: plan, partial(disk, self._open, step))
+            finish = partial(self._finish, folder, step, state, ledger, kept_step)
+            commit = agree(self.world, partial(disk, self._write, folder, plan), partial(disk, finish))
+        except Exception:
+            self._shards.forget()
+            if folder is not None and self.world.rank == 0 and not (folder / MANIFEST).exists():
                 shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._last, self._ledger = commit, commit.ledger
+        if then is not None:
+            agree(self.world, partial(then, commit), lambda done: done)
+
+    def _open(self, step: int, plans: list[SavePlan | None]) -> list[tuple[Path, SavePlan | None]]:
+        """Rank 0: a fresh folder, and what each worker writes into it."""
+        folder = self.root / f"step-{step:08d}-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
+        return [(folder, plan) for plan in self._shards.combine(plans)]
+
+    def _write(self, folder: Path, plan: SavePlan | None) -> Written:
+        """Every worker: its part, on the disk."""
+        folder.mkdir(exist_ok=True)  # a network file system may not show it yet
+        files, places = self._shards.write(folder, plan)
+        return places, {path.name: digest_file(path, sync=True) for path in files}
+
+    def _finish(
+        self,
+        folder: Path,
+        step: int,
+        state: dict[str, Any],
+        ledger: Sequence[LedgerStep],
+        kept_step: int | None,
+        written: list[Written],
+    ) -> list[Commit]:
+        """Rank 0: the index, the ledger, the manifest; then retention."""
+        index = self._shards.finish(folder, [places for places, _ in written])
+        files = {index.name: digest_file(index, sync=True)}
+        for _, digests in written:
+            files |= digests
+        segment = self._ledger
+        if ledger:
+            segment = write_segment(self.root.parent / LEDGER, folder.name, ledger, self._ledger)
+        commit = Commit(folder=folder, step=step, state=state, ledger=segment, files=files)
+        write_manifest(commit)
+        self._retain(commit, kept_step)
+        return [commit] * self.world.size
+
+    def _retain(self, newest: Commit, kept_step: int | None) -> None:
+        """Keeps `newest`, the last commits before it, and that of `kept_step`.
+
+        What has no manifest is left over from a lost worker. What is of the same or a later step, or was passed over as
+        damaged when this attempt began, must not push out the good ones.
+        """
+        earlier = [f for f in finished(self.root) if step_of(f) < newest.step and f not in self._passed]
+        kept = {newest.folder, *earlier[: self.keep - 1], *(f for f in earlier if step_of(f) == kept_step)}
+        for folder in set(self.root.glob("step-*")) - kept:
+            (folder / MANIFEST).unlink(missing_ok=True)  # first it stops existing, then it goes
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _verify(self, folder: Path) -> tuple[Commit | None, str | None]:
+        """A commit, and what is wrong with this worker's share of its files."""
+        try:
+            commit = open_commit(folder)
+        except (OSError, ValueError) as error:
+            return None, str(error)
+        return commit, complaint(commit, sorted(commit.files)[self.world.rank :: self.world.size])
 
 
-def _write_manifest(folder: Path, body: dict[str, Any]) -> None:
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
-    }
-    body = {**body, "files": files}
-    temporary = folder / f"{MANIFEST}.tmp"
-    with temporary.open("w") as handle:
-        json.dump({"body": body, "sha256": _digest(body)}, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.rename(folder / MANIFEST)
-    descriptor = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
+def _on_disk(what: str, make: Callable[..., T], *arguments: Any) -> T:
+    """What `make` returns for `arguments`; where the disk refuses, a StorageError that begins with `what`."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _verify(folder: Path) -> dict[str, Any]:
-    """The manifest's body, after holding every file against it; ValueError says what is wrong."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    body: dict[str, Any] = manifest["body"]
-    if _digest(body) != manifest["sha256"]:
-        raise ValueError("its manifest was altered")
-    for name, recorded in body["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{name} is missing")
-        if path.stat().st_size != recorded["bytes"]:
-            raise ValueError(f"{name} has {path.stat().st_size} bytes instead of {recorded['bytes']}")
-        if _sha256(path) != recorded["sha256"]:
-            raise ValueError(f"{name} has another content than was written")
-    return body
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _brief(error: BaseException) -> str:
-    """The first cause in one line; DCP's own text is a page per worker."""
-    if isinstance(error, CheckpointException):
-        for failure in error.failures.values():
-            cause = failure[0] if isinstance(failure, tuple) else failure
-            return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-@contextlib.contextmanager
-def _storage_errors(step: int, root: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, CheckpointException) as error:
+        return make(*arguments)
+    except OSError as error:
         raise StorageError(
-            f"the checkpoint of step {step} could not be written to {root} ({_brief(error)}): free some space or "
-            f"repair the disk; a restart continues from the last complete one."
+            f"{what} ({error}): free some space or repair the disk; a restart continues from the last complete one."
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """DCP warns that a single process has no process group, which is how we mean it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        yield

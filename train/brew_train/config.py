@@ -1,4 +1,4 @@
-"""The settings of a training run: the model, the stages it goes through, and how the run is kept alive.
+"""The settings of a training run: the model, how it is sharded, the stages it goes through, how the run is kept alive.
 
 Owns: the dataclasses and what must hold between their fields. Does not own: reading YAML and overrides
 (brew_platform.config), or where the bins lie (the caller passes folders).
@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 
 from brew_platform.errors import ConfigError
 
-__all__ = ["ModelConfig", "StageConfig", "TrainConfig"]
+__all__ = ["OBJECTIVES", "SCHEDULES", "ModelConfig", "ShardingConfig", "StageConfig", "TrainConfig"]
+
+OBJECTIVES = ("next_token", "dpo", "orpo")
+SCHEDULES = ("schedule_free", "cosine", "constant")
 
 
 @dataclass(kw_only=True)
@@ -59,6 +62,24 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True)
+class ShardingConfig:
+    """How FSDP2 spreads the model over the workers, and what it trades for memory.
+
+    Raises:
+        ConfigError: fewer than one replica.
+    """
+
+    replicas: int = 1  # copies of the model (HSDP), each sharded over workers / replicas; 1 is plain FSDP
+    reshard_after_forward: bool = False  # free gathered weights between forward and backward: for models that must
+    activation_checkpointing: bool = False  # keep each layer's input only, and run its forward again in backward
+    compile: bool = False  # torch.compile each decoder layer; needs a C++ compiler on CPU
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise ConfigError(f"train.sharding.replicas is {self.replicas}: it must be at least 1.")
+
+
+@dataclass(kw_only=True)
 class StageConfig:
     """One stage of training; the next stage starts from the averaged weights of this one, with a fresh optimizer.
 
@@ -67,20 +88,37 @@ class StageConfig:
     """
 
     name: str = "cpt"  # names the stage in metrics, commits and the `bins` mapping
+    objective: str = "next_token"  # next_token, or dpo | orpo on bins of preference pairs
     steps: int = 100  # optimizer steps
-    bins_per_step: int = 8  # bins in one step over all workers; a multiple of the number of workers
+    bins_per_step: int = 8  # bins in one step over all workers and micro-steps; at least one for each
+    micro_steps: int = 1  # forward-backward passes that one step's bins are spread over, for lack of memory
     prompt_weight: float | None = None  # w_p: share of the prompt tokens' mean loss; None: plain next-token loss (CPT)
-    learning_rate: float = 5e-3  # reached after the warm-up, then constant: schedule-free needs no decay
+    dpo_beta: float = 0.1  # DPO: how strongly the policy is held to its reference (arXiv:2305.18290, β)
+    orpo_weight: float = 0.1  # ORPO: weight of the odds-ratio term beside the answers' loss (arXiv:2403.07691, λ)
+    schedule: str = "schedule_free"  # or cosine | constant, AdamW with warm-up: what the paper compared (§5)
+    learning_rate: float = 5e-3  # reached after the warm-up; schedule-free needs no decay
+    final_learning_rate: float = 0.1  # cosine only: what it ends at, as a share of learning_rate
     warmup_steps: int = 20  # steps of linear warm-up; Adam's second moments are noise before
-    beta1: float = 0.9  # interpolation between the average x (1) and the fast iterate z (0) where gradients are taken
+    beta1: float = 0.9  # schedule-free: interpolation between the average x (1) and the iterate z (0); else Adam's β1
     beta2: float = 0.95  # decay of the second moments; shorter than Adam's 0.999 because runs here are short
     weight_decay: float = 0.05  # decoupled, on matrices only: norm gains are not decayed
     max_grad_norm: float = 1.0  # gradients with a larger global norm are scaled down to it
+    max_loss_rise: float = 5.0  # a loss so many nats above its running mean counts as exploding
+    on_bad_step: str = "stop"  # a loss or gradient that is no number, or explodes: stop, or skip the step and record it
+    max_skipped: int = 10  # skipped steps in a row before the run stops all the same
+    evaluate_every: int = 0  # steps between evaluations of the averaged weights on the evaluation bins; 0: never
 
     def __post_init__(self) -> None:
-        for name in ("steps", "bins_per_step"):
+        for name in ("steps", "bins_per_step", "micro_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"stage {self.name} has {name}={getattr(self, name)}: give at least 1.")
+        for name, known in (
+            ("objective", OBJECTIVES),
+            ("schedule", SCHEDULES),
+            ("on_bad_step", ("stop", "skip")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"stage {self.name} has {name}={getattr(self, name)}; it is {' or '.join(known)}.")
         if self.prompt_weight is not None and not 0.0 <= self.prompt_weight <= 1.0:
             raise ConfigError(
                 f"stage {self.name} has prompt_weight={self.prompt_weight}: it is a share between 0 and 1, or null "
@@ -102,29 +140,40 @@ class TrainConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     stages: list[StageConfig] = field(
         default_factory=lambda: [StageConfig(name="cpt"), StageConfig(name="sft", prompt_weight=0.01)]
     )
     workers: int = 2  # processes that share the model by FSDP2; one CPU core or one GPU each
+    min_workers: int | None = None  # elastic: go on with as few as this while nodes are missing; null: never fewer
     seed: int = 0  # of the initial weights, the order of bins, and every step's random numbers
     checkpoint_every: int = 50  # steps between commits; a lost worker costs at most so many steps
     keep_checkpoints: int = 3  # newest commits kept, so that a damaged one still leaves two to fall back to
+    export_best: bool = True  # where a stage evaluates: also keep and export the commit with the lowest loss there
     max_failures: int = 2  # restarts after a lost worker; Ray's own default is none
-    reshard_after_forward: bool = False  # free gathered weights between forward and backward: for models that must
 
     def __post_init__(self) -> None:
         for name in ("workers", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: it must be at least 1.")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError(
+                f"train.min_workers is {self.min_workers}: it lies between 1 and train.workers={self.workers}."
+            )
+        if self.workers % self.sharding.replicas:
+            raise ConfigError(
+                f"train.workers={self.workers} is no multiple of train.sharding.replicas={self.sharding.replicas}: "
+                f"every copy of the model needs the same number of workers."
+            )
         if not self.stages:
             raise ConfigError("train.stages is empty: there is nothing to train; give at least one stage.")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ConfigError(f"train.stages are named {names}: each stage needs a name of its own; rename one.")
         for stage in self.stages:
-            if stage.bins_per_step % self.workers:
-                nearest = max(1, round(stage.bins_per_step / self.workers)) * self.workers
+            if stage.bins_per_step < self.workers * stage.micro_steps:
                 raise ConfigError(
-                    f"stage {stage.name} has bins_per_step={stage.bins_per_step}, which {self.workers} workers cannot "
-                    f"share equally; the nearest value that works is {nearest}."
+                    f"stage {stage.name} has bins_per_step={stage.bins_per_step}, but {self.workers} workers with "
+                    f"{stage.micro_steps} micro-steps need at least one bin each: give "
+                    f"{self.workers * stage.micro_steps} or more, or fewer workers."
                 )

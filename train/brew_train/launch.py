@@ -1,11 +1,11 @@
 """The training run on Ray Train: processes, restarts, and news for whoever waits.
 
 Owns: starting `brew_train.loop.train` on Ray's workers, following its metrics, turning Ray's errors into ours. Does
-not own: training itself. The one module of this package that needs Ray.
+not own: training itself, or the loss of this process (brew_cluster.relauncher). Needs Ray.
 """
 
 import contextlib
-import json
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +19,18 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from brew_platform.errors import BrewError, first_cause
-from brew_train.batches import BinReader
 from brew_train.config import TrainConfig
-from brew_train.loop import METRICS, TrainResult, require_bins, train
+from brew_train.loop import TrainResult, train
+from brew_train.monitor import METRICS, Monitor, Tail
+from brew_train.preflight import require
+from brew_train.prometheus import PrometheusSink
 from brew_train.world import World
 
 __all__ = ["run_on_ray"]
 
 POLL_SECONDS = 0.2  # how often the metrics file is looked at; well under a step
+HEALTH_SECONDS = "0.5"  # how often Ray Train looks for lost workers; its 2 s would be time lost by every failure
+RESIZE_SECONDS = 10.0  # how often an elastic run looks for nodes that came back; a resize costs a restart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,7 @@ class Job:
 
     config: TrainConfig
     bins: Mapping[str, Path]
+    evaluation: Mapping[str, Path]
     out: Path
     vocabulary_size: int
     context_length: int
@@ -47,12 +52,14 @@ def run_on_ray(
     out: Path,
     vocabulary_size: int,
     context_length: int,
+    evaluation: Mapping[str, Path] | None = None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
     """Trains on `config.workers` Ray workers, restarting after a lost worker from the last commit in `out`.
 
     Call it again with the same arguments after the driver itself was lost: the run goes on from its last commit. Ray
-    must be initialised; where its cluster has GPUs, each worker takes one.
+    must be initialised; where its cluster has GPUs, each worker takes one. With `config.min_workers` the run is
+    elastic: after a lost node it goes on with what is there, and grows again when nodes come back.
 
     Args:
         config: the run's settings.
@@ -60,6 +67,7 @@ def run_on_ray(
         out: run folder, seen by all nodes under the same path.
         vocabulary_size: ids that the tokenizer can produce.
         context_length: tokens that the model reads.
+        evaluation: folder of bins for each stage that evaluates, by its name.
         on_metrics: called in a thread of this process with each step's metrics, as in `out/metrics.jsonl`; a step
             that is repeated after a loss is reported again.
 
@@ -67,24 +75,31 @@ def run_on_ray(
         BrewError: the first cause on any worker, where it is one of ours; bins are checked before anything starts.
         ray.train.TrainingFailedError: workers failed otherwise, more than `config.max_failures` times.
     """
-    require_bins(config, bins)
-    for stage in config.stages:
-        BinReader(bins[stage.name], vocabulary_size=vocabulary_size, context_length=context_length)
     out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     job = Job(
         config=config,
         bins={name: folder.resolve() for name, folder in bins.items()},
+        evaluation={name: folder.resolve() for name, folder in (evaluation or {}).items()},
         out=out,
         vocabulary_size=vocabulary_size,
         context_length=context_length,
     )
+    sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
+    require(config, bins=job.bins, evaluation=job.evaluation, out=out, **sizes)
+    out.mkdir(parents=True, exist_ok=True)
+    with Monitor(out, attempt="driver") as driver:
+        driver.event("launch")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    elastic = config.min_workers is not None
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
+            num_workers=(config.min_workers, config.workers) if elastic else config.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         # gloo beside nccl: checkpoints move through the CPU
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
@@ -114,17 +129,34 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     """
     job: Job = arguments["job"]
     torch.set_num_threads(1)  # each worker owns one core
+    world = World.current(replicas=job.config.sharding.replicas)
     try:
         return train(
             job.config,
             bins=job.bins,
+            evaluation=job.evaluation,
             out=job.out,
             vocabulary_size=job.vocabulary_size,
             context_length=job.context_length,
-            world=World.current(),
+            world=world,
+            sinks=[PrometheusSink(run=job.out.name)] if world.rank == 0 else [],
+            notice=Notice(),
         )
     except BrewError as error:
         return error
+
+
+class Notice:
+    """True once for each preemption of this run's nodes that Ray hears of (a draining node)."""
+
+    def __init__(self) -> None:
+        self._known: Any = None
+
+    def __call__(self) -> bool:
+        info = ray.train.get_preemption_info()
+        new = info is not None and info != self._known
+        self._known = info
+        return new
 
 
 def _cause(error: Exception) -> BaseException:
@@ -140,19 +172,13 @@ def _cause(error: Exception) -> BaseException:
 def _following(path: Path, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Calls `on_metrics` for each line added to `path` until the block ends, its last moment included."""
     done = threading.Event()
-    start = path.stat().st_size if path.exists() else 0
+    tail = Tail(path, from_end=True)
 
     def follow() -> None:
-        position, last = start, False
+        last = False
         while True:
-            if path.exists():
-                with path.open("rb") as handle:
-                    handle.seek(position)
-                    *lines, rest = handle.read().split(b"\n")
-                    position = handle.tell() - len(rest)  # an unfinished line is read again
-                for line in lines:
-                    with contextlib.suppress(json.JSONDecodeError):  # a worker died while writing it
-                        on_metrics(json.loads(line))
+            for row in tail.read():
+                on_metrics(row)
             if last:
                 return
             last = done.wait(POLL_SECONDS)

@@ -1,36 +1,43 @@
 """The training run: stages in order, each step by step, committed on the way and exported at the end.
 
-Owns: the control flow, the step's metrics, what a commit records. Does not own: processes (torchrun or
-brew_train.launch start them), and runs without Ray. Everything random in a step is drawn from (seed, step, rank), so a
-restart at the same number of workers repeats the lost steps bitwise and no generator's state need be saved.
+Owns: the control flow, what a metrics row says, what a commit records. Does not own: a stage's parts
+(brew_train.stage), or processes (torchrun or brew_train.launch start them), and runs without Ray. Everything random in
+a step is drawn from (seed, step, rank), so a restart at the same number of workers repeats the lost steps bitwise and
+no generator's state need be saved.
 """
 
-import json
 import logging
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from transformers import PretrainedConfig
 
-from brew_platform.errors import UserError
-from brew_train.batches import BinOrder, BinOrderState, BinReader
-from brew_train.checkpoint import Commits
+from brew_train.checkpoint import Commit, Commits
 from brew_train.config import TrainConfig
 from brew_train.export import export
-from brew_train.model import build_model, shard
-from brew_train.optimizer import ScheduleFree
-from brew_train.step import take_step
+from brew_train.flops import ModelSize, mfu, peak_flops
+from brew_train.ledger import LedgerStep
+from brew_train.manifest import CHECKPOINTS
+from brew_train.model import build_model
+from brew_train.monitor import METRICS, Monitor, Sink, memory_bytes
+from brew_train.preflight import require
+from brew_train.progress import Progress
+from brew_train.sharding import shard
+from brew_train.stage import RunningStage
+from brew_train.weights import materialize
 from brew_train.world import World
 
-__all__ = ["EXPORT", "METRICS", "TrainResult", "require_bins", "train"]
+__all__ = ["BEST", "EXPORT", "METRICS", "MODEL", "TrainResult", "train"]
 
 logger = logging.getLogger(__name__)
-EXPORT, METRICS, CHECKPOINTS = "export", "metrics.jsonl", "checkpoints"  # inside the run folder
+EXPORT, BEST, MODEL = "export", "best", "model"  # inside the run folder
+COMMIT_NOW = "checkpoint-now"  # a file of this name in the run folder asks for a commit; it is removed by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +51,6 @@ class TrainResult:
     seconds: float  # of this process from its start to its end, checkpoints and export included
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """How far the run is; a commit holds it, beside tensors and the optimizer's numbers."""
-
-    stage: int = 0  # index into config.stages
-    stage_step: int = 0  # steps done in that stage
-    step: int = 0  # steps done over all stages
-    tokens: int = 0
-    step_seconds: float = 0.0  # spent inside steps
-
-    def advance(self, *, tokens: int, seconds: float) -> None:
-        """Counts one step."""
-        self.stage_step += 1
-        self.step += 1
-        self.tokens += tokens
-        self.step_seconds += seconds
-
-
 def train(
     config: TrainConfig,
     *,
@@ -70,6 +59,9 @@ def train(
     vocabulary_size: int,
     context_length: int,
     world: World,
+    evaluation: Mapping[str, Path] | None = None,
+    sinks: Sequence[Sink] = (),
+    notice: Callable[[], bool] = lambda: False,
     on_step: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
     """Trains all stages, or what is left of them, and exports the averaged weights.
@@ -77,10 +69,14 @@ def train(
     Args:
         config: the run's settings.
         bins: folder of packed bins for each stage, by its name.
-        out: run folder, seen by all workers: `checkpoints/`, `metrics.jsonl`, `export/`.
+        out: run folder, seen by all workers (ARCHITECTURE.md lists what is in it).
         vocabulary_size: ids that the tokenizer can produce.
         context_length: tokens that the model reads.
         world: the workers that take part; their number may differ from that of an earlier attempt.
+        evaluation: folder of bins for each stage that evaluates, by its name.
+        sinks: on rank 0, where metrics rows go beside `metrics.jsonl`.
+        notice: asked on every worker after each step; true once the worker learns that it will be taken away
+            (preemption). The step is then committed at once, and training goes on for as long as it can.
         on_step: called on rank 0 after each step, with the metrics that are also appended to `metrics.jsonl`.
 
     Raises:
@@ -88,78 +84,120 @@ def train(
         StorageError: a checkpoint could not be written.
     """
     began = time.perf_counter()
-    config = replace(config, workers=world.size)  # may differ from what was asked for; refuses what they cannot share
-    require_bins(config, bins)
-    out.mkdir(parents=True, exist_ok=True)
-
+    sharding = replace(config.sharding, replicas=world.replicas)
+    config = replace(
+        config, workers=world.size, min_workers=None, sharding=sharding
+    )  # what is there, not what was asked
+    evaluation = evaluation or {}
     sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
-    model = world.on_all(lambda: build_model(config.model, seed=config.seed, **sizes))
-    model = shard(model, world, reshard_after_forward=config.reshard_after_forward)
-    model.train()
-    commits = Commits(out / CHECKPOINTS, keep=config.keep_checkpoints, world=world)
-    commit = commits.newest()
-    progress = Progress(**commit.state["progress"]) if commit else Progress()
-    if commit and commit.state["rng"] != config.seed:
-        raise UserError(
-            f"{out} was trained with seed {commit.state['rng']}, not {config.seed}: the order of the bins would change "
-            f"half-way; restore train.seed, or choose a new run folder."
-        )
-    if progress.stage >= len(config.stages):
-        raise UserError(
-            f"{out} was trained for more stages than the {len(config.stages)} given now: restore train.stages, or "
-            f"choose a new run folder."
-        )
+    world.on_first(lambda: require(config, bins=bins, evaluation=evaluation, out=out, **sizes))
+    world.on_first(partial(out.mkdir, parents=True, exist_ok=True))
+    attempt = world.on_first(lambda: secrets.token_hex(4))
+    writes = world.rank == 0
+    with (
+        Monitor(out, attempt=attempt, sinks=sinks, writes=writes) as monitor,
+        Commits(out / CHECKPOINTS, keep=config.keep_checkpoints, world=world) as commits,
+    ):
+        monitor.event("attempt", workers=world.size)
+        commit = commits.newest()
+        model = world.on_all(lambda: build_model(config.model, **sizes))
+        shard(model, world, sharding)
+        world.on_all(lambda: materialize(model, config.model, world, seed=config.seed))
+        model.train()
+        world.on_first(lambda: model.lm.config.save_pretrained(out / MODEL))
+        size = ModelSize.of(model.lm)
+        peak = peak_flops(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
 
-    total_steps = sum(stage.steps for stage in config.stages)
-    for index in range(progress.stage, len(config.stages)):
-        stage = config.stages[index]
-        reader = world.on_all(partial(BinReader, bins[stage.name], **sizes))
-        order = BinOrder(n_bins=reader.n_bins, plan_hash=reader.plan_hash, seed=config.seed)
-        position = order.start()
-        optimizer = ScheduleFree(model, stage)
-        if commit is not None:
-            commits.read(commit, optimizer.tensors())
-            optimizer.restore_scalars(commit.state["optimizer"])
-            position = BinOrderState(**commit.state["data"])
-            logger.info("continuing stage %s after step %d from %s", stage.name, progress.step, commit.folder)
+        progress = Progress(**commit.state["progress"]) if commit else Progress()
+        steps = sum(stage.steps for stage in config.stages)
+        for index in range(progress.stage, len(config.stages)):
+            stage = RunningStage(
+                config, index, model=model, world=world, bins=bins, evaluation=evaluation, out=out, sizes=sizes,
+                resume=(commits, commit) if commit else None,
+            )  # fmt: skip
+            settings = stage.settings
+            if commit:
+                commits.keep_step(progress.best.get("step"))
+                monitor.event("restored", step=progress.step, commit=commit.folder.name)
+                logger.info("continuing stage %s after step %d from %s", settings.name, progress.step, commit.folder)
+            else:
+                progress.enter(index)
             commit = None
-        else:
-            progress.stage, progress.stage_step = index, 0
+            ledger: list[LedgerStep] = []  # of the steps since the last commit
+            monitor.event("ready", stage=settings.name, step=progress.step,
+                          checkpoint_blocked_seconds=commits.take_blocked_seconds())  # fmt: skip
 
-        while progress.stage_step < stage.steps:
-            step_began = time.perf_counter()
-            bin_ids, position = order.take(position, stage.bins_per_step)
-            seed_step(config.seed, progress.step, world.rank)
-            try:
-                measured = take_step(model, optimizer, stage, reader, bin_ids, world)
-            except UserError as error:
-                raise UserError(f"stage {stage.name}, step {progress.step + 1}: {error}") from error
-            seconds = time.perf_counter() - step_began
-            progress.advance(tokens=measured["tokens"], seconds=seconds)
-            if world.rank == 0:
-                metrics = {
-                    "stage": stage.name,
-                    "step": progress.step,
-                    "steps": total_steps,
-                    **measured,
-                    "learning_rate": optimizer.learning_rate,
-                    "tokens_per_second": measured["tokens"] / seconds,
-                    "seconds_left": (total_steps - progress.step) * progress.step_seconds / progress.step,
-                }
-                append_metrics(out / METRICS, metrics)
-                on_step(metrics)
-            if progress.stage_step % config.checkpoint_every == 0 or progress.stage_step == stage.steps:
-                state = {
-                    "progress": asdict(progress),
-                    "data": position.as_dict(),
-                    "rng": config.seed,
-                    "optimizer": optimizer.scalars(),
-                }
-                commits.write(optimizer.tensors(), state, step=progress.step)
+            while progress.stage_step < settings.steps:
+                step_began = time.perf_counter()
+                done, bin_ids = stage.step(progress.step, progress.mean_loss)
+                seconds = time.perf_counter() - step_began
+                progress.advance(done, seconds)
+                ledger.append(LedgerStep(step=progress.step, stage=settings.name, bins=bin_ids, skipped=done.skipped))
 
-        optimizer.use_average()  # what the next stage starts from, or the export writes
+                evaluation_began = time.perf_counter()
+                evaluated = stage.evaluate() if progress.is_due(settings.evaluate_every, settings) else None
+                best = progress.improves(evaluated)
 
-    export(model, out / EXPORT, world)
+                speed = done.tokens / seconds
+                row = monitor.step(  # before the commit: a step that is never repeated must not lack its row
+                    {
+                        "stage": settings.name,
+                        "step": progress.step,
+                        "steps": steps,
+                        "loss": done.loss,
+                        **done.measures,
+                        "grad_norm": done.grad_norm,
+                        "skipped": done.skipped,
+                        "learning_rate": stage.optimizer.learning_rate,
+                        "tokens": done.tokens,
+                        "tokens_per_second": speed,
+                        "mfu": mfu(
+                            tokens_per_second=speed,
+                            flops_per_token=size.flops_per_token(done.document_length),
+                            peak=peak,
+                            devices=world.size,
+                        ),
+                        "memory_bytes": memory_bytes(world.device),
+                        "seconds": seconds,
+                        "data_wait_seconds": done.data_wait_seconds,
+                        "checkpoint_blocked_seconds": commits.take_blocked_seconds(),
+                        "evaluation": evaluated,
+                        "evaluation_seconds": time.perf_counter() - evaluation_began if evaluated else 0.0,
+                        "seconds_left": (steps - progress.step) * progress.step_seconds / progress.step,
+                    }
+                )
+                if writes:
+                    on_step(row)
+                if done.skipped:
+                    monitor.event("skipped", step=progress.step, bins=done.bad_bins, loss=done.loss)
+                    progress.require_patience(settings)
+
+                asked = world.any(notice() or (writes and (out / COMMIT_NOW).exists()))
+                if asked or best or progress.is_due(config.checkpoint_every, settings):
+                    if best:
+                        commits.keep_step(progress.step)
+                    commits.begin(
+                        stage.optimizer.tensors(),
+                        {**stage.state(), "progress": asdict(progress)},
+                        step=progress.step,
+                        ledger=ledger,
+                        then=partial(
+                            _committed, monitor=monitor, began=time.perf_counter(), hf_config=model.lm.config,
+                            best=out / BEST / settings.name if best and config.export_best and writes else None,
+                        ),
+                    )  # fmt: skip
+                    ledger = []
+                if asked:
+                    commits.wait()
+                    world.on_first(partial((out / COMMIT_NOW).unlink, missing_ok=True))
+                    monitor.event("noticed", step=progress.step)
+
+            last = commits.wait()
+            stage.optimizer.use_average()  # what the next stage starts from
+
+        assert last is not None  # every stage ends with a commit
+        export(last, model.lm.config, out / EXPORT, world)
+        monitor.event("finished", step=progress.step, checkpoint_blocked_seconds=commits.take_blocked_seconds())
     return TrainResult(
         export=out / EXPORT,
         steps=progress.step,
@@ -169,20 +207,10 @@ def train(
     )
 
 
-def require_bins(config: TrainConfig, bins: Mapping[str, Path]) -> None:
-    """Raises a UserError where a stage has no folder of bins."""
-    missing = [stage.name for stage in config.stages if stage.name not in bins]
-    if missing:
-        raise UserError(f"no bins are given for stage {', '.join(missing)}: pass a folder for every stage.")
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds torch for one step of one worker: a pure function of its arguments."""
-    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state))
-
-
-def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """Adds one JSON line; a step that is repeated after a loss appears again, and its last line counts."""
-    with path.open("a") as handle:
-        handle.write(json.dumps(metrics) + "\n")
+def _committed(
+    commit: Commit, *, monitor: Monitor, began: float, hf_config: PretrainedConfig, best: Path | None
+) -> None:
+    """In the background, once a commit exists: says so, and exports the best (rank 0 alone, while training goes on)."""
+    monitor.event("committed", step=commit.step, background_seconds=time.perf_counter() - began)
+    if best is not None:
+        export(commit, hf_config, best, World(device=torch.device("cpu")))

@@ -4,6 +4,7 @@ Owns: rank, size, device, mesh, and the collectives that the loop needs outside 
 processes (torchrun or Ray do), or the collectives of FSDP2.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,39 +24,51 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One process's view of all workers. With `size` 1 there is no process group, and collectives do nothing."""
+    """One process's view of all workers. With `size` 1 collectives do nothing, and on CPU there is no group at all."""
 
     rank: int = 0
     size: int = 1
     device: torch.device
-    mesh: DeviceMesh | None = None  # one dimension "shard" over all workers; None where size is 1
+    replicas: int = 1  # copies of the model; each is sharded over size / replicas workers
+    mesh: DeviceMesh | None = None  # ("shard",), or ("replicate", "shard") with several replicas; None: whole model
+    side: dist.ProcessGroup | None = None  # gloo group for a background thread's collectives; None where size is 1
 
     @classmethod
-    def current(cls) -> "World":
+    def current(cls, *, replicas: int = 1) -> "World":
         """The world of the process group that torchrun or Ray initialised, else this process alone.
 
         Each process takes the GPU that LOCAL_RANK names, or the CPU where there is none.
+
+        Args:
+            replicas: copies of the model that are asked for. Where the number of workers is no multiple of it (an
+                elastic run that lost a node), the largest number of copies that divides both is taken.
         """
         device = torch.device("cpu")
         if torch.cuda.is_available():
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
             torch.cuda.set_device(device)
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        size = dist.get_world_size() if dist.is_initialized() else 1
+        if not dist.is_initialized() or (size == 1 and device.type == "cpu"):
             return cls(device=device)
-        size = dist.get_world_size()
-        mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
-        return cls(rank=dist.get_rank(), size=size, device=device, mesh=mesh)
+        replicas = math.gcd(replicas, size)
+        if replicas == 1:
+            mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+        else:
+            shape = (replicas, size // replicas)
+            mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+        side = dist.new_group(backend="gloo") if size > 1 else None
+        return cls(rank=dist.get_rank(), size=size, device=device, replicas=replicas, mesh=mesh, side=side)
 
     @classmethod
     @contextmanager
-    def from_torchrun(cls) -> Iterator["World"]:
+    def from_torchrun(cls, *, replicas: int = 1) -> Iterator["World"]:
         """The process group that torchrun's environment describes, closed at the end; without torchrun, one process."""
         if "RANK" not in os.environ:
             yield cls.current()
             return
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         try:
-            yield cls.current()
+            yield cls.current(replicas=replicas)
         finally:
             dist.destroy_process_group()
 
@@ -64,6 +77,17 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any worker."""
+        return bool(self.sum_(torch.tensor(float(flag), device=self.device)).item())
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's `value`, by rank; it must be picklable."""
+        values: list[T | None] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]  # every place was filled
 
     def on_first(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0, on every worker; only rank 0 calls it.
@@ -90,14 +114,9 @@ class World:
             BrewError: that of the first worker on which `make` raised one, on every worker.
         """
         outcome = _attempt(make)
-        error = outcome if isinstance(outcome, BrewError) else None
-        errors = [error]
-        if self.size > 1:
-            errors = [None] * self.size
-            dist.all_gather_object(errors, error)
-        for first in errors:
-            if first is not None:
-                raise first
+        for error in self.gather(outcome if isinstance(outcome, BrewError) else None):
+            if error is not None:
+                raise error
         return outcome  # type: ignore[return-value]  # no error, so it is the T
 
 

@@ -1,0 +1,183 @@
+"""Processes of the checkpoint tests: `checkpoint_worker.py SCENARIO ROOT [RANK SIZE]`; prints a report as JSON.
+
+Each scenario is one function; several processes are joined by a file, without torchrun.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from brew_platform.errors import StorageError
+from brew_train.checkpoint import MANIFEST, Commit, Commits
+from brew_train.ledger import LedgerStep
+from brew_train.world import World
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "model.w": (16_385, 1000),  # no multiple of two rows
+    "z.experts": (3, 8, 50),  # sharded over its second dimension
+    "model.gain": (1,),  # only the first worker has a part of it
+    "model.step": (),
+}
+
+
+def values(step: int) -> dict[str, torch.Tensor]:
+    """What a commit of `step` must hold, whole."""
+    seed = torch.Generator().manual_seed(step)
+    return {name: torch.randn(shape, generator=seed) for name, shape in SHAPES.items()}
+
+
+def spread(tensors: dict[str, torch.Tensor], world: World) -> dict[str, torch.Tensor]:
+    if world.mesh is None:
+        return tensors
+    placements = {"z.experts": Shard(1), "model.step": Replicate()}
+    return {
+        name: distribute_tensor(tensor, world.mesh, [placements.get(name, Shard(0))])
+        for name, tensor in tensors.items()
+    }
+
+
+def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+
+
+def holds(commits: Commits, commit: Commit | None, step: int) -> bool:
+    """Whether a commit read back is bitwise what was begun."""
+    assert commit is not None
+    tensors = spread({name: torch.zeros(shape) for name, shape in SHAPES.items()}, commits.world)
+    commits.read(commit, tensors)
+    return commit.step == step and all(torch.equal(t, values(step)[name]) for name, t in whole(tensors).items())
+
+
+def begin(commits: Commits, tensors: dict[str, torch.Tensor], step: int) -> None:
+    ledger = [LedgerStep(step=step, stage="cpt", bins=[step])]
+    commits.begin(tensors, {"step": step}, step=step, ledger=ledger)
+
+
+def full(root: Path, world: World) -> dict[str, Any]:
+    """On a file system of 2 MB: a commit that fits, three that do not, and one that fits again."""
+    commits = Commits(root / "checkpoints", keep=2, world=world)
+    commits.begin({"w": torch.zeros(10_000)}, {}, step=1, ledger=[LedgerStep(step=1, stage="cpt", bins=[0])])
+    commits.wait()
+    before = listing(root)
+    errors: list[str] = []
+    for _ in range(3):  # what the first left behind would be seen here
+        commits.begin({"w": torch.zeros(600_000)}, {}, step=2, ledger=[])
+        try:
+            commits.wait()
+        except StorageError as error:
+            errors.append(str(error))
+    after = listing(root)
+    commits.begin({"w": torch.zeros(10_000)}, {}, step=2, ledger=[LedgerStep(step=2, stage="cpt", bins=[1])])
+    commits.wait()
+    at_last = sorted(int(folder.name.split("-")[1]) for folder in commits.root.iterdir())
+    return {"errors": len(errors), "error": errors[-1], "before": before, "after": after, "at_last": at_last}
+
+
+def write(root: Path, world: World) -> dict[str, Any]:
+    """Two workers: commits under training, a disk that is full for one of them, and the death of one."""
+    report: dict[str, Any] = {}
+    commits = Commits(root / "checkpoints", keep=3, world=world)
+    tensors = spread(values(1), world)
+    began = time.perf_counter()
+    begin(commits, tensors, 1)
+    report["blocked"] = commits.take_blocked_seconds()
+    sums, overlapped = [], 0
+    for _ in range(20):  # training goes on: collectives of its own, and other values
+        overlapped += commits._thread is not None and commits._thread.is_alive()
+        sums.append(world.sum_(torch.full((1000,), float(world.rank + 1))).unique().tolist())
+        for tensor in tensors.values():
+            tensor.fill_(7.0)
+    report["sums"], report["overlapped"] = [list(s) for s in {tuple(s) for s in sums}], overlapped
+    done = commits.wait()
+    report["seconds"] = time.perf_counter() - began
+    report["first"] = holds(commits, done, 1)
+
+    begin(commits, spread(values(2), world), 2)  # the plan is known by now
+    report["second"] = holds(commits, commits.wait(), 2)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if world.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    begin(commits, spread(values(3), world), 3)
+    try:
+        commits.wait()
+    except StorageError as error:
+        report["full"] = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    world.gather(None)
+    report["after_full"] = listing(root)
+
+    begin(commits, spread(values(3), world), 3)
+    report["third"] = holds(commits, commits.wait(), 3)
+
+    begin(commits, spread(values(4), world), 4)
+    if world.rank == 0:
+        print(json.dumps(report), flush=True)
+        while not list(commits.root.glob("step-00000004-*/__0_0.distcp")):
+            time.sleep(0.0005)
+        os.kill(os.getpid(), signal.SIGKILL)  # its file has been begun
+    try:
+        commits.wait()
+    except Exception as error:  # what it is differs by where the connection breaks
+        report["lost"] = type(error).__name__
+    print(json.dumps(report), flush=True)
+    os._exit(0)  # the process group cannot be closed without the other
+
+
+def alone(root: Path, world: World) -> dict[str, Any]:
+    """One worker goes on from what two wrote."""
+    commits = Commits(root / "checkpoints", keep=3, world=world)
+    report: dict[str, Any] = {"unfinished": [(f / MANIFEST).exists() for f in commits.root.glob("step-00000004-*")]}
+    report["third"] = holds(commits, commits.newest(), 3)
+    begin(commits, values(4), 4)
+    report["fourth"] = holds(commits, commits.wait(), 4)
+    return {**report, "left": len(list(commits.root.iterdir()))}
+
+
+def restore(root: Path, world: World) -> dict[str, Any]:
+    """Two workers read what one wrote; then a bit is flipped in a file that the second one verifies."""
+    commits = Commits(root / "checkpoints", keep=3, world=world)
+    report = {"fourth": holds(commits, commits.newest(), 4)}
+    if world.rank == 0:
+        (file,) = commits.root.glob("step-00000004-*/__0_0.distcp")
+        with file.open("r+b") as handle:
+            handle.seek(1_000_000)
+            byte = handle.read(1)[0]
+            handle.seek(1_000_000)
+            handle.write(bytes([byte ^ 1]))
+    world.gather(None)
+    report["fallen_back"] = holds(commits, commits.newest(), 3)
+    return report
+
+
+def listing(root: Path) -> list[str]:
+    return sorted(f"{path.relative_to(root)} {path.stat().st_size}" for path in root.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    scenario, root, *place = sys.argv[1:]
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    world = World(device=torch.device("cpu"))
+    if place:
+        rank, size = map(int, place)
+        dist.init_process_group("gloo", init_method=f"file://{root}/.join-{scenario}", rank=rank, world_size=size)
+        world = World.current()
+    scenarios = {"full": full, "write": write, "alone": alone, "restore": restore}
+    print(json.dumps(scenarios[scenario](Path(root), world)))
+    if place:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

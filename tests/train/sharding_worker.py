@@ -1,0 +1,237 @@
+"""One of four processes for test_sharding.py: `torchrun sharding_worker.py folder`; rank 0 leaves the figures there.
+
+Everything is measured in one launch, because starting processes takes longer than all of it.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from brew_train.batches import Batch, Bin, collate
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig
+from brew_train.export import export
+from brew_train.manifest import Commit
+from brew_train.model import RankingLM, build_model
+from brew_train.objectives import make_objective
+from brew_train.sharding import micro_step, shard
+from brew_train.weights import materialize
+from brew_train.world import World
+
+SIZES = {"vocabulary_size": 50, "context_length": 64}
+FRESH = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)
+EXPERTS = {"fresh": (16, 16, 4), "inner": (16, 9, 4), "padded": (18, 9, 3)}  # hidden size, experts' width, experts
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One model in one world, and the bins of all workers."""
+
+    config: ModelConfig
+    world: World
+    sharding: ShardingConfig
+    bins: list[Bin]
+
+    def __post_init__(self) -> None:
+        self.model: RankingLM = build_model(self.config, **SIZES)
+        shard(self.model, self.world, self.sharding)
+        materialize(self.model, self.config, self.world, seed=5)
+        self.model.train()
+        self.counts_3 = sum(collate([b]).counts() for b in self.bins)
+        share = len(self.bins) // self.world.size
+        self.mine = self.bins[self.world.rank * share : (self.world.rank + 1) * share]
+
+    def backward(self, batch: Batch, *, micro_steps: int = 1) -> torch.Tensor:
+        objective = make_objective(StageConfig(prompt_weight=0.3), self.counts_3, micro_steps=micro_steps)
+        loss, _, _ = self.model(batch, objective, self.world)
+        (loss * self.world.size).backward()
+        return loss.detach()
+
+    def step(self) -> tuple[float, dict[str, torch.Tensor]]:
+        """The loss of all workers and the whole gradients."""
+        micro_step(self.model, last=True, sharding=self.sharding)
+        loss = self.world.sum_(self.backward(collate(self.mine)))
+        return loss.item(), self.gradients()
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        found = {name: whole(p.grad) for name, p in self.model.named_parameters() if p.grad is not None}
+        self.model.zero_grad()
+        return found
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: whole(p.detach()) for name, p in self.model.named_parameters()}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def make_bins(count: int) -> list[Bin]:
+    generator = torch.Generator().manual_seed(0)
+    bins = []
+    for _ in range(count):
+        lengths = torch.randint(2, 9, (3,), generator=generator)
+        tokens = int(lengths.sum())
+        ids = torch.randint(50, (tokens,), generator=generator, dtype=torch.int32)
+        roles = torch.randint(2, (tokens,), generator=generator, dtype=torch.uint8)
+        bins.append(Bin(input_ids=ids.numpy(), doc_lengths=lengths.int().numpy(), roles=roles.numpy()))
+    return bins
+
+
+def write_model(folder: Path, hidden_size: int, intermediate_size: int, experts: int) -> ModelConfig:
+    torch.manual_seed(1)
+    MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=50, hidden_size=hidden_size, head_dim=8, intermediate_size=intermediate_size,
+            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, num_local_experts=experts,
+            max_position_embeddings=64, initializer_range=0.3,
+        )
+    ).save_pretrained(folder, max_shard_size="20KB")  # fmt: skip
+    return ModelConfig(init_from=str(folder))
+
+
+def against_one_process(configs: dict[str, ModelConfig], worlds: dict[str, World], bins: list[Bin]) -> dict[str, Any]:
+    """Loss, gradients and weights of every way to shard against those of the whole model in this process."""
+    found: dict[str, Any] = {}
+    alone = World(device=torch.device("cpu"))
+    frugal = ShardingConfig(reshard_after_forward=True, activation_checkpointing=True)
+    for name, config in configs.items():
+        reference = Run(config=config, world=alone, sharding=ShardingConfig(), bins=bins)
+        weights, (loss, gradients) = reference.weights(), reference.step()
+        for kind, world in worlds.items():
+            for sharding in (ShardingConfig(), frugal) if name == "fresh" else (ShardingConfig(),):
+                run = Run(config=config, world=world, sharding=sharding, bins=bins)
+                experts = run.model.lm.model.layers[0].mlp.experts
+                sharded_weights, (sharded_loss, sharded_gradients) = run.weights(), run.step()
+                found[f"{name} {kind}{' frugal' if sharding is frugal else ''}"] = {
+                    "dims": [p.placements[-1].dim for p in (experts.gate_up_proj, experts.down_proj)],
+                    "weights": difference(sharded_weights, weights),
+                    "loss": abs(sharded_loss - loss),
+                    "gradients": difference(sharded_gradients, gradients),
+                    "scale": max(gradient.abs().max().item() for gradient in gradients.values()),
+                }
+    return found
+
+
+def micro_steps(worlds: dict[str, World], bins: list[Bin]) -> dict[str, Any]:
+    """Collectives of each of three micro-steps, and their gradients against those of one step."""
+    found: dict[str, Any] = {}
+    config = replace(FRESH, router_aux_loss=0.0)  # its statistics are of each micro-step, and cost a collective
+    for kind, world in worlds.items():
+        for keep in (True, False):
+            sharding = ShardingConfig(reshard_after_forward=not keep)
+            run = Run(config=config, world=world, sharding=sharding, bins=bins)
+            _, expected = run.step()
+            counts = []
+            for index, part in enumerate(run.mine):
+                micro_step(run.model, last=index == len(run.mine) - 1, sharding=sharding)
+                with CommDebugMode() as calls:
+                    run.backward(collate([part]), micro_steps=len(run.mine))
+                counts.append({str(call).split(".")[-1]: n for call, n in calls.get_comm_counts().items()})
+            found[f"{kind} {'keep' if keep else 'free'}"] = {
+                "calls": counts,
+                "gradients": difference(run.gradients(), expected),
+            }
+    return found
+
+
+def stale_weights(world: World, bins: list[Bin]) -> float:
+    """How far the loss is from the right one where the shards, as the optimizer holds them, changed after a forward."""
+    run = Run(config=FRESH, world=world, sharding=ShardingConfig(), bins=bins)
+    shards = [parameter.detach().to_local() for parameter in run.model.parameters()]
+    expected, _ = run.step()
+    with torch.no_grad():
+        for shard_ in shards:
+            shard_.mul_(2.0)
+        run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), world)
+        for shard_ in shards:
+            shard_.mul_(0.5)
+    return abs(run.step()[0] - expected)
+
+
+def kept_for_backward(bins: list[Bin]) -> dict[str, int]:
+    """Bytes of activations that a forward pass leaves for its backward pass, without and with checkpointing."""
+    found = {}
+    for on in (False, True):
+        sharding = ShardingConfig(activation_checkpointing=on)
+        run = Run(config=FRESH, world=World(device=torch.device("cpu")), sharding=sharding, bins=bins)
+        weights = {parameter.untyped_storage().data_ptr() for parameter in run.model.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), run.world)
+        found["checkpointed" if on else "plain"] = sum(n for pointer, n in kept.items() if pointer not in weights)
+        del result
+    return found
+
+
+def compiled(bins: list[Bin]) -> dict[str, float]:
+    """Loss and gradients of compiled layers against plain ones, for rows of two lengths."""
+    alone = World(device=torch.device("cpu"))
+    differences = []
+    for some in (bins, bins[:5]):
+        steps = [
+            Run(config=FRESH, world=alone, sharding=sharding, bins=some).step()
+            for sharding in (ShardingConfig(), ShardingConfig(compile=True, activation_checkpointing=True))
+        ]
+        (loss, gradients), (other_loss, other_gradients) = steps
+        differences += [abs(loss - other_loss), difference(gradients, other_gradients)]
+    return {"difference": max(differences), "graphs": float(counters["stats"]["unique_graphs"])}
+
+
+def commit_and_export(world: World, bins: list[Bin], out: Path) -> None:
+    """A commit of a sharded model, its export by all workers, and what it should hold."""
+    run = Run(config=FRESH, world=world, sharding=ShardingConfig(), bins=bins)
+    tensors = {}
+    for name, parameter in run.model.named_parameters():
+        tensors |= {f"model.{name}": parameter.detach(), f"z.{name}": parameter.detach() * 3 + 1}
+    save(tensors, checkpoint_id=out / "commit")
+    commit = Commit(folder=out / "commit", step=1, state={"average_weight": 0.25})
+    export(commit, run.model.lm.config, out / "export", world, max_file_bytes=10_000)
+    expected = {
+        name.removeprefix("lm."): torch.lerp(weight, weight * 3 + 1, 0.25) for name, weight in run.weights().items()
+    }
+    if world.rank == 0:
+        torch.save(expected, out / "average.pt")
+        run.model.lm.config.save_pretrained(out / "config")
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    with World.from_torchrun() as fsdp:
+        worlds = {"fsdp": fsdp, "hsdp": World.current(replicas=2)}
+        folders = {name: out / name for name in EXPERTS if name != "fresh"}
+        fsdp.on_first(lambda: [write_model(folder, *EXPERTS[name]) for name, folder in folders.items()])
+        configs = {"fresh": FRESH, **{name: ModelConfig(init_from=str(folder)) for name, folder in folders.items()}}
+        bins = make_bins(12)
+        measured = {
+            "equal": against_one_process(configs, worlds, bins),
+            "micro_steps": micro_steps(worlds, bins),
+            "stale": stale_weights(fsdp, bins),
+        }
+        commit_and_export(fsdp, bins, out)
+        if fsdp.rank == 0:
+            measured |= {"kept": kept_for_backward(bins), "compiled": compiled(bins)}
+            (out / "measured.json").write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The dry run against closed forms, against two real processes, and at full size."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+import yaml
+from rich.console import Console
+
+from brew_platform.config import load_config
+from brew_platform.errors import ConfigError, UserError
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.dry_run import DryRun, dry_run
+from brew_train.model import build_model
+
+SIZES = {"vocabulary_size": 96, "context_length": 64}
+SMALL = TrainConfig(
+    model=ModelConfig(
+        hidden_size=32, intermediate_size=64, layers=3, heads=2, kv_heads=1, experts=4, tie_embeddings=False
+    ),
+    sharding=ShardingConfig(reshard_after_forward=True),
+    stages=[StageConfig(bins_per_step=32, micro_steps=2)],
+    workers=2,
+)
+# a layer of SMALL: query, key, value and output, four experts of three matrices, their router, and two norms
+LAYER = 32 * (32 + 16 + 16 + 32) + 4 * 3 * 32 * 64 + 4 * 32 + 2 * 32
+RECIPE = Path(__file__).parents[2] / "cluster/brew_cluster/recipes/train_mixtral_8x22b.yaml"
+
+WORKER = """
+import json, sys
+import numpy as np
+from brew_train.batches import Bin
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig
+from brew_train.footprint import Footprint
+from brew_train.model import build_model
+from brew_train.optimizer import make_optimizer
+from brew_train.sharding import shard
+from brew_train.step import take_step
+from brew_train.weights import materialize
+from brew_train.world import World
+
+job = json.loads(sys.argv[1])
+model_config, sharding = ModelConfig(**job["model"]), ShardingConfig(**job["sharding"])
+stage = StageConfig(bins_per_step=2)
+lengths = np.array([40, 24], np.int32)
+row = Bin(input_ids=np.arange(64, dtype=np.int32), doc_lengths=lengths, roles=np.zeros(64, np.uint8))
+with World.from_torchrun() as world:
+    model = build_model(model_config, **job["sizes"])
+    shard(model, world, sharding)
+    materialize(model, model_config, world, seed=0)
+    optimizer = make_optimizer(model, stage)
+    footprint = Footprint()
+    footprint.hold([p.to_local() for p in model.parameters()], "parameters")
+    held = [t.to_local() for name, t in optimizer.tensors().items() if not name.startswith("model.")]
+    footprint.hold(held, "optimizer")
+    with footprint:
+        take_step(model, optimizer, stage, [row, row], np.arange(2), world, sharding=sharding)
+    if world.rank == 0:
+        print(json.dumps({"peak": vars(footprint.peak()), "sent": vars(footprint.traffic)}))
+"""
+
+
+def test_bytes_are_those_of_the_closed_forms() -> None:
+    config = replace(SMALL, sharding=replace(SMALL.sharding, replicas=2))
+    run = dry_run(config, gpus=8, bins_per_gpu=1, **SIZES)
+    model = build_model(config.model, **SIZES)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    shards = 4
+    assert run.size.total == whole
+    assert (run.parameters, run.padding) == (whole * 4 // shards, 0)
+    assert run.gradients == run.parameters
+    assert run.optimizer == 2 * run.parameters
+    assert run.checkpoint == 3 * run.parameters // 2  # each replica writes half
+    assert run.tokens == 64
+
+    balance = 3 * 4 * 4 * 2 * 7 // 8  # the router's counts, over all workers
+    # two layers are gathered again for the backward pass; the last one and the root's are still there
+    assert run.micro_step.all_gather == (whole + 2 * LAYER) * 2 * 3 // 4
+    assert run.micro_step.reduce_scatter == whole * 4 * 3 // 4
+    assert run.micro_step.all_reduce == balance
+    assert run.micro_step.calls == 6 + 4 + 1
+    assert run.step.all_gather == 2 * run.micro_step.all_gather
+    assert run.step.reduce_scatter == 2 * run.micro_step.reduce_scatter
+    assert run.step.all_reduce == 2 * balance + run.parameters  # once per step, over two replicas
+    assert run.step.calls == 2 * 11 + 4
+
+
+def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None:
+    plain = replace(SMALL, sharding=ShardingConfig(), stages=[StageConfig(bins_per_step=8)])
+    kept, resharded, checkpointed = (
+        dry_run(replace(plain, sharding=sharding), gpus=4, **SIZES)
+        for sharding in (
+            ShardingConfig(),
+            ShardingConfig(reshard_after_forward=True),
+            ShardingConfig(reshard_after_forward=True, activation_checkpointing=True),
+        )
+    )
+    assert kept.step.all_gather < resharded.step.all_gather == checkpointed.step.all_gather
+    # the peak is at the head, where all three layers are still gathered, or the last one alone; 2 bytes per weight
+    assert kept.peak.gathered - resharded.peak.gathered == 2 * LAYER * 2
+    assert resharded.kept > 3 * checkpointed.kept
+    assert kept.peak.total > resharded.peak.total > checkpointed.peak.total
+    double = dry_run(replace(plain, stages=[StageConfig(bins_per_step=16)]), gpus=4, **SIZES)
+    assert double.tokens == 2 * kept.tokens
+    assert double.step == kept.step  # communication does not depend on tokens
+    assert double.kept == pytest.approx(2 * kept.kept, rel=0.1)
+    assert double.flops == 2 * kept.flops
+
+
+def test_padding_is_told() -> None:
+    padded = dry_run(SMALL, gpus=9, bins_per_gpu=1, **SIZES)  # neither 4 experts nor 32 nor 64 divide into 9 parts
+    assert padded.padding > 0.4 * padded.parameters
+    assert any("more than an even share" in figure for _, figure in padded.rows())
+
+
+@pytest.mark.real
+def test_two_real_processes_hold_and_send_what_was_said() -> None:
+    config = replace(SMALL, stages=[StageConfig(bins_per_step=2)])
+    said = dry_run(config, gpus=2, **SIZES)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = json.dumps({"model": vars(config.model), "sharding": vars(config.sharding), "sizes": SIZES})
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, job],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    try:
+        first, _ = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    done = json.loads(first)
+    assert done["peak"]["parameters"] == said.parameters
+    assert done["peak"]["optimizer"] == said.optimizer
+    assert done["sent"]["reduce_scatter"] == said.step.reduce_scatter
+    assert done["sent"]["all_gather"] == 2 * said.step.all_gather  # a CPU gathers float32, a GPU bfloat16
+    assert done["sent"]["calls"] == said.step.calls + 2  # the step's counts, and its totals
+
+
+def test_impossible_sizes_are_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brew_train.dry_run.build_model", lambda *_, **__: pytest.fail("built"))
+    replicas = replace(SMALL, sharding=ShardingConfig(replicas=2))
+    with pytest.raises(ConfigError, match=r"workers=7 is no multiple of train.sharding.replicas=2"):
+        dry_run(replicas, gpus=7, bins_per_gpu=1, **SIZES)
+    with pytest.raises(ConfigError, match=r"bins_per_step=32, but 64 workers with 2 micro-steps need at least one"):
+        dry_run(SMALL, gpus=64, **SIZES)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(UserError, match="part of a run already"):
+            dry_run(SMALL, gpus=2, **SIZES)
+    finally:
+        dist.destroy_process_group()
+
+
+def table(run: DryRun) -> str:
+    console = Console(width=160, record=True)
+    run.render(console)
+    return console.export_text()
+
+
+@pytest.mark.real
+def test_mixtral_8x22b_on_256_gpus() -> None:
+    job = yaml.safe_load(RECIPE.read_text())
+    config = load_config(TrainConfig, job["train"])
+    run = dry_run(config, gpus=256, vocabulary_size=job["vocabulary_size"], context_length=job["context_length"])
+    assert run.size.total == pytest.approx(140.6e9, rel=1e-3)
+    assert run.size.active == pytest.approx(39.2e9, rel=1e-2)
+    assert run.tokens == 2 * 16_384
+    assert run.padding < 0.01 * run.parameters
+    assert run.parameters == pytest.approx(4 * run.size.total / 256, rel=1e-3)
+    # weights twice in 2 bytes (but what the last layer and the root hold), gradients once in 4: about 1.12 TB
+    assert run.step.total == pytest.approx(1.115e12, rel=0.01)
+    assert run.fits
+    assert 0.3 < run.mfu_ceiling(run.send_seconds) < 0.4
+    assert run.send_seconds_by_node == pytest.approx(run.send_seconds / 8, rel=1e-3)
+    json.dumps(run.as_dict())
+    text = table(run)
+    assert "fits 85% of an H100 80 GB" in text
+    assert "140.6B parameters, 39.2B active per token" in text

@@ -1,0 +1,87 @@
+"""Real Ray with two nodes: one is preempted and lost, the run goes on without it, and grows again when it is back."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from brew_train.config import TrainConfig
+from brew_train.launch import run_on_ray
+from brew_train.ledger import audit
+from brew_train.monitor import read_run
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray.data.context"),
+]
+
+NODE = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_preempted_node_is_noticed_lost_and_replaced(
+    cluster: Cluster, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], tmp_path: Path
+) -> None:
+    second = cluster.add_node(**NODE)
+    run = tmp_path / "run"
+    elastic = replace(
+        config, workers=2, min_workers=1, checkpoint_every=50, max_failures=5, stages=[replace(config.stages[0], steps=4000)]
+    )
+    failure: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            run_on_ray(elastic, bins=bins, out=run, **sizes)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+
+    def events(kind: str) -> list[dict[str, Any]]:
+        return [event for event in read_run(run)[1] if event["kind"] == kind]
+
+    def wait_for(what: Any, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not what():
+            assert not failure, failure
+            assert time.monotonic() < end, read_run(run)[1]
+            time.sleep(0.1)
+
+    wait_for(lambda: events("ready"), 90)
+    accepted, why = ray._private.worker.global_worker.gcs_client.drain_node(
+        second.node_id, autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "taken away", int(time.time() * 1000) + 60_000
+    )
+    assert accepted, why
+    wait_for(lambda: events("noticed"), 30)
+    noticed = events("noticed")[0]["step"]
+    cluster.remove_node(second, allow_graceful=False)
+    wait_for(lambda: len(events("ready")) >= 2, 90)
+    assert events("restored")[0]["step"] >= noticed
+    cluster.add_node(**NODE)
+    thread.join(timeout=240)
+    assert not thread.is_alive()
+    assert not failure, failure
+
+    assert [event["workers"] for event in events("attempt")] == [2, 1, 2]
+    rows, _ = read_run(run)
+    assert {row["step"] for row in rows} == set(range(1, 4001))
+    assert audit(run, {"cpt": 12}).steps == 4000

@@ -1,0 +1,92 @@
+"""Sizes against published ones, FLOPs against a count of every matrix product that runs."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PretrainedConfig
+
+from brew_train.flops import ModelSize, mfu, peak_flops
+
+MIXTRAL = {"vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "total", "active"),
+    [
+        # "47B total, 13B active" of Mixtral of Experts (arXiv:2401.04088), to the digits of Mistral's announcements
+        (
+            MixtralConfig(
+                **MIXTRAL, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32
+            ),
+            46.7e9,
+            12.9e9,
+        ),
+        (
+            MixtralConfig(
+                **MIXTRAL, hidden_size=6144, intermediate_size=16384, num_hidden_layers=56, num_attention_heads=48
+            ),
+            141e9,
+            39e9,
+        ),
+        (
+            LlamaConfig(
+                vocab_size=128256,
+                hidden_size=4096,
+                intermediate_size=14336,
+                num_hidden_layers=32,
+                num_attention_heads=32,
+                num_key_value_heads=8,
+            ),
+            8.03e9,
+            8.03e9,
+        ),
+    ],
+    ids=["mixtral-8x7b", "mixtral-8x22b", "llama-3-8b"],
+)
+def test_published_sizes(config: PretrainedConfig, total: float, active: float) -> None:
+    size = ModelSize.of_config(config)
+    digits = 2 if total == 141e9 else 3  # as many as were published
+    assert float(f"{size.total:.{digits}g}") == pytest.approx(float(f"{total:.{digits}g}"))
+    assert float(f"{size.active:.{digits}g}") == pytest.approx(float(f"{active:.{digits}g}"))
+
+
+def test_flops_against_a_count_of_all_products() -> None:
+    small = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attn_implementation": "eager",  # its products with the scores are counted; it makes the whole square of them
+    }
+    tokens = 40
+    for lm in (
+        LlamaForCausalLM(LlamaConfig(**small)),
+        LlamaForCausalLM(LlamaConfig(**small, tie_word_embeddings=True)),
+        MixtralForCausalLM(MixtralConfig(**small, num_local_experts=4, num_experts_per_tok=2)),
+    ):
+        if isinstance(lm, MixtralForCausalLM):
+            lm.set_experts_implementation("eager")  # one product per expert; the counter knows no grouped ones
+        ids = torch.arange(tokens).unsqueeze(0) % 96
+        with FlopCounterMode(display=False) as counter:
+            lm(input_ids=ids, use_cache=False).logits.sum().backward()
+        size = ModelSize.of(lm)
+        scores = 6 * size.attention * tokens  # per token; the causal half that the counted square has on top
+        assert counter.get_total_flops() == tokens * (size.flops_per_token(tokens) + scores), type(lm)
+        forward = size.flops_per_token(tokens, training=False)
+        assert 3 * forward == size.flops_per_token(tokens)
+
+
+def test_peaks_and_mfu() -> None:
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("NVIDIA H20") == 148e12
+    assert peak_flops("NVIDIA L40") is None  # neither an L4 nor an L40S
+    assert peak_flops("NVIDIA GeForce GTX 1050") is None
+    assert peak_flops("cpu") is None
+    # 1,000 tokens/s of 6 GFLOPs on two devices of 10 TFLOP/s: 6 of 20
+    assert mfu(tokens_per_second=1000, flops_per_token=6e9, peak=10e12, devices=2) == pytest.approx(0.3)
+    assert mfu(tokens_per_second=1000, flops_per_token=6e9, peak=None, devices=2) is None

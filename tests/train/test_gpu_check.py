@@ -1,0 +1,76 @@
+"""The GPU check on a machine without one: what it imports, that it runs, and that its comparisons can fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from brew_train import parity
+from brew_train.attention import varlen_attention
+from brew_train.gpu_check import TINY, main
+from brew_train.losses import fused_cross_entropy
+
+CPU = torch.device("cpu")
+FORBIDDEN = ("ray", "pyarrow", "rich", "psutil", "pydantic", "pandas", "sklearn", "typer")
+TINY_RUN = f"""
+import sys
+for name in {FORBIDDEN}:
+    sys.modules[name] = None
+from brew_train.gpu_check import main
+sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--out", sys.argv[1]]))
+"""
+
+
+def test_it_runs_with_nothing_but_what_it_names(tmp_path: Path) -> None:
+    out = tmp_path / "bench/out/gpu.json"
+    done = subprocess.run([sys.executable, "-c", TINY_RUN, str(out)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["passed"]
+    assert {"date", "device", "versions"} <= report.keys()
+    assert report["versions"]["torch"] == torch.__version__
+    assert [check["name"] for check in report["checks"]][:2] == ["packed attention", "fused loss, PyTorch"]
+    dense, mixture = report["speeds"]
+    assert dense["parameters"] == dense["active"]
+    assert mixture["parameters"] > 2 * mixture["active"]
+    for speed in report["speeds"]:
+        assert speed["tokens_per_second"] > 0
+        assert speed["last_loss"] < speed["first_loss"]
+        assert speed["steps"] == 6
+        assert speed["predicted_bytes"] > 16 * speed["parameters"]  # weights, gradients, and the optimizer's two
+        assert speed["name"] in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "no GPU that PyTorch sees" in capsys.readouterr().err
+
+
+def test_a_leak_between_documents_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parity.check_attention(TINY, CPU, torch.float32).passed
+
+    def leaking(*inputs: Any, cu_seq_lens_q: torch.Tensor, **rest: Any) -> Any:
+        return varlen_attention(*inputs, cu_seq_lens_q=cu_seq_lens_q[[0, -1]], **rest)
+
+    monkeypatch.setattr(parity, "varlen_attention", leaking)
+    assert not parity.check_attention(TINY, CPU, torch.float32).passed
+
+
+def test_a_forgotten_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parity.check_loss(TINY, CPU, torch.float32, liger=False).passed
+
+    def unweighted(hidden: Any, head: Any, targets: Any, weights: torch.Tensor, **rest: Any) -> Any:
+        return fused_cross_entropy(hidden, head, targets, torch.full_like(weights, float(weights.mean())), **rest)
+
+    monkeypatch.setattr(parity, "fused_cross_entropy", unweighted)
+    assert not parity.check_loss(TINY, CPU, torch.float32, liger=False).passed
+
+
+def test_no_number_never_passes() -> None:
+    assert not parity.Check(name="", error=float("nan"), limit=1.0).passed
+    assert parity.distance(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)

@@ -1,0 +1,88 @@
+"""The three optimizers: their learning rates by hand, their state restored bitwise, their average."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from brew_train.config import SCHEDULES, StageConfig
+from brew_train.optimizer import make_optimizer, scheduled_rate
+
+
+def stage(schedule: str) -> StageConfig:
+    return StageConfig(schedule=schedule, steps=10, warmup_steps=2, learning_rate=0.1, final_learning_rate=0.1)
+
+
+def train(model: nn.Module, optimizer: object, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        loss = (model(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
+        loss.backward()
+        optimizer.step()  # type: ignore[attr-defined]
+        losses.append(loss.item())
+    return losses
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 1))
+
+
+def test_the_schedules_by_hand() -> None:
+    constant, cosine = stage("constant"), stage("cosine")
+    assert [scheduled_rate(constant, step) for step in (1, 2, 3, 10)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
+    halfway = 0.1 * (0.1 + 0.9 * 0.5)
+    assert [scheduled_rate(cosine, step) for step in (1, 2, 6, 10)] == pytest.approx([0.05, 0.1, halfway, 0.01])
+    assert scheduled_rate(cosine, 4) == pytest.approx(0.1 * (0.1 + 0.45 * (1 + math.cos(math.pi / 4))))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_restored_optimizer_goes_on_bitwise(schedule: str) -> None:
+    whole = model()
+    wanted = train(whole, make_optimizer(whole, stage(schedule)), range(8))
+    assert wanted[-1] < wanted[0]
+
+    first = model()
+    optimizer = make_optimizer(first, stage(schedule))
+    train(first, optimizer, range(5))
+    tensors = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    scalars = optimizer.scalars()
+
+    second = model()
+    restored = make_optimizer(second, stage(schedule))
+    for name, tensor in restored.tensors().items():
+        tensor.copy_(tensors[name])
+    restored.restore_scalars(scalars)
+    assert train(second, restored, range(5, 8)) == wanted[5:]
+    assert restored.learning_rate == pytest.approx(0.1 if schedule != "cosine" else scheduled_rate(stage(schedule), 8))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_inside_averaged_the_model_holds_the_average_and_afterwards_its_own_weights_bitwise(schedule: str) -> None:
+    net = model()
+    optimizer = make_optimizer(net, stage(schedule))
+    train(net, optimizer, range(5))
+    before = [p.detach().clone() for p in net.parameters()]
+    tensors = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    with optimizer.averaged():
+        inside = {name: p.detach().clone() for name, p in net.named_parameters()}
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+    for name, weights in inside.items():
+        wanted = tensors[f"model.{name}"]
+        if optimizer.average_weight is not None:
+            wanted = wanted.lerp(tensors[f"z.{name}"], optimizer.average_weight)
+        assert torch.equal(weights, wanted)
+    optimizer.use_average()
+    assert all(torch.equal(p, inside[name]) for name, p in net.named_parameters())
+    assert (optimizer.average_weight is None) == (schedule != "schedule_free")
+
+
+def test_dropped_gradients_change_nothing() -> None:
+    net = model()
+    optimizer = make_optimizer(net, stage("schedule_free"))
+    net(torch.ones(1, 6)).sum().backward()
+    assert all(gradient.abs().sum() > 0 for gradient in optimizer.gradients()[-2:])
+    optimizer.drop_gradients()
+    assert optimizer.gradients() == []

@@ -1,0 +1,127 @@
+"""Passes over bins without training: the averaged weights' loss, and a preference stage's reference.
+
+Owns: both passes, on any number of workers, and the file that keeps the reference. Does not own: when they are made
+(brew_train.loop) or the objectives' arithmetic (brew_train.objectives).
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from brew_platform.errors import StorageError, UserError
+from brew_train.batches import Batch, collate
+from brew_train.bins import BinReader
+from brew_train.config import StageConfig
+from brew_train.model import RankingLM
+from brew_train.objectives import make_objective, reference_log_probabilities
+from brew_train.step import Reference
+from brew_train.world import World
+
+__all__ = ["compute_reference", "evaluate", "load_reference"]
+
+
+def evaluate(
+    model: RankingLM, stage: StageConfig, bins: BinReader, world: World, *, reference: Reference | None = None
+) -> dict[str, float | None]:
+    """The stage's objective on all of `bins`, with the weights that `model` holds.
+
+    Returns:
+        `loss` and the objective's measures, of all bins together, the same on every worker; without the router's loss.
+    """
+    dealt = list(_dealt(bins, world))
+    counts_3 = world.sum_(torch.stack([batch.counts() * float(mine) for _, mine, batch in dealt]).sum(dim=0))
+    total: torch.Tensor | None = None
+    for bin_id, mine, batch in dealt:
+        reference_D = reference(np.array([bin_id])).to(world.device) if reference else None
+        objective = make_objective(stage, counts_3, reference_D=reference_D)
+        _, _, sums_K = _forward(model, batch, objective, world)
+        sums_K = sums_K * float(mine)
+        total = sums_K if total is None else total + sums_K
+    assert total is not None  # a reader has at least one bin
+    loss, *measured = world.sum_(total).tolist()
+    return {"loss": loss, **objective.means(torch.tensor(measured), counts_3)}
+
+
+def compute_reference(model: RankingLM, bins: BinReader, path: Path, world: World) -> None:
+    """Writes the log-probability that `model` gives each document's answer to `path`, unless that is there already.
+
+    One pass at the stage's start stands for a second model in memory: the reference never changes in a stage.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    if world.on_first(path.is_file):
+        return
+    found: dict[int, np.ndarray] = {}
+    for bin_id, mine, batch in _dealt(bins, world):
+        _, _, logp_D = _forward(model, batch, reference_log_probabilities, world)
+        if mine:
+            found[bin_id] = logp_D[1:].to("cpu", torch.float32).numpy()
+    every = {bin_id: logp_D for part in world.gather(found) for bin_id, logp_D in part.items()}
+    world.on_first(lambda: _write(path, every))
+
+
+def load_reference(path: Path, bins: BinReader) -> Reference:
+    """What `compute_reference` wrote, as a function of bin ids.
+
+    Raises:
+        UserError: the file is missing or damaged; a stage that has begun cannot make it anew.
+    """
+    try:
+        with np.load(path) as held:
+            logp, ends = held["log_probabilities"], held["ends"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the reference log-probabilities {path} cannot be read ({error}): the weights that they came from are "
+            f"trained on by now; restore the file from a backup, or start the stage in a new run folder."
+        ) from error
+    if len(ends) != bins.n_bins + 1:
+        raise UserError(f"{path} is of {len(ends) - 1} bins, but {bins.n_bins} are given: restore the stage's bins.")
+
+    def reference(bin_ids: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([logp[ends[i] : ends[i + 1]] for i in bin_ids]))
+
+    return reference
+
+
+def _write(path: Path, every: dict[int, np.ndarray]) -> None:
+    parts = [every[bin_id] for bin_id in sorted(every)]
+    ends = np.cumsum([0, *map(len, parts)])
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            np.savez(handle, log_probabilities=np.concatenate(parts), ends=ends)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"the reference log-probabilities could not be written to {path} ({error}): free some space or repair the "
+            f"disk, and run again."
+        ) from error
+
+
+def _dealt(bins: BinReader, world: World) -> Iterator[tuple[int, bool, Batch]]:
+    """(bin id, whether it counts, batch): bins dealt out to the workers, equally many to each.
+
+    FSDP2 needs every worker in every forward: who has no bin left reads bin 0 again, and it does not count.
+    """
+    for start in range(0, bins.n_bins, world.size):
+        bin_id = start + world.rank
+        mine = bin_id < bins.n_bins
+        bin_id = bin_id if mine else 0
+        yield bin_id, mine, collate([bins[bin_id]]).to(world.device)
+
+
+def _forward(
+    model: RankingLM, batch: Batch, objective: Callable[..., Any], world: World
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(batch, objective, world)
+    finally:
+        model.train()

@@ -1,0 +1,140 @@
+"""A stage while it runs: its bins and where it stands in them, its optimizer, its reference.
+
+Owns: opening a stage, fresh or from a commit; one step and one evaluation of it. Does not own: when to evaluate or
+commit (brew_train.loop), or the arithmetic (brew_train.step, brew_train.evaluation).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from brew_platform.errors import UserError
+from brew_train.bins import BinReader
+from brew_train.checkpoint import Commit, Commits
+from brew_train.config import StageConfig, TrainConfig
+from brew_train.evaluation import compute_reference, evaluate, load_reference
+from brew_train.model import RankingLM
+from brew_train.optimizer import make_optimizer
+from brew_train.order import BinOrder, BinOrderState
+from brew_train.step import Reference, StepResult, take_step
+from brew_train.world import World
+
+__all__ = ["RunningStage", "seed_step"]
+
+
+class RunningStage:
+    """A stage whose first step is next, or the one after a commit.
+
+    Args:
+        config: of the whole run; `index` says which stage.
+        model: holds the weights that the stage starts from; with a commit they are overwritten.
+        bins, evaluation: folders by stage name.
+        out: run folder; keeps the reference of a preference stage in `reference/`.
+        sizes: vocabulary_size and context_length of the model.
+        resume: the commits and the one of this stage to go on from; None starts the stage.
+
+    Raises:
+        UserError: the bins do not fit, or the commit is of another plan or model.
+        DataError: the bins are damaged.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: int,
+        *,
+        model: RankingLM,
+        world: World,
+        bins: Mapping[str, Path],
+        evaluation: Mapping[str, Path],
+        out: Path,
+        sizes: Mapping[str, int],
+        resume: tuple[Commits, Commit] | None,
+    ) -> None:
+        self.settings: StageConfig = config.stages[index]
+        self._config, self._model, self._world = config, model, world
+        name = self.settings.name
+        self.bins = world.on_all(partial(BinReader, bins[name], **sizes))
+        self.held_out = (
+            world.on_all(partial(BinReader, evaluation[name], **sizes)) if self.settings.evaluate_every else None
+        )
+        self._order = BinOrder(n_bins=self.bins.n_bins, plan_hash=self.bins.plan_hash, seed=config.seed)
+        self.position = self._order.start()
+        self.optimizer = make_optimizer(model, self.settings)
+        references = [
+            (self.bins, out / "reference" / f"{name}.npz"),
+            (self.held_out, out / "reference" / f"{name}-evaluation.npz"),
+        ]
+        if resume is None:
+            for reader, path in references:
+                if self.settings.objective == "dpo" and reader is not None:
+                    compute_reference(model, reader, path, world)
+        else:
+            commits, commit = resume
+            commits.read(commit, self.optimizer.tensors())
+            self.optimizer.restore_scalars(commit.state["optimizer"])
+            self.position = BinOrderState(**commit.state["data"])
+        self._reference, self._held_reference = (self._load(reader, path) for reader, path in references)
+
+    def _load(self, reader: BinReader | None, path: Path) -> Reference | None:
+        if self.settings.objective != "dpo" or reader is None:
+            return None
+        return self._world.on_all(lambda: load_reference(path, reader))
+
+    def step(self, number: int, mean_loss: float | None) -> tuple[StepResult, list[int]]:
+        """Trains on the next bins.
+
+        Args:
+            number: steps of the run done before this one; with the seed and the rank it fixes all random numbers.
+            mean_loss: running mean of the stage's losses.
+
+        Returns:
+            What the step came to, and all workers' bin ids in it.
+
+        Raises:
+            UserError: as `take_step`, with the stage and the step.
+        """
+        bin_ids, position = self._order.take(self.position, self.settings.bins_per_step)
+        seed_step(self._config.seed, number, self._world.rank)
+        try:
+            done = take_step(
+                self._model,
+                self.optimizer,
+                self.settings,
+                self.bins,
+                bin_ids,
+                self._world,
+                sharding=self._config.sharding,
+                reference=self._reference,
+                mean_loss=mean_loss,
+            )
+        except UserError as error:
+            raise UserError(f"stage {self.settings.name}, step {number + 1}: {error}") from error
+        self.position = position
+        return done, bin_ids.tolist()
+
+    def evaluate(self) -> dict[str, float | None]:
+        """The objective of the averaged weights on the evaluation bins; the training weights are back afterwards."""
+        assert self.held_out is not None, "the stage does not evaluate"
+        with self.optimizer.averaged():
+            return evaluate(self._model, self.settings, self.held_out, self._world, reference=self._held_reference)
+
+    def state(self) -> dict[str, Any]:
+        """What a commit says of the stage, beside `optimizer.tensors()`."""
+        return {
+            "stage": self.settings.name,
+            "data": self.position.as_dict(),
+            "rng": self._config.seed,
+            "optimizer": self.optimizer.scalars(),
+            "average_weight": self.optimizer.average_weight,
+        }
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds torch for one step of one worker: a pure function of its arguments."""
+    (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state))
