@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types clean
+.PHONY: help setup demo test test-fast lint types bench-train gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ lint: setup ## ruff: style and formatting
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
+
+gpu-check: ## training on one GPU without Ray: parity, tokens/s, MFU (needs PyTorch, transformers, liger-kernel)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.gpu_check $(ARGS)
 
 clean: ## remove what the commands made (.venv stays)
 	rm -rf runs dist .pytest_cache .mypy_cache .ruff_cache

@@ -70,7 +70,7 @@ def demo(
         config = load_recipe(source, overrides or [])
         if run.exists() and any(run.iterdir()):
             raise UserError(f"{run} holds an earlier run: choose another --run-dir, or remove that folder.")
-        with open_log(run / "logs" / "demo.log"):
+        with _logged(run / "logs" / "demo.log"):
             options = DemoOptions(
                 run=run.absolute(),
                 registry=registry if "://" in registry else str(Path(registry).absolute()),
@@ -79,11 +79,101 @@ def demo(
                 path=path,
                 keep=keep,
             )
-            try:
-                run_demo(config, options, console)
-            except Exception:
-                logging.getLogger(__name__).info("the demo failed", exc_info=True)  # the console gets one sentence
-                raise
+            run_demo(config, options, console)
+
+
+@app.command()
+def data(
+    out: Annotated[Path, typer.Argument(help="Folder to make; it must not hold anything yet.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of the recipe, e.g. vocabulary_size=4000", metavar="[KEY=VALUE]..."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="synthetic (a small economic graph) or movielens (real data).")
+    ] = "synthetic",
+    path: Annotated[Path | None, typer.Option(help="Folder of the input files; movielens needs it.")] = None,
+    pairs: Annotated[int, typer.Option(min=0, help="Preference pairs to make, for DPO and ORPO.")] = 2_000,
+) -> None:
+    """Make what `brew360 train` reads: tables, a tokenizer, packed bins, and preference pairs.
+
+    brew360 data data/synthetic
+    """
+    console = PipeSafeConsole()
+    with _one_sentence(console):
+        from brew_cluster.dataset import make_dataset
+        from brew_cluster.demo_config import load_recipe
+
+        config = load_recipe(source, overrides or [])
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"{out} is not empty: choose another folder, or remove that one.")
+        with _logged(out / "logs" / "data.log"):
+            make_dataset(config, out.absolute(), console, path=path, pairs=pairs)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe that ships: cpt, ift, sft, mixtral_8x22b.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings, e.g. run=runs/a train.stages.0.steps=500", metavar="[KEY=VALUE]..."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build and shard on no device at all; print memory and communication.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the dry run.")] = 256,
+    relaunches: Annotated[
+        int, typer.Option(min=0, help="Times that a lost driver is started again without progress between.")
+    ] = 3,
+    driver: Annotated[bool, typer.Option("--driver", hidden=True)] = False,
+) -> None:
+    """Train a model, or go on with a run: the same command with the same run folder continues it.
+
+        brew360 data data/synthetic
+
+        brew360 train cpt run=runs/cpt
+
+        brew360 train ift run=runs/ift
+
+        brew360 train sft run=runs/sft
+
+        brew360 train mixtral_8x22b --dry-run --gpus 256
+
+    Watch a run with `tensorboard --logdir runs/cpt/tensorboard`. `touch runs/cpt/checkpoint-now` commits at once.
+    """
+    console = PipeSafeConsole()
+    with _one_sentence(console):
+        from brew_cluster.train_job import dry_run_job, load_job, relaunch_job, run_job
+
+        job = load_job(recipe, overrides or [])
+        if dry_run:
+            dry_run_job(job, gpus, console)
+            return
+        job.require_run()
+        if driver:
+            with _logged(Path(job.run) / "logs" / "train.log"):
+                run_job(job, console)
+            return
+        code = relaunch_job(job, recipe, overrides or [], most=relaunches, console=console)
+    if code:
+        sys.exit(code)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run; it may be running.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: safetensors that transformers and vLLM load.")],
+) -> None:
+    """Export the averaged weights of a run's newest checkpoint, also while it trains.
+
+    brew360 export runs/cpt runs/cpt-now
+    """
+    console = PipeSafeConsole()
+    with _one_sentence(console):
+        from brew_cluster.train_job import export_run
+
+        folder = export_run(run, out)
+        console.print(f"exported step {folder} to {out}", soft_wrap=True)
 
 
 @serve_app.command()
@@ -93,6 +183,17 @@ def down() -> None:
         from brew_cluster.local_ray import stop_ray
 
         stop_ray()
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """A full log in a file; of a failure, too, of which the console gets one sentence."""
+    with open_log(path):
+        try:
+            yield
+        except Exception:
+            logging.getLogger(__name__).info("failed", exc_info=True)
+            raise
 
 
 @contextmanager

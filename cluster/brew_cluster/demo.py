@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 
+from brew_cluster.dataset import make_bins, prepare
 from brew_cluster.demo_config import DemoConfig
 from brew_cluster.local_ray import local_ray, refuse_running_ray
 from brew_cluster.preflight import require_space
@@ -26,16 +27,10 @@ from brew_cluster.report import (
     write_report,
 )
 from brew_cluster.slates import Slate, choose_slates
-from brew_data.compiler import PromptCompiler
-from brew_data.movielens import read_movielens
-from brew_data.pipelines import build_bins, build_requests, corpus_tokenizer
+from brew_data.pipelines import build_requests
 from brew_data.records import Records
-from brew_data.split import Split
-from brew_data.synthetic import generate
-from brew_data.tables import Tables, micros, write_tables
-from brew_data.tasks import load_suite
+from brew_data.tables import micros
 from brew_platform.config import config_digest
-from brew_platform.errors import UserError
 from brew_platform.processes import ProcessTreeMeter
 from brew_platform.registry import GateOutcome, Registry
 from brew_platform.source import source_commit
@@ -77,32 +72,15 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     refuse_running_ray()
     commit = source_commit()  # of the code that is loaded now; the checkout may move while the model trains
     run = options.run
-    suite = load_suite(config.suite)
     stages = Stages(STAGES, console=console)
 
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
-        with stages.stage("tables", unit="interactions") as progress:
-            tables = _tables(config, options)
-            write_tables(tables, run / "tables")
-            split = Split.of(micros(tables.interactions).to_numpy(), config.split)
-            progress.update(
-                tables.interactions.num_rows, members=tables.members.num_rows, entities=tables.entities.num_rows
-            )
-
-        with stages.stage("tokenizer", unit="tokens") as progress:
-            tokenizer = corpus_tokenizer(run / "tables", suite, split, config.vocabulary_size)
-            compiler = PromptCompiler(suite, tokenizer, config.prompt)
-            progress.update(tokenizer.vocabulary_size)
+        prepared = prepare(config, run, stages, path=options.path)
+        tables, split, suite, compiler = prepared.tables, prepared.split, prepared.suite, prepared.compiler
+        tokenizer = compiler.tokenizer
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
-            with stages.stage("bins", unit="bins") as progress:
-                plan = build_bins(
-                    run / "tables",
-                    compiler,
-                    split,
-                    run / "bins",
-                    on_progress=lambda done, total: progress.update(done, total=total),
-                )
+            plan = make_bins(prepared, run / "bins", stages)
 
             steps = sum(stage.steps for stage in config.train.stages)
             with stages.stage("train", total=steps, unit="steps") as progress:
@@ -186,18 +164,6 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
 
 
 STAGES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
-
-
-def _tables(config: DemoConfig, options: DemoOptions) -> Tables:
-    if config.source == "movielens":
-        if options.path is None:
-            raise UserError(
-                "source movielens needs --path, the folder that holds ml-100k.inter, ml-100k.item and ml-100k.user."
-            )
-        return read_movielens(options.path)
-    if options.path is not None:
-        raise UserError(f"source {config.source} makes its own data and takes no --path; leave it out.")
-    return generate(config.synthetic)
 
 
 def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]

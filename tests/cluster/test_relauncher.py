@@ -1,0 +1,59 @@
+"""The relauncher: what it decides, and a real child that is killed and comes back."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from brew_cluster.relauncher import Decision, decide, relaunch
+
+
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_what_is_final_is_not_started_again(code: int) -> None:
+    assert decide(code, progressed=True, losses=1, most=3) == Decision(again=False)
+
+
+def test_losses_without_progress_are_borne_with_growing_patience_and_then_no_more() -> None:
+    waits = [decide(-9, progressed=False, losses=losses, most=3) for losses in (1, 2, 3, 4)]
+    assert [wait.again for wait in waits] == [True, True, True, False]
+    assert [wait.wait_seconds for wait in waits[:3]] == [1.0, 2.0, 4.0]
+    assert decide(-9, progressed=False, losses=30, most=99).wait_seconds == 60.0
+    assert decide(1, progressed=True, losses=1, most=0) == Decision(again=True)
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+count = Path(sys.argv[1])
+done = int(count.read_text()) if count.exists() else 0
+if done < int(sys.argv[2]):
+    count.write_text(str(done + 1))
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(sys.argv[3]))
+"""
+
+
+def run(tmp_path: Path, *, deaths: int, then: int, most: int, progresses: bool) -> tuple[int, list[int]]:
+    count = tmp_path / "count"
+    losses: list[int] = []
+    code = relaunch(
+        [sys.executable, "-c", CHILD, str(count), str(deaths), str(then)],
+        most=most,
+        progress=lambda: int(count.read_text()) if progresses and count.exists() else 0,
+        on_loss=lambda code, decision: losses.append(code),
+        sleep=lambda seconds: None,
+    )
+    return code, losses
+
+
+def test_a_killed_child_comes_back_as_often_as_it_makes_progress(tmp_path: Path) -> None:
+    assert run(tmp_path, deaths=4, then=0, most=1, progresses=True) == (0, [-signal.SIGKILL] * 4)
+
+
+def test_without_progress_it_gives_up_and_says_which_signal(tmp_path: Path) -> None:
+    assert run(tmp_path, deaths=9, then=0, most=2, progresses=False) == (128 + 9, [-signal.SIGKILL] * 3)
+
+
+def test_what_the_user_must_mend_comes_through_at_once(tmp_path: Path) -> None:
+    assert run(tmp_path, deaths=0, then=2, most=2, progresses=False) == (2, [])
