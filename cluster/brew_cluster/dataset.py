@@ -15,7 +15,7 @@ from brew_data.compiler import PromptCompiler
 from brew_data.movielens import read_movielens
 from brew_data.pipelines import BinsPlan, build_bins, corpus_tokenizer
 from brew_data.preferences import build_pairs, synthetic_pairs
-from brew_data.split import Split
+from brew_data.split import EVERYONE, Split
 from brew_data.synthetic import generate
 from brew_data.tables import Tables, micros, write_tables
 from brew_data.tasks import TaskSuite, load_suite
@@ -24,7 +24,8 @@ from brew_platform.telemetry import Stages
 
 __all__ = ["Prepared", "make_bins", "make_dataset", "prepare"]
 
-HELD_OUT = 0.05  # share of the members whose documents are for evaluation only
+HELD_OUT = 0.05  # share of the members who are for evaluation only
+HELD_OUT_MEMBERS, TRAINED_ON = (0.0, HELD_OUT), (HELD_OUT, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def prepare(config: DemoConfig, folder: Path, stages: Stages, *, path: Path | No
 
 
 def make_bins(
-    prepared: Prepared, out: Path, stages: Stages, *, stage: str = "bins", members: tuple[float, float] = (0.0, 1.0)
+    prepared: Prepared, out: Path, stages: Stages, *, stage: str = "bins", members: tuple[float, float] = EVERYONE
 ) -> BinsPlan:
     """Packs the training documents of a part of the members into `out`; Ray must be initialised."""
     with stages.stage(stage, unit="bins") as progress:
@@ -96,15 +97,20 @@ def make_dataset(config: DemoConfig, out: Path, console: Console, *, path: Path 
     prepared = prepare(config, out, stages, path=path)
     prepared.compiler.tokenizer.save(out / "tokenizer")
     with local_ray(detached=False, logs=out / "logs" / "ray"):
-        make_bins(prepared, out / "bins", stages, members=(HELD_OUT, 1.0))
-        make_bins(prepared, out / "evaluation", stages, stage="evaluation", members=(0.0, HELD_OUT))
+        make_bins(prepared, out / "bins", stages, members=TRAINED_ON)
+        make_bins(prepared, out / "evaluation", stages, stage="evaluation", members=HELD_OUT_MEMBERS)
     if pairs:
         with stages.stage("pairs", total=pairs, unit="pairs") as progress:
-            made = synthetic_pairs(prepared.tables, prepared.compiler, prepared.split, count=pairs, seed=0)
-            held_out = max(1, round(HELD_OUT * len(made)))
-            build_pairs(made[held_out:], prepared.compiler, out / "pairs")
-            build_pairs(made[:held_out], prepared.compiler, out / "pairs-evaluation")
-            progress.update(len(made))
+            held_out = max(1, round(HELD_OUT * pairs))
+            for folder, count, members in [
+                ("pairs", pairs - held_out, TRAINED_ON),
+                ("pairs-evaluation", held_out, HELD_OUT_MEMBERS),
+            ]:
+                made = synthetic_pairs(
+                    prepared.tables, prepared.compiler, prepared.split, count=count, seed=0, members=members
+                )
+                build_pairs(made, prepared.compiler, out / folder)
+            progress.update(pairs)
     console.print(f"data: {out}", soft_wrap=True)
 
 

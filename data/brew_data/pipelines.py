@@ -3,7 +3,6 @@
 Owns: what runs in parallel. The work on one member is `PromptCompiler`'s, the plan is `pack`'s, the files are `bins`'s.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -19,7 +18,7 @@ from brew_data.bins import BINS_PER_FILE, BinsPlan, finish_plan, write_file, wri
 from brew_data.compiler import PromptCompiler, PromptFormat
 from brew_data.packing import pack
 from brew_data.records import Records
-from brew_data.split import Split
+from brew_data.split import EVERYONE, Split, is_in_part, member_hash
 from brew_data.tables import micros, read_tables
 from brew_data.tasks import TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
@@ -67,7 +66,7 @@ def build_bins(
     split: Split,
     out: Path,
     *,
-    members: tuple[float, float] = (0.0, 1.0),
+    members: tuple[float, float] = EVERYONE,
     bins_per_file: int = BINS_PER_FILE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BinsPlan:
@@ -77,7 +76,7 @@ def build_bins(
         tables_folder: members, entities and interactions as Parquet.
         out: receives `bins-*.parquet` (bin_id int64, input_ids list<int32>, doc_lengths list<int32>, roles list<uint8>;
             one row per bin, unpadded) and, last, `plan.json`.
-        members: which part of them, from 0 to 1: (0, .05) and (.05, 1) share none.
+        members: which part of them (`is_in_part`).
         on_progress: called with (bins written, bins in all).
 
     Raises:
@@ -159,10 +158,10 @@ def _records(tables_folder: Path) -> Records:
     return Records.read(tables_folder)
 
 
-def _by_member(tables_folder: Path, *, until: int, part: tuple[float, float] = (0.0, 1.0)) -> GroupedData:
+def _by_member(tables_folder: Path, *, until: int, part: tuple[float, float] = EVERYONE) -> GroupedData:
     rows = ray.data.read_parquet(str(tables_folder / "interactions.parquet"))
     rows = rows.map_batches(lambda table: table.filter(pc.less_equal(micros(table), until)), batch_format="pyarrow")
-    if part != (0.0, 1.0):
+    if part != EVERYONE:
         rows = rows.map_batches(_of_members, fn_kwargs={"part": part}, batch_format="pyarrow")
     return rows.groupby("member_id", num_partitions=SHUFFLE_PARTITIONS)
 
@@ -170,12 +169,8 @@ def _by_member(tables_folder: Path, *, until: int, part: tuple[float, float] = (
 def _of_members(rows: pa.Table, *, part: tuple[float, float]) -> pa.Table:
     """The rows of a part of the members, which their ids alone decide."""
     members = rows["member_id"].unique().to_pylist()
-    chosen = [member for member in members if part[0] <= _member_hash(member) / 2**256 < part[1]]
+    chosen = [member for member in members if is_in_part(member, part)]
     return rows.filter(pc.is_in(rows["member_id"], pa.array(chosen, rows["member_id"].type)))
-
-
-def _member_hash(member: str) -> int:
-    return int(hashlib.sha256(member.encode()).hexdigest(), 16)
 
 
 def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec) -> pa.Table:
@@ -186,7 +181,7 @@ def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec
         documents = compiler.documents(
             records.profiles[member],
             records.history(rows),
-            turn_of=_member_hash(member),
+            turn_of=member_hash(member),
         )
     return pa.table(
         {

@@ -23,7 +23,7 @@ from brew_data.compiler import Past, PromptCompiler
 from brew_data.packing import pack
 from brew_data.preference_file import Preference, read_preferences
 from brew_data.records import Records
-from brew_data.split import Split
+from brew_data.split import EVERYONE, Split, is_in_part
 from brew_data.tables import Tables, micros
 from brew_data.tokenizer import Tokenizer
 from brew_platform.errors import UserError
@@ -160,7 +160,15 @@ def _documents(pairs: Sequence[Pair], plan: list[list[int]], bins: range, file: 
     )
 
 
-def synthetic_pairs(tables: Tables, compiler: PromptCompiler, split: Split, *, count: int, seed: int) -> list[Pair]:
+def synthetic_pairs(
+    tables: Tables,
+    compiler: PromptCompiler,
+    split: Split,
+    *,
+    count: int,
+    seed: int,
+    members: tuple[float, float] = EVERYONE,
+) -> list[Pair]:
     """Pairs from what members did before the cut: the question that they met, the label of what they did, and another.
 
     The chosen answer is the action in the table, not the likelier one by the oracle: the truth may reach no training.
@@ -172,6 +180,7 @@ def synthetic_pairs(tables: Tables, compiler: PromptCompiler, split: Split, *, c
             the oldest history.
         split: only interactions at or before its cut are asked about, and each sees strictly earlier ones only.
         count: pairs to make; which interactions they ask about is drawn without repeats.
+        members: which part of them is asked about (`is_in_part`).
 
     Returns:
         `count` pairs in random order; the same for the same seed.
@@ -190,7 +199,7 @@ def synthetic_pairs(tables: Tables, compiler: PromptCompiler, split: Split, *, c
     ):
         if member in histories:
             histories[member].append(past)
-            if past.surface in trained:
+            if past.surface in trained and is_in_part(member, members):
                 askable.append((member, past, id_))
     if count > len(askable):
         raise UserError(

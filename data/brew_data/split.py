@@ -1,12 +1,15 @@
-"""The cut in time between what a model may learn from and what it is judged on."""
+"""The cuts between what a model may learn from and what it is judged on: one in time, and one between members."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from brew_platform.errors import UserError
 
-__all__ = ["Split", "SplitConfig"]
+__all__ = ["EVERYONE", "Split", "SplitConfig", "is_in_part", "member_hash"]
+
+EVERYONE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,19 @@ class Split:
         if not timestamps[0] <= train_until < until:
             raise UserError(f"split {config} leaves no rows on one side of the cut; move the cut.")
         return Split(train_until=train_until, until=until)
+
+
+def is_in_part(member_id: str, part: tuple[float, float]) -> bool:
+    """Whether a member belongs to a part of all members, from 0 to 1; their id alone decides.
+
+    (0, .05) and (.05, 1) share nobody.
+    """
+    return part[0] <= member_hash(member_id) / 2**256 < part[1]
+
+
+def member_hash(member_id: str) -> int:
+    """A number from 0 to 2**256 - 1, the same on any machine."""
+    return int(hashlib.sha256(member_id.encode()).hexdigest(), 16)
 
 
 def _cut(timestamps: np.ndarray, config: SplitConfig) -> int:

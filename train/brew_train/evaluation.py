@@ -42,7 +42,7 @@ def evaluate(
         total = sums_K if total is None else total + sums_K
     assert total is not None  # a reader has at least one bin
     loss, *measured = world.sum_(total).tolist()
-    return {"loss": loss, **objective.means(torch.tensor(measured), counts_3)}
+    return {"loss": loss, **objective.means(torch.tensor(measured, dtype=torch.float64), counts_3)}
 
 
 def compute_reference(model: RankingLM, bins: BinReader, path: Path, world: World) -> None:

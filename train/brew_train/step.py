@@ -105,7 +105,7 @@ def take_step(
     totals = world.sum_(torch.stack([squares / world.replicas, lengths_D.sum(), lengths_D.square().sum(), *sums]))
     squared_norm, tokens, squared_lengths, total_loss, *measured = totals.tolist()
     norm = math.sqrt(squared_norm)
-    means = objective.means(torch.tensor(measured), counts_3)
+    means = objective.means(torch.tensor(measured, dtype=torch.float64), counts_3)
     complaint = _complaint(total_loss, norm, mean_loss, stage)
     bad: list[int] = []
     if complaint:
