@@ -14,6 +14,8 @@ from torch._dynamo.utils import counters
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from brew_train.batches import Batch, Bin, collate
@@ -126,6 +128,45 @@ def against_one_process(configs: dict[str, ModelConfig], worlds: dict[str, World
     return found
 
 
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that was allocated; views, of mapped files too, allocate nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # once DTensor has turned it into operations on shards
+        out = func(*args, **(kwargs or {}))
+        given, made = (
+            {
+                t.untyped_storage()._cdata: t.untyped_storage().nbytes()
+                for t in tree_leaves(tensors)
+                if torch.is_tensor(t)
+            }
+            for tensors in (args, out)
+        )
+        self.bytes = max(self.bytes, *(size for storage, size in made.items() if storage not in given), 0)
+        return out
+
+
+def largest_tensors(configs: dict[str, ModelConfig], world: World) -> dict[str, dict[str, int]]:
+    """Bytes of the largest tensor that making the weights took, of the largest parameter, and of the largest shard."""
+    found = {}
+    for name in ("fresh", "inner"):
+        model = build_model(configs[name], **SIZES)
+        shard(model, world, ShardingConfig())
+        with Largest() as allocated:
+            materialize(model, configs[name], world, seed=5)
+        found[name] = {
+            "allocated": allocated.bytes,
+            "parameter": max(4 * parameter.numel() for parameter in model.parameters()),
+            "shard": max(parameter.to_local().untyped_storage().nbytes() for parameter in model.parameters()),
+        }
+    return found
+
+
 def micro_steps(worlds: dict[str, World], bins: list[Bin]) -> dict[str, Any]:
     """Collectives of each of three micro-steps, and their gradients against those of one step."""
     found: dict[str, Any] = {}
@@ -225,6 +266,7 @@ def main() -> None:
         measured = {
             "equal": against_one_process(configs, worlds, bins),
             "micro_steps": micro_steps(worlds, bins),
+            "largest": largest_tensors(configs, fsdp),
             "stale": stale_weights(fsdp, bins),
         }
         commit_and_export(fsdp, bins, out)

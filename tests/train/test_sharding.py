@@ -63,6 +63,13 @@ def test_many_processes_compute_what_one_does(measured: dict[str, Any], case: st
 
 
 @pytest.mark.real
+def test_no_process_holds_more_than_its_shards_and_one_tensor(measured: dict[str, Any]) -> None:
+    read, drawn = measured["largest"]["inner"], measured["largest"]["fresh"]
+    assert read["allocated"] == read["shard"] < read["parameter"] / 3  # of 4 workers
+    assert drawn["allocated"] == 50 * 16 * 4 < drawn["parameter"]  # the embeddings: fused experts are drawn one by one
+
+
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("case", "first", "last"),
     [

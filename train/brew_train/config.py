@@ -72,7 +72,7 @@ class ShardingConfig:
     replicas: int = 1  # copies of the model (HSDP), each sharded over workers / replicas; 1 is plain FSDP
     reshard_after_forward: bool = False  # free gathered weights between forward and backward: for models that must
     activation_checkpointing: bool = False  # keep each layer's input only, and run its forward again in backward
-    compile: bool = False  # torch.compile each decoder layer; needs a C++ compiler on CPU
+    compile: bool = False  # torch.compile each decoder layer but its attention; on CPU fused experts are left out, too
 
     def __post_init__(self) -> None:
         if self.replicas < 1:

@@ -101,7 +101,7 @@ def train(
         monitor.event("attempt", workers=world.size)
         commit = commits.newest()
         model = world.on_all(lambda: build_model(config.model, **sizes))
-        shard(model, world, sharding)
+        world.on_all(lambda: shard(model, world, sharding))
         world.on_all(lambda: materialize(model, config.model, world, seed=config.seed))
         model.train()
         world.on_first(lambda: model.lm.config.save_pretrained(out / MODEL))
