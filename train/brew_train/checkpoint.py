@@ -44,14 +44,13 @@ from brew_train.manifest import (
     digest_file,
     finished,
     open_commit,
-    peek,
     step_of,
     write_manifest,
 )
 from brew_train.shards import ShardWriter, read_shards
 from brew_train.world import World
 
-__all__ = ["MANIFEST", "Commit", "Commits", "peek"]
+__all__ = ["Commit", "Commits"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,7 +58,7 @@ Written = tuple[list[WriteResult] | None, dict[str, dict[str, Any]]]  # places i
 
 
 class Commits:
-    """The commits of one run. As a context manager it leaves no thread behind, also where training fails.
+    """The commits of one run. As a context manager it completes the commit in flight, also where training fails.
 
     Args:
         root: folder that holds them, seen by all workers under the same path; the ledger lies beside it.
@@ -84,10 +83,12 @@ class Commits:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._thread is not None:
-            self._thread.join()
-        if self._error is not None:  # the block failed before it could meet this
-            logger.warning("the last checkpoint was not completed: %s", self._error)
+        try:
+            self._join()
+        except Exception as failure:
+            if error is None:
+                raise
+            logger.warning("the last checkpoint was not completed either: %s", failure)
 
     def begin(
         self,

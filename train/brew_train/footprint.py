@@ -75,8 +75,7 @@ class _Block:
 class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's base class has no types
     """Follows every storage that is made inside its block, which may be entered several times.
 
-    The order is that of the CPU's calls. A GPU frees no earlier than that, so what a caching allocator reserves is this
-    and what fragments; FSDP2 is written so that its streams do not delay a release beyond it.
+    The order is that of the CPU's calls. On a GPU fragments come on top, and what streams hold longer than the CPU.
     """
 
     def __init__(self) -> None:

@@ -58,7 +58,8 @@ class GoodputMeter:
     """Folds a run's records, in the order of their times, into its goodput."""
 
     def __init__(self) -> None:
-        self._mark: float | None = None  # everything before is accounted for; None while nothing is held
+        self._holding = False  # workers, or waiting for them
+        self._mark = 0.0  # everything before is accounted for
         self._last = ""  # kind of the record at the mark
         self._step = 0  # the furthest step ever done
         self._held = self._productive = 0.0
@@ -72,11 +73,10 @@ class GoodputMeter:
         (restored, skipped, committed, noticed) are ignored: the rows tell what they took.
         """
         kind = record.get("kind", "step")
-        if kind not in ("step", *_ENDED_BY, *_RELEASES) or (self._mark is None and kind not in _TAKES):
+        if kind not in ("step", *_ENDED_BY, *_RELEASES) or (not self._holding and kind not in _TAKES):
             return
-        mark = record["time"] if self._mark is None else self._mark
-        left = max(0.0, record["time"] - mark)
-        self._mark = max(mark, record["time"])
+        left = max(0.0, record["time"] - self._mark) if self._holding else 0.0
+        self._mark = max(self._mark, record["time"])
         self._held += left
         for cause, field in _PARTS.items():
             left -= self._lose(cause, record.get(field) or 0.0, left)
@@ -86,12 +86,11 @@ class GoodputMeter:
         self._lost["start" if after_launch else _ENDED_BY.get(kind, "other")] += left
         self._attempts += kind == "attempt"
         self._last = kind
-        if kind in _RELEASES:
-            self._mark = None
+        self._holding = kind not in _RELEASES
 
     def at(self, now: float) -> Goodput:
         """The goodput at `now`, in unix seconds; what follows may still be added."""
-        unknown = 0.0 if self._mark is None else max(0.0, now - self._mark)
+        unknown = max(0.0, now - self._mark) if self._holding else 0.0
         return Goodput(
             held_seconds=self._held + unknown,
             productive_seconds=self._productive,
