@@ -42,9 +42,8 @@ def test_a_preempted_node_is_noticed_lost_and_replaced(
 ) -> None:
     second = cluster.add_node(**NODE)
     run = tmp_path / "run"
-    elastic = replace(
-        config, workers=2, min_workers=1, checkpoint_every=50, max_failures=5, stages=[replace(config.stages[0], steps=4000)]
-    )
+    stages = [replace(config.stages[0], steps=4000)]
+    elastic = replace(config, workers=2, min_workers=1, checkpoint_every=50, max_failures=5, stages=stages)
     failure: list[BaseException] = []
 
     def train() -> None:
@@ -67,9 +66,10 @@ def test_a_preempted_node_is_noticed_lost_and_replaced(
             time.sleep(0.1)
 
     wait_for(lambda: events("ready"), 90)
-    accepted, why = ray._private.worker.global_worker.gcs_client.drain_node(
-        second.node_id, autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "taken away", int(time.time() * 1000) + 60_000
-    )
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int(time.time() * 1000) + 60_000
+    client = ray._private.worker.global_worker.gcs_client
+    accepted, why = client.drain_node(second.node_id, reason, "taken away", deadline)
     assert accepted, why
     wait_for(lambda: events("noticed"), 30)
     noticed = events("noticed")[0]["step"]

@@ -87,8 +87,8 @@ def run_on_ray(
     sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
     require(config, bins=job.bins, evaluation=job.evaluation, out=out, **sizes)
     out.mkdir(parents=True, exist_ok=True)
-    with Monitor(out, attempt="driver") as driver:
-        driver.event("launch")
+    news = Monitor(out, attempt="driver")
+    news.event("launch")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
     elastic = config.min_workers is not None
@@ -116,6 +116,9 @@ def run_on_ray(
             outcome = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
+        except (KeyboardInterrupt, SystemExit):  # the second is how Ray Train ends an interrupted `fit`
+            news.event("stopped")
+            raise
     if isinstance(outcome, BrewError):
         raise outcome
     assert isinstance(outcome, TrainResult)

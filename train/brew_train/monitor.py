@@ -76,7 +76,7 @@ KINDS = {  # of events, beside time, attempt and kind
     "attempt": "the workers enter our code (workers)",
     "restored": "a commit was read (step, commit)",
     "ready": "the first step of an attempt or a stage begins (stage, step, checkpoint_blocked_seconds)",
-    "committed": "a commit is complete (step, blocked_seconds, background_seconds)",
+    "committed": "a commit is complete (step, background_seconds)",
     "skipped": "a bad step was left out (step, bins, loss)",
     "noticed": "asked to, or because a node will be taken away, the run committed at once (step)",
     "failed": "the run ended with an error that starting it again would only repeat (error)",
