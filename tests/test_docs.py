@@ -30,7 +30,7 @@ def test_every_documented_command_parses(command: str) -> None:
         group = typer.main.get_command(app)
         while words[1:] and words[1] in getattr(group, "commands", {}):
             group, words = group.commands[words[1]], words[1:]
-        if "--help" not in words:
+        if words[1:] and "--help" not in words:  # a bare name only mentions the command
             group.make_context("brew360", words[1:], resilient_parsing=False)
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
