@@ -1,87 +1,123 @@
-"""The HTTP routes and how errors read: every refusal is JSON {"error": "<one sentence that says what to do>"}."""
+"""The HTTP application: the ranking route, health and metrics, other servers' protocols, and the edge around them.
 
-import logging
+Owns: putting it together, and its OpenAPI document. Does not own: answers (`service`, `openai_api`, `score_api`), who
+may ask (`edge`), or how errors read (`error_answers`).
+"""
+
 from collections.abc import Callable
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import Depends, FastAPI, Response
+from fastapi.routing import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
 
-from brew_platform.errors import BrewError, UserError
-from brew_serve.context import UnknownId
+from brew_platform.errors import BrewError
+from brew_serve.call import Call
+from brew_serve.edge import Edge, EdgeConfig
+from brew_serve.error_answers import add_error_answers
+from brew_serve.json_route import StrictJsonRoute, current_call
+from brew_serve.openai_api import openai_router
 from brew_serve.protocol import RankRequest, RankResponse
+from brew_serve.score_api import score_router
 from brew_serve.service import RankService
 
 __all__ = ["create_api"]
 
-_LOG = logging.getLogger("brew_serve")
+
+class ErrorAnswer(BaseModel):
+    """Why a request is not answered."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"error": "task is missing; give it (GET /docs describes the request)."}]}
+    )
+    error: str = Field(description="one sentence that says what to do")
 
 
-def create_api(service: Callable[[], RankService]) -> FastAPI:
+class Health(BaseModel):
+    """The service is well."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "version": 3}]})
+    status: str
+    version: int = Field(description="the model version that answers")
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request cannot be answered as it is"},
+    401: {"description": "The API key is missing or unknown"},
+    403: {"description": "The team may not do this"},
+    404: {"description": "An id or a model that is not known here"},
+    408: {"description": "The deadline passed before any work was begun"},
+    413: {"description": "The body is too large"},
+    429: {"description": "The team's quota is used up; see Retry-After"},
+    500: {"description": "A fault of the service"},
+    503: {"description": "The service is busy, or its engine failed; see Retry-After"},
+}
+
+
+def create_api(
+    service: Callable[[], RankService], config: EdgeConfig | None = None, *, routers: tuple[APIRouter, ...] = ()
+) -> FastAPI:
     """The application.
 
     Args:
         service: gives the service that answers; called for each request, so that the routes exist before it does.
+        config: of the edge.
+        routers: further routes, behind the same edge.
+
+    Raises:
+        UserError: the key file is missing or malformed.
     """
-    api = FastAPI(title="brew360", summary="One language model ranks for every surface.", version="1")
+    api = FastAPI(
+        title="brew360",
+        summary="One language model ranks for every surface.",
+        description='Every error is `{"error": "<what to do>"}`. Every answer has `x-request-id` and `traceparent`.',
+        version="1",
+        redoc_url=None,
+        responses={status: {**told, "model": ErrorAnswer} for status, told in _ERRORS.items()},
+        strict_content_type=True,
+    )
+    ranking = APIRouter(route_class=StrictJsonRoute, tags=["ranking"])
+    operators = APIRouter(tags=["operation"])
 
-    @api.post("/v1/rank", response_model=RankResponse)
-    async def rank(request: RankRequest) -> RankResponse:
+    @ranking.post("/v1/rank")
+    async def rank(request: RankRequest, call: Annotated[Call, Depends(current_call)]) -> RankResponse:
         """Ranks candidates for a member; the best first."""
-        return await service().rank(request)
+        return await service().rank(request, call)
 
-    @api.get("/healthz")
-    async def healthz() -> dict[str, int | str]:
-        """200 when requests can be answered."""
+    @operators.get("/health")
+    async def health() -> Health:
+        """200 while the service lives; otherwise it should be started anew."""
         service().engine.check()
-        return {"status": "ok", "version": service().number}
+        return Health(status="ok", version=service().number)
 
-    @api.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _refusal(400, _sentence(error))
+    @operators.get("/ready")
+    @operators.get("/healthz", include_in_schema=False)
+    async def ready() -> Health:
+        """200 when requests can be answered."""
+        if service().closing:
+            raise BrewError("the service is shutting down; send requests to another replica.")
+        return await health()
 
-    @api.exception_handler(UserError)
-    async def refused(_: Request, error: UserError) -> JSONResponse:
-        return _refusal(404 if isinstance(error, UnknownId) else 400, str(error))
+    @operators.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Prometheus metrics of the replica that answers; for operators."""
+        return Response(service().meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @api.exception_handler(BrewError)
-    async def failed(_: Request, error: BrewError) -> JSONResponse:
-        _LOG.error("%s", error)
-        return _refusal(503, str(error))
-
-    @api.exception_handler(HTTPException)
-    async def unserved(request: Request, error: HTTPException) -> JSONResponse:
-        known = "POST /v1/rank and GET /healthz are what this service answers; GET /docs describes them."
-        if error.status_code == 400:  # FastAPI's word for a body that it could not decode
-            return _refusal(400, "the body is not JSON in UTF-8; send it so, with content-type application/json.")
-        return _refusal(error.status_code, f"{request.method} {request.url.path} is not served. {known}")
-
-    @api.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _refusal(500, "the service failed on this request; its log says why. Tell the operators.")
-
+    for router in (ranking, openai_router(service), score_router(service), operators, *routers):
+        api.include_router(router)
+    add_error_answers(api)
+    api.add_middleware(Edge, config=config or EdgeConfig(), service=service)
+    api.openapi = lambda: _document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 
 
-def _refusal(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status)
-
-
-def _sentence(error: RequestValidationError) -> str:
-    """The first thing that is wrong, where it is, and what is wanted instead."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return f"the body is not valid JSON ({first['ctx']['error']} at character {first['loc'][-1]}); send one object."
-    path = first["loc"][1:]
-    if path[:1] == ("candidates",):
-        path = path[:2] + path[3:]  # pydantic names the kind of candidate in between
-    where = ".".join(map(str, path)) or "the body"
-    if first["type"] == "value_error":  # a sentence of our own, which names what it is about
-        return f"{first['msg'].removeprefix('Value error, ')}."
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not a key of this request; remove it, or correct its spelling (GET /docs lists them)."
-    if first["type"] == "missing":
-        return f"{where} is missing; give it (GET /docs describes the request)."
-    return f"{where}: {first['msg']}."
+def _document(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document without the 422 that it always adds and that no route answers, and with the key."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation.get("responses", {}).pop("422", None)
+            operation["security"] = [{"key": []}, {}]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document

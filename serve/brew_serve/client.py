@@ -16,14 +16,26 @@ class RankClient:
 
     Args:
         base_url: such as http://127.0.0.1:8000.
+        api_key: of the caller's team; None where the service asks for none.
         timeout_seconds: for each request.
         transport: of httpx; for tests.
     """
 
     def __init__(
-        self, base_url: str, *, timeout_seconds: float = 60.0, transport: httpx.BaseTransport | None = None
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_seconds, transport=transport, trust_env=False)
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={} if api_key is None else {"authorization": f"Bearer {api_key}"},
+            timeout=timeout_seconds,
+            transport=transport,
+            trust_env=False,
+        )
 
     def rank(
         self,
@@ -34,6 +46,7 @@ class RankClient:
         member_id: str | None = None,
         instruction: str = "",
         top_k: int | None = None,
+        deadline_ms: int | None = None,
     ) -> RankResponse:
         """Ranks candidates for one member.
 
@@ -44,13 +57,14 @@ class RankClient:
             member_id: a member whom the service knows.
             instruction: what the member wants, in their own words.
             top_k: answer with the best this many only.
+            deadline_ms: after these, the answer holds what is scored, and names the rest as unscored.
 
         Raises:
             UserError: the service refused the request; its own sentence.
             BrewError: the service failed or cannot be reached.
         """
         body: dict[str, Any] = {"task": task, "candidates": list(candidates), "instruction": instruction}
-        optional = {"member": member, "member_id": member_id, "top_k": top_k}
+        optional = {"member": member, "member_id": member_id, "top_k": top_k, "deadline_ms": deadline_ms}
         body |= {name: value for name, value in optional.items() if value is not None}
         try:
             answer = self._http.post("/v1/rank", json=body)

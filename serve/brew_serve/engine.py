@@ -1,20 +1,69 @@
-"""The seam between scoring and whatever runs the model: token ids in, log-probabilities of the next token out.
+"""The seam between scoring and whatever runs the model: token ids in; label log-probabilities or a text out.
 
-Owns: the `Engine` protocol, and the checks that every engine makes of what it is given. Implementations: `VllmEngine`
-(serving and batch) and `TorchEngine` (the plain reference that every other must equal). One suite of contract tests
-runs on each.
+Owns: the `Engine` protocol, what it takes and gives, and the checks that every engine makes of what it is given.
+Implementations: `VllmEngine` (serving and batch) and `TorchEngine` (the plain reference that every other must equal).
+One suite of contract tests runs on each.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from brew_platform.errors import UserError
 
-__all__ = ["Engine", "check_request"]
+__all__ = ["Engine", "EngineUsage", "Generated", "Sampling", "check_generation", "check_request"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a text is continued."""
+
+    max_tokens: int
+    temperature: float = 1.0  # 0 takes the likeliest token each time
+    top_p: float = 1.0  # only the likeliest tokens that together have this probability may follow
+    seed: int | None = None  # the same seed on the same engine gives the same text
+    stop_ids: tuple[int, ...] = ()  # any of these ends the text and is not part of it
+    top_logprobs: int = 0  # alternatives told per token, at most 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """A continuation; log-probabilities are over the whole vocabulary, at temperature 1.
+
+    Args:
+        ids: its tokens.
+        logprobs: of each token, as many.
+        top: the likeliest tokens at each position with theirs, as many; empty dicts where none were asked for.
+        finish: stop at a stop token, else length.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top: tuple[dict[int, float], ...]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineUsage:
+    """What an engine has done since it was loaded."""
+
+    prompts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of these, taken from the prefix cache
+
+    def plus(self, *, prompt_tokens: int, cached_tokens: int = 0) -> "EngineUsage":
+        """With one prompt more."""
+        return EngineUsage(
+            prompts=self.prompts + 1,
+            prompt_tokens=self.prompt_tokens + prompt_tokens,
+            cached_tokens=self.cached_tokens + cached_tokens,
+        )
 
 
 class Engine(Protocol):
-    """A loaded model that answers many calls at once."""
+    """A loaded model that answers many calls at once. A call that is cancelled is not computed any further."""
+
+    usage: EngineUsage
 
     async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
         """Natural log of each wanted token's probability to come next after `prompt`.
@@ -30,6 +79,15 @@ class Engine(Protocol):
 
         Raises:
             UserError: the prompt is empty or too long, or an id is not in the vocabulary.
+            BrewError: the engine failed.
+        """
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+        """Continues `prompt`.
+
+        Raises:
+            UserError: the prompt is empty, it and max_tokens are longer than the context, or an id is not in the
+                vocabulary.
             BrewError: the engine failed.
         """
 
@@ -60,4 +118,18 @@ def check_request(
         raise UserError(
             f"token id {low if low < 0 else high} is not in the vocabulary (0 to {vocabulary_size - 1}). Encode "
             f"prompts with this model's own tokenizer."
+        )
+
+
+def check_generation(prompt: Sequence[int], sampling: Sampling, *, context_length: int, vocabulary_size: int) -> None:
+    """Refuses what no engine can continue.
+
+    Raises:
+        UserError: as `check_request`, or the answer would not fit.
+    """
+    check_request(prompt, [0], context_length=context_length, vocabulary_size=vocabulary_size)
+    if len(prompt) + sampling.max_tokens > context_length:
+        raise UserError(
+            f"the prompt has {len(prompt)} tokens and may be continued by {sampling.max_tokens}, but this model reads "
+            f"{context_length} in all. Shorten it, or ask for at most {context_length - len(prompt)} tokens."
         )

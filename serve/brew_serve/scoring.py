@@ -15,14 +15,15 @@ Source: 360Brew, arXiv 2501.16450, section 3; issue 2.
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from brew_data.compiler import Entity, Past, Prefix, PromptCompiler
 from brew_data.tasks import TaskSpec
 from brew_serve.engine import Engine
+from brew_serve.together import together
 
-__all__ = ["RankedCandidate", "Ranking", "Scored", "Scorer"]
+__all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer"]
 
 Ids = tuple[int, ...]
 
@@ -50,17 +51,37 @@ class RankedCandidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The prompts of one request.
+
+    Args:
+        ids: of the candidates, in the order of the request.
+        prefix: what all candidates share, with what was left out of it.
+        questions: by candidate: token ids up to the answer cue, and how many tokens were cut from them.
+        work: predicted tokens to compute: the prefix once, and every question as often as the labels need.
+    """
+
+    task: TaskSpec
+    ids: list[str]
+    prefix: Prefix
+    questions: list[tuple[Ids, int]]
+    work: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """All candidates of a request, best first, and what their prompts cost and lost.
+    """The scored candidates of a request, best first, and what their prompts cost and lost.
 
     Args:
         candidates: by falling score; equal scores stay in the order of the request.
+        unscored: ids for which the time did not suffice, in the order of the request.
         prefix: what all candidates share, with what was left out of it.
         prompt_tokens: tokens of the shared prefix, counted once, and of every candidate's question.
         tokens_dropped: tokens cut from a candidate's text, by its id; only those that lost some.
     """
 
     candidates: list[RankedCandidate]
+    unscored: list[str]
     prefix: Prefix
     prompt_tokens: int
     tokens_dropped: dict[str, int]
@@ -106,7 +127,7 @@ class Scorer:
         probabilities = _normalised(totals)
         return Scored(score=sum(probabilities[action] for action in task.positive), probabilities=probabilities)
 
-    async def rank(
+    def prompts(
         self,
         task: TaskSpec,
         profile: Mapping[str, object],
@@ -114,8 +135,8 @@ class Scorer:
         candidates: Sequence[tuple[str, Entity]],
         own_words: str = "",
         before: int | None = None,
-    ) -> Ranking:
-        """Ranks candidates for one member; the prefix is compiled once, and all candidates are scored together.
+    ) -> Prompts:
+        """Compiles the prompts of one request; the prefix once.
 
         Args:
             profile: the member's fields.
@@ -129,17 +150,62 @@ class Scorer:
         """
         prefix = self.compiler.prefix(task, profile, history, before=before, own_words=own_words)
         questions = [self.compiler.question(task, profile, entity) for _, entity in candidates]
-        scored = await asyncio.gather(*(self.score_prompt(task, prefix.ids, ids) for ids, _ in questions))
+        return Prompts(
+            task=task,
+            ids=[id_ for id_, _ in candidates],
+            prefix=prefix,
+            questions=questions,
+            work=len(prefix.ids) + len(self._trees[task.name]) * sum(len(ids) for ids, _ in questions),
+        )
+
+    async def rank_prompts(
+        self, prompts: Prompts, *, seconds: float | None = None, on_scored: Callable[[int], None] | None = None
+    ) -> Ranking:
+        """Scores all candidates together, and ranks those that are scored in time.
+
+        Args:
+            seconds: after these, what is not scored is cancelled in the engine and left unscored; None waits for all.
+            on_scored: told the tokens of `prompts.work` that are done, as they are.
+
+        Raises:
+            UserError: as `Engine.next_token_logprobs`.
+        """
+        each = len(self._trees[prompts.task.name])
+        shared = len(prompts.prefix.ids)  # counted with the first candidate that is scored
+
+        async def one(ids: Ids) -> Scored:
+            nonlocal shared
+            scored = await self.score_prompt(prompts.task, prompts.prefix.ids, ids)
+            if on_scored is not None:
+                on_scored(shared + each * len(ids))
+            shared = 0
+            return scored
+
+        scored = await together((one(ids) for ids, _ in prompts.questions), seconds=seconds)
         ranked = [
             RankedCandidate(id=id_, score=one.score, probabilities=one.probabilities)
-            for (id_, _), one in zip(candidates, scored, strict=True)
+            for id_, one in zip(prompts.ids, scored, strict=True)
+            if one is not None
         ]
         return Ranking(
             candidates=sorted(ranked, key=lambda candidate: -candidate.score),
-            prefix=prefix,
-            prompt_tokens=len(prefix.ids) + sum(len(ids) for ids, _ in questions),
-            tokens_dropped={id_: cut for (id_, _), (_, cut) in zip(candidates, questions, strict=True) if cut},
+            unscored=[id_ for id_, one in zip(prompts.ids, scored, strict=True) if one is None],
+            prefix=prompts.prefix,
+            prompt_tokens=len(prompts.prefix.ids) + sum(len(ids) for ids, _ in prompts.questions),
+            tokens_dropped={id_: cut for id_, (_, cut) in zip(prompts.ids, prompts.questions, strict=True) if cut},
         )
+
+    async def rank(
+        self,
+        task: TaskSpec,
+        profile: Mapping[str, object],
+        history: Sequence[Past],
+        candidates: Sequence[tuple[str, Entity]],
+        own_words: str = "",
+        before: int | None = None,
+    ) -> Ranking:
+        """Ranks candidates for one member: `prompts`, and `rank_prompts` without a limit of time."""
+        return await self.rank_prompts(self.prompts(task, profile, history, candidates, own_words, before))
 
 
 def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:

@@ -4,13 +4,18 @@ What it answers defines what every other engine must answer. It computes each pr
 time, so it is for tests and for machines without vLLM, not for traffic.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
-from brew_serve.engine import check_request
+from brew_serve.engine import EngineUsage, Generated, Sampling, check_generation, check_request
 
 __all__ = ["TorchEngine"]
+
+T = TypeVar("T")
 
 
 class TorchEngine:
@@ -36,22 +41,66 @@ class TorchEngine:
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{model_folder} cannot be loaded as a model ({error}). Export it again.") from error
         self._torch, self._model = torch, model.eval()
+        self._worker = ThreadPoolExecutor(1, "torch-engine")  # one call at a time, beside the event loop
+        self.usage = EngineUsage()
 
     async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
-        config = self._model.config
-        check_request(
-            prompt,
-            token_ids,
-            context_length=config.max_position_embeddings,
-            vocabulary_size=config.vocab_size,
-        )
-        with self._torch.inference_mode():
-            logits = self._model(self._torch.tensor([list(prompt)]), use_cache=False, logits_to_keep=1).logits[0, -1]
-            logprobs: list[float] = logits.float().log_softmax(-1)[list(token_ids)].tolist()
+        check_request(prompt, token_ids, **self._sizes())
+        logprobs = await self._run(lambda: self._next(prompt)[list(token_ids)].tolist())
+        self.usage = self.usage.plus(prompt_tokens=len(prompt))
         return logprobs
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+        check_generation(prompt, sampling, **self._sizes())
+        generator = self._torch.Generator()
+        if sampling.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(sampling.seed)
+        ids: list[int] = []
+        logprobs: list[float] = []
+        top: list[dict[int, float]] = []
+        for _ in range(sampling.max_tokens):
+            scores = await self._run(lambda: self._next([*prompt, *ids]))
+            id_ = self._sample(scores, sampling, generator)
+            if id_ in sampling.stop_ids:
+                break
+            ids.append(id_)
+            logprobs.append(float(scores[id_]))
+            values, tokens = scores.topk(sampling.top_logprobs)
+            top.append(dict(zip(tokens.tolist(), values.tolist(), strict=True)))
+        self.usage = self.usage.plus(prompt_tokens=len(prompt))
+        return Generated(
+            ids=tuple(ids),
+            logprobs=tuple(logprobs),
+            top=tuple(top),
+            finish="length" if len(ids) == sampling.max_tokens else "stop",
+        )
 
     def check(self) -> None:
         """Always well."""
 
     def close(self) -> None:
-        """Nothing to end: the model goes with this object."""
+        """Ends the worker; the model goes with this object."""
+        self._worker.shutdown(cancel_futures=True)
+
+    async def _run(self, compute: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, compute)
+
+    def _next(self, prompt: Sequence[int]) -> Any:
+        """Log-probabilities of the next token, float32 [vocabulary]."""
+        with self._torch.inference_mode():
+            logits = self._model(self._torch.tensor([list(prompt)]), use_cache=False, logits_to_keep=1).logits[0, -1]
+            return logits.float().log_softmax(-1)
+
+    def _sample(self, logprobs: Any, sampling: Sampling, generator: Any) -> int:
+        if sampling.temperature == 0:
+            return int(logprobs.argmax())
+        probabilities, tokens = (logprobs / sampling.temperature).softmax(-1).sort(descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        kept = probabilities.where(before < sampling.top_p, 0.0)  # the likeliest is always kept
+        return int(tokens[self._torch.multinomial(kept, 1, generator=generator)])
+
+    def _sizes(self) -> dict[str, int]:
+        config = self._model.config
+        return {"context_length": config.max_position_embeddings, "vocabulary_size": config.vocab_size}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
-from brew_serve.engine import check_request
+from brew_serve.engine import EngineUsage, Generated, Sampling, check_generation, check_request
 from brew_serve.engine_config import EngineConfig
 
 __all__ = ["VllmEngine"]
@@ -54,6 +54,7 @@ class VllmEngine:
     def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
         self.vocabulary_size, self.context_length = _check_model(model_folder, config or EngineConfig())
         self.config = replace(config or EngineConfig(), max_model_len=self.context_length)
+        self.usage = EngineUsage()
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
@@ -73,14 +74,41 @@ class VllmEngine:
             parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
             answers = await asyncio.gather(*(self.next_token_logprobs(prompt, part) for part in parts))
             return [value for answer in answers for value in answer]
+        output = await self._run(prompt, self._params(tuple(token_ids)))
+        found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
+        return [found[id_].logprob for id_ in token_ids]
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+        check_generation(
+            prompt,
+            sampling,
+            context_length=self.context_length,
+            vocabulary_size=self.vocabulary_size,
+        )
+        done = (await self._run(prompt, _generation_params(sampling))).outputs[0]
+        ids = tuple(done.token_ids)
+        if ids and ids[-1] in sampling.stop_ids:  # vLLM gives the stop token, too
+            ids = ids[:-1]
+        found = done.logprobs[: len(ids)]
+        return Generated(
+            ids=ids,
+            logprobs=tuple(at[id_].logprob for id_, at in zip(ids, found, strict=True)),
+            top=tuple(
+                {id_: one.logprob for id_, one in at.items() if one.rank <= sampling.top_logprobs} for at in found
+            ),
+            finish="stop" if len(ids) < sampling.max_tokens else "length",
+        )
+
+    async def _run(self, prompt: Sequence[int], params: Any) -> Any:
+        """vLLM's final output for one prompt. Cancelled, it aborts the request in the engine."""
         self.check()
         request: dict = {"type": "token", "prompt_token_ids": list(prompt)}
         try:
-            async for output in self._llm.generate(request, self._params(tuple(token_ids)), str(next(self._numbers))):
-                found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
+            output = [one async for one in self._llm.generate(request, params, str(next(self._numbers)))][-1]
         except Exception as error:
             raise BrewError(_died(error, self._notes)) from error
-        return [found[id_].logprob for id_ in token_ids]
+        self.usage = self.usage.plus(prompt_tokens=len(prompt), cached_tokens=output.num_cached_tokens or 0)
+        return output
 
     def check(self) -> None:
         if self._llm is None or self._llm.errored:
@@ -104,6 +132,22 @@ def _sampling_params(token_ids: tuple[int, ...]) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,  # a deep copy per request otherwise; we never change it
+    )
+
+
+def _generation_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop_token_ids=list(sampling.stop_ids),
+        logprobs=sampling.top_logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 

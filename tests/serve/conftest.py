@@ -1,9 +1,18 @@
 """One tiny random model with its tokenizer and suite, written once; and an engine that needs no model."""
 
+import contextlib
 import math
+import os
+import pwd
 import random
-from collections.abc import Sequence
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,6 +21,10 @@ from brew_data.compiler import Entity, Past, PromptCompiler, PromptFormat
 from brew_data.tables import TIMESTAMP, Tables
 from brew_data.tasks import Action, HistoryPolicy, TaskSpec, TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
+from brew_serve.context import MemberContext
+from brew_serve.engine import EngineUsage, Generated, Sampling
+from brew_serve.service import RankService
+from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion, load_version, write_suite_files
 
 CONTEXT_LENGTH = 384
@@ -25,6 +38,7 @@ class TableEngine:
     def __init__(self, vocabulary_size: int) -> None:
         self.vocabulary_size = vocabulary_size
         self.calls = 0
+        self.usage = EngineUsage()
 
     def logprobs(self, prompt: Sequence[int]) -> list[float]:
         rng = random.Random(repr(tuple(prompt)))
@@ -36,6 +50,9 @@ class TableEngine:
         self.calls += 1
         logprobs = self.logprobs(prompt)
         return [logprobs[id_] for id_ in token_ids]
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+        raise NotImplementedError
 
     def check(self) -> None: ...
 
@@ -188,5 +205,140 @@ def tables(history: list[Past]) -> Tables:
     )
 
 
+@pytest.fixture(scope="module")
+def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankService]:
+    path = tmp_path_factory.mktemp("context") / "context.sqlite"
+    MemberContext.build(tables, path)
+    service = RankService(3, version, TorchEngine(version.folder), MemberContext(path))
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def body(history: list[Past], candidates: list[tuple[str, Entity]]) -> dict[str, Any]:
+    """A complete inline request."""
+    return {
+        "task": "job_apply",
+        "member": {
+            "profile": {"title": "engineer", "location": "berlin"},
+            "history": [
+                {
+                    "entity_type": past.entity.entity_type,
+                    "fields": past.entity.fields,
+                    "surface": past.surface,
+                    "action": past.action,
+                    "timestamp": f"1970-01-01T01:00:{past.timestamp // 1_000_000:02}+01:00",
+                }
+                for past in reversed(history)
+            ],
+        },
+        "candidates": [{"id": id_, "fields": entity.fields} for id_, entity in candidates],
+    }
+
+
 def job(title: str) -> Entity:
     return Entity(entity_type="job", fields={"title": title, "company": "acme"})
+
+
+class RedisServer:
+    """A real Redis on this machine, with an append-only file in `folder`; it can be killed and started again.
+
+    Args:
+        binary: redis-server, and the folder of its libraries where it is unpacked and not installed.
+    """
+
+    def __init__(self, binary: tuple[str, str], folder: Path) -> None:
+        self._binary, self._folder, self._process = binary, folder, None
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        program, libraries = self._binary
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
+        self._process = subprocess.Popen(
+            [program, *options, "--appendonly", "yes", "--appendfsync", "everysec"],
+            env={**os.environ, "LD_LIBRARY_PATH": libraries},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5) as connection:
+                connection.sendall(b"PING\r\n")
+                if connection.recv(100).startswith(b"+PONG"):
+                    return
+            time.sleep(0.05)
+        raise AssertionError("redis-server does not answer")
+
+    def kill(self) -> None:
+        """With SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> tuple[str, str]:
+    """redis-server as installed, or else from Debian's packages, unpacked below the user's cache folder."""
+    if installed := shutil.which("redis-server"):
+        return installed, ""
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        pytest.skip("no redis-server is installed, and this is no Debian whose package could be unpacked")
+    folder = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/brew360-tests/redis"
+    try:
+        if not (folder / "usr/bin/redis-server").exists():
+            _unpack_redis(folder)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no redis-server is installed, and Debian's package cannot be unpacked ({error})")
+    return str(folder / "usr/bin/redis-server"), os.pathsep.join(map(str, (folder / "usr/lib").glob("*-linux-gnu")))
+
+
+def _unpack_redis(folder: Path) -> None:
+    """Downloads redis-server and the packages that it needs, without rights and without touching the system's."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent))
+    private: list[str] = []
+
+    def apt(*words: str) -> str:
+        command = ["apt-cache" if words[0] == "depends" else "apt-get", *private, *words]
+        return subprocess.run(command, cwd=draft, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    def download() -> None:
+        told = apt("depends", "redis-server", "redis-tools", "--no-recommends", "--no-suggests", "--no-conflicts")
+        names = {line.split()[1] for line in told.splitlines() if line.strip().startswith("Depends:")}
+        wanted = {name for name in names if name.startswith(("lib", "lua", "redis")) and name != "libc6"}
+        apt("download", "redis-server", *wanted)
+
+    try:
+        download()
+    except subprocess.SubprocessError:  # no lists of packages yet: fetch them into a folder of our own
+        (draft / "state/lists/partial").mkdir(parents=True)
+        (draft / "cache/archives/partial").mkdir(parents=True)
+        private += ["-o", f"Dir::State={draft}/state", "-o", f"Dir::Cache={draft}/cache"]
+        private += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
+        apt("update")
+        download()
+    for package in draft.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", str(package), str(draft / "root")], check=True, timeout=60)
+    with contextlib.suppress(OSError):  # another run was faster
+        (draft / "root").rename(folder)
+    shutil.rmtree(draft)
+
+
+@pytest.fixture
+def new_redis(redis_binary: tuple[str, str], tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own."""
+    server = RedisServer(redis_binary, tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_binary: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that tests share; each uses a prefix of its own."""
+    server = RedisServer(redis_binary, tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.kill()

@@ -1,31 +1,18 @@
 """The HTTP face without Ray: answers, and a sentence with a 4xx status for every bad request."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from brew_data.compiler import Entity, Past
-from brew_data.tables import Tables
 from brew_platform.errors import BrewError, UserError
 from brew_serve.api import create_api
 from brew_serve.client import RankClient
-from brew_serve.context import MemberContext
 from brew_serve.scoring import Scorer
 from brew_serve.service import RankService
-from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion
-
-
-@pytest.fixture(scope="module")
-def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankService]:
-    path = tmp_path_factory.mktemp("context") / "context.sqlite"
-    MemberContext.build(tables, path)
-    service = RankService(3, version, TorchEngine(version.folder), MemberContext(path))
-    yield service
-    service.close()
 
 
 @pytest.fixture
@@ -33,28 +20,6 @@ async def http(service: RankService) -> Any:
     transport = httpx.ASGITransport(create_api(lambda: service), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
-
-
-@pytest.fixture
-def body(history: list[Past], candidates: list[tuple[str, Entity]]) -> dict[str, Any]:
-    """A complete inline request."""
-    return {
-        "task": "job_apply",
-        "member": {
-            "profile": {"title": "engineer", "location": "berlin"},
-            "history": [
-                {
-                    "entity_type": past.entity.entity_type,
-                    "fields": past.entity.fields,
-                    "surface": past.surface,
-                    "action": past.action,
-                    "timestamp": f"1970-01-01T01:00:{past.timestamp // 1_000_000:02}+01:00",
-                }
-                for past in reversed(history)
-            ],
-        },
-        "candidates": [{"id": id_, "fields": entity.fields} for id_, entity in candidates],
-    }
 
 
 async def test_the_answer_is_the_scorers_ranking(
@@ -77,6 +42,8 @@ async def test_the_answer_is_the_scorers_ranking(
         "version": 3,
         "task": "job_apply",
         "ranking": [{"id": c.id, "score": c.score, "probabilities": c.probabilities} for c in expected.candidates],
+        "partial": False,
+        "unscored": [],
         "usage": {"prompt_tokens": expected.prompt_tokens, "candidates": len(candidates)},
         "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
     }
@@ -144,7 +111,7 @@ BAD = [
     ),
     (change(candidates=[{"id": "a"}]), 400, "candidates.0.fields is missing; give it"),
     (change(candidates=[7]), 400, "candidates.0: Input should be a valid dictionary"),
-    (change(deadline_ms=5), 400, "deadline_ms is not a key of this request; remove it, or correct its spelling"),
+    (change(deadline=5), 400, "deadline is not a key of this request; remove it, or correct its spelling"),
     (change(top_k=0), 400, "top_k: Input should be greater than or equal to 1."),
     (change(instruction="x" * 2001), 400, "instruction: String should have at most 2000 characters."),
     (past(timestamp="2026-01-31T12:00:00"), 400, "member.history.0.timestamp: Input should have timezone info."),
@@ -188,7 +155,8 @@ async def test_other_routes_say_what_is_served(http: httpx.AsyncClient) -> None:
     for method, path, status in [("GET", "/v1/rank", 405), ("POST", "/v2/rank", 404)]:
         answer = await http.request(method, path)
         assert answer.status_code == status
-        assert answer.json()["error"].startswith(f"{method} {path} is not served. POST /v1/rank and GET /healthz are")
+        assert answer.json()["error"].startswith(f"{method} {path} is not served; GET /docs lists what is.")
+        assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
 async def test_healthz_fails_with_the_engine(http: httpx.AsyncClient, service: RankService, monkeypatch: Any) -> None:

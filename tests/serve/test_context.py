@@ -1,6 +1,11 @@
-"""The member context gives back what the tables hold, and only that."""
+"""The contract of a member context, on SQLite and on Redis; and what only the SQLite file has."""
 
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -8,51 +13,191 @@ import pytest
 from brew_data.compiler import Entity, Past
 from brew_data.tables import Tables
 from brew_platform.errors import UserError
-from brew_serve.context import MemberContext, UnknownId
+from brew_serve.context import Context, Event, MemberContext, UnknownId
+from brew_serve.context_redis import RedisContext
+from brew_serve.sqlite_file import Unavailable
+
+Open = Callable[[], Context]  # another connection to the same store
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Callable[[Tables], None], Open]:
+    """How to build a context from tables, and how to open it."""
+    if request.param == "sqlite":
+        path = tmp_path / "context.sqlite"
+        return lambda tables: MemberContext.build(tables, path), lambda: MemberContext(path, writable=True)
+    url, prefix = request.getfixturevalue("redis_url"), f"{tmp_path.name}:"
+    return lambda tables: RedisContext.build(tables, url, prefix), lambda: RedisContext(url, prefix)
 
 
 @pytest.fixture
-def context(tables: Tables, tmp_path: Path) -> MemberContext:
-    MemberContext.build(tables, tmp_path / "context.sqlite")
-    assert [path.name for path in tmp_path.iterdir()] == ["context.sqlite"]
-    context = MemberContext(tmp_path / "context.sqlite")
+def context(backend: Any, tables: Tables) -> Iterator[Context]:
+    build, open_ = backend
+    build(tables)
+    context = open_()
     yield context
     context.close()
 
 
-def test_a_member_has_their_profile_and_history_in_order(context: MemberContext, history: list[Past]) -> None:
+EVENT = Event(event_id="a", member_id="ada", entity_id="e2", surface="jobs", action="skip", timestamp=20_000_000)
+
+
+def test_a_member_has_their_profile_and_history_in_order(context: Context, history: list[Past]) -> None:
     profile, past = context.member("ada")
     assert profile == {"title": "engineer", "location": "berlin"}
     assert past == history
+    snapshot = context.snapshot("ada")
+    assert (snapshot.profile, snapshot.history, snapshot.events) == (profile, past, [])
 
 
-def test_an_entity_has_its_type_and_the_fields_that_are_not_null(context: MemberContext) -> None:
+def test_an_entity_has_its_type_and_the_fields_that_are_not_null(context: Context) -> None:
     assert context.entity("e0") == Entity(entity_type="job", fields={"title": "data engineer", "company": "acme"})
     assert context.entity("e1") == Entity(entity_type="post", fields={"topic": "nurse"})
 
 
-def test_a_member_who_opted_out_is_unknown_like_one_who_never_was(context: MemberContext) -> None:
+def test_a_member_who_opted_out_is_unknown_like_one_who_never_was(context: Context) -> None:
     for member in ["gone", "nobody", "' OR 1=1 --"]:
         with pytest.raises(UnknownId, match="is unknown here, or has opted out"):
             context.member(member)
+        with pytest.raises(UnknownId, match="is unknown here, or has opted out"):
+            context.record([replace(EVENT, member_id=member)])
 
 
-def test_an_unknown_entity_is_refused(context: MemberContext) -> None:
+def test_an_unknown_entity_is_refused(context: Context) -> None:
     with pytest.raises(UnknownId, match="candidate 'e99' is unknown here"):
         context.entity("e99")
+    with pytest.raises(UnknownId, match="candidate 'e99' is unknown here"):
+        context.record([EVENT, replace(EVENT, event_id="b", entity_id="e99")])
+    assert context.snapshot("ada").events == []  # all or none
 
 
-def test_it_is_read_only(context: MemberContext) -> None:
-    with pytest.raises(Exception, match="readonly"):
-        context._db.execute("DELETE FROM members")
+def test_events_take_their_place_in_time_and_only_once(
+    context: Context, backend: tuple[Any, Open], history: list[Past]
+) -> None:
+    early = replace(EVENT, event_id="b", timestamp=500_000, action="apply")
+    assert context.record([EVENT, early]) == 2
+    assert context.record([early, replace(EVENT, action="apply"), replace(EVENT, event_id="c")]) == 1
+
+    other = backend[1]()
+    snapshot = other.snapshot("ada")
+    other.close()
+    entity = context.entity("e2")
+    mine = [Past(entity=entity, surface="jobs", action="apply", timestamp=500_000)]
+    late = Past(entity=entity, surface="jobs", action="skip", timestamp=20_000_000)
+    assert snapshot.history == [history[0], *mine, *history[1:], late, late]
+    assert snapshot.events == ["b", "a", "c"]
+    assert context.member("new") == ({"title": "nurse"}, [])
 
 
-def test_building_again_replaces_it(context: MemberContext, tables: Tables, tmp_path: Path) -> None:
+def test_events_of_one_moment_follow_what_the_tables_hold_of_it(context: Context, history: list[Past]) -> None:
+    context.record([replace(EVENT, event_id=id_, timestamp=history[3].timestamp) for id_ in "zy"])
+    snapshot = context.snapshot("ada")
+    assert snapshot.history[:4] == history[:4]
+    assert [past.action for past in snapshot.history[4:6]] == ["skip", "skip"]
+    assert snapshot.events == ["y", "z"]
+
+
+def test_an_event_brings_an_entity_and_never_changes_one(context: Context) -> None:
+    known = replace(EVENT, entity=Entity(entity_type="job", fields={"title": "changed"}))
+    fresh = Entity(entity_type="post", fields={"topic": "chef \N{SNOWMAN}"})
+    context.record([known, replace(EVENT, event_id="b", entity_id="p9", surface="feed", action="like", entity=fresh)])
+    assert context.entity("e2").fields["title"] == "welder"
+    assert context.entity("p9") == fresh == context.snapshot("ada").history[-1].entity
+
+
+def test_a_revision_sorts_after_all_earlier_ones(context: Context, backend: Any, tables: Tables) -> None:
+    revisions = [context.snapshot("ada").revision]
+    for at in range(12):
+        context.record([replace(EVENT, event_id=str(at))])
+        revisions.append(context.snapshot("ada").revision)
+    backend[0](tables)  # built anew: the events are gone, and what was ranked with them is older all the same
+    other = backend[1]()
+    revisions.append(other.snapshot("ada").revision)
+    other.close()
+    assert revisions == sorted(set(revisions))
+    assert len({len(revision) for revision in revisions}) == 1
+
+
+def test_building_again_replaces_it(context: Context, backend: Any, tables: Tables) -> None:
+    context.record([EVENT])
     fewer = Tables(members=tables.members.slice(0, 1), entities=tables.entities, interactions=tables.interactions[:0])
-    MemberContext.build(fewer, tmp_path / "context.sqlite")
-    replaced = MemberContext(tmp_path / "context.sqlite")
+    backend[0](fewer)
+    replaced = backend[1]()
     assert replaced.member("ada")[1] == []
+    with pytest.raises(UnknownId):
+        replaced.member("new")
     replaced.close()
+
+
+def test_threads_that_record_and_read_at_once_lose_nothing(context: Context, history: list[Past]) -> None:
+    def tell(thread: int) -> None:
+        for at in range(20):
+            context.record([replace(EVENT, event_id=f"{at}", timestamp=10**8 + at)])  # all tell of the same
+            context.record([replace(EVENT, event_id=f"{thread}-{at}")])
+            context.snapshot("ada")
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(context.snapshot("ada").history) == len(history) + 20 + 60
+
+
+def test_a_redis_without_a_context_is_not_an_empty_one(redis_url: str) -> None:
+    context = RedisContext(redis_url, "nothing-here:")
+    for ask in (lambda: context.member("ada"), lambda: context.record([EVENT])):
+        with pytest.raises(Unavailable, match=r"this Redis holds no member context: build it"):
+            ask()
+    context.close()
+
+
+def test_a_redis_that_is_down_is_told(tables: Tables) -> None:
+    context = RedisContext("redis://127.0.0.1:1/0")
+    with pytest.raises(Unavailable, match=r"Redis did not answer \(ConnectionError: .*\)\. Ask again") as error:
+        context.member("ada")
+    assert error.value.retry_after == 2.0
+    with pytest.raises(UserError, match="'http://x' is no URL of a Redis"):
+        RedisContext("http://x")
+
+
+@pytest.fixture
+def file(tables: Tables, tmp_path: Path) -> Path:
+    MemberContext.build(tables, tmp_path / "context.sqlite")
+    assert [path.name for path in tmp_path.iterdir()] == ["context.sqlite"]
+    return tmp_path / "context.sqlite"
+
+
+def test_a_file_that_was_opened_to_be_read_is_not_written(file: Path) -> None:
+    context = MemberContext(file)
+    with pytest.raises(Unavailable, match="readonly"):
+        context.record([EVENT])
+    context.close()
+
+
+def test_a_reader_sees_what_another_records(file: Path, history: list[Past]) -> None:
+    reader, writer = MemberContext(file), MemberContext(file, writable=True)
+    assert len(reader.member("ada")[1]) == len(history)
+    writer.record([EVENT])
+    assert len(reader.member("ada")[1]) == len(history) + 1
+    writer.close()
+    reader.close()
+
+
+def test_a_build_beside_a_writer_takes_nothing_of_the_old_file(file: Path, tables: Tables, history: list[Past]) -> None:
+    writer = MemberContext(file, writable=True)
+    writer.record([EVENT])  # is in the old file's log, which SQLite would read into the new one
+    MemberContext.build(tables, file)
+    replaced = MemberContext(file, writable=True)
+    assert replaced.record([replace(EVENT, event_id="b")]) == 1
+    writer.record([replace(EVENT, event_id="c")])
+    writer.close()
+    assert replaced.snapshot("ada").events == ["b"]
+    replaced.close()
+    again = MemberContext(file)
+    assert again.snapshot("ada").events == ["b"]
+    assert again._file.rows("PRAGMA integrity_check") == [("ok",)]
+    again.close()
 
 
 def test_what_is_no_context_is_refused(tmp_path: Path) -> None:
@@ -61,3 +206,8 @@ def test_what_is_no_context_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.sqlite").write_bytes(pa.py_buffer(b"not a database at all" * 99).to_pybytes())
     with pytest.raises(UserError, match="is no member context"):
         MemberContext(tmp_path / "other.sqlite")
+    with sqlite3.connect(tmp_path / "empty.sqlite") as db:
+        db.execute("CREATE TABLE other (x)")
+    db.close()
+    with pytest.raises(UserError, match="is no member context .*no such table: built"):
+        MemberContext(tmp_path / "empty.sqlite")

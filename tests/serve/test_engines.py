@@ -18,7 +18,7 @@ import pytest
 
 from brew_data.compiler import Entity, Past
 from brew_platform.errors import UserError
-from brew_serve.engine import Engine
+from brew_serve.engine import Engine, Sampling
 from brew_serve.engine_config import EngineConfig
 from brew_serve.scoring import RankedCandidate, Scorer
 from brew_serve.torch_engine import TorchEngine
@@ -103,6 +103,73 @@ async def test_what_no_model_can_answer_is_refused(engine: Engine) -> None:
         await engine.next_token_logprobs([7], [-1])
 
 
+PROMPT = [2, 30, 40, 50]
+
+
+async def test_a_greedy_text_takes_the_likeliest_token_each_time(engine: Engine, version: LoadedVersion) -> None:
+    made = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, top_logprobs=3))
+    assert (len(made.ids), made.finish) == (6, "length")
+    assert len(made.logprobs) == len(made.top) == 6
+    for i, id_ in enumerate(made.ids):
+        vocabulary = list(range(version.compiler.tokenizer.vocabulary_size))
+        logprobs = await engine.next_token_logprobs([*PROMPT, *made.ids[:i]], vocabulary)
+        best = sorted(vocabulary, key=lambda token: -logprobs[token])[:3]
+        assert id_ == best[0]
+        assert made.logprobs[i] == pytest.approx(logprobs[id_], abs=1e-4)
+        assert made.top[i] == pytest.approx({token: logprobs[token] for token in best}, abs=1e-4)
+
+
+async def test_a_text_ends_before_a_stop_token(engine: Engine) -> None:
+    whole = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0))
+    assert whole.top == ({},) * 6
+    at = whole.ids.index(whole.ids[3])
+    made = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, stop_ids=(whole.ids[3],)))
+    assert (made.ids, made.finish) == (whole.ids[:at], "stop")
+    assert made.logprobs == pytest.approx(whole.logprobs[:at], abs=1e-5)
+
+
+async def test_a_seed_repeats_a_text_and_log_probabilities_are_at_temperature_one(engine: Engine) -> None:
+    hot = Sampling(max_tokens=20, temperature=2.0, seed=7)
+    made = await engine.generate(PROMPT, hot)
+    assert (await engine.generate(PROMPT, hot)).ids == made.ids
+    assert (await engine.generate(PROMPT, Sampling(max_tokens=20, temperature=2.0, seed=8))).ids != made.ids
+    [first] = await engine.next_token_logprobs(PROMPT, made.ids[:1])
+    assert made.logprobs[0] == pytest.approx(first, abs=1e-4)
+    narrow = await engine.generate(PROMPT, Sampling(max_tokens=5, temperature=2.0, top_p=1e-6, seed=1))
+    assert narrow.ids == (await engine.generate(PROMPT, Sampling(max_tokens=5, temperature=0))).ids
+
+
+async def test_a_text_must_fit_the_context(engine: Engine, version: LoadedVersion) -> None:
+    most = version.compiler.format.context_length
+    made = await engine.generate([9] * (most - 2), Sampling(max_tokens=2, temperature=0))
+    assert len(made.ids) == 2
+    with pytest.raises(UserError, match=f"may be continued by 3, but this model reads {most} in all"):
+        await engine.generate([9] * (most - 2), Sampling(max_tokens=3))
+    with pytest.raises(UserError, match="at least one id"):
+        await engine.generate([], Sampling(max_tokens=3))
+
+
+async def test_an_engine_counts_what_it_reads(engine: Engine) -> None:
+    before = engine.usage
+    await engine.next_token_logprobs(PROMPT, [7])
+    await engine.generate(PROMPT, Sampling(max_tokens=2))
+    assert engine.usage.prompts == before.prompts + 2
+    assert engine.usage.prompt_tokens == before.prompt_tokens + 2 * len(PROMPT)
+    assert 0 <= engine.usage.cached_tokens <= engine.usage.prompt_tokens
+
+
+async def test_what_is_cancelled_is_not_computed(engine: Engine) -> None:
+    calls = [asyncio.ensure_future(engine.next_token_logprobs([8, n, *range(10, 360)], [7])) for n in range(300)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    for call in calls:
+        call.cancel()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert any(isinstance(answer, asyncio.CancelledError) for answer in answers)
+    done = engine.usage.prompts
+    assert len(await engine.next_token_logprobs(PROMPT, [7])) == 1  # and the engine goes on
+    assert engine.usage.prompts == done + 1
+
+
 async def test_a_loaded_engine_is_well(engine: Engine) -> None:
     engine.check()
 
@@ -136,6 +203,8 @@ async def test_vllm_scores_as_plain_pytorch_does(
     scorer = Scorer(vllm, version.compiler)
 
     together = await scorer.rank(task, profile, history, candidates)
+    cached = vllm.usage.cached_tokens
+    assert cached > 64, "candidates must share the prefix's blocks"
     again = await scorer.rank(task, profile, history, candidates)  # every prefix block from the cache
     alone = [(await scorer.rank(task, profile, history, [candidate])).candidates[0] for candidate in candidates]
 

@@ -193,3 +193,11 @@ def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config:
     with pytest.raises(UserError, match=r"^kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
         serve_http(app, port=free_port())
     assert engine_cores() == []
+
+
+def test_without_keys_only_this_machine_is_served() -> None:
+    from brew_serve.app import App, serve_http
+
+    for host in ("0.0.0.0", "192.168.0.7", "::", "example.org"):
+        with pytest.raises(UserError, match="without API keys the service listens on this machine only, not on"):
+            serve_http(App(application=None, keyed=False), 8000, host)

@@ -1,0 +1,187 @@
+"""API keys per team, and the file that holds what is needed to check them.
+
+A key is `b360_<id>_<secret>`, its secret 256 random bits; it is shown once and never stored. The file, YAML that only
+its owner may read:
+
+    teams:
+      feed:
+        requests_per_second: 50     # null or absent: no limit
+        tokens_per_minute: 6000000
+        admin: false                # true: may read /metrics
+        keys:
+          3f9a0c12: {salt: <hex>, sha256: <hex>}   # id: hash of salt and secret
+
+A salted SHA-256 is enough at rest: a slow hash such as scrypt protects secrets that people choose, and would cost each
+request tens of milliseconds here for nothing.
+
+Owns: the file, keys and their check. Does not own: what a team has used (`quota`).
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from brew_platform.errors import UserError
+
+__all__ = ["KeyFile", "Team", "create_key"]
+
+_LOG = logging.getLogger(__name__)
+_KEY = re.compile(r"b360_([0-9a-f]{8})_([\w-]{43})", re.ASCII)
+_TEAM = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_LIMITS = ("requests_per_second", "tokens_per_minute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Team:
+    """Who asks, and how much they may; None is no limit."""
+
+    name: str
+    requests_per_second: float | None = None
+    tokens_per_minute: int | None = None
+    admin: bool = False  # may use the operators' routes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Key:
+    team: Team
+    salt: bytes
+    digest: bytes
+
+
+class KeyFile:
+    """The keys of a file, which is read again when it has changed: a key that is taken out stops working at once.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: it is missing or malformed. A later change that breaks it is logged, and the keys before it stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys = _read(path)
+        self._stamp = _stamp(path)
+
+    def team(self, key: str) -> Team | None:
+        """The team that `key` belongs to; None where it belongs to none. Takes equally long for every wrong secret."""
+        self._follow()
+        parts = _KEY.fullmatch(key)
+        known = self._keys.get(parts[1]) if parts else None
+        salt, digest = (known.salt, known.digest) if known else (b"", b"")
+        same = hmac.compare_digest(_digest(salt, parts[2] if parts else ""), digest)
+        return known.team if known and same else None
+
+    def _follow(self) -> None:
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = _read(self._path)
+        except UserError as error:
+            _LOG.error("the keys stay as they were: %s", error)
+
+
+def create_key(
+    path: Path,
+    team: str,
+    *,
+    requests_per_second: float | None = None,
+    tokens_per_minute: int | None = None,
+    admin: bool | None = None,
+) -> str:
+    """Adds a key to the file, which is made where there is none, and the team where it is new.
+
+    Args:
+        team: letters, digits, `_`, `.` and `-`.
+        requests_per_second, tokens_per_minute, admin: of the team; None leaves what it has.
+
+    Returns:
+        The key. It is nowhere else: who loses it makes another.
+
+    Raises:
+        UserError: the team's name or a limit cannot be used, or the file cannot be read or written.
+    """
+    if not _TEAM.fullmatch(team):
+        raise UserError(f"{team!r} cannot name a team; use 1 to 64 letters, digits, and any of _ . -")
+    data = _load(path) if path.exists() else {"teams": {}}
+    entry = data["teams"].setdefault(team, {})
+    given = {"requests_per_second": requests_per_second, "tokens_per_minute": tokens_per_minute, "admin": admin}
+    entry.update({name: value for name, value in given.items() if value is not None})
+    id_, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
+    entry.setdefault("keys", {})[id_] = {"salt": salt.hex(), "sha256": _digest(salt, secret).hex()}
+    _teams(path, data)  # what is written must be readable
+    _write(path, yaml.safe_dump(data, sort_keys=False))
+    return f"b360_{id_}_{secret}"
+
+
+def _digest(salt: bytes, secret: str) -> bytes:
+    return hashlib.sha256(salt + secret.encode()).digest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder of your own.") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: create a first key, which makes the file.") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a key file ({' '.join(str(error).split())}); mend it.") from error
+    if not isinstance(data, dict) or not isinstance(data.get("teams"), dict):
+        raise UserError(f"{path} is no key file: it must be a mapping with `teams`. Create a first key to see one.")
+    return data
+
+
+def _read(path: Path) -> dict[str, _Key]:
+    return _teams(path, _load(path))
+
+
+def _teams(path: Path, data: Mapping[str, Any]) -> dict[str, _Key]:
+    keys: dict[str, _Key] = {}
+    for name, entry in data["teams"].items():
+        try:
+            unknown = entry.keys() - {*_LIMITS, "admin", "keys"}
+            if unknown or not isinstance(name, str) or not isinstance(entry.get("admin", False), bool):
+                raise ValueError(f"unknown key {unknown.pop()!r}" if unknown else "its name or `admin` is malformed")
+            for limit in _LIMITS:
+                value = entry.get(limit)
+                if value is not None and (isinstance(value, bool) or not value > 0):
+                    raise ValueError(f"{limit} must be a number greater than 0, or null")
+            team = Team(name=name, **{key: value for key, value in entry.items() if key != "keys"})
+            for id_, key in (entry.get("keys") or {}).items():
+                digest = bytes.fromhex(key["sha256"])
+                keys[str(id_)] = _Key(team=team, salt=bytes.fromhex(key["salt"]), digest=digest)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: team {name!r} is malformed ({error}); mend it, or make its key again.") from error
+    return keys

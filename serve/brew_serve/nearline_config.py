@@ -1,0 +1,90 @@
+"""Where the nearline plane keeps things and how it is sized; which backend that makes it use is decided here alone.
+
+Without `redis_url` all of it is files of one machine: SQLite, and Celery's filesystem broker. With it, member context,
+rankings and queue are in that Redis; the outbox stays a file beside the ingress, since it must not depend on Redis.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from brew_platform.errors import ConfigError
+from brew_serve.context import Context, MemberContext
+from brew_serve.context_redis import RedisContext
+from brew_serve.nearline_dispatch import DispatchConfig
+from brew_serve.nearline_redis import RedisNearlineStore
+from brew_serve.nearline_store import NearlineStore, SqliteNearlineStore
+from brew_serve.outbox import Outbox
+
+__all__ = ["NearlineConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearlineConfig:
+    """The nearline plane of one service."""
+
+    folder: str  # on a local disk: the outbox, and without Redis also rankings and queue
+    context_path: str | None = None  # file of `MemberContext`, where there is no Redis
+    redis_url: str | None = None  # such as redis://:password@host:6379/0
+    prefix: str = "brew360:"  # of our keys in Redis
+    queue_name: str = "brew360-nearline"  # in Redis not below the prefix: Serve's autoscaling looks for it as it is
+    most_open: int = 100_000  # jobs that may wait; more events are refused with 503 (100 MB of outbox)
+    threads: int = 4  # members that a consumer works on at a time; its engine batches their prompts together
+    min_consumers: int = 1  # replicas
+    max_consumers: int = 1  # more than min_consumers: as many as the queue's length asks for
+    jobs_per_consumer: int = 64  # waiting for each replica, before another one is started
+    most_attempts: int = 5  # at a job, before it is given up
+    cpus: float = 1.0  # Ray CPUs that a consumer reserves
+    gpus: float = 0.0  # Ray GPUs that a consumer reserves
+    dispatch: DispatchConfig = field(default_factory=DispatchConfig)
+
+    def __post_init__(self) -> None:
+        if (self.context_path is None) == (self.redis_url is None):
+            given = "neither" if self.redis_url is None else "both"
+            raise ConfigError(f"nearline: {given} of context_path and redis_url given; give exactly one of them.")
+        if self.redis_url is not None and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
+            raise ConfigError("nearline.redis_url must begin with redis://, rediss:// or unix://.")
+        if min(self.most_open, self.threads, self.min_consumers, self.jobs_per_consumer, self.most_attempts) < 1:
+            raise ConfigError(
+                "nearline: most_open, threads, min_consumers, jobs_per_consumer and most_attempts must be 1 or more."
+            )
+        if self.max_consumers < self.min_consumers or min(self.cpus, self.gpus) < 0:
+            raise ConfigError("nearline: give max_consumers of min_consumers or more, and cpus and gpus of 0 or more.")
+
+    @property
+    def outbox_path(self) -> Path:
+        """The outbox's file."""
+        return Path(self.folder) / "outbox.sqlite"
+
+    @property
+    def queue_folder(self) -> Path:
+        """The filesystem broker's folder, which is used without Redis."""
+        return Path(self.folder) / "queue"
+
+    def open_outbox(self) -> Outbox:
+        """The outbox; made where it is missing.
+
+        Raises:
+            UserError: its file is something else.
+        """
+        return Outbox(self.outbox_path, most_open=self.most_open)
+
+    def open_context(self) -> Context:
+        """The member context, writable.
+
+        Raises:
+            UserError: its file is missing, or something else.
+        """
+        if self.redis_url is not None:
+            return RedisContext(self.redis_url, self.prefix)
+        assert self.context_path is not None
+        return MemberContext(Path(self.context_path), writable=True)
+
+    def open_store(self) -> NearlineStore:
+        """Slates, rankings and receipts.
+
+        Raises:
+            UserError: its file is something else.
+        """
+        if self.redis_url is not None:
+            return RedisNearlineStore(self.redis_url, self.prefix)
+        return SqliteNearlineStore(Path(self.folder) / "nearline.sqlite")

@@ -1,0 +1,142 @@
+"""The nearline consumer on Ray Serve's task API: replicas that take messages from the queue, each with an engine.
+
+Owns: the deployment, its replica's life, and how many replicas there are. Does not own: the work (`nearline_work`).
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.task_consumer import task_consumer, task_handler
+
+from brew_platform.errors import BrewError
+from brew_serve.engine import Engine
+from brew_serve.engine_config import EngineConfig
+from brew_serve.nearline_config import NearlineConfig
+from brew_serve.nearline_queue import TASK, celery_config, message_of
+from brew_serve.nearline_scaling import OutboxDepthPolicy
+from brew_serve.nearline_work import NearlineWorker
+from brew_serve.scoring import Scorer
+from brew_serve.version import load_version
+
+__all__ = ["EngineFactory", "build_consumer", "scaling", "vllm_engine"]
+
+_LOG = logging.getLogger("brew_serve")
+
+EngineFactory = Callable[[Path, EngineConfig], Engine]
+
+
+def vllm_engine(folder: Path, config: EngineConfig) -> Engine:
+    """The engine of production."""
+    from brew_serve.vllm_engine import VllmEngine
+
+    return VllmEngine(folder, config)
+
+
+def build_consumer(
+    config: NearlineConfig,
+    fetch: Callable[[], tuple[int, Path]],
+    engine: EngineConfig | None = None,
+    *,
+    engine_factory: EngineFactory = vllm_engine,
+) -> Application:
+    """The consumers as an application of their own: `serve.run(app, name="brew360-nearline", route_prefix=None)`.
+
+    Args:
+        fetch: called in each replica: the version's number, and its folder on that node.
+        engine: how its model is run.
+        engine_factory: makes the engine from that folder and these settings.
+    """
+    consumer = task_consumer(task_processor_config=celery_config(config, send=False))(_Consumer)
+    return serve.deployment(
+        consumer,
+        name="NearlineConsumer",
+        max_ongoing_requests=config.threads,  # the size of Celery's thread pool
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
+        health_check_period_s=5.0,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=20.0,
+        **scaling(config),
+    ).bind(config, fetch, engine, engine_factory)
+
+
+class _Consumer:
+    """The replica."""
+
+    _adapter: Any = None  # Serve's, set by task_consumer once the constructor is done
+
+    def __init__(
+        self,
+        config: NearlineConfig,
+        fetch: Callable[[], tuple[int, Path]],
+        engine: EngineConfig | None,
+        engine_factory: EngineFactory,
+    ) -> None:
+        number, folder = fetch()
+        version = load_version(folder, engine)
+        self._loop = asyncio.new_event_loop()  # handlers are threads; the engine lives on one loop
+        threading.Thread(target=self._loop.run_forever, name="nearline-engine", daemon=True).start()
+        self._context, self._store = config.open_context(), config.open_store()
+        self._engine = engine_factory(folder, version.engine)
+        self._worker = NearlineWorker(
+            number,
+            Scorer(self._engine, version.compiler),
+            self._context,
+            self._store,
+            lambda work: asyncio.run_coroutine_threadsafe(work, self._loop).result(),
+            most_attempts=config.most_attempts,
+        )
+
+    @task_handler(name=TASK)
+    def handle(self, member_id: str, jobs: list[dict[str, Any]]) -> None:
+        """Called by Celery in one of its threads, with what `CeleryQueue.send` was given."""
+        message = message_of(member_id, jobs)
+        try:
+            self._engine.check()  # before the attempt is counted: the replica is about to be replaced
+            self._worker.handle(message.member_id, message.jobs)
+        except BrewError as error:  # the outbox sends it again
+            _LOG.warning("nearline work for %s is put off: %s", member_id, error)
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces a replica that raises.
+
+        Raises:
+            BrewError: the engine failed, or Celery's worker ended, which Celery does for a message it cannot read.
+        """
+        self._engine.check()
+        worker = getattr(self._adapter, "_worker_thread", None)  # Serve tells it in no other way
+        if self._adapter is not None and (worker is None or not worker.is_alive()):
+            raise BrewError("Celery's worker has ended; its log says why. The replica is replaced.")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_worker"):
+            self._engine.close()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._context.close()
+            self._store.close()
+
+
+def scaling(config: NearlineConfig) -> dict[str, Any]:
+    """The deployment's options that say how many replicas there are."""
+    if config.max_consumers == config.min_consumers:
+        return {"num_replicas": config.min_consumers}
+    policy: Any = OutboxDepthPolicy
+    values: dict[str, Any] = {"outbox_path": str(config.outbox_path), "jobs_per_consumer": config.jobs_per_consumer}
+    if config.redis_url is not None:  # Serve's own, which polls without holding up the controller
+        policy = "ray.serve.async_inference_autoscaling_policy:AsyncInferenceAutoscalingPolicy"
+        values = {"broker_url": config.redis_url, "queue_name": config.queue_name, "poll_interval_s": 2.0}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=config.min_consumers,
+            max_replicas=config.max_consumers,
+            target_ongoing_requests=config.jobs_per_consumer,
+            policy=AutoscalingPolicy(policy_function=policy, policy_kwargs=values),
+        )
+    }

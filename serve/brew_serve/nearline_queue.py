@@ -1,0 +1,106 @@
+"""The nearline queue on Celery, through Ray Serve's task API: a filesystem broker, or Redis.
+
+Owns: how Celery is set up on both sides, and the form of a message. Does not own: what a message means
+(`nearline_work`), or that it arrives (`nearline_dispatch`).
+
+Celery does not retry, keep results or dead letters for us: the outbox does, and it keeps the payload (Serve's own dead
+letters hold `str(args)`).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from brew_serve.nearline_config import NearlineConfig
+from brew_serve.nearline_dispatch import Message
+from brew_serve.outbox import Job
+from brew_serve.sqlite_file import Unavailable
+
+__all__ = ["TASK", "CeleryQueue", "celery_config", "message_of"]
+
+TASK = "brew360.nearline"  # the handler's name
+
+_CELERY = {
+    "worker_hijack_root_logger": False,  # the replica's log is Serve's
+    "worker_redirect_stdouts": False,
+    "worker_prefetch_multiplier": 1,  # what a consumer holds beyond its threads is late when it is killed
+    "worker_cancel_long_running_tasks_on_connection_loss": False,  # the work is idempotent, and its outcome is ours
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,  # for ever: a consumer outlives its broker
+    "task_publish_retry": False,  # the outbox sends again
+}
+
+
+def celery_config(config: NearlineConfig, *, send: bool) -> Any:
+    """Ray Serve's TaskProcessorConfig, for the side that sends or the one that consumes; makes the broker's folders."""
+    from ray.serve.schema import CeleryAdapterConfig, TaskProcessorConfig
+
+    options: dict[str, Any]
+    if config.redis_url is not None:
+        broker = backend = config.redis_url
+        options = {"socket_connect_timeout": 2.0}
+        if send:
+            options |= {"socket_timeout": 2.0}
+    else:
+        folders = {name: config.queue_folder / name for name in ("inbox", "control", "results", "staging")}
+        folders["staging"] /= str(os.getpid())
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        broker, backend = "filesystem://", f"file://{folders['results'].absolute()}"
+        options = {
+            "data_folder_in": str(folders["inbox"].absolute()),
+            "data_folder_out": str(folders["staging" if send else "inbox"].absolute()),
+            "control_folder": str(folders["control"].absolute()),
+            "polling_interval": 0.1,  # seconds; the transport's own is 1
+        }
+    return TaskProcessorConfig(
+        queue_name=config.queue_name,
+        max_retries=0,
+        adapter_config=CeleryAdapterConfig(
+            broker_url=broker,
+            backend_url=backend,
+            broker_transport_options=options,
+            app_custom_config=_CELERY,
+            task_custom_config={"ignore_result": True},
+        ),
+    )
+
+
+class CeleryQueue:
+    """A `Queue` on Celery, as the ingress uses it; it connects when it first sends.
+
+    The filesystem broker writes a message in place, where a consumer may read half of it, which ends that consumer. So
+    messages are written to a folder of our own and moved from there.
+    """
+
+    def __init__(self, config: NearlineConfig) -> None:
+        from ray.serve.task_consumer import instantiate_adapter_from_config
+
+        made = celery_config(config, send=True)
+        self._adapter = instantiate_adapter_from_config(made)
+        options = made.adapter_config.broker_transport_options
+        self._staging = None if config.redis_url is not None else Path(options["data_folder_out"])
+        self._inbox = config.queue_folder / "inbox"
+
+    def send(self, message: Message) -> None:
+        content = {"member_id": message.member_id, "jobs": [asdict(job) for job in message.jobs]}
+        try:
+            self._adapter.enqueue_task_sync(TASK, kwargs=content, ignore_result=True)
+            if self._staging is not None:
+                for file in self._staging.iterdir():
+                    file.rename(self._inbox / file.name)
+        except Exception as error:  # kombu's and its transports' own have no common base
+            raise Unavailable(
+                f"the nearline queue took no message ({type(error).__name__}: {error}). It is sent again; where this "
+                f"goes on, see that the broker runs."
+            ) from error
+
+    def close(self) -> None:
+        """Nothing to end: the connections go with this object."""
+
+
+def message_of(member_id: str, jobs: Sequence[Mapping[str, Any]]) -> Message:
+    """The message that `send` was given, from what the handler gets."""
+    return Message(member_id=member_id, jobs=[Job(**job) for job in jobs])

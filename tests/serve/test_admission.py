@@ -1,0 +1,193 @@
+"""The policies that let work in: what they promise for every load, and the loop that applies them."""
+
+import math
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from brew_platform.errors import ConfigError, UserError
+from brew_serve.admission import AdmissionConfig, Admit, Load, Refuse, TokenRate, TooLarge, Work, decide
+from brew_serve.call import Call, Trace
+from brew_serve.engine import EngineUsage
+from brew_serve.gate import Gate
+from brew_serve.keys import Team
+from brew_serve.meters import Meters
+from brew_serve.quota import Bucket, TeamQuota
+from brew_serve.refusals import Overloaded, QuotaExceeded
+
+CONFIG = AdmissionConfig(max_outstanding_tokens=10_000, tokens_per_second=1_000, rate_memory_seconds=1)
+
+loads = st.builds(
+    Load, outstanding_tokens=st.integers(0, 10_000), tokens_per_second=st.floats(0.1, 1e6, allow_nan=False)
+)
+tokens = st.integers(1, 10_000)
+seconds = st.none() | st.floats(1e-6, 1e4, allow_nan=False)
+
+
+@given(loads, tokens, seconds)
+def test_what_is_admitted_fits_the_limit_and_is_begun_before_its_deadline(
+    load: Load, amount: int, left: float | None
+) -> None:
+    decision = decide(load, Work(tokens=amount, seconds_left=left), CONFIG)
+    fits = load.outstanding_tokens + amount <= CONFIG.max_outstanding_tokens
+    if isinstance(decision, Admit):
+        assert fits
+        wait, own = load.outstanding_tokens / load.tokens_per_second, amount / load.tokens_per_second
+        assert decision.seconds == pytest.approx(wait + own)
+        # in time, or else it is too large for its deadline on an idle service, and still gets most of its time
+        assert left is None or wait + own <= left * 1.0001 or (own > 0.8 * left and wait <= 0.2001 * left)
+    else:
+        assert isinstance(decision, Refuse)
+        assert decision.reason == ("deadline" if fits else "limit")
+
+
+@given(tokens, seconds, st.floats(0.1, 1e6))
+def test_an_idle_service_refuses_nothing_within_its_limit(amount: int, left: float | None, rate: float) -> None:
+    load = Load(outstanding_tokens=0, tokens_per_second=rate)
+    assert isinstance(decide(load, Work(tokens=amount, seconds_left=left), CONFIG), Admit)
+
+
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.integers(5_000, 10_000), st.floats(1, 1e4), st.integers(1_000, 10_000), seconds)
+def test_who_comes_back_when_told_is_let_in(outstanding: int, rate: float, amount: int, left: float | None) -> None:
+    load, work = Load(outstanding_tokens=outstanding, tokens_per_second=rate), Work(tokens=amount, seconds_left=left)
+    decision = decide(load, work, CONFIG)
+    assume(isinstance(decision, Refuse))
+    assert isinstance(decision, Refuse)
+    assert decision.retry_after > 0
+    drained = math.ceil((decision.retry_after + 1e-6) * load.tokens_per_second)
+    later = Load(outstanding_tokens=max(0, load.outstanding_tokens - drained), tokens_per_second=load.tokens_per_second)
+    assert isinstance(decide(later, work, CONFIG), Admit)
+
+
+@given(loads, tokens, st.floats(0.01, 100), st.integers(0, 5_000), st.floats(0, 50))
+def test_less_work_with_more_time_is_never_refused_where_more_work_with_less_is_not(
+    load: Load, amount: int, left: float, less: int, more: float
+) -> None:
+    assume(isinstance(decide(load, Work(tokens=amount, seconds_left=left), CONFIG), Admit))
+    easier = Work(tokens=max(1, amount - less), seconds_left=left + more)
+    assert isinstance(decide(load, easier, CONFIG), Admit)
+
+
+def test_a_request_larger_than_the_limit_is_never_told_to_wait() -> None:
+    idle = Load(outstanding_tokens=0, tokens_per_second=1)
+    assert decide(idle, Work(tokens=10_001), CONFIG) == TooLarge(limit=10_000)
+    with pytest.raises(ConfigError, match=r"admission\.tokens_per_second is 0; give a number greater than 0"):
+        AdmissionConfig(tokens_per_second=0)
+
+
+def test_the_rate_follows_a_busy_engine_and_ignores_an_idle_ones_slowness() -> None:
+    rate = TokenRate(CONFIG)
+    for _ in range(100):
+        rate.observe(tokens=10, seconds=1, outstanding=10)  # one small request: says nothing of what it could do
+    assert rate.per_second == 1_000
+    for _ in range(20):
+        rate.observe(tokens=400, seconds=1, outstanding=8_000)
+    assert rate.per_second == pytest.approx(400, rel=0.01)
+    for _ in range(20):
+        rate.observe(tokens=3_000, seconds=1, outstanding=100)
+    assert rate.per_second == pytest.approx(3_000, rel=0.01)
+
+
+# --- Quotas ---
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0.1, 30)), max_size=40))
+def test_a_bucket_gives_no_more_than_its_rate_and_one_capacity(asks: list[tuple[float, float]]) -> None:
+    bucket, now, given_ = Bucket(per_second=2, capacity=20, now=0), 0.0, 0.0
+    for pause, amount in asks:
+        now += pause
+        wait = bucket.take(amount, now)
+        if wait:
+            assert bucket.take(amount, now + 0.9 * wait) > 0
+            now += 1.0001 * wait
+            assert bucket.take(amount, now) == 0
+        given_ += amount
+        assert given_ <= 20 + 2 * now + max(0, amount - 20) + 0.01
+
+
+def test_a_large_request_is_delayed_like_many_small_ones() -> None:
+    bucket = Bucket(per_second=10, capacity=100, now=0)
+    assert bucket.take(500, 0) == 0  # in debt by 400
+    assert bucket.take(1, 0) == pytest.approx(40.1)
+    assert bucket.take(1, 41) == 0
+
+
+# --- The gate ---
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def call(team: Team | None = None) -> Call:
+    quota = None if team is None else TeamQuota(team, 0.0)
+    return Call(arrival=0.0, trace=Trace.of("", ""), quota=quota)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4_000), st.booleans(), st.lists(st.integers(0, 2_000), max_size=5)), max_size=20)
+)
+def test_the_gate_counts_down_to_nothing_whatever_happens(requests: list[tuple[int, bool, list[int]]]) -> None:
+    clock = Clock()
+    gate = Gate(CONFIG, Meters(EngineUsage), clock)
+    open_ = []
+    for amount, fails, parts in requests:
+        clock.now += 0.1
+        block = gate.admitted(amount, call())
+        try:
+            ticket = block.__enter__()
+        except Overloaded:
+            assert gate.outstanding_tokens + amount > CONFIG.max_outstanding_tokens
+            continue
+        for part in parts:
+            ticket.done(part)
+        assert 0 <= gate.outstanding_tokens <= CONFIG.max_outstanding_tokens
+        open_.append((block, fails))
+    for block, fails in open_:
+        error = RuntimeError("engine") if fails else None
+        assert not block.__exit__(type(error) if error else None, error, None)
+    assert gate.outstanding_tokens == 0
+
+
+def test_the_gate_measures_its_rate_and_refuses_by_it() -> None:
+    clock, meters = Clock(), Meters(EngineUsage)
+    gate = Gate(CONFIG, meters, clock)
+    for _ in range(50):  # 8,000 tokens in 2 seconds of busy time, in bursts; idle time between them does not count
+        with gate.admitted(8_000, call()) as ticket:
+            for _ in range(8):
+                clock.now += 0.25
+                ticket.done(500)
+                ticket.done(500)
+        clock.now += 100
+    assert b"brew_tokens_per_second 39" in meters.text() or b"brew_tokens_per_second 40" in meters.text()
+    with gate.admitted(8_000, call()):
+        with pytest.raises(Overloaded, match="could not answer it within its deadline; try again in 1.") as refused:
+            gate.admitted(100, call(), deadline=clock.now + 1).__enter__()
+        assert refused.value.retry_after == pytest.approx(1.025, abs=0.05)  # 2 s of work before it, 0.025 s its own
+        with gate.admitted(100, call(), deadline=clock.now + 3):
+            pass
+        with pytest.raises(Overloaded, match="has no room for it"):
+            gate.admitted(3_000, call()).__enter__()
+        with pytest.raises(UserError, match="needs 20000 tokens of work, but the service takes 10000 at a time"):
+            gate.admitted(20_000, call()).__enter__()
+    assert b'brew_shed_total{reason="deadline"} 1.0' in meters.text()
+
+
+def test_the_gate_charges_tokens_only_for_what_it_lets_in() -> None:
+    clock = Clock()
+    gate = Gate(CONFIG, Meters(EngineUsage), clock)
+    who = call(Team(name="feed", tokens_per_minute=6_000))
+    with gate.admitted(5_000, who):
+        with pytest.raises(Overloaded):
+            gate.admitted(9_000, who).__enter__()
+        with pytest.raises(QuotaExceeded, match="team feed may use 6000 tokens a minute") as refused:
+            gate.admitted(2_000, who).__enter__()
+        assert refused.value.retry_after == pytest.approx(10)
+        with gate.admitted(1_000, who):
+            pass
+    assert gate.outstanding_tokens == 0

@@ -1,0 +1,123 @@
+"""API keys: made, hashed at rest, checked, taken out; and trace ids, which need no file."""
+
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+
+from brew_platform.errors import UserError
+from brew_serve.call import Trace
+from brew_serve.keys import KeyFile, Team, create_key
+
+
+def test_a_key_belongs_to_its_team_and_is_not_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "secrets" / "keys.yaml"
+    feed = create_key(path, "feed", requests_per_second=2.5, tokens_per_minute=1000)
+    second = create_key(path, "feed")
+    admin = create_key(path, "ops", admin=True)
+    keys = KeyFile(path)
+    assert keys.team(feed) == keys.team(second) == Team(name="feed", requests_per_second=2.5, tokens_per_minute=1000)
+    assert keys.team(admin) == Team(name="ops", admin=True)
+    for key in (feed, second, admin):
+        assert key.rsplit("_", 1)[-1] not in path.read_text()
+        assert key.split("_", 2)[2] not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_not_a_key_belongs_to_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    key = create_key(path, "feed")
+    other = create_key(tmp_path / "other.yaml", "feed")
+    keys = KeyFile(path)
+    changed = key[:-1] + ("A" if key[-1] != "A" else "B")
+    mixed = "_".join([*key.split("_", 2)[:2], other.split("_", 2)[2]])
+    for wrong in (
+        "",
+        "b360_",
+        other,
+        changed,
+        mixed,
+        key + "x",
+        key.upper(),
+        "é",
+        "b360_00000000_" + "A" * 43,
+        "b360_" * 500,
+    ):
+        assert keys.team(wrong) is None
+
+
+def test_a_change_of_the_file_counts_at_once_and_a_broken_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.yaml"
+    key = create_key(path, "feed")
+    keys = KeyFile(path)
+    added = create_key(path, "jobs")
+    assert keys.team(added) == Team(name="jobs")
+
+    path.write_text("teams: [")
+    assert keys.team(key) == Team(name="feed")
+    assert "the keys stay as they were" in caplog.text
+
+    path.write_text("teams: {}")
+    assert keys.team(key) is None
+
+
+BROKEN = [
+    ("", "is no key file"),
+    ("teams: 5", "is no key file"),
+    ("{teams", "cannot be read as a key file"),
+    ("teams: {feed: 5}", "team 'feed' is malformed"),
+    ("teams: {5: {}}", "team 5 is malformed"),
+    ("teams: {feed: {rate: 5}}", "unknown key 'rate'"),
+    ("teams: {feed: {admin: 'no'}}", "`admin` is malformed"),
+    ("teams: {feed: {tokens_per_minute: -1}}", "tokens_per_minute must be a number greater than 0"),
+    ("teams: {feed: {requests_per_second: true}}", "requests_per_second must be a number greater than 0"),
+    ("teams: {feed: {keys: {a: {salt: zz, sha256: ''}}}}", "team 'feed' is malformed"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), BROKEN, ids=[text for text, _ in BROKEN])
+def test_a_malformed_file_is_refused_with_the_reason(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "keys.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        KeyFile(tmp_path / "keys.yaml")
+
+
+def test_a_team_must_have_a_plain_name_and_a_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot name a team"):
+        create_key(tmp_path / "keys.yaml", "a b")
+    with pytest.raises(UserError, match="tokens_per_minute must be"):
+        create_key(tmp_path / "keys.yaml", "feed", tokens_per_minute=0)
+    with pytest.raises(UserError, match=r"keys\.yaml does not exist: create a first key"):
+        KeyFile(tmp_path / "keys.yaml")
+
+
+def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
+    create_key(tmp_path / "keys.yaml", "feed", requests_per_second=5)
+    team = yaml.safe_load((tmp_path / "keys.yaml").read_text())["teams"]["feed"]
+    assert team["requests_per_second"] == 5
+    assert [list(key) for key in team["keys"].values()] == [["salt", "sha256"]]
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_good_ids_are_kept_and_others_replaced() -> None:
+    kept = Trace.of("req-1", PARENT)
+    assert (kept.request_id, kept.trace_id, kept.flags) == ("req-1", PARENT[3:35], "01")
+    assert kept.traceparent.startswith(PARENT[:36])
+    assert kept.traceparent != PARENT, "the span must be ours"
+    for request_id, parent in [
+        ("", ""),
+        ("a b", PARENT[:-1]),
+        ("x" * 129, "ff" + PARENT[2:]),
+        ("é", PARENT.replace("4bf", "4BF")),
+    ]:
+        made = Trace.of(request_id, parent)
+        assert made.request_id != request_id
+        assert made.trace_id != PARENT[3:35]
+        assert len(made.traceparent) == 55
+    assert set(Trace.of("", f"00-{'0' * 32}-{'1' * 16}-01").trace_id) != {"0"}

@@ -1,0 +1,268 @@
+"""The nearline routes without Ray: durable before the answer, a sentence with every refusal, honest staleness."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from brew_data.tables import Tables
+from brew_serve.api import create_api
+from brew_serve.context import MemberContext
+from brew_serve.nearline_api import nearline_router
+from brew_serve.nearline_dispatch import Dispatcher, Message
+from brew_serve.nearline_redis import RedisNearlineStore
+from brew_serve.nearline_service import NearlineService
+from brew_serve.nearline_store import NearlineStore, SqliteNearlineStore
+from brew_serve.nearline_work import NearlineWorker
+from brew_serve.outbox import Outbox
+from brew_serve.scoring import Scorer
+from brew_serve.service import RankService
+from brew_serve.version import LoadedVersion
+
+NOW = 1_800_000_000.0
+EVENT = {
+    "event_id": "a",
+    "member_id": "ada",
+    "entity_id": "e2",
+    "surface": "jobs",
+    "action": "skip",
+    "timestamp": "2026-01-31T12:00:00Z",
+}
+RANK = {"task": "job_apply", "member_id": "ada", "candidates": ["e0", {"id": "x", "fields": {"title": "pilot"}}]}
+RESULT = "/v1/nearline/rankings/job_apply/ada"
+
+
+class Plane:
+    """The ingress, and a consumer that works when it is told to."""
+
+    def __init__(self, folder: Path, tables: Tables, version: LoadedVersion, engine: Any) -> None:
+        MemberContext.build(tables, folder / "context.sqlite")
+        self.now, self.held = NOW, list[Message]()
+        self.context = MemberContext(folder / "context.sqlite", writable=True)
+        self.outbox = Outbox(folder / "outbox.sqlite", most_open=1_500)
+        self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite")
+        self.ranker = RankService(3, version, engine, None)
+        self.scorer = Scorer(engine, version.compiler)
+        self.serve(self.store)
+
+    def serve(self, store: NearlineStore) -> None:
+        self.dispatcher = Dispatcher(self.outbox, self, store, clock=lambda: self.now)
+        suite = self.ranker.version.suite
+        self.nearline = NearlineService(self.outbox, store, self.dispatcher, lambda: suite, clock=lambda: self.now)
+
+    def send(self, message: Message) -> None:
+        self.held.append(message)
+
+    def work(self) -> None:
+        """Sends and does what is due."""
+        self.dispatcher.step()
+        worker = NearlineWorker(3, self.scorer, self.context, self.store, asyncio.run, clock=lambda: self.now)
+        while self.held:
+            message = self.held.pop()
+            worker.handle(message.member_id, message.jobs)
+
+    def close(self) -> None:
+        self.nearline.close()
+        self.context.close()
+
+
+@pytest.fixture
+def plane(tmp_path: Path, tables: Tables, version: LoadedVersion, table_engine: Any) -> Iterator[Plane]:
+    plane = Plane(tmp_path, tables, version, table_engine)
+    yield plane
+    plane.close()
+
+
+@pytest.fixture
+async def http(plane: Plane) -> Any:
+    api = create_api(lambda: plane.ranker, routers=(nearline_router(lambda: plane.nearline),))
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def told(http: httpx.AsyncClient, **changed: Any) -> httpx.Response:
+    return await http.post("/v1/events", json={"events": [EVENT | changed]})
+
+
+async def test_events_are_in_the_outbox_before_the_answer_and_sent_twice_count_once(
+    http: httpx.AsyncClient, plane: Plane
+) -> None:
+    batch = {"events": [EVENT, EVENT | {"event_id": "b", "entity": {"entity_type": "job", "fields": {"title": "x"}}}]}
+    first = await http.post("/v1/events", json=batch)
+    assert (first.status_code, first.json()) == (202, {"accepted": 2, "known": 0})
+    assert plane.outbox.counts() == {"accepted": 2}
+    assert (await told(http)).json() == {"accepted": 0, "known": 1}
+    await asyncio.to_thread(plane.work)
+    snapshot = plane.context.snapshot("ada")
+    assert snapshot.events == ["a", "b"]
+    assert snapshot.history[-1].timestamp == 1_769_860_800_000_000
+
+
+async def test_a_ranking_from_the_request_to_the_event_that_renews_it(http: httpx.AsyncClient, plane: Plane) -> None:
+    missing = await http.get(RESULT)
+    assert (missing.status_code, missing.json()["error"]) == (
+        404,
+        "there is no ranking of job_apply for member 'ada'; ask for one with POST /v1/nearline/rank.",
+    )
+    asked = await http.post("/v1/nearline/rank", json=RANK)
+    assert asked.status_code == 202
+    assert asked.json()["result"] == RESULT
+    waits = await http.get(RESULT)
+    assert (waits.status_code, waits.json()["error"]) == (
+        404,
+        "the ranking of job_apply for member 'ada' is being computed; ask again in a moment.",
+    )
+
+    await asyncio.to_thread(plane.work)
+    ranked = (await http.get(RESULT)).json()
+    assert (ranked["version"], ranked["staleness_seconds"], ranked["waiting"]) == (3, 0.0, 0)
+    assert ranked["request_id"] == asked.json()["request_id"]
+    assert ranked["computed_at"] == "2027-01-15T08:00:00Z"
+    assert {item["id"] for item in ranked["ranking"]} == {"e0", "x"}
+    assert ranked["usage"]["candidates"] == 2
+    assert ranked["events"] == {"count": 0, "newest": []}
+
+    await told(http)
+    plane.now += 40.0
+    stale = (await http.get(RESULT)).json()
+    assert (stale["staleness_seconds"], stale["waiting"]) == (pytest.approx(40.0), 1)
+    assert stale["ranking"] == ranked["ranking"]
+    await asyncio.to_thread(plane.work)  # not settled in the outbox yet, and yet shown
+    fresh = (await http.get(RESULT)).json()
+    assert (fresh["staleness_seconds"], fresh["waiting"], fresh["events"]) == (0.0, 0, {"count": 1, "newest": ["a"]})
+    assert fresh["ranking"] != ranked["ranking"]
+
+
+async def test_a_ranking_that_was_given_up_says_why(http: httpx.AsyncClient, plane: Plane) -> None:
+    await http.post("/v1/nearline/rank", json=RANK | {"candidates": ["e99"]})
+    await asyncio.to_thread(plane.work)
+    await asyncio.to_thread(plane.work)
+    answer = await http.get(RESULT)
+    assert answer.status_code == 404
+    assert answer.json()["error"].startswith(
+        "the ranking of job_apply for member 'ada' was given up: candidate 'e99' is"
+    )
+
+
+async def test_a_request_that_is_sent_twice_under_its_id_is_one(http: httpx.AsyncClient, plane: Plane) -> None:
+    for _ in range(2):
+        answer = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine"})
+        assert answer.json() == {"request_id": "mine", "result": RESULT}
+    assert plane.outbox.counts() == {"accepted": 1}
+    other = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine", "top_k": 1})
+    assert other.status_code == 400
+    assert other.json()["error"].startswith("rank id 'mine' was given before with other contents")
+
+
+async def test_ids_of_any_characters_come_back_as_they_were(http: httpx.AsyncClient, plane: Plane) -> None:
+    asked = await http.post("/v1/nearline/rank", json=RANK | {"member_id": "a/b ?\N{SNOWMAN}", "request_id": "r"})
+    answer = await http.get(asked.json()["result"].replace("%2F", "-"))
+    assert "for member 'a-b ?\N{SNOWMAN}'" in answer.json()["error"]
+
+
+BAD_EVENTS = [
+    ({"events": []}, "events: List should have at least 1 item"),
+    ({"events": [EVENT] * 2}, "event id 'a' is given twice; give every one once."),
+    ({"events": [EVENT | {"event_id": str(n)} for n in range(1001)]}, "events: List should have at most 1000 items"),
+    (
+        {"events": [{**EVENT, "timestamp": "2026-01-31T12:00:00"}]},
+        "events.0.timestamp: Input should have timezone info",
+    ),
+    ({"events": [{**EVENT, "timestamp": 5}]}, "a timestamp is text such as"),
+    (
+        {"events": [{**EVENT, "timestamp": "2027-01-15T09:00:01Z"}]},
+        "events.0: timestamp 2027-01-15T09:00:01+00:00 lies",
+    ),
+    ({"events": [EVENT, {**EVENT, "event_id": "b", "surface": "moon"}]}, "events.1: surface 'moon' is unknown; this"),
+    (
+        {"events": [{**EVENT, "action": "sing"}]},
+        "events.0: action 'sing' is unknown on surface 'jobs'; known are apply",
+    ),
+    ({"events": [{**EVENT, "event_id": ""}]}, "events.0.event_id: String should have at least 1 character"),
+    ({"events": [{**EVENT, "member_id": "x" * 201}]}, "events.0.member_id: String should have at most 200"),
+    ({"events": [{**EVENT, "mood": "good"}]}, "events.0.mood is not a key of this request"),
+    ({"events": [{k: v for k, v in EVENT.items() if k != "event_id"}]}, "events.0.event_id is missing; give it"),
+    (
+        {"events": [{**EVENT, "entity": {"entity_type": "job", "fields": {"title": "x" * 2001}}}]},
+        "events.0.entity.fiel",
+    ),
+    ([EVENT], "the body: Input should be"),
+]
+
+
+@pytest.mark.parametrize(("body", "sentence"), BAD_EVENTS, ids=[sentence[:40] for _, sentence in BAD_EVENTS])
+async def test_bad_events_get_a_sentence_and_none_is_taken(
+    http: httpx.AsyncClient, plane: Plane, body: Any, sentence: str
+) -> None:
+    answer = await http.post("/v1/events", json=body)
+    assert answer.status_code == 400, answer.text
+    assert list(answer.json()) == ["error"]
+    assert answer.json()["error"].startswith(sentence), answer.text
+    assert plane.outbox.counts() == {}
+
+
+BAD_RANKS = [
+    ({"task": "nothing"}, 400, "there is no task 'nothing'; this model has job_apply, post_interest."),
+    ({"candidates": []}, 400, "candidates: List should have at least 1 item"),
+    ({"candidates": ["e0", {"id": "e0", "fields": {}}]}, 400, "candidate id 'e0' is given twice; give every one once."),
+    ({"candidates": [str(n) for n in range(1001)]}, 400, "candidates: List should have at most 1000 items"),
+    ({"member_id": None}, 400, "member_id: Input should be a valid string."),
+    ({"deadline_ms": 5}, 400, "deadline_ms is not a key of this request"),
+]
+
+
+@pytest.mark.parametrize(("changed", "status", "sentence"), BAD_RANKS, ids=[one[2][:40] for one in BAD_RANKS])
+async def test_a_bad_request_to_rank_gets_a_sentence(
+    http: httpx.AsyncClient, plane: Plane, changed: Any, status: int, sentence: str
+) -> None:
+    answer = await http.post("/v1/nearline/rank", json=RANK | changed)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"].startswith(sentence), answer.text
+    assert plane.outbox.counts() == {}
+
+
+async def test_an_unknown_task_is_told_when_a_ranking_is_read(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/v1/nearline/rankings/nothing/ada")
+    assert (answer.status_code, answer.json()["error"][:27]) == (400, "there is no task 'nothing';")
+
+
+async def test_too_much_work_is_refused_with_a_time_to_come_back(http: httpx.AsyncClient, plane: Plane) -> None:
+    for start in (0, 1000):
+        events = [EVENT | {"event_id": str(start + n)} for n in range(1000)]
+        answer = await http.post("/v1/events", json={"events": events})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"] == "2000 nearline jobs are open, and this service takes 1500; ask again later."
+    assert plane.outbox.counts() == {"accepted": 1000}
+
+
+async def test_while_redis_is_down_events_are_taken_and_rankings_are_503(http: httpx.AsyncClient, plane: Plane) -> None:
+    plane.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
+    assert (await told(http)).status_code == 202
+    answer = await http.get(RESULT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["error"].startswith("Redis did not answer (ConnectionError: ")
+
+
+async def test_a_full_disk_is_503_and_nothing_is_half_taken(http: httpx.AsyncClient, plane: Plane) -> None:
+    plane.outbox._file._db.execute("PRAGMA max_page_count = 1")  # as SQLite reports a disk without space
+    events = [EVENT | {"event_id": str(n), "entity_id": "x" * 200} for n in range(500)]
+    answer = await http.post("/v1/events", json={"events": events})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["error"].startswith("outbox.sqlite cannot be used now (database or disk is full).")
+    plane.outbox._file._db.execute("PRAGMA max_page_count = 100000")
+    assert plane.outbox.counts() == {}
+    assert (await told(http)).status_code == 202
+
+
+async def test_without_the_plane_its_routes_say_so(plane: Plane) -> None:
+    api = create_api(lambda: plane.ranker, routers=(nearline_router(lambda: None),))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+        answer = await told(client)
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        "this service was started without its nearline plane; use POST /v1/rank.",
+    )

@@ -1,0 +1,114 @@
+"""What the nearline settings choose: the backend, the policy that sizes the consumers; and that nonsense is refused."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from brew_platform.errors import ConfigError
+from brew_serve.context import MemberContext
+from brew_serve.context_redis import RedisContext
+from brew_serve.nearline_config import NearlineConfig
+from brew_serve.nearline_dispatch import DispatchConfig, Message
+from brew_serve.nearline_redis import RedisNearlineStore
+from brew_serve.nearline_store import SqliteNearlineStore
+from brew_serve.outbox import Job
+from brew_serve.sqlite_file import Unavailable
+
+JOB = Job(job_id="event:a", kind="event", member_id="ada", payload={"text": "\N{SNOWMAN}"})
+
+
+def test_the_backend_is_redis_where_its_url_is_given_and_files_otherwise(tmp_path: Path, tables: Any) -> None:
+    MemberContext.build(tables, tmp_path / "context.sqlite")
+    files = NearlineConfig(folder=str(tmp_path / "n"), context_path=str(tmp_path / "context.sqlite"))
+    redis = NearlineConfig(folder=str(tmp_path / "n"), redis_url="redis://127.0.0.1:1/0")
+    for config, kinds in [(files, (MemberContext, SqliteNearlineStore)), (redis, (RedisContext, RedisNearlineStore))]:
+        parts = (config.open_context(), config.open_store())
+        assert tuple(map(type, parts)) == kinds
+        for part in parts:
+            part.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "nearline: neither of context_path and redis_url given; give exactly one of them."),
+        ({"context_path": "c", "redis_url": "redis://h"}, "nearline: both of context_path and redis_url given"),
+        ({"redis_url": "amqp://h"}, "nearline.redis_url must begin with redis://, rediss:// or unix://."),
+        ({"context_path": "c", "threads": 0}, "nearline: most_open, threads, min_consumers"),
+        ({"context_path": "c", "min_consumers": 3, "max_consumers": 2}, "nearline: give max_consumers of min_cons"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        NearlineConfig(folder="n", **settings)
+    assert str(error.value).startswith(sentence)
+    with pytest.raises(ConfigError, match="window and most_jobs must be 1 or more"):
+        DispatchConfig(window=0)
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+class TestWithRay:
+    """Needs Ray's packages, not a Ray that runs."""
+
+    def test_a_message_is_a_whole_file_in_the_inbox(self, tmp_path: Path) -> None:
+        from brew_serve.nearline_queue import CeleryQueue, message_of
+
+        config = NearlineConfig(folder=str(tmp_path), context_path="c")
+        queue = CeleryQueue(config)
+        queue.send(Message(member_id="ada", jobs=[JOB]))
+        assert [path.name.partition(".")[2] for path in (config.queue_folder / "inbox").iterdir()] == [
+            "brew360-nearline.msg"
+        ]
+        assert [path for path in (config.queue_folder / "staging").rglob("*") if path.is_file()] == []
+        sent = {**vars(JOB), "payload": dict(JOB.payload)}
+        assert message_of("ada", [sent]) == Message(member_id="ada", jobs=[JOB])
+
+    def test_a_broker_that_is_down_takes_no_message_and_says_so(self, tmp_path: Path) -> None:
+        from brew_serve.nearline_queue import CeleryQueue
+
+        queue = CeleryQueue(NearlineConfig(folder=str(tmp_path), redis_url="redis://127.0.0.1:1/0"))
+        with pytest.raises(Unavailable, match="the nearline queue took no message .*see that the broker runs"):
+            queue.send(Message(member_id="ada", jobs=[JOB]))
+
+    async def test_serves_own_policy_sees_the_length_of_the_redis_queue(self, tmp_path: Path, redis_url: str) -> None:
+        pytest.importorskip("tornado", reason="Serve's policy for queues imports tornado, which is not installed")
+        from ray._common.utils import import_attr
+
+        from brew_serve.nearline_consumer import scaling
+        from brew_serve.nearline_queue import CeleryQueue
+
+        config = NearlineConfig(
+            folder=str(tmp_path), redis_url=redis_url, queue_name=f"q-{tmp_path.name}", max_consumers=3
+        )
+        queue = CeleryQueue(config)
+        for _ in range(5):
+            queue.send(Message(member_id="ada", jobs=[JOB]))
+        made = scaling(config)["autoscaling_config"].policy
+        policy = import_attr(made.policy_function)(**made.policy_kwargs)
+        context = SimpleNamespace(
+            current_num_replicas=1,
+            total_num_requests=0,
+            config=SimpleNamespace(get_target_ongoing_requests=lambda: 2),
+        )
+        policy(context)
+        await asyncio.sleep(1.0)  # it asks in the background
+        assert policy(context) == (2.5, {"queue_length": 5})
+
+    def test_without_redis_the_outbox_is_the_measure(self, tmp_path: Path) -> None:
+        from brew_serve.nearline_consumer import scaling
+        from brew_serve.nearline_scaling import OutboxDepthPolicy
+
+        fixed = NearlineConfig(folder=str(tmp_path), context_path="c", min_consumers=2, max_consumers=2)
+        assert scaling(fixed) == {"num_replicas": 2}
+        config = NearlineConfig(folder=str(tmp_path), context_path="c", max_consumers=3, jobs_per_consumer=2)
+        made = scaling(config)["autoscaling_config"]
+        assert (made.min_replicas, made.max_replicas) == (1, 3)
+        outbox = config.open_outbox()
+        outbox.accept([Job(job_id=str(n), kind="event", member_id="a", payload={}) for n in range(5)], 1.0)
+        assert OutboxDepthPolicy(**made.policy.policy_kwargs)(None) == (3, {})
+        outbox.close()

@@ -1,0 +1,238 @@
+"""The real thing: Ray Serve's task consumer on both brokers, and SIGKILL for the consumer and for Redis under load."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from brew_data.tables import Tables
+from brew_platform.errors import BrewError
+from brew_serve.context import MemberContext
+from brew_serve.context_redis import RedisContext
+from brew_serve.nearline_config import NearlineConfig
+from brew_serve.nearline_dispatch import DispatchConfig
+from brew_serve.nearline_protocol import EventBatch, NearlineRanking, NearlineRankRequest
+from brew_serve.nearline_service import NearlineService
+from brew_serve.sqlite_file import Unavailable
+from brew_serve.version import LoadedVersion
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+# Ray's and Celery's own: pydantic fields of an old style at import, and files left to the garbage collector.
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:kombu"),
+]
+
+MEMBERS = ["ada", "new"]
+TASKS = {"job_apply": ["e0", "e2", "e4"], "post_interest": ["e1", "e3"]}
+DISPATCH = DispatchConfig(window=24, most_jobs=4, lost_seconds=4.0, retry_seconds=1.0, poll_seconds=0.1)
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    import ray
+    from ray import serve
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            log_to_driver=False,
+            logging_level="warning",
+        )
+        yield
+        serve.shutdown()
+        ray.shutdown()
+
+
+def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> "Application":
+    """One that takes its time for every prompt, so that a kill meets it at work."""
+    from brew_serve.nearline_consumer import build_consumer
+
+    folder = version.folder
+
+    def slow_engine(folder: Path, _: Any) -> Any:
+        import asyncio
+
+        from brew_serve.torch_engine import TorchEngine
+
+        engine = TorchEngine(folder)
+        answer = engine.next_token_logprobs
+
+        async def slow(prompt, token_ids):  # type: ignore[no-untyped-def]
+            await asyncio.sleep(seconds)
+            return await answer(prompt, token_ids)
+
+        engine.next_token_logprobs = slow  # type: ignore[method-assign]
+        return engine
+
+    return build_consumer(config, lambda: (7, folder), engine_factory=slow_engine)
+
+
+def consumer_process() -> psutil.Process:
+    """The replica's process; waits until there is one."""
+
+    def find() -> psutil.Process | None:
+        for child in psutil.Process().children(recursive=True):
+            try:
+                if any("ServeReplica" in part and "NearlineConsumer" in part for part in child.cmdline()):
+                    return child
+            except psutil.Error:
+                continue
+        return None
+
+    return until(find, 60)
+
+
+def until(found: Callable[[], Any], seconds: float) -> Any:
+    """What `found` returns once it is true."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, "this took too long"
+        time.sleep(0.1)
+    return result
+
+
+def batch(name: str, count: int, at: int) -> EventBatch:
+    """Events of both members; the ids tell them apart."""
+    return EventBatch.model_validate_json(
+        '{"events": ['
+        + ",".join(
+            f'{{"event_id": "{name}-{n}", "member_id": "{MEMBERS[n % 2]}", "entity_id": "e{2 * (n % 4)}", '
+            f'"surface": "jobs", "action": "{"apply" if n % 3 else "skip"}", '
+            f'"timestamp": "2026-01-31T12:{at:02}:{n:02}Z"}}'
+            for n in range(count)
+        )
+        + "]}"
+    )
+
+
+def ask_for_all(service: NearlineService) -> None:
+    for member in MEMBERS:
+        for task, candidates in TASKS.items():
+            service.rank(NearlineRankRequest(task=task, member_id=member, candidates=candidates))
+
+
+def require_every_event_once(service: NearlineService, config: NearlineConfig, sent: set[str], base: int) -> None:
+    """The outbox is empty, and histories and rankings show exactly what was accepted."""
+    assert service.outbox.dead_letters() == []
+    context = config.open_context()
+    snapshots = {member: context.snapshot(member) for member in MEMBERS}
+    context.close()
+    assert sorted(id_ for one in snapshots.values() for id_ in one.events) == sorted(sent)
+    assert sum(len(one.history) for one in snapshots.values()) == base + len(sent)
+    for member, snapshot in snapshots.items():
+        times = [past.timestamp for past in snapshot.history]
+        assert times == sorted(times)
+        for task, candidates in TASKS.items():
+            ranking = service.ranking(task, member)
+            assert (ranking.version, ranking.staleness_seconds, ranking.waiting) == (7, 0.0, 0)
+            assert ranking.events.newest == snapshot.events
+            assert {item.id for item in ranking.ranking} == set(candidates)
+
+
+def all_done(service: NearlineService) -> bool:
+    return not set(service.outbox.counts()) - {"done", "dead"}
+
+
+def test_a_consumer_killed_at_work_loses_nothing_and_doubles_nothing(
+    ray_session: None, version: LoadedVersion, tables: Tables, history: list, tmp_path: Path
+) -> None:
+    from ray import serve
+
+    MemberContext.build(tables, tmp_path / "context.sqlite")
+    config = NearlineConfig(
+        folder=str(tmp_path / "nearline"),
+        context_path=str(tmp_path / "context.sqlite"),
+        threads=2,
+        most_attempts=10,
+        dispatch=DISPATCH,
+    )
+    serve.run(consumer(config, version, 0.05), name="nearline", route_prefix=None)
+    service = NearlineService.open(config, lambda: version.suite)
+    sent: set[str] = set()
+    try:
+        ask_for_all(service)
+        for number in range(3):
+            events = batch(f"b{number}", 20, number)
+            service.events(events)
+            sent |= {event.event_id for event in events.events}
+        process = consumer_process()
+        until(lambda: service.outbox.counts().get("done", 0) >= 4, 60)
+        process.kill()
+        assert not all_done(service)
+        held = [path for path in (config.queue_folder / "inbox").glob("*.msg") if config.queue_name in path.name]
+        in_queue = len(held)
+        enqueued = len(service.outbox.enqueued())
+        assert enqueued > in_queue  # the broker does not hold what the consumer had received: only the outbox does
+        service.events(batch("b3", 20, 3))  # accepted while no consumer lives
+        sent |= {f"b3-{n}" for n in range(20)}
+        (config.queue_folder / "inbox" / f"0_garbage.{config.queue_name}.msg").write_text("{")
+        until(lambda: all_done(service), 120)
+        require_every_event_once(service, config, sent, base=len(history))
+        assert consumer_process().pid != process.pid
+        assert list((config.queue_folder / "results").iterdir()) == []
+    finally:
+        service.close()
+        serve.delete("nearline")
+
+
+def test_redis_killed_under_load_loses_nothing_and_is_503_meanwhile(
+    ray_session: None, version: LoadedVersion, tables: Tables, history: list, tmp_path: Path, new_redis: Any
+) -> None:
+    from ray import serve
+
+    RedisContext.build(tables, new_redis.url)
+    config = NearlineConfig(
+        folder=str(tmp_path / "nearline"), redis_url=new_redis.url, threads=2, most_attempts=10, dispatch=DISPATCH
+    )
+    serve.run(consumer(config, version, 0.02), name="nearline", route_prefix=None)
+    service = NearlineService.open(config, lambda: version.suite)
+    sent: set[str] = set()
+    refused: list[BrewError] = []
+
+    def read() -> NearlineRanking | None:
+        try:
+            return service.ranking("job_apply", "ada")
+        except Unavailable as error:
+            refused.append(error)
+            return None
+
+    def load(name: str, rounds: int, minute: int) -> None:
+        """Every event must be taken, whatever Redis does."""
+        for number in range(rounds):
+            events = batch(f"{name}{number}", 4, minute + number)
+            service.events(events)
+            sent.update(event.event_id for event in events.events)
+            time.sleep(0.1)
+
+    try:
+        ask_for_all(service)
+        until(lambda: service.outbox.counts().get("done", 0) >= 4, 60)
+        load("before", 8, 0)
+        process = consumer_process()
+        new_redis.kill()
+        load("down", 8, 20)
+        assert read() is None
+        new_redis.start()
+        load("after", 8, 40)
+        until(read, 20)
+        until(lambda: all_done(service), 120)
+        require_every_event_once(service, config, sent, base=len(history))
+        assert {error.retry_after for error in refused} == {2.0}
+        assert consumer_process().pid == process.pid  # it outlives its broker
+    finally:
+        service.close()
+        serve.delete("nearline")
