@@ -92,6 +92,7 @@ def write(root: Path, world: World) -> dict[str, Any]:
     tensors = spread(values(1), world)
     begin(commits, tensors, 1)
     sums, overlapped = [], 0
+    time.sleep(0.05 * world.rank)  # so that the workers' messages of training and of the commit differ in order
     for _ in range(20):  # training goes on: collectives of its own, and other values
         overlapped += any(thread.name == "commit" for thread in threading.enumerate())
         sums.append(world.sum_(torch.full((1000,), float(world.rank + 1))).unique().tolist())
