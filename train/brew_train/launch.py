@@ -30,6 +30,7 @@ __all__ = ["run_on_ray"]
 
 POLL_SECONDS = 0.2  # how often the metrics file is looked at; well under a step
 HEALTH_SECONDS = "0.5"  # how often Ray Train looks for lost workers; its 2 s would be time lost by every failure
+PLACE_SECONDS = "20"  # elastic: how long to wait for room for all workers, a lost node's too, before taking fewer
 RESIZE_SECONDS = 10.0  # how often an elastic run looks for nodes that came back; a resize costs a restart
 
 
@@ -92,6 +93,8 @@ def run_on_ray(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
     elastic = config.min_workers is not None
+    if elastic:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACE_SECONDS)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
