@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint types bench-train gpu-check clean
+.PHONY: help setup demo test test-fast test-real lint types bench-train gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,11 +30,13 @@ $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 demo: setup ## the whole road: data, training, registry, serving (about 7 minutes)
 	$(BIN)/brew360 demo $(ARGS)
 
-test: setup ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: test-fast test-real ## all tests
 
-test-fast: setup ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not real" $(ARGS)
+test-fast: setup ## the tests that take seconds, on two cores
+	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
+
+test-real: setup ## those that start Ray, vLLM or several processes, one after the other
+	$(BIN)/python -m pytest -m real $(ARGS)
 
 lint: setup ## ruff: style and formatting
 	$(BIN)/ruff check .
@@ -42,6 +44,14 @@ lint: setup ## ruff: style and formatting
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
+
+bench-train: $(VENV)/bench/.ready ## training against TRL, DDP and plain loops, checkpoints, 20 kills (about 40 minutes)
+	$(BIN)/python -m bench.train $(ARGS)
+
+$(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
+	rm -rf $(VENV)/bench
+	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/bench -r requirements/bench.txt
+	@touch $@
 
 gpu-check: ## training on one GPU without Ray: parity, tokens/s, MFU (needs PyTorch, transformers, liger-kernel)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.gpu_check $(ARGS)

@@ -1,0 +1,188 @@
+"""`make bench-train`: measures training and prints the comparison. Top to bottom, this is the protocol.
+
+make bench-train                                   everything (about 40 minutes); nothing else may run beside it
+make bench-train ARGS="--only ours,trl,ddp"        some contenders
+make bench-train ARGS="--only kills --kills 20"    one part; the others' results stay in bench/out/train.json
+make bench-train ARGS="--only trl-sweep"           TRL's settings against each other
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.train.contenders import CONTENDERS, DEFAULT, ROOT, SWEEP, run_contender, run_module, speed
+from bench.train.job import Job
+from bench.train.result import Result, code_digest, table
+from bench.train.workload import Workload, make_workload
+
+from brew_platform.processes import become_subreaper, kill_descendants
+from brew_platform.source import source_commit
+
+OUT = ROOT / "bench" / "out"
+PARTS = ("blocked", "kills")  # beside contenders
+
+
+def main() -> None:
+    options = _options()
+    become_subreaper()
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"The machine's load is {load:.1f}: something else is running, and the timings will be worth nothing.")
+    result = Result(OUT / "train.json", commit=source_commit(ROOT), code=code_digest(ROOT))
+    if result.dropped:
+        print(f"Earlier results ({', '.join(result.dropped)}) are of other code or another machine, and are dropped.")
+    work = OUT / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        workload = make_workload(work / "workload", documents=options.documents)
+        print(
+            f"{workload.parameters:,} parameters; {workload.n_documents:,} documents, {workload.n_tokens:,} tokens in "
+            f"{workload.n_bins:,} bins, {workload.fill:.1%} full"
+        )
+        contenders = [name for name in options.only if name in CONTENDERS]
+        if contenders:
+            measure_speed(contenders, workload, work, result, options)
+        if "blocked" in options.only:
+            measure_blocked(workload, work, result, options)
+        if "kills" in options.only:
+            measure_kills(workload, work, result, options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was finished is kept")
+        sys.exit(130)
+    finally:
+        kill_descendants()
+        if result.parts:
+            print(f"\n{table(result)}\n\n{result.path}")
+
+
+def measure_speed(
+    contenders: list[str], workload: Workload, work: Path, result: Result, options: argparse.Namespace
+) -> None:
+    """Rounds in which every contender runs once, one after the other: a slow hour of the machine meets all of them."""
+    part: dict[str, Any] = {
+        "protocol": {name: getattr(options, name) for name in ("steps", "warmup", "bins_per_step")},
+        "workload": workload_facts(workload),
+        "rounds": [],
+        "settings": {},
+    }
+    for number in range(1, options.rounds + 1):
+        part["rounds"].append({})
+        for name in contenders:
+            began = time.perf_counter()
+            answer = run_contender(
+                name, workload, work / name, steps=options.steps, bins_per_step=options.bins_per_step
+            )
+            measured = speed(answer, warmup=options.warmup)
+            part["rounds"][-1][name] = measured
+            part["settings"][name] = answer["settings"]
+            result.put("speed", part)
+            print(
+                f"round {number}/{options.rounds}  {CONTENDERS[name].title:<48}{measured:8,.0f} tokens/s"
+                f"  ({time.perf_counter() - began:.0f} s with its start)",
+                flush=True,
+            )
+
+
+def measure_blocked(workload: Workload, work: Path, result: Result, options: argparse.Namespace) -> None:
+    """The share of time in which training waits for a commit, with one every `interval` steps."""
+    interval = options.interval
+    job = Job(
+        workload=str(workload.folder),
+        out=str(work / "blocked"),
+        steps=(options.intervals + 1) * interval,
+        bins_per_step=options.bins_per_step,
+        threads=1,
+        options={"checkpoint_every": interval},
+    )
+    print(f"checkpoints: {job.steps} steps, a commit every {interval}", flush=True)
+    run_module("bench.train.ours", job, processes=2, timeout=3600)
+    rows = [json.loads(line) for line in (work / "blocked" / "run" / "metrics.jsonl").read_text().splitlines()]
+    result.put("blocked", {**blocked(rows, interval=interval), "workload": workload_facts(workload)})
+
+
+def blocked(rows: list[dict[str, Any]], *, interval: int) -> dict[str, Any]:
+    """The share of time that commits held up training, over whole intervals from one commit to the next.
+
+    Args:
+        rows: of metrics.jsonl; the row after a commit says how long it blocked.
+        interval: steps between commits; the first interval is left out as warm-up, and its commit counts to the next.
+    """
+    at = {row["step"]: row for row in rows}
+    last = max(at) // interval * interval
+    seconds = at[last]["time"] - at[interval]["time"]
+    commits = [at[step + 1]["checkpoint_blocked_seconds"] for step in range(interval, last, interval)]
+    waited = sum(at[step]["checkpoint_blocked_seconds"] for step in range(interval + 1, last + 1))
+    return {
+        "share": waited / seconds,
+        "interval_steps": interval,
+        "interval_seconds": seconds / len(commits),
+        "blocked_seconds": commits,
+        "tokens_per_second": sum(at[step]["tokens"] for step in range(interval + 1, last + 1)) / seconds,
+    }
+
+
+def measure_kills(workload: Workload, work: Path, result: Result, options: argparse.Namespace) -> None:
+    """Random kills of workers on Ray, against an uninterrupted run."""
+    steps = options.kill_steps or 30 * options.kills + 60
+    job = Job(
+        workload=str(workload.folder),
+        out=str(work / "kills"),
+        steps=steps,
+        bins_per_step=2,  # short steps: more moments in which a kill can fall
+        threads=1,
+        options={"kills": options.kills, "checkpoint_every": 20, "seed": options.seed},
+    )
+    print(f"kills: {options.kills} of them in {steps} steps", flush=True)
+    run_module("bench.train.kills", job, processes=1, timeout=300 + 90 * options.kills, visible=True)
+    answer = json.loads((work / "kills" / "answer.json").read_text())
+    result.put("kills", {**answer, "seed": options.seed, "workload": workload_facts(workload)})
+
+
+def workload_facts(workload: Workload) -> dict[str, Any]:
+    """What the workload is made of, for the file."""
+    return {key: value for key, value in vars(workload).items() if key != "folder"} | {"fill": workload.fill}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench-train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        default=",".join([*DEFAULT, *PARTS]),
+        help=f"a list of {', '.join([*CONTENDERS, *PARTS])}, trl-sweep (all of TRL's); default: %(default)s",
+    )
+    for name, default, text in (
+        ("rounds", 5, "times that every contender runs"),
+        ("steps", 30, "steps of a contender in a round"),
+        ("warmup", 6, "of those, left out of the timing"),
+        ("bins-per-step", 8, "bins of 1,024 tokens in a step"),
+        ("documents", 2400, "documents of 150 to 900 tokens"),
+        ("interval", 100, "steps between commits where blocking is measured"),
+        ("intervals", 2, "intervals measured there, after one of warm-up"),
+        ("kills", 20, "workers killed"),
+        ("kill-steps", 0, "steps of the runs that are killed; 0: 30 per kill and 60 more"),
+        ("seed", 0, "of the kills"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text}; default: %(default)s")
+    options = parser.parse_args()
+    names: list[str] = []
+    for name in options.only.split(","):
+        names += SWEEP if name == "trl-sweep" else [name]
+    if unknown := [name for name in names if name not in CONTENDERS and name not in PARTS]:
+        parser.error(
+            f"--only does not know {', '.join(unknown)}; it knows {', '.join([*CONTENDERS, *PARTS])}, trl-sweep"
+        )
+    options.only = names
+    if not 1 <= options.warmup < options.steps:
+        parser.error(f"--warmup {options.warmup} of --steps {options.steps} leaves nothing to measure")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Who is compared with whom: the contenders, how each is started, and the settings it gets.
+
+Owns: the list, the processes, the arithmetic from step ends to tokens per second. Does not own: what a contender does
+inside its process (its own module), or the order of rounds (bench.train.__main__).
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.train.job import Job
+from bench.train.workload import Workload
+
+__all__ = [
+    "CONTENDERS",
+    "DEFAULT",
+    "OPPONENTS",
+    "ROOT",
+    "SWEEP",
+    "Contender",
+    "median_speed",
+    "run_contender",
+    "run_module",
+    "speed",
+]
+
+ROOT = Path(__file__).parents[2]
+TRL_PACKAGES = Path(sys.prefix) / "bench"  # requirements/bench.txt; on the path of TRL's process alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """How one contender is started; all have two cores."""
+
+    title: str
+    module: str
+    processes: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trl: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Of each process."""
+        return 2 // self.processes
+
+
+def _trl(title: str, *, processes: int = 1, **options: Any) -> Contender:
+    options = {"processes": processes, **options}
+    return Contender(title=title, module="bench.train.sft_trainer", processes=processes, options=options, trl=True)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "ours": Contender(title="brew360, 2 FSDP2 workers", module="bench.train.ours", processes=2),
+    "trl": _trl("TRL SFTTrainer, bfd, 1 process of 2 threads"),
+    "trl_two": _trl(
+        "TRL SFTTrainer, bfd, 2 DDP processes",
+        processes=2,
+        ddp_backend="gloo",
+        ddp_find_unused_parameters=False,  # the Trainer's default walks the graph in every step to look for some
+        ddp_broadcast_buffers=False,
+    ),
+    "ddp": Contender(title="brew360's step, 2 DDP workers", module="bench.train.ddp", processes=2),
+    "plain": Contender(
+        title="plain loop, same bins, block-diagonal mask", module="bench.train.plain", options={"mode": "packed"}
+    ),
+    "causal": Contender(
+        title="plain loop, causal rows (documents leak)", module="bench.train.plain", options={"mode": "causal"}
+    ),
+    "ours_one": Contender(title="brew360, 1 process of 2 threads", module="bench.train.ours"),
+    # TRL's other settings; `--only trl-sweep` runs them all against each other
+    "trl_default": _trl("TRL, its default gradient_checkpointing=True", gradient_checkpointing=True),
+    "trl_rows2": _trl("TRL, 2 bins in a row", rows=2),
+    "trl_rows8": _trl("TRL, 8 bins in a row", rows=8),
+    "trl_eager": _trl("TRL, attention eager", attention="eager"),
+    "trl_experts": _trl("TRL, experts eager", experts="eager"),
+    "trl_bf16": _trl("TRL, its default bf16=True (another precision)", bf16=True),
+    "trl_adamw": _trl("TRL, optim=adamw_torch", optim="adamw_torch"),
+    "trl_quiet": _trl("TRL, logging every 1,000 steps", logging_steps=1000),
+    "trl_workers": _trl("TRL, dataloader_num_workers=1", dataloader_num_workers=1),
+}
+DEFAULT = ["ours", "trl", "trl_two", "ddp", "plain", "causal", "ours_one"]
+SWEEP = [name for name, contender in CONTENDERS.items() if contender.trl]
+OPPONENTS = [name for name in SWEEP if name != "trl_bf16"]  # ratio_vs_trl divides by the fastest of these that ran
+
+
+def run_contender(
+    name: str, workload: Workload, folder: Path, *, steps: int, bins_per_step: int, timeout: float = 1800
+) -> dict[str, Any]:
+    """Starts a contender, waits for its end, and returns its answer (bench.train.job.Stopwatch).
+
+    Args:
+        folder: emptied and used; its output is in `folder/log.txt`.
+        timeout: seconds.
+
+    Raises:
+        RuntimeError: it failed; with the end of its output.
+    """
+    contender = CONTENDERS[name]
+    shutil.rmtree(folder, ignore_errors=True)
+    job = Job(
+        workload=str(workload.folder),
+        out=str(folder),
+        steps=steps,
+        bins_per_step=bins_per_step,
+        threads=contender.threads,
+        options=dict(contender.options),
+    )
+    run_module(contender.module, job, processes=contender.processes, trl=contender.trl, timeout=timeout)
+    return dict(json.loads((folder / "answer.json").read_text()))
+
+
+def run_module(
+    module: str, job: Job, *, processes: int, trl: bool = False, timeout: float, visible: bool = False
+) -> None:
+    """Runs `python -m module job.json` from the repository's root, under torchrun where there are several processes.
+
+    Args:
+        trl: TRL's packages are on its path.
+        timeout: seconds.
+        visible: its standard output goes to ours; else, like its errors, to `log.txt` beside the job.
+
+    Raises:
+        RuntimeError: it failed; with the end of its output.
+    """
+    if trl and not (TRL_PACKAGES / "trl").is_dir():
+        raise RuntimeError(f"TRL is not installed in {TRL_PACKAGES}: run it by `make bench-train`, which does that.")
+    path = job.write()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([str(TRL_PACKAGES)] if trl else [])])
+    log = path.with_name("log.txt")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *torchrun, "-m", module, str(path)],
+            cwd=ROOT,
+            env=environment,
+            stdout=None if visible else output,
+            stderr=output,
+        )
+        try:
+            code = process.wait(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{module} did not end within {timeout:.0f} s; its output is in {log}") from error
+        finally:
+            if process.poll() is None:  # as Ctrl-C would: it takes its own processes along
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=30)
+                process.kill()
+    if code:
+        raise RuntimeError(f"{module} failed with exit code {code}:\n{log.read_text()[-3000:]}")
+
+
+def speed(answer: Mapping[str, Any], *, warmup: int) -> float:
+    """Real tokens per second, from the end of step `warmup` to the end of the last: everything between steps counts.
+
+    Args:
+        answer: a contender's `ends` (seconds) and `tokens`, one per step.
+        warmup: steps left out, at least one: the first has no known start.
+
+    Raises:
+        ValueError: no step is left to measure.
+    """
+    ends, tokens = answer["ends"], answer["tokens"]
+    if not 1 <= warmup < len(ends):
+        raise ValueError(f"{len(ends)} steps with a warm-up of {warmup} leave nothing to measure")
+    return float(sum(tokens[warmup:]) / (ends[-1] - ends[warmup - 1]))
+
+
+def median_speed(rounds: list[dict[str, float]], name: str) -> float | None:
+    """The median over the rounds in which `name` ran; None where it never did."""
+    values = [round_[name] for round_ in rounds if name in round_]
+    return statistics.median(values) if values else None

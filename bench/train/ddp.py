@@ -1,0 +1,56 @@
+"""Contender: PyTorch's DistributedDataParallel around the product's own model, step, optimizer and bins.
+
+What differs from the product's run is the sharding, so the quotient is what FSDP2 costs. There is no loop around it, no
+metrics file, no ledger: it does a little less.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from bench.train.job import Stopwatch, read_job
+from bench.train.ours import config_for
+from bench.train.workload import CONTEXT, VOCABULARY, open_workload
+from torch.nn.parallel import DistributedDataParallel
+
+from brew_train.model import RankingLM, build_model
+from brew_train.optimizer import make_optimizer
+from brew_train.order import BinOrder
+from brew_train.sharding import shard
+from brew_train.stage import seed_step
+from brew_train.step import take_step
+from brew_train.weights import materialize
+from brew_train.world import World
+
+
+def main() -> None:
+    job = read_job()
+    torch.set_num_threads(job.threads)
+    workload = open_workload(Path(job.workload))
+    watch = Stopwatch()
+    with World.from_torchrun() as sharded:
+        # No mesh: the model stays whole. Every worker has the whole gradient, which is what `replicas` tells the step.
+        world = replace(sharded, mesh=None, replicas=sharded.size)
+        config = config_for(workload, job, workers=world.size)
+        (stage,) = config.stages
+        model = build_model(config.model, vocabulary_size=VOCABULARY, context_length=CONTEXT)
+        shard(model, world, config.sharding)
+        materialize(model, config.model, world, seed=config.seed)
+        model.train()
+        optimizer = make_optimizer(model, stage)
+        ddp = cast(RankingLM, DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False))
+        reader = workload.reader()
+        order = BinOrder(n_bins=reader.n_bins, plan_hash=reader.plan_hash, seed=config.seed)
+        position = order.start()
+        for step in range(job.steps):
+            bin_ids, position = order.take(position, stage.bins_per_step)
+            seed_step(config.seed, step, world.rank)
+            done = take_step(ddp, optimizer, stage, reader, bin_ids, world, sharding=config.sharding)
+            watch.step(done.tokens, done.loss)
+        if world.rank == 0:
+            watch.answer(job, workers=world.size, optimizer="schedule-free AdamW", sharding="DDP")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The kill test: a run on Ray whose workers are killed at random moments, beside one that nobody disturbs.
+
+Owns: both runs, the killing, and the answer. Does not own: what the records mean (bench.train.recovery).
+Started by bench.train.__main__ as a process of its own.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bench.train.job import Job, read_job
+from bench.train.ours import STAGE, config_for
+from bench.train.recovery import PlannedKill, bitwise_kills, plan_kills, recoveries
+from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
+
+from brew_cluster.local_ray import local_ray
+from brew_platform.errors import DataError
+from brew_train.launch import run_on_ray
+from brew_train.ledger import LEDGER, LedgerStep, audit, read_ledger
+from brew_train.manifest import MANIFEST, peek_commit
+from brew_train.monitor import METRICS, Tail, read_run
+
+WORKERS = 2
+PATIENCE = 180.0  # seconds that a kill waits for its moment before the test is given up
+
+
+class Killer(threading.Thread):
+    """Carries out a plan of kills on this process's own Ray workers.
+
+    Args:
+        plan: in order.
+        run: folder of the run to be killed.
+    """
+
+    def __init__(self, plan: list[PlannedKill], run: Path) -> None:
+        super().__init__(name="killer", daemon=True)
+        self.plan, self.run_folder = plan, run
+        self.done: list[dict[str, Any]] = []
+        self.error: BaseException | None = None
+        self.stop = threading.Event()
+        self._rows = Tail(run / METRICS)
+        self._step = 0  # the furthest so far
+
+    def run(self) -> None:
+        """The thread's work."""
+        try:
+            for number, kill in enumerate(self.plan, start=1):
+                self._wait_for(kill)
+                if not self.stop.wait(kill.delay):
+                    self._kill(kill, number)
+        except Exception as error:  # the main thread raises it
+            self.error = error
+
+    def _wait_for(self, kill: PlannedKill) -> None:
+        known = {worker.pid for worker in _workers()} | {done["pid"] for done in self.done}
+
+        def moment() -> bool:
+            if kill.kind == "restart":
+                return any(worker.pid not in known for worker in _workers())
+            self._step = max([self._step, *(row["step"] for row in self._rows.read())])
+            return self._step >= kill.step and (kill.kind == "step" or self._commit_under_way())
+
+        deadline = time.monotonic() + PATIENCE
+        while not moment():
+            if self.stop.is_set() or time.monotonic() > deadline:
+                raise RuntimeError(f"the moment of {kill} never came; the run stood at step {self._step}")
+            time.sleep(0.002 if kill.kind == "commit" else 0.02)
+
+    def _commit_under_way(self) -> bool:
+        folders = (self.run_folder / "checkpoints").glob("step-*")
+        return any(not (folder / MANIFEST).exists() for folder in folders if folder.name > self._newest_commit())
+
+    def _newest_commit(self) -> str:
+        finished = (self.run_folder / "checkpoints").glob(f"step-*/{MANIFEST}")
+        return max((path.parent.name for path in finished), default="")
+
+    def _kill(self, kill: PlannedKill, number: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not (workers := _workers()):  # between two attempts there is none
+            if self.stop.is_set() or time.monotonic() > deadline:
+                raise RuntimeError(f"there was no worker left for {kill}")
+            time.sleep(0.02)
+        worker = workers[kill.worker % len(workers)]
+        in_commit = self._commit_under_way()
+        when = time.time()
+        os.kill(worker.pid, signal.SIGKILL)
+        self.done.append({"time": when, "pid": worker.pid, "kind": kill.kind, "in_commit": in_commit})
+        print(f"  kill {number} of {len(self.plan)} ({kill.kind}) near step {self._step}", flush=True)
+
+
+def _workers() -> list[psutil.Process]:
+    """The live training workers of this process's own Ray, by age."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            titles = [process.name(), *process.cmdline()]
+            if process.status() != psutil.STATUS_ZOMBIE and any("RayTrainWorker" in title for title in titles):
+                found.append(process)
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return sorted(found, key=lambda process: process.pid)
+
+
+def main() -> None:
+    job = read_job()
+    workload = open_workload(Path(job.workload))
+    folder = Path(job.out)
+    plan = plan_kills(
+        job.options["kills"],
+        steps=job.steps,
+        checkpoint_every=job.options["checkpoint_every"],
+        seed=job.options["seed"],
+    )
+    with local_ray(detached=False, logs=folder / "ray-logs"):
+        print(f"  the uninterrupted run: {job.steps} steps", flush=True)
+        train_on_ray(workload, job, folder / "whole")
+        killer = Killer(plan, folder / "cut")
+        killer.start()
+        try:
+            train_on_ray(workload, job, folder / "cut")
+        finally:
+            killer.stop.set()
+            killer.join()
+    if killer.error is not None:
+        raise killer.error
+    (folder / "answer.json").write_text(json.dumps(summary(workload, job, killer.done)))
+
+
+def train_on_ray(workload: Workload, job: Job, out: Path) -> None:
+    """One run, as `brew360 train` starts it."""
+    config = replace(config_for(workload, job, workers=WORKERS), max_failures=10 * job.options["kills"])
+    run_on_ray(config, bins={STAGE: workload.bins}, out=out, vocabulary_size=VOCABULARY, context_length=CONTEXT)
+
+
+def summary(workload: Workload, job: Job, kills: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the two runs' records come to."""
+    folder = Path(job.out)
+    whole, _ = read_run(folder / "whole")
+    cut, events = read_run(folder / "cut")
+    times = [kill["time"] for kill in kills]
+    found = recoveries(times, cut, events)
+    files = sorted((folder / "whole" / "export").glob("*.safetensors"))
+    export_bitwise = bool(files) and all(
+        (folder / "cut" / "export" / file.name).read_bytes() == file.read_bytes() for file in files
+    )
+    complaint = None
+    try:
+        for name in ("whole", "cut"):
+            audit(folder / name, {STAGE: workload.n_bins})  # each bin once per epoch
+        if _ledger(folder / "cut") != _ledger(folder / "whole"):
+            complaint = "some step has other bins than in the uninterrupted run"
+    except DataError as error:
+        complaint = str(error)
+    return {
+        "kills": [{**kill, "recovery": asdict(r) if r else None} for kill, r in zip(kills, found, strict=True)],
+        "steps": len({row["step"] for row in cut}),
+        "steps_repeated": len(cut) - len({row["step"] for row in cut}),
+        "attempts": sum(event["kind"] == "attempt" for event in events),
+        "curve_bitwise_kills": bitwise_kills(times, cut, whole),
+        "export_bitwise": export_bitwise,
+        "ledger_exact": complaint is None,
+        "ledger_complaint": complaint,
+        "epochs": job.steps * job.bins_per_step / workload.n_bins,
+    }
+
+
+def _ledger(run: Path) -> list[LedgerStep]:
+    commit = peek_commit(run / "checkpoints")
+    assert commit is not None, "a finished run ends with a commit"
+    return read_ledger(run / LEDGER, commit.ledger)
+
+
+if __name__ == "__main__":
+    main()

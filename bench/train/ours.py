@@ -1,0 +1,57 @@
+"""Contender: the product's own training run (`brew_train.loop.train`), as its users start it.
+
+Everything that a run does is on: metrics, TensorBoard, the ledger, checkpoints. Alone it is one process; under torchrun
+the workers share the model by FSDP2.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench.train.job import Job, Stopwatch, read_job
+from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
+
+from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.loop import train
+from brew_train.world import World
+
+STAGE = "bench"
+
+
+def config_for(workload: Workload, job: Job, *, workers: int) -> TrainConfig:
+    """The product's defaults, but for what the job says: batch, steps, how often to commit (else at the end only)."""
+    return TrainConfig(
+        model=ModelConfig(init_from=str(workload.model), router_aux_loss=0.0),
+        stages=[StageConfig(name=STAGE, steps=job.steps, bins_per_step=job.bins_per_step)],
+        workers=workers,
+        checkpoint_every=job.options.get("checkpoint_every", job.steps),
+    )
+
+
+def main() -> None:
+    job = read_job()
+    torch.set_num_threads(job.threads)
+    workload = open_workload(Path(job.workload))
+    watch = Stopwatch()
+
+    def on_step(row: dict[str, Any]) -> None:
+        watch.step(row["tokens"], row["loss"])
+
+    with World.from_torchrun() as world:
+        train(
+            config_for(workload, job, workers=world.size),
+            bins={STAGE: workload.bins},
+            out=Path(job.out) / "run",
+            vocabulary_size=VOCABULARY,
+            context_length=CONTEXT,
+            world=world,
+            on_step=on_step,
+        )
+        if world.rank == 0:
+            watch.answer(
+                job, workers=world.size, optimizer="schedule-free AdamW", sharding="FSDP2" if world.mesh else "-"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""What `make bench-train` leaves behind: bench/out/train.json, and the table on the terminal.
+
+Owns: the file's form, merging what was measured at another time, the table. Does not own: any measurement.
+
+The file's parts are `speed`, `blocked` and `kills`; each has its date. The figures at the top are computed from them,
+and are null where their part was not run. Parts of other code or another machine are dropped.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.train.contenders import CONTENDERS, OPPONENTS, median_speed
+
+__all__ = ["FIGURES", "Result", "code_digest", "machine", "table", "versions"]
+
+# Figure -> unit, and what the project asks of it
+FIGURES: dict[str, tuple[str, str]] = {
+    "tokens_per_second": ("real tokens/s, two FSDP2 workers", ""),
+    "ratio_vs_trl": ("x the fastest of TRL's settings that ran", ">= 3"),
+    "fsdp_vs_ddp": ("x the same step under DDP", ">= 0.85"),
+    "checkpoint_blocked_share": ("of the interval at 100 steps", "< 0.01"),
+    "restart_seconds": ("s from kill -9 to the next new step, median", "< 40"),
+    "restart_seconds_max": ("s, the longest", "< 40"),
+    "restart_seconds_own": ("s of that in the project's code, median", "<= 5"),
+    "restart_seconds_own_max": ("s, the longest", "<= 5"),
+    "kills": ("workers killed", "20"),
+    "kills_bitwise": ("after which the loss curve is bitwise the uninterrupted one", "all"),
+    "ledger_exact": ("each bin once, step for step as in the uninterrupted run", "true"),
+}
+PACKAGES = ("torch", "transformers", "ray", "schedulefree", "numpy", "pyarrow")
+
+
+class Result:
+    """The result file, written again after every piece of news, so that an interruption loses nothing finished.
+
+    Args:
+        path: of the file; the folder is made.
+        commit: of the code that runs now.
+        code: digest of the code that is measured (`code_digest`), which an uncommitted change alters, too.
+    """
+
+    def __init__(self, path: Path, *, commit: str | None, code: str) -> None:
+        self.path, self.commit, self.code = path, commit, code
+        self.parts: dict[str, dict[str, Any]] = {}
+        self.dropped: list[str] = []  # parts of an earlier file that belong to other code or another machine
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            earlier = json.loads(path.read_text())
+            same = earlier.get("code") == code and earlier.get("machine") == machine()
+            for name, part in earlier.get("parts", {}).items():
+                if same:
+                    self.parts[name] = part
+                else:
+                    self.dropped.append(name)
+
+    def put(self, name: str, part: Mapping[str, Any]) -> None:
+        """Replaces one part and writes the file."""
+        self.parts[name] = {**part, "date": _now(), "load": os.getloadavg()}
+        self.write()
+
+    def figures(self) -> dict[str, Any]:
+        """The values of FIGURES; None where they were not measured."""
+        figures: dict[str, Any] = dict.fromkeys(FIGURES)
+        rounds = self.parts.get("speed", {}).get("rounds", [])
+        ours, ddp = median_speed(rounds, "ours"), median_speed(rounds, "ddp")
+        figures["tokens_per_second"] = ours
+        opponents = [speed for name in OPPONENTS if (speed := median_speed(rounds, name))]
+        if ours and opponents:
+            figures["ratio_vs_trl"] = ours / max(opponents)
+        if ours and ddp:
+            figures["fsdp_vs_ddp"] = ours / ddp
+        if "blocked" in self.parts:
+            figures["checkpoint_blocked_share"] = self.parts["blocked"]["share"]
+        if "kills" in self.parts:
+            figures |= _kill_figures(self.parts["kills"])
+        return figures
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all."""
+        content = {
+            **self.figures(),
+            "machine": machine(),
+            "versions": versions(),
+            "date": _now(),
+            "commit": self.commit,
+            "code": self.code,
+            "parts": self.parts,
+        }
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.rename(self.path)
+
+
+def _kill_figures(part: Mapping[str, Any]) -> dict[str, Any]:
+    found = [kill["recovery"] for kill in part["kills"] if kill["recovery"]]
+    figures: dict[str, Any] = {
+        "kills": len(part["kills"]),
+        # other weights at the end: then nothing was the same, whatever the curve says
+        "kills_bitwise": part["curve_bitwise_kills"] if part["export_bitwise"] else 0,
+        "ledger_exact": part["ledger_exact"],
+    }
+    for figure, name in (("restart_seconds", "restart"), ("restart_seconds_own", "own")):
+        values = [recovery[name] for recovery in found]
+        figures[figure] = statistics.median(values) if values else None
+        figures[f"{figure}_max"] = max(values, default=None)
+    return figures
+
+
+def table(result: Result) -> str:
+    """What people see."""
+    lines: list[str] = []
+    speed = result.parts.get("speed")
+    if speed and speed["rounds"]:
+        rounds = speed["rounds"]
+        ours = median_speed(rounds, "ours")
+        heading = f"real tokens/s in {len(rounds)} rounds"
+        lines.append(f"{heading:<52}{'median':>9}{'lowest':>9}{'highest':>9}  ours/it")
+        for name, contender in CONTENDERS.items():
+            median = median_speed(rounds, name)
+            if median is None:
+                continue
+            values = [round_[name] for round_ in rounds if name in round_]
+            ratio = f"{ours / median:9.2f}" if ours else ""
+            lines.append(f"{contender.title:<52}{median:9,.0f}{min(values):9,.0f}{max(values):9,.0f}{ratio}")
+        lines.append("")
+    figures = result.figures()
+    for name, (meaning, goal) in FIGURES.items():
+        value = figures[name]
+        shown = "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value).lower()
+        lines.append(f"{name:<26}{shown:>9}  {meaning}{f' (asked: {goal})' if goal else ''}")
+    return "\n".join(lines)
+
+
+def code_digest(root: Path) -> str:
+    """sha256 over what the figures depend on: the training code, this benchmark, the pinned packages."""
+    digest = hashlib.sha256()
+    folders = ("bench/train", "train/brew_train", "platform/brew_platform", "requirements")
+    for path in sorted(
+        path for folder in folders for path in (root / folder).rglob("*") if path.suffix in (".py", ".txt")
+    ):
+        digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(pages / 2**30, 1)}
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on; the opponent's are in its settings."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

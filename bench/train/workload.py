@@ -1,0 +1,214 @@
+"""What every contender trains: one model, one set of documents, the same bins.
+
+Owns: the model's sizes, the documents, their packing, and the folder that holds them. Does not own: who trains on it.
+
+    workload/model/         the initial weights and config.json, Hugging Face format; every contender starts from them
+    workload/tokenizer/     tokenizer.json
+    workload/bins/          the bins, as brew_train reads them
+
+The documents are random: words drawn by Zipf's law from a fixed list, so that no text repeats and token frequencies are
+like those of language. What is learnt does not matter here; lengths, vocabulary and the share of real tokens do.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+from transformers.utils import logging
+
+from brew_data import synthetic_vocabulary
+from brew_data.packing import pack
+from brew_data.tokenizer import train_tokenizer
+from brew_train.bins import BinReader
+
+__all__ = ["CONTEXT", "VOCABULARY", "Workload", "make_workload", "open_workload"]
+
+CONTEXT = 1024  # tokens in a bin
+VOCABULARY = 1024  # ids
+SHORTEST, LONGEST = 150, 900  # tokens of a document, uniformly: the prompts of one member (benchmarks: 150 to 900)
+SEED = 20
+# 1,117,312 parameters: the product's default width, depth and heads, with narrower experts
+MODEL = {
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A folder that `make_workload` wrote."""
+
+    folder: Path
+    parameters: int
+    n_bins: int
+    n_documents: int
+    n_tokens: int
+
+    @property
+    def model(self) -> Path:
+        """Initial weights, as a Hugging Face folder."""
+        return self.folder / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder with tokenizer.json."""
+        return self.folder / "tokenizer"
+
+    @property
+    def bins(self) -> Path:
+        """Folder of packed bins."""
+        return self.folder / "bins"
+
+    @property
+    def fill(self) -> float:
+        """Share of the bins' room that holds tokens."""
+        return self.n_tokens / (self.n_bins * CONTEXT)
+
+    def reader(self) -> BinReader:
+        """The bins, by id."""
+        return BinReader(self.bins, vocabulary_size=VOCABULARY, context_length=CONTEXT)
+
+    def documents(self) -> list[list[int]]:
+        """Token ids of all documents, in the order of the bins."""
+        reader = self.reader()
+        documents: list[list[int]] = []
+        for bin_id in range(self.n_bins):
+            row = reader[bin_id]
+            documents += [part.tolist() for part in np.split(row.input_ids, np.cumsum(row.doc_lengths)[:-1])]
+        return documents
+
+
+def open_workload(folder: Path) -> Workload:
+    """The workload in `folder`."""
+    return Workload(folder=folder, **json.loads((folder / "workload.json").read_text()))
+
+
+def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload:
+    """Writes the workload; the same arguments give the same bytes.
+
+    Args:
+        folder: made here; what it holds is overwritten.
+        documents: how many.
+        seed: of lengths and words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    lengths = random.integers(SHORTEST, LONGEST + 1, documents)
+    words = _words()
+    tokenizer = train_tokenizer((_text(words, random, 400) for _ in range(200)), vocabulary_size=VOCABULARY)
+    if tokenizer.vocabulary_size != VOCABULARY:
+        raise RuntimeError(f"the tokenizer has {tokenizer.vocabulary_size} ids instead of {VOCABULARY}")
+    tokenizer.save(folder / "tokenizer")
+    ids = [_document(tokenizer.encode, words, random, int(length)) for length in lengths]
+    n_bins = _write_bins(folder / "bins", ids)
+    parameters = _write_model(folder / "model")
+    facts = {
+        "parameters": parameters,
+        "n_bins": n_bins,
+        "n_documents": documents,
+        "n_tokens": int(lengths.sum()),
+    }
+    (folder / "workload.json").write_text(json.dumps(facts))  # last: it says that the rest is complete
+    return open_workload(folder)
+
+
+def _words() -> list[str]:
+    """The product's synthetic vocabulary, each word once, in a fixed order."""
+    found: set[str] = set()
+    for name in synthetic_vocabulary.__all__:
+        found.update(_strings(getattr(synthetic_vocabulary, name)))
+    return sorted({word for text in found for word in text.split() if word.isalpha()})
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _strings(key)
+            yield from _strings(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _strings(part)
+
+
+def _text(words: list[str], random: np.random.Generator, count: int) -> str:
+    ranks = 1 / np.arange(1, len(words) + 1)
+    drawn = random.choice(len(words), size=count, p=ranks / ranks.sum())
+    lines = np.array_split(drawn, max(1, count // 12))
+    return "\n".join(" ".join(words[i] for i in line) for line in lines)
+
+
+def _document(encode: object, words: list[str], random: np.random.Generator, length: int) -> list[int]:
+    ids: list[int] = []
+    while len(ids) < length:
+        ids += encode(_text(words, random, length))  # type: ignore[operator]
+    return ids[:length]
+
+
+def _write_bins(folder: Path, documents: list[list[int]]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    digest = hashlib.sha256()
+    for bin_id, chosen in enumerate(pack([len(ids) for ids in documents], CONTEXT)):
+        ids = [i for index in chosen for i in documents[index]]
+        digest.update(np.array(ids, dtype=np.int32).tobytes())
+        rows.append(
+            {
+                "bin_id": bin_id,
+                "input_ids": ids,
+                "doc_lengths": [len(documents[index]) for index in chosen],
+                "roles": [0] * len(ids),
+            }
+        )
+    schema = pa.schema(
+        {
+            "bin_id": pa.int64(),
+            "input_ids": pa.list_(pa.int32()),
+            "doc_lengths": pa.list_(pa.int32()),
+            "roles": pa.list_(pa.uint8()),
+        }
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "bins-00000.parquet")
+    plan = {
+        "plan_hash": digest.hexdigest(),
+        "context_length": CONTEXT,
+        "n_bins": len(rows),
+        "n_tokens": sum(len(ids) for ids in documents),
+        "n_documents": len(documents),
+        "vocabulary_size": VOCABULARY,
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return len(rows)
+
+
+def _write_model(folder: Path) -> int:
+    torch.manual_seed(SEED)
+    lm = MixtralForCausalLM(
+        MixtralConfig(
+            **MODEL,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            initializer_range=0.06,
+            router_aux_loss_coef=0.0,  # nobody computes it: TRL would add it by default, plain loops would not
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    logging.disable_progress_bar()
+    lm.save_pretrained(folder)
+    logging.enable_progress_bar()
+    return sum(parameter.numel() for parameter in lm.parameters())
