@@ -64,12 +64,13 @@ def demo(
     console = PipeSafeConsole()
     run = run_dir or Path("runs") / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
     with _one_sentence(console, keep_children=keep):
-        from brew_cluster.demo import DemoOptions, run_demo
         from brew_cluster.demo_config import load_recipe
 
         config = load_recipe(source, overrides or [])
         if run.exists() and any(run.iterdir()):
             raise UserError(f"{run} holds an earlier run: choose another --run-dir, or remove that folder.")
+        from brew_cluster.demo import DemoOptions, run_demo  # seconds of imports, which a mistake need not wait for
+
         with _logged(run / "logs" / "demo.log"):
             options = DemoOptions(
                 run=run.absolute(),
