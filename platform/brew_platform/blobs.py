@@ -8,6 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,9 @@ class Blobs:
         if _is_whole(folder, files):
             return
         for left in folder.parent.glob(f".{folder.name}.*.part"):
-            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process has just finished with it
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
         part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
         try:
             for file in files:
@@ -127,4 +129,7 @@ def _sha256(path: Path) -> str:
 def _is_whole(folder: Path, files: Sequence[File]) -> bool:
     """Whether `folder` has all of `files`, in their sizes."""
     paths = [(folder / file.path, file.size) for file in files]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    try:
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    except FileNotFoundError:  # another process is replacing it
+        return False
