@@ -1,7 +1,13 @@
-"""What all tests share: their order, and a home folder that is not the user's."""
+"""What all tests share: their order, a home folder that is not the user's, and small bins."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -16,3 +22,41 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def write_bins() -> Callable[..., Path]:
+    """Writes bins of counting sequences, which a small model learns within a few steps."""
+
+    def write(folder: Path, *, n_bins: int = 12, plan_hash: str = "a" * 64, **changes: Any) -> Path:
+        vocabulary, context = 97, 64
+        folder.mkdir(parents=True)
+        random = np.random.default_rng(7)
+        rows = []
+        for bin_id in range(n_bins):
+            lengths = [int(n) for n in random.integers(3, context // 4, size=4)]
+            ids = [(int(random.integers(vocabulary)) + i) % vocabulary for n in lengths for i in range(n)]
+            roles = [int(i >= n - 2) for n in lengths for i in range(n)]
+            rows.append({"bin_id": bin_id, "input_ids": ids, "doc_lengths": lengths, "roles": roles})
+        schema = pa.schema(
+            {
+                "bin_id": pa.int64(),
+                "input_ids": pa.list_(pa.int32()),
+                "doc_lengths": pa.list_(pa.int32()),
+                "roles": pa.list_(pa.uint8()),
+            }
+        )
+        for part, some in enumerate((rows[: n_bins // 2], rows[n_bins // 2 :])):
+            pq.write_table(pa.Table.from_pylist(some, schema=schema), folder / f"bins-{part:05d}.parquet")
+        plan = {
+            "plan_hash": plan_hash,
+            "context_length": context,
+            "n_bins": n_bins,
+            "n_tokens": sum(len(row["input_ids"]) for row in rows),
+            "n_documents": 4 * n_bins,
+            "vocabulary_size": vocabulary,
+        }
+        (folder / "plan.json").write_text(json.dumps(plan | changes))
+        return folder
+
+    return write

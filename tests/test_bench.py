@@ -19,8 +19,8 @@ def row(step: int, *, attempt: str = "a", time: float = 0.0, loss: float = 1.0, 
     return {"attempt": attempt, "time": time, "step": step, "loss": loss, "tokens": 100, **fields}
 
 
-def event(kind: str, attempt: str, time: float) -> dict[str, Any]:
-    return {"kind": kind, "attempt": attempt, "time": time}
+def event(kind: str, attempt: str, time: float, **fields: Any) -> dict[str, Any]:
+    return {"kind": kind, "attempt": attempt, "time": time, **fields}
 
 
 def test_speed_counts_everything_between_the_end_of_the_warm_up_and_the_last_step() -> None:
@@ -65,9 +65,9 @@ def test_the_plan_of_kills_is_random_spread_and_repeatable() -> None:
 
 def test_recovery_ends_with_a_step_that_no_attempt_had_done() -> None:
     events = [
-        event("attempt", "a", 0.0), event("ready", "a", 2.0),
-        event("attempt", "b", 25.0), event("ready", "b", 26.0),
-        event("attempt", "c", 60.0), event("ready", "c", 61.5),
+        event("attempt", "a", 0.0, checked_seconds=0.0), event("ready", "a", 2.0),
+        event("attempt", "b", 25.5, checked_seconds=0.5), event("ready", "b", 26.0),
+        event("attempt", "c", 60.25, checked_seconds=0.25), event("ready", "c", 61.5),
     ]  # fmt: skip
     rows = [
         row(1, time=3.0), row(2, time=4.0),
@@ -102,7 +102,7 @@ def test_the_file_has_the_promised_keys_and_keeps_what_is_still_true(tmp_path: P
     path = tmp_path / "out" / "train.json"
     result = Result(path, commit="c" * 40, code="1")
     rounds = [
-        {"ours": 900.0, "trl": 300.0, "trl_two": 250.0, "ddp": 1000.0},
+        {"ours": 900.0, "trl": 300.0, "trl_two": 250.0, "trl_default": 250.0, "ddp": 1000.0},
         {"ours": 1000.0, "trl": 200.0, "trl_two": 450.0, "ddp": 1250.0},
         {"ours": 1100.0, "trl": 100.0, "trl_two": 500.0, "ddp": 2000.0, "trl_bf16": 9000.0},
     ]
@@ -116,6 +116,7 @@ def test_the_file_has_the_promised_keys_and_keeps_what_is_still_true(tmp_path: P
     assert {key: written[key] for key in FIGURES} == {
         "tokens_per_second": 1000.0,
         "ratio_vs_trl": 1000.0 / 450.0,  # the fastest of TRL's settings, but for another precision
+        "ratio_vs_trl_default": 1000.0 / 250.0,
         "fsdp_vs_ddp": 0.8,
         "checkpoint_blocked_share": None,
         "restart_seconds": 25.0,

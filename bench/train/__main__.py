@@ -135,7 +135,7 @@ def measure_kills(workload: Workload, work: Path, result: Result, options: argpa
         steps=steps,
         bins_per_step=2,  # short steps: more moments in which a kill can fall
         threads=1,
-        options={"kills": options.kills, "checkpoint_every": 20, "seed": options.seed},
+        options={"kills": options.kills, "checkpoint_every": 10, "seed": options.seed},
     )
     print(f"kills: {options.kills} of them in {steps} steps", flush=True)
     run_module("bench.train.kills", job, processes=1, timeout=300 + 90 * options.kills, visible=True)
@@ -158,7 +158,7 @@ def _options() -> argparse.Namespace:
         help=f"a list of {', '.join([*CONTENDERS, *PARTS])}, trl-sweep (all of TRL's); default: %(default)s",
     )
     for name, default, text in (
-        ("rounds", 5, "times that every contender runs"),
+        ("rounds", 3, "times that every contender runs"),
         ("steps", 30, "steps of a contender in a round"),
         ("warmup", 6, "of those, left out of the timing"),
         ("bins-per-step", 8, "bins of 1,024 tokens in a step"),

@@ -74,7 +74,10 @@ def recoveries(kills: Sequence[float], rows: Sequence[Record], events: Sequence[
         rows: of metrics.jsonl, in the order of the file.
         events: of events.jsonl, likewise.
     """
-    entered = {event["attempt"]: event["time"] for event in events if event["kind"] == "attempt"}
+    # the event comes after the checks of settings and bins, which are ours as well
+    entered = {
+        event["attempt"]: event["time"] - event["checked_seconds"] for event in events if event["kind"] == "attempt"
+    }
     ready: dict[str, float] = {}
     for event in events:
         if event["kind"] == "ready":

@@ -25,6 +25,7 @@ __all__ = ["FIGURES", "Result", "code_digest", "machine", "table", "versions"]
 FIGURES: dict[str, tuple[str, str]] = {
     "tokens_per_second": ("real tokens/s, two FSDP2 workers", ""),
     "ratio_vs_trl": ("x the fastest of TRL's settings that ran", ">= 3"),
+    "ratio_vs_trl_default": ("x TRL with packing and otherwise its default settings", ""),
     "fsdp_vs_ddp": ("x the same step under DDP", ">= 0.85"),
     "checkpoint_blocked_share": ("of the interval at 100 steps", "< 0.01"),
     "restart_seconds": ("s from kill -9 to the next new step, median", "< 40"),
@@ -75,6 +76,8 @@ class Result:
         opponents = [speed for name in OPPONENTS if (speed := median_speed(rounds, name))]
         if ours and opponents:
             figures["ratio_vs_trl"] = ours / max(opponents)
+        if ours and (default := median_speed(rounds, "trl_default")):
+            figures["ratio_vs_trl_default"] = ours / default
         if ours and ddp:
             figures["fsdp_vs_ddp"] = ours / ddp
         if "blocked" in self.parts:

@@ -8,11 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -22,7 +18,7 @@ from brew_train.sharding import shard
 from brew_train.weights import materialize
 from brew_train.world import World
 
-VOCABULARY, CONTEXT = 97, 64
+VOCABULARY, CONTEXT = 97, 64  # of write_bins
 
 
 @pytest.fixture(autouse=True)
@@ -46,43 +42,6 @@ def new_model(sizes: dict[str, int], alone: World) -> Callable[..., RankingLM]:
         return model
 
     return make
-
-
-@pytest.fixture(scope="session")
-def write_bins() -> Callable[..., Path]:
-    """Writes bins of counting sequences, which a small model learns within a few steps."""
-
-    def write(folder: Path, *, n_bins: int = 12, plan_hash: str = "a" * 64, **changes: Any) -> Path:
-        folder.mkdir(parents=True)
-        random = np.random.default_rng(7)
-        rows = []
-        for bin_id in range(n_bins):
-            lengths = [int(n) for n in random.integers(3, CONTEXT // 4, size=4)]
-            ids = [(int(random.integers(VOCABULARY)) + i) % VOCABULARY for n in lengths for i in range(n)]
-            roles = [int(i >= n - 2) for n in lengths for i in range(n)]
-            rows.append({"bin_id": bin_id, "input_ids": ids, "doc_lengths": lengths, "roles": roles})
-        schema = pa.schema(
-            {
-                "bin_id": pa.int64(),
-                "input_ids": pa.list_(pa.int32()),
-                "doc_lengths": pa.list_(pa.int32()),
-                "roles": pa.list_(pa.uint8()),
-            }
-        )
-        for part, some in enumerate((rows[: n_bins // 2], rows[n_bins // 2 :])):
-            pq.write_table(pa.Table.from_pylist(some, schema=schema), folder / f"bins-{part:05d}.parquet")
-        plan = {
-            "plan_hash": plan_hash,
-            "context_length": CONTEXT,
-            "n_bins": n_bins,
-            "n_tokens": sum(len(row["input_ids"]) for row in rows),
-            "n_documents": 4 * n_bins,
-            "vocabulary_size": VOCABULARY,
-        }
-        (folder / "plan.json").write_text(json.dumps(plan | changes))
-        return folder
-
-    return write
 
 
 @pytest.fixture

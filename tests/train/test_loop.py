@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from brew_platform.errors import ConfigError, UserError
 from brew_train.bins import BinReader
 from brew_train.checkpoint import Commits
+from brew_train.claim import Claim
 from brew_train.config import TrainConfig
 from brew_train.evaluation import evaluate
 from brew_train.ledger import audit
@@ -94,6 +96,22 @@ def test_an_interrupted_run_continues_bitwise(run: Any, stop_at: int, tmp_path: 
     assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
     weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+def test_an_attempt_that_was_overtaken_commits_nothing_more(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def overtake(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 3:
+            while not any(out.glob("checkpoints/*/manifest.json")):  # the commit of step 2, in the background
+                time.sleep(0.01)
+            Claim(out, "later")
+
+    with pytest.raises(UserError, match=r"was taken over by a later attempt \(later\)"):
+        run(out, on_step=overtake)
+    assert [path.parent.name[:13] for path in out.glob("checkpoints/*/manifest.json")] == ["step-00000002"]
+    assert (out / "claim").read_text() == "later"
+    assert run(out).steps == 10  # the next attempt claims it, and goes on
 
 
 def test_a_finished_run_only_exports_again(run: Any, tmp_path: Path) -> None:

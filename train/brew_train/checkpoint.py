@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from brew_platform.errors import StorageError, UserError
 from brew_train.agreement import agree
+from brew_train.claim import Claim
 from brew_train.ledger import LEDGER, LedgerStep, write_segment
 from brew_train.manifest import (
     MANIFEST,
@@ -64,11 +65,12 @@ class Commits:
         root: folder that holds them, seen by all workers under the same path; the ledger lies beside it.
         keep: newest commits that retention leaves.
         world: the workers; every method is called by all of them, in the same order.
+        claim: on the run folder; without it no commit comes into existence any more. None: nobody else writes there.
     """
 
-    def __init__(self, root: Path, *, keep: int, world: World) -> None:
+    def __init__(self, root: Path, *, keep: int, world: World, claim: Claim | None = None) -> None:
         assert world.size == 1 or world.side is not None, "several workers need World.side"
-        self.root, self.keep, self.world = root, keep, world
+        self.root, self.keep, self.world, self.claim = root, keep, world, claim
         self.blocked_seconds = 0.0  # that training waited in `begin` and `wait`, in all
         self._taken_seconds = 0.0  # of those, what `take_blocked_seconds` has returned
         self._shards = ShardWriter(world.rank)
@@ -112,6 +114,7 @@ class Commits:
         Raises:
             StorageError: the commit before this one could not be written, on every worker; none is begun. Those that
                 existed are untouched.
+            UserError: the commit before this one was not made, as a later attempt has taken over the run folder.
             RuntimeError: a worker was lost while that commit was written.
         """
         began = time.perf_counter()
@@ -267,6 +270,8 @@ class Commits:
         files = {index.name: digest_file(index, sync=True)}
         for _, digests in written:
             files |= digests
+        if self.claim is not None:
+            self.claim.require()
         segment = self._ledger
         if ledger:
             segment = write_segment(self.root.parent / LEDGER, folder.name, ledger, self._ledger)

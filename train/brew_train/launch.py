@@ -86,7 +86,7 @@ def run_on_ray(
         context_length=context_length,
     )
     sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
-    require(config, bins=job.bins, evaluation=job.evaluation, out=out, **sizes)
+    require(config, bins=job.bins, evaluation=job.evaluation, out=out, read_bins=True, **sizes)
     out.mkdir(parents=True, exist_ok=True)
     news = Monitor(out, attempt="driver")
     news.event("launch")
@@ -147,6 +147,7 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
             world=world,
             sinks=[PrometheusSink(run=job.out.name)] if world.rank == 0 else [],
             notice=Notice(),
+            read_bins=False,  # the driver did
         )
     except BrewError as error:
         return error

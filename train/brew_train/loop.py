@@ -19,6 +19,7 @@ import torch
 from transformers import PretrainedConfig
 
 from brew_train.checkpoint import Commit, Commits
+from brew_train.claim import Claim
 from brew_train.config import TrainConfig
 from brew_train.export import export
 from brew_train.flops import ModelSize, mfu, peak_flops
@@ -62,6 +63,7 @@ def train(
     evaluation: Mapping[str, Path] | None = None,
     sinks: Sequence[Sink] = (),
     notice: Callable[[], bool] = lambda: False,
+    read_bins: bool = True,
     on_step: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
     """Trains all stages, or what is left of them, and exports the averaged weights.
@@ -77,6 +79,7 @@ def train(
         sinks: on rank 0, where metrics rows go beside `metrics.jsonl`.
         notice: asked on every worker after each step; true once the worker learns that it will be taken away
             (preemption). The step is then committed at once, and training goes on for as long as it can.
+        read_bins: whether every bin is read before the first step; not where whoever starts this has done it.
         on_step: called on rank 0 after each step, with the metrics that are also appended to `metrics.jsonl`.
 
     Raises:
@@ -90,15 +93,16 @@ def train(
     )  # what is there, not what was asked
     evaluation = evaluation or {}
     sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
-    world.on_first(lambda: require(config, bins=bins, evaluation=evaluation, out=out, **sizes))
+    world.on_first(lambda: require(config, bins=bins, evaluation=evaluation, out=out, read_bins=read_bins, **sizes))
     world.on_first(partial(out.mkdir, parents=True, exist_ok=True))
     attempt = world.on_first(lambda: secrets.token_hex(4))
     writes = world.rank == 0
+    claim = world.on_first(lambda: Claim(out, attempt))
     with (
         Monitor(out, attempt=attempt, sinks=sinks, writes=writes) as monitor,
-        Commits(out / CHECKPOINTS, keep=config.keep_checkpoints, world=world) as commits,
+        Commits(out / CHECKPOINTS, keep=config.keep_checkpoints, world=world, claim=claim) as commits,
     ):
-        monitor.event("attempt", workers=world.size)
+        monitor.event("attempt", workers=world.size, checked_seconds=time.perf_counter() - began)
         commit = commits.newest()
         model = world.on_all(lambda: build_model(config.model, **sizes))
         world.on_all(lambda: shard(model, world, sharding))

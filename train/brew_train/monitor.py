@@ -73,7 +73,7 @@ MEASURES: dict[str, Measure] = {
 
 KINDS = {  # of events, beside time, attempt and kind
     "launch": "a driver (or its relauncher) begins to start workers",
-    "attempt": "the workers enter our code (workers)",
+    "attempt": "the workers are in our code and have checked what they were given (workers, checked_seconds)",
     "restored": "a commit was read (step, commit)",
     "ready": "the first step of an attempt or a stage begins (stage, step, checkpoint_blocked_seconds)",
     "committed": "a commit is complete (step, background_seconds)",

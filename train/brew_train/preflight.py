@@ -23,8 +23,12 @@ def require(
     out: Path,
     vocabulary_size: int,
     context_length: int,
+    read_bins: bool,
 ) -> None:
     """Checks that every stage has bins that fit the model and its objective, and that `out` is of this run.
+
+    Args:
+        read_bins: whether every bin is read, too, once and in full: what a restart need not do again.
 
     Raises:
         UserError: naming what does not fit, and what to do.
@@ -44,7 +48,8 @@ def require(
                     f"stage {stage.name} has objective={stage.objective}, which reads {kind}, but the {what} in "
                     f"{folders[stage.name]} hold {reader.kind}: give the folder of {kind}, or change the objective."
                 )
-            reader.verify()
+            if read_bins:
+                reader.verify()
             if what == "bins":
                 readers[stage.name] = reader
     state = peek(out / CHECKPOINTS)
