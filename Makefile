@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-real lint types bench-train gpu-check clean
+.PHONY: help setup demo test test-fast test-real lint types bench-train bench-serve gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,8 +35,8 @@ test: test-fast test-real ## all tests
 test-fast: setup ## the tests that take seconds, on two cores
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
 
-test-real: setup ## those that start Ray, vLLM or several processes, one after the other
-	$(BIN)/python -m pytest -m real $(ARGS)
+test-real: setup ## those that start Ray, vLLM or several processes; those with Ray one after the other
+	$(BIN)/python -m pytest -m real -n 2 --dist loadgroup $(ARGS)
 
 lint: setup ## ruff: style and formatting
 	$(BIN)/ruff check .
@@ -52,6 +52,9 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 	rm -rf $(VENV)/bench
 	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/bench -r requirements/bench.txt
 	@touch $@
+
+bench-serve: setup ## ranking over HTTP against vLLM's own server; run `make demo` first (about 30 minutes)
+	$(BIN)/python -m bench.serve $(ARGS)
 
 gpu-check: ## training on one GPU without Ray: parity, tokens/s, MFU (needs PyTorch, transformers, liger-kernel)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.gpu_check $(ARGS)

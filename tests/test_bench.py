@@ -1,5 +1,6 @@
-"""The training benchmark's own arithmetic, and that its contenders really train the same model on the same bins."""
+"""The benchmarks' own arithmetic, and that the training contenders really train the same model on the same bins."""
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.machine import machine
+from bench.serve.load import Timing, at_once, at_random, items_per_second, percentile
+from bench.serve.result import FIGURES as SERVE_FIGURES
+from bench.serve.result import figures as serve_figures
 from bench.train.__main__ import blocked
 from bench.train.contenders import CONTENDERS, DEFAULT, OPPONENTS, SWEEP, median_speed, run_contender, run_module, speed
 from bench.train.job import Job
 from bench.train.recovery import bitwise_kills, plan_kills, recoveries
-from bench.train.result import FIGURES, Result, machine, table
+from bench.train.result import FIGURES, Result, table
 from bench.train.workload import CONTEXT, LONGEST, SHORTEST, VOCABULARY, make_workload
 
 
@@ -191,3 +196,31 @@ def test_contenders_compute_the_same_loss_on_the_same_bins(tmp_path: Path) -> No
     job = Job(workload="", out=str(tmp_path / "none"), steps=1, bins_per_step=1, threads=1)
     with pytest.raises(RuntimeError, match="bench.train.none failed with exit code 1:\n.*No module named"):
         run_module("bench.train.none", job, processes=1, timeout=60)
+
+
+async def test_load_is_timed_from_the_moment_it_is_due() -> None:
+    async def send(seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return seconds < 0.2
+
+    closed = await at_once(send, [0.05] * 4, clients=2)
+    assert items_per_second(closed, 10) == pytest.approx(4 * 10 / 0.1, rel=0.3)
+    opened = await at_random(send, [0.1] * 30, rate=100, seed=0)
+    assert max(t.end for t in opened) - min(t.due for t in opened) < 1.0  # they overlap: nobody waits for an answer
+    assert percentile(opened, 0.5) == pytest.approx(100, rel=0.3)
+    failed = await at_once(send, [0.25], clients=1)
+    assert items_per_second(failed, 10) == 0  # what is not answered is not counted
+
+
+def test_serving_figures_are_medians_of_pairs_and_rounds() -> None:
+    timings = [Timing(due=float(i), end=i + (0.2 if i < 98 else 0.5), ok=True) for i in range(100)]
+    found = serve_figures(
+        alone={"ours": [1.1, 2.1, 9.0], "engine": [1.0, 2.0, 3.0], "floor": [2.0]},
+        capacity={"ours": [100.0, 400.0, 300.0], "vllm_best": [100.0, 150.0], "vllm_default": [50.0]},
+        at_70=timings, agreement=1e-7, errors=0,
+    )  # fmt: skip
+    assert set(found) == set(SERVE_FIGURES)
+    assert found["http_overhead"] == pytest.approx(0.1)
+    assert (found["items_per_second"], found["ratio_best"], found["ratio_default"]) == (300.0, 2.4, 6.0)
+    assert found["p50_ms"] == pytest.approx(200)
+    assert found["p99_over_p50_at_70"] == pytest.approx(2.5, rel=0.01)

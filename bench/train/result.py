@@ -9,17 +9,15 @@ and are null where their part was not run. Parts of other code or another machin
 import hashlib
 import json
 import os
-import platform
 import statistics
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.machine import machine, now, versions
 from bench.train.contenders import CONTENDERS, OPPONENTS, median_speed
 
-__all__ = ["FIGURES", "Result", "code_digest", "machine", "table", "versions"]
+__all__ = ["FIGURES", "Result", "code_digest", "table"]
 
 # Figure -> unit, and what the project asks of it
 FIGURES: dict[str, tuple[str, str]] = {
@@ -36,7 +34,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "kills_bitwise": ("after which the loss curve is bitwise the uninterrupted one", "all"),
     "ledger_exact": ("each bin once, step for step as in the uninterrupted run", "true"),
 }
-PACKAGES = ("torch", "transformers", "ray", "schedulefree", "numpy", "pyarrow")
+PACKAGES = ["torch", "transformers", "ray", "schedulefree", "numpy", "pyarrow"]
 
 
 class Result:
@@ -64,7 +62,7 @@ class Result:
 
     def put(self, name: str, part: Mapping[str, Any]) -> None:
         """Replaces one part and writes the file."""
-        self.parts[name] = {**part, "date": _now(), "load": os.getloadavg()}
+        self.parts[name] = {**part, "date": now(), "load": os.getloadavg()}
         self.write()
 
     def figures(self) -> dict[str, Any]:
@@ -91,8 +89,8 @@ class Result:
         content = {
             **self.figures(),
             "machine": machine(),
-            "versions": versions(),
-            "date": _now(),
+            "versions": versions(PACKAGES),
+            "date": now(),
             "commit": self.commit,
             "code": self.code,
             "parts": self.parts,
@@ -151,25 +149,3 @@ def code_digest(root: Path) -> str:
     ):
         digest.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(pages / 2**30, 1)}
-
-
-def versions() -> dict[str, str]:
-    """Of what the figures depend on; the opponent's are in its settings."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

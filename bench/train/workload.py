@@ -12,7 +12,6 @@ like those of language. What is learnt does not matter here; lengths, vocabulary
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from bench.words import draw_words, vocabulary
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
 
-from brew_data import synthetic_vocabulary
 from brew_data.packing import pack
 from brew_data.tokenizer import train_tokenizer
 from brew_train.bins import BinReader
@@ -106,7 +105,7 @@ def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     lengths = random.integers(SHORTEST, LONGEST + 1, documents)
-    words = _words()
+    words = vocabulary()
     tokenizer = train_tokenizer((_text(words, random, 400) for _ in range(200)), vocabulary_size=VOCABULARY)
     if tokenizer.vocabulary_size != VOCABULARY:
         raise RuntimeError(f"the tokenizer has {tokenizer.vocabulary_size} ids instead of {VOCABULARY}")
@@ -124,31 +123,9 @@ def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload
     return open_workload(folder)
 
 
-def _words() -> list[str]:
-    """The product's synthetic vocabulary, each word once, in a fixed order."""
-    found: set[str] = set()
-    for name in synthetic_vocabulary.__all__:
-        found.update(_strings(getattr(synthetic_vocabulary, name)))
-    return sorted({word for text in found for word in text.split() if word.isalpha()})
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _strings(key)
-            yield from _strings(part)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _strings(part)
-
-
 def _text(words: list[str], random: np.random.Generator, count: int) -> str:
-    ranks = 1 / np.arange(1, len(words) + 1)
-    drawn = random.choice(len(words), size=count, p=ranks / ranks.sum())
-    lines = np.array_split(drawn, max(1, count // 12))
-    return "\n".join(" ".join(words[i] for i in line) for line in lines)
+    lines = np.array_split(np.array(draw_words(words, random, count)), max(1, count // 12))
+    return "\n".join(" ".join(line) for line in lines)
 
 
 def _document(encode: object, words: list[str], random: np.random.Generator, length: int) -> list[int]:

@@ -1,6 +1,6 @@
 """One machine's Ray: started for a command, or left running for `--keep`, and always stopped without orphans.
 
-Owns: start, stop, and the refusal to share a Ray that someone else started.
+Owns: start, stop, the refusal to share a Ray that someone else started, and the choice of a cluster instead.
 """
 
 import os
@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import ray
 from ray._private import services
 
 from brew_platform.errors import BrewError, UserError
 
-__all__ = ["local_ray", "refuse_running_ray", "stop_ray"]
+__all__ = ["any_ray", "local_ray", "logs_folder", "refuse_running_ray", "stop_ray"]
 
 OBJECT_STORE_BYTES = (
     512 * 2**20
@@ -73,9 +74,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     **quiet,
                 )
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
+        _settle_data()
         yield
         succeeded = True
     finally:
@@ -86,13 +85,38 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
             stop_ray()
 
 
+@contextmanager
+def any_ray(*, detached: bool, logs: Path) -> Iterator[bool]:
+    """The Ray that RAY_ADDRESS names, or else `local_ray`; yields whether it is this machine's own."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        _settle_data()
+        try:
+            yield False
+        finally:
+            ray.shutdown()
+        return
+    with local_ray(detached=detached, logs=logs):
+        yield True
+
+
 def stop_ray() -> None:
     """Stops every Ray process of this user on this machine.
 
     Raises:
         BrewError: some did not stop.
     """
+    raylets = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
+    below = [child for raylet in raylets for child in raylet.children(recursive=True)]
     _ray_command("stop", "--force")
+    for process in below:  # its agents notice only after seconds that the raylet is gone
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def logs_folder() -> Path:
+    """Where the Ray that this process is connected to writes its logs, on this machine."""
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 
 @contextmanager
@@ -108,6 +132,13 @@ def _without_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _settle_data() -> None:
+    """Rows keep their order, and what is shown of the progress is ours."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+
+
 def _ray_command(*arguments: str) -> None:
     command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -118,7 +149,7 @@ def _ray_command(*arguments: str) -> None:
 def _keep_logs(target: Path) -> None:
     """Copies the session's text logs, so that a failed run can be understood after Ray is gone."""
     with suppress(Exception):
-        source = Path(ray._private.worker._global_node.get_logs_dir_path())
+        source = logs_folder()
         for path in source.rglob("*"):
             if path.is_file() and path.suffix in {".log", ".out", ".err"} and 0 < path.stat().st_size < 20_000_000:
                 copy = target / path.relative_to(source)

@@ -4,7 +4,7 @@ import socket
 
 from brew_platform.errors import UserError
 
-__all__ = ["require_free_port"]
+__all__ = ["free_port", "require_free_port"]
 
 
 def require_free_port(port: int, host: str = "127.0.0.1") -> None:
@@ -21,3 +21,10 @@ def require_free_port(port: int, host: str = "127.0.0.1") -> None:
             raise UserError(
                 f"port {port} cannot be used ({error.strerror}): stop what listens there, or choose another --port."
             ) from error
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of `host` that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

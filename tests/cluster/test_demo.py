@@ -28,30 +28,28 @@ PORT = 18_360
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind() -> Iterator[None]:
+def leaves_nothing_behind(tmp_path: Path) -> Iterator[None]:
     """No test of this file may leave a process of the road."""
-    before = {process.pid for process in psutil.process_iter()}
     yield
-    wait_until_gone(before)
+    wait_until_gone(tmp_path)
 
 
-def wait_until_gone(before: set[int]) -> None:
-    """Fails if processes of the road that are not in `before` outlive the next 15 seconds."""
+def wait_until_gone(folder: Path) -> None:
+    """Fails if a process that was started in `folder` outlives the next 15 seconds."""
     deadline = time.monotonic() + 15
-    while left := road_processes(before):
+    while left := processes_in(folder):
         if time.monotonic() > deadline:
             pytest.fail(f"left running: {left}")
         time.sleep(0.5)
 
 
-def road_processes(before: set[int]) -> list[str]:
-    words = re.compile(r"raylet|gcs_server|ray::|VLLM|EngineCore|brew360|ray/_private|ray/dashboard")
-    left = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if process.pid not in before and process.info["status"] != psutil.STATUS_ZOMBIE and words.search(line):
-            left.append(f"{process.pid} {line[:100]}")
-    return left
+def processes_in(folder: Path) -> list[str]:
+    """Those whose working folder it is: the command's and, as they inherit it, all that it started."""
+    return [
+        f"{process.pid} {' '.join(process.info['cmdline'] or [])[:100]}"
+        for process in psutil.process_iter(["cmdline", "status", "cwd"])
+        if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -60,6 +58,8 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         [str(Path(sys.executable).parent / "brew360"), "demo", *SMALL, "--port", str(PORT), *arguments],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "HOME": str(cwd), "COLUMNS": "200"},
+        # whoever runs the tests in the background has SIGINT ignored, which a child would inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -81,13 +81,12 @@ def versions(registry: Path) -> list[str]:
 def test_after_kill_9_nothing_remains_and_the_next_run_ends_with_a_service_that_its_curl_line_reaches(
     tmp_path: Path,
 ) -> None:
-    strangers = {process.pid for process in psutil.process_iter()}
     killed = start(cwd=tmp_path)
     wait_for_stage(killed, "train")
     time.sleep(5)
     killed.kill()
     killed.communicate(timeout=60)
-    wait_until_gone(strangers)
+    wait_until_gone(tmp_path)
     assert versions(tmp_path / "runs" / "registry") == []
 
     demo = start("--keep", "--report", "out/report.json", cwd=tmp_path)
@@ -108,6 +107,9 @@ def test_after_kill_9_nothing_remains_and_the_next_run_ends_with_a_service_that_
         manifests = list((tmp_path / "runs").glob("synthetic-*/train/checkpoints/*/manifest.json"))
         assert len(manifests) >= 2, "no checkpoint was committed on the way"
 
+        running = "\n".join(processes_in(tmp_path))
+        assert all(name in running for name in ["raylet", "gcs_server", "ray::ServeReplica", "VLLM"]), running
+
         line = next(line for line in output.splitlines() if line.startswith("curl "))
         answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout)
         assert answer["version"] == 1
@@ -127,10 +129,9 @@ def test_after_kill_9_nothing_remains_and_the_next_run_ends_with_a_service_that_
         subprocess.run([str(Path(sys.executable).parent / "brew360"), "serve", "down"], check=True, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["bins", "train"])
-def test_ctrl_c_leaves_no_process_and_no_half_written_version(stage: str, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_process_and_no_half_written_version(tmp_path: Path) -> None:
     demo = start(cwd=tmp_path)
-    wait_for_stage(demo, stage)
+    wait_for_stage(demo, "bins")
     time.sleep(3)
     os.killpg(demo.pid, signal.SIGINT)
     output, _ = demo.communicate(timeout=60)

@@ -4,6 +4,7 @@ Owns: placement, precision, what each layer's forward is wrapped in, and when mi
 weights (brew_train.weights) or the mesh (brew_train.world). Works on a model on the meta device.
 """
 
+import math
 import os
 import shutil
 from functools import partial
@@ -22,6 +23,8 @@ from brew_train.world import World
 
 __all__ = ["micro_step", "placement", "shard"]
 
+LARGE_EXPERT = 2**24  # parameters; 64 MB of float32 on every worker, and as much for each of the optimizer's averages
+
 
 def shard(model: RankingLM, world: World, sharding: ShardingConfig) -> None:
     """Prepares `model` for training in this world, in place; without a mesh it stays whole.
@@ -37,7 +40,7 @@ def shard(model: RankingLM, world: World, sharding: ShardingConfig) -> None:
         sharding: what is traded for memory or speed. How many replicas there are is the mesh's to say.
 
     Raises:
-        UserError: compilation is asked for, but there is no compiler.
+        UserError: compilation is asked for, but there is no compiler; or so many workers cannot share large experts.
     """
     if sharding.compile and world.device.type == "cpu":
         _require_compiler()
@@ -68,12 +71,22 @@ def placement(shape: torch.Size, parts: int) -> Shard:
 
     Fused experts are [experts, out, in]: over dim 0 every worker beyond the number of experts would hold padding as
     large as an expert, so they are cut along `out` or `in`. FSDP2 wants those to divide evenly: Mixtral 8x22B's
-    gate_up_proj [8, 32768, 6144] is cut along `out` over 256 workers, and along `in` over 384.
+    gate_up_proj [8, 32768, 6144] is cut along `out` over 256 workers, and along `in` over 384. Small experts may be cut
+    along dim 0 all the same.
+
+    Raises:
+        UserError: the experts are large, and neither dimension divides evenly.
     """
     if len(shape) == 3:
         for dim in (1, 2):
             if shape[dim] % parts == 0:
                 return Shard(dim)
+        if parts > shape[0] and math.prod(shape[1:]) > LARGE_EXPERT:
+            fitting = max(n for n in range(1, parts) if shape[1] % n == 0 or shape[2] % n == 0)
+            raise UserError(
+                f"{parts} workers (in each replica) cannot share experts of shape {list(shape)} evenly, and each would "
+                f"hold a whole expert: take {fitting}, or another number that divides {shape[1]} or {shape[2]}."
+            )
     return Shard(0)
 
 

@@ -1,0 +1,53 @@
+"""The contenders without HTTP: our engine alone, and the floor, one plain PyTorch pass over all candidates at once.
+
+Owns: scoring one request of token ids in this process. Does not own: timing.
+"""
+
+import asyncio
+from pathlib import Path
+
+import torch
+from bench.serve.workload import Request
+from transformers import AutoModelForCausalLM
+
+from brew_serve.vllm_engine import VllmEngine
+
+__all__ = ["PackedForward", "first_label_scores"]
+
+
+async def first_label_scores(engine: VllmEngine, request: Request) -> list[float]:
+    """Probability of the first label among all labels, by candidate: what every contender answers."""
+
+    async def one(question: tuple[int, ...]) -> float:
+        logprobs = await engine.next_token_logprobs((*request.prefix, *question), request.labels)
+        return float(torch.tensor(logprobs, dtype=torch.float64).softmax(0)[0])
+
+    return list(await asyncio.gather(*(one(question) for question in request.questions)))
+
+
+class PackedForward:
+    """transformers' model, in float32, on prefix and all candidates in one sequence.
+
+    A dense mask lets every candidate see the prefix and itself; nothing is computed twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+
+    @torch.inference_mode()
+    def score(self, request: Request) -> list[float]:
+        """As `first_label_scores`."""
+        lengths = [len(request.prefix), *map(len, request.questions)]
+        shared = lengths[0]
+        part = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+        places = torch.cat([torch.arange(shared), *(torch.arange(shared, shared + length) for length in lengths[1:])])
+        seen = (part[:, None] == part[None, :]) | (part[None, :] == 0)
+        seen &= places[None, :] <= places[:, None]
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+        ids = torch.tensor([*request.prefix, *(id_ for question in request.questions for id_ in question)])
+        out = self._lm.model(
+            input_ids=ids[None], position_ids=places[None], attention_mask=mask[None, None], use_cache=False
+        )
+        ends = torch.tensor(lengths).cumsum(0)[1:] - 1
+        logits = self._lm.lm_head(out.last_hidden_state[0, ends])[:, request.labels]
+        return [float(p) for p in logits.double().softmax(-1)[:, 0]]

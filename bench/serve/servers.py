@@ -1,0 +1,93 @@
+"""The contenders that answer HTTP: our service on a Ray of its own, and vLLM's own server.
+
+Owns: starting them on the same model with the same precision and cores, and stopping them. Does not own: load.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from brew_cluster.local_ray import local_ray
+from brew_platform.registry import Registry
+from brew_platform.storage import open_store
+from brew_serve.admission import AdmissionConfig
+from brew_serve.app import AppConfig, build_app, serve_http
+from brew_serve.ports import free_port
+
+__all__ = ["VLLM_BEST", "our_service", "vllm_server"]
+
+# What /generative_scoring is fastest with here: small cache blocks, as prefixes are shared in whole blocks only; no
+# compilation, which on CPU costs minutes of start and gains nothing measurable; no statistics
+VLLM_BEST = ["--enable-prefix-caching", "--block-size", "32", "--enforce-eager", "--max-num-seqs", "128",
+             "--max-num-batched-tokens", "4096", "--disable-log-stats"]  # fmt: skip
+START_SECONDS = 300.0
+
+
+@contextmanager
+def our_service(folder: Path, work: Path) -> Iterator[str]:
+    """The product as its users start it, with the version `folder` published and promoted; gives its URL."""
+    store = str(work / "registry")
+    registry = Registry(open_store(store), "brew360")
+    version = registry.publish(folder, signature={}, lineage={}, metrics={}, author="bench")
+    registry.promote(version.number, gates=[], author="bench")
+    config = AppConfig(
+        registry_url=store,
+        cache_folder=str(work / "versions"),
+        admission=AdmissionConfig(),
+    )
+    with local_ray(detached=False, logs=work / "ray-logs"):
+        yield serve_http(build_app(config), port=free_port())
+
+
+@contextmanager
+def vllm_server(folder: Path, arguments: list[str], log: Path) -> Iterator[str]:
+    """`vllm serve` on a model folder, in float32 as ours; gives its URL.
+
+    Raises:
+        RuntimeError: it did not start; with the end of its output.
+    """
+    port = free_port()
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; four times ours
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--port", str(port),
+               "--host", "127.0.0.1", "--dtype", "float32", *arguments]  # fmt: skip
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process, log)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise RuntimeError(f"vllm serve did not start:\n{log.read_text()[-3000:]}")

@@ -1,0 +1,174 @@
+"""What every contender is asked: members whom nobody has seen, with histories and candidates of known token counts.
+
+Owns: the requests, in the form of each protocol, and the random model. Does not own: who answers.
+
+Workload R (text ranking): a history of 600 tokens on average, 100 candidates of 24 tokens. Workload S (SGLang's): 120
+tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the product's synthetic vocabulary, never
+one word again and again: a repeated token would make every prefix cache look perfect.
+"""
+
+import json
+import string
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench.words import draw_words, vocabulary
+from transformers import MixtralConfig, MixtralForCausalLM
+from transformers.utils import logging
+
+from brew_data.compiler import Entity, PromptFormat
+from brew_data.tasks import TaskSpec
+from brew_data.tokenizer import train_tokenizer
+from brew_serve.protocol import RankRequest
+from brew_serve.version import LoadedVersion, write_suite_files
+
+__all__ = ["WORKLOADS", "Request", "RequestMaker", "Sizes", "write_random_version"]
+
+# 28 million parameters: 8 layers of width 256 with 4 experts of width 1,024
+MODEL = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
+CONTEXT, VOCABULARY = 2048, 4096
+SEED = 360
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """A workload's sizes, in tokens."""
+
+    history: int  # on average; uniform from half to one and a half times that
+    candidates: int
+    candidate: int  # of each: question, entity and the answer's cue
+
+
+WORKLOADS = {
+    "R": Sizes(history=600, candidates=100, candidate=24),
+    "S": Sizes(history=120, candidates=10, candidate=180),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request: as text for us, and as token ids for engines that take no more."""
+
+    rank: bytes  # body of POST /v1/rank
+    scoring: bytes  # body of POST /generative_scoring
+    prefix: tuple[int, ...]
+    questions: list[tuple[int, ...]]
+    labels: list[int]  # one token each; the first is the positive action's
+
+
+class RequestMaker:
+    """Makes requests, each of another member with candidates of its own; the same arguments give the same ones.
+
+    Args:
+        version: whose prompts they become. What its context cannot hold of a history is cut, as it would be for anyone.
+        sizes: of the workload.
+    """
+
+    def __init__(self, version: LoadedVersion, sizes: Sizes) -> None:
+        self.suite, self.compiler, self.sizes = version.suite, version.compiler, sizes
+        self._words = vocabulary()
+        self._random = np.random.default_rng(SEED)
+        self.task: TaskSpec = next(
+            task for task in self.suite.tasks if all(len(ids) == 1 for ids in self.compiler.labels(task).values())
+        )
+
+    def make(self, count: int) -> list[Request]:
+        """The next `count` requests."""
+        return [self._request() for _ in range(count)]
+
+    def _request(self) -> Request:
+        task, compiler, sizes = self.task, self.compiler, self.sizes
+        profile = self._fields(self.suite.profile)
+        history = self._history(profile, int(self._random.integers(sizes.history // 2, sizes.history * 3 // 2 + 1)))
+        candidates = [{"id": f"c{i}", "fields": self._candidate(profile)} for i in range(sizes.candidates)]
+        body = {"task": task.name, "member": {"profile": profile, "history": history}, "candidates": candidates}
+        parsed = RankRequest.model_validate_json(json.dumps(body))
+        assert parsed.member is not None
+        prefix = compiler.prefix(task, profile, [one.past() for one in parsed.member.history]).ids
+        questions = [self._question(profile, one["fields"]) for one in candidates]
+        labels = {name: ids[0] for name, ids in compiler.labels(task).items()}
+        ordered = sorted(labels, key=lambda name: name not in task.positive)
+        scoring = {"query": prefix, "items": questions, "label_token_ids": [labels[name] for name in ordered]}
+        return Request(
+            rank=json.dumps(body).encode(),
+            scoring=json.dumps(scoring).encode(),
+            prefix=prefix,
+            questions=questions,
+            labels=[labels[name] for name in ordered],
+        )
+
+    def _history(self, profile: dict[str, str], tokens: int) -> list[dict[str, Any]]:
+        past: list[dict[str, Any]] = []
+        while tokens > 0:
+            fields = self._fields(self.suite.entities[self.task.entity_type])
+            past.append(
+                {
+                    "entity_type": self.task.entity_type,
+                    "fields": fields,
+                    "surface": self.task.surface,
+                    "action": str(self._random.choice([action.name for action in self.task.actions])),
+                    "timestamp": (START + timedelta(hours=len(past))).isoformat(),
+                }
+            )
+            tokens -= len(self._question(profile, fields)) + 1  # and its label
+        return past
+
+    def _candidate(self, profile: dict[str, str]) -> dict[str, str]:
+        """Fields that make a question of the wanted length, or the first length above it."""
+        fields = self._fields(self.suite.entities[self.task.entity_type])
+        first = next(iter(fields))
+        wanted = min(self.sizes.candidate, self.compiler.format.question_tokens)  # no question is longer than that
+        while len(self._question(profile, fields)) < wanted:
+            fields[first] += " " + draw_words(self._words, self._random, 1)[0]
+        return fields
+
+    def _question(self, profile: dict[str, str], fields: dict[str, str]) -> tuple[int, ...]:
+        entity = Entity(entity_type=self.task.entity_type, fields=fields)
+        return self.compiler.question(self.task, profile, entity)[0]
+
+    def _fields(self, templates: list[str]) -> dict[str, str]:
+        names = [name for template in templates for _, name, _, _ in string.Formatter().parse(template) if name]
+        return {name: draw_words(self._words, self._random, 1)[0] for name in names}
+
+
+def write_random_version(folder: Path, like: LoadedVersion) -> int:
+    """Writes a version folder with random weights and the tasks of `like`; returns how many parameters it has.
+
+    Args:
+        folder: made here.
+    """
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(SEED)
+    texts = (" ".join(draw_words(vocabulary(), random, 400)) for _ in range(300))
+    labels = " ".join(action.label for task in like.suite.tasks for action in task.actions)
+    tokenizer = train_tokenizer([*texts, *[labels] * 300], vocabulary_size=VOCABULARY)
+    torch.manual_seed(SEED)
+    lm = MixtralForCausalLM(
+        MixtralConfig(
+            **MODEL,
+            vocab_size=tokenizer.vocabulary_size,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    logging.disable_progress_bar()
+    lm.save_pretrained(folder)
+    logging.enable_progress_bar()
+    tokenizer.save(folder)
+    write_suite_files(folder, like.suite, PromptFormat(context_length=CONTEXT, question_tokens=256))
+    return sum(parameter.numel() for parameter in lm.parameters())
