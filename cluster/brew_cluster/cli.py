@@ -1,23 +1,20 @@
-"""The `brew360` command: what people type, and how failures reach them (one sentence, an exit code, no orphans).
+"""The `brew360` command: what ML teams type, and where the commands around the service are added.
 
-Exit codes: 0 done; 1 something failed; 2 what was given cannot work; 130 interrupted.
+Owns: the demo, data, training and export. Does not own: commands around the service (`service_commands`), or how a
+command ends (`command`).
 """
 
-import logging
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from brew_platform.errors import BrewError, UserError, first_cause
-from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
-from brew_platform.telemetry import PipeSafeConsole, open_log
+from brew_cluster.command import logged, one_sentence
+from brew_cluster.service_commands import keys_app, rank, score, serve_app
+from brew_platform.errors import UserError
+from brew_platform.telemetry import PipeSafeConsole
 
 __all__ = ["app", "main"]
 
@@ -28,8 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-serve_app = typer.Typer(help="The ranking service of this machine.", no_args_is_help=True)
-app.add_typer(serve_app, name="serve")
 
 
 @app.callback()
@@ -63,15 +58,20 @@ def demo(
     """
     console = PipeSafeConsole()
     run = run_dir or Path("runs") / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with _one_sentence(console, keep_children=keep):
+    with one_sentence(console, keep_children=keep):
         from brew_cluster.demo_config import load_recipe
 
         config = load_recipe(source, overrides or [])
         if run.exists() and any(run.iterdir()):
             raise UserError(f"{run} holds an earlier run: choose another --run-dir, or remove that folder.")
-        from brew_cluster.demo import DemoOptions, run_demo  # seconds of imports, which a mistake need not wait for
+        from brew_cluster.local_ray import refuse_running_ray
+        from brew_serve.ports import require_free_port
 
-        with _logged(run / "logs" / "demo.log"):
+        require_free_port(port)
+        refuse_running_ray()
+        from brew_cluster.demo import DemoOptions, run_demo  # seconds of imports, for which a refusal need not wait
+
+        with logged(run / "logs" / "demo.log"):
             options = DemoOptions(
                 run=run.absolute(),
                 registry=registry if "://" in registry else str(Path(registry).absolute()),
@@ -101,14 +101,14 @@ def data(
     brew360 data data/synthetic
     """
     console = PipeSafeConsole()
-    with _one_sentence(console):
+    with one_sentence(console):
         from brew_cluster.dataset import make_dataset
         from brew_cluster.demo_config import load_recipe
 
         config = load_recipe(source, overrides or [])
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} is not empty: choose another folder, or remove that one.")
-        with _logged(out / "logs" / "data.log"):
+        with logged(out / "logs" / "data.log"):
             make_dataset(config, out.absolute(), console, path=path, pairs=pairs)
 
 
@@ -143,7 +143,7 @@ def train(
     Watch a run with `tensorboard --logdir runs/cpt/tensorboard`. `touch runs/cpt/checkpoint-now` commits at once.
     """
     console = PipeSafeConsole()
-    with _one_sentence(console):
+    with one_sentence(console):
         from brew_cluster.train_job import dry_run_job, load_job, relaunch_job, run_job
 
         job = load_job(recipe, overrides or [])
@@ -152,7 +152,7 @@ def train(
             return
         job.require_run()
         if driver:
-            with _logged(Path(job.run) / "logs" / "train.log"):
+            with logged(Path(job.run) / "logs" / "train.log"):
                 run_job(job, console)
             return
         code = relaunch_job(job, recipe, overrides or [], most=relaunches, console=console)
@@ -170,69 +170,17 @@ def export(
     brew360 export runs/cpt runs/cpt-now
     """
     console = PipeSafeConsole()
-    with _one_sentence(console):
+    with one_sentence(console):
         from brew_cluster.train_job import export_run
 
         folder = export_run(run, out)
         console.print(f"exported step {folder} to {out}", soft_wrap=True)
 
 
-@serve_app.command()
-def down() -> None:
-    """Stop the service that `brew360 demo --keep` left running, and its Ray."""
-    with _one_sentence(PipeSafeConsole()):
-        from brew_cluster.local_ray import stop_ray
-
-        stop_ray()
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """A full log in a file; of a failure, too, of which the console gets one sentence."""
-    with open_log(path):
-        try:
-            yield
-        except Exception:
-            logging.getLogger(__name__).info("failed", exc_info=True)
-            raise
-
-
-@contextmanager
-def _one_sentence(console: Console, *, keep_children: bool = False) -> Iterator[None]:
-    """Turns any failure into one sentence and an exit code, and leaves no process behind.
-
-    Args:
-        keep_children: processes started by the block stay if it succeeds.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    become_subreaper()
-    code = 0
-    try:
-        with guard_descendants():
-            yield
-    except (KeyboardInterrupt, SystemExit):
-        console.print("interrupted: everything that was started is being stopped; run the same command again.")
-        code = 130
-    except Exception as error:
-        cause = first_cause(error)
-        if isinstance(cause, BrewError):
-            console.print(f"error: {cause}", style="red", soft_wrap=True, markup=False, highlight=False)
-            code = 2 if isinstance(cause, UserError) else 1
-        else:
-            text = f"error: {type(cause).__name__}: {cause}".splitlines()[0]
-            console.print(
-                f"{text} (the log in the run's folder has the details)", style="red", soft_wrap=True, markup=False
-            )
-            code = 1
-    if code or not keep_children:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the processes
-        kill_descendants()
-    if code:
-        sys.exit(code)
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+app.command()(score)
+app.add_typer(serve_app, name="serve")
+app.command()(rank)
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:

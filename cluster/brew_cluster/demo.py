@@ -16,7 +16,7 @@ from rich.console import Console
 
 from brew_cluster.dataset import make_bins, prepare
 from brew_cluster.demo_config import DemoConfig
-from brew_cluster.local_ray import local_ray, refuse_running_ray
+from brew_cluster.local_ray import local_ray
 from brew_cluster.preflight import require_space
 from brew_cluster.report import (
     show_curl,
@@ -41,7 +41,6 @@ from brew_serve.batch import score_requests
 from brew_serve.benchmark import TaskQuality, benchmark, benchmark_rows
 from brew_serve.client import RankClient
 from brew_serve.context import MemberContext
-from brew_serve.ports import require_free_port
 from brew_serve.version import write_suite_files
 from brew_train.launch import run_on_ray
 
@@ -67,9 +66,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
         BrewError: one clear sentence about what failed. Nothing is left half-written in the registry, and no Ray is
             left running.
     """
-    require_free_port(options.port)
     require_space(options.run)
-    refuse_running_ray()
     commit = source_commit()  # of the code that is loaded now; the checkout may move while the model trains
     run = options.run
     stages = Stages(STAGES, console=console)

@@ -4,7 +4,6 @@ Owns: the job's settings, the recipes that ship, and the order of a run on this 
 not own: training (brew_train) or coming back after this process is lost (brew_cluster.relauncher).
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig
 
-from brew_cluster.local_ray import local_ray
+from brew_cluster.local_ray import any_ray
 from brew_cluster.preflight import require_space
+from brew_cluster.recipe import find_recipe
 from brew_cluster.relauncher import Decision, relaunch
 from brew_cluster.train_view import TrainView
 from brew_data.tokenizer import Tokenizer
@@ -33,8 +33,6 @@ from brew_train.manifest import CHECKPOINTS, peek
 from brew_train.world import World
 
 __all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]
-
-RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(kw_only=True)
@@ -80,14 +78,7 @@ def load_job(recipe: str, overrides: Sequence[str] = ()) -> TrainJob:
     Raises:
         ConfigError: there is no such recipe, or a setting is unknown or of the wrong type.
     """
-    path = Path(recipe)
-    shipped = RECIPES / f"train_{recipe}.yaml"
-    if not path.is_file():
-        if not shipped.is_file():
-            known = sorted(file.stem.removeprefix("train_") for file in RECIPES.glob("train_*.yaml"))
-            raise ConfigError(f"{recipe} is neither a YAML file nor a recipe that ships ({', '.join(known)}).")
-        path = shipped
-    return load_config(TrainJob, path, overrides=overrides)
+    return load_config(TrainJob, find_recipe("train", recipe), overrides=overrides)
 
 
 def run_job(job: TrainJob, console: Console) -> TrainResult:
@@ -185,16 +176,9 @@ def _refuse_other_tokenizer(job: TrainJob, tokenizer: Tokenizer) -> None:
 
 @contextmanager
 def _ray(job: TrainJob, run: Path) -> Iterator[None]:
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
-        try:
-            yield
-        finally:
-            ray.shutdown()
-        return
-    with local_ray(detached=False, logs=run / "logs" / "ray"):
+    with any_ray(detached=False, logs=run / "logs" / "ray") as own:
         cores = int(ray.cluster_resources().get("CPU", 0))
-        if job.train.workers > cores:
+        if own and job.train.workers > cores:
             raise UserError(
                 f"train.workers={job.train.workers}, but this machine's Ray has room for {cores} (twice its cores): "
                 f"lower train.workers, or set RAY_ADDRESS to a larger cluster."

@@ -18,10 +18,21 @@ from typing import Any
 from brew_platform.blobs import Blobs, File
 from brew_platform.errors import RegistryError, UserError
 from brew_platform.numbered_log import NumberedLog
-from brew_platform.registry_events import KINDS, MOVES, Event, GateOutcome, aliases, retired, rollback_target
+from brew_platform.registry_events import (
+    KINDS,
+    MOVES,
+    SHARED,
+    Event,
+    GateOutcome,
+    aliases,
+    retired,
+    rollback_target,
+)
 from brew_platform.storage import ObjectStore
 
 __all__ = ["Event", "File", "GateOutcome", "Registry", "Version"]
+
+_SHARES = {"canary": 0.05, "shadow": 0.1}  # of the traffic, where none is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,22 +184,47 @@ class Registry:
             )
         return known[alias_or_number]
 
-    def append(self, kind: str, number: int, *, author: str, alias: str | None = None, note: str = "") -> Event:
-        """Records an event that no gate decides: canary, approve, retire, tag. A canary moves the alias `canary`.
+    def append(
+        self,
+        kind: str,
+        number: int,
+        *,
+        author: str,
+        alias: str | None = None,
+        note: str = "",
+        share: float | None = None,
+    ) -> Event:
+        """Records an event that no gate decides: canary, shadow, failed, approve, retire, tag.
+
+        A canary moves the alias `canary`, a shadow the alias `shadow`; a share of 0 ends either.
+
+        Args:
+            share: of the traffic, 0 to 1; for a canary .05 and for a shadow .1 where it is not given.
 
         Raises:
-            UserError: another kind; promotions and rollbacks have methods of their own.
-            RegistryError: no such version, or a canary of a retired one.
+            UserError: another kind, as promotions and rollbacks have methods of their own; or a share where there can
+                be none, or that is none.
+            RegistryError: no such version, or a canary or shadow of a retired one.
         """
         if kind not in KINDS or kind in ("promote", "rollback", "blocked"):
             raise UserError(
-                f"{kind!r} cannot be appended: use canary, approve, retire or tag, or promote() or rollback()."
+                f"{kind!r} cannot be appended: use canary, shadow, failed, approve, retire or tag, or promote() or "
+                f"rollback()."
             )
         self._require(number)
-        if kind == "canary":
-            alias = alias or "canary"
+        if kind in SHARED:
+            alias = alias or kind
+            share = _SHARES[kind] if share is None else share
+            if not 0 <= share <= 1:
+                raise UserError(
+                    f"the share of a {kind} is {share}; give a number from 0 (no traffic) to 1 (all of it)."
+                )
             self._refuse_retired(number)
-        return self._append(lambda events: number, kind=kind, alias=alias, author=author, note=note)
+        elif share is not None:
+            raise UserError(
+                f"an event of kind {kind} has no share of the traffic; leave it out, or use canary or shadow."
+            )
+        return self._append(lambda events: number, kind=kind, alias=alias, author=author, note=note, share=share)
 
     def promote(
         self, number: int, *, alias: str = "production", gates: Sequence[GateOutcome], author: str, note: str = ""
@@ -229,6 +265,7 @@ class Registry:
         author: str,
         note: str,
         gates: Sequence[GateOutcome] = (),
+        share: float | None = None,
     ) -> Event:
         """Writes an event about the version that `decide` takes from all events before it."""
         if (alias is None and kind in MOVES) or (
@@ -248,6 +285,7 @@ class Registry:
                 time=time,
                 gates=tuple(gates),
                 note=note,
+                share=share,
             ).document()
 
         number = self._events.append(make, write_id=write_id)

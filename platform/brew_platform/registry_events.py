@@ -11,10 +11,21 @@ from typing import Any
 
 from brew_platform.errors import RegistryError, UserError
 
-__all__ = ["KINDS", "Event", "GateOutcome", "alias_histories", "aliases", "retired", "rollback_target"]
+__all__ = [
+    "KINDS",
+    "SHARED",
+    "Event",
+    "GateOutcome",
+    "alias_histories",
+    "aliases",
+    "last_moves",
+    "retired",
+    "rollback_target",
+]
 
-MOVES = ("promote", "canary", "rollback")  # these point an alias at their version; the other kinds only record
-KINDS = (*MOVES, "blocked", "approve", "retire", "tag")
+SHARED = ("canary", "shadow")  # these give the version of the alias of their name a share of the traffic
+MOVES = ("promote", "rollback", *SHARED)  # these point an alias at their version; the other kinds only record
+KINDS = (*MOVES, "blocked", "failed", "approve", "retire", "tag")  # failed: a service could not load the version
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class Event:
     time: str  # ISO 8601, UTC
     gates: tuple[GateOutcome, ...] = ()
     note: str = ""
+    share: float | None = None  # of the traffic, 0 to 1; canary and shadow only
     write_id: str = ""  # unique to the write
 
     @classmethod
@@ -75,6 +87,7 @@ class Event:
                 time=document["time"],
                 gates=tuple(GateOutcome(**gate) for gate in document["gates"]),
                 note=document["note"],
+                share=document.get("share"),  # events of earlier releases have none
                 write_id=document["write_id"],
             )
         except (KeyError, TypeError) as error:
@@ -83,8 +96,12 @@ class Event:
             ) from error
 
     def document(self) -> dict[str, Any]:
-        """What is stored: all fields but the number, which is the key's."""
-        return {name: value for name, value in asdict(self).items() if name != "number"}
+        """What is stored: all fields but the number, which is the key's, and a share where there is none."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "number" and (name != "share" or value is not None)
+        }
 
 
 def alias_histories(events: Iterable[Event]) -> dict[str, list[int]]:
@@ -108,6 +125,11 @@ def alias_histories(events: Iterable[Event]) -> dict[str, list[int]]:
 def aliases(events: Iterable[Event]) -> dict[str, int]:
     """Where each alias points: at the version of the last event that moved it."""
     return {alias: history[-1] for alias, history in sorted(alias_histories(events).items())}
+
+
+def last_moves(events: Iterable[Event]) -> dict[str, Event]:
+    """The event that pointed each alias where it points now."""
+    return {event.alias: event for event in events if event.kind in MOVES and event.alias is not None}
 
 
 def retired(events: Iterable[Event]) -> set[int]:

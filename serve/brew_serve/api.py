@@ -1,7 +1,10 @@
 """The HTTP application: the ranking route, health and metrics, other servers' protocols, and the edge around them.
 
-Owns: putting it together, and its OpenAPI document. Does not own: answers (`service`, `openai_api`, `score_api`), who
-may ask (`edge`), or how errors read (`error_answers`).
+It is put together in three ways: `create_api` is all of it around one service, `create_routes` what needs an engine,
+for a ranker, and `create_gateway` all of it, where requests that need an engine are handed on to a ranker.
+
+Owns: that, and its OpenAPI document. Does not own: answers (`service`, `openai_api`, `score_api`), who may ask
+(`edge`), where requests are handed on to (`forwarding`), or how errors read (`error_answers`).
 """
 
 from collections.abc import Callable
@@ -11,17 +14,17 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from brew_platform.errors import BrewError
 from brew_serve.call import Call
 from brew_serve.edge import Edge, EdgeConfig
 from brew_serve.error_answers import add_error_answers
-from brew_serve.json_route import StrictJsonRoute, current_call
+from brew_serve.front import FleetStatus, Front
+from brew_serve.json_route import Forward, RankerRoute, current_call
 from brew_serve.openai_api import openai_router
 from brew_serve.protocol import RankRequest, RankResponse
 from brew_serve.score_api import score_router
 from brew_serve.service import RankService
 
-__all__ = ["create_api"]
+__all__ = ["create_api", "create_gateway", "create_routes"]
 
 
 class ErrorAnswer(BaseModel):
@@ -57,7 +60,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 def create_api(
     service: Callable[[], RankService], config: EdgeConfig | None = None, *, routers: tuple[APIRouter, ...] = ()
 ) -> FastAPI:
-    """The application.
+    """The application around one service.
 
     Args:
         service: gives the service that answers; called for each request, so that the routes exist before it does.
@@ -67,6 +70,33 @@ def create_api(
     Raises:
         UserError: the key file is missing or malformed.
     """
+    return _behind_edge(create_routes(service), service, config or EdgeConfig(), routers)
+
+
+def create_gateway(
+    front: Front, forward: Forward, config: EdgeConfig, *, routers: tuple[APIRouter, ...] = ()
+) -> FastAPI:
+    """The application of a gateway.
+
+    Args:
+        front: the gateway.
+        forward: hands a request on that needs an engine.
+        config, routers: as `create_api`.
+
+    Raises:
+        UserError: as `create_api`.
+    """
+
+    def nowhere() -> RankService:
+        raise AssertionError("a gateway hands these requests on")
+
+    api = create_routes(nowhere)
+    api.state.forward = forward
+    return _behind_edge(api, lambda: front, config, routers)
+
+
+def create_routes(service: Callable[[], RankService]) -> FastAPI:
+    """The routes that need an engine, without an edge: whoever calls them gives a `Call` in the scope's state."""
     api = FastAPI(
         title="brew360",
         summary="One language model ranks for every surface.",
@@ -76,37 +106,48 @@ def create_api(
         responses={status: {**told, "model": ErrorAnswer} for status, told in _ERRORS.items()},
         strict_content_type=True,
     )
-    ranking = APIRouter(route_class=StrictJsonRoute, tags=["ranking"])
-    operators = APIRouter(tags=["operation"])
+    ranking = APIRouter(route_class=RankerRoute, tags=["ranking"])
 
     @ranking.post("/v1/rank")
     async def rank(request: RankRequest, call: Annotated[Call, Depends(current_call)]) -> RankResponse:
         """Ranks candidates for a member; the best first."""
         return await service().rank(request, call)
 
+    for router in (ranking, openai_router(service), score_router(service)):
+        api.include_router(router)
+    add_error_answers(api)
+    return api
+
+
+def _behind_edge(
+    api: FastAPI, front: Callable[[], Front], config: EdgeConfig, routers: tuple[APIRouter, ...]
+) -> FastAPI:
+    operators = APIRouter(tags=["operation"])
+
     @operators.get("/health")
     async def health() -> Health:
         """200 while the service lives; otherwise it should be started anew."""
-        service().engine.check()
-        return Health(status="ok", version=service().number)
+        return Health(status="ok", version=front().health())
 
     @operators.get("/ready")
     @operators.get("/healthz", include_in_schema=False)
     async def ready() -> Health:
         """200 when requests can be answered."""
-        if service().closing:
-            raise BrewError("the service is shutting down; send requests to another replica.")
-        return await health()
+        return Health(status="ok", version=front().ready())
+
+    @operators.get("/v1/status")
+    async def status() -> FleetStatus:
+        """Which versions serve, to whom, and on how many replicas."""
+        return await front().status()
 
     @operators.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """Prometheus metrics of the replica that answers; for operators."""
-        return Response(service().meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Prometheus metrics; for operators."""
+        return Response(await front().metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for router in (ranking, openai_router(service), score_router(service), operators, *routers):
+    for router in (operators, *routers):
         api.include_router(router)
-    add_error_answers(api)
-    api.add_middleware(Edge, config=config or EdgeConfig(), service=service)
+    api.add_middleware(Edge, config=config, front=front)
     api.openapi = lambda: _document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 

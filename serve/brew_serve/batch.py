@@ -1,24 +1,24 @@
 """Batch scoring: a Ray Data step with the same engine and the same scorer as online serving.
 
 Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines` makes one row per
-prefix) nor what a score is (`brew_serve.scoring`).
+prefix), what a score is (`brew_serve.scoring`), or batches that outlive their process (`brew_serve.batch_parts`).
 """
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import ray.data
 
-from brew_platform.errors import ConfigError, DataError
+from brew_platform.errors import DataError
+from brew_serve.batch_config import BatchConfig
 from brew_serve.engine import Engine
 from brew_serve.engine_config import EngineConfig
 from brew_serve.scoring import Scored, Scorer
 from brew_serve.version import load_version
 
-__all__ = ["SCORES", "BatchConfig", "score_requests", "score_table"]
+__all__ = ["SCORES", "BatchConfig", "EngineActor", "score_requests", "score_table"]
 
 COLUMNS = ("task", "prefix_ids", "question_ids", "interaction_ids")
 
@@ -30,21 +30,6 @@ SCORES = pa.schema(
         "version": pa.string(),  # as `score_requests` was given it; null where it was not
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchConfig:
-    """How many engines score, and how much each holds at a time."""
-
-    engines: int = 1  # actors, each with one engine; one engine already uses every core of a small machine
-    cpus: float = 1.0  # Ray CPUs that an engine reserves; fewer than it uses, so that making prompts goes on beside it
-    gpus: float = 0.0  # Ray GPUs that an engine reserves
-    rows: int = 512  # requests given to an engine at a time, and scored rows told of at a time; 2 MB of token ids
-    in_flight: int = 2048  # prompts that an engine may hold; bounds memory when requests have many candidates
-
-    def __post_init__(self) -> None:
-        if min(self.engines, self.rows, self.in_flight) < 1 or min(self.cpus, self.gpus) < 0:
-            raise ConfigError(f"{self}: engines, rows and in_flight must be 1 or more, cpus and gpus 0 or more.")
 
 
 def score_requests(
@@ -80,7 +65,7 @@ def score_requests(
     config = config or BatchConfig()
     # One block a batch: a block's scores come out together, however many batches it is given to the engine in.
     return requests.repartition(target_num_rows_per_block=config.rows).map_batches(
-        _EngineActor,
+        EngineActor,
         fn_constructor_args=(version_folder, engine, version, config.in_flight),
         batch_format="pyarrow",
         batch_size=config.rows,
@@ -139,7 +124,7 @@ def _as_table(ids: list[int], scored: Iterable[Scored], version: str | None) -> 
     return pa.Table.from_pylist(rows, schema=SCORES)
 
 
-class _EngineActor:
+class EngineActor:
     """One engine and its event loop, for as long as the Ray Data job runs; the engine ends with the actor."""
 
     def __init__(self, folder: Path, config: EngineConfig | None, version: str | None, in_flight: int) -> None:

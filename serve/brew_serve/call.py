@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 
 from brew_serve.keys import Team
-from brew_serve.quota import TeamQuota
+from brew_serve.quota import TeamQuota, TokenCount
 
 __all__ = ["LOCAL", "Call", "Trace"]
 
@@ -58,4 +58,4 @@ class Call:
     arrival: float
     trace: Trace
     team: Team = LOCAL
-    quota: TeamQuota | None = None
+    quota: TeamQuota | TokenCount | None = None

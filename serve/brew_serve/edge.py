@@ -15,10 +15,10 @@ from typing import Any
 from brew_platform.errors import BrewError, ConfigError
 from brew_serve.call import LOCAL, Call, Trace
 from brew_serve.error_answers import refused
+from brew_serve.front import Front
 from brew_serve.keys import KeyFile, Team
 from brew_serve.quota import TeamQuota
 from brew_serve.refusals import BodyTooLarge, Forbidden, QuotaExceeded, Unauthorized
-from brew_serve.service import RankService
 
 __all__ = ["Edge", "EdgeConfig"]
 
@@ -51,14 +51,14 @@ class Edge:
     Args:
         app: the application behind it.
         config: of the edge.
-        service: the service that answers; asked for each request.
+        front: the service behind it; asked for with each request.
 
     Raises:
         UserError: the key file is missing or malformed.
     """
 
-    def __init__(self, app: Any, config: EdgeConfig, service: Callable[[], RankService]) -> None:
-        self._app, self._config, self._service = app, config, service
+    def __init__(self, app: Any, config: EdgeConfig, front: Callable[[], Front]) -> None:
+        self._app, self._config, self._front = app, config, front
         self._keys = None if config.keys_path is None else KeyFile(Path(config.keys_path))
         self._quotas: dict[str, TeamQuota] = {}
 
@@ -66,8 +66,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        service = self._service()
-        arrival = service.clock()
+        front = self._front()
+        arrival = front.clock()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         trace = Trace.of(headers.get("x-request-id", ""), headers.get("traceparent", ""))
         status, team = 500, ""
@@ -90,17 +90,17 @@ class Edge:
                 body = await self._body(headers.get("content-length", ""), receive)
             except BrewError as error:
                 if isinstance(error, QuotaExceeded):
-                    service.meters.shed.labels("rate").inc()
+                    front.meters.shed.labels("rate").inc()
                 await refused(error)(scope, receive, send_with_ids)
                 return
             call = Call(arrival=arrival, trace=trace, team=known, quota=quota)
             scope["state"] = {**scope.get("state", {}), "call": call}
             await self._app(scope, _replay(body, receive), send_with_ids)
         finally:
-            seconds = service.clock() - arrival
+            seconds = front.clock() - arrival
             route = getattr(scope.get("route"), "path", "other")
-            service.meters.requests.labels(route, str(status), team).inc()
-            service.meters.request_seconds.labels(route).observe(seconds)
+            front.meters.requests.labels(route, str(status), team).inc()
+            front.meters.request_seconds.labels(route).observe(seconds)
             _LOG.info(
                 "%s %s %d %.1f ms team=%s request_id=%s trace_id=%s",
                 *(scope["method"], scope["path"], status, seconds * 1000, team, trace.request_id, trace.trace_id),

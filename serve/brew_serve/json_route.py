@@ -1,12 +1,13 @@
 """What every route of ours has: a body that is strict JSON, and the `Call` that the edge made of the request.
 
 Owns: `StrictJsonRoute`, which refuses what Python's parser lets pass and JSON does not: other encodings than UTF-8, NaN
-and Infinity, and halves of surrogate pairs, which no answer could repeat in UTF-8.
+and Infinity, and halves of surrogate pairs, which no answer could repeat in UTF-8; and `RankerRoute`, one that needs an
+engine, and is therefore handed on where there is none.
 """
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
@@ -14,7 +15,9 @@ from fastapi.routing import APIRoute
 
 from brew_serve.call import Call
 
-__all__ = ["StrictJsonRoute", "current_call"]
+__all__ = ["Forward", "RankerRoute", "StrictJsonRoute", "current_call"]
+
+Forward = Callable[[Request], Awaitable[Response]]
 
 _MAYBE_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -35,6 +38,19 @@ class StrictJsonRoute(APIRoute):
             return await handler(_StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+class RankerRoute(StrictJsonRoute):
+    """A route that needs an engine: an application whose state has a `forward` hands the request on, unread."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        here = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            forward: Forward | None = getattr(request.app.state, "forward", None)
+            return await (here(request) if forward is None else forward(request))
+
+        return answer
 
 
 class _StrictRequest(Request):

@@ -17,13 +17,15 @@ request tens of milliseconds here for nothing.
 Owns: the file, keys and their check. Does not own: what a team has used (`quota`).
 """
 
+import fcntl
 import hashlib
 import hmac
 import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ import yaml
 
 from brew_platform.errors import UserError
 
-__all__ = ["KeyFile", "Team", "create_key"]
+__all__ = ["KeyFile", "Team", "create_key", "list_keys", "revoke_key"]
 
 _LOG = logging.getLogger(__name__)
 _KEY = re.compile(r"b360_([0-9a-f]{8})_([\w-]{43})", re.ASCII)
@@ -114,15 +116,62 @@ def create_key(
     """
     if not _TEAM.fullmatch(team):
         raise UserError(f"{team!r} cannot name a team; use 1 to 64 letters, digits, and any of _ . -")
-    data = _load(path) if path.exists() else {"teams": {}}
-    entry = data["teams"].setdefault(team, {})
     given = {"requests_per_second": requests_per_second, "tokens_per_minute": tokens_per_minute, "admin": admin}
-    entry.update({name: value for name, value in given.items() if value is not None})
     id_, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
-    entry.setdefault("keys", {})[id_] = {"salt": salt.hex(), "sha256": _digest(salt, secret).hex()}
-    _teams(path, data)  # what is written must be readable
-    _write(path, yaml.safe_dump(data, sort_keys=False))
+    with _alone(path):
+        data = _load(path) if path.exists() else {"teams": {}}
+        entry = data["teams"].setdefault(team, {})
+        entry.update({name: value for name, value in given.items() if value is not None})
+        entry.setdefault("keys", {})[id_] = {"salt": salt.hex(), "sha256": _digest(salt, secret).hex()}
+        _teams(path, data)  # what is written must be readable
+        _write(path, yaml.safe_dump(data, sort_keys=False))
     return f"b360_{id_}_{secret}"
+
+
+def list_keys(path: Path) -> list[tuple[str, Team]]:
+    """The id of every key with its team, in the file's order.
+
+    Raises:
+        UserError: the file is missing or malformed.
+    """
+    return [(id_, key.team) for id_, key in _read(path).items()]
+
+
+def revoke_key(path: Path, key_id: str) -> Team:
+    """Takes a key out of the file, and returns the team it belonged to; running services refuse it at once.
+
+    Args:
+        key_id: the part between the underscores of `b360_<id>_<secret>`.
+
+    Raises:
+        UserError: the file is missing or malformed, or holds no such key.
+    """
+    with _alone(path):
+        data = _load(path)
+        known = _teams(path, data)
+        if key_id not in known:
+            raise UserError(
+                f"{path} holds no key {key_id!r}; it has {', '.join(known) or 'none'}. Give one of these ids: the part "
+                f"of the key between its underscores."
+            )
+        del data["teams"][known[key_id].team.name]["keys"][key_id]
+        _write(path, yaml.safe_dump(data, sort_keys=False))
+    return known[key_id].team
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One at a time changes the file: what two write at once would be the change of one of them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder of your own.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _digest(salt: bytes, secret: str) -> bytes:
@@ -140,7 +189,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)

@@ -84,7 +84,12 @@ class _Consumer:
         self._loop = asyncio.new_event_loop()  # handlers are threads; the engine lives on one loop
         threading.Thread(target=self._loop.run_forever, name="nearline-engine", daemon=True).start()
         self._context, self._store = config.open_context(), config.open_store()
-        self._engine = engine_factory(folder, version.engine)
+
+        async def load() -> Engine:
+            return engine_factory(folder, version.engine)
+
+        # On our loop: vLLM takes its answers in on the loop that it was made on, and here that would be Serve's.
+        self._engine = asyncio.run_coroutine_threadsafe(load(), self._loop).result()
         self._worker = NearlineWorker(
             number,
             Scorer(self._engine, version.compiler),

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends
 from brew_serve.call import Call
 from brew_serve.chat import chat_ids
 from brew_serve.engine import Generated, Sampling
-from brew_serve.json_route import StrictJsonRoute, current_call
+from brew_serve.json_route import RankerRoute, current_call
 from brew_serve.openai_protocol import (
     ChatAnswer,
     ChatChoice,
@@ -39,7 +39,7 @@ _GREEDY_BELOW = 0.01  # a division by less would overflow
 
 def openai_router(service: Callable[[], RankService]) -> APIRouter:
     """The routes; `service` is asked for each request."""
-    router = APIRouter(route_class=StrictJsonRoute, tags=["OpenAI"])
+    router = APIRouter(route_class=RankerRoute, tags=["OpenAI"])
 
     @router.get("/v1/models")
     async def models() -> ModelList:

@@ -11,10 +11,12 @@ import select
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-__all__ = ["FAILURE_FILE", "OwnedExecutor"]
+__all__ = ["FAILURE_FILE", "OwnedExecutor", "OwnedWorkersExecutor"]
 
 FAILURE_FILE = "failure.json"  # {"type", "message"} of what ended the engine process
 
@@ -26,10 +28,22 @@ class OwnedExecutor(UniProcExecutor):
     """
 
     def _init_executor(self) -> None:
-        notes = Path(self.vllm_config.additional_config["notes"])
-        logging.getLogger("vllm").addHandler(_FailureNote(notes / FAILURE_FILE))
-        _end_with(self.vllm_config.additional_config["owner"], notes)
+        _own(self.vllm_config.additional_config)
         super()._init_executor()
+
+
+class OwnedWorkersExecutor(MultiprocExecutor):
+    """The same with one worker process for each GPU; these end by themselves when the engine process does."""
+
+    def _init_executor(self) -> None:
+        _own(self.vllm_config.additional_config)
+        super()._init_executor()
+
+
+def _own(told: dict[str, Any]) -> None:
+    notes = Path(told["notes"])
+    logging.getLogger("vllm").addHandler(_FailureNote(notes / FAILURE_FILE))
+    _end_with(told["owner"], notes)
 
 
 class _FailureNote(logging.Handler):

@@ -1,14 +1,20 @@
 """What a team may use: token buckets for requests per second and for tokens per minute.
 
 Owns: the buckets. Does not own: the teams and their limits (`keys`), or the answer to one that has none left (`edge`,
-`gate`). Time comes in as an argument. Buckets live in a replica: with N replicas behind one address a team gets up to
-N times its limits.
+`gate`). Time comes in as an argument. Buckets live in a gateway: with N of them behind one address a team gets up to N
+times its limits.
+
+What a request needs is known only to the ranker that has compiled its prompts. A gateway therefore takes what the
+team's requests needed lately, and settles the difference when the answer is there: in the long run exactly what was
+used is counted.
 """
 
 from brew_serve.keys import Team
 from brew_serve.refusals import QuotaExceeded
 
-__all__ = ["Bucket", "TeamQuota"]
+__all__ = ["Bucket", "TeamQuota", "TokenCount"]
+
+_MEMORY = 0.2  # weight of the newest request in what the next one is expected to need
 
 
 class Bucket:
@@ -38,6 +44,10 @@ class Bucket:
         self._level -= amount
         return 0.0
 
+    def give_back(self, amount: float) -> None:
+        """Corrects an earlier `take`; a negative amount takes more, into debt if need be."""
+        self._level = min(self.capacity, self._level + amount)
+
 
 class TeamQuota:
     """The buckets of one team.
@@ -52,6 +62,7 @@ class TeamQuota:
         rate, tokens = team.requests_per_second, team.tokens_per_minute
         self._requests = None if rate is None else Bucket(per_second=rate, capacity=max(1.0, rate), now=now)
         self._tokens = None if tokens is None else Bucket(per_second=tokens / 60, capacity=tokens, now=now)
+        self._usual: float | None = None  # tokens of this team's requests
 
     def request(self, now: float) -> None:
         """Counts one request.
@@ -78,3 +89,34 @@ class TeamQuota:
                 f"{seconds:.1f} s, send fewer candidates, or ask the operators for more.",
                 seconds,
             )
+
+    def expect(self, now: float) -> int:
+        """Counts a request whose tokens are not known yet.
+
+        Returns:
+            What was counted; for `settle`, which must follow.
+
+        Raises:
+            QuotaExceeded: as `tokens`.
+        """
+        expected = round(self._usual or 0)
+        self.tokens(expected, now)
+        return expected
+
+    def settle(self, expected: int, tokens: int) -> None:
+        """Corrects what `expect` counted; tokens of 0 are of a request that was not let in."""
+        if self._tokens:
+            self._tokens.give_back(expected - tokens)
+        if tokens:
+            self._usual = tokens if self._usual is None else self._usual + _MEMORY * (tokens - self._usual)
+
+
+class TokenCount:
+    """Stands for a quota where none can be refused, and remembers what would have been counted."""
+
+    def __init__(self) -> None:
+        self.amount = 0
+
+    def tokens(self, amount: int, now: float) -> None:
+        """Counts the tokens of a request."""
+        self.amount += amount

@@ -6,16 +6,18 @@
     ├── Expired        408   the deadline passed before any work was begun
     ├── BodyTooLarge   413   more bytes than a request may have
     ├── QuotaExceeded  429   the team's rate or token quota is used up; `retry_after` says until when
-    └── Overloaded     503   the service has no room now; `retry_after` says until when
+    ├── Overloaded     503   the service has no room now; `retry_after` says until when
+    └── Lost           503   the replica that had the request is gone, or none is up; another one is being started
 
-Owns: these classes. Does not own: how they read as HTTP (`error_answers`), or when they are raised (`edge`, `gate`).
+Owns: these classes. Does not own: how they read as HTTP (`error_answers`), or when they are raised (`edge`, `gate`,
+`gateway`).
 """
 
 from typing import ClassVar
 
 from brew_platform.errors import BrewError, UserError
 
-__all__ = ["BodyTooLarge", "Expired", "Forbidden", "Overloaded", "QuotaExceeded", "Refusal", "Unauthorized"]
+__all__ = ["BodyTooLarge", "Expired", "Forbidden", "Lost", "Overloaded", "QuotaExceeded", "Refusal", "Unauthorized"]
 
 
 class Refusal(BrewError):
@@ -67,3 +69,12 @@ class Overloaded(Refusal):
     """The service has more work than it can take."""
 
     status = 503
+
+
+class Lost(Refusal):
+    """No replica answered: the one that had the request ended, or none is up."""
+
+    status = 503
+
+    def __init__(self, sentence: str, retry_after: float = 5.0) -> None:  # other replicas answer at once
+        super().__init__(sentence, retry_after)

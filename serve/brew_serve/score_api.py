@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends
 
 from brew_platform.errors import UserError
 from brew_serve.call import Call
-from brew_serve.json_route import StrictJsonRoute, current_call
+from brew_serve.json_route import RankerRoute, current_call
 from brew_serve.openai_protocol import TextUsage
 from brew_serve.score_protocol import (
     GenerativeScoringRequest,
@@ -31,7 +31,7 @@ Ids = tuple[int, ...]
 
 def score_router(service: Callable[[], RankService]) -> APIRouter:
     """The routes; `service` is asked for each request."""
-    router = APIRouter(route_class=StrictJsonRoute, tags=["label scores"])
+    router = APIRouter(route_class=RankerRoute, tags=["label scores"])
 
     @router.post("/v1/score")
     async def score(request: ScoreRequest, call: Annotated[Call, Depends(current_call)]) -> ScoreResponse:

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 
 from brew_data.compiler import Entity, Past
 from brew_data.tasks import TaskSpec
-from brew_platform.errors import UserError
+from brew_platform.errors import BrewError, UserError
 from brew_serve.admission import AdmissionConfig
 from brew_serve.call import Call, Trace
 from brew_serve.context import Context
 from brew_serve.engine import Engine
+from brew_serve.front import FleetStatus, VersionStatus
 from brew_serve.gate import Gate
 from brew_serve.meters import Meters
 from brew_serve.protocol import InlineCandidate, RankedItem, RankRequest, RankResponse, Truncated, Usage
@@ -89,6 +90,26 @@ class RankService:
             yield
         finally:
             self.meters.stage_seconds.labels(name).observe(self.clock() - start)
+
+    def health(self) -> int:
+        """As `Front.health`."""
+        self.engine.check()
+        return self.number
+
+    def ready(self) -> int:
+        """As `Front.ready`."""
+        if self.closing:
+            raise BrewError("the service is shutting down; send requests to another replica.")
+        return self.health()
+
+    async def metrics(self) -> bytes:
+        """As `Front.metrics`."""
+        return self.meters.text()
+
+    async def status(self) -> FleetStatus:
+        """As `Front.status`: one version, which never changes."""
+        one = VersionStatus(version=self.number, role="production", share=1.0, replicas=1, state="up")
+        return FleetStatus(model=self.name, alias=str(self.number), versions=[one])
 
     def close(self) -> None:
         """Ends the engine and its processes."""

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
 from brew_serve.engine import EngineUsage, Generated, Sampling, check_generation, check_request
+from brew_serve.engine_config import EngineConfig
+from brew_serve.rope import rope_overrides
 
 __all__ = ["TorchEngine"]
 
@@ -23,24 +25,31 @@ class TorchEngine:
 
     Args:
         model_folder: Hugging Face files: config.json and safetensors.
+        config: of which `max_model_len` and `rope` count here.
 
     Raises:
-        UserError: the folder holds no model that transformers can load.
+        UserError: the folder holds no model that transformers can load, or its rotary embedding cannot be scaled.
     """
 
-    def __init__(self, model_folder: Path) -> None:
+    def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         if not (model_folder / "config.json").is_file():
             raise UserError(
                 f"{model_folder} holds no model (config.json is missing): pass a folder that save_pretrained wrote."
             )
         try:
-            model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, local_files_only=True)
+            settings = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+            for name, value in rope_overrides(settings.to_dict(), config.rope if config else None).items():
+                setattr(settings, name, value)
+            model = AutoModelForCausalLM.from_pretrained(
+                model_folder, config=settings, dtype=torch.float32, local_files_only=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{model_folder} cannot be loaded as a model ({error}). Export it again.") from error
         self._torch, self._model = torch, model.eval()
+        self._context = (config.max_model_len if config else None) or model.config.max_position_embeddings
         self._worker = ThreadPoolExecutor(1, "torch-engine")  # one call at a time, beside the event loop
         self.usage = EngineUsage()
 
@@ -102,5 +111,4 @@ class TorchEngine:
         return int(tokens[self._torch.multinomial(kept, 1, generator=generator)])
 
     def _sizes(self) -> dict[str, int]:
-        config = self._model.config
-        return {"context_length": config.max_position_embeddings, "vocabulary_size": config.vocab_size}
+        return {"context_length": self._context, "vocabulary_size": self._model.config.vocab_size}

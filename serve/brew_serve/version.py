@@ -19,6 +19,7 @@ from brew_data.tokenizer import Tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
 from brew_serve.engine_config import EngineConfig
+from brew_serve.rope import context_of
 
 __all__ = ["LoadedVersion", "load_version", "write_suite_files"]
 
@@ -45,6 +46,7 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
     Args:
         folder: see the head of this file.
         engine: settings to run the model with; `max_model_len` becomes the version's context length where it is None.
+            With `rope`, prompts may take as much as the model then reads: that is what it is for.
 
     Raises:
         UserError: a file is missing or malformed, or prompts, tokenizer and model do not fit together.
@@ -52,8 +54,12 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
     suite = TaskSuite.from_dict(_read(folder / "suite.json"))
     format = load_config(PromptFormat, _read(folder / "prompt_format.json"))
     tokenizer = Tokenizer.load(folder)
-    model = _read(folder / "config.json")
-    if (positions := model.get("max_position_embeddings", 0)) < format.context_length:
+    model = {"max_position_embeddings": 0, **_read(folder / "config.json")}
+    engine = engine or EngineConfig()
+    positions = context_of(model, engine.rope)
+    if engine.rope is not None:
+        format = replace(format, context_length=engine.max_model_len or positions)
+    if positions < format.context_length:
         raise UserError(
             f"{folder}: prompts may take {format.context_length} tokens, but the model was made for {positions}. "
             f"Publish a version whose prompt format fits its model."
@@ -63,7 +69,6 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} ids, but the model knows {vocabulary}. Publish "
             f"the model with the tokenizer it was trained with."
         )
-    engine = engine or EngineConfig()
     return LoadedVersion(
         folder=folder,
         suite=suite,

@@ -1,7 +1,7 @@
 """The engine that serves: vLLM's `AsyncLLM` behind the `Engine` seam, on CPU and on GPU.
 
-Owns: how vLLM is configured and started, what its failures mean to the user, and that its process ends with ours.
-Does not own: what a score is (`brew_serve.scoring`).
+Owns: how vLLM is started, what its failures mean to the user, and that its process ends with ours. Does not own: which
+setting becomes which argument (`engine_arguments`), or what a score is (`brew_serve.scoring`).
 """
 
 import asyncio
@@ -14,28 +14,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.engine import EngineUsage, Generated, Sampling, check_generation, check_request
+from brew_serve.engine_arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
 from brew_serve.engine_config import EngineConfig
+from brew_serve.rope import context_of
 
 __all__ = ["VllmEngine"]
 
 _CLOSE_SECONDS = 1.0  # the engine has nothing to save: it is killed when it takes longer
 _MOST_IDS = 128  # vLLM answers at most this many wanted tokens per request
-
-# For vLLM and the process that it starts. Nothing here may reach the network: the model is a local folder.
-_ENVIRONMENT = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the cores are shared with Ray's other processes
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost two cores that others share two thirds of the rate
-    "TORCHDYNAMO_DISABLE": "1",  # eager mode still compiles a sampling helper: 5 s at the first request
-}
 
 
 class VllmEngine:
@@ -52,14 +44,18 @@ class VllmEngine:
     """
 
     def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
-        self.vocabulary_size, self.context_length = _check_model(model_folder, config or EngineConfig())
-        self.config = replace(config or EngineConfig(), max_model_len=self.context_length)
+        config = config or EngineConfig()
+        model = _read_model(model_folder)
+        self.vocabulary_size, self.context_length = _check_model(model_folder, model, config)
+        self.config = replace(config, max_model_len=self.context_length)
+        device = _device()
+        arguments = engine_arguments(model_folder, model, self.config, device=device)
         self.usage = EngineUsage()
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
         try:
-            self._llm: Any = _start(model_folder, self.config, self._notes)
+            self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
         finally:  # its sockets are connected, so that nothing remains to be cleaned up should we be killed
             shutil.rmtree(self._notes, ignore_errors=True)
 
@@ -151,57 +147,70 @@ def _generation_params(sampling: Sampling) -> Any:
     )
 
 
-def _check_model(folder: Path, config: EngineConfig) -> tuple[int, int]:
-    """Sizes of vocabulary and context; refuses at once what vLLM would refuse after seconds."""
+def _device() -> Device:
+    """What vLLM was built for; asked before vLLM is imported, since its import reads the environment."""
+    try:
+        return "cpu" if "cpu" in version("vllm") else "gpu"
+    except PackageNotFoundError:  # it is called vllm-cpu
+        return "cpu"
+
+
+def _read_model(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        model = json.loads(path.read_text())
-        vocabulary_size, context = int(model["vocab_size"]), int(model["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} holds no model that can be served ({path.name}: {error}). Pass a folder with the files that "
-            f"save_pretrained wrote."
-        ) from error
+        model: dict[str, Any] = json.loads(path.read_text())
+        if not isinstance(model, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(_no_model(folder, error)) from error
+    return model
+
+
+def _no_model(folder: Path, error: Exception) -> str:
+    return (
+        f"{folder} holds no model that can be served (config.json: {error}). Pass a folder with the files that "
+        f"save_pretrained wrote."
+    )
+
+
+def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> tuple[int, int]:
+    """Sizes of vocabulary and context; refuses at once what vLLM would refuse after seconds."""
+    try:
+        vocabulary_size, context = int(model["vocab_size"]), context_of(model, config.rope)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(_no_model(folder, error)) from error
     wanted = config.max_model_len or context
     if wanted > context:
         raise UserError(
-            f"max_model_len is {wanted}, but the model in {folder} was made for {context} tokens. Set "
-            f"max_model_len to {context} or less."
+            f"max_model_len is {wanted}, but the model in {folder} was made for {context} tokens"
+            f"{' with this engine.rope' if config.rope else ''}. Set max_model_len to {context} or less, or scale its "
+            f"rotary embedding with engine.rope.alpha."
         )
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds no weights (*.safetensors). Export the model again.")
     return vocabulary_size, wanted
 
 
-def _start(folder: Path, config: EngineConfig, notes: Path) -> Any:
+def _start(
+    folder: Path, model: dict[str, Any], config: EngineConfig, arguments: dict[str, Any], device: Device, notes: Path
+) -> Any:
     threads = config.threads or len(os.sched_getaffinity(0))
     # VLLM_RPC_BASE_PATH: where vLLM makes its sockets, which it never removes.
-    changing = {"OMP_NUM_THREADS": str(threads), "VLLM_RPC_BASE_PATH": str(notes)}
-    with _environment({**_ENVIRONMENT, **changing}):
+    with _environment({**engine_environment(device, threads=threads), "VLLM_RPC_BASE_PATH": str(notes)}):
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from brew_serve.owned_executor import OwnedExecutor
+        from brew_serve.owned_executor import OwnedExecutor, OwnedWorkersExecutor
 
-        _check_head_size(folder)
+        if device == "cpu":
+            _check_head_size(folder, model)
         try:
             return AsyncLLM.from_engine_args(
                 AsyncEngineArgs(
-                    model=str(folder),
-                    skip_tokenizer_init=True,
-                    generation_config="vllm",  # ours names an end token, which would be checked for every request
-                    dtype=config.dtype,  # type: ignore[arg-type, unused-ignore]
-                    hf_overrides={"head_dtype": "float32"},
-                    enforce_eager=True,
-                    max_model_len=config.max_model_len,
-                    block_size=config.block_size,  # type: ignore[arg-type, unused-ignore]
-                    max_num_seqs=config.max_num_seqs,
-                    max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_model_len or 0),
-                    kv_cache_memory_bytes=config.kv_cache_bytes,
-                    enable_prefix_caching=True,
-                    disable_log_stats=True,
-                    use_tqdm_on_load=False,
-                    distributed_executor_backend=OwnedExecutor,
+                    **arguments,
+                    distributed_executor_backend=OwnedExecutor
+                    if config.tensor_parallel_size == 1
+                    else OwnedWorkersExecutor,
                     additional_config={"owner": os.getpid(), "notes": str(notes)},
                 )
             )
@@ -209,15 +218,13 @@ def _start(folder: Path, config: EngineConfig, notes: Path) -> Any:
             raise _start_failure(error, folder, config, notes) from error
 
 
-def _check_head_size(folder: Path) -> None:
+def _check_head_size(folder: Path, model: dict[str, Any]) -> None:
     """vLLM on CPU would load a model whose attention heads it cannot compute, and die at the first request."""
-    from vllm.platforms import current_platform
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    model = json.loads((folder / "config.json").read_text())
     size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
     sizes = CPUAttentionBackend.get_supported_head_sizes()
-    if current_platform.is_cpu() and size not in sizes:
+    if size not in sizes:
         raise UserError(
             f"the model in {folder} has attention heads of {size} dimensions, but on CPU vLLM computes only "
             f"{', '.join(map(str, sizes))}. Train it with another hidden_size or number of heads."
@@ -240,8 +247,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _start_failure(error: Exception, folder: Path, config: EngineConfig, notes: Path) -> BrewError:
     kind, message = _failure(error, notes)
     if "KV cache" in message or "kv cache" in message:
+        given = config.kv_cache_bytes
+        if given is None and _device() == "cpu":
+            given = CPU_CACHE_BYTES
+        if given is None:
+            return UserError(
+                f"gpu_memory_utilization of {config.gpu_memory_utilization} leaves too little beside the weights to "
+                f"hold one prompt of {config.max_model_len} tokens ({message}). Raise tensor_parallel_size, or lower "
+                f"max_model_len."
+            )
         return UserError(
-            f"kv_cache_bytes is {config.kv_cache_bytes}, which cannot hold one prompt of {config.max_model_len} tokens "
+            f"kv_cache_bytes is {given}, which cannot hold one prompt of {config.max_model_len} tokens "
             f"or is more than this machine has free ({message}). Change kv_cache_bytes, or lower max_model_len."
         )
     if kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):

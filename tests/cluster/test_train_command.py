@@ -64,7 +64,7 @@ def wait_for_step(folder: Path, step: int, train: subprocess.Popen[str]) -> None
 def test_a_killed_driver_comes_back_and_an_interrupted_run_goes_on(folder: Path) -> None:
     train = start(folder)
     wait_for_step(folder, 20, train)
-    (driver,) = psutil.Process(train.pid).children()
+    (driver,) = [child for child in psutil.Process(train.pid).children() if "--driver" in child.cmdline()]
     driver.kill()
     wait_for_step(folder, 60, train)  # by the next driver
     strangers = psutil.Process(train.pid).children(recursive=True)

@@ -288,7 +288,9 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
         RegistryError, match=r"has no alias 'production'; there are: none yet\. Promote a version to it"
     ):
         registry.resolve("production")
-    with pytest.raises(UserError, match=r"'promote' cannot be appended: use canary, approve, retire or tag"):
+    with pytest.raises(
+        UserError, match=r"'promote' cannot be appended: use canary, shadow, failed, approve, retire or tag"
+    ):
         registry.append("promote", 1, author="ana")
     with pytest.raises(
         UserError, match=r"'7' cannot be an alias: use letters, digits and \._- and start with a letter"

@@ -20,6 +20,7 @@ from brew_data.compiler import Entity, Past
 from brew_platform.errors import UserError
 from brew_serve.engine import Engine, Sampling
 from brew_serve.engine_config import EngineConfig
+from brew_serve.rope import RopeScaling
 from brew_serve.scoring import RankedCandidate, Scorer
 from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion
@@ -225,6 +226,51 @@ async def test_vllm_answers_hundreds_of_prompts_at_once_as_it_answers_one(vllm: 
         assert answer == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=5e-5)
 
 
+@pytest.fixture(scope="module")
+def scaled(version_folder: Path, collected: None) -> Iterator[tuple[Engine, Engine]]:
+    """vLLM and the reference, both reading twice what the model was trained on."""
+    from brew_serve.vllm_engine import VllmEngine
+
+    config = EngineConfig(rope=RopeScaling(alpha=2), kv_cache_bytes=64 * 2**20)
+    engine, plain = VllmEngine(version_folder, config), TorchEngine(version_folder, config)
+    yield engine, plain
+    engine.close()
+    plain.close()
+
+
+@pytest.mark.real
+async def test_both_engines_read_equally_beyond_the_trained_length(
+    scaled: tuple[Engine, Engine], reference: Engine, version: LoadedVersion
+) -> None:
+    engine, plain = scaled
+    trained = version.compiler.format.context_length
+    for length in (40, trained, 2 * trained - 1):
+        prompt = [2 + (7 * i) % 300 for i in range(length)]
+        expected = await plain.next_token_logprobs(prompt, [20, 30, 40])
+        assert await engine.next_token_logprobs(prompt, [20, 30, 40]) == pytest.approx(expected, abs=1e-4)
+        if length < trained:
+            assert await reference.next_token_logprobs(prompt, [20, 30, 40]) != pytest.approx(expected, abs=1e-4)
+    for one in scaled:
+        with pytest.raises(UserError, match=f"the prompt has {2 * trained} tokens, but this model reads"):
+            await one.next_token_logprobs([9] * 2 * trained, [7])
+
+
+@pytest.mark.real
+async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
+    version_folder: Path, reference: Engine, version: LoadedVersion
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    engine = VllmEngine(version_folder, EngineConfig(tensor_parallel_size=2, kv_cache_bytes=64 * 2**20, threads=1))
+    try:
+        for length in (4, version.compiler.format.context_length - 1):
+            prompt = [2 + (7 * i) % 300 for i in range(length)]
+            expected = await reference.next_token_logprobs(prompt, [20, 30, 40])
+            assert await engine.next_token_logprobs(prompt, [20, 30, 40]) == pytest.approx(expected, abs=1e-4)
+    finally:
+        engine.close()
+
+
 # --- Failures ---
 
 
@@ -280,28 +326,34 @@ async def test_damaged_weights_are_refused_with_vllms_own_reason(version_folder:
 OWNER = """
     import sys, time
     from pathlib import Path
+    from brew_serve.engine_config import EngineConfig
     from brew_serve.vllm_engine import VllmEngine
 
     if __name__ == "__main__":
-        engine = VllmEngine(Path(sys.argv[1]))
+        engine = VllmEngine(Path(sys.argv[1]), EngineConfig(tensor_parallel_size=int(sys.argv[2])))
         print("ready", engine._notes, flush=True)
         time.sleep(600)
 """
 
 
 @pytest.mark.real
-async def test_the_engine_process_dies_with_an_owner_that_is_killed(version_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_engines_processes_die_with_an_owner_that_is_killed(
+    version_folder: Path, tmp_path: Path, workers: int
+) -> None:
     script = tmp_path / "owner.py"
     script.write_text(textwrap.dedent(OWNER))
-    owner = subprocess.Popen([sys.executable, script, version_folder], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, script, version_folder, str(workers)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     notes = Path(next(line for line in owner.stdout if line.startswith("ready")).split()[1])
     assert not notes.exists(), "nothing may be left on the disk while the engine runs"
     children = psutil.Process(owner.pid).children(recursive=True)
     assert any("EngineCor" in child.name() for child in children)
+    assert sum("Worker_TP" in child.name() for child in children) == (workers if workers > 1 else 0)
 
     owner.send_signal(signal.SIGKILL)
     owner.wait()
+    owner.stdout.close()
 
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive, f"left behind: {alive}"

@@ -1,6 +1,7 @@
 """API keys: made, hashed at rest, checked, taken out; and trace ids, which need no file."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from brew_platform.errors import UserError
 from brew_serve.call import Trace
-from brew_serve.keys import KeyFile, Team, create_key
+from brew_serve.keys import KeyFile, Team, create_key, list_keys, revoke_key
 
 
 def test_a_key_belongs_to_its_team_and_is_not_in_the_file(tmp_path: Path) -> None:
@@ -121,3 +122,31 @@ def test_good_ids_are_kept_and_others_replaced() -> None:
         assert made.trace_id != PARENT[3:35]
         assert len(made.traceparent) == 55
     assert set(Trace.of("", f"00-{'0' * 32}-{'1' * 16}-01").trace_id) != {"0"}
+
+
+def test_a_key_can_be_listed_by_its_id_and_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    first, second = create_key(path, "feed", requests_per_second=5), create_key(path, "feed")
+    ops = create_key(path, "ops", admin=True)
+    ids = [key.split("_")[1] for key in (first, second, ops)]
+    feed = Team(name="feed", requests_per_second=5)
+    assert list_keys(path) == [(ids[0], feed), (ids[1], feed), (ids[2], Team(name="ops", admin=True))]
+    keys = KeyFile(path)
+
+    assert revoke_key(path, ids[0]) == feed
+
+    assert keys.team(first) is None
+    assert keys.team(second) == feed
+    assert [id_ for id_, _ in list_keys(path)] == ids[1:]
+    with pytest.raises(UserError, match=rf"holds no key '{ids[0]}'; it has {ids[1]}, {ids[2]}"):
+        revoke_key(path, ids[0])
+    with pytest.raises(UserError, match="does not exist: create a first key"):
+        revoke_key(tmp_path / "none.yaml", ids[0])
+
+
+def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: create_key(tmp_path / "keys.yaml", f"team-{n}"), range(24)))
+    keys = KeyFile(tmp_path / "keys.yaml")
+    assert [getattr(keys.team(key), "name", None) for key in made] == [f"team-{n}" for n in range(24)]
+    assert list(tmp_path.iterdir()) == [tmp_path / "keys.yaml"]

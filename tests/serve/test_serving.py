@@ -200,4 +200,4 @@ def test_without_keys_only_this_machine_is_served() -> None:
 
     for host in ("0.0.0.0", "192.168.0.7", "::", "example.org"):
         with pytest.raises(UserError, match="without API keys the service listens on this machine only, not on"):
-            serve_http(App(application=None, keyed=False), 8000, host)
+            serve_http(App(applications={}, keyed=False), 8000, host)

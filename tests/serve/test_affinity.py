@@ -1,0 +1,136 @@
+"""Which replica and which version a member meets, and how many replicas there are: pure functions."""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brew_platform.errors import ConfigError
+from brew_serve.admission import AdmissionConfig
+from brew_serve.affinity import in_order
+from brew_serve.app_config import AppConfig
+from brew_serve.nearline_config import NearlineConfig
+from brew_serve.split import falls_in, member_key
+from brew_serve.token_scaling import OutstandingTokensPolicy, replicas_wanted
+
+MEMBERS = [f"m{i}" for i in range(2_000)]
+
+
+def first(key: str, replicas: list[str]) -> str:
+    return in_order(key, dict.fromkeys(replicas, 0))[0]
+
+
+def test_members_stay_with_their_replica_when_others_come_and_go() -> None:
+    four = {member: first(member, ["a", "b", "c", "d"]) for member in MEMBERS}
+    three = {member: first(member, ["d", "b", "a"]) for member in MEMBERS}
+    assert all(three[member] == four[member] for member in MEMBERS if four[member] != "c")
+    for count in Counter(four.values()).values():
+        assert 400 < count < 600
+
+
+def test_a_busy_replica_is_passed_over_and_everyone_finds_the_same_second_one() -> None:
+    order = in_order("ada", {"a": 0, "b": 0, "c": 0})
+    loads = dict(zip(order, [20, 4, 5], strict=True))
+    assert in_order("ada", loads) == [order[1], order[2], order[0]]
+    loads = dict(zip(order, [3, 0, 0], strict=True))
+    assert in_order("ada", loads) == order, "a few requests more are no reason to move"
+    loads = dict(zip(order, [11, 10, 9], strict=True))
+    assert in_order("ada", loads) == order
+
+
+def test_who_is_no_member_goes_where_least_is_done() -> None:
+    assert in_order("", {"a": 3, "b": 1, "c": 2}) == ["b", "c", "a"]
+    assert in_order("ada", {}) == []
+
+
+@given(st.text(), st.dictionaries(st.text(), st.integers(0, 1_000), min_size=1))
+def test_every_replica_is_offered_once_and_the_first_is_not_overloaded(key: str, loads: dict[str, int]) -> None:
+    order = in_order(key, loads)
+    assert sorted(order) == sorted(loads)
+    assert loads[order[0]] <= max(4, 1.25 * (sum(loads.values()) + 1) / len(loads))
+
+
+def test_load_stays_bounded_when_one_member_asks_for_everything() -> None:
+    loads = dict.fromkeys("abcd", 0)
+    for _ in range(1_000):
+        loads[in_order("ada", loads)[0]] += 1
+    assert max(loads.values()) <= 1.25 * 250 + 5
+
+
+def body(**request: object) -> bytes:
+    return json.dumps(request).encode()
+
+
+def test_a_member_has_one_key_however_the_request_is_written() -> None:
+    inline = {"profile": {"title": "nurse", "location": "berlin"}, "history": []}
+    turned = {"history": [], "profile": {"location": "berlin", "title": "nurse"}}
+    assert member_key(body(member=inline, task="a")) == member_key(body(task="b", member=turned, top_k=3))
+    assert member_key(body(member_id="ada")) == member_key(
+        b' {"candidates": ["x"], "member_id": "ada", "member": null}'
+    )
+    keys = [
+        member_key(one)
+        for one in (
+            body(member_id="ada"),
+            body(member_id="bob"),
+            body(member=inline),
+            body(prompt="ada"),
+            body(query=[1]),
+        )
+    ]
+    assert len(set(keys)) == 5
+    assert all(keys)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"5", b"\xff", b"{}", b"[" * 100_000, b'{"member_id": null}'])
+def test_what_tells_of_no_member_has_no_key(raw: bytes) -> None:
+    assert member_key(raw) == ""
+
+
+def test_a_share_of_the_members_is_chosen_and_stays_when_it_grows() -> None:
+    keys = [member_key(body(member_id=member)) for member in MEMBERS]
+    few = {key for key in keys if falls_in(key, "canary", 0.1)}
+    more = {key for key in keys if falls_in(key, "canary", 0.3)}
+    assert 140 < len(few) < 260
+    assert few < more
+    assert not any(falls_in(key, "canary", 0.0) for key in keys)
+    assert all(falls_in(key, "canary", 1.0) for key in keys)
+    assert {key for key in keys if falls_in(key, "shadow", 0.1)} != few
+    assert not falls_in("", "canary", 1.0)
+
+
+def test_replicas_follow_the_outstanding_tokens() -> None:
+    assert [replicas_wanted(tokens, 1_000, 1) for tokens in (0, 1, 1_000, 1_001, 9_500)] == [1, 1, 1, 2, 10]
+    fewer = [replicas_wanted(tokens, 1_000, 3) for tokens in (3_001, 3_000, 1_900, 1_401, 1_400, 701, 700, 0)]
+    assert fewer == [4, 3, 3, 3, 2, 2, 1, 1], "one goes only where the others have room to spare"
+    policy = OutstandingTokensPolicy(target_tokens=1_000)
+    reports = {"outstanding_tokens": {"a": 1_500.0, "b": 700.0}, "other": {"a": 9e9}}
+    assert policy(SimpleNamespace(aggregated_metrics=reports, target_num_replicas=1)) == (3, {})
+    assert policy(SimpleNamespace(aggregated_metrics={}, target_num_replicas=1)) == (1, {})
+    assert policy(SimpleNamespace(aggregated_metrics=None, target_num_replicas=1)) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"min_replicas": 3}, "max_replicas is 1, which is less than min_replicas (3); raise it."),
+        ({"min_replicas": 0}, "min_replicas is 0; give a number greater than 0."),
+        ({"follow_seconds": 0}, "follow_seconds is 0; give a number greater than 0."),
+        ({"drain_seconds": -1}, "drain_seconds is -1; give 0 or more."),
+        (
+            {"target_tokens": 5_000, "admission": AdmissionConfig(max_outstanding_tokens=4_000)},
+            "target_tokens is 5000, but a replica takes 4000 (admission.max_outstanding_tokens) and refuses the rest",
+        ),
+        (
+            {"gateways": 2, "nearline": NearlineConfig(folder="n", context_path="c")},
+            "gateways is 2, but the nearline outbox is a file of one of them; give 1",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        AppConfig(registry_url="r", cache_folder="c", **settings)
+    assert str(error.value).startswith(sentence)

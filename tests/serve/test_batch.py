@@ -1,0 +1,229 @@
+"""A batch that can be killed: its plan, its parts, its prompts, and what a row says that cannot be scored."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from brew_data.compiler import Past
+from brew_data.tables import Tables
+from brew_platform.errors import DataError, UserError
+from brew_serve.batch import score_table
+from brew_serve.batch_parts import SCORED, _scored, _unpacked, make_prompts
+from brew_serve.batch_plan import BatchPlan, Part, write_part
+from brew_serve.context import MemberContext
+from brew_serve.engine_config import EngineConfig
+from brew_serve.protocol import RankRequest
+from brew_serve.scoring import Scorer
+from brew_serve.service import RankService
+from brew_serve.version import LoadedVersion
+
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+ROW = {"task": "job_apply", "member_id": "ada", "candidates": ["e0", "e2"]}
+
+
+def write(path: Path, rows: list[dict[str, Any]], *, group: int = 1000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            name: pa.array([row[name] for row in rows], kind)
+            for name, kind in [
+                ("task", pa.string()),
+                ("member_id", pa.string()),
+                ("candidates", pa.list_(pa.string())),
+                ("instruction", pa.string()),
+                ("before", pa.timestamp("us", tz="UTC")),
+            ]
+            if name in rows[0]
+        }
+    )
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def plan_of(source: Path, rows: int = 4, version: int = 1) -> BatchPlan:
+    return BatchPlan.of(source, model="brew360", version=version, engine={}, rows=rows)
+
+
+# --- The plan ---
+
+
+def test_parts_cover_every_row_once_in_the_order_of_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "in/b.parquet", [ROW | {"member_id": f"b{i}"} for i in range(3)])
+    write(tmp_path / "in/a.parquet", [ROW | {"member_id": f"a{i}"} for i in range(23)], group=10)
+    write(tmp_path / "in/_hidden.parquet", [ROW])
+    plan = plan_of(tmp_path / "in")
+    parts = list(plan.parts())
+    assert [part.number for part in parts] == list(range(len(parts)))
+    assert [part.rows for part in parts] == [4, 4, 2, 4, 4, 2, 3, 3]
+    assert [part.first for part in parts] == [0, 4, 8, 10, 14, 18, 20, 23]
+    members = [row["member_id"] for part in parts for row in plan.requests(part)]
+    assert members == [f"a{i}" for i in range(23)] + [f"b{i}" for i in range(3)]
+    assert plan.requests(parts[0])[0] == ROW | {"member_id": "a0", "instruction": None, "before": None}
+
+
+def test_a_batch_goes_on_with_its_plan_and_another_one_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", [ROW] * 9)
+    out = tmp_path / "out"
+    assert BatchPlan.read(out) is None
+    plan_of(source).begin(out)
+    assert BatchPlan.read(out) == plan_of(source)
+    (out / ".part-00001.parquet.1.tmp").write_text("half")
+    plan_of(source).begin(out)
+    assert not list(out.glob(".part-*"))
+    with pytest.raises(UserError, match=r"holds another batch: version differs from its plan .*Choose another folder"):
+        plan_of(source, version=2).begin(out)
+    with pytest.raises(UserError, match="holds another batch: rows, files differ from its plan"):
+        plan_of(write(tmp_path / "other.parquet", [ROW] * 8), rows=2).begin(out)
+    (out / "_plan.json").write_text("{}")
+    with pytest.raises(UserError, match="is no plan of a batch"):
+        BatchPlan.read(out)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/scores.parquet").write_text("")
+    with pytest.raises(UserError, match="taken holds something else than a batch"):
+        BatchPlan.read(tmp_path / "taken")
+
+
+def test_what_is_there_is_not_missing_and_totals_count_what_has_no_score(tmp_path: Path) -> None:
+    plan = plan_of(write(tmp_path / "in.parquet", [ROW] * 9))
+    out = tmp_path / "out"
+    plan.begin(out)
+    rows = [{"row": 0, "candidate_id": "a", "score": 0.5}, {"row": 0, "candidate_id": "b", "error": "unknown"}]
+    table = pa.Table.from_pylist(rows, schema=SCORED)
+    write_part(out, 1, table)
+    assert [part.number for part in plan.missing(out)] == [0, 2]
+    assert sorted(path.name for path in out.iterdir()) == ["_plan.json", "part-00001.parquet"]
+    for number in (0, 2):
+        write_part(out, number, table)
+    assert plan.missing(out) == []
+    totals = plan.finish(out)
+    assert (totals.rows, totals.candidates, totals.failed) == (9, 6, 3)
+    assert json.loads((out / "_done.json").read_text()) == {"rows": 9, "candidates": 6, "failed": 3}
+    assert pq.read_table(out).num_rows == 6, "the folder must be a data set, whatever else it holds"
+
+
+def test_input_that_cannot_be_a_batch_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere is no Parquet file and no folder of them"):
+        plan_of(tmp_path / "nowhere")
+    (tmp_path / "text.parquet").write_text("no")
+    with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
+        plan_of(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"task": ["a"], "member_id": ["b"]}), tmp_path / "lacks.parquet")
+    with pytest.raises(DataError, match=r"lacks column 'candidates' \(it has task, member_id\)"):
+        plan_of(tmp_path / "lacks.parquet")
+    pq.write_table(pa.table({"task": ["a"], "member_id": [1], "candidates": [["x"]]}), tmp_path / "type.parquet")
+    with pytest.raises(DataError, match="column 'member_id' is int64, but string is needed"):
+        plan_of(tmp_path / "type.parquet")
+
+
+def test_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.parquet", [ROW] * 9)
+    plan = plan_of(source)
+    write(source, [ROW] * 6)
+    with pytest.raises(DataError, match="has changed since the batch was begun"):
+        plan.requests(list(plan.parts())[-1])
+    source.unlink()
+    with pytest.raises(DataError, match="cannot be read any more"):
+        plan.requests(next(plan.parts()))
+
+
+# --- Prompts and scores ---
+
+
+@pytest.fixture
+def context_path(tables: Tables, tmp_path: Path) -> Path:
+    path = tmp_path / "context.sqlite"
+    MemberContext.build(tables, path)
+    return path
+
+
+def scored(rows: list[dict[str, Any]], service: RankService, context_path: Path, folder: Path) -> list[dict[str, Any]]:
+    """The scored rows of a one-part batch, through the steps of a real one but without Ray."""
+    plan = plan_of(write(folder / "rows.parquet", rows), rows=100)
+    (part,) = plan.parts()
+    batch = pa.Table.from_pylist([vars(part)])
+    assert Part(**batch.to_pylist()[0]) == part
+    made = make_prompts(
+        batch, plan=plan, version_folder=service.version.folder, engine=EngineConfig(), context_path=context_path
+    )
+    (row,) = made.to_pylist()
+    listed, prompts = _unpacked(row["listed"]), _unpacked(row["prompts"])
+    scorer = Scorer(service.engine, service.version.compiler)
+    table = _scored(listed, asyncio.run(score_table(scorer, prompts, version=None, in_flight=4)), 7)
+    assert table.schema == SCORED
+    answer: list[dict[str, Any]] = table.to_pylist()
+    return answer
+
+
+def test_a_batch_scores_as_the_service_does(service: RankService, context_path: Path, tmp_path: Path) -> None:
+    rows = [
+        ROW | {"candidates": ["e0", "e2", "e4"], "instruction": None},
+        {"task": "post_interest", "member_id": "ada", "candidates": ["e1", "e3"], "instruction": "Something short."},
+        ROW | {"member_id": "new", "instruction": ""},
+    ]
+    got = scored(rows, service, context_path, tmp_path)
+    expected = []
+    for number, row in enumerate(rows):
+        request = RankRequest(**(row | {"instruction": row["instruction"] or ""}))
+        answer = asyncio.run(service.rank(request))
+        by_id = {item.id: item for item in answer.ranking}
+        expected += [(number, row["task"], row["member_id"], id_, by_id[id_]) for id_ in row["candidates"]]
+    assert len(got) == len(expected) == 7
+    for one, (number, task, member, id_, item) in zip(got, expected, strict=True):
+        assert (one["row"], one["task"], one["member_id"], one["candidate_id"]) == (number, task, member, id_)
+        assert (one["version"], one["error"]) == (7, None)
+        assert one["score"] == pytest.approx(item.score, abs=1e-6)
+        assert {p["action"]: p["probability"] for p in one["probabilities"]} == pytest.approx(
+            item.probabilities, abs=1e-6
+        )
+
+
+def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
+    service: RankService, context_path: Path, tmp_path: Path
+) -> None:
+    rows = [
+        ROW | {"member_id": "gone"},
+        ROW | {"candidates": ["e0", "nowhere", "e1", "e2"]},
+        ROW | {"task": "mars"},
+        ROW | {"candidates": []},
+        ROW | {"member_id": None, "candidates": ["e0"]},
+        ROW,
+    ]
+    got = scored(rows, service, context_path, tmp_path)
+    told = [(one["row"], one["candidate_id"], one["score"] is None, (one["error"] or "")[:22]) for one in got]
+    assert told == [
+        (0, "e0", True, "member 'gone' is unkno"),
+        (0, "e2", True, "member 'gone' is unkno"),
+        (1, "e0", False, ""),
+        (1, "nowhere", True, "candidate 'nowhere' is"),
+        (1, "e1", True, "task job_apply ranks e"),
+        (1, "e2", False, ""),
+        (2, "e0", True, "there is no task 'mars"),
+        (2, "e2", True, "there is no task 'mars"),
+        (4, "e0", True, "member None is unknown"),
+        (5, "e0", False, ""),
+        (5, "e2", False, ""),
+    ]
+    again = {(one["row"], one["candidate_id"]): one["score"] for one in got}
+    assert again[(1, "e2")] == pytest.approx(again[(5, "e2")])
+
+
+def test_before_hides_what_came_later(
+    service: RankService, version: LoadedVersion, context_path: Path, tmp_path: Path, history: list[Past]
+) -> None:
+    cut = datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)
+    early, late = scored([ROW | {"before": cut}, ROW | {"before": None}], service, context_path, tmp_path)[::2]
+    assert early["score"] != late["score"]
+    task = version.suite.task("job_apply")
+    profile = {"title": "engineer", "location": "berlin"}
+    shown = [past for past in history if past.timestamp < 3_000_000]
+    alone = asyncio.run(
+        Scorer(service.engine, version.compiler).rank(task, profile, shown, [("e0", history[0].entity)])
+    )
+    assert early["score"] == pytest.approx(alone.candidates[0].score, abs=1e-6)

@@ -1,0 +1,200 @@
+"""The client: the same calls blocking and not, waits that the service asks for, and errors that say what to do."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from brew_platform.errors import BrewError, UserError
+from brew_serve.client import AsyncRankClient, RankClient, Retries
+from brew_serve.refusals import BodyTooLarge, Expired, Forbidden, Overloaded, QuotaExceeded, Unauthorized
+
+RANKED = {
+    "version": 1,
+    "task": "t",
+    "ranking": [{"id": "a", "score": 0.5, "probabilities": {"x": 0.5, "y": 0.5}}],
+    "usage": {"prompt_tokens": 9, "candidates": 1},
+    "milliseconds": 1.5,
+    "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+}
+NEARLINE = {name: value for name, value in RANKED.items() if name != "milliseconds"} | {
+    "member_id": "m/1",
+    "request_id": "r",
+    "computed_at": "2026-01-31T12:00:00Z",
+    "staleness_seconds": 0,
+    "waiting": 0,
+    "events": {"count": 0, "newest": []},
+}
+EVENT = {"event_id": "e", "member_id": "m", "entity_id": "j", "surface": "jobs", "action": "apply"}
+
+# method, arguments, what is asked, its answer
+CALLS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    ("rank", {"task": "t", "member_id": "m", "candidates": ["a"]}, "POST /v1/rank", RANKED),
+    ("health", {}, "GET /health", {"status": "ok", "version": 3}),
+    ("ready", {}, "GET /ready", {"status": "ok", "version": 3}),
+    ("models", {}, "GET /v1/models", {"data": []}),
+    ("status", {}, "GET /v1/status", {"model": "brew360", "alias": "production", "versions": []}),
+    ("send_events", {"events": [EVENT]}, "POST /v1/events", {"accepted": 1, "known": 0}),
+    (
+        "rank_nearline",
+        {"task": "t", "member_id": "m", "candidates": ["a"]},
+        "POST /v1/nearline/rank",
+        {"request_id": "r", "result": "/x"},
+    ),
+    (
+        "nearline_ranking",
+        {"task": "t", "member_id": "m/1"},
+        "GET /v1/nearline/rankings/t/m%2F1",
+        NEARLINE,
+    ),
+]
+
+
+class Service:
+    """Answers with what it is given, one after the other, the last one again and again; notes requests and waits."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self._answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.waits: list[float] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)  # each is read once
+
+
+def blocking(service: Service, method: str, arguments: dict[str, Any], **options: Any) -> Any:
+    transport = httpx.MockTransport(service.answer)
+    with RankClient("http://test", transport=transport, sleep=service.waits.append, **options) as client:
+        return getattr(client, method)(**arguments)
+
+
+def asynchronous(service: Service, method: str, arguments: dict[str, Any], **options: Any) -> Any:
+    async def sleep(seconds: float) -> None:
+        service.waits.append(seconds)
+
+    async def run() -> Any:
+        transport = httpx.MockTransport(service.answer)
+        async with AsyncRankClient("http://test", transport=transport, sleep=sleep, **options) as client:
+            return await getattr(client, method)(**arguments)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(params=[blocking, asynchronous])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """A way to call one method of a client."""
+    asked: Callable[..., Any] = request.param
+    return asked
+
+
+def busy(status: int, after: str | None) -> httpx.Response:
+    return httpx.Response(status, json={"error": "wait."}, headers={} if after is None else {"retry-after": after})
+
+
+RANK = CALLS[0][1]
+
+
+@pytest.mark.parametrize(("method", "arguments", "asked", "answer"), CALLS, ids=[call[0] for call in CALLS])
+def test_every_method_asks_its_route_and_gives_its_typed_answer(
+    ask: Callable[..., Any], method: str, arguments: dict[str, Any], asked: str, answer: dict[str, Any]
+) -> None:
+    service = Service(httpx.Response(200, json=answer))
+    given = ask(service, method, arguments, api_key="b360_x")
+    (request,) = service.requests
+    assert f"{request.method} {request.url.raw_path.decode()}" == asked
+    assert request.headers["authorization"] == "Bearer b360_x"
+    told = json.loads(given.model_dump_json())
+    assert told | answer == told
+    if request.method == "POST":
+        sent = json.loads(request.content)
+        assert sent | arguments == sent
+
+
+def test_both_clients_have_the_same_documented_methods() -> None:
+    for method, *_ in CALLS:
+        for client in (RankClient("http://test"), AsyncRankClient("http://test")):
+            assert getattr(client, method).__doc__
+            assert getattr(client, method).__name__ == method
+
+
+def test_asking_for_a_nearline_ranking_twice_is_harmless(ask: Callable[..., Any]) -> None:
+    arguments = {"task": "t", "member_id": "m", "candidates": ["a"]}
+    service = Service(busy(503, "1"), httpx.Response(200, json={"request_id": "r", "result": "/x"}))
+    ask(service, "rank_nearline", arguments)
+    first, second = (json.loads(request.content)["request_id"] for request in service.requests)
+    assert first == second
+    ask(service, "rank_nearline", arguments | {"request_id": "mine"})
+    assert json.loads(service.requests[-1].content)["request_id"] == "mine"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_service_is_asked_again_when_it_says_so(ask: Callable[..., Any], status: int) -> None:
+    service = Service(busy(status, "3"), busy(status, "4"), httpx.Response(200, json=RANKED))
+    assert ask(service, "rank", RANK).ranking[0].id == "a"
+    assert service.waits == [0, 3, 4]
+
+
+def test_without_a_word_the_waits_double_and_an_end_comes(ask: Callable[..., Any]) -> None:
+    service = Service(busy(503, None))
+    with pytest.raises(Overloaded, match=r"^wait\.$"):
+        ask(service, "rank", RANK, retries=Retries(most=3))
+    assert service.waits == [0, 1, 2, 4]
+
+
+def test_a_wait_that_is_too_long_is_not_waited(ask: Callable[..., Any]) -> None:
+    service = Service(busy(429, "31"))
+    with pytest.raises(QuotaExceeded, match=r"^wait\. \(Retry-After: 31 s\)$") as told:
+        ask(service, "rank", RANK)
+    assert told.value.retry_after == 31
+    assert service.waits == [0]
+
+
+def test_no_answer_is_waited_for_past_its_deadline(ask: Callable[..., Any]) -> None:
+    service = Service(busy(503, "1"))
+    with pytest.raises(Overloaded):
+        ask(service, "rank", RANK | {"deadline_ms": 900})
+    assert service.waits == [0]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, UserError), (401, Unauthorized), (403, Forbidden), (404, UserError), (408, Expired), (413, BodyTooLarge),
+     (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded)],
+)  # fmt: skip
+def test_an_error_is_the_services_sentence_in_our_class(
+    ask: Callable[..., Any], status: int, kind: type[BrewError]
+) -> None:
+    service = Service(httpx.Response(status, json={"error": "do this."}))
+    with pytest.raises(BrewError, match=r"^do this\.$") as told:
+        ask(service, "rank", RANK, retries=Retries(most=0))
+    assert type(told.value) is kind
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("came", "sentence"),
+    [
+        (httpx.ConnectError("refused"), "no answer from http://test (ConnectError: refused). Check that the service"),
+        (httpx.ReadTimeout("slow"), "no answer from http://test in time (ReadTimeout). Give the client more seconds"),
+        (httpx.Response(502, text="bad gateway"), "the service answered 502: bad gateway"),
+        (httpx.Response(200, text="<html>"), "http://test/v1/rank answered what is no RankResponse: '<html>'. Check"),
+    ],
+)
+def test_what_is_no_answer_of_a_service_is_said(
+    ask: Callable[..., Any], came: httpx.Response | Exception, sentence: str
+) -> None:
+    with pytest.raises(BrewError, match=re.escape(sentence)):
+        ask(Service(came), "rank", RANK)
+
+
+def test_what_is_no_url_is_said() -> None:
+    with pytest.raises(UserError, match=r"'http://a:b' is no URL .*give one such as"):
+        RankClient("http://a:b")

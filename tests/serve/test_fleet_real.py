@@ -1,0 +1,325 @@
+"""The fleet for real, under load: aliases that move, versions that do not load, SIGKILL, and more replicas and fewer.
+
+One service for all of it, on a Ray of two CPUs. Every answer must be right for the version that it names, whatever
+happens meanwhile: its scores are compared with those of the same version when nothing happened.
+The tests go on from each other, in their order: run the file as a whole.
+"""
+
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from brew_data.tables import Tables
+from brew_platform.registry import Registry
+from brew_platform.storage import open_store
+from brew_serve.context import MemberContext
+from brew_serve.ports import free_port
+from brew_serve.version import LoadedVersion
+
+# Ray's own: pydantic fields of an old style at import, and files that it leaves to the garbage collector.
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray"),
+]
+
+MEMBERS = 6
+TARGET_TOKENS = 1_200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    asked: float  # seconds, of time.monotonic
+    done: float
+    status: int
+    retry_after: str | None
+    error: str
+    version: int
+    scores: dict[str, float]
+
+
+class Service:
+    """A service of version 1, whose registry also holds version 2, of other weights, and 3, without weights."""
+
+    def __init__(self, url: str, registry: Registry) -> None:
+        self.url, self.registry = url, registry
+        self._right: dict[tuple[int, int, int], dict[str, float]] = {}  # by version, member and candidates
+
+    def ask(self, http: httpx.Client, member: int, candidates: int = 8) -> Answer:
+        body = {
+            "task": "job_apply",
+            "member": {"profile": {"title": f"nurse {member}", "location": "berlin"}, "history": []},
+            "candidates": [{"id": f"c{n}", "fields": {"title": f"pilot {n}"}} for n in range(candidates)],
+        }
+        asked = time.monotonic()
+        answer = http.post(f"{self.url}/v1/rank", json=body)
+        told = answer.json()
+        scores = {item["id"]: item["score"] for item in told.get("ranking", [])}
+        found = Answer(
+            asked=asked,
+            done=time.monotonic(),
+            status=answer.status_code,
+            retry_after=answer.headers.get("retry-after"),
+            error=told.get("error", ""),
+            version=told.get("version", 0),
+            scores=scores,
+        )
+        if found.status == 200:
+            right = self._right.setdefault((found.version, member, candidates), scores)
+            assert scores == pytest.approx(right, abs=1e-5), f"wrong scores of version {found.version}"
+        return found
+
+    def status(self) -> dict[int, tuple[str, str, int]]:
+        """By version: role, state, replicas."""
+        told = httpx.get(f"{self.url}/v1/status", timeout=10, trust_env=False).json()
+        return {one["version"]: (one["role"], one["state"], one["replicas"]) for one in told["versions"]}
+
+    def replicas(self) -> int:
+        """Of production, that answer."""
+        return next(count for role, _, count in self.status().values() if role == "production")
+
+    def stage_seconds(self, stage: str) -> float:
+        """Of all requests so far."""
+        return self.metric("brew_stage_seconds_sum{", f'stage="{stage}"')
+
+    def metric(self, line: str, label: str = "") -> float:
+        """The sum over lines that start with `line` and hold `label`."""
+        text = httpx.get(f"{self.url}/metrics", timeout=10, trust_env=False).text
+        return sum(float(one.split()[-1]) for one in text.splitlines() if one.startswith(line) and label in one)
+
+
+class Load:
+    """Threads that ask without a pause until they are stopped, and remember every answer."""
+
+    def __init__(self, service: Service, threads: int = 2, candidates: int = 8) -> None:
+        self.answers: list[Answer] = []
+        self.errors: list[BaseException] = []
+        self._service, self._candidates, self._stop = service, candidates, threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(threads)]
+
+    def _run(self, number: int) -> None:
+        try:
+            with httpx.Client(timeout=60, trust_env=False) as http:
+                while not self._stop.is_set():
+                    answer = self._service.ask(http, number % MEMBERS, self._candidates)
+                    self.answers.append(answer)
+                    if answer.status != 200:
+                        time.sleep(0.2)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        assert not self.errors, self.errors
+
+    @property
+    def failed(self) -> list[Answer]:
+        return [answer for answer in self.answers if answer.status != 200]
+
+
+def until(found: Callable[[], Any], seconds: float) -> Any:
+    """What `found` returns once it is true."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, "this took too long"
+        time.sleep(0.2)
+    return result
+
+
+def processes(part: str) -> list[psutil.Process]:
+    """Those below this one whose name or command holds `part`."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if part in child.name() or any(part in word for word in child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    import ray
+    from ray import serve
+    from safetensors.torch import load_file, save_file
+
+    from brew_serve.app import AppConfig, build_app, serve_http
+
+    root = tmp_path_factory.mktemp("fleet")
+    registry = Registry(open_store(str(root / "store")))
+    for number in (1, 2, 3):
+        folder = shutil.copytree(version.folder, root / f"v{number}")
+        (weights,) = folder.glob("*.safetensors")
+        if number == 2:
+            tensors = load_file(weights)
+            save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] * 1.5}, weights, {"format": "pt"})
+        elif number == 3:
+            weights.unlink()
+        registry.publish(folder, signature={}, lineage={}, metrics={}, author="test")
+    registry.promote(1, gates=[], author="test")
+    MemberContext.build(tables, root / "context.sqlite")
+    config = AppConfig(
+        registry_url=str(root / "store"),
+        context_path=str(root / "context.sqlite"),
+        cache_folder=str(root / "versions"),
+        follow_seconds=0.5,
+        max_replicas=2,
+        target_tokens=TARGET_TOKENS,
+        upscale_seconds=1.0,
+        downscale_seconds=5.0,
+        cpus=0.4,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            log_to_driver=False,
+            logging_level="warning",
+        )
+        try:
+            yield Service(serve_http(build_app(config), port=free_port()), registry)
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+def test_the_way_through_the_gateway_costs_little(service: Service) -> None:
+    asks = 30
+    stages = ("receive", "prepare", "score", "answer")
+    with httpx.Client(timeout=60, trust_env=False) as http:
+        for _ in range(5):
+            service.ask(http, 0, 100)
+        before = {stage: service.stage_seconds(stage) for stage in stages}
+        seconds = []
+        for _ in range(asks):
+            answer = service.ask(http, 0, 100)
+            seconds.append(answer.done - answer.asked)
+    mean = {stage: (service.stage_seconds(stage) - before[stage]) / asks for stage in stages}
+    way = statistics.mean(seconds) - sum(mean[stage] for stage in ("prepare", "score", "answer"))
+    told = ", ".join(f"{stage} {value * 1000:.1f}" for stage, value in mean.items())
+    print(f"\nHTTP {statistics.mean(seconds) * 1000:.1f} ms; in the ranker {told} ms; all else {way * 1000:.1f} ms")
+    assert way < 0.05  # client, proxy, gateway, both hops and the parser, on the two cores that the engine uses, too
+
+
+def test_a_caller_who_leaves_frees_the_engine(service: Service) -> None:
+    before = service.metric("brew_engine_prompts_total{")
+    with httpx.Client(timeout=0.3, trust_env=False) as http, pytest.raises(httpx.ReadTimeout):
+        service.ask(http, 0, 1_000)
+    until(lambda: service.metric("brew_outstanding_tokens{") == 0, 5)
+    assert service.metric("brew_engine_prompts_total{") - before < 900
+    with httpx.Client(timeout=60, trust_env=False) as http:
+        assert service.ask(http, 0).status == 200
+
+
+def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Service) -> None:
+    with Load(service) as load:
+        until(lambda: len(load.answers) > 20, 60)
+        service.registry.promote(2, gates=[], author="test")
+        until(lambda: load.answers[-1].version == 2, 180)
+        until(lambda: set(service.status()) == {2}, 60)
+        count = len(load.answers)
+        until(lambda: len(load.answers) > count + 20, 60)
+    assert load.failed == []
+    assert {answer.version for answer in load.answers} == {1, 2}
+    assert {answer.version for answer in load.answers[count:]} == {2}
+    assert service.status() == {2: ("production", "up", 1)}
+    until(lambda: len(processes("EngineCor")) == 1, 10)
+
+
+def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(service: Service) -> None:
+    with Load(service) as load:
+        moved = service.registry.promote(3, gates=[], author="test").number
+        (event,) = until(lambda: [one for one in service.registry.events() if one.number > moved], 120)
+        until(lambda: set(service.status()) == {2}, 60)
+    assert (event.kind, event.version, event.alias) == ("failed", 3, "production")
+    assert "holds no weights" in event.note
+    assert load.failed == []
+    assert {answer.version for answer in load.answers} == {2}
+    time.sleep(3)
+    assert len(service.registry.events()) == event.number, "it is not tried again"
+    assert service.registry.rollback(author="test").version == 2
+
+
+def test_a_canary_and_a_shadow_get_their_share(service: Service) -> None:
+    with Load(service, threads=1) as load:
+        service.registry.append("canary", 1, author="test", share=0.5)
+        until(lambda: service.status().get(1, ("",))[0] == "canary", 180)
+        time.sleep(2)  # until the gateway knows, too
+        with httpx.Client(timeout=60, trust_env=False) as http:
+            first = [service.ask(http, member) for member in range(20)]
+            again = [service.ask(http, member) for member in range(20)]
+        assert [answer.version for answer in first] == [answer.version for answer in again]
+        assert {answer.version for answer in first} == {1, 2}
+        service.registry.append("shadow", 1, author="test", share=1.0)
+        service.registry.append("canary", 1, author="test", share=0)
+        until(lambda: service.status()[1][0] == "shadow", 30)
+        until(lambda: service.metric("brew_shadow_difference_count") > 50, 60)
+        service.registry.append("shadow", 1, author="test", share=0)
+        until(lambda: set(service.status()) == {2}, 60)
+    assert load.failed == []
+    assert service.metric("brew_shadow_difference_sum") > 0
+    assert service.metric("brew_shadow_total{", 'outcome="lost"') == 0
+
+
+@pytest.mark.parametrize("victim", ["ServeReplica:brew360-v", "EngineCor"])
+def test_what_is_killed_is_replaced_and_meanwhile_callers_are_told_to_come_back(service: Service, victim: str) -> None:
+    (process,) = processes(victim)
+    with Load(service, threads=3) as load:
+        until(lambda: len(load.answers) > 20, 60)
+        process.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        until(lambda: load.failed, 30)
+        until(lambda: load.answers[-1].status == 200 and load.answers[-1].asked > load.failed[-1].done, 180)
+        up = time.monotonic()
+        count = len(load.answers)
+        until(lambda: len(load.answers) > count + 20, 60)
+    assert {answer.status for answer in load.failed} == {503}, load.failed
+    assert all(int(answer.retry_after or 0) >= 1 for answer in load.failed)
+    assert all(killed - 1 < answer.done < up for answer in load.failed)
+    assert all(answer.done - answer.asked < 10 for answer in load.failed), "nobody waits for a restart"
+    assert process.pid not in [one.pid for one in processes(victim)]
+    print(f"\n{victim}: {len(load.failed)} of {len(load.answers)} refused, up again after {up - killed:.1f} s")
+
+
+def test_replicas_come_with_load_and_go_without_an_error(service: Service) -> None:
+    with Load(service, threads=14, candidates=40) as load:
+        until(lambda: service.replicas() == 2, 240)
+        count = len(load.answers)
+        until(lambda: len(load.answers) > count + 60, 120)
+        both = _replicas(service)
+    assert load.failed == []
+    assert len(both) == 2, "both replicas did some of the work"
+    with Load(service, threads=1) as load:
+        until(lambda: service.replicas() == 1, 180)
+        time.sleep(2)
+    assert load.failed == []
+    until(lambda: len(processes("EngineCor")) == 1, 20)
+
+
+def _replicas(service: Service) -> set[str]:
+    """Replicas that have scored something."""
+    text = httpx.get(f"{service.url}/metrics", timeout=10, trust_env=False).text
+    lines = [one for one in text.splitlines() if one.startswith("brew_items_total{") and float(one.split()[-1]) > 0]
+    return {one.split('replica="')[1].split('"')[0] for one in lines}

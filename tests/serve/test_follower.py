@@ -1,0 +1,181 @@
+"""What the follower decides: on a real registry in a folder, with a clock and a Serve of the test's own."""
+
+from pathlib import Path
+
+import pytest
+
+from brew_platform.errors import RegistryError, UserError
+from brew_platform.registry import Registry
+from brew_platform.storage import LocalStore
+from brew_serve.follower import Follower, Plan, Seen, Target, targets
+
+
+class Stage:
+    """A registry of four versions, and the applications that a perfect Serve would have."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "files").mkdir()
+        (folder / "files" / "model").write_text("x")
+        self.registry = Registry(LocalStore(folder / "store"))
+        for _ in range(4):
+            self.registry.publish(folder / "files", signature={}, lineage={}, metrics={}, author="t")
+        self.now, self.seen = 0.0, dict[int, Seen]()
+        self.follower = self.new_follower()
+
+    def new_follower(self) -> Follower:
+        return Follower("production", start_seconds=100, retire_seconds=5, clock=lambda: self.now)
+
+    def promote(self, number: int) -> None:
+        self.registry.promote(number, gates=[], author="t")
+
+    def step(self, seconds: float = 1.0) -> Plan:
+        """Decides, and does it; what was started before is not up before the test says so."""
+        self.now += seconds
+        plan = self.follower.step(self.registry.events(), self.seen)
+        self.seen |= {number: Seen(state="starting") for number in plan.start}
+        for number in plan.remove:
+            del self.seen[number]
+        return plan
+
+    def comes_up(self, *numbers: int) -> None:
+        self.seen |= {number: Seen(state="up", replicas=1) for number in numbers}
+
+    def routes(self) -> list[tuple[str, int, float]]:
+        return [(one.role, one.version, one.share) for one in self.step().routes]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    stage = Stage(tmp_path)
+    stage.promote(1)
+    assert stage.step().start == (1,)
+    stage.comes_up(1)
+    assert stage.routes() == [("production", 1, 1.0)]
+    return stage
+
+
+def test_traffic_moves_when_the_new_version_is_up_and_the_old_one_goes_later(stage: Stage) -> None:
+    stage.promote(2)
+    plan = stage.step()
+    assert (plan.start, plan.remove, plan.routes[0].version) == ((2,), (), 1)
+    for _ in range(20):
+        plan = stage.step()
+        assert (plan.start, plan.remove, plan.failed, plan.routes[0].version) == ((), (), (), 1)
+    stage.comes_up(2)
+    plan = stage.step()
+    assert (plan.routes, plan.remove) == ((Target(role="production", version=2, event=2),), ())
+    assert stage.step(4.9).remove == ()  # gateways may not know yet
+    assert stage.step(0.1).remove == (1,)
+    assert stage.step().remove == ()
+
+
+def test_a_version_that_does_not_load_is_told_once_and_tried_again_only_when_the_alias_is_moved(stage: Stage) -> None:
+    stage.promote(2)
+    stage.step()
+    stage.seen[2] = Seen(state="failed", told="it has no weights.")
+    plan = stage.step()
+    assert plan.failed == ((Target(role="production", version=2, event=2), "it has no weights."),)
+    assert (plan.remove, plan.start, plan.routes[0].version) == ((2,), (), 1)
+    for _ in range(3):
+        plan = stage.step()
+        assert (plan.failed, plan.remove, plan.start, plan.routes[0].version) == ((), (), (), 1)
+    stage.promote(2)
+    assert stage.step().start == (2,)
+
+
+def test_a_version_that_never_comes_up_is_given_up_after_its_time(stage: Stage) -> None:
+    stage.promote(2)
+    stage.step()
+    assert stage.step().failed == ()
+    assert stage.step(100).failed == ()
+    plan = stage.step()
+    assert [why for _, why in plan.failed] == ["it was not up after 101 s (start_seconds is 100)"]
+    assert (plan.remove, plan.routes[0].version) == ((2,), 1)
+    assert stage.step().start == ()
+
+
+def test_an_alias_that_moves_back_while_the_new_version_starts_ends_that_start(stage: Stage) -> None:
+    stage.promote(2)
+    assert stage.step().start == (2,)
+    stage.registry.rollback(author="t")
+    plan = stage.step()
+    assert (plan.remove, plan.routes[0].version) == ((2,), 1)
+
+
+def test_canary_and_shadow_get_their_shares_beside_production(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.2)
+    stage.registry.append("shadow", 3, author="t")
+    assert stage.step().start == (2, 3)
+    stage.comes_up(2)
+    assert stage.routes() == [("production", 1, 1.0), ("canary", 2, 0.2)]
+    stage.comes_up(3)
+    assert stage.routes() == [("production", 1, 1.0), ("canary", 2, 0.2), ("shadow", 3, 0.1)]
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    assert stage.routes()[1] == ("canary", 2, 0.5)
+    stage.promote(2)  # it is up already, so that it takes over at once
+    assert stage.routes() == [("production", 2, 1.0), ("shadow", 3, 0.1)]
+    stage.registry.append("shadow", 3, author="t", share=0)
+    assert stage.routes() == [("production", 2, 1.0)]
+    assert stage.step(5).remove == (1, 3)
+
+
+def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t")
+    stage.step()
+    stage.seen[2] = Seen(state="failed", told="no.")
+    plan = stage.step()
+    assert [(one.role, one.version) for one, _ in plan.failed] == [("canary", 2)]
+    assert [(one.role, one.version) for one in plan.routes] == [("production", 1)]
+
+
+def test_a_fleet_that_is_started_anew_goes_on_with_what_is_up(stage: Stage) -> None:
+    stage.promote(2)
+    stage.step()
+    stage.follower = stage.new_follower()
+    plan = stage.step()
+    assert (plan.routes[0].version, plan.start, plan.remove) == (1, (), ())
+    stage.registry.append("canary", 3, author="t", share=0.5)
+    stage.comes_up(3)
+    stage.follower = stage.new_follower()
+    assert stage.routes() == [("production", 1, 1.0), ("canary", 3, 0.5)]
+
+
+def test_production_that_vanishes_is_started_again(stage: Stage) -> None:
+    del stage.seen[1]
+    plan = stage.step()
+    assert (plan.start, plan.routes) == ((1,), ())
+    stage.comes_up(1)
+    assert stage.routes() == [("production", 1, 1.0)]
+
+
+def test_what_is_being_deleted_is_neither_routed_nor_started_until_it_is_gone(stage: Stage) -> None:
+    stage.promote(2)
+    stage.comes_up(2)
+    stage.step()
+    stage.seen[1] = Seen(state="leaving", replicas=1)
+    stage.registry.rollback(author="t")
+    plan = stage.step()
+    assert (plan.start, plan.remove, plan.routes[0].version) == ((), (), 2)
+    del stage.seen[1]
+    assert stage.step().start == (1,)
+
+
+def test_a_number_is_served_whatever_the_aliases_do(stage: Stage) -> None:
+    stage.promote(2)
+    assert targets(stage.registry.events(), "3") == [Target(role="production", version=3)]
+
+
+def test_events_of_the_registry_carry_shares_and_failures(stage: Stage) -> None:
+    registry = stage.registry
+    assert registry.append("canary", 2, author="t").share == 0.05
+    event = registry.append("failed", 2, author="t", alias="production", note="no weights")
+    assert (event.alias, event.note, event.share) == ("production", "no weights", None)
+    assert registry.aliases() == {"canary": 2, "production": 1}
+    assert [one.share for one in Registry(registry.store).events()] == [None, 0.05, None]
+    with pytest.raises(UserError, match=r"the share of a shadow is 1\.5; give a number from 0"):
+        registry.append("shadow", 2, author="t", share=1.5)
+    with pytest.raises(UserError, match="an event of kind tag has no share of the traffic"):
+        registry.append("tag", 2, author="t", share=0.5)
+    registry.append("retire", 3, author="t")
+    with pytest.raises(RegistryError, match="version 3 of brew360 is retired"):
+        registry.append("shadow", 3, author="t")

@@ -1,0 +1,256 @@
+"""A gateway and the services behind it in one process: the same answers as from one service, and who gets what."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from brew_serve.admission import AdmissionConfig
+from brew_serve.api import create_api, create_gateway, create_routes
+from brew_serve.asked import Asked, Reply, ask
+from brew_serve.edge import EdgeConfig
+from brew_serve.follower import Target
+from brew_serve.forwarding import Forwarder
+from brew_serve.front import FleetStatus
+from brew_serve.keys import create_key
+from brew_serve.meters import Meters, merged
+from brew_serve.refusals import Lost
+from brew_serve.service import RankService
+from brew_serve.version import LoadedVersion
+
+PRODUCTION = Target(role="production", version=3)
+
+
+class Gateway:
+    """A `Front` whose fleet is in this process: services by version; those in `lost` have no replica."""
+
+    def __init__(self, services: dict[int, RankService], *targets: Target) -> None:
+        self.clock, self.meters = time.perf_counter, Meters()
+        self.services, self.lost = services, set[int]()
+        self.routes = {version: create_routes(lambda one=one: one) for version, one in services.items()}
+        self.asked: list[tuple[int, str]] = []
+        self.before: Callable[[int], Any] = lambda version: asyncio.sleep(0)
+        self.forwarder = Forwarder(self.send, self.meters, self.clock)
+        self.forwarder.targets = targets
+
+    async def send(self, version: int, asked: Asked, key: str) -> Reply:
+        self.asked.append((version, key))
+        await self.before(version)
+        if version in self.lost:
+            raise Lost("the replica that had this request has ended; another is being started. Try again.")
+        return await ask(self.routes[version], asked, self.services[version].clock())
+
+    def health(self) -> int:
+        return self.forwarder.targets[0].version
+
+    ready = health
+
+    async def metrics(self) -> bytes:
+        return merged({"g": self.meters.text()} | {f"v{v}": one.meters.text() for v, one in self.services.items()})
+
+    async def status(self) -> FleetStatus:
+        return FleetStatus(model="brew360", alias="production", versions=[])
+
+    @asynccontextmanager
+    async def client(self, config: EdgeConfig | None = None, key: str = "") -> AsyncIterator[httpx.AsyncClient]:
+        api = create_gateway(self, self.forwarder, config or EdgeConfig())
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+            yield http
+
+    def metric(self, line: str) -> float:
+        found = [one for one in self.meters.text().decode().splitlines() if one.startswith(line + " ")]
+        return float(found[0].split()[-1]) if found else 0.0
+
+
+def shown(answer: httpx.Response) -> Any:
+    """What must not depend on who answers."""
+    value = answer.json()
+    for name in ("milliseconds", "id", "created"):
+        value.pop(name, None)
+    headers = {name: answer.headers.get(name) for name in ("content-type", "allow", "retry-after", "content-length")}
+    headers.pop("content-length" if "usage" in value else "", None)
+    return answer.status_code, value, headers
+
+
+async def test_the_gateway_answers_as_the_service_does(service: RankService, body: dict[str, Any]) -> None:
+    text = {"model": "brew360", "prompt": "job nurse", "max_tokens": 2, "temperature": 0}
+    chat = {"model": "brew360@3", "messages": [{"role": "user", "content": "job welder"}], "max_tokens": 2, "seed": 1}
+    score = {"query": "job", "items": ["nurse", "chef"], "label_token_ids": [7, 8]}
+    asks: list[tuple[str, str, Any]] = [
+        ("POST", "/v1/rank", body),
+        ("POST", "/v1/rank", {"task": "job_apply", "member_id": "ada", "candidates": ["e0", "e2"], "top_k": 1}),
+        ("POST", "/v1/rank", {**body, "task": "nothing"}),
+        ("POST", "/v1/rank", {**body, "top_k": "3"}),
+        ("POST", "/v1/rank", {"task": "job_apply", "member_id": "nobody", "candidates": ["e0"]}),
+        ("POST", "/v1/rank", b"{"),
+        ("POST", "/v1/rank", b'{"top_k": NaN}'),
+        ("GET", "/v1/rank", None),
+        ("GET", "/nowhere", None),
+        ("GET", "/v1/models", None),
+        ("POST", "/v1/completions", text),
+        ("POST", "/v1/completions", {**text, "model": "other"}),
+        ("POST", "/v1/chat/completions", chat),
+        ("POST", "/v1/score", score),
+        ("POST", "/generative_scoring", {**score, "model": "brew360"}),
+        ("GET", "/health", None),
+        ("GET", "/ready", None),
+    ]
+    here = httpx.ASGITransport(create_api(lambda: service), raise_app_exceptions=False)
+    gateway = Gateway({3: service}, PRODUCTION)
+    async with httpx.AsyncClient(transport=here, base_url="http://test") as alone, gateway.client() as through:
+        for method, path, content in asks:
+            given = (
+                {"content": content, "headers": {"content-type": "application/json"}}
+                if isinstance(content, bytes)
+                else {"json": content}
+            )
+            answers = [await http.request(method, path, **given) for http in (alone, through)]
+            assert shown(answers[0]) == shown(answers[1]), (path, content)
+            assert answers[1].headers["x-request-id"]
+        plain = await through.post("/v1/rank", content=b"{}", headers={"content-type": "text/plain"})
+        assert plain.status_code == 400
+        documents = [(await http.get("/openapi.json")).json() for http in (alone, through)]
+        assert documents[0] == documents[1]
+        ids = await through.get("/v1/models", headers={"x-request-id": "abc"})
+        assert ids.headers["x-request-id"] == "abc"
+    assert gateway.metric('brew_requests_total{route="/v1/rank",status="200",team="local"}') == 2
+    assert gateway.metric('brew_requests_total{route="other",status="404",team="local"}') == 1
+
+
+async def test_refusals_of_a_ranker_reach_the_caller_whole(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    admission = AdmissionConfig(max_outstanding_tokens=1_000_000, tokens_per_second=1.0)
+    service = RankService(3, version, table_engine, None, admission=admission)
+    gateway = Gateway({3: service}, PRODUCTION)
+    async with gateway.client() as http:
+        gateway.before = lambda _: asyncio.sleep(0.02)
+        late = await http.post("/v1/rank", json={**body, "deadline_ms": 10})
+        assert (late.status_code, late.json()["error"][:24]) == (408, "the deadline of 10 ms, w")
+        service.gate.outstanding_tokens = 999_999
+        full = await http.post("/v1/rank", json=body)
+        assert (full.status_code, full.json()["error"][:19]) == (503, "the service is busy")
+        assert int(full.headers["retry-after"]) > 1
+
+
+async def test_a_fault_in_a_ranker_is_told_without_its_secrets(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def bug(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(table_engine, "next_token_logprobs", bug)
+    async with Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION).client() as http:
+        answer = await http.post("/v1/rank", json=body)
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the service failed on this request; its log says why. Tell the operators."}
+
+
+async def test_without_a_replica_the_caller_is_told_when_to_come_back(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    gateway = Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION)
+    gateway.lost = {3}
+    async with gateway.client() as http:
+        answer = await http.post("/v1/rank", json=body)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["error"].startswith("the replica that had this request has ended; another is being")
+        gateway.forwarder.targets = ()
+        answer = await http.post("/v1/rank", json=body)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["error"].startswith("no version of the model is up yet")
+    assert gateway.metric('brew_lost_total{version="3"}') == 1
+
+
+async def test_a_canary_answers_its_members_and_production_where_it_is_lost(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    services = {number: RankService(number, version, table_engine, None) for number in (3, 4)}
+    gateway = Gateway(services, PRODUCTION, Target(role="canary", version=4, share=0.5))
+
+    async def versions(http: httpx.AsyncClient) -> list[int]:
+        answers = []
+        for n in range(20):
+            body["member"]["profile"] = {"title": f"nurse {n}"}
+            answers.append((await http.post("/v1/rank", json=body)).json()["version"])
+        return answers
+
+    async with gateway.client() as http:
+        once = await versions(http)
+        assert 4 < once.count(4) < 16
+        assert await versions(http) == once
+        gateway.lost = {4}
+        assert await versions(http) == [3] * 20
+    assert gateway.metric('brew_lost_total{version="4"}') == once.count(4)
+
+
+async def test_a_shadow_is_compared_and_never_delays_or_fails_the_caller(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    services = {number: RankService(number, version, table_engine, None) for number in (3, 4)}
+    gateway = Gateway(services, PRODUCTION, Target(role="shadow", version=4, share=1.0))
+    release = asyncio.Event()
+
+    async def hold(number: int) -> None:
+        if number == 4:
+            await release.wait()
+
+    gateway.before = hold
+    async with gateway.client() as http:
+        for _ in range(40):  # the shadow answers none of them now
+            assert (await http.post("/v1/rank", json=body)).json()["version"] == 3
+        assert gateway.metric('brew_shadow_total{outcome="dropped",version="4"}') == 8
+        release.set()
+        while gateway.metric('brew_shadow_total{outcome="compared",version="4"}') < 32:
+            await asyncio.sleep(0.01)
+        gateway.lost = {4}
+        assert (await http.post("/v1/rank", json=body)).status_code == 200
+        assert (await http.post("/v1/rank", json={**body, "task": "nothing"})).status_code == 400
+        await asyncio.sleep(0.05)
+    assert gateway.metric('brew_shadow_total{outcome="lost",version="4"}') == 1
+    assert gateway.metric('brew_shadow_difference_count{version="4"}') == 32 * len(body["candidates"])
+    assert gateway.metric('brew_shadow_difference_bucket{le="1e-06",version="4"}') == 32 * len(body["candidates"])
+
+
+async def test_a_teams_tokens_are_counted_by_what_its_requests_used(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any], tmp_path: Path
+) -> None:
+    key = create_key(tmp_path / "keys.yaml", "feed", tokens_per_minute=600)
+    gateway = Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION)
+    async with gateway.client(EdgeConfig(keys_path=str(tmp_path / "keys.yaml")), key) as http:
+        answers = [await http.post("/v1/rank", json=body) for _ in range(6)]
+        tokens = answers[0].json()["usage"]["prompt_tokens"]
+        good = [answer.status_code for answer in answers].count(200)
+        assert good == 600 // tokens
+        assert answers[-1].status_code == 429
+        assert answers[-1].json()["error"].startswith("team feed may use 600 tokens a minute and has used them; wait")
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert (await http.get("/v1/models")).status_code == 200
+    assert gateway.metric('brew_shed_total{reason="quota"}') == 6 - good
+
+
+async def test_the_metrics_of_all_processes_are_one_text(service: RankService, body: dict[str, Any]) -> None:
+    gateway = Gateway({3: service}, PRODUCTION)
+    async with gateway.client() as http:
+        assert (await http.post("/v1/rank", json=body)).status_code == 200
+        lines = (await http.get("/metrics")).text.splitlines()
+    assert sum(line.startswith("# TYPE brew_requests_total ") for line in lines) == 1
+    assert any(line.startswith('brew_requests_total{replica="g",route="/v1/rank"') for line in lines)
+    assert any(line.startswith("brew_engine_prompts_total{") and 'replica="v3"' in line for line in lines)
+
+
+async def test_one_service_tells_its_status(service: RankService) -> None:
+    transport = httpx.ASGITransport(create_api(lambda: service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        status = (await http.get("/v1/status")).json()
+    assert json.dumps(status["versions"][0]) == (
+        '{"version": 3, "role": "production", "share": 1.0, "replicas": 1, "state": "up"}'
+    )

@@ -1,0 +1,195 @@
+"""The commands around the service as users run them: it starts, answers and stops; a batch is killed and goes on."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from brew_data.tables import Tables
+from brew_platform.registry import Registry
+from brew_platform.storage import open_store
+from brew_serve.context import MemberContext
+from brew_serve.ports import free_port
+from brew_serve.protocol import RankRequest
+from brew_serve.service import RankService
+from brew_serve.version import LoadedVersion
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
+
+ROWS, PART = 400, 5
+
+
+@pytest.fixture
+def folder(tmp_path: Path, version: LoadedVersion, tables: Tables) -> Iterator[Path]:
+    """A folder to run in, with a registry and a member context; no process that was started in it may be left."""
+    registry = Registry(open_store(str(tmp_path / "runs/registry")))
+    registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
+    registry.promote(1, gates=[], author="test")
+    MemberContext.build(tables, tmp_path / "context.sqlite")
+    yield tmp_path
+    deadline = time.monotonic() + 20
+    while left := processes_in(tmp_path):
+        assert time.monotonic() < deadline, f"left running: {left}"
+        time.sleep(0.5)
+
+
+def processes_in(folder: Path) -> list[str]:
+    return [
+        " ".join(process.info["cmdline"] or [])[:100]
+        for process in psutil.process_iter(["cmdline", "status", "cwd"])
+        if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(Path(sys.executable).parent / "brew360"), *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "HOME": str(cwd), "COLUMNS": "200"},
+        # whoever runs the tests in the background has SIGINT ignored, which a child would inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def run(*arguments: str, cwd: Path) -> tuple[int, str]:
+    command = start(*arguments, cwd=cwd)
+    output, _ = command.communicate(timeout=300)
+    return command.returncode, output
+
+
+def test_a_service_is_started_asked_and_stopped(folder: Path) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    code, output = run("serve", "up", f"port={port}", "context_path=context.sqlite", cwd=folder)
+    try:
+        assert code == 0, output
+        assert f"The service is up at {url}" in output
+        line = next(line for line in output.splitlines() if line.startswith("curl "))
+        answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout)
+        assert {item["id"] for item in answer["ranking"]} == {"a", "b"}
+
+        (folder / "request.json").write_text(
+            json.dumps({"task": "job_apply", "member_id": "ada", "candidates": ["e0", "e2", "e4"]})
+        )
+        code, ranked = run("rank", "request.json", "--url", url, cwd=folder)
+        assert (code, "job_apply, version 1" in ranked, "3 scored" in ranked) == (0, True, True), ranked
+        code, status = run("serve", "status", "--url", url, cwd=folder)
+        assert code == 0, status
+        assert "brew360, following production: takes requests" in status
+        assert re.search(r"1 │ production │\s+100% │\s+1 │ up", status), status
+
+        logs = re.search(r"Logs: (\S+) and (\S+)", output)
+        assert logs is not None
+        assert Path(logs[1]) == folder / "runs/serve/logs/serve.log"
+        assert Path(logs[1]).is_file()
+        assert any(Path(logs[2]).glob("*Ranker*")), "the replicas' logs must be where the command says"
+
+        code, second = run("serve", "up", f"port={free_port()}", cwd=folder)
+        assert (code, "Ray is already running" in second, "brew360 serve down" in second) == (2, True, True), second
+    finally:
+        code, told = run("serve", "down", cwd=folder)
+    assert code == 0, told
+    code, refused = run("rank", "request.json", "--url", url, cwd=folder)
+    assert (code, f"no answer from {url} (ConnectError" in refused) == (1, True), refused
+
+
+def test_in_the_foreground_ctrl_c_ends_the_service_and_all_of_it(folder: Path) -> None:
+    serve = start("serve", "up", "--foreground", f"port={free_port()}", cwd=folder)
+    assert serve.stdout is not None
+    seen = ""
+    while "Ctrl-C" not in seen:
+        line = serve.stdout.readline()
+        assert line, seen
+        seen += line
+    url = re.findall(r"http://[\d.:]+", seen)[0]
+    code, status = run("serve", "status", "--url", url, cwd=folder)
+    assert (code, "takes requests" in status) == (0, True), status
+    os.killpg(serve.pid, signal.SIGINT)
+    output, _ = serve.communicate(timeout=90)
+    assert serve.returncode == 0, output
+    assert "stopping: what was accepted is answered first" in output
+    assert "Traceback" not in output
+
+
+def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
+    folder: Path, version: LoadedVersion, service: RankService
+) -> None:
+    rows = [
+        {
+            "task": "job_apply",
+            "member_id": ("ada", "new", "gone")[i % 3],
+            "candidates": ["e0", "e2", "e4", "e6"][: 1 + i % 4],
+        }
+        for i in range(ROWS)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "requests.parquet", row_group_size=150)
+    command = ["score", "requests.parquet", "out", "context_path=context.sqlite", f"batch.rows={PART}"]
+    killed = start(*command, cwd=folder)
+    deadline = time.monotonic() + 240
+    while len(before := sorted((folder / "out").glob("part-*.parquet"))) < 5:
+        assert killed.poll() is None, killed.communicate()[0]
+        assert time.monotonic() < deadline, "no part was ever written"
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate(timeout=60)
+    while processes_in(folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    before = sorted((folder / "out").glob("part-*.parquet"))
+    assert 5 <= len(before) < ROWS / PART
+    assert not (folder / "out/_done.json").exists()
+    stamps = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in before}
+
+    registry = Registry(open_store(str(folder / "runs/registry")))  # production moves meanwhile
+    registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
+    registry.promote(2, gates=[], author="test")
+
+    code, output = run(*command, cwd=folder)
+    assert code == 0, output
+    assert f"{len(before) * PART} of {ROWS} rows were scored before; going on." in output
+    assert "version 1 scored" in output
+    assert "their column `error` says why" in output
+    after = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (folder / "out").glob("part-*")}
+    assert stamps.items() <= after.items(), "a finished part was written again"
+    assert not list((folder / "out").glob(".*"))
+
+    scored = pq.read_table(folder / "out").to_pylist()
+    expected = [
+        (number, row["task"], row["member_id"], id_) for number, row in enumerate(rows) for id_ in row["candidates"]
+    ]
+    keys = ("row", "task", "member_id", "candidate_id")
+    assert sorted(tuple(one[key] for key in keys) for one in scored) == sorted(expected)
+    assert {one["version"] for one in scored} == {1}
+    failed = [one for one in scored if one["error"] is not None]
+    assert {one["member_id"] for one in failed} == {"gone"}
+    assert json.loads((folder / "out/_done.json").read_text()) == {
+        "rows": ROWS, "candidates": len(expected), "failed": len(failed)
+    }  # fmt: skip
+    scores = {
+        member: {one["candidate_id"]: one["score"] for one in scored if one["member_id"] == member}
+        for member in ("ada", "new")
+    }
+    for member, given in scores.items():
+        request = RankRequest(task="job_apply", member_id=member, candidates=list(given))
+        online = asyncio.run(service.rank(request))
+        assert given == pytest.approx({item.id: item.score for item in online.ranking}, abs=1e-5)
+
+    code, output = run(*command, cwd=folder)  # nothing is left to do, and no engine is started for it
+    assert (code, "going on" in output, "version 1 scored" in output) == (0, True, True), output
+    code, output = run(*command[:-1], "batch.rows=7", cwd=folder)
+    assert (code, "holds another batch: rows differs" in output) == (2, True), output
