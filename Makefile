@@ -35,8 +35,8 @@ test: test-fast test-real ## all tests
 test-fast: setup ## the tests that take seconds, on two cores
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
 
-test-real: setup ## those that start Ray, vLLM or several processes; those with Ray one after the other
-	$(BIN)/python -m pytest -m real -n 2 --dist loadgroup $(ARGS)
+test-real: setup ## those that start Ray, vLLM or several processes, one after the other
+	$(BIN)/python -m pytest -m real $(ARGS)
 
 lint: setup ## ruff: style and formatting
 	$(BIN)/ruff check .

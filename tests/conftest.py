@@ -10,16 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-# Real tests that start no Ray: they may run beside the one that does, while it waits for processes to start.
-WITHOUT_RAY = {"test_engines", "test_bench", "test_dry_run", "test_sharding", "test_distributed", "test_checkpoint"}
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take seconds first, those that start real components last; of those with Ray, one at a time."""
+    """Those that take seconds first, those that start real components last."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group(name if name in WITHOUT_RAY else "ray"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,9 +72,15 @@ def relaunch(
 
 
 def _wait(child: subprocess.Popen) -> int:
-    """Its exit code; an interrupt is the child's to answer, and it answers within its own grace."""
+    """Its exit code; an interrupt is the child's to answer, and it answers within its own grace.
+
+    However the child ends then, even killed, nobody wants it back.
+    """
+    interrupted = False
     while True:
         try:
-            return child.wait()
+            code = child.wait()
+            return 130 if interrupted else code
         except KeyboardInterrupt:
+            interrupted = True
             child.terminate()  # the same for it as Ctrl-C, which it may not have got

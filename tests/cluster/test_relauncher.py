@@ -1,7 +1,9 @@
 """The relauncher: what it decides, and a real child that is killed and comes back."""
 
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,22 @@ def test_without_progress_it_gives_up_and_says_which_signal(tmp_path: Path) -> N
 
 def test_what_the_user_must_mend_comes_through_at_once(tmp_path: Path) -> None:
     assert run(tmp_path, deaths=0, then=2, most=2, progresses=False) == (2, [])
+
+
+def test_after_an_interrupt_nothing_is_started_again(tmp_path: Path) -> None:
+    """The child dies of SIGKILL upon the interrupt, as one does whose guard is quicker than it."""
+    started = tmp_path / "started"
+    child = "import os, signal, sys, time; open(sys.argv[1], 'a').write('x')\n"
+    child += "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL)); time.sleep(60)"
+    parent = "import sys; from brew_cluster.relauncher import relaunch\n"
+    parent += "sys.exit(relaunch([sys.executable, *sys.argv[1:]], most=3, progress=lambda: 0))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent, "-c", child, str(started)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not started.exists() or not started.read_text():
+        time.sleep(0.01)
+    time.sleep(0.2)  # until the handler is set
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert started.read_text() == "x"

@@ -47,7 +47,7 @@ def document(api: FastAPI) -> schemathesis.BaseSchema:
 
 
 POSTS = ["/v1/rank", "/v1/completions", "/v1/chat/completions", "/v1/score", "/generative_scoring"]
-GETS = ["/v1/models", "/health", "/ready", "/metrics"]
+GETS = ["/v1/models", "/v1/status", "/health", "/ready", "/metrics"]
 
 
 quick = settings(
