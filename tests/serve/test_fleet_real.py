@@ -245,7 +245,7 @@ def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Servic
     assert {answer.version for answer in load.answers} == {1, 2}
     assert {answer.version for answer in load.answers[count:]} == {2}
     assert service.status() == {2: ("production", "up", 1)}
-    until(lambda: len(processes("EngineCor")) == 1, 10)
+    until(lambda: len(processes("EngineCor")) == 1, 60)  # the old one ends once it is drained
 
 
 def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(service: Service) -> None:
@@ -315,7 +315,7 @@ def test_replicas_come_with_load_and_go_without_an_error(service: Service) -> No
         until(lambda: service.replicas() == 1, 180)
         time.sleep(2)
     assert load.failed == []
-    until(lambda: len(processes("EngineCor")) == 1, 20)
+    until(lambda: len(processes("EngineCor")) == 1, 60)
 
 
 def _replicas(service: Service) -> set[str]:
