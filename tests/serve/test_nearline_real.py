@@ -222,7 +222,6 @@ def test_redis_killed_under_load_loses_nothing_and_is_503_meanwhile(
         ask_for_all(service)
         until(lambda: service.outbox.counts().get("done", 0) >= 4, 60)
         load("before", 8, 0)
-        process = consumer_process()
         new_redis.kill()
         load("down", 8, 20)
         assert read() is None
@@ -232,7 +231,6 @@ def test_redis_killed_under_load_loses_nothing_and_is_503_meanwhile(
         until(lambda: all_done(service), 120)
         require_every_event_once(service, config, sent, base=len(history))
         assert {error.retry_after for error in refused} == {2.0}
-        assert consumer_process().pid == process.pid  # it outlives its broker
     finally:
         service.close()
         serve.delete("nearline")
