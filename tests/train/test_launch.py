@@ -10,10 +10,10 @@ import psutil
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from brew_platform.errors import UserError
-from brew_train.config import TrainConfig
+from brew_train.config import ModelConfig, TrainConfig
 from brew_train.goodput import goodput
 from brew_train.launch import run_on_ray
 from brew_train.ledger import audit
@@ -93,9 +93,15 @@ def test_killed_workers_cost_time_and_nothing_else(
 
 
 def test_what_the_user_got_wrong_comes_through_as_it_was_said(
-    config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], tmp_path: Path
+    config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wild = replace(config, workers=2, stages=[replace(config.stages[0], warmup_steps=0, learning_rate=1e30)])
+    monkeypatch.chdir(tmp_path)  # workers run elsewhere: what is named from here must be found there
+    tiny = MixtralConfig(
+        sizes["vocabulary_size"], 16, 16, num_hidden_layers=1, num_attention_heads=2, num_local_experts=2
+    )
+    MixtralForCausalLM(tiny).save_pretrained("start")
+    started = replace(config, workers=2, model=ModelConfig(init_from="start"))
+    wild = replace(started, stages=[replace(config.stages[0], warmup_steps=0, learning_rate=1e30)])
     with pytest.raises(UserError, match=r"^stage cpt, step \d+: the loss became .* in bins \[\d+, \d+\]"):
         run_on_ray(wild, bins=bins, out=tmp_path / "run", **sizes)
 

@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,9 @@ def run_on_ray(
         ray.train.TrainingFailedError: workers failed otherwise, more than `config.max_failures` times.
     """
     out = out.resolve()
-    job = Job(
+    if config.model.init_from is not None:
+        config = replace(config, model=replace(config.model, init_from=str(Path(config.model.init_from).resolve())))
+    job = Job(  # paths are absolute: workers run in a folder of Ray's
         config=config,
         bins={name: folder.resolve() for name, folder in bins.items()},
         evaluation={name: folder.resolve() for name, folder in (evaluation or {}).items()},
