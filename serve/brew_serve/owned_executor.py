@@ -19,6 +19,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 __all__ = ["FAILURE_FILE", "OwnedExecutor", "OwnedWorkersExecutor"]
 
 FAILURE_FILE = "failure.json"  # {"type", "message"} of what ended the engine process
+_NAME = "VLLM::EngineCor"  # vLLM's own, as far as the kernel keeps it
 
 
 class OwnedExecutor(UniProcExecutor):
@@ -41,6 +42,9 @@ class OwnedWorkersExecutor(MultiprocExecutor):
 
 
 def _own(told: dict[str, Any]) -> None:
+    # For `ps` and `top`. vLLM has tried, but setproctitle gives up silently where the environment's first variable was
+    # changed, and which that is differs from machine to machine.
+    Path("/proc/self/comm").write_text(_NAME)
     notes = Path(told["notes"])
     logging.getLogger("vllm").addHandler(_FailureNote(notes / FAILURE_FILE))
     _end_with(told["owner"], notes)

@@ -211,6 +211,7 @@ def test_a_caller_who_leaves_frees_the_engine(service: Service) -> None:
 
 
 def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Service) -> None:
+    (old,) = processes("EngineCor")
     with Load(service) as load:
         until(lambda: len(load.answers) > 20, 60)
         service.registry.promote(2, gates=[], author="test")
@@ -222,7 +223,7 @@ def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Servic
     assert {answer.version for answer in load.answers} == {1, 2}
     assert {answer.version for answer in load.answers[count:]} == {2}
     assert service.status() == {2: ("production", "up", 1)}
-    until(lambda: len(processes("EngineCor")) == 1, 60)  # the old one ends once it is drained
+    until(lambda: not old.is_running() and len(processes("EngineCor")) == 1, 60)  # the old one ends once it is drained
 
 
 def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(service: Service) -> None:
