@@ -17,6 +17,7 @@ from brew_data.tables import Tables, micros, write_tables
 from brew_data.tasks import load_suite
 from brew_serve.api import create_api
 from brew_serve.context import MemberContext
+from brew_serve.engine import Shared
 from brew_serve.engine_config import EngineConfig
 from brew_serve.service import RankService
 from brew_serve.version import LoadedVersion
@@ -30,7 +31,9 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.prompts: list[tuple[int, ...]] = []
 
-    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    async def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> list[float]:
         self.prompts.append(tuple(prompt))
         return [-1.0 - i for i in range(len(token_ids))]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import torch
-from bench.serve.engines import PackedForward, first_label_scores
+from bench.serve.floor import PackedForward
 from bench.serve.load import Timing, at_once, at_random, items_per_second
 from bench.serve.result import Result, figures, table
 from bench.serve.servers import VLLM_BEST, our_service, vllm_server
@@ -30,7 +30,6 @@ from brew_platform.source import source_commit
 from brew_platform.storage import open_store
 from brew_serve.engine_config import EngineConfig
 from brew_serve.version import load_version
-from brew_serve.vllm_engine import VllmEngine
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "bench" / "out"
@@ -77,19 +76,17 @@ def measure_model(model: str, folder: Path, work: Path, result: Result, options:
             "vllm_best": up.enter_context(vllm_server(folder, VLLM_BEST, work / "vllm-best.log")),
             "vllm_default": up.enter_context(vllm_server(folder, [], work / "vllm-default.log")),
         }
-        engine = VllmEngine(folder, version.engine)
-        up.callback(engine.close)
         floor = PackedForward(folder)
         print(f"{model}: all contenders are up after {time.perf_counter() - began:.0f} s", flush=True)
         for name in options.workloads:
             maker = RequestMaker(version, WORKLOADS[name])
-            part = asyncio.run(measure_workload(maker, urls, engine, floor, options))
+            part = asyncio.run(measure_workload(maker, urls, floor, options))
             result.put(model, name, part)
             print(f"{model}, workload {name}: {part['items_per_second']:,.0f} items/s", flush=True)
 
 
 async def measure_workload(
-    maker: RequestMaker, urls: dict[str, str], engine: VllmEngine, floor: PackedForward, options: argparse.Namespace
+    maker: RequestMaker, urls: dict[str, str], floor: PackedForward, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One request at a time; then several callers; then random arrivals at 70% of what those showed."""
     limits = httpx.Limits(max_connections=None)
@@ -111,22 +108,18 @@ async def measure_workload(
         for request in maker.make(3):  # warm-up; the first batch of a server is slow
             for name in asks:
                 await asks[name](request)
-            await first_label_scores(engine, request)
             floor.score(request)
 
         alone: dict[str, list[float]] = {name: [] for name in (*asks, "engine", "floor")}
-        agreement = dict.fromkeys((*asks, "engine"), 0.0)
+        agreement = dict.fromkeys(asks, 0.0)
         for request in maker.make(options.requests):
             scores: dict[str, list[float] | None] = {}
-            for name in alone:
+            engine = await _engine_seconds(http, urls["ours"])
+            for name in (*asks, "floor"):
                 began = time.perf_counter()
-                if name == "engine":
-                    scores[name] = await first_label_scores(engine, request)
-                elif name == "floor":
-                    scores[name] = floor.score(request)
-                else:
-                    scores[name] = await asks[name](request)
+                scores[name] = floor.score(request) if name == "floor" else await asks[name](request)
                 alone[name].append(time.perf_counter() - began)
+            alone["engine"].append(await _engine_seconds(http, urls["ours"]) - engine)
             for name in agreement:
                 found, wanted = scores[name], scores["floor"]
                 if found is None or wanted is None:
@@ -169,10 +162,17 @@ def _ask(http: httpx.AsyncClient, name: str, url: str) -> Callable[[Request], Aw
         found = answer.json()
         if not ours:
             return [one["score"] for one in found["data"]]
-        scores = {one["id"]: one["score"] for one in found["ranking"]}
+        scores = {one["id"]: one["probabilities"][request.action] for one in found["ranking"]}
         return [scores[f"c{i}"] for i in range(len(scores))]
 
     return ask
+
+
+async def _engine_seconds(http: httpx.AsyncClient, url: str) -> float:
+    """Seconds that our service has waited for its engine since it was started."""
+    lines = (await http.get(f"{url}/metrics")).text.splitlines()
+    wanted = [line for line in lines if line.startswith("brew_stage_seconds_sum{") and 'stage="score"' in line]
+    return sum(float(line.split()[-1]) for line in wanted)
 
 
 def _demo_version(registry: str, work: Path) -> Path:

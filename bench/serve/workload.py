@@ -66,7 +66,8 @@ class Request:
     scoring: bytes  # body of POST /generative_scoring
     prefix: tuple[int, ...]
     questions: list[tuple[int, ...]]
-    labels: list[int]  # one token each; the first is the positive action's
+    labels: list[int]  # one token each, a positive action's first
+    action: str  # that of the first label: whose probability every contender answers
 
 
 class RequestMaker:
@@ -108,6 +109,7 @@ class RequestMaker:
             prefix=prefix,
             questions=questions,
             labels=[labels[name] for name in ordered],
+            action=ordered[0],
         )
 
     def _history(self, profile: dict[str, str], tokens: int) -> list[dict[str, Any]]:

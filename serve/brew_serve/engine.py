@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from brew_platform.errors import UserError
 
-__all__ = ["Engine", "EngineUsage", "Generated", "Sampling", "check_generation", "check_request"]
+__all__ = ["Engine", "EngineUsage", "Generated", "Sampling", "Shared", "check_generation", "check_request"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,27 @@ class EngineUsage:
         )
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shared:
+    """What prompts that are asked for together begin with: an engine may compute it once for all of them.
+
+    Args:
+        ids: token ids.
+        prompts: how many prompts begin with them.
+    """
+
+    ids: tuple[int, ...]
+    prompts: int
+
+
 class Engine(Protocol):
     """A loaded model that answers many calls at once. A call that is cancelled is not computed any further."""
 
     usage: EngineUsage
 
-    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    async def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> list[float]:
         """Natural log of each wanted token's probability to come next after `prompt`.
 
         The log-softmax is over the whole vocabulary and is taken from fp32 logits, at temperature 1.
@@ -73,6 +88,8 @@ class Engine(Protocol):
         Args:
             prompt: token ids, one or more; at most the model's context length less one.
             token_ids: the wanted tokens, one or more, all different.
+            shared: the same object with each of several prompts that are asked for at once; `prompt` begins with its
+                ids. It saves work and changes no answer.
 
         Returns:
             As many floats as `token_ids`, in its order.

@@ -52,11 +52,18 @@ def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfi
                 f"engine.quantization is {config.quantization}, which needs a GPU, but this vLLM computes on CPU. "
                 f"Leave it out here, or serve on a machine with GPUs."
             )
-        return arguments | {
+        arguments |= {
             "enforce_eager": True,
             "block_size": config.block_size or CPU_BLOCK_SIZE,
             "kv_cache_memory_bytes": config.kv_cache_bytes or CPU_CACHE_BYTES,
         }
+        if config.tensor_parallel_size == 1:
+            arguments["kv_transfer_config"] = {
+                "kv_connector": "SharedTailConnector",
+                "kv_connector_module_path": "brew_serve.shared_tail",
+                "kv_role": "kv_consumer",
+            }
+        return arguments
     arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     if config.block_size is not None:
         arguments["block_size"] = config.block_size

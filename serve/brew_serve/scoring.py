@@ -14,13 +14,14 @@ Source: 360Brew, arXiv 2501.16450, section 3; issue 2.
 """
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from brew_data.compiler import Entity, Past, Prefix, PromptCompiler
 from brew_data.tasks import TaskSpec
-from brew_serve.engine import Engine
+from brew_serve.engine import Engine, Shared
 from brew_serve.together import together
 
 __all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer"]
@@ -99,13 +100,16 @@ class Scorer:
         self.engine, self.compiler = engine, compiler
         self._trees = {task.name: _tree(compiler.labels(task)) for task in compiler.suite.tasks}
 
-    async def score_prompt(self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int]) -> Scored:
+    async def score_prompt(
+        self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int], shared: Shared | None = None
+    ) -> Scored:
         """Scores one prompt.
 
         Args:
             task: whose labels answer.
             prefix_ids: token ids of head and history.
             question_ids: token ids of the candidate's question, up to and including the answer cue.
+            shared: as `Engine.next_token_logprobs`.
 
         Raises:
             UserError: as `Engine.next_token_logprobs`.
@@ -113,7 +117,7 @@ class Scorer:
         prompt = (*prefix_ids, *question_ids)
         tree = self._trees[task.name]
         answers = await asyncio.gather(
-            *(self.engine.next_token_logprobs(prompt + node, tokens) for node, tokens in tree.items())
+            *(self.engine.next_token_logprobs(prompt + node, tokens, shared) for node, tokens in tree.items())
         )
         logprob = {
             (*node, token): value
@@ -171,14 +175,16 @@ class Scorer:
             UserError: as `Engine.next_token_logprobs`.
         """
         each = len(self._trees[prompts.task.name])
-        shared = len(prompts.prefix.ids)  # counted with the first candidate that is scored
+        prefix = tuple(prompts.prefix.ids)
+        shared = Shared(ids=prefix + _beginning([ids for ids, _ in prompts.questions]), prompts=each * len(prompts.ids))
+        first = len(prefix)  # counted with the first candidate that is scored
 
         async def one(ids: Ids) -> Scored:
-            nonlocal shared
-            scored = await self.score_prompt(prompts.task, prompts.prefix.ids, ids)
+            nonlocal first
+            scored = await self.score_prompt(prompts.task, prefix, ids, shared)
             if on_scored is not None:
-                on_scored(shared + each * len(ids))
-            shared = 0
+                on_scored(first + each * len(ids))
+            first = 0
             return scored
 
         scored = await together((one(ids) for ids, _ in prompts.questions), seconds=seconds)
@@ -206,6 +212,12 @@ class Scorer:
     ) -> Ranking:
         """Ranks candidates for one member: `prompts`, and `rank_prompts` without a limit of time."""
         return await self.rank_prompts(self.prompts(task, profile, history, candidates, own_words, before))
+
+
+def _beginning(questions: Sequence[Ids]) -> Ids:
+    """The tokens that all of them begin with: those of the smallest and the largest, as no other differs earlier."""
+    ends = min(questions, default=()), max(questions, default=())
+    return tuple(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False)))
 
 
 def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:

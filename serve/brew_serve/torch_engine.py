@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
-from brew_serve.engine import EngineUsage, Generated, Sampling, check_generation, check_request
+from brew_serve.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
 from brew_serve.engine_config import EngineConfig
 from brew_serve.rope import rope_overrides
 
@@ -53,7 +53,9 @@ class TorchEngine:
         self._worker = ThreadPoolExecutor(1, "torch-engine")  # one call at a time, beside the event loop
         self.usage = EngineUsage()
 
-    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    async def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> list[float]:
         check_request(prompt, token_ids, **self._sizes())
         logprobs = await self._run(lambda: self._next(prompt)[list(token_ids)].tolist())
         self.usage = self.usage.plus(prompt_tokens=len(prompt))

@@ -16,10 +16,11 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from brew_platform.errors import BrewError, UserError
-from brew_serve.engine import EngineUsage, Generated, Sampling, check_generation, check_request
+from brew_serve.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
 from brew_serve.engine_arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
 from brew_serve.engine_config import EngineConfig
 from brew_serve.rope import context_of
@@ -53,13 +54,17 @@ class VllmEngine:
         self.usage = EngineUsage()
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
+        self._groups: WeakKeyDictionary[Shared, int] = WeakKeyDictionary()
+        self._shares_tails = "kv_transfer_config" in arguments
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
         try:
             self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
         finally:  # its sockets are connected, so that nothing remains to be cleaned up should we be killed
             shutil.rmtree(self._notes, ignore_errors=True)
 
-    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    async def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> list[float]:
         check_request(
             prompt,
             token_ids,
@@ -68,9 +73,11 @@ class VllmEngine:
         )
         if len(token_ids) > _MOST_IDS:
             parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
-            answers = await asyncio.gather(*(self.next_token_logprobs(prompt, part) for part in parts))
+            answers = await asyncio.gather(*(self.next_token_logprobs(prompt, part, shared) for part in parts))
             return [value for answer in answers for value in answer]
-        output = await self._run(prompt, self._params(tuple(token_ids)))
+        if shared is not None and tuple(prompt[: len(shared.ids)]) != shared.ids:
+            raise ValueError("the prompt does not begin with the tokens that it is said to share")
+        output = await self._run(prompt, self._params(tuple(token_ids), self._place(shared)))
         found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
         return [found[id_].logprob for id_ in token_ids]
 
@@ -95,6 +102,15 @@ class VllmEngine:
             finish="stop" if len(ids) < sampling.max_tokens else "length",
         )
 
+    def _place(self, shared: Shared | None) -> "_Place | None":
+        """Of the next prompt that shares this; None where there is nothing that the prefix cache would not share."""
+        if not self._shares_tails or shared is None or shared.prompts < 2:
+            return None
+        leads = shared not in self._groups
+        if leads:
+            self._groups[shared] = next(self._numbers)
+        return _Place(self._groups[shared], len(shared.ids), shared.prompts, leads)
+
     async def _run(self, prompt: Sequence[int], params: Any) -> Any:
         """vLLM's final output for one prompt. Cancelled, it aborts the request in the engine."""
         self.check()
@@ -117,11 +133,23 @@ class VllmEngine:
             shutil.rmtree(self._notes, ignore_errors=True)
 
 
-def _sampling_params(token_ids: tuple[int, ...]) -> Any:
+class _Place(NamedTuple):
+    """A prompt's place among those that share something."""
+
+    group: int
+    tokens: int
+    prompts: int
+    leads: bool
+
+
+def _sampling_params(token_ids: tuple[int, ...], place: _Place | None) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    from brew_serve.shared_tail import told
+
     return SamplingParams(
+        extra_args=None if place is None else told(**place._asdict()),
         max_tokens=1,
         temperature=0.0,  # of the sampled token, which nobody reads; log-probabilities are always at temperature 1
         logprob_token_ids=list(token_ids),  # without `logprobs`, which would add a top-k over the vocabulary

@@ -22,7 +22,7 @@ from brew_data.tables import TIMESTAMP, Tables
 from brew_data.tasks import Action, HistoryPolicy, TaskSpec, TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
 from brew_serve.context import MemberContext
-from brew_serve.engine import EngineUsage, Generated, Sampling
+from brew_serve.engine import EngineUsage, Generated, Sampling, Shared
 from brew_serve.service import RankService
 from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion, load_version, write_suite_files
@@ -46,7 +46,9 @@ class TableEngine:
         total = math.log(sum(map(math.exp, logits)))
         return [logit - total for logit in logits]
 
-    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    async def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> list[float]:
         self.calls += 1
         logprobs = self.logprobs(prompt)
         return [logprobs[id_] for id_ in token_ids]

@@ -16,7 +16,7 @@ from brew_serve.admission import AdmissionConfig
 from brew_serve.api import create_api
 from brew_serve.client import RankClient
 from brew_serve.edge import EdgeConfig
-from brew_serve.engine import EngineUsage, Generated, Sampling
+from brew_serve.engine import EngineUsage, Generated, Sampling, Shared
 from brew_serve.keys import create_key
 from brew_serve.service import RankService
 from brew_serve.torch_engine import TorchEngine
@@ -47,7 +47,9 @@ class StuckEngine:
         self.cancelled = 0
         self.release = asyncio.Event()
 
-    async def next_token_logprobs(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    async def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> list[float]:
         self.free -= 1
         if self.free < 0:
             try:

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from brew_data.compiler import Entity, Past
 from brew_platform.errors import UserError
-from brew_serve.engine import Engine, Sampling
+from brew_serve.engine import Engine, Sampling, Shared
 from brew_serve.engine_config import EngineConfig
 from brew_serve.rope import RopeScaling
 from brew_serve.scoring import RankedCandidate, Scorer
@@ -268,6 +269,91 @@ async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
             prompt = [2 + (7 * i) % 300 for i in range(length)]
             expected = await reference.next_token_logprobs(prompt, [20, 30, 40])
             assert await engine.next_token_logprobs(prompt, [20, 30, 40]) == pytest.approx(expected, abs=1e-4)
+        shared = [2 + (13 * i) % 300 for i in range(77)]
+        prompts = sharing(shared, 8, seed=2)
+        together = group(prompts, shared)
+        found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
+        for prompt, one in zip(prompts, found, strict=True):
+            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+    finally:
+        engine.close()
+
+
+# --- What prompts share ---
+
+
+def sharing(shared: list[int], count: int, seed: int) -> list[list[int]]:
+    """Prompts that begin with the same tokens; the last is nothing but these."""
+    draw = random.Random(seed)
+    return [[*shared, *(draw.randrange(2, 300) for _ in range(1 + n % 20))] for n in range(count - 1)] + [shared]
+
+
+def group(prompts: list[list[int]], shared: list[int]) -> Shared:
+    return Shared(ids=tuple(shared), prompts=len(prompts))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 63, 100, 320, 360])
+async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
+    vllm: Engine, reference: Engine, length: int
+) -> None:
+    shared = [2 + (length + 11 * i) % 290 for i in range(length)]
+    prompts = sharing(shared, 24, seed=length)
+    expected = [await reference.next_token_logprobs(prompt, [20, 30, 40]) for prompt in prompts]
+    before = vllm.usage
+    together = group(prompts, shared)
+    found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30, 40], together) for prompt in prompts))
+    for one, wanted in zip(found, expected, strict=True):
+        assert one == pytest.approx(wanted, abs=1e-4)
+    computed = (vllm.usage.prompt_tokens - vllm.usage.cached_tokens) - (before.prompt_tokens - before.cached_tokens)
+    assert computed <= length + sum(len(prompt) - length for prompt in prompts) + 1  # of the last, its last token
+
+
+@pytest.mark.real
+async def test_who_is_cancelled_holds_up_nobody_with_whom_it_shares(vllm: Engine, reference: Engine) -> None:
+    shared = [3 + (5 * i) % 290 for i in range(75)]
+    prompts = sharing(shared, 40, seed=1)
+    expected = [await reference.next_token_logprobs(prompt, [20, 30]) for prompt in prompts]
+    for gone in ([0], [0, 1, 2], list(range(10, 40)), list(range(40))):
+        for pauses in (0, 3):
+            together = group(prompts, shared)
+            tasks = [asyncio.create_task(vllm.next_token_logprobs(one, [20, 30], together)) for one in prompts]
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            for number in gone:
+                tasks[number].cancel()
+            found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+            for number, (one, wanted) in enumerate(zip(found, expected, strict=True)):
+                if number not in gone:
+                    assert one == pytest.approx(wanted, abs=1e-4)
+    with pytest.raises(ValueError, match="does not begin with the tokens"):
+        await vllm.next_token_logprobs([7, *shared], [20], group(prompts, shared))
+
+
+@pytest.mark.real
+async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
+    version_folder: Path, version: LoadedVersion, reference: Engine
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    model = json.loads((version_folder / "config.json").read_text())
+    head = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
+    token_bytes = 2 * 4 * model["num_hidden_layers"] * model["num_key_value_heads"] * head
+    room = version.compiler.format.context_length + 64  # tokens: one long prompt and little more
+    engine = VllmEngine(version_folder, EngineConfig(kv_cache_bytes=room * token_bytes))
+    try:
+        for _ in range(2):
+            beginnings = [[2 + (number + 7 * i) % 290 for i in range(330)] for number in range(4)]
+            groups = [(sharing(one, 6, seed=number), one) for number, one in enumerate(beginnings)]
+            calls = [
+                engine.next_token_logprobs(prompt, [20, 30], together)
+                for prompts, one in groups
+                for together in [group(prompts, one)]
+                for prompt in prompts
+            ]
+            found = await asyncio.wait_for(asyncio.gather(*calls), 60)
+        for one, prompt in zip(found, (prompt for prompts, _ in groups for prompt in prompts), strict=True):
+            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
     finally:
         engine.close()
 

@@ -1,28 +1,12 @@
-"""The contenders without HTTP: our engine alone, and the floor, one plain PyTorch pass over all candidates at once.
+"""The floor: one plain PyTorch pass over all candidates of a request at once, in this process, without a server."""
 
-Owns: scoring one request of token ids in this process. Does not own: timing.
-"""
-
-import asyncio
 from pathlib import Path
 
 import torch
 from bench.serve.workload import Request
 from transformers import AutoModelForCausalLM
 
-from brew_serve.vllm_engine import VllmEngine
-
-__all__ = ["PackedForward", "first_label_scores"]
-
-
-async def first_label_scores(engine: VllmEngine, request: Request) -> list[float]:
-    """Probability of the first label among all labels, by candidate: what every contender answers."""
-
-    async def one(question: tuple[int, ...]) -> float:
-        logprobs = await engine.next_token_logprobs((*request.prefix, *question), request.labels)
-        return float(torch.tensor(logprobs, dtype=torch.float64).softmax(0)[0])
-
-    return list(await asyncio.gather(*(one(question) for question in request.questions)))
+__all__ = ["PackedForward"]
 
 
 class PackedForward:
@@ -36,7 +20,7 @@ class PackedForward:
 
     @torch.inference_mode()
     def score(self, request: Request) -> list[float]:
-        """As `first_label_scores`."""
+        """Probability of the first label among all labels, by candidate: what every contender answers."""
         lengths = [len(request.prefix), *map(len, request.questions)]
         shared = lengths[0]
         part = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
