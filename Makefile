@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-real lint types bench-train bench-serve gpu-check clean
+.PHONY: help setup demo test test-fast test-real test-faults lint types bench-train bench-serve gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,13 +30,16 @@ $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 demo: setup ## the whole road: data, training, registry, serving (about 7 minutes)
 	$(BIN)/brew360 demo $(ARGS)
 
-test: test-fast test-real ## all tests
+test: test-fast test-real ## the tests, but for kills under load (test-faults)
 
 test-fast: setup ## the tests that take seconds, on two cores
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
 
-test-real: setup ## those that start Ray, vLLM or several processes, one after the other
-	$(BIN)/python -m pytest -m real $(ARGS)
+test-real: setup ## those that start Ray, vLLM or several processes: Ray's beside the others
+	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadgroup $(ARGS)
+
+test-faults: setup ## kills under load: workers, drivers, replicas, engines, consumers, Redis (about 17 minutes)
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 lint: setup ## ruff: style and formatting
 	$(BIN)/ruff check .

@@ -11,9 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take seconds first, those that start real components last."""
+    """Those that take seconds first; of the others, those that start a Ray in one process, one after the other."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else "rest"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,7 +50,7 @@ def main() -> None:
         for model in options.models:
             folder = demo
             if model == "random":
-                folder = work / "random"
+                folder = work / "random-version"
                 parameters = write_random_version(folder, like=load_version(demo))
                 print(f"random: {parameters:,} parameters")
             measure_model(model, folder, work / model, result, options)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from brew_serve.call import Call
 from brew_serve.edge import Edge, EdgeConfig
-from brew_serve.error_answers import add_error_answers
+from brew_serve.error_answers import ErrorAnswer, add_error_answers, error_responses
 from brew_serve.front import FleetStatus, Front
 from brew_serve.json_route import Forward, RankerRoute, current_call
 from brew_serve.openai_api import openai_router
@@ -27,34 +27,12 @@ from brew_serve.service import RankService
 __all__ = ["create_api", "create_gateway", "create_routes"]
 
 
-class ErrorAnswer(BaseModel):
-    """Why a request is not answered."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"error": "task is missing; give it (GET /docs describes the request)."}]}
-    )
-    error: str = Field(description="one sentence that says what to do")
-
-
 class Health(BaseModel):
     """The service is well."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "version": 3}]})
     status: str
     version: int = Field(description="the model version that answers")
-
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The request cannot be answered as it is"},
-    401: {"description": "The API key is missing or unknown"},
-    403: {"description": "The team may not do this"},
-    404: {"description": "An id or a model that is not known here"},
-    408: {"description": "The deadline passed before any work was begun"},
-    413: {"description": "The body is too large"},
-    429: {"description": "The team's quota is used up; see Retry-After"},
-    500: {"description": "A fault of the service"},
-    503: {"description": "The service is busy, or its engine failed; see Retry-After"},
-}
 
 
 def create_api(
@@ -100,10 +78,11 @@ def create_routes(service: Callable[[], RankService]) -> FastAPI:
     api = FastAPI(
         title="brew360",
         summary="One language model ranks for every surface.",
-        description='Every error is `{"error": "<what to do>"}`. Every answer has `x-request-id` and `traceparent`.',
+        description='Every error is `{"error": "<what to do>", "code": "<for programs>"}`; on OpenAI\'s routes it is '
+        '`{"error": {"message", "type", "param", "code"}}`. Every answer has `x-request-id` and `traceparent`.',
         version="1",
         redoc_url=None,
-        responses={status: {**told, "model": ErrorAnswer} for status, told in _ERRORS.items()},
+        responses=error_responses(ErrorAnswer),
         strict_content_type=True,
     )
     ranking = APIRouter(route_class=RankerRoute, tags=["ranking"])

@@ -1,10 +1,10 @@
 """The online service on Ray Serve: what is started in which order, and how a failed start reads.
 
     HTTP -> Gateway (edge, split by member) -> Ranker replicas of production, and of a canary or a shadow
-                 ^ asks for the routes
+                 ^ asks for the routes         NearlineConsumer replicas of production, where there is a nearline plane
                Fleet (follows the registry, starts and removes versions)
 
-Owns: that. Does not own: these three (`gateway`, `ranker`, `fleet`), or the nearline consumer.
+Owns: that. Does not own: these four (`gateway`, `ranker`, `nearline_consumer`, `fleet`).
 """
 
 import ipaddress
@@ -16,17 +16,16 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from brew_platform.errors import UserError
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
 from brew_serve.app_config import AppConfig
 from brew_serve.context import MemberContext
-from brew_serve.fleet import APP_NAME, start_error, version_app
+from brew_serve.fleet import APP_NAME, consumers_name, version_app
 from brew_serve.gateway import gateway_app
 from brew_serve.keys import KeyFile
-from brew_serve.nearline_consumer import build_consumer
+from brew_serve.nearline_consumer import consumer_app
 from brew_serve.ports import require_free_port
 from brew_serve.ranker import ranker_app
 from brew_serve.version import load_version
+from brew_serve.version_apps import start_error
 
 __all__ = ["App", "AppConfig", "build_app", "serve_http"]
 
@@ -48,16 +47,16 @@ def build_app(config: AppConfig) -> App:
         RegistryError, StorageError: the alias leads to no version, or its files are missing or damaged.
         UserError: the version, the member context or the key file cannot be used.
     """
-    number, folder = _fetch(config)
-    load_version(folder, config.engine)
+    number = config.open_registry().resolve(config.alias)
+    load_version(config.fetch(number), config.engine)
     if config.context_path is not None:
         MemberContext(Path(config.context_path)).close()
     if config.edge.keys_path is not None:
         KeyFile(Path(config.edge.keys_path))
-    applications = {version_app(number): ranker_app(config, number), APP_NAME: gateway_app(config)}
+    applications = {version_app(number): ranker_app(config, number)}
     if config.nearline is not None:
-        consumer = build_consumer(config.nearline, lambda: _fetch(config), config.engine)
-        applications[f"{APP_NAME}-nearline"] = consumer
+        applications[consumers_name(number)] = consumer_app(config, number)
+    applications[APP_NAME] = gateway_app(config)  # last: its fleet starts what it does not find
     return App(applications=applications, keyed=config.edge.keys_path is not None)
 
 
@@ -93,9 +92,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _fetch(config: AppConfig) -> tuple[int, Path]:
-    registry = Registry(open_store(config.registry_url), config.model)
-    number = registry.resolve(config.alias)
-    return number, registry.fetch(number, Path(config.cache_folder))

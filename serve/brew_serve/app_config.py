@@ -1,8 +1,11 @@
 """What is served, and on how many replicas: the settings of the online service."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from brew_platform.errors import ConfigError
+from brew_platform.registry import Registry
+from brew_platform.storage import open_store
 from brew_serve.admission import AdmissionConfig
 from brew_serve.edge import EdgeConfig
 from brew_serve.engine_config import EngineConfig
@@ -26,6 +29,7 @@ class AppConfig:
     nearline: NearlineConfig | None = None  # also take events, and rank when something happens; None: online only
     follow_seconds: float = 5.0  # between two looks at the registry's log
     start_seconds: float = 1_800.0  # in which a new version must be up; hundreds of GB are fetched and loaded in them
+    request_seconds: float = 55.0  # for an answer without a deadline; our client gives up at 60, and should hear why
     drain_seconds: float = 60.0  # that a replica which is taken away may still work on what it has accepted
     # Held by a replica at a time. More than it can work on, so that it is admission, which counts tokens, that refuses:
     # what waits in Serve's own queue is not seen by it.
@@ -40,7 +44,8 @@ class AppConfig:
     gpus: float = 0.0  # Ray GPUs that each replica reserves
 
     def __post_init__(self) -> None:
-        for name in ("follow_seconds", "start_seconds", "max_ongoing_requests", "gateways", "min_replicas"):
+        seconds = ("follow_seconds", "start_seconds", "request_seconds")
+        for name in (*seconds, "max_ongoing_requests", "gateways", "min_replicas"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a number greater than 0.")
         for name in ("drain_seconds", "upscale_seconds", "downscale_seconds", "cpus", "gpus"):
@@ -61,3 +66,19 @@ class AppConfig:
                 f"gateways is {self.gateways}, but the nearline outbox is a file of one of them; give 1, or serve "
                 f"nearline from a service of its own."
             )
+
+    def open_registry(self) -> Registry:
+        """The registry of the model.
+
+        Raises:
+            UserError: `registry_url` or `model` names none.
+        """
+        return Registry(open_store(self.registry_url), self.model)
+
+    def fetch(self, number: int) -> Path:
+        """The folder of a version on this node.
+
+        Raises:
+            RegistryError, StorageError: there is no such version, or its files are missing or damaged.
+        """
+        return self.open_registry().fetch(number, Path(self.cache_folder))

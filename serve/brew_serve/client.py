@@ -8,9 +8,9 @@
 All calls may be repeated without harm: a ranking changes nothing, events carry their `event_id`, and a nearline
 request its `request_id`. So 429 and 503 are asked again, as often as allowed, after the time that Retry-After names.
 
-Errors are ours (`brew_platform.errors`, `brew_serve.refusals`): Unauthorized 401, Forbidden 403, Expired 408,
-BodyTooLarge 413, QuotaExceeded 429, Overloaded 503, UserError for other 4xx, BrewError for the rest and for no answer.
-The sentence is the service's own.
+Errors are ours (`brew_platform.errors`, `brew_serve.refusals`), with the service's own sentence: Unauthorized 401,
+Forbidden 403, Expired 408, BodyTooLarge 413, QuotaExceeded 429, Late 504, UserError for other 4xx, BrewError for the
+rest and for no answer. A 503 is Overloaded, Lost or Unavailable, by the answer's `code`.
 """
 
 import asyncio
@@ -30,15 +30,27 @@ from brew_serve.front import FleetStatus
 from brew_serve.nearline_protocol import EventsAccepted, NearlineRanking, RankAccepted
 from brew_serve.openai_protocol import ModelList
 from brew_serve.protocol import RankResponse
-from brew_serve.refusals import BodyTooLarge, Expired, Forbidden, Overloaded, QuotaExceeded, Refusal, Unauthorized
+from brew_serve.refusals import (
+    BodyTooLarge,
+    Expired,
+    Forbidden,
+    Late,
+    Lost,
+    Overloaded,
+    QuotaExceeded,
+    Refusal,
+    Unauthorized,
+)
+from brew_serve.sqlite_file import Unavailable
 
 __all__ = ["AsyncRankClient", "Call", "Health", "RankClient", "Retries", "exchange"]
 
 P = ParamSpec("P")
 T = TypeVar("T", bound=BaseModel)
 
-_REFUSALS: dict[int, type[Refusal]] = {
-    kind.status: kind for kind in (Unauthorized, Forbidden, Expired, BodyTooLarge, QuotaExceeded, Overloaded)
+_BY_CODE: dict[str, type[Refusal]] = {kind.code: kind for kind in (Lost, Unavailable)}
+_BY_STATUS: dict[int, type[Refusal]] = {
+    kind.status: kind for kind in (Unauthorized, Forbidden, Expired, BodyTooLarge, QuotaExceeded, Overloaded, Late)
 }
 _WITHOUT_WORD_SECONDS = 1.0  # waited at a 429 or 503 that names no time; doubled each time
 
@@ -211,13 +223,17 @@ def _retry_after(answer: httpx.Response) -> float | None:
 
 
 def _error(answer: httpx.Response, after: float | None) -> BrewError:
+    code = ""
     try:
-        sentence = str(answer.json()["error"])
+        told = answer.json()
+        if isinstance(told["error"], dict):  # OpenAI's form, of GET /v1/models
+            told = {**told["error"], "error": told["error"]["message"]}
+        sentence, code = str(told["error"]), str(told.get("code"))
     except (ValueError, KeyError, TypeError):
         sentence = f"the service answered {answer.status_code}: {answer.text[:200]}"
-    if after is not None and answer.status_code in (429, 503):
+    if after is not None and answer.status_code in (429, 503, 504):
         sentence = f"{sentence} (Retry-After: {after:g} s)"
-    if (refusal := _REFUSALS.get(answer.status_code)) is not None:
+    if (refusal := _BY_CODE.get(code) or _BY_STATUS.get(answer.status_code)) is not None:
         return refusal(sentence, after)
     return (UserError if answer.is_client_error else BrewError)(sentence)
 

@@ -91,7 +91,7 @@ class Edge:
             except BrewError as error:
                 if isinstance(error, QuotaExceeded):
                     front.meters.shed.labels("rate").inc()
-                await refused(error)(scope, receive, send_with_ids)
+                await refused(error, scope["path"])(scope, receive, send_with_ids)
                 return
             call = Call(arrival=arrival, trace=trace, team=known, quota=quota)
             scope["state"] = {**scope.get("state", {}), "call": call}

@@ -1,71 +1,131 @@
-"""How errors read over HTTP: always JSON {"error": "<one sentence that says what to do>"}, and the right status.
+"""How errors read over HTTP: JSON with one sentence that says what to do and a code for programs, and the right status.
 
-Owns: the exception handlers, and `refused`, which makes an answer of an error. Does not own: when they are raised.
+    our routes    {"error": "<sentence>", "code": "<code>"}
+    OpenAI's      {"error": {"message": "<sentence>", "type": ..., "param": null, "code": "<code>"}}
+
+Owns: which form, the exception handlers, and `refused`, which makes an answer of an error. Does not own: when
+errors are raised, or the codes of refusals (`refusals`).
 """
 
 import logging
 import math
 import re
 from collections.abc import Mapping
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context import UnknownId
-from brew_serve.refusals import Refusal, Unauthorized
+from brew_serve.openai_protocol import PATHS, OpenAIErrorAnswer
+from brew_serve.refusals import Lost, Refusal, Unauthorized
 from brew_serve.text import UnknownModel
 
-__all__ = ["add_error_answers", "refused"]
+__all__ = ["ErrorAnswer", "add_error_answers", "error_responses", "refused"]
 
 _LOG = logging.getLogger("brew_serve")
 _RESTART_SECONDS = 10.0  # after which a service that failed is asked again; Serve checks its replicas every 5
 _BRANCH = re.compile(r"(?:constrained-)?(?:str|int)|.*\[.*")  # how pydantic names the branches of a union
 
+_STATUSES = {
+    400: "The request cannot be answered as it is",
+    401: "The API key is missing or unknown",
+    403: "The team may not do this",
+    404: "An id or a model that is not known here",
+    408: "The deadline passed before any work was begun",
+    413: "The body is too large",
+    429: "The team's quota is used up; see Retry-After",
+    500: "A fault of the service",
+    503: "The service is busy (overloaded), or what would have answered is gone (lost, unavailable); see Retry-After",
+    504: "No answer came in time; see Retry-After",
+}
 
-def refused(error: BrewError) -> JSONResponse:
-    """The answer to a request that ends in `error`."""
+
+class ErrorAnswer(BaseModel):
+    """Why a request is not answered."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"error": "task is missing; give it (GET /docs describes the request).", "code": "invalid_request"}
+            ]
+        }
+    )
+    error: str = Field(description="one sentence that says what to do")
+    code: Literal[
+        "invalid_request",
+        "not_found",
+        "not_served",
+        "failed",
+        "unauthorized",
+        "forbidden",
+        "expired",
+        "body_too_large",
+        "quota_exceeded",
+        "overloaded",
+        "lost",
+        "unavailable",
+        "late",
+    ] = Field(description="the same for ever, for programs")
+
+
+def error_responses(form: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """What routes say of their errors in the OpenAPI document, whose bodies are of `form`."""
+    return {status: {"description": told, "model": form} for status, told in _STATUSES.items()}
+
+
+def refused(error: BrewError, path: str) -> JSONResponse:
+    """The answer to a request for `path` that ends in `error`."""
     if isinstance(error, Refusal):
         headers = {"www-authenticate": "Bearer"} if isinstance(error, Unauthorized) else {}
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-        return _answer(error.status, str(error), headers)
+        return _answer(path, error.status, error.code, str(error), headers)
     if isinstance(error, UserError):
-        return _answer(404 if isinstance(error, UnknownId | UnknownModel) else 400, str(error))
-    return _answer(503, str(error), {"retry-after": str(math.ceil(_RESTART_SECONDS))})
+        unknown = isinstance(error, UnknownId | UnknownModel)
+        return _answer(path, *((404, "not_found") if unknown else (400, "invalid_request")), str(error))
+    return refused(Lost(str(error), _RESTART_SECONDS), path)  # the engine failed, and its process is replaced
 
 
 def add_error_answers(api: FastAPI) -> None:
     """Makes every error of `api` such an answer."""
 
     @api.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _answer(400, _sentence(error))
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _answer(request.url.path, 400, "invalid_request", _sentence(error))
 
     @api.exception_handler(BrewError)
-    async def failed(_: Request, error: BrewError) -> JSONResponse:
+    async def failed(request: Request, error: BrewError) -> JSONResponse:
         if not isinstance(error, UserError | Refusal):
             _LOG.error("%s", error)
-        return refused(error)
+        return refused(error, request.url.path)
 
     @api.exception_handler(HTTPException)
     async def unserved(request: Request, error: HTTPException) -> JSONResponse:
+        path = request.url.path
         if error.status_code == 400:  # FastAPI's word for a body that it could not decode
-            return _answer(400, "the body is not JSON in UTF-8; send it so, with content-type application/json.")
-        sentence = f"{request.method} {request.url.path} is not served; GET /docs lists what is."
-        return _answer(error.status_code, sentence, error.headers)
+            sentence = "the body is not JSON in UTF-8; send it so, with content-type application/json."
+            return _answer(path, 400, "invalid_request", sentence)
+        sentence = f"{request.method} {path} is not served; GET /docs lists what is."
+        return _answer(path, error.status_code, "not_served", sentence, error.headers)
 
     @api.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _answer(500, "the service failed on this request; its log says why. Tell the operators.")
+        sentence = "the service failed on this request; its log says why. Tell the operators."
+        return _answer(request.url.path, 500, "failed", sentence)
 
 
-def _answer(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def _answer(path: str, status: int, code: str, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     printable = sentence.encode("utf-8", "replace").decode()
-    return JSONResponse({"error": printable}, status, dict(headers or {}))
+    body: dict[str, Any] = {"error": printable, "code": code}
+    if path in PATHS:
+        body = OpenAIErrorAnswer.of(status, code, printable).model_dump()
+    return JSONResponse(body, status, dict(headers or {}))
 
 
 def _sentence(error: RequestValidationError) -> str:

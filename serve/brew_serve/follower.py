@@ -8,7 +8,7 @@ Owns: these decisions. Does not own: carrying them out (`fleet`). Time comes in 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +84,7 @@ class Follower:
 
     Args:
         alias: as `targets`.
+        roles: those that count; the registry's others are for somebody else.
         start_seconds: in which a version must come up.
         retire_seconds: that a version without requests is kept, until every gateway knows that it gets none.
         clock: seconds.
@@ -93,12 +94,13 @@ class Follower:
         self,
         alias: str,
         *,
+        roles: Collection[Role] = ("production", "canary", "shadow"),
         start_seconds: float,
         retire_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._alias, self._start_seconds, self._retire_seconds = alias, start_seconds, retire_seconds
-        self._clock = clock
+        self._alias, self._roles = alias, roles
+        self._start_seconds, self._retire_seconds, self._clock = start_seconds, retire_seconds, clock
         self._given_up: set[tuple[Role, int, int]] = set()  # role, version, event
         self._started: dict[int, float] = {}
         self._idle: dict[int, float] = {}  # versions without requests, since when
@@ -112,7 +114,8 @@ class Follower:
             seen: the applications that there are, by version.
         """
         now = self._clock()
-        wanted = [one for one in targets(events, self._alias) if self._name(one) not in self._given_up]
+        wanted = [one for one in targets(events, self._alias) if one.role in self._roles]
+        wanted = [one for one in wanted if self._name(one) not in self._given_up]
         failed = [(one, why) for one in wanted if (why := self._failure(one.version, seen, now))]
         self._given_up |= {self._name(one) for one, _ in failed}
         wanted = [one for one in wanted if self._name(one) not in self._given_up]

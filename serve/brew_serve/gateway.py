@@ -37,7 +37,7 @@ __all__ = ["gateway_app"]
 _LOG = logging.getLogger("brew_serve")
 _POLL_SECONDS = 1.0  # between two questions for the routes
 _START_SECONDS = 60.0  # in which the first routes must be known
-_READ_SECONDS = 5.0  # for operators' questions to fleet and rankers
+_READ_SECONDS = 5.0  # for questions to fleet and rankers that need no engine; one that hangs must not stop us
 
 
 def gateway_app(config: AppConfig) -> Application:
@@ -62,7 +62,7 @@ class _Gateway:
         self.clock = time.perf_counter
         self.meters = Meters()
         self._config, self._fleet = config, fleet
-        self._forwarder = Forwarder(self._send, self.meters, self.clock)
+        self._forwarder = Forwarder(self._send, self.meters, request_seconds=config.request_seconds, clock=self.clock)
         self._handles: dict[int, DeploymentHandle] = {}
         self._suites: dict[int, TaskSuite] = {}
         self._replicas = 0  # of production
@@ -99,7 +99,7 @@ class _Gateway:
     async def status(self) -> FleetStatus:
         """As `Front.status`."""
         try:
-            status: FleetStatus = await asyncio.wait_for(self._ask_fleet("status"), _READ_SECONDS)
+            status: FleetStatus = await self._ask_fleet("status")
         except (TimeoutError, RayError, RayServeException) as error:
             raise Lost("which versions serve is not known now, as the fleet is started anew. Try again.") from error
         return status
@@ -125,7 +125,7 @@ class _Gateway:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _ask_fleet(self, method: str) -> Any:
-        return await self._fleet.options(method_name=method).remote()
+        return await asyncio.wait_for(self._fleet.options(method_name=method).remote(), _READ_SECONDS)
 
     async def _take(self, targets: Sequence[Target]) -> None:
         """Follows the fleet's routes, once every new version has answered us."""
@@ -133,7 +133,8 @@ class _Gateway:
             return
         for version in {one.version for one in targets} - self._handles.keys():
             handle = serve.get_deployment_handle(RANKER, version_app(version))
-            self._suites[version] = TaskSuite.from_dict(await handle.describe.remote())
+            suite = await asyncio.wait_for(handle.describe.remote(), _READ_SECONDS)
+            self._suites[version] = TaskSuite.from_dict(suite)
             self._handles[version] = handle
         self._forwarder.targets = tuple(targets)
         for version in self._handles.keys() - {one.version for one in targets}:
@@ -152,7 +153,7 @@ class _Gateway:
         response = handle.answer.remote(asked, key=key)
         try:
             reply: Reply = await response
-        except asyncio.CancelledError:  # the caller has left: the engine should know
+        except asyncio.CancelledError:  # the caller has left, or the time is up: the engine should know
             response.cancel()
             raise
         except RayTaskError:  # a fault of ours, in the replica

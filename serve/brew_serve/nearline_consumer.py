@@ -16,6 +16,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.task_consumer import task_consumer, task_handler
 
 from brew_platform.errors import BrewError
+from brew_serve.app_config import AppConfig
 from brew_serve.engine import Engine
 from brew_serve.engine_config import EngineConfig
 from brew_serve.nearline_config import NearlineConfig
@@ -25,7 +26,9 @@ from brew_serve.nearline_work import NearlineWorker
 from brew_serve.scoring import Scorer
 from brew_serve.version import load_version
 
-__all__ = ["EngineFactory", "build_consumer", "scaling", "vllm_engine"]
+__all__ = ["CONSUMER", "EngineFactory", "build_consumer", "consumer_app", "scaling", "vllm_engine"]
+
+CONSUMER = "NearlineConsumer"  # the deployment's name, in the application of each version
 
 _LOG = logging.getLogger("brew_serve")
 
@@ -39,24 +42,32 @@ def vllm_engine(folder: Path, config: EngineConfig) -> Engine:
     return VllmEngine(folder, config)
 
 
+def consumer_app(config: AppConfig, number: int) -> Application:
+    """The application of one version, in a service that has a nearline plane."""
+    assert config.nearline is not None
+    return build_consumer(config.nearline, number, lambda: config.fetch(number), config.engine)
+
+
 def build_consumer(
     config: NearlineConfig,
-    fetch: Callable[[], tuple[int, Path]],
+    number: int,
+    fetch: Callable[[], Path],
     engine: EngineConfig | None = None,
     *,
     engine_factory: EngineFactory = vllm_engine,
 ) -> Application:
-    """The consumers as an application of their own: `serve.run(app, name="brew360-nearline", route_prefix=None)`.
+    """The consumers of one version as an application of their own: `serve.run(app, name=..., route_prefix=None)`.
 
     Args:
-        fetch: called in each replica: the version's number, and its folder on that node.
+        number: of the version.
+        fetch: called in each replica: the version's folder on that node.
         engine: how its model is run.
         engine_factory: makes the engine from that folder and these settings.
     """
     consumer = task_consumer(task_processor_config=celery_config(config, send=False))(_Consumer)
     return serve.deployment(
         consumer,
-        name="NearlineConsumer",
+        name=CONSUMER,
         max_ongoing_requests=config.threads,  # the size of Celery's thread pool
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
@@ -64,7 +75,7 @@ def build_consumer(
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=20.0,
         **scaling(config),
-    ).bind(config, fetch, engine, engine_factory)
+    ).bind(config, number, fetch, engine, engine_factory)
 
 
 class _Consumer:
@@ -75,12 +86,13 @@ class _Consumer:
     def __init__(
         self,
         config: NearlineConfig,
-        fetch: Callable[[], tuple[int, Path]],
+        number: int,
+        fetch: Callable[[], Path],
         engine: EngineConfig | None,
         engine_factory: EngineFactory,
     ) -> None:
-        number, folder = fetch()
-        version = load_version(folder, engine)
+        folder = fetch()
+        self._number, version = number, load_version(folder, engine)
         self._loop = asyncio.new_event_loop()  # handlers are threads; the engine lives on one loop
         threading.Thread(target=self._loop.run_forever, name="nearline-engine", daemon=True).start()
         self._context, self._store = config.open_context(), config.open_store()
@@ -108,6 +120,10 @@ class _Consumer:
             self._worker.handle(message.member_id, message.jobs)
         except BrewError as error:  # the outbox sends it again
             _LOG.warning("nearline work for %s is put off: %s", member_id, error)
+
+    def describe(self) -> int:
+        """The version's number; who can be asked for it, works."""
+        return self._number
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises.

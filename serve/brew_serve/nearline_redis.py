@@ -21,10 +21,10 @@ from brew_serve.redis_server import connect, redis_errors
 
 __all__ = ["RedisNearlineStore"]
 
-# Both are given one hash. The first stores a document unless a newer one is there; their heads are of one width.
+# Both are given one hash. The first stores a document unless one as new is there; their heads are of one width.
 _NEWEST = """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
-if old and string.sub(old, 1, #ARGV[2]) > ARGV[2] then return 0 end
+if old and string.sub(old, 1, #ARGV[2]) >= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '\\n' .. ARGV[3])
 return 1
 """

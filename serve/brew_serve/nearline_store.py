@@ -109,13 +109,13 @@ class NearlineStore(Protocol):
     settle_seconds: float  # after these, what was written survives a crash of the store's machine
 
     def ask(self, slate: Slate) -> bool:
-        """Stores the slate, unless a newer one of its member and task is there; whether it is stored."""
+        """Stores the slate, unless one as new or newer of its member and task is there; whether it is stored."""
 
     def slates(self, member_id: str) -> list[Slate]:
         """All that the member shall have ranked, by task."""
 
     def put(self, ranking: StoredRanking) -> bool:
-        """Stores the ranking, unless a newer one of its member and task is there; whether it is stored."""
+        """Stores the ranking, unless one as new or newer of its member and task is there; whether it is stored."""
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
         """The latest result."""
@@ -213,7 +213,7 @@ class SqliteNearlineStore:
             return bool(
                 db.execute(
                     f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "  # noqa: S608 - one of two names
-                    "SET newness = excluded.newness, document = excluded.document WHERE excluded.newness >= newness",
+                    "SET newness = excluded.newness, document = excluded.document WHERE excluded.newness > newness",
                     (row.member_id, row.task, newness, json.dumps(asdict(row))),
                 ).rowcount
             )

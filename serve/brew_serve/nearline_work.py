@@ -132,11 +132,14 @@ class NearlineWorker:
             seen = revision
 
     def _rank(self, slate: Slate) -> None:
-        """Ranks a slate, unless the ranking that is there has seen all that this one would, or is of a newer slate."""
+        """Ranks a slate, unless the ranking that is there has seen all that this one would, or is of a newer slate.
+
+        Whichever version made that one: work that is done twice while versions change is not told by two of them.
+        """
         snapshot = self._context.snapshot(slate.member_id)
         newness = f"{slate.newness}.{snapshot.revision}"
         stored = self._store.ranking(slate.task, slate.member_id)
-        if stored is None or stored.newness < newness or (stored.newness == newness and stored.version != self._number):
+        if stored is None or stored.newness < newness:
             self._store.put(self._ranking(slate, snapshot, newness))
 
     def _ranking(self, slate: Slate, snapshot: Snapshot, newness: str) -> StoredRanking:

@@ -12,8 +12,12 @@ from fastapi import APIRouter, Depends
 from brew_serve.call import Call
 from brew_serve.chat import chat_ids
 from brew_serve.engine import Generated, Sampling
+from brew_serve.error_answers import error_responses
 from brew_serve.json_route import RankerRoute, current_call
 from brew_serve.openai_protocol import (
+    CHAT,
+    COMPLETIONS,
+    MODELS,
     ChatAnswer,
     ChatChoice,
     ChatLogprobs,
@@ -27,6 +31,7 @@ from brew_serve.openai_protocol import (
     Logprobs,
     ModelCard,
     ModelList,
+    OpenAIErrorAnswer,
     TextUsage,
 )
 from brew_serve.service import RankService
@@ -39,9 +44,9 @@ _GREEDY_BELOW = 0.01  # a division by less would overflow
 
 def openai_router(service: Callable[[], RankService]) -> APIRouter:
     """The routes; `service` is asked for each request."""
-    router = APIRouter(route_class=RankerRoute, tags=["OpenAI"])
+    router = APIRouter(route_class=RankerRoute, tags=["OpenAI"], responses=error_responses(OpenAIErrorAnswer))
 
-    @router.get("/v1/models")
+    @router.get(MODELS)
     async def models() -> ModelList:
         """The names under which the served version can be asked for."""
         served = service()
@@ -50,7 +55,7 @@ def openai_router(service: Callable[[], RankService]) -> APIRouter:
         names = TextService(service=served).names
         return ModelList(data=[ModelCard(id=name, created=made, max_model_len=length) for name in names])
 
-    @router.post("/v1/completions")
+    @router.post(COMPLETIONS)
     async def completions(
         request: CompletionRequest, call: Annotated[Call, Depends(current_call)]
     ) -> CompletionResponse:
@@ -75,7 +80,7 @@ def openai_router(service: Callable[[], RankService]) -> APIRouter:
             usage=_usage(prompts, made),
         )
 
-    @router.post("/v1/chat/completions")
+    @router.post(CHAT)
     async def chat_completions(request: ChatRequest, call: Annotated[Call, Depends(current_call)]) -> ChatResponse:
         """Answers the last message."""
         text = TextService(service=service())

@@ -1,4 +1,4 @@
-"""OpenAI's models, completions and chat completions: the part of those bodies that this service speaks.
+"""OpenAI's models, completions and chat completions: paths, and the part of their bodies that this service speaks.
 
 A key that it does not speak is refused by name, not ignored. Source: OpenAI's API reference; checked with the client
 `openai` 3.54.
@@ -24,9 +24,13 @@ __all__ = [
     "Logprobs",
     "ModelCard",
     "ModelList",
+    "OpenAIErrorAnswer",
     "TextUsage",
     "TokenId",
 ]
+
+MODELS, COMPLETIONS, CHAT = "/v1/models", "/v1/completions", "/v1/chat/completions"
+PATHS = frozenset({MODELS, COMPLETIONS, CHAT})
 
 MAX_TOKENS = 256  # of an answer: this service ranks; texts are a convenience
 MAX_PROMPTS = 64
@@ -212,3 +216,28 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class OpenAIError(BaseModel):
+    """What OpenAI's clients show of an error."""
+
+    message: str = Field(description="one sentence that says what to do")
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: None = None
+    code: str = Field(description="as the other routes' `code`")
+
+
+class OpenAIErrorAnswer(BaseModel):
+    """Why a request is not answered."""
+
+    error: OpenAIError
+
+    @staticmethod
+    def of(status: int, code: str, sentence: str) -> "OpenAIErrorAnswer":
+        """The body of an answer with this HTTP status."""
+        kind: Literal["invalid_request_error", "rate_limit_error", "server_error"] = "invalid_request_error"
+        if status == 429:
+            kind = "rate_limit_error"
+        elif status >= 500:
+            kind = "server_error"
+        return OpenAIErrorAnswer(error=OpenAIError(message=sentence, type=kind, code=code))

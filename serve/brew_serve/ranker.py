@@ -15,8 +15,6 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from brew_platform.errors import BrewError
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
 from brew_serve.api import create_routes
 from brew_serve.app_config import AppConfig
 from brew_serve.asked import Asked, Reply, ask
@@ -33,6 +31,7 @@ RANKER = "Ranker"  # the deployment's name, in the application of each version
 _LOG = logging.getLogger("brew_serve")
 _WAIT_SECONDS = 1.0  # of a request for a replica: a moment's rush is waited out, a restart is not
 _LOOK_BACK_SECONDS = 15.0  # over which outstanding tokens are averaged; replicas report every 10
+_WARM_SECONDS = 300.0  # in which a loaded engine must answer one prompt; a large model may still compile for it
 _LEAVE_SECONDS = 0.5  # in which the answers that a dead engine left are still sent
 
 
@@ -67,7 +66,7 @@ class _Ranker:
     def __init__(self, config: AppConfig, number: int) -> None:
         from brew_serve.vllm_engine import VllmEngine
 
-        folder = Registry(open_store(config.registry_url), config.model).fetch(number, Path(config.cache_folder))
+        folder = config.fetch(number)
         version = load_version(folder, config.engine)
         context = None if config.context_path is None else MemberContext(Path(config.context_path))
         engine = VllmEngine(folder, version.engine)
@@ -101,7 +100,13 @@ class _Ranker:
     async def check_health(self) -> None:
         """Called by Serve, the first time before the replica gets requests: then the engine must answer one prompt."""
         if not self._warm:
-            await self._service.engine.next_token_logprobs([0], [0])
+            try:
+                await asyncio.wait_for(self._service.engine.next_token_logprobs([0], [0]), _WARM_SECONDS)
+            except TimeoutError as error:
+                raise BrewError(
+                    f"the engine was loaded, but gave its first prompt no answer within {_WARM_SECONDS:g} s; start the "
+                    f"service again, and look at the replica's log if that does not help."
+                ) from error
             self._warm = True
         self._leave_if_dead()
 

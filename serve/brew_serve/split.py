@@ -1,34 +1,54 @@
-"""Who a request is about, and which requests go to a canary or a shadow: the same members each time.
+"""Who a request is about and until when, and which requests go to a canary or a shadow: the same members each time.
 
-Owns: `member_key` and `falls_in`, pure functions. Does not own: which versions there are (`follower`).
+Owns: what a gateway reads of a body (`Wanted`), and `falls_in`; both are pure. Does not own: which versions there are
+(`follower`), or whether the request is right (the ranker that answers it).
 """
 
 import json
+from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
-__all__ = ["falls_in", "member_key"]
+from brew_serve.protocol import MAX_DEADLINE_MS
+
+__all__ = ["Wanted", "falls_in", "wanted"]
 
 # What requests to our routes hold about whom or what they ask; the first one that is there counts.
 _NAMES = ("member_id", "member", "query", "messages", "prompt")
 
 
-def member_key(body: bytes) -> str:
-    """A short text that is the same for all requests of one member; empty where the body tells of none.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a gateway must know of a request.
 
-    It is a hash of the member's id, or else of the canonical JSON of the member who is given inline.
+    Args:
+        key: a short text that is the same for all requests of one member: a hash of their id, or else of the canonical
+            JSON of the member who is given inline; empty where the body tells of none.
+        deadline_ms: from the request's arrival; None where it has none.
     """
+
+    key: str = ""
+    deadline_ms: int | None = None
+
+
+def wanted(body: bytes) -> Wanted:
+    """What the body tells; nothing where it is no JSON object, as whoever answers the request says what is wrong."""
     try:
         request = json.loads(body)
         found = next(((name, request[name]) for name in _NAMES if request.get(name) is not None), None)
         text = "" if found is None else json.dumps(found, sort_keys=True, separators=(",", ":"))
-    except (ValueError, AttributeError, RecursionError):  # whoever answers the request says what is wrong with it
-        return ""
-    return _hash(text).hex() if text else ""
+        return Wanted(key=_hash(text).hex() if text else "", deadline_ms=_deadline(request.get("deadline_ms")))
+    except (ValueError, AttributeError, RecursionError):
+        return Wanted()
 
 
 def falls_in(key: str, role: str, share: float) -> bool:
     """Whether the member is among the `share` (0 to 1) that `role` gets; a larger share keeps those of a smaller."""
     return bool(key) and int.from_bytes(_hash(f"{role}\0{key}")) < share * 2**64
+
+
+def _deadline(given: Any) -> int | None:
+    return given if type(given) is int and 0 < given <= MAX_DEADLINE_MS else None
 
 
 def _hash(text: str) -> bytes:

@@ -21,6 +21,8 @@ _WAIT_SECONDS = 30.0  # for another process's transaction; ours take millisecond
 class Unavailable(Refusal):
     """A store cannot be used at the moment; nothing was half-written, and asking again may succeed."""
 
+    status, code = 503, "unavailable"
+
     def __init__(self, sentence: str, retry_after: float = 2.0) -> None:  # a restart of Redis takes about as long
         super().__init__(sentence, retry_after)
 

@@ -28,6 +28,7 @@ from brew_serve.rope import context_of
 __all__ = ["VllmEngine"]
 
 _CLOSE_SECONDS = 1.0  # the engine has nothing to save: it is killed when it takes longer
+_STEP_TOKENS = 256  # that the step in which a leader goes ahead costs, about, on CPU
 _MOST_IDS = 128  # vLLM answers at most this many wanted tokens per request
 
 
@@ -55,7 +56,8 @@ class VllmEngine:
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
         self._groups: WeakKeyDictionary[Shared, int] = WeakKeyDictionary()
-        self._shares_tails = "kv_transfer_config" in arguments
+        # Tokens of a block where what lies beyond full blocks is shared, too; else None
+        self._tail_block: int | None = arguments["block_size"] if "kv_transfer_config" in arguments else None
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
         try:
             self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
@@ -103,8 +105,10 @@ class VllmEngine:
         )
 
     def _place(self, shared: Shared | None) -> "_Place | None":
-        """Of the next prompt that shares this; None where there is nothing that the prefix cache would not share."""
-        if not self._shares_tails or shared is None or shared.prompts < 2:
+        """Of the next prompt that shares this; None where the prefix cache would share nearly all of it."""
+        if shared is None or self._tail_block is None:
+            return None
+        if (shared.prompts - 1) * (len(shared.ids) % self._tail_block) < _STEP_TOKENS:
             return None
         leads = shared not in self._groups
         if leads:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(900)]
 
 SMALL = [
     "synthetic.members=60", "synthetic.jobs=40", "synthetic.posts=60", "synthetic.interactions_per_member=20",
@@ -78,6 +78,7 @@ def versions(registry: Path) -> list[str]:
     return sorted(path.name for path in registry.glob("models/*/versions/*"))
 
 
+@pytest.mark.faults
 def test_after_kill_9_nothing_remains_and_the_next_run_ends_with_a_service_that_its_curl_line_reaches(
     tmp_path: Path,
 ) -> None:

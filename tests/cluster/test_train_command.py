@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from brew_data.tokenizer import train_tokenizer
 from brew_train.ledger import audit
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 
 STEPS = 360  # 60 epochs of 12 bins
 RECIPE = {

@@ -27,6 +27,8 @@ from brew_serve.service import RankService
 from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion, load_version, write_suite_files
 
+from .nearline_plane import Plane
+
 CONTEXT_LENGTH = 384
 FORMAT = PromptFormat(context_length=CONTEXT_LENGTH, head_tokens=64, question_tokens=32)
 TITLES = ["data engineer", "nurse", "welder", "data scientist", "teacher", "chef", "pilot", "editor"]
@@ -240,6 +242,21 @@ def body(history: list[Past], candidates: list[tuple[str, Entity]]) -> dict[str,
 
 def job(title: str) -> Entity:
     return Entity(entity_type="job", fields={"title": title, "company": "acme"})
+
+
+@pytest.fixture(scope="module")
+def context_file(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built, and only ever copied."""
+    path = tmp_path_factory.mktemp("nearline") / "context.sqlite"
+    MemberContext.build(tables, path)
+    return path
+
+
+@pytest.fixture
+def plane(tmp_path: Path, context_file: Path, compiler: PromptCompiler, table_engine: TableEngine) -> Iterator[Plane]:
+    plane = Plane(tmp_path, context_file, compiler, table_engine)
+    yield plane
+    plane.close()
 
 
 class RedisServer:

@@ -13,7 +13,7 @@ from brew_serve.admission import AdmissionConfig
 from brew_serve.affinity import in_order
 from brew_serve.app_config import AppConfig
 from brew_serve.nearline_config import NearlineConfig
-from brew_serve.split import falls_in, member_key
+from brew_serve.split import Wanted, falls_in, wanted
 from brew_serve.token_scaling import OutstandingTokensPolicy, replicas_wanted
 
 MEMBERS = [f"m{i}" for i in range(2_000)]
@@ -64,15 +64,17 @@ def body(**request: object) -> bytes:
     return json.dumps(request).encode()
 
 
+def key(raw: bytes) -> str:
+    return wanted(raw).key
+
+
 def test_a_member_has_one_key_however_the_request_is_written() -> None:
     inline = {"profile": {"title": "nurse", "location": "berlin"}, "history": []}
     turned = {"history": [], "profile": {"location": "berlin", "title": "nurse"}}
-    assert member_key(body(member=inline, task="a")) == member_key(body(task="b", member=turned, top_k=3))
-    assert member_key(body(member_id="ada")) == member_key(
-        b' {"candidates": ["x"], "member_id": "ada", "member": null}'
-    )
+    assert key(body(member=inline, task="a")) == key(body(task="b", member=turned, top_k=3))
+    assert key(body(member_id="ada")) == key(b' {"candidates": ["x"], "member_id": "ada", "member": null}')
     keys = [
-        member_key(one)
+        key(one)
         for one in (
             body(member_id="ada"),
             body(member_id="bob"),
@@ -87,11 +89,17 @@ def test_a_member_has_one_key_however_the_request_is_written() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"5", b"\xff", b"{}", b"[" * 100_000, b'{"member_id": null}'])
 def test_what_tells_of_no_member_has_no_key(raw: bytes) -> None:
-    assert member_key(raw) == ""
+    assert wanted(raw) == Wanted()
+
+
+def test_a_deadline_is_read_where_a_ranker_would_take_it() -> None:
+    assert wanted(body(deadline_ms=250, member_id="ada")) == Wanted(key=key(body(member_id="ada")), deadline_ms=250)
+    for no_deadline in (0, -1, 0.5, True, "250", None, [250], 600_001, 10**400):
+        assert wanted(body(deadline_ms=no_deadline)).deadline_ms is None
 
 
 def test_a_share_of_the_members_is_chosen_and_stays_when_it_grows() -> None:
-    keys = [member_key(body(member_id=member)) for member in MEMBERS]
+    keys = [key(body(member_id=member)) for member in MEMBERS]
     few = {key for key in keys if falls_in(key, "canary", 0.1)}
     more = {key for key in keys if falls_in(key, "canary", 0.3)}
     assert 140 < len(few) < 260

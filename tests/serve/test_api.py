@@ -9,7 +9,7 @@ import pytest
 from brew_data.compiler import Entity, Past
 from brew_platform.errors import BrewError, UserError
 from brew_serve.api import create_api
-from brew_serve.client import RankClient
+from brew_serve.client import RankClient, Retries
 from brew_serve.scoring import Scorer
 from brew_serve.service import RankService
 from brew_serve.version import LoadedVersion
@@ -128,7 +128,7 @@ async def test_a_bad_request_gets_a_sentence(
     spoil(body)
     answer = await http.post("/v1/rank", json=body)
     assert answer.status_code == status, answer.text
-    assert list(answer.json()) == ["error"]
+    assert answer.json()["code"] == {400: "invalid_request", 404: "not_found"}[status]
     assert answer.json()["error"].startswith(sentence), answer.text
 
 
@@ -156,6 +156,7 @@ async def test_other_routes_say_what_is_served(http: httpx.AsyncClient) -> None:
         answer = await http.request(method, path)
         assert answer.status_code == status
         assert answer.json()["error"].startswith(f"{method} {path} is not served; GET /docs lists what is.")
+        assert answer.json()["code"] == "not_served"
         assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
@@ -167,7 +168,8 @@ async def test_healthz_fails_with_the_engine(http: httpx.AsyncClient, service: R
 
     monkeypatch.setattr(service.engine, "check", broken)
     answer = await http.get("/healthz")
-    assert (answer.status_code, answer.json()) == (503, {"error": "the engine failed. Start the service again."})
+    told = {"error": "the engine failed. Start the service again.", "code": "lost"}
+    assert (answer.status_code, answer.json()) == (503, told)
 
 
 async def test_a_bug_is_logged_and_not_shown(
@@ -179,7 +181,10 @@ async def test_a_bug_is_logged_and_not_shown(
     monkeypatch.setattr(service.engine, "next_token_logprobs", bug)
     answer = await http.post("/v1/rank", json=body)
     assert answer.status_code == 500
-    assert answer.json() == {"error": "the service failed on this request; its log says why. Tell the operators."}
+    assert answer.json() == {
+        "error": "the service failed on this request; its log says why. Tell the operators.",
+        "code": "failed",
+    }
     assert "a secret" in caplog.text
 
 
@@ -205,7 +210,7 @@ def test_the_client_passes_on_the_services_sentences(body: dict[str, Any]) -> No
             raise httpx.ConnectError("refused")
         return answers[task]
 
-    with RankClient("http://test", transport=httpx.MockTransport(answer)) as client:
+    with RankClient("http://test", transport=httpx.MockTransport(answer), retries=Retries(most=0)) as client:
         assert client.rank(task="good", member_id="ada", candidates=["a"]).ranking[0].id == "a"
         with pytest.raises(UserError, match=r"^do this\.$"):
             client.rank(task="bad", member_id="ada", candidates=["a"])

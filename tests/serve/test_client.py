@@ -11,7 +11,17 @@ import pytest
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.client import AsyncRankClient, RankClient, Retries
-from brew_serve.refusals import BodyTooLarge, Expired, Forbidden, Overloaded, QuotaExceeded, Unauthorized
+from brew_serve.refusals import (
+    BodyTooLarge,
+    Expired,
+    Forbidden,
+    Late,
+    Lost,
+    Overloaded,
+    QuotaExceeded,
+    Unauthorized,
+)
+from brew_serve.sqlite_file import Unavailable
 
 RANKED = {
     "version": 1,
@@ -167,7 +177,7 @@ def test_no_answer_is_waited_for_past_its_deadline(ask: Callable[..., Any]) -> N
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(400, UserError), (401, Unauthorized), (403, Forbidden), (404, UserError), (408, Expired), (413, BodyTooLarge),
-     (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded)],
+     (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded), (504, Late)],
 )  # fmt: skip
 def test_an_error_is_the_services_sentence_in_our_class(
     ask: Callable[..., Any], status: int, kind: type[BrewError]
@@ -177,6 +187,21 @@ def test_an_error_is_the_services_sentence_in_our_class(
         ask(service, "rank", RANK, retries=Retries(most=0))
     assert type(told.value) is kind
     assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("overloaded", Overloaded), ("lost", Lost), ("unavailable", Unavailable), ("news", Overloaded)],
+)
+def test_a_lost_replica_is_no_overload(ask: Callable[..., Any], code: str, kind: type[BrewError]) -> None:
+    ours = httpx.Response(503, json={"error": "do this.", "code": code}, headers={"retry-after": "5"})
+    of_openai = {"message": "do this.", "type": "server_error", "param": None, "code": code}
+    theirs = httpx.Response(503, json={"error": of_openai}, headers={"retry-after": "5"})
+    for method, arguments, answer in [("rank", RANK, ours), ("models", {}, theirs)]:
+        with pytest.raises(kind, match=r"^do this\. \(Retry-After: 5 s\)$") as told:
+            ask(Service(answer), method, arguments, retries=Retries(most=0))
+        assert type(told.value) is kind
+        assert told.value.retry_after == 5
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def group(prompts: list[list[int]], shared: list[int]) -> Shared:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 63, 100, 320, 360])
+@pytest.mark.parametrize("length", [1, 20, 31, 32, 63, 100, 340, 350])
 async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
     vllm: Engine, reference: Engine, length: int
 ) -> None:
@@ -306,7 +306,10 @@ async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
     for one, wanted in zip(found, expected, strict=True):
         assert one == pytest.approx(wanted, abs=1e-4)
     computed = (vllm.usage.prompt_tokens - vllm.usage.cached_tokens) - (before.prompt_tokens - before.cached_tokens)
-    assert computed <= length + sum(len(prompt) - length for prompt in prompts) + 1  # of the last, its last token
+    own = sum(len(prompt) - length for prompt in prompts) + 1  # of the last, its last token
+    tail = length % 32
+    again = 23 * tail + 31 if tail < 12 else 0  # too little to let one go ahead; the last computes a whole block
+    assert computed <= length + own + again
 
 
 @pytest.mark.real
@@ -343,8 +346,8 @@ async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
     engine = VllmEngine(version_folder, EngineConfig(kv_cache_bytes=room * token_bytes))
     try:
         for _ in range(2):
-            beginnings = [[2 + (number + 7 * i) % 290 for i in range(330)] for number in range(4)]
-            groups = [(sharing(one, 6, seed=number), one) for number, one in enumerate(beginnings)]
+            beginnings = [[2 + (number + 7 * i) % 290 for i in range(345)] for number in range(4)]
+            groups = [(sharing(one, 12, seed=number), one) for number, one in enumerate(beginnings)]
             calls = [
                 engine.next_token_logprobs(prompt, [20, 30], together)
                 for prompts, one in groups

@@ -27,6 +27,8 @@ from brew_serve.version import LoadedVersion
 # Ray's own: pydantic fields of an old style at import, and files that it leaves to the garbage collector.
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.ray,
+    pytest.mark.faults,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),

@@ -119,6 +119,19 @@ def test_canary_and_shadow_get_their_shares_beside_production(stage: Stage) -> N
     assert stage.step(5).remove == (1, 3)
 
 
+def test_who_follows_production_alone_leaves_canaries_alone_and_may_move_at_once(stage: Stage) -> None:
+    stage.follower = Follower(
+        "production", roles=["production"], start_seconds=100, retire_seconds=0, clock=lambda: stage.now
+    )
+    assert stage.routes() == [("production", 1, 1.0)]
+    stage.registry.append("canary", 3, author="t")
+    stage.promote(2)
+    assert stage.step().start == (2,)
+    stage.comes_up(2)
+    plan = stage.step()
+    assert ([(one.role, one.version) for one in plan.routes], plan.remove) == ([("production", 2)], (1,))
+
+
 def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> None:
     stage.registry.append("canary", 2, author="t")
     stage.step()

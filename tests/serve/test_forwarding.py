@@ -30,13 +30,13 @@ PRODUCTION = Target(role="production", version=3)
 class Gateway:
     """A `Front` whose fleet is in this process: services by version; those in `lost` have no replica."""
 
-    def __init__(self, services: dict[int, RankService], *targets: Target) -> None:
+    def __init__(self, services: dict[int, RankService], *targets: Target, request_seconds: float = 60.0) -> None:
         self.clock, self.meters = time.perf_counter, Meters()
         self.services, self.lost = services, set[int]()
         self.routes = {version: create_routes(lambda one=one: one) for version, one in services.items()}
         self.asked: list[tuple[int, str]] = []
         self.before: Callable[[int], Any] = lambda version: asyncio.sleep(0)
-        self.forwarder = Forwarder(self.send, self.meters, self.clock)
+        self.forwarder = Forwarder(self.send, self.meters, request_seconds=request_seconds, clock=self.clock)
         self.forwarder.targets = targets
 
     async def send(self, version: int, asked: Asked, key: str) -> Reply:
@@ -151,7 +151,10 @@ async def test_a_fault_in_a_ranker_is_told_without_its_secrets(
     async with Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION).client() as http:
         answer = await http.post("/v1/rank", json=body)
     assert answer.status_code == 500
-    assert answer.json() == {"error": "the service failed on this request; its log says why. Tell the operators."}
+    assert answer.json() == {
+        "error": "the service failed on this request; its log says why. Tell the operators.",
+        "code": "failed",
+    }
 
 
 async def test_without_a_replica_the_caller_is_told_when_to_come_back(
@@ -167,7 +170,62 @@ async def test_without_a_replica_the_caller_is_told_when_to_come_back(
         answer = await http.post("/v1/rank", json=body)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert answer.json()["error"].startswith("no version of the model is up yet")
+        assert answer.json()["code"] == "lost"
+        error = (await http.get("/v1/models")).json()["error"]
+        assert (error["message"][:16], error["type"], error["code"]) == ("no version of th", "server_error", "lost")
     assert gateway.metric('brew_lost_total{version="3"}') == 1
+
+
+async def test_a_replica_that_hangs_costs_its_caller_no_more_than_the_deadline(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    services = {number: RankService(number, version, table_engine, None) for number in (3, 4)}
+    gateway = Gateway(services, PRODUCTION, Target(role="shadow", version=4, share=1.0), request_seconds=0.2)
+    left: list[int] = []
+
+    async def hang(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.append(number)
+            raise
+
+    gateway.before = hang
+    async with gateway.client() as http:
+        for changed, least, sentence in [
+            ({"deadline_ms": 300}, 0.3, "no answer came by the deadline of 300 ms: the replica that has this request"),
+            ({}, 0.2, "no answer came within 0.2 s: the replica that has this request hangs or is far behind. Try"),
+        ]:
+            start = time.perf_counter()
+            answer = await http.post("/v1/rank", json={**body, **changed})
+            assert least < time.perf_counter() - start < least + 1.5
+            assert (answer.status_code, answer.headers["retry-after"]) == (504, "5")
+            assert answer.json()["error"].startswith(sentence)
+            assert answer.json()["code"] == "late"
+        assert left == [3, 3], "the replica is told"
+        gateway.before = lambda number: hang(number) if number == 4 else asyncio.sleep(0)
+        assert (await http.post("/v1/rank", json=body)).status_code == 200
+        while not gateway.metric('brew_shadow_total{outcome="lost",version="4"}'):
+            await asyncio.sleep(0.01)
+    assert gateway.metric('brew_lost_total{version="3"}') == 2
+
+
+async def test_at_its_deadline_a_ranker_has_a_moment_to_answer_what_is_scored(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, calls = table_engine.next_token_logprobs, iter(range(100))
+
+    async def stuck(*asked: Any) -> Any:
+        if next(calls) >= 3:
+            await asyncio.Event().wait()
+        return await answer(*asked)
+
+    monkeypatch.setattr(table_engine, "next_token_logprobs", stuck)
+    gateway = Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION, request_seconds=0.1)
+    async with gateway.client() as http:
+        told = await http.post("/v1/rank", json={**body, "deadline_ms": 200})
+    assert told.status_code == 200
+    assert (told.json()["partial"], len(told.json()["ranking"])) == (True, 3)
 
 
 async def test_a_canary_answers_its_members_and_production_where_it_is_lost(

@@ -1,7 +1,9 @@
-"""The real thing: Ray Serve's task consumer on both brokers, and SIGKILL for the consumer and for Redis under load."""
+"""The real thing: the whole way over HTTP with vLLM and a promotion; SIGKILL for a consumer, and for Redis, at work."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +11,17 @@ import psutil
 import pytest
 
 from brew_data.tables import Tables
-from brew_platform.errors import BrewError
+from brew_platform.errors import BrewError, UserError
+from brew_platform.registry import Registry
+from brew_platform.storage import open_store
+from brew_serve.client import RankClient
 from brew_serve.context import MemberContext
 from brew_serve.context_redis import RedisContext
 from brew_serve.nearline_config import NearlineConfig
 from brew_serve.nearline_dispatch import DispatchConfig
 from brew_serve.nearline_protocol import EventBatch, NearlineRanking, NearlineRankRequest
 from brew_serve.nearline_service import NearlineService
+from brew_serve.ports import free_port
 from brew_serve.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 # Ray's and Celery's own: pydantic fields of an old style at import, and files left to the garbage collector.
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
@@ -78,7 +85,7 @@ def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> 
         engine.next_token_logprobs = slow  # type: ignore[method-assign]
         return engine
 
-    return build_consumer(config, lambda: (7, folder), engine_factory=slow_engine)
+    return build_consumer(config, 7, lambda: folder, engine_factory=slow_engine)
 
 
 def consumer_process() -> psutil.Process:
@@ -147,6 +154,119 @@ def all_done(service: NearlineService) -> bool:
     return not set(service.outbox.counts()) - {"done", "dead"}
 
 
+def two_versions(version: LoadedVersion, folder: Path) -> Registry:
+    """A registry whose version 1 is production, and whose version 2 is of other weights."""
+    from safetensors.torch import load_file, save_file
+
+    registry = Registry(open_store(str(folder / "store")))
+    for number in (1, 2):
+        files = shutil.copytree(version.folder, folder / f"v{number}")
+        if number == 2:
+            (weights,) = files.glob("*.safetensors")
+            tensors = load_file(weights)
+            save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] * 1.5}, weights, {"format": "pt"})
+        registry.publish(files, signature={}, lineage={}, metrics={}, author="test")
+    registry.promote(1, gates=[], author="test")
+    return registry
+
+
+def test_from_an_event_over_http_to_its_ranking_and_through_a_promotion(
+    ray_session: None, version: LoadedVersion, tables: Tables, tmp_path: Path
+) -> None:
+    from ray import serve
+
+    from brew_serve.app import AppConfig, build_app, serve_http
+
+    registry = two_versions(version, tmp_path)
+    MemberContext.build(tables, tmp_path / "context.sqlite")
+    nearline = NearlineConfig(
+        folder=str(tmp_path / "nearline"),
+        context_path=str(tmp_path / "context.sqlite"),
+        most_attempts=10,
+        cpus=0.4,
+        dispatch=DISPATCH,
+    )
+    config = AppConfig(
+        registry_url=str(tmp_path / "store"),
+        context_path=str(tmp_path / "context.sqlite"),
+        cache_folder=str(tmp_path / "versions"),
+        nearline=nearline,
+        follow_seconds=0.5,
+        cpus=0.4,
+    )
+    sent: list[str] = []
+    told: dict[tuple[str, ...], set[int]] = {}  # versions, by the events that their ranking has seen
+
+    def send() -> None:
+        sent.append(f"e{len(sent)}")
+        number = len(sent)
+        event = {"event_id": sent[-1], "member_id": "ada", "entity_id": f"e{2 * (number % 4)}", "surface": "jobs"}
+        event |= {"action": "skip" if number % 3 else "apply"}
+        event |= {"timestamp": f"2026-01-31T12:{number // 60:02}:{number % 60:02}Z"}
+        assert client.send_events([event]).accepted == 1
+        assert sum(outbox.counts().values()) == len(sent) + 1, "it is on the disk, with the request"
+
+    def read() -> NearlineRanking | None:
+        try:
+            ranking = client.nearline_ranking("job_apply", "ada")
+        except UserError:  # it is being computed
+            return None
+        told.setdefault(tuple(ranking.events.newest), set()).add(ranking.version)
+        return ranking
+
+    def shown() -> NearlineRanking | None:
+        ranking = read()
+        return ranking if ranking and not ranking.waiting else None
+
+    def require_equal_online(ranking: NearlineRanking, number: int, began: datetime) -> None:
+        assert ranking.events.newest == sent
+        assert ranking.staleness_seconds == 0
+        assert began < ranking.computed_at < datetime.now(UTC)
+        online = client.rank(task="job_apply", member_id="ada", candidates=TASKS["job_apply"])
+        assert (ranking.version, online.version) == (number, number)
+        assert [one.id for one in ranking.ranking] == [one.id for one in online.ranking]
+        for near, on in zip(ranking.ranking, online.ranking, strict=True):
+            assert near.score == pytest.approx(on.score, abs=1e-5)
+            assert near.probabilities == pytest.approx(on.probabilities, abs=1e-5)
+
+    url = serve_http(build_app(config), port=free_port())
+    outbox = nearline.open_outbox()
+    try:
+        with RankClient(url) as client:
+            began = datetime.now(UTC)
+            client.rank_nearline(task="job_apply", member_id="ada", candidates=TASKS["job_apply"])
+            send()
+            first = until(shown, 60)
+            require_equal_online(first, 1, began)
+
+            registry.promote(2, gates=[], author="test")
+
+            def moved() -> bool:  # events go on meanwhile
+                send()
+                time.sleep(2)
+                ranking = read()
+                return ranking is not None and ranking.version == 2 and consumers() == {2}
+
+            def consumers() -> set[int]:
+                names = serve.status().applications
+                return {int(name.rsplit("v", 1)[1]) for name in names if name.startswith("brew360-nearline-v")}
+
+            until(moved, 240)
+            until(lambda: client.status().versions[0].version == 2, 60)
+            began = datetime.now(UTC)
+            send()
+            second = until(shown, 60)
+            require_equal_online(second, 2, began)
+        until(lambda: set(outbox.counts()) == {"done"}, 30)
+        assert all(len(versions) == 1 for versions in told.values()), "no event is told of by two versions"
+        assert [one.score for one in first.ranking] != [one.score for one in second.ranking]
+        print(f"\n{len(sent)} events; {[(len(seen), *versions) for seen, versions in told.items()]}")
+    finally:
+        outbox.close()
+        serve.shutdown()
+
+
+@pytest.mark.faults
 def test_a_consumer_killed_at_work_loses_nothing_and_doubles_nothing(
     ray_session: None, version: LoadedVersion, tables: Tables, history: list, tmp_path: Path
 ) -> None:
@@ -189,6 +309,7 @@ def test_a_consumer_killed_at_work_loses_nothing_and_doubles_nothing(
         serve.delete("nearline")
 
 
+@pytest.mark.faults
 def test_redis_killed_under_load_loses_nothing_and_is_503_meanwhile(
     ray_session: None, version: LoadedVersion, tables: Tables, history: list, tmp_path: Path, new_redis: Any
 ) -> None:

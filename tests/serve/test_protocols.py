@@ -14,6 +14,7 @@ from brew_serve.chat import chat_ids
 from brew_serve.edge import EdgeConfig
 from brew_serve.engine import Sampling
 from brew_serve.keys import create_key
+from brew_serve.openai_protocol import PATHS
 from brew_serve.service import RankService
 from brew_serve.version import LoadedVersion
 
@@ -30,18 +31,19 @@ async def http(service: RankService) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def openai(service: RankService, tmp_path: Path) -> AsyncIterator[Any]:
     """The real client, with a key."""
+    key = create_key(tmp_path / "keys.yaml", "feed")
+    api = create_api(lambda: service, EdgeConfig(keys_path=str(tmp_path / "keys.yaml")))
+    async with client_of(api, key) as client:
+        yield client
+
+
+def client_of(api: Any, key: str) -> Any:
+    """The real client, of an application in this process."""
     import httpx2
     from openai import AsyncOpenAI
 
-    key = create_key(tmp_path / "keys.yaml", "feed")
-    api = create_api(lambda: service, EdgeConfig(keys_path=str(tmp_path / "keys.yaml")))
-    async with AsyncOpenAI(
-        base_url="http://test/v1",
-        api_key=key,
-        max_retries=0,
-        http_client=httpx2.AsyncClient(transport=httpx2.ASGITransport(api)),
-    ) as client:
-        yield client
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(api))
+    return AsyncOpenAI(base_url="http://test/v1", api_key=key, max_retries=0, http_client=http)
 
 
 # --- OpenAI ---
@@ -120,7 +122,45 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
     for call, kind, sentence in asked:
         with pytest.raises(kind) as refused:
             await call
-        assert refused.value.body.startswith(sentence)
+        assert refused.value.body["message"].startswith(sentence)
+        assert (refused.value.type, refused.value.param) == ("invalid_request_error", None)
+        assert str(refused.value).startswith(f"Error code: {refused.value.status_code} - {sentence}")
+
+
+async def test_the_openai_client_sees_the_errors_of_the_edge(service: RankService, tmp_path: Path) -> None:
+    import openai as package
+
+    path = tmp_path / "keys.yaml"
+    slow, few = create_key(path, "slow", requests_per_second=1), create_key(path, "few")
+    api = create_api(lambda: service, EdgeConfig(keys_path=str(path), max_body_bytes=1_000))
+    service.gate.outstanding_tokens += 10**6
+    try:
+        async with client_of(api, slow) as hasty, client_of(api, few) as client:
+            await hasty.models.list()
+            asked: list[tuple[Any, type[package.APIStatusError], str, str, str]] = [
+                (hasty.models.list(), package.RateLimitError, "rate_limit_error", "quota_exceeded", "team slow may"),
+                (
+                    client.completions.create(model="brew360", prompt="x" * 1_000),
+                    package.APIStatusError,
+                    "invalid_request_error",
+                    "body_too_large",
+                    "the body has more than 1000 bytes; send",
+                ),
+                (
+                    client.completions.create(model="brew360", prompt="x"),
+                    package.InternalServerError,
+                    "server_error",
+                    "overloaded",
+                    "the service is busy and has no room for it; try again in ",
+                ),
+            ]
+            for call, kind, type_, code, sentence in asked:
+                with pytest.raises(kind) as refused:
+                    await call
+                assert (refused.value.type, refused.value.code) == (type_, code)
+                assert f" - {sentence}" in str(refused.value)
+    finally:
+        service.gate.outstanding_tokens -= 10**6
 
 
 # --- Chats as prompts ---
@@ -267,4 +307,5 @@ async def test_what_cannot_be_answered_is_refused_with_a_sentence(
 ) -> None:
     answer = await http.post(route, json=body)
     assert answer.status_code == 400, answer.text
-    assert answer.json()["error"].startswith(sentence)
+    error = answer.json()["error"]
+    assert (error["message"] if route in PATHS else error).startswith(sentence)

@@ -28,6 +28,7 @@ from brew_serve.version import LoadedVersion
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.ray,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
@@ -128,6 +129,7 @@ def test_in_the_foreground_ctrl_c_ends_the_service_and_all_of_it(folder: Path) -
     assert "Traceback" not in output
 
 
+@pytest.mark.faults
 def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
     folder: Path, version: LoadedVersion, service: RankService
 ) -> None:

@@ -1,6 +1,7 @@
 """The real thing: Ray Serve over HTTP from a registry, Ray Data in batches, equal scores, and nothing left behind."""
 
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from brew_data.tables import Tables
 from brew_platform.errors import DataError, UserError
 from brew_platform.registry import Registry
 from brew_platform.storage import open_store
-from brew_serve.client import RankClient
+from brew_serve.client import RankClient, Retries
 from brew_serve.context import MemberContext
+from brew_serve.refusals import Late
 from brew_serve.version import LoadedVersion
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # Ray's own: pydantic fields of an old style at import, and files that it leaves to the garbage collector.
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
@@ -146,11 +149,12 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
         with pytest.raises(UserError, match="give every candidate once"):
             client.rank(task="job_apply", member_id="ada", candidates=["e0", "e0"])
     malformed = httpx.post(f"{url}/v1/rank", content=b"{", headers={"content-type": "application/json"})
-    assert (malformed.status_code, list(malformed.json())) == (400, ["error"])
+    assert (malformed.status_code, malformed.json()["code"]) == (400, "invalid_request")
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok", "version": 1}
     with pytest.raises(UserError, match="cannot be used .*choose another --port"):
         serve_http(build_app(config), port=int(url.rsplit(":", 1)[1]))
     assert len(engine_cores()) == 1
+    require_a_replica_that_hangs_to_be_left(url)
 
     serve.shutdown()
 
@@ -171,6 +175,26 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
         assert {p["action"]: p["probability"] for p in row["probabilities"]} == pytest.approx(
             item.probabilities, abs=1e-5
         )
+
+
+def require_a_replica_that_hangs_to_be_left(url: str) -> None:
+    """Who asks it hears of it at their deadline, and it goes on once it can."""
+    (replica,) = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any("ServeReplica:brew360-v" in word for word in child.cmdline())
+    ]
+    with RankClient(url, retries=Retries(most=0)) as client:
+        client.rank(task="job_apply", member_id="ada", candidates=JOBS)
+        replica.suspend()
+        try:
+            start = time.monotonic()
+            with pytest.raises(Late, match="no answer came by the deadline of 1000 ms: the replica that has this"):
+                client.rank(task="job_apply", member_id="ada", candidates=JOBS, deadline_ms=1_000)
+            assert 1 < time.monotonic() - start < 5
+        finally:
+            replica.resume()
+        assert client.rank(task="job_apply", member_id="ada", candidates=JOBS, deadline_ms=10_000).version == 1
 
 
 def test_a_batch_that_lacks_a_column_is_refused_by_name(

@@ -20,6 +20,8 @@ from brew_train.monitor import read_run
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.ray,
+    pytest.mark.faults,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray.data.context"),

@@ -21,6 +21,7 @@ from brew_train.monitor import read_run
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.ray,
     # Ray leaves sockets and files of its own processes to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -52,6 +53,7 @@ def kill_one_worker() -> None:
     raise AssertionError("no training worker is running")
 
 
+@pytest.mark.faults
 def test_killed_workers_cost_time_and_nothing_else(
     config: TrainConfig,
     bins: dict[str, Path],

@@ -277,6 +277,7 @@ def test_memory_is_the_most_that_was_ever_held() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_prometheus_scrapes_the_last_row_until_the_run_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

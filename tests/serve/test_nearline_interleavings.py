@@ -1,0 +1,143 @@
+"""The nearline plane in random interleavings: whatever is lost, doubled or killed, each event counts exactly once."""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from brew_data.compiler import PromptCompiler
+from brew_serve.scoring import Scorer
+from brew_serve.sqlite_file import Unavailable
+
+from .nearline_plane import BASE, Killed, Plane, ask, event
+
+
+class Interleaving(RuleBasedStateMachine):
+    """Acceptances, steps, deliveries (twice, late, or never), outages, kills and promotions, in any order."""
+
+    make: Callable[[Path], Plane]
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="brew-nearline-"))
+        self.plane = self.make(self.folder)
+        self.events: dict[str, set[str]] = {"ada": set(), "new": set()}
+        self.asked: dict[tuple[str, str], str] = {}  # the latest request
+        self.requests = 0
+
+    @rule(numbers=st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True))
+    def accept(self, numbers: list[int]) -> None:
+        jobs = [event(n, member="new" if n % 3 == 0 else "ada") for n in numbers]
+        self.plane.accept(*jobs)
+        for job in jobs:
+            self.events[job.member_id].add(str(job.payload["event_id"]))
+
+    @rule(number=st.integers(0, 3), task=st.sampled_from(["job_apply", "post_interest"]))
+    def ask(self, number: int, task: str) -> None:
+        self.requests += 1
+        request = str(self.requests)
+        member = "new" if number == 0 else "ada"
+        candidates = ["e0", "e4"] if task == "job_apply" else ["e1", "e3"]
+        self.plane.accept(ask(request, member=member, task=task, candidates=candidates[: 1 + number % 2]))
+        self.asked[member, task] = request
+
+    @rule(at=st.none() | st.integers(0, 12), after=st.booleans(), down=st.booleans())
+    def step(self, at: int | None, after: bool, down: bool) -> None:
+        self.plane.fault.set(at, after=after, error=Unavailable("down.") if down else Killed())
+        try:
+            self.plane.dispatcher.step()
+        except Unavailable:
+            pass
+        except Killed:
+            self.plane.outbox.close()
+            self.plane.start()
+
+    @rule(version=st.sampled_from([3, 4]))
+    def promote(self, version: int) -> None:
+        self.plane.version = version
+
+    @rule(
+        at=st.integers(0, 9),
+        keep=st.booleans(),
+        call=st.none() | st.integers(0, 20),
+        after=st.booleans(),
+        version=st.sampled_from([3, 4]),  # consumers of both versions live while one takes over from the other
+    )
+    def deliver(self, at: int, keep: bool, call: int | None, after: bool, version: int) -> None:
+        held = self.plane.lane.held
+        if held:
+            message = held[at % len(held)] if keep else held.pop(at % len(held))
+            self.plane.fault.set(call, after=after)
+            with contextlib.suppress(Killed):
+                self.plane.worker(version).handle(message.member_id, message.jobs)
+
+    @rule(call=st.integers(0, 20), after=st.booleans())
+    def deliver_while_the_store_fails(self, call: int, after: bool) -> None:
+        if self.plane.lane.held:
+            message = self.plane.lane.held.pop(0)
+            self.plane.fault.set(call, after=after, error=Unavailable("down."))
+            with contextlib.suppress(Unavailable):
+                self.plane.worker().handle(message.member_id, message.jobs)
+
+    @rule(at=st.integers(0, 9))
+    def lose(self, at: int) -> None:
+        if self.plane.lane.held:
+            self.plane.lane.held.pop(at % len(self.plane.lane.held))
+
+    @rule(seconds=st.sampled_from([-30.0, 1.0, 30.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.plane.now += seconds
+
+    def teardown(self) -> None:
+        if not hasattr(self, "plane"):
+            return
+        plane = self.plane
+        try:
+            plane.drain()
+            assert plane.outbox.dead_letters() == []
+            assert plane.outbox.counts().get("done", 0) == len(plane.outbox._file.rows("SELECT 1 FROM jobs"))
+            for member, events in self.events.items():
+                snapshot = plane.context.snapshot(member)
+                assert sorted(snapshot.events) == sorted(events)
+                assert len(snapshot.history) == len(events) + (BASE if member == "ada" else 0)
+            for (member, task), request in self.asked.items():
+                stored = plane.store.ranking(task, member)
+                assert stored is not None
+                assert stored.request_id == request
+                assert sorted(stored.event_ids) == sorted(self.events[member])
+                assert stored.answer["ranking"] == expected(plane, member, task, stored)
+            assert all(len(versions) == 1 for versions in plane.told.values()), "two versions tell of one event"
+        finally:
+            plane.close()
+            shutil.rmtree(self.folder)
+
+
+def expected(plane: Plane, member: str, task: str, stored: Any) -> list[dict[str, Any]]:
+    """What the scorer says of the member's whole history."""
+    profile, history = plane.context.member(member)
+    ids = sorted(item["id"] for item in stored.answer["ranking"])
+    candidates = [(id_, plane.context.entity(id_)) for id_ in ids]
+    scorer = Scorer(plane.engine, plane.compiler)
+    ranking = asyncio.run(scorer.rank(plane.compiler.suite.task(task), profile, history, candidates))
+    return [{"id": one.id, "score": one.score, "probabilities": one.probabilities} for one in ranking.candidates]
+
+
+def test_any_interleaving_ends_with_every_event_applied_exactly_once(
+    context_file: Path, compiler: PromptCompiler, table_engine: Any
+) -> None:
+    class Machine(Interleaving):
+        make = staticmethod(lambda folder: Plane(folder, context_file, compiler, table_engine))
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

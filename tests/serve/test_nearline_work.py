@@ -1,0 +1,125 @@
+"""What a consumer does with a message: histories, rankings, and jobs that are wrong about something."""
+
+from dataclasses import replace
+from typing import Any
+
+from brew_data.compiler import Entity
+
+from .nearline_plane import Plane, ask, event
+
+
+def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane) -> None:
+    """The other consumer finds no slate to rank anew, so this one must find the other's event."""
+
+    class Between:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plane.store, name)
+
+        def ask(self, slate: Any) -> bool:
+            if not plane.context.snapshot("ada").events:
+                plane.worker().handle("ada", [event(1)])
+            return plane.store.ask(slate)
+
+    plane.worker(store=Between()).handle("ada", [replace(ask("r"), accepted_at=5)])
+    stored = plane.store.ranking("job_apply", "ada")
+    assert stored is not None
+    assert stored.event_ids == ["1"]
+
+
+def test_later_events_renew_every_ranking_of_the_member(plane: Plane) -> None:
+    plane.accept(ask("jobs"), ask("posts", task="post_interest", candidates=["e1", "e3"], top_k=1), event(1))
+    plane.drain()
+    first = [plane.store.ranking(task, "ada") for task in ("job_apply", "post_interest")]
+    plane.accept(event(2, action="apply", timestamp=1), event(3, member="new"))
+    plane.drain()
+    second = [plane.store.ranking(task, "ada") for task in ("job_apply", "post_interest")]
+    assert [one.event_ids for one in (*first, *second) if one] == [["1"], ["1"], ["2", "1"], ["2", "1"]]
+    for one in second:
+        assert one is not None
+        assert one.version == 3
+        assert one.answer["usage"]["candidates"] == 2
+    assert len(second[1].answer["ranking"]) == 1  # type: ignore[union-attr]
+    calls = plane.engine.calls
+    plane.worker().handle("ada", [event(2, action="apply", timestamp=1)])  # delivered once more: nothing to compute
+    assert plane.engine.calls == calls
+
+
+def test_after_a_promotion_events_are_told_by_the_new_version_and_none_by_two(plane: Plane) -> None:
+    plane.accept(ask("r"), event(1))
+    plane.drain()
+    plane.version = 4
+    plane.worker().handle("ada", [event(1)])  # delivered once more, to a consumer of the new version
+
+    class Between:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plane.store, name)
+
+        def put(self, ranking: Any) -> bool:
+            plane.worker(3).handle("ada", [event(2)])  # and one to a consumer of either, at the same time
+            return plane.store.put(ranking)
+
+    first = plane.store.ranking("job_apply", "ada")
+    plane.worker(store=Between()).handle("ada", [event(2)])
+    second = plane.store.ranking("job_apply", "ada")
+    plane.accept(event(3))
+    plane.drain()
+    third = plane.store.ranking("job_apply", "ada")
+    told = [(one.version, one.event_ids) for one in (first, second, third) if one is not None]
+    assert told == [(3, ["1"]), (3, ["1", "2"]), (4, ["1", "2", "3"])]
+
+
+def test_an_older_request_that_arrives_late_does_not_replace_a_newer_one(plane: Plane) -> None:
+    plane.accept(ask("old"))
+    plane.accept(ask("new", candidates=["e6"]))
+    plane.dispatcher.step()
+    old, new = plane.lane.held[0].jobs
+    plane.worker().handle("ada", [new])
+    plane.worker().handle("ada", [old])
+    stored = plane.store.ranking("job_apply", "ada")
+    assert stored is not None
+    assert (stored.request_id, [item["id"] for item in stored.answer["ranking"]]) == ("new", ["e6"])
+    assert [slate.request_id for slate in plane.store.slates("ada")] == ["new"]
+
+
+def test_what_a_job_itself_is_wrong_about_kills_it_alone_and_can_be_mended(plane: Plane) -> None:
+    plane.accept(
+        event(1),
+        event(2, entity_id="p9"),
+        event(3, surface="moon"),
+        event(4, entity_id="x9", entity={"entity_type": "person", "fields": {}}),
+        ask("r"),
+        ask("s", task="post_interest", candidates=["e0"]),
+        event(5, member="gone"),
+        event(6),
+    )
+    plane.drain()
+    assert plane.outbox.counts() == {"done": 3, "dead": 5}
+    letters = {letter.job.job_id: letter for letter in plane.outbox.dead_letters()}
+    assert {id_: letter.error[:33] for id_, letter in letters.items()} == {
+        "event:2": "candidate 'p9' is unknown here; s",
+        "event:3": "surface 'moon' is unknown; this m",
+        "event:4": "task job_apply ranks entities of ",
+        "event:5": "member 'gone' is unknown here, or",
+        "rank:s": "task post_interest ranks entities",
+    }
+    assert letters["event:2"].job.payload == event(2, entity_id="p9").payload
+    assert letters["event:2"].attempts == 1
+    assert plane.context.snapshot("ada").events == ["1", "6"]
+
+    post = {"entity_type": "post", "fields": {"topic": "news"}}
+    plane.accept(event(7, entity_id="p9", entity=post, surface="feed", action="like"))
+    plane.drain()
+    assert plane.outbox.replay(["event:2"]) == 1  # p9 is a post, which jobs does not show: dead again, for that
+    plane.drain()
+    again = next(letter for letter in plane.outbox.dead_letters() if letter.job.job_id == "event:2")
+    assert again.error == "task job_apply ranks entities of type 'job', not 'post'."
+
+
+def test_entities_that_come_with_an_event_are_ranked_by_what_they_are(plane: Plane) -> None:
+    fields = {"title": "pilot", "company": "new"}
+    plane.accept(event(1, entity_id="j9", entity={"entity_type": "job", "fields": fields}), ask("r", candidates=["j9"]))
+    plane.drain()
+    assert plane.context.entity("j9") == Entity(entity_type="job", fields=fields)
+    stored = plane.store.ranking("job_apply", "ada")
+    assert stored is not None
+    assert [item["id"] for item in stored.answer["ranking"]] == ["j9"]
