@@ -36,7 +36,7 @@ test-fast: setup ## the tests that take seconds, on two cores
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
 
 test-real: setup ## those that start Ray, vLLM or several processes: Ray's beside the others
-	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadscope $(ARGS)
 
 test-faults: setup ## kills under load: workers, drivers, replicas, engines, consumers, Redis (about 17 minutes)
 	$(BIN)/python -m pytest -m faults $(ARGS)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take seconds first; of the others, those that start a Ray in one process, one after the other."""
+    """Those that take seconds first, those that start real components last."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
-    for item in items:
-        if item.get_closest_marker("real"):
-            item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else "rest"))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """With `-n 2 --dist loadscope`, one process runs what starts a Ray, one after the other, and one all the rest."""
+    return _OneRay(config, log) if config.getoption("dist") == "loadscope" else None
+
+
+class _OneRay(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if _starts_ray(self.config.rootpath / nodeid.split("::")[0]) else "rest"
+
+
+@cache
+def _starts_ray(file: Path) -> bool:
+    return "pytest.mark.ray" in file.read_text()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -179,11 +179,9 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
 
 def require_a_replica_that_hangs_to_be_left(url: str) -> None:
     """Who asks it hears of it at their deadline, and it goes on once it can."""
-    (replica,) = [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if any("ServeReplica:brew360-v" in word for word in child.cmdline())
-    ]
+    (engine,) = engine_cores()
+    replica = engine.parent()
+    assert replica is not None
     with RankClient(url, retries=Retries(most=0)) as client:
         client.rank(task="job_apply", member_id="ada", candidates=JOBS)
         replica.suspend()

@@ -99,7 +99,13 @@ def test_what_the_user_got_wrong_comes_through_as_it_was_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # workers run elsewhere: what is named from here must be found there
     tiny = MixtralConfig(
-        sizes["vocabulary_size"], 16, 16, num_hidden_layers=1, num_attention_heads=2, num_local_experts=2
+        vocab_size=sizes["vocabulary_size"],
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
     )
     MixtralForCausalLM(tiny).save_pretrained("start")
     started = replace(config, workers=2, model=ModelConfig(init_from="start"))
