@@ -78,9 +78,9 @@ def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> 
         engine = TorchEngine(folder)
         answer = engine.next_token_logprobs
 
-        async def slow(prompt, token_ids):  # type: ignore[no-untyped-def]
+        async def slow(*asked):  # type: ignore[no-untyped-def]
             await asyncio.sleep(seconds)
-            return await answer(prompt, token_ids)
+            return await answer(*asked)
 
         engine.next_token_logprobs = slow  # type: ignore[method-assign]
         return engine
