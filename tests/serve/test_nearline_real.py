@@ -215,8 +215,8 @@ def test_from_an_event_over_http_to_its_ranking_and_through_a_promotion(
         return ranking
 
     def shown() -> NearlineRanking | None:
-        ranking = read()
-        return ranking if ranking and not ranking.waiting else None
+        ranking = read()  # of a request that is still ranking again `waiting` says nothing for a moment
+        return ranking if ranking and not ranking.waiting and ranking.events.newest == sent else None
 
     def require_equal_online(ranking: NearlineRanking, number: int, began: datetime) -> None:
         assert ranking.events.newest == sent
