@@ -7,6 +7,7 @@ One suite of contract tests runs on each.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal, Protocol
 
 from brew_platform.errors import UserError
@@ -62,15 +63,16 @@ class EngineUsage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shared:
-    """What prompts that are asked for together begin with: an engine may compute it once for all of them.
-
-    Args:
-        ids: token ids.
-        prompts: how many prompts begin with them.
-    """
+    """What prompts that are asked for together begin with, token ids: an engine may compute it once for all of them."""
 
     ids: tuple[int, ...]
-    prompts: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[tuple[int, ...]]) -> "Shared":
+        """All that they share: what the smallest and the largest do, as no other differs earlier."""
+        ends = min(prompts, default=()), max(prompts, default=())
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
+        return cls(ids=tuple(one for one, _ in same))
 
 
 class Engine(Protocol):

@@ -46,6 +46,8 @@ def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfi
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if device == "cpu" if config.passes is None else config.passes:
+        arguments["worker_extension_cls"] = "brew_serve.scoring_worker.ScoringWorker"
     if device == "cpu":
         if config.quantization is not None:
             raise UserError(
@@ -57,12 +59,6 @@ def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfi
             "block_size": config.block_size or CPU_BLOCK_SIZE,
             "kv_cache_memory_bytes": config.kv_cache_bytes or CPU_CACHE_BYTES,
         }
-        if config.tensor_parallel_size == 1:
-            arguments["kv_transfer_config"] = {
-                "kv_connector": "SharedTailConnector",
-                "kv_connector_module_path": "brew_serve.shared_tail",
-                "kv_role": "kv_consumer",
-            }
         return arguments
     arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     if config.block_size is not None:

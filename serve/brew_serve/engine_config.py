@@ -17,8 +17,12 @@ class EngineConfig:
     """
 
     max_model_len: int | None = None  # tokens of a prompt and its answer; None takes the version's context length
-    # Cache of keys and values. None: on CPU 256 MiB, which are 130,000 tokens of the demo model, so that the members in
-    # flight stay cached; on a GPU what gpu_memory_utilization leaves beside the weights.
+    # Label scores are computed in passes of our own (scoring_worker) instead of by vLLM's scheduler. None: on CPU only,
+    # as it has not been tried on a GPU.
+    passes: bool | None = None
+    # Cache of keys and values; with passes there is a second one, for label scores, and memory is taken as they fill.
+    # None: on CPU 256 MiB, which are 130,000 tokens of the demo model, so that the members in flight stay cached; on a
+    # GPU what gpu_memory_utilization leaves beside the weights.
     kv_cache_bytes: int | None = None
     # Tokens; prefixes are shared in whole blocks only. None: on CPU 32, the smallest there; on a GPU vLLM's choice.
     block_size: int | None = None

@@ -51,7 +51,6 @@ def score_router(service: Callable[[], RankService]) -> APIRouter:
         scores = await text.label_probabilities(
             prompts,
             request.label_token_ids,
-            shared=0 if request.item_first else min(map(len, [_ids(text, query), *prompts])),
             softmax=request.apply_softmax,
             call=call,
         )
@@ -70,7 +69,6 @@ def score_router(service: Callable[[], RankService]) -> APIRouter:
         scores = await text.label_probabilities(
             prompts,
             request.label_token_ids,
-            shared=0 if request.item_first else len(query),
             softmax=request.apply_softmax,
             call=call,
         )

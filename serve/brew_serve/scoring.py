@@ -14,7 +14,6 @@ Source: 360Brew, arXiv 2501.16450, section 3; issue 2.
 """
 
 import asyncio
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +175,7 @@ class Scorer:
         """
         each = len(self._trees[prompts.task.name])
         prefix = tuple(prompts.prefix.ids)
-        shared = Shared(ids=prefix + _beginning([ids for ids, _ in prompts.questions]), prompts=each * len(prompts.ids))
+        shared = Shared(ids=prefix + Shared.of([ids for ids, _ in prompts.questions]).ids)
         first = len(prefix)  # counted with the first candidate that is scored
 
         async def one(ids: Ids) -> Scored:
@@ -212,12 +211,6 @@ class Scorer:
     ) -> Ranking:
         """Ranks candidates for one member: `prompts`, and `rank_prompts` without a limit of time."""
         return await self.rank_prompts(self.prompts(task, profile, history, candidates, own_words, before))
-
-
-def _beginning(questions: Sequence[Ids]) -> Ids:
-    """The tokens that all of them begin with: those of the smallest and the largest, as no other differs earlier."""
-    ends = min(questions, default=()), max(questions, default=())
-    return tuple(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False)))
 
 
 def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from brew_platform.errors import UserError
 from brew_serve.call import Call
-from brew_serve.engine import Generated, Sampling
+from brew_serve.engine import Generated, Sampling, Shared
 from brew_serve.service import RankService
 from brew_serve.together import together
 
@@ -71,12 +71,11 @@ class TextService:
         return [answer for answer in answers if answer is not None]
 
     async def label_probabilities(
-        self, prompts: Sequence[Ids], labels: Ids, *, shared: int, softmax: bool, call: Call
+        self, prompts: Sequence[Ids], labels: Ids, *, softmax: bool, call: Call
     ) -> list[list[float]]:
         """The probability of each label to come next, by prompt.
 
         Args:
-            shared: tokens that all prompts begin with, for the prediction of work.
             softmax: normalise over the labels instead of the vocabulary.
 
         Raises:
@@ -84,9 +83,10 @@ class TextService:
             UserError: as `Engine.next_token_logprobs`.
         """
         different = list(dict.fromkeys(labels))
-        engine, work = self.service.engine, sum(map(len, prompts)) - (len(prompts) - 1) * shared
+        shared = Shared.of([tuple(ids) for ids in prompts])
+        engine, work = self.service.engine, sum(map(len, prompts)) - (len(prompts) - 1) * len(shared.ids)
         with self.service.gate.admitted(work, call) as ticket, self.service.stage("score"):
-            answers = await together(engine.next_token_logprobs(ids, different) for ids in prompts)
+            answers = await together(engine.next_token_logprobs(ids, different, shared) for ids in prompts)
             ticket.done(work)
         found = [_probabilities(answer, softmax) for answer in answers if answer is not None]
         place = {id_: i for i, id_ in enumerate(different)}

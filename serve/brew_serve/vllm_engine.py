@@ -16,20 +16,20 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
 from brew_serve.engine_arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
 from brew_serve.engine_config import EngineConfig
 from brew_serve.rope import context_of
+from brew_serve.scoring_queue import Group, ScoringQueue
 
 __all__ = ["VllmEngine"]
 
 _CLOSE_SECONDS = 1.0  # the engine has nothing to save: it is killed when it takes longer
-_STEP_TOKENS = 256  # that the step in which a leader goes ahead costs, about, on CPU
-_MOST_IDS = 128  # vLLM answers at most this many wanted tokens per request
+_MOST_IDS = 128  # vLLM's scheduler answers at most this many wanted tokens per request
+_WATCH_SECONDS = 0.2  # in which a call that waits for a process learns that this has ended
 
 
 class VllmEngine:
@@ -55,9 +55,10 @@ class VllmEngine:
         self.usage = EngineUsage()
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
-        self._groups: WeakKeyDictionary[Shared, int] = WeakKeyDictionary()
-        # Tokens of a block where what lies beyond full blocks is shared, too; else None
-        self._tail_block: int | None = arguments["block_size"] if "kv_transfer_config" in arguments else None
+        self._queue: ScoringQueue | None = None
+        if "worker_extension_cls" in arguments:
+            most = {"prompts": arguments["max_num_seqs"], "tokens": arguments["max_num_batched_tokens"]}
+            self._queue = ScoringQueue(self._score, **most)
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
         try:
             self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
@@ -73,13 +74,17 @@ class VllmEngine:
             context_length=self.context_length,
             vocabulary_size=self.vocabulary_size,
         )
+        if shared is not None and tuple(prompt[: len(shared.ids)]) != shared.ids:
+            raise ValueError("the prompt does not begin with the tokens that it is said to share")
+        if self._queue is not None:
+            logprobs = await self._queue.logprobs(prompt, token_ids, shared)
+            self.usage = self.usage.plus(prompt_tokens=len(prompt))
+            return logprobs
         if len(token_ids) > _MOST_IDS:
             parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
             answers = await asyncio.gather(*(self.next_token_logprobs(prompt, part, shared) for part in parts))
             return [value for answer in answers for value in answer]
-        if shared is not None and tuple(prompt[: len(shared.ids)]) != shared.ids:
-            raise ValueError("the prompt does not begin with the tokens that it is said to share")
-        output = await self._run(prompt, self._params(tuple(token_ids), self._place(shared)))
+        output = await self._run(prompt, self._params(tuple(token_ids)))
         found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
         return [found[id_].logprob for id_ in token_ids]
 
@@ -104,16 +109,23 @@ class VllmEngine:
             finish="stop" if len(ids) < sampling.max_tokens else "length",
         )
 
-    def _place(self, shared: Shared | None) -> "_Place | None":
-        """Of the next prompt that shares this; None where the prefix cache would share nearly all of it."""
-        if shared is None or self._tail_block is None:
-            return None
-        if (shared.prompts - 1) * (len(shared.ids) % self._tail_block) < _STEP_TOKENS:
-            return None
-        leads = shared not in self._groups
-        if leads:
-            self._groups[shared] = next(self._numbers)
-        return _Place(self._groups[shared], len(shared.ids), shared.prompts, leads)
+    async def _score(self, groups: list[Group]) -> list[bytes]:
+        """One pass. vLLM leaves a call unanswered when its process ends, so that is watched for."""
+        self.check()
+        call = asyncio.ensure_future(self._llm.collective_rpc("score_prompts", args=(groups,)))
+        try:
+            while not (await asyncio.wait([call], timeout=_WATCH_SECONDS))[0]:
+                self.check()
+            workers: list[tuple[list[bytes], int] | None] = call.result()
+        except BrewError:
+            raise
+        except Exception as error:
+            raise BrewError(_died(error, self._notes)) from error
+        finally:
+            call.cancel()
+        answers, cached = next(one for one in workers if one is not None)
+        self.usage = replace(self.usage, cached_tokens=self.usage.cached_tokens + cached)
+        return answers
 
     async def _run(self, prompt: Sequence[int], params: Any) -> Any:
         """vLLM's final output for one prompt. Cancelled, it aborts the request in the engine."""
@@ -137,23 +149,11 @@ class VllmEngine:
             shutil.rmtree(self._notes, ignore_errors=True)
 
 
-class _Place(NamedTuple):
-    """A prompt's place among those that share something."""
-
-    group: int
-    tokens: int
-    prompts: int
-    leads: bool
-
-
-def _sampling_params(token_ids: tuple[int, ...], place: _Place | None) -> Any:
+def _sampling_params(token_ids: tuple[int, ...]) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    from brew_serve.shared_tail import told
-
     return SamplingParams(
-        extra_args=None if place is None else told(**place._asdict()),
         max_tokens=1,
         temperature=0.0,  # of the sampled token, which nobody reads; log-probabilities are always at temperature 1
         logprob_token_ids=list(token_ids),  # without `logprobs`, which would add a top-k over the vocabulary

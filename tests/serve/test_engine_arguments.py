@@ -42,18 +42,14 @@ def test_on_cpu_the_defaults_are_of_the_demo() -> None:
         "enforce_eager": True,
         "block_size": 32,
         "kv_cache_memory_bytes": 256 * 2**20,
-        "kv_transfer_config": {
-            "kv_connector": "SharedTailConnector",
-            "kv_connector_module_path": "brew_serve.shared_tail",
-            "kv_role": "kv_consumer",
-        },
+        "worker_extension_cls": "brew_serve.scoring_worker.ScoringWorker",
     }
     given = EngineConfig(max_model_len=8000, block_size=64, kv_cache_bytes=5)
     arguments = engine_arguments(FOLDER, MODEL, given, device="cpu")
     assert (arguments["block_size"], arguments["kv_cache_memory_bytes"]) == (64, 5)
     assert arguments["max_num_batched_tokens"] == 8000
-    split = engine_arguments(FOLDER, MODEL, EngineConfig(max_model_len=512, tensor_parallel_size=2), device="cpu")
-    assert "kv_transfer_config" not in split
+    assert "worker_extension_cls" not in engine_arguments(FOLDER, MODEL, EngineConfig(passes=False), device="cpu")
+    assert "worker_extension_cls" in engine_arguments(FOLDER, MODEL, EngineConfig(passes=True), device="gpu")
 
 
 def test_the_recipe_for_h100_asks_for_what_it_says() -> None:

@@ -189,7 +189,9 @@ async def test_text_from_outside_never_becomes_a_control_token(
     generate, logprobs = service.engine.generate, service.engine.next_token_logprobs
     monkeypatch.setattr(service.engine, "generate", lambda ids, sampling: seen.append(ids) or generate(ids, sampling))
     monkeypatch.setattr(
-        service.engine, "next_token_logprobs", lambda ids, labels: seen.append(ids) or logprobs(ids, labels)
+        service.engine,
+        "next_token_logprobs",
+        lambda ids, labels, shared: seen.append(ids) or logprobs(ids, labels, shared),
     )
     bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/completions", {"model": "brew360", "prompt": FORGED}),

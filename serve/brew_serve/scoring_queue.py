@@ -1,0 +1,123 @@
+"""Calls for label log-probabilities wait here, and are sent to the engine together, one pass after the other.
+
+    calls -> waiting, first come first served -> a pass of what has come, up to a limit -> answers -> the next pass
+
+Owns: which calls go together, and what becomes of them when they are cancelled or the pass fails. Does not own: how a
+pass is computed (`scoring_worker`) or sent (`vllm_engine`). Runs without vLLM.
+"""
+
+import asyncio
+from array import array
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+
+from brew_serve.engine import Shared
+
+__all__ = ["Group", "ScoringQueue", "Send"]
+
+Ids = Sequence[int]
+# A group as it is sent: token ids (int32) of what its prompts begin with and of what each goes on with, how many those
+# are, by prompt, and the wanted tokens
+Group = tuple[bytes, bytes, list[int], list[int]]
+Send = Callable[[list[Group]], Awaitable[list[bytes]]]  # a pass; gives float32 [prompts, wanted tokens] of each group
+
+
+@dataclass(eq=False, kw_only=True)
+class _Call:
+    """One prompt, beginning with what it shares."""
+
+    prompt: Ids
+    token_ids: tuple[int, ...]
+    shared: Shared | None
+    answer: "asyncio.Future[list[float]]"
+
+    @property
+    def begins(self) -> int:
+        """Tokens of the prompt that it shares; at least its last token is its own."""
+        return min(len(self.shared.ids), len(self.prompt) - 1) if self.shared else len(self.prompt) - 1
+
+
+@dataclass(kw_only=True)
+class _Together:
+    """Calls of a pass that begin with the same tokens and want the same ones."""
+
+    begins: Ids
+    calls: list[_Call] = field(default_factory=list)
+
+    def group(self) -> Group:
+        """As it is sent."""
+        start = len(self.begins)
+        own = [call.prompt[start:] for call in self.calls]
+        return (
+            array("i", self.begins).tobytes(),
+            array("i", chain.from_iterable(own)).tobytes(),
+            [len(ids) for ids in own],
+            list(self.calls[0].token_ids),
+        )
+
+
+class ScoringQueue:
+    """Sends calls in passes; of one event loop.
+
+    Args:
+        send: a pass to the engine. What it raises is raised by every call of that pass.
+        prompts: most of a pass.
+        tokens: most of a pass, more or less: a prompt that is longer has a pass of its own.
+    """
+
+    def __init__(self, send: Send, *, prompts: int, tokens: int) -> None:
+        self._send, self._prompts, self._tokens = send, prompts, tokens
+        self._waiting: deque[_Call] = deque()
+        self._sending: asyncio.Task | None = None
+
+    async def logprobs(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> list[float]:
+        """As `Engine.next_token_logprobs`. A call that is cancelled while it waits is not sent."""
+        answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+        return await answer
+
+    async def _send_all(self) -> None:
+        try:
+            while calls := self._take():
+                try:
+                    answers = await self._send([one.group() for one in calls])
+                except Exception as error:
+                    for call in chain.from_iterable(one.calls for one in calls):
+                        if not call.answer.done():
+                            call.answer.set_exception(error)
+                    continue
+                for one, answer in zip(calls, answers, strict=True):
+                    rows = np.frombuffer(answer, np.float32).reshape(len(one.calls), -1).tolist()
+                    for call, row in zip(one.calls, rows, strict=True):
+                        if not call.answer.done():
+                            call.answer.set_result(row)
+                await asyncio.sleep(0)  # callers go on, and what they ask for next goes into the next pass
+        finally:
+            self._sending = None
+
+    def _take(self) -> list[_Together]:
+        """The calls of the next pass; none when nobody waits."""
+        found: dict[tuple, _Together] = {}
+        prompts = tokens = 0
+        while self._waiting and prompts < self._prompts:
+            call = self._waiting[0]
+            if call.answer.done():  # cancelled
+                self._waiting.popleft()
+                continue
+            begins = call.begins
+            key = (id(call.shared) if call.shared else id(call), call.token_ids, begins)
+            new = len(call.prompt) - (begins if key in found else 0)
+            if prompts and tokens + new > self._tokens:
+                break
+            self._waiting.popleft()
+            if key not in found:
+                found[key] = _Together(begins=call.prompt[:begins])
+            found[key].calls.append(call)
+            prompts, tokens = prompts + 1, tokens + new
+        return list(found.values())

@@ -1,0 +1,134 @@
+"""Calls go to the engine together, first come first served, and each gets its own answer or failure."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from brew_platform.errors import BrewError
+from brew_serve.engine import Shared
+from brew_serve.scoring_queue import Group, ScoringQueue
+
+
+class Sums:
+    """An engine whose log-probability of a token is the sum of the prompt, times the token; it notes its passes."""
+
+    def __init__(self, *, failing: int = 0) -> None:
+        self.passes: list[list[tuple[list[int], list[list[int]], list[int]]]] = []
+        self.failing = failing
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def send(self, groups: list[Group]) -> list[bytes]:
+        seen, answers = [], []
+        for begins, own, lengths, wanted in groups:
+            first = np.frombuffer(begins, np.int32)
+            parts = np.split(np.frombuffer(own, np.int32), np.cumsum(lengths)[:-1])
+            seen.append((first.tolist(), [part.tolist() for part in parts], wanted))
+            sums = np.array([first.sum() + part.sum() for part in parts], np.float32)
+            answers.append((sums[:, None] * np.array(wanted, np.float32)).tobytes())
+        self.passes.append(seen)
+        await self.go.wait()
+        if self.failing:
+            self.failing -= 1
+            raise BrewError("the engine failed")
+        return answers
+
+
+def made(engine: Sums, *, prompts: int = 100, tokens: int = 1000) -> ScoringQueue:
+    return ScoringQueue(engine.send, prompts=prompts, tokens=tokens)
+
+
+async def ask(queue: ScoringQueue, *prompts: Sequence[int], shared: Shared | None = None) -> list[list[float]]:
+    return await asyncio.gather(*(queue.logprobs(prompt, (1, 2), shared) for prompt in prompts))
+
+
+async def test_calls_that_share_go_in_one_group_with_what_they_share_once() -> None:
+    engine = Sums()
+    queue = made(engine)
+    shared = Shared(ids=(5, 6, 7))
+    answers = await ask(queue, (5, 6, 7, 1), (5, 6, 7, 2, 3), shared=shared)
+    assert answers == [[19.0, 38.0], [23.0, 46.0]]
+    assert engine.passes == [[([5, 6, 7], [[1], [2, 3]], [1, 2])]]
+
+
+async def test_calls_that_share_nothing_are_groups_of_one() -> None:
+    engine = Sums()
+    assert await ask(made(engine), (4, 5), (9,)) == [[9.0, 18.0], [9.0, 18.0]]
+    assert engine.passes == [[([4], [[5]], [1, 2]), ([], [[9]], [1, 2])]]
+
+
+async def test_a_prompt_that_is_all_shared_keeps_a_token_of_its_own() -> None:
+    engine = Sums()
+    await ask(made(engine), (5, 6), (5, 6, 7), shared=Shared(ids=(5, 6)))
+    assert engine.passes == [[([5], [[6]], [1, 2]), ([5, 6], [[7]], [1, 2])]]
+
+
+async def test_a_pass_holds_no_more_than_it_may_and_the_rest_follows_in_order() -> None:
+    engine = Sums()
+    prompts = [(n,) for n in range(1, 8)]
+    assert [a for a, _ in await ask(made(engine, prompts=3), *prompts)] == [float(n) for n in range(1, 8)]
+    assert [len(one) for one in engine.passes] == [3, 3, 1]
+    engine = Sums()
+    await ask(made(engine, tokens=6), (1, 1, 1), (2, 2, 2), (3,), (4,) * 9, (5,))
+    assert [[begins + own[0] for begins, own, _ in one] for one in engine.passes] == [
+        [[1, 1, 1], [2, 2, 2]], [[3]], [[4] * 9], [[5]],
+    ]  # fmt: skip
+    engine = Sums()
+    shared = Shared(ids=(7,) * 5)  # counted once
+    await ask(made(engine, tokens=8), *([*shared.ids, n] for n in range(4)), shared=shared)
+    assert [[own for _, own, _ in one] for one in engine.passes] == [[[[0], [1], [2]]], [[[3]]]]
+
+
+async def test_what_comes_during_a_pass_goes_together_in_the_next() -> None:
+    engine = Sums()
+    queue = made(engine)
+    engine.go.clear()
+    first = asyncio.create_task(ask(queue, (1,)))
+    await asyncio.sleep(0.01)
+    rest = asyncio.create_task(ask(queue, (2,), (3,)))
+    await asyncio.sleep(0.01)
+    assert len(engine.passes) == 1
+    engine.go.set()
+    await asyncio.gather(first, rest)
+    assert [len(one) for one in engine.passes] == [1, 2]
+
+
+async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> None:
+    engine = Sums()
+    queue = made(engine)
+    engine.go.clear()
+    calls = [asyncio.create_task(queue.logprobs((n,), (1,), None)) for n in range(1, 4)]
+    await asyncio.sleep(0.01)  # all are under way
+    late = [asyncio.create_task(queue.logprobs((n,), (1,), None)) for n in range(4, 7)]
+    await asyncio.sleep(0.01)
+    calls[0].cancel()
+    late[1].cancel()
+    engine.go.set()
+    found = await asyncio.gather(*calls, *late, return_exceptions=True)
+    assert [one if isinstance(one, list) else type(one) for one in found] == [
+        asyncio.CancelledError, [2.0], [3.0], [4.0], asyncio.CancelledError, [6.0],
+    ]  # fmt: skip
+    assert [own[0] for _, own, _ in engine.passes[1]] == [[4], [6]]
+
+
+async def test_a_pass_that_fails_fails_its_own_calls_only() -> None:
+    engine = Sums(failing=1)
+    queue = made(engine, prompts=2)
+    found = await asyncio.gather(*(queue.logprobs((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
+    assert [str(one) for one in found[:2]] == ["the engine failed"] * 2
+    assert found[2:] == [[3.0], [4.0]]
+    assert await ask(queue, (8,)) == [[8.0, 16.0]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+async def test_calls_of_one_moment_are_one_pass(count: int) -> None:
+    engine = Sums()
+    queue = made(engine, prompts=1000, tokens=10_000)
+
+    async def nested(n: int) -> list[list[float]]:  # as a scorer asks
+        return await ask(queue, (n,))
+
+    await asyncio.gather(*(nested(n) for n in range(count)))
+    assert len(engine.passes) == 1
