@@ -5,7 +5,7 @@ Implementations: `VllmEngine` (serving and batch) and `TorchEngine` (the plain r
 One suite of contract tests runs on each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, Protocol
@@ -52,10 +52,10 @@ class EngineUsage:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of these, taken from the prefix cache
 
-    def plus(self, *, prompt_tokens: int, cached_tokens: int = 0) -> "EngineUsage":
-        """With one prompt more."""
+    def plus(self, *, prompts: int = 1, prompt_tokens: int, cached_tokens: int = 0) -> "EngineUsage":
+        """With so many prompts more."""
         return EngineUsage(
-            prompts=self.prompts + 1,
+            prompts=self.prompts + prompts,
             prompt_tokens=self.prompt_tokens + prompt_tokens,
             cached_tokens=self.cached_tokens + cached_tokens,
         )
@@ -80,9 +80,9 @@ class Engine(Protocol):
 
     usage: EngineUsage
 
-    async def next_token_logprobs(
+    def next_token_logprobs(
         self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
-    ) -> list[float]:
+    ) -> Awaitable[list[float]]:
         """Natural log of each wanted token's probability to come next after `prompt`.
 
         The log-softmax is over the whole vocabulary and is taken from fp32 logits, at temperature 1.
@@ -118,18 +118,27 @@ class Engine(Protocol):
 
 
 def check_request(
-    prompt: Sequence[int], token_ids: Sequence[int], *, context_length: int, vocabulary_size: int
+    prompt: Sequence[int],
+    token_ids: Sequence[int],
+    *,
+    context_length: int,
+    vocabulary_size: int,
+    length: int | None = None,
 ) -> None:
     """Refuses what no engine can answer.
+
+    Args:
+        length: of the whole prompt, where `prompt` is but a part of it.
 
     Raises:
         UserError: the prompt is empty or longer than context_length - 1, or an id is not in the vocabulary.
     """
     if not prompt or not token_ids:
         raise UserError("the prompt and the wanted token ids must each hold at least one id; give both.")
-    if len(prompt) >= context_length:
+    length = len(prompt) if length is None else length
+    if length >= context_length:
         raise UserError(
-            f"the prompt has {len(prompt)} tokens, but this model reads {context_length - 1} before an answer. Shorten "
+            f"the prompt has {length} tokens, but this model reads {context_length - 1} before an answer. Shorten "
             f"it, or load the model with a longer context."
         )
     low, high = min(min(prompt), min(token_ids)), max(max(prompt), max(token_ids))

@@ -15,7 +15,7 @@ Source: 360Brew, arXiv 2501.16450, section 3; issue 2.
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brew_data.compiler import Entity, Past, Prefix, PromptCompiler
@@ -99,28 +99,30 @@ class Scorer:
         self.engine, self.compiler = engine, compiler
         self._trees = {task.name: _tree(compiler.labels(task)) for task in compiler.suite.tasks}
 
-    async def score_prompt(
-        self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int], shared: Shared | None = None
-    ) -> Scored:
+    async def score_prompt(self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int]) -> Scored:
         """Scores one prompt.
 
         Args:
             task: whose labels answer.
             prefix_ids: token ids of head and history.
             question_ids: token ids of the candidate's question, up to and including the answer cue.
-            shared: as `Engine.next_token_logprobs`.
 
         Raises:
             UserError: as `Engine.next_token_logprobs`.
         """
-        prompt = (*prefix_ids, *question_ids)
-        tree = self._trees[task.name]
-        answers = await asyncio.gather(
-            *(self.engine.next_token_logprobs(prompt + node, tokens, shared) for node, tokens in tree.items())
-        )
+        answers = await asyncio.gather(*self._calls(task, (*prefix_ids, *question_ids), None))
+        return self._scored(task, answers)
+
+    def _calls(self, task: TaskSpec, prompt: Ids, shared: Shared | None) -> Iterator[Awaitable[list[float]]]:
+        """One for each inner node of the labels' tree."""
+        for node, tokens in self._trees[task.name].items():
+            yield self.engine.next_token_logprobs(prompt + node, tokens, shared)
+
+    def _scored(self, task: TaskSpec, answers: Sequence[Sequence[float]]) -> Scored:
+        """From the answers to `_calls`, in their order."""
         logprob = {
             (*node, token): value
-            for (node, tokens), values in zip(tree.items(), answers, strict=True)
+            for (node, tokens), values in zip(self._trees[task.name].items(), answers, strict=True)
             for token, value in zip(tokens, values, strict=True)
         }
         totals = {
@@ -175,18 +177,19 @@ class Scorer:
         """
         each = len(self._trees[prompts.task.name])
         prefix = tuple(prompts.prefix.ids)
-        shared = Shared(ids=prefix + Shared.of([ids for ids, _ in prompts.questions]).ids)
-        first = len(prefix)  # counted with the first candidate that is scored
+        questions = [ids for ids, _ in prompts.questions]
+        shared = Shared(ids=prefix + Shared.of(questions).ids)
+        first = len(prefix)  # counted with the first answer
 
-        async def one(ids: Ids) -> Scored:
+        def on_done(place: int) -> None:
             nonlocal first
-            scored = await self.score_prompt(prompts.task, prefix, ids, shared)
             if on_scored is not None:
-                on_scored(first + each * len(ids))
+                on_scored(first + len(questions[place // each]))
             first = 0
-            return scored
 
-        scored = await together((one(ids) for ids, _ in prompts.questions), seconds=seconds)
+        calls = (call for ids in questions for call in self._calls(prompts.task, prefix + ids, shared))
+        answers = await together(calls, seconds=seconds, on_done=on_done)
+        scored = [self._whole(prompts.task, answers[i * each : (i + 1) * each]) for i in range(len(questions))]
         ranked = [
             RankedCandidate(id=id_, score=one.score, probabilities=one.probabilities)
             for id_, one in zip(prompts.ids, scored, strict=True)
@@ -199,6 +202,11 @@ class Scorer:
             prompt_tokens=len(prompts.prefix.ids) + sum(len(ids) for ids, _ in prompts.questions),
             tokens_dropped={id_: cut for id_, (_, cut) in zip(prompts.ids, prompts.questions, strict=True) if cut},
         )
+
+    def _whole(self, task: TaskSpec, answers: Sequence[list[float] | None]) -> Scored | None:
+        """None where an answer is missing."""
+        found = [one for one in answers if one is not None]
+        return self._scored(task, found) if len(found) == len(answers) else None
 
     async def rank(
         self,

@@ -17,7 +17,7 @@ import numpy as np
 
 from brew_serve.engine import Shared
 
-__all__ = ["Group", "ScoringQueue", "Send"]
+__all__ = ["Group", "ScoringQueue", "Send", "asked_tokens"]
 
 Ids = Sequence[int]
 # A group as it is sent: token ids (int32) of what its prompts begin with and of what each goes on with, how many those
@@ -74,13 +74,13 @@ class ScoringQueue:
         self._waiting: deque[_Call] = deque()
         self._sending: asyncio.Task | None = None
 
-    async def logprobs(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> list[float]:
-        """As `Engine.next_token_logprobs`. A call that is cancelled while it waits is not sent."""
+    def ask(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> "asyncio.Future[list[float]]":
+        """As `Engine.next_token_logprobs`. Cancelled while it waits, the prompt is not sent."""
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send_all())
-        return await answer
+        return answer
 
     async def _send_all(self) -> None:
         try:
@@ -121,3 +121,8 @@ class ScoringQueue:
             found[key].calls.append(call)
             prompts, tokens = prompts + 1, tokens + new
         return list(found.values())
+
+
+def asked_tokens(groups: Sequence[Group]) -> int:
+    """Tokens of all prompts, each counted whole."""
+    return sum(len(begins) // 4 * len(lengths) + sum(lengths) for begins, _, lengths, _ in groups)

@@ -24,8 +24,9 @@ import torch
 from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
+from brew_serve.cpu_norms import compiled_norms
 from brew_serve.prefix_blocks import NoRoom, PrefixBlocks
-from brew_serve.scoring_queue import Group
+from brew_serve.scoring_queue import Group, asked_tokens
 
 __all__ = ["ScoringWorker"]
 
@@ -134,8 +135,7 @@ class _Passes:
                     return None
                 answers += _answers(begun, torch.cat(here))
                 computed += sum(len(sequence.ids) for sequence in (*first, *then))
-        asked = sum(len(begins) // 4 * len(lengths) + sum(lengths) for begins, _, lengths, _ in groups)
-        return answers, asked - computed
+        return answers, asked_tokens(groups) - computed
 
     @contextmanager
     def _caches_in_place(self) -> Iterator[None]:
@@ -223,11 +223,14 @@ class _Passes:
                 positions=place,
             ),
         )
-        with set_forward_context(
-            dict.fromkeys(self._layers, about),
-            self._runner.vllm_config,
-            num_tokens=len(ids),
-            slot_mapping=dict.fromkeys(self._layers, slots),
+        with (
+            set_forward_context(
+                dict.fromkeys(self._layers, about),
+                self._runner.vllm_config,
+                num_tokens=len(ids),
+                slot_mapping=dict.fromkeys(self._layers, slots),
+            ),
+            compiled_norms(device),
         ):
             hidden: torch.Tensor = self._runner.model(input_ids=ids, positions=place)
         return hidden[torch.from_numpy(ends - 1).to(device)]

@@ -109,7 +109,8 @@ class TorchEngine:
             return int(logprobs.argmax())
         probabilities, tokens = (logprobs / sampling.temperature).softmax(-1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
-        kept = probabilities.where(before < sampling.top_p, 0.0)  # the likeliest is always kept
+        kept = probabilities.where(before < sampling.top_p, 0.0)
+        kept[0] = probabilities[0]  # always; a top_p that float32 cannot tell from 0 would leave none
         return int(tokens[self._torch.multinomial(kept, 1, generator=generator)])
 
     def _sizes(self) -> dict[str, int]:

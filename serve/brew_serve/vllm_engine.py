@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from brew_serve.engine import EngineUsage, Generated, Sampling, Shared, check_ge
 from brew_serve.engine_arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
 from brew_serve.engine_config import EngineConfig
 from brew_serve.rope import context_of
-from brew_serve.scoring_queue import Group, ScoringQueue
+from brew_serve.scoring_queue import Group, ScoringQueue, asked_tokens
 
 __all__ = ["VllmEngine"]
 
@@ -55,6 +55,7 @@ class VllmEngine:
         self.usage = EngineUsage()
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
+        self._looked_at: Shared | None = None
         self._queue: ScoringQueue | None = None
         if "worker_extension_cls" in arguments:
             most = {"prompts": arguments["max_num_seqs"], "tokens": arguments["max_num_batched_tokens"]}
@@ -65,24 +66,29 @@ class VllmEngine:
         finally:  # its sockets are connected, so that nothing remains to be cleaned up should we be killed
             shutil.rmtree(self._notes, ignore_errors=True)
 
-    async def next_token_logprobs(
+    def next_token_logprobs(
         self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
-    ) -> list[float]:
-        check_request(
-            prompt,
-            token_ids,
-            context_length=self.context_length,
-            vocabulary_size=self.vocabulary_size,
-        )
-        if shared is not None and tuple(prompt[: len(shared.ids)]) != shared.ids:
-            raise ValueError("the prompt does not begin with the tokens that it is said to share")
+    ) -> Awaitable[list[float]]:
+        sizes = {"context_length": self.context_length, "vocabulary_size": self.vocabulary_size}
+        if shared is None:
+            check_request(prompt, token_ids, **sizes)
+        else:  # what many prompts share is looked at once
+            start = len(shared.ids)
+            if tuple(prompt[:start]) != shared.ids:
+                raise ValueError("the prompt does not begin with the tokens that it is said to share")
+            if shared is not self._looked_at:
+                check_request(shared.ids or prompt, token_ids, **sizes)
+                self._looked_at = shared
+            check_request(prompt[start:] or prompt, token_ids, **sizes, length=len(prompt))
         if self._queue is not None:
-            logprobs = await self._queue.logprobs(prompt, token_ids, shared)
-            self.usage = self.usage.plus(prompt_tokens=len(prompt))
-            return logprobs
+            return self._queue.ask(prompt, token_ids, shared)
+        return self._scheduled(prompt, token_ids)
+
+    async def _scheduled(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+        """By vLLM's scheduler, in requests of one token."""
         if len(token_ids) > _MOST_IDS:
             parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
-            answers = await asyncio.gather(*(self.next_token_logprobs(prompt, part, shared) for part in parts))
+            answers = await asyncio.gather(*(self._scheduled(prompt, part) for part in parts))
             return [value for answer in answers for value in answer]
         output = await self._run(prompt, self._params(tuple(token_ids)))
         found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
@@ -124,7 +130,11 @@ class VllmEngine:
         finally:
             call.cancel()
         answers, cached = next(one for one in workers if one is not None)
-        self.usage = replace(self.usage, cached_tokens=self.usage.cached_tokens + cached)
+        self.usage = self.usage.plus(
+            prompts=sum(len(lengths) for _, _, lengths, _ in groups),
+            prompt_tokens=asked_tokens(groups),
+            cached_tokens=cached,
+        )
         return answers
 
     async def _run(self, prompt: Sequence[int], params: Any) -> Any:

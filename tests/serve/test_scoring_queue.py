@@ -41,7 +41,7 @@ def made(engine: Sums, *, prompts: int = 100, tokens: int = 1000) -> ScoringQueu
 
 
 async def ask(queue: ScoringQueue, *prompts: Sequence[int], shared: Shared | None = None) -> list[list[float]]:
-    return await asyncio.gather(*(queue.logprobs(prompt, (1, 2), shared) for prompt in prompts))
+    return await asyncio.gather(*(queue.ask(prompt, (1, 2), shared) for prompt in prompts))
 
 
 async def test_calls_that_share_go_in_one_group_with_what_they_share_once() -> None:
@@ -99,9 +99,9 @@ async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> Non
     engine = Sums()
     queue = made(engine)
     engine.go.clear()
-    calls = [asyncio.create_task(queue.logprobs((n,), (1,), None)) for n in range(1, 4)]
+    calls = [queue.ask((n,), (1,), None) for n in range(1, 4)]
     await asyncio.sleep(0.01)  # all are under way
-    late = [asyncio.create_task(queue.logprobs((n,), (1,), None)) for n in range(4, 7)]
+    late = [queue.ask((n,), (1,), None) for n in range(4, 7)]
     await asyncio.sleep(0.01)
     calls[0].cancel()
     late[1].cancel()
@@ -116,7 +116,7 @@ async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> Non
 async def test_a_pass_that_fails_fails_its_own_calls_only() -> None:
     engine = Sums(failing=1)
     queue = made(engine, prompts=2)
-    found = await asyncio.gather(*(queue.logprobs((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
+    found = await asyncio.gather(*(queue.ask((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
     assert [str(one) for one in found[:2]] == ["the engine failed"] * 2
     assert found[2:] == [[3.0], [4.0]]
     assert await ask(queue, (8,)) == [[8.0, 16.0]]
