@@ -55,14 +55,32 @@ def vllm(version: LoadedVersion, collected: None) -> Iterator[Engine]:
 
     engine = VllmEngine(version.folder, version.engine)
     yield engine
+    cores = engine_cores()
     engine.close()
     engine.close()  # harmless
-    assert engine_cores() == set()
+    assert len(engine_cores()) == len(cores) - 1
 
 
-@pytest.fixture(params=["torch", pytest.param("vllm", marks=pytest.mark.real)])
+@pytest.fixture(scope="module")
+def scheduled(version: LoadedVersion, collected: None) -> Iterator[Engine]:
+    """vLLM as on a GPU: its scheduler takes a request for each prompt."""
+    from brew_serve.vllm_engine import VllmEngine
+
+    engine = VllmEngine(version.folder, EngineConfig(passes=False, kv_cache_bytes=64 * 2**20))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(
+    params=[
+        "reference",
+        pytest.param("vllm", marks=pytest.mark.real),
+        pytest.param("scheduled", marks=pytest.mark.real),
+    ]
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return request.getfixturevalue({"torch": "reference", "vllm": "vllm"}[request.param])
+    found: Engine = request.getfixturevalue(request.param)
+    return found
 
 
 def engine_cores() -> set[psutil.Process]:
@@ -164,15 +182,15 @@ async def test_an_engine_counts_what_it_reads(engine: Engine) -> None:
 
 
 async def test_what_is_cancelled_is_not_computed(engine: Engine) -> None:
+    before = engine.usage.prompts
     calls = [asyncio.ensure_future(engine.next_token_logprobs([8, n, *range(10, 360)], [7])) for n in range(300)]
     await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     for call in calls:
         call.cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(answer, asyncio.CancelledError) for answer in answers)
-    done = engine.usage.prompts
     assert len(await engine.next_token_logprobs(PROMPT, [7])) == 1  # and the engine goes on
-    assert engine.usage.prompts == done + 1
+    assert engine.usage.prompts - before < 100, "only what was being computed already is computed to its end"
 
 
 async def test_a_loaded_engine_is_well(engine: Engine) -> None:
