@@ -41,6 +41,39 @@ class _Call:
         return min(len(self.shared.ids), len(self.prompt) - 1) if self.shared else len(self.prompt) - 1
 
 
+@dataclass(eq=False, kw_only=True)
+class _Run:
+    """Calls that were made one after the other and share the same, or one that shares nothing."""
+
+    shared: Shared | None
+    calls: list[_Call]
+
+    def drop_cancelled(self) -> None:
+        """Calls that nobody waits for any more."""
+        self.calls = [call for call in self.calls if not call.answer.done()]
+
+    def fitting(self, *, prompts: int, tokens: int) -> tuple[int, int]:
+        """How many of its calls, from the first on, there is room for, and the tokens that they take."""
+        taken = 0
+        for count, call in enumerate(self.calls[: max(0, prompts)]):
+            new = len(call.prompt) - (call.begins if count else 0)  # what it shares is counted once
+            if taken + new > tokens:
+                return count, taken
+            taken += new
+        return min(len(self.calls), max(0, prompts)), taken
+
+    def take(self, count: int) -> list["_Together"]:
+        """The first calls, in groups that can be sent; they wait no longer."""
+        found: dict[tuple[tuple[int, ...], int], _Together] = {}
+        for call in self.calls[:count]:
+            key = (call.token_ids, call.begins)
+            if key not in found:
+                found[key] = _Together(begins=call.prompt[: call.begins])
+            found[key].calls.append(call)
+        del self.calls[:count]
+        return list(found.values())
+
+
 @dataclass(kw_only=True)
 class _Together:
     """Calls of a pass that begin with the same tokens and want the same ones."""
@@ -71,13 +104,17 @@ class ScoringQueue:
 
     def __init__(self, send: Send, *, prompts: int, tokens: int) -> None:
         self._send, self._prompts, self._tokens = send, prompts, tokens
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Run] = deque()
         self._sending: asyncio.Task | None = None
 
     def ask(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> "asyncio.Future[list[float]]":
         """As `Engine.next_token_logprobs`. Cancelled while it waits, the prompt is not sent."""
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer))
+        call = _Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer)
+        if shared is not None and self._waiting and self._waiting[-1].shared is shared:
+            self._waiting[-1].calls.append(call)
+        else:
+            self._waiting.append(_Run(shared=shared, calls=[call]))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send_all())
         return answer
@@ -102,25 +139,21 @@ class ScoringQueue:
             self._sending = None
 
     def _take(self) -> list[_Together]:
-        """The calls of the next pass; none when nobody waits."""
-        found: dict[tuple, _Together] = {}
+        """The calls of the next pass; none when nobody waits. A run is split only where it is too long for any pass."""
+        found: list[_Together] = []
         prompts = tokens = 0
-        while self._waiting and prompts < self._prompts:
-            call = self._waiting[0]
-            if call.answer.done():  # cancelled
-                self._waiting.popleft()
-                continue
-            begins = call.begins
-            key = (id(call.shared) if call.shared else id(call), call.token_ids, begins)
-            new = len(call.prompt) - (begins if key in found else 0)
-            if prompts and tokens + new > self._tokens:
+        while self._waiting:
+            run = self._waiting[0]
+            run.drop_cancelled()
+            count, taken = run.fitting(prompts=self._prompts - prompts, tokens=self._tokens - tokens)
+            if count < len(run.calls):
+                if not found:
+                    found = run.take(max(1, count))
                 break
             self._waiting.popleft()
-            if key not in found:
-                found[key] = _Together(begins=call.prompt[:begins])
-            found[key].calls.append(call)
-            prompts, tokens = prompts + 1, tokens + new
-        return list(found.values())
+            found += run.take(count)
+            prompts, tokens = prompts + count, tokens + taken
+        return found
 
 
 def asked_tokens(groups: Sequence[Group]) -> int:

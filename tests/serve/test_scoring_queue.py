@@ -81,6 +81,19 @@ async def test_a_pass_holds_no_more_than_it_may_and_the_rest_follows_in_order() 
     assert [[own for _, own, _ in one] for one in engine.passes] == [[[[0], [1], [2]]], [[[3]]]]
 
 
+async def test_calls_that_share_are_not_torn_apart_where_a_pass_can_hold_them() -> None:
+    engine = Sums()
+    queue = made(engine, prompts=5)
+    first, second, third = Shared(ids=(1,)), Shared(ids=(2,)), Shared(ids=(3,))
+    calls = [queue.ask((1, n), (1,), first) for n in range(3)]
+    calls += [queue.ask((2, n), (1,), second) for n in range(3)]
+    calls += [queue.ask((3, n), (1,), third) for n in range(7)]
+    assert [row for row, *_ in await asyncio.gather(*calls)] == [1, 2, 3, 2, 3, 4, 3, 4, 5, 6, 7, 8, 9]
+    assert [[(begins, len(own)) for begins, own, _ in one] for one in engine.passes] == [
+        [([1], 3)], [([2], 3)], [([3], 5)], [([3], 2)],
+    ]  # fmt: skip
+
+
 async def test_what_comes_during_a_pass_goes_together_in_the_next() -> None:
     engine = Sums()
     queue = made(engine)
