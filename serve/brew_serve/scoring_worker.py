@@ -68,14 +68,35 @@ class _Sequence:
 
 @dataclass(kw_only=True)
 class _Begun:
-    """A group whose beginning is as far in the cache as it should be before its prompts go on."""
+    """A group, and how far its beginning is in the cache before its prompts go on."""
 
     begins: np.ndarray  # int32
     own: list[np.ndarray]  # int32, of each prompt
     wanted: list[int]
     blocks: list[int]  # of the beginning's full blocks
+    full: int  # tokens in them
     start: int  # tokens of the beginning that the prompts need not compute
-    tail: int | None  # the block with those of them that fill none
+    tail: int | None = None  # the block with those of them that fill none
+
+    @property
+    def gains(self) -> bool:
+        """Whether its beginning had better be computed for all of its prompts before them."""
+        others, rest = len(self.own) - 1, len(self.begins) - self.full
+        return others > 0 and (self.start < self.full or others * rest >= _FORWARD_TOKENS)
+
+    def go_ahead(self, tail: int) -> _Sequence | None:
+        """What is to be computed of the beginning before the prompts; None where nothing is.
+
+        Args:
+            tail: a block that holds what fills none, where it is worth while.
+        """
+        start, blocks, end = self.start, self.blocks, self.full
+        if self.gains:
+            end = len(self.begins)
+            if end > self.full:
+                self.tail, blocks = tail, [*blocks, tail]
+        self.start = end
+        return _Sequence(ids=self.begins[start:end], start=start, blocks=blocks) if start < end else None
 
     def sequences(self) -> list[_Sequence]:
         """What is left to compute of each prompt."""
@@ -154,7 +175,6 @@ class _Passes:
     def _begin(self, groups: Sequence[Group]) -> tuple[list[_Begun], list[_Sequence]]:
         """As many groups, from the first on, as there is room for, and what is to be computed before their prompts."""
         begun: list[_Begun] = []
-        first: list[_Sequence] = []
         self._prefixes.release()
         for begins, own, lengths, wanted in groups[: self._most_prompts]:
             ids = np.frombuffer(begins, np.int32)
@@ -164,16 +184,14 @@ class _Passes:
                 if not begun:
                     raise
                 break
-            cached, full, prompts = known * self._size, len(blocks) * self._size, len(lengths)
-            start, tail = cached, None
-            if prompts > 1 and (cached < full or (prompts - 1) * (len(ids) - full) >= _FORWARD_TOKENS):
-                start, tail = len(ids), len(begun) if len(ids) > full else None
-                if cached < len(ids):
-                    held = blocks if tail is None else [*blocks, tail]
-                    first.append(_Sequence(ids=ids[cached:], start=cached, blocks=held))
             parts = np.split(np.frombuffer(own, np.int32), np.cumsum(lengths)[:-1])
-            begun.append(_Begun(begins=ids, own=parts, wanted=wanted, blocks=blocks, start=start, tail=tail))
-        return begun, first
+            full, start = len(blocks) * self._size, known * self._size
+            begun.append(_Begun(begins=ids, own=parts, wanted=wanted, blocks=blocks, full=full, start=start))
+        if not any(one.gains for one in begun):  # each prompt computes what is missing, and full blocks are kept of it
+            return begun, []
+        # One may begin with blocks that another fills, so all blocks are filled before any prompt goes on.
+        first = [one.go_ahead(tail) for tail, one in enumerate(begun)]
+        return begun, [sequence for sequence in first if sequence is not None]
 
     def _forwards(self, sequences: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
         """Parts that one forward can compute."""

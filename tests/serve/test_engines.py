@@ -333,6 +333,22 @@ async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
 
 
 @pytest.mark.real
+async def test_prompts_of_a_pass_may_begin_with_what_another_of_them_computes(vllm: Engine, reference: Engine) -> None:
+    draw = random.Random(11)
+    for _ in range(12):
+        long = [draw.randrange(2, 300) for _ in range(300)]
+        calls: list[tuple[list[int], Shared | None]] = []
+        for _ in range(draw.randrange(2, 6)):  # alone, or several that share, all with parts of the same beginning
+            begins = long[: draw.randrange(1, 300)]
+            count = draw.choice([1, 1, 2, 12])
+            together = group([], begins) if count > 1 else None
+            calls += [([*begins, *(draw.randrange(2, 300) for _ in range(n + 1))], together) for n in range(count)]
+        found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30], one) for prompt, one in calls))
+        for (prompt, _), one in zip(calls, found, strict=True):
+            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+
+
+@pytest.mark.real
 async def test_who_is_cancelled_holds_up_nobody_with_whom_it_shares(vllm: Engine, reference: Engine) -> None:
     shared = [3 + (5 * i) % 290 for i in range(75)]
     prompts = sharing(shared, 40, seed=1)
