@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ from bench.machine import machine
 from bench.serve.load import Timing, at_once, at_random, items_per_second, percentile
 from bench.serve.result import FIGURES as SERVE_FIGURES
 from bench.serve.result import figures as serve_figures
+from bench.serve.workload import WORKLOADS, RequestMaker, write_random_version
 from bench.train.__main__ import blocked
 from bench.train.contenders import CONTENDERS, DEFAULT, OPPONENTS, SWEEP, median_speed, run_contender, run_module, speed
 from bench.train.job import Job
 from bench.train.recovery import bitwise_kills, plan_kills, recoveries
 from bench.train.result import FIGURES, Result, table
 from bench.train.workload import CONTEXT, LONGEST, SHORTEST, VOCABULARY, make_workload
+
+from brew_data.tasks import load_suite
+from brew_serve.version import load_version
 
 
 def row(step: int, *, attempt: str = "a", time: float = 0.0, loss: float = 1.0, **fields: Any) -> dict[str, Any]:
@@ -224,3 +229,16 @@ def test_serving_figures_are_medians_of_pairs_and_rounds() -> None:
     assert (found["items_per_second"], found["ratio_best"], found["ratio_default"]) == (300.0, 2.4, 6.0)
     assert found["p50_ms"] == pytest.approx(200)
     assert found["p99_over_p50_at_70"] == pytest.approx(2.5, rel=0.01)
+
+
+def test_the_random_model_can_be_asked_both_workloads(tmp_path: Path) -> None:
+    like = SimpleNamespace(suite=load_suite("economic_graph"))
+    parameters = write_random_version(tmp_path / "version", like)  # type: ignore[arg-type]
+    assert 25e6 < parameters < 35e6
+    version = load_version(tmp_path / "version")
+    for name, sizes in WORKLOADS.items():
+        (request,) = RequestMaker(version, sizes).make(1)
+        assert len(request.labels) == 2, name
+        assert len(request.questions) == sizes.candidates
+        assert all(len(question) >= sizes.candidate for question in request.questions)
+        assert len(request.prefix) > sizes.history // 2

@@ -7,6 +7,7 @@ tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the 
 one word again and again: a repeated token would make every prefix cache look perfect.
 """
 
+import itertools
 import json
 import string
 from dataclasses import dataclass
@@ -131,10 +132,10 @@ class RequestMaker:
     def _candidate(self, profile: dict[str, str]) -> dict[str, str]:
         """Fields that make a question of the wanted length, or the first length above it."""
         fields = self._fields(self.suite.entities[self.task.entity_type])
-        first = next(iter(fields))
+        names = itertools.cycle(fields)  # no field may be longer than the service takes
         wanted = min(self.sizes.candidate, self.compiler.format.question_tokens)  # no question is longer than that
         while len(self._question(profile, fields)) < wanted:
-            fields[first] += " " + draw_words(self._words, self._random, 1)[0]
+            fields[next(names)] += " " + draw_words(self._words, self._random, 1)[0]
         return fields
 
     def _question(self, profile: dict[str, str], fields: dict[str, str]) -> tuple[int, ...]:
@@ -155,7 +156,8 @@ def write_random_version(folder: Path, like: LoadedVersion) -> int:
     folder.mkdir(parents=True)
     random = np.random.default_rng(SEED)
     texts = (" ".join(draw_words(vocabulary(), random, 400)) for _ in range(300))
-    labels = " ".join(action.label for task in like.suite.tasks for action in task.actions)
+    # A line each, as answers are encoded: RequestMaker needs a task whose labels are single tokens
+    labels = "\n".join(action.label for task in like.suite.tasks for action in task.actions)
     tokenizer = train_tokenizer([*texts, *[labels] * 300], vocabulary_size=VOCABULARY)
     torch.manual_seed(SEED)
     lm = MixtralForCausalLM(
