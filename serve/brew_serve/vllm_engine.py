@@ -116,19 +116,27 @@ class VllmEngine:
         )
 
     async def _score(self, groups: list[Group]) -> list[bytes]:
-        """One pass. vLLM leaves a call unanswered when its process ends, so that is watched for."""
+        """One pass.
+
+        vLLM leaves a call unanswered when its process ends, so that is watched for. Its client has also been seen to
+        sleep on an answer that had arrived; the answer to another call wakes it, so one is asked for now and then.
+        """
         self.check()
         call = asyncio.ensure_future(self._llm.collective_rpc("score_prompts", args=(groups,)))
+        wakes: list[asyncio.Future[Any]] = []
         try:
-            while not (await asyncio.wait([call], timeout=_WATCH_SECONDS))[0]:
+            while not (await asyncio.wait([call], timeout=min(1.0, _WATCH_SECONDS * (1 + len(wakes)))))[0]:
                 self.check()
+                wakes.append(asyncio.ensure_future(self._llm.is_sleeping()))
+                wakes[-1].add_done_callback(lambda wake: wake.cancelled() or wake.exception())  # of no interest
             workers: list[tuple[list[bytes], int] | None] = call.result()
         except BrewError:
             raise
         except Exception as error:
             raise BrewError(_died(error, self._notes)) from error
         finally:
-            call.cancel()
+            for one in (call, *wakes):
+                one.cancel()
         answers, cached = next(one for one in workers if one is not None)
         self.usage = self.usage.plus(
             prompts=sum(len(lengths) for _, _, lengths, _ in groups),
