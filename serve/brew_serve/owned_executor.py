@@ -59,8 +59,7 @@ class _FailureNote(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not self._path.exists():
-            self._path.parent.mkdir(exist_ok=True)  # the owner removes it once the engine has started
+        if error is not None and self._path.parent.exists() and not self._path.exists():
             self._path.write_text(json.dumps({"type": type(error).__name__, "message": str(error)}))
 
 

@@ -63,8 +63,9 @@ class VllmEngine:
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
         try:
             self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
-        finally:  # its sockets are connected, so that nothing remains to be cleaned up should we be killed
+        except BaseException:
             shutil.rmtree(self._notes, ignore_errors=True)
+            raise
 
     def next_token_logprobs(
         self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
@@ -116,27 +117,19 @@ class VllmEngine:
         )
 
     async def _score(self, groups: list[Group]) -> list[bytes]:
-        """One pass.
-
-        vLLM leaves a call unanswered when its process ends, so that is watched for. Its client has also been seen to
-        sleep on an answer that had arrived; the answer to another call wakes it, so one is asked for now and then.
-        """
+        """One pass. vLLM leaves a call unanswered when its process ends, so that is watched for."""
         self.check()
         call = asyncio.ensure_future(self._llm.collective_rpc("score_prompts", args=(groups,)))
-        wakes: list[asyncio.Future[Any]] = []
         try:
-            while not (await asyncio.wait([call], timeout=min(1.0, _WATCH_SECONDS * (1 + len(wakes)))))[0]:
+            while not (await asyncio.wait([call], timeout=_WATCH_SECONDS))[0]:
                 self.check()
-                wakes.append(asyncio.ensure_future(self._llm.is_sleeping()))
-                wakes[-1].add_done_callback(lambda wake: wake.cancelled() or wake.exception())  # of no interest
             workers: list[tuple[list[bytes], int] | None] = call.result()
         except BrewError:
             raise
         except Exception as error:
             raise BrewError(_died(error, self._notes)) from error
         finally:
-            for one in (call, *wakes):
-                one.cancel()
+            call.cancel()
         answers, cached = next(one for one in workers if one is not None)
         self.usage = self.usage.plus(
             prompts=sum(len(lengths) for _, _, lengths, _ in groups),

@@ -449,6 +449,37 @@ async def test_damaged_weights_are_refused_with_vllms_own_reason(version_folder:
     assert engine_cores() == before
 
 
+LATE = """
+    import threading, time
+
+    run = threading.Thread.run
+
+    def run_late(thread):
+        if "process_output_sockets" in thread.name:
+            time.sleep(2)
+        run(thread)
+
+    threading.Thread.run = run_late
+"""
+
+
+@pytest.mark.real
+async def test_an_engine_that_connects_late_is_heard_all_the_same(
+    version_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(LATE))  # read by each Python that starts
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    engine = VllmEngine(version_folder)
+    try:
+        assert len(await asyncio.wait_for(engine.next_token_logprobs(PROMPT, [7]), 30)) == 1
+        notes = engine._notes
+    finally:
+        engine.close()
+    assert not notes.exists()
+
+
 OWNER = """
     import sys, time
     from pathlib import Path
@@ -479,7 +510,6 @@ async def test_the_engines_processes_die_with_an_owner_that_is_killed(
     )
     assert owner.stdout is not None
     notes = Path(next(line for line in owner.stdout if line.startswith("ready")).split()[1])
-    assert not notes.exists(), "nothing may be left on the disk while the engine runs"
     children = psutil.Process(owner.pid).children(recursive=True)
     assert any("EngineCor" in child.name() for child in children)
     assert sum("Worker_TP" in child.name() for child in children) == (workers if workers > 1 else 0)
