@@ -13,6 +13,8 @@ from brew_train import parity
 from brew_train.attention import varlen_attention
 from brew_train.gpu_check import TINY, main
 from brew_train.losses import fused_cross_entropy
+from brew_train.shards import ShardWriter
+from brew_train.world import World
 
 CPU = torch.device("cpu")
 FORBIDDEN = ("ray", "pyarrow", "rich", "psutil", "pydantic", "pandas", "sklearn", "typer")
@@ -21,7 +23,7 @@ import sys
 for name in {FORBIDDEN}:
     sys.modules[name] = None
 from brew_train.gpu_check import main
-sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--out", sys.argv[1]]))
+sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--rows", "2", "--commit", "--out", sys.argv[1]]))
 """
 
 
@@ -40,7 +42,9 @@ def test_it_runs_with_nothing_but_what_it_names(tmp_path: Path) -> None:
     for speed in report["speeds"]:
         assert speed["tokens_per_second"] > 0
         assert speed["last_loss"] < speed["first_loss"]
-        assert speed["steps"] == 6
+        assert (speed["steps"], speed["tokens"]) == (6, 128)
+        assert speed["commit_bytes"] > 12 * speed["parameters"]  # float32 weights, and the optimizer's two
+        assert 0 < speed["commit_blocked_seconds"] < speed["commit_seconds"]
         assert speed["predicted_bytes"] > 16 * speed["parameters"]  # weights, gradients, and the optimizer's two
         assert speed["name"] in done.stdout
 
@@ -69,6 +73,21 @@ def test_a_forgotten_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(parity, "fused_cross_entropy", unweighted)
     assert not parity.check_loss(TINY, CPU, torch.float32, liger=False).passed
+
+
+def test_a_commit_that_mixes_steps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(device=CPU)
+    assert parity.check_restore(TINY, world).passed
+
+    def later(shards: ShardWriter, tensors: dict[str, torch.Tensor]) -> Any:
+        plan = stage(shards, tensors)
+        for name in list(tensors)[::2]:
+            shards._buffers[name] += 1e-6
+        return plan
+
+    stage = ShardWriter.stage
+    monkeypatch.setattr(ShardWriter, "stage", later)
+    assert not parity.check_restore(TINY, world).passed
 
 
 def test_no_number_never_passes() -> None:

@@ -8,6 +8,7 @@ tokens, H query heads, G key/value heads, D head size.
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from brew_platform.errors import UserError
 __all__ = ["ATTENTION", "register_attention", "varlen_attention"]
 
 ATTENTION = "brew_varlen"  # transformers makes no mask for a name that it has no mask function for
+# PyTorch 2.11, which a lent GPU may come with, shares key heads among query heads without being asked.
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 # How a row is split into documents is data, not shape, so it cannot be compiled.
@@ -109,7 +112,7 @@ def _flash(
         longest,
         scale=scaling,
         window_size=(-1, 0),  # causal
-        enable_gqa=query_THD.shape[1] != key_TGD.shape[1],
+        **(_GROUPED if query_THD.shape[1] != key_TGD.shape[1] else {}),
     )
     assert isinstance(out_THD, torch.Tensor)  # no auxiliary output was asked for
     return out_THD

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from brew_platform.errors import UserError
 from brew_train.losses import uses_liger
-from brew_train.parity import Check, Scale, check_attention, check_loss, check_steps
+from brew_train.parity import Check, Scale, check_attention, check_loss, check_restore, check_steps
 from brew_train.speed import Speed, candidates, measure
 from brew_train.world import World
 
@@ -40,11 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="tiny models; runs without a GPU, too")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each model (20)")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them (5)")
+    parser.add_argument("--rows", type=int, default=1, help="rows of 16,384 tokens in a step, one after the other (1)")
+    parser.add_argument("--commit", action="store_true", help="time a commit of each model, too; needs 40 GB of disk")
     parser.add_argument("--compile", action="store_true", help="compile the decoder layers of the timed models")
     parser.add_argument("--out", type=Path, default=Path("bench/out/gpu.json"), help="the JSON (bench/out/gpu.json)")
     options = parser.parse_args(arguments)
     try:
-        report = gpu_check(tiny=options.tiny, steps=options.steps, warmup=options.warmup, compile=options.compile)
+        report = gpu_check(
+            tiny=options.tiny, steps=options.steps, warmup=options.warmup, compile=options.compile, rows=options.rows,
+            commit=options.commit,
+        )  # fmt: skip
     except UserError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2
@@ -54,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report["passed"] else 1
 
 
-def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool) -> dict[str, Any]:
+def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, commit: bool) -> dict[str, Any]:
     """Runs all comparisons and timings, printing each as it is done.
 
     Returns:
@@ -72,7 +77,7 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool) -> dict[str
         raise UserError("liger-kernel is not installed, whose losses are checked: pip install liger-kernel.")
     scale = TINY if tiny else FULL
     with tempfile.TemporaryDirectory() as folder:
-        timed = candidates(Path(folder), tiny=tiny, compile=compile)
+        timed = candidates(Path(folder), tiny=tiny, compile=compile, rows=rows)
         predicted = [candidate.predicted_peak() for candidate in timed]  # before there is a process group
         with _one_process() as world:
             where = _where(world.device)
@@ -82,9 +87,9 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool) -> dict[str
             checks = [_shown(check_attention(scale, world.device, dtype))]
             for liger in (False, True) if uses_liger(world.device) else (False,):
                 checks.append(_shown(check_loss(scale, world.device, dtype, liger=liger)))
-            checks.append(_shown(check_steps(scale, world)))
+            checks += [_shown(check(scale, world)) for check in (check_steps, check_restore)]
             speeds = [
-                _timed(measure(candidate, world, steps=steps, warmup=warmup, predicted=peak))
+                _timed(measure(candidate, world, steps=steps, warmup=warmup, predicted=peak, commit=commit))
                 for candidate, peak in zip(timed, predicted, strict=True)
             ]
     return {
@@ -128,7 +133,7 @@ def _where(device: torch.device) -> dict[str, Any]:
 
 def _shown(check: Check) -> Check:
     verdict = "ok" if check.passed else "FAILED"
-    print(f"  {check.name:<30} error {check.error:.1e}  limit {check.limit:.0e}  {verdict}", flush=True)
+    print(f"  {check.name:<33} error {check.error:.1e}  limit {check.limit:.0e}  {verdict}", flush=True)
     return check
 
 
@@ -141,6 +146,12 @@ def _timed(speed: Speed) -> Speed:
         f"GB), loss {speed.first_loss:.2f} to {speed.last_loss:.2f}",
         flush=True,
     )
+    if speed.commit_bytes is not None:
+        print(
+            f"  {'':<34} a commit of {speed.commit_bytes / 1e9:.1f} GB blocks {speed.commit_blocked_seconds:.2f} s, is "
+            f"on the disk after {speed.commit_seconds:.1f} s",
+            flush=True,
+        )
     return speed
 
 

@@ -1,12 +1,13 @@
-"""What a device computes against plain references: attention, the loss, and whole steps.
+"""What a device computes against plain references: attention, the loss, whole steps, and a restored commit.
 
 Owns: the comparisons and their limits. Does not own: what is compared, which is the code that trains, or the device.
 Everything is drawn on the CPU from fixed seeds, so every machine compares the same numbers.
 Legend: T packed tokens, H query heads, G key/value heads, D head size, W hidden width, V vocabulary.
 """
 
-from collections.abc import Sequence
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,16 +17,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brew_train.attention import varlen_attention
 from brew_train.batches import Bin
+from brew_train.checkpoint import Commits
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig
 from brew_train.losses import NO_TARGET, fused_cross_entropy, token_log_probabilities, token_weights
-from brew_train.model import build_model
-from brew_train.optimizer import make_optimizer
+from brew_train.model import RankingLM, build_model
+from brew_train.optimizer import Optimizer, make_optimizer
 from brew_train.sharding import shard
 from brew_train.step import take_step
 from brew_train.weights import materialize
 from brew_train.world import World
 
-__all__ = ["Check", "Scale", "check_attention", "check_loss", "check_steps", "counting_bin"]
+__all__ = ["Check", "Scale", "check_attention", "check_loss", "check_restore", "check_steps", "counting_bin"]
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # bfloat16 keeps 8 bits: one rounding is up to 4e-3
 
@@ -117,30 +119,53 @@ def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger:
 
 def check_steps(scale: Scale, world: World) -> Check:
     """Losses and gradient norms of three steps in this world against float32 on the CPU."""
-    model = ModelConfig(
-        hidden_size=4 * scale.head_size, intermediate_size=4 * scale.head_size, layers=2, heads=4, kv_heads=2
-    )
-    stage = StageConfig(name="parity", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)
-    bins = [counting_bin(scale.longest, vocabulary=scale.vocabulary, seed=seed) for seed in range(6)]
-    here, there = (_train(model, stage, bins, scale, w) for w in (world, World(device=torch.device("cpu"))))
+    worlds = world, World(device=torch.device("cpu"))
+    runs = [_Run(scale, one) for one in worlds]
+    here, there = (torch.tensor([run.step(number) for number in range(3)]) for run in runs)
     limit = LIMITS[torch.bfloat16 if world.device.type == "cuda" else torch.float32]
     return Check(name="three steps against float32", error=distance(here, there), limit=limit)
 
 
-def _train(model: ModelConfig, stage: StageConfig, bins: Sequence[Bin], scale: Scale, world: World) -> torch.Tensor:
-    """Loss and gradient norm of each step."""
-    lm = build_model(model, vocabulary_size=scale.vocabulary, context_length=scale.longest)
-    shard(lm, world, ShardingConfig())
-    materialize(lm, model, world, seed=0)
-    lm.train()
-    optimizer = make_optimizer(lm, stage)
-    measured = []
-    for step in range(stage.steps):
-        done = take_step(
-            lm, optimizer, stage, bins, np.arange(2 * step, 2 * step + 2), world, sharding=ShardingConfig()
-        )
-        measured += [done.loss, done.grad_norm]
-    return torch.tensor(measured)
+def check_restore(scale: Scale, world: World) -> Check:
+    """Weights and optimizer of a commit, read into another run, against those it was made of: the same bits.
+
+    The first run goes on training while the commit is written.
+    """
+    first, second = (_Run(scale, world, seed=seed) for seed in (0, 1))
+    first.step(0)
+    wanted = {name: tensor.clone() for name, tensor in first.optimizer.tensors().items()}
+    with tempfile.TemporaryDirectory() as folder, Commits(Path(folder), keep=1, world=world) as commits:
+        commits.begin(first.optimizer.tensors(), {}, step=1, ledger=())
+        first.step(1)
+        commits.wait()
+        commit = commits.newest()
+        assert commit is not None
+        given = second.optimizer.tensors()
+        commits.read(commit, given)
+    errors = [0.0 if torch.equal(given[name], tensor) else 1.0 for name, tensor in wanted.items()]
+    return Check(name="a commit restored, tensors wrong", error=sum(errors), limit=0.0)
+
+
+class _Run:
+    """A small model in training on rows of its own."""
+
+    def __init__(self, scale: Scale, world: World, *, seed: int = 0) -> None:
+        size = 4 * scale.head_size
+        model = ModelConfig(hidden_size=size, intermediate_size=size, layers=2, heads=4, kv_heads=2)
+        self._stage = StageConfig(name="parity", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)
+        self._bins = [counting_bin(scale.longest, vocabulary=scale.vocabulary, seed=number) for number in range(6)]
+        self._world = world
+        self._lm: RankingLM = build_model(model, vocabulary_size=scale.vocabulary, context_length=scale.longest)
+        shard(self._lm, world, ShardingConfig())
+        materialize(self._lm, model, world, seed=seed)
+        self._lm.train()
+        self.optimizer: Optimizer = make_optimizer(self._lm, self._stage)
+
+    def step(self, number: int) -> tuple[float | None, float | None]:
+        """Loss and gradient norm."""
+        ids = np.arange(2 * number, 2 * number + 2)
+        done = take_step(self._lm, self.optimizer, self._stage, self._bins, ids, self._world, sharding=ShardingConfig())
+        return done.loss, done.grad_norm
 
 
 def document_lengths(tokens: int, *, longest: int, seed: int) -> list[int]:

@@ -1,9 +1,10 @@
-"""How fast one device trains: timed steps of two models of about a billion parameters.
+"""How fast one device trains: timed steps and commits of two models of about a billion parameters.
 
-Owns: the models, the rows that they read, and the clock. Does not own: the step, which is the one that trains.
+Owns: the models, the rows that they read, and the clock. Does not own: the step and the commit, which are training's.
 """
 
 import gc
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 from transformers import LlamaConfig
 
+from brew_train.checkpoint import Commits
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
 from brew_train.dry_run import dry_run
 from brew_train.flops import ModelSize, mfu, peak_flops
 from brew_train.model import build_model
-from brew_train.optimizer import make_optimizer
+from brew_train.optimizer import Optimizer, make_optimizer
 from brew_train.parity import counting_bin
 from brew_train.sharding import shard
 from brew_train.step import take_step
@@ -36,11 +38,12 @@ class Candidate:
     model: ModelConfig
     sharding: ShardingConfig
     vocabulary: int
-    context: int  # tokens in a row, which is one step
+    context: int  # tokens in a row
+    rows: int  # of a step, one after the other
 
     def predicted_peak(self) -> int:
         """Bytes that the dry run finds; it needs a process without a process group."""
-        stage = StageConfig(bins_per_step=1)
+        stage = StageConfig(bins_per_step=self.rows, micro_steps=self.rows)
         config = TrainConfig(model=self.model, sharding=self.sharding, stages=[stage], workers=1)
         return dry_run(config, gpus=1, vocabulary_size=self.vocabulary, context_length=self.context).peak.total
 
@@ -61,15 +64,19 @@ class Speed:
     predicted_bytes: int  # the dry run's
     first_loss: float
     last_loss: float
+    commit_bytes: int | None  # None where no commit was asked for
+    commit_blocked_seconds: float | None  # that training would have waited; of the second one, as all later ones are
+    commit_seconds: float | None  # until it was on the disk
 
 
-def candidates(folder: Path, *, tiny: bool, compile: bool) -> list[Candidate]:
+def candidates(folder: Path, *, tiny: bool, compile: bool, rows: int) -> list[Candidate]:
     """A dense model, which is a Llama and no mixture of one expert, and a mixture of experts.
 
     Args:
         folder: keeps the dense model's config.json, the one road to a model without experts.
         tiny: thousands of parameters instead of a billion.
         compile: the decoder layers.
+        rows: of a step; more of them share the cost of an update.
     """
     vocabulary, context = (97, 64) if tiny else (32_768, 16_384)
     dense = LlamaConfig(
@@ -96,17 +103,21 @@ def candidates(folder: Path, *, tiny: bool, compile: bool) -> list[Candidate]:
     models = {"dense": ModelConfig(init_from=str(folder)), "mixture of 8 experts, 2 per token": mixture}
     sharding = ShardingConfig(compile=compile)
     return [
-        Candidate(name=name, model=model, sharding=sharding, vocabulary=vocabulary, context=context)
+        Candidate(name=name, model=model, sharding=sharding, vocabulary=vocabulary, context=context, rows=rows)
         for name, model in models.items()
     ]
 
 
-def measure(candidate: Candidate, world: World, *, steps: int, warmup: int, predicted: int) -> Speed:
-    """Trains `candidate` on packed rows, each step on another one of eight.
+def measure(
+    candidate: Candidate, world: World, *, steps: int, warmup: int, predicted: int, commit: bool = False
+) -> Speed:
+    """Trains `candidate` on packed rows, each of eight in turn.
 
     Args:
         steps: that are timed, after `warmup` others.
         predicted: what `candidate.predicted_peak` said.
+        commit: whether two commits are made afterwards, in the temporary folder; they need three times the weights'
+            bytes twice there.
     """
     cuda = world.device.type == "cuda"
     if cuda:
@@ -115,7 +126,10 @@ def measure(candidate: Candidate, world: World, *, steps: int, warmup: int, pred
     shard(model, world, candidate.sharding)
     materialize(model, replace(candidate.model, init_from=None), world, seed=0)  # drawn: the folder has no weights
     model.train()
-    stage = StageConfig(steps=warmup + steps, bins_per_step=1, warmup_steps=max(1, warmup), learning_rate=3e-4)
+    stage = StageConfig(
+        steps=warmup + steps, bins_per_step=candidate.rows, micro_steps=candidate.rows, warmup_steps=max(1, warmup),
+        learning_rate=3e-4,
+    )  # fmt: skip
     optimizer = make_optimizer(model, stage)
     longest = candidate.context // LONGEST
     rows = [
@@ -128,8 +142,8 @@ def measure(candidate: Candidate, world: World, *, steps: int, warmup: int, pred
         if step == warmup:
             _wait(world.device)
             began = time.perf_counter()
-        number = np.array([step % len(rows)])
-        done.append(take_step(model, optimizer, stage, rows, number, world, sharding=candidate.sharding))
+        numbers = (np.arange(candidate.rows) + step * candidate.rows) % len(rows)
+        done.append(take_step(model, optimizer, stage, rows, numbers, world, sharding=candidate.sharding))
     _wait(world.device)
     seconds = time.perf_counter() - began
 
@@ -137,11 +151,13 @@ def measure(candidate: Candidate, world: World, *, steps: int, warmup: int, pred
     tokens = sum(result.tokens for result in timed)
     length = sum(result.document_length * result.tokens for result in timed) / tokens
     size = ModelSize.of(model.lm)
+    peak = torch.cuda.max_memory_allocated(world.device) if cuda else None
+    written, blocked, until_written = _commit(optimizer, world) if commit else (None, None, None)
     speed = Speed(
         name=candidate.name,
         parameters=size.total,
         active=size.active,
-        tokens=candidate.context,
+        tokens=candidate.context * candidate.rows,
         document_length=length,
         steps=steps,
         tokens_per_second=tokens / seconds,
@@ -151,16 +167,32 @@ def measure(candidate: Candidate, world: World, *, steps: int, warmup: int, pred
             peak=peak_flops(torch.cuda.get_device_name(world.device)) if cuda else None,
             devices=1,
         ),
-        peak_bytes=torch.cuda.max_memory_allocated(world.device) if cuda else None,
+        peak_bytes=peak,
         predicted_bytes=predicted,
         first_loss=done[0].loss or float("nan"),
         last_loss=done[-1].loss or float("nan"),
+        commit_bytes=written,
+        commit_blocked_seconds=blocked,
+        commit_seconds=until_written,
     )
     del model, optimizer
     gc.collect()  # FSDP2's modules and hooks refer to each other
     if cuda:
         torch.cuda.empty_cache()
     return speed
+
+
+def _commit(optimizer: Optimizer, world: World) -> tuple[int, float, float]:
+    """Bytes of the second of two commits, seconds that it blocks, and seconds until it is on the disk."""
+    with tempfile.TemporaryDirectory() as folder, Commits(Path(folder), keep=1, world=world) as commits:
+        for step in (1, 2):
+            _wait(world.device)
+            before, began = commits.blocked_seconds, time.perf_counter()
+            commits.begin(optimizer.tensors(), {}, step=step, ledger=())
+            blocked = commits.blocked_seconds - before
+            commits.wait()
+        seconds = time.perf_counter() - began
+        return sum(path.stat().st_size for path in Path(folder).glob("*/*.distcp")), blocked, seconds
 
 
 def _wait(device: torch.device) -> None:
