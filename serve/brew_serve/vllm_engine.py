@@ -78,7 +78,7 @@ class VllmEngine:
             if tuple(prompt[:start]) != shared.ids:
                 raise ValueError("the prompt does not begin with the tokens that it is said to share")
             if shared is not self._looked_at:
-                check_request(shared.ids or prompt, token_ids, **sizes)
+                check_request(shared.ids or prompt, token_ids, **sizes, length=len(prompt))
                 self._looked_at = shared
             check_request(prompt[start:] or prompt, token_ids, **sizes, length=len(prompt))
         if self._queue is not None:

@@ -1,6 +1,7 @@
 """One tiny random model with its tokenizer and suite, written once; and an engine that needs no model."""
 
 import contextlib
+import gc
 import math
 import os
 import pwd
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from brew_data.tables import TIMESTAMP, Tables
 from brew_data.tasks import Action, HistoryPolicy, TaskSpec, TaskSuite
 from brew_data.tokenizer import Tokenizer, train_tokenizer
 from brew_serve.context import MemberContext
-from brew_serve.engine import EngineUsage, Generated, Sampling, Shared
+from brew_serve.engine import Engine, EngineUsage, Generated, Sampling, Shared
 from brew_serve.service import RankService
 from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion, load_version, write_suite_files
 
+from .engine_processes import engine_cores
 from .nearline_plane import Plane
 
 CONTEXT_LENGTH = 384
@@ -361,3 +364,28 @@ def redis_url(redis_binary: tuple[str, str], tmp_path_factory: pytest.TempPathFa
     server = RedisServer(redis_binary, tmp_path_factory.mktemp("redis"))
     yield server.url
     server.kill()
+
+
+@pytest.fixture(scope="module")
+def collected() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def reference(version_folder: Path) -> TorchEngine:
+    return TorchEngine(version_folder)
+
+
+@pytest.fixture(scope="module")
+def vllm(version: LoadedVersion, collected: None) -> Iterator[Engine]:
+    from brew_serve.vllm_engine import VllmEngine
+
+    engine = VllmEngine(version.folder, version.engine)
+    yield engine
+    cores = engine_cores()
+    engine.close()
+    engine.close()  # harmless
+    assert len(engine_cores()) == len(cores) - 1

@@ -1,0 +1,151 @@
+"""vLLM's process: models that it cannot load are refused with the reason, and it never outlives its owner."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from brew_platform.errors import UserError
+from brew_serve.engine_config import EngineConfig
+from brew_serve.torch_engine import TorchEngine
+
+from .engine_processes import engine_cores
+
+# One loop for the module: vLLM's engine takes calls from one event loop.
+# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in this module.
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
+    pytest.mark.usefixtures("collected"),
+]
+
+
+async def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, version_folder: Path) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    for make in (TorchEngine, VllmEngine):
+        with pytest.raises(UserError, match="holds no model"):
+            make(tmp_path)
+    shutil.copy(version_folder / "config.json", tmp_path)
+    with pytest.raises(UserError, match="holds no weights"):
+        VllmEngine(tmp_path)
+    with pytest.raises(UserError, match=r"max_model_len is 4096, but the model in .* was made for 384 tokens"):
+        VllmEngine(version_folder, EngineConfig(max_model_len=4096))
+
+
+@pytest.mark.real
+async def test_heads_that_vllm_cannot_compute_are_refused_before_they_crash_it(
+    version_folder: Path, tmp_path: Path
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    shutil.copytree(version_folder, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 8}))
+    with pytest.raises(UserError, match="has attention heads of 8 dimensions, but on CPU vLLM computes only 32, 64"):
+        VllmEngine(tmp_path / "model")
+
+
+@pytest.mark.real
+async def test_a_cache_too_small_for_one_prompt_is_refused_with_the_reason(version_folder: Path) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    before = engine_cores()
+    with pytest.raises(UserError, match=r"kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
+        VllmEngine(version_folder, EngineConfig(kv_cache_bytes=65536))
+    assert engine_cores() == before
+
+
+@pytest.mark.real
+async def test_damaged_weights_are_refused_with_vllms_own_reason(version_folder: Path, tmp_path: Path) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    shutil.copytree(version_folder, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    before = engine_cores()
+    with pytest.raises(UserError, match=r"vLLM cannot load the model in .*(header|Header|incomplete)"):
+        VllmEngine(tmp_path / "model")
+    assert engine_cores() == before
+
+
+LATE = """
+    import threading, time
+
+    run = threading.Thread.run
+
+    def run_late(thread):
+        if "process_output_sockets" in thread.name:
+            time.sleep(2)
+        run(thread)
+
+    threading.Thread.run = run_late
+"""
+
+
+@pytest.mark.real
+async def test_an_engine_that_connects_late_is_heard_all_the_same(
+    version_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(LATE))  # read by each Python that starts
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    engine = VllmEngine(version_folder)
+    try:
+        assert len(await asyncio.wait_for(engine.next_token_logprobs([2, 30, 40, 50], [7]), 30)) == 1
+        notes = engine._notes
+    finally:
+        engine.close()
+    assert not notes.exists()
+
+
+OWNER = """
+    import sys, time
+    from pathlib import Path
+    from brew_serve.engine_config import EngineConfig
+    from brew_serve.vllm_engine import VllmEngine
+
+    if __name__ == "__main__":
+        engine = VllmEngine(Path(sys.argv[1]), EngineConfig(tensor_parallel_size=int(sys.argv[2])))
+        print("ready", engine._notes, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_engines_processes_die_with_an_owner_that_is_killed(
+    version_folder: Path, tmp_path: Path, workers: int
+) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(textwrap.dedent(OWNER))
+    # vLLM sets this variable at import; where it is the first one, setproctitle does nothing, and the name must hold
+    first = {"TORCHINDUCTOR_COMPILE_THREADS": "2"} if workers == 1 else {}
+    owner = subprocess.Popen(
+        [sys.executable, script, version_folder, str(workers)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=first | {name: value for name, value in os.environ.items() if name not in first},
+    )
+    assert owner.stdout is not None
+    notes = Path(next(line for line in owner.stdout if line.startswith("ready")).split()[1])
+    children = psutil.Process(owner.pid).children(recursive=True)
+    assert any("EngineCor" in child.name() for child in children)
+    assert sum("Worker_TP" in child.name() for child in children) == (workers if workers > 1 else 0)
+
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive, f"left behind: {alive}"
+    assert not notes.exists()

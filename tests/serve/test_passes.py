@@ -1,0 +1,173 @@
+"""What prompts share is computed once and changes no answer, in every family of models and on several processes."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from brew_platform.errors import UserError
+from brew_serve.engine import Engine, Shared
+from brew_serve.engine_config import EngineConfig
+from brew_serve.torch_engine import TorchEngine
+from brew_serve.version import LoadedVersion
+
+# One loop for the module: vLLM's engine takes calls from one event loop.
+# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in this module.
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
+    pytest.mark.usefixtures("collected"),
+]
+
+
+def sharing(shared: list[int], count: int, seed: int) -> list[list[int]]:
+    """Prompts that begin with the same tokens; the last is nothing but these."""
+    draw = random.Random(seed)
+    return [[*shared, *(draw.randrange(2, 300) for _ in range(1 + n % 20))] for n in range(count - 1)] + [shared]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("length", [1, 20, 31, 32, 63, 100, 340, 350])
+async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
+    vllm: Engine, reference: Engine, length: int
+) -> None:
+    shared = [2 + (length + 11 * i) % 290 for i in range(length)]
+    prompts = sharing(shared, 24, seed=length)
+    expected = [await reference.next_token_logprobs(prompt, [20, 30, 40]) for prompt in prompts]
+    before = vllm.usage
+    together = Shared(ids=tuple(shared))
+    found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30, 40], together) for prompt in prompts))
+    for one, wanted in zip(found, expected, strict=True):
+        assert one == pytest.approx(wanted, abs=1e-4)
+    computed = (vllm.usage.prompt_tokens - vllm.usage.cached_tokens) - (before.prompt_tokens - before.cached_tokens)
+    tail = length % 32
+    own = sum(len(prompt) - length for prompt in prompts) + (tail or 32)  # of the last, its last block
+    again = 22 * tail if tail < 12 else 0  # too little for a forward of its own
+    assert computed <= length + own + again
+
+
+@pytest.mark.real
+async def test_prompts_of_a_pass_may_begin_with_what_another_of_them_computes(vllm: Engine, reference: Engine) -> None:
+    draw = random.Random(11)
+    for _ in range(12):
+        long = [draw.randrange(2, 300) for _ in range(300)]
+        calls: list[tuple[list[int], Shared | None]] = []
+        for _ in range(draw.randrange(2, 6)):  # alone, or several that share, all with parts of the same beginning
+            begins = long[: draw.randrange(1, 300)]
+            count = draw.choice([1, 1, 2, 12])
+            together = Shared(ids=tuple(begins)) if count > 1 else None
+            calls += [([*begins, *(draw.randrange(2, 300) for _ in range(n + 1))], together) for n in range(count)]
+        found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30], one) for prompt, one in calls))
+        for (prompt, _), one in zip(calls, found, strict=True):
+            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+
+
+@pytest.mark.real
+async def test_who_is_cancelled_holds_up_nobody_with_whom_it_shares(vllm: Engine, reference: Engine) -> None:
+    shared = [3 + (5 * i) % 290 for i in range(75)]
+    prompts = sharing(shared, 40, seed=1)
+    expected = [await reference.next_token_logprobs(prompt, [20, 30]) for prompt in prompts]
+    for gone in ([0], [0, 1, 2], list(range(10, 40)), list(range(40))):
+        for pauses in (0, 3):
+            together = Shared(ids=tuple(shared))
+            tasks = [asyncio.ensure_future(vllm.next_token_logprobs(one, [20, 30], together)) for one in prompts]
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            for number in gone:
+                tasks[number].cancel()
+            found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+            for number, (one, wanted) in enumerate(zip(found, expected, strict=True)):
+                if number not in gone:
+                    assert one == pytest.approx(wanted, abs=1e-4)
+    with pytest.raises(ValueError, match="does not begin with the tokens"):
+        await vllm.next_token_logprobs([7, *shared], [20], Shared(ids=tuple(shared)))
+
+
+@pytest.mark.real
+async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
+    version_folder: Path, version: LoadedVersion, reference: Engine
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    model = json.loads((version_folder / "config.json").read_text())
+    head = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
+    token_bytes = 2 * 4 * model["num_hidden_layers"] * model["num_key_value_heads"] * head
+    room = version.compiler.format.context_length + 64  # tokens: one long prompt and little more
+    engine = VllmEngine(version_folder, EngineConfig(kv_cache_bytes=room * token_bytes))
+    try:
+        for _ in range(2):
+            beginnings = [[2 + (number + 7 * i) % 290 for i in range(345)] for number in range(4)]
+            groups = [(sharing(one, 12, seed=number), one) for number, one in enumerate(beginnings)]
+            calls = [
+                engine.next_token_logprobs(prompt, [20, 30], together)
+                for prompts, one in groups
+                for together in [Shared(ids=tuple(one))]
+                for prompt in prompts
+            ]
+            found = await asyncio.wait_for(asyncio.gather(*calls), 60)
+        for one, prompt in zip(found, (prompt for prompts, _ in groups for prompt in prompts), strict=True):
+            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+    finally:
+        engine.close()
+
+
+@pytest.mark.real
+async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
+    version_folder: Path, reference: Engine, version: LoadedVersion
+) -> None:
+    from brew_serve.vllm_engine import VllmEngine
+
+    engine = VllmEngine(version_folder, EngineConfig(tensor_parallel_size=2, kv_cache_bytes=64 * 2**20, threads=1))
+    try:
+        for length in (4, version.compiler.format.context_length - 1):
+            prompt = [2 + (7 * i) % 300 for i in range(length)]
+            expected = await reference.next_token_logprobs(prompt, [20, 30, 40])
+            assert await engine.next_token_logprobs(prompt, [20, 30, 40]) == pytest.approx(expected, abs=1e-4)
+        shared = [2 + (13 * i) % 300 for i in range(77)]
+        prompts = sharing(shared, 8, seed=2)
+        together = Shared(ids=tuple(shared))
+        found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
+        for prompt, one in zip(prompts, found, strict=True):
+            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+    finally:
+        engine.close()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gpt_neox"])  # the last: one whose last layer is left whole
+async def test_other_families_answer_as_plain_pytorch_does(family: str, version_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from brew_serve.vllm_engine import VllmEngine
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
+    grouped = {"num_key_value_heads": 1, "head_dim": 32} if family != "gpt_neox" else {}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64} if "moe" in family else {}
+    config = AutoConfig.for_model(
+        family, vocab_size=320, max_position_embeddings=384, initializer_range=0.2, tie_word_embeddings=False,
+        **sizes, **grouped, **experts,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    engine, plain = (make(tmp_path / "model", EngineConfig()) for make in (VllmEngine, TorchEngine))
+    try:
+        shared = [2 + (13 * i) % 300 for i in range(77)]
+        prompts = sharing(shared, 8, seed=3)
+        together = Shared(ids=tuple(shared))
+        found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
+        for prompt, one in zip(prompts, found, strict=True):
+            assert one == pytest.approx(await plain.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+        assert max(found)[0] - min(found)[0] > 0.1, "answers must differ"
+    finally:
+        engine.close()
+        plain.close()
+
+
+@pytest.mark.real
+async def test_a_prompt_that_is_too_long_by_what_it_shares_is_refused_with_its_own_length(vllm: Engine) -> None:
+    shared = Shared(ids=tuple([9] * 400))
+    with pytest.raises(UserError, match="the prompt has 403 tokens, but this model reads 383"):
+        await vllm.next_token_logprobs([*shared.ids, 7, 8, 9], [20], shared)
