@@ -26,16 +26,9 @@ from brew_serve.context import MemberContext
 from brew_serve.ports import free_port
 from brew_serve.version import LoadedVersion
 
-# Ray's own: pydantic fields of an old style at import, and files that it leaves to the garbage collector.
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.ray,
-    pytest.mark.faults,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
-    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray"),
-]
+from .running_ray import RAY, running_ray
+
+pytestmark = [*RAY, pytest.mark.faults]
 
 MEMBERS = 6
 TARGET_TOKENS = 1_200
@@ -160,8 +153,6 @@ def processes(part: str) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    import ray
-    from ray import serve
     from safetensors.torch import load_file, save_file
 
     from brew_serve.app import AppConfig, build_app, serve_http
@@ -190,21 +181,8 @@ def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.Tem
         downscale_seconds=5.0,
         cpus=0.4,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100 * 2**20,
-            log_to_driver=False,
-            logging_level="warning",
-        )
-        try:
-            yield Service(serve_http(build_app(config), port=free_port()), registry)
-        finally:
-            serve.shutdown()
-            ray.shutdown()
+    with running_ray():
+        yield Service(serve_http(build_app(config), port=free_port()), registry)
 
 
 def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Service) -> None:

@@ -25,19 +25,13 @@ from brew_serve.ports import free_port
 from brew_serve.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
+from .running_ray import RAY, running_ray
+
 if TYPE_CHECKING:
     from ray.serve import Application
 
-# Ray's and Celery's own: pydantic fields of an old style at import, and files left to the garbage collector.
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
-    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:kombu"),
-]
+# Celery's own, too
+pytestmark = [*RAY, pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:kombu")]
 
 MEMBERS = ["ada", "new"]
 TASKS = {"job_apply": ["e0", "e2", "e4"], "post_interest": ["e1", "e3"]}
@@ -46,22 +40,8 @@ DISPATCH = DispatchConfig(window=24, most_jobs=4, lost_seconds=4.0, retry_second
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    import ray
-    from ray import serve
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100 * 2**20,
-            log_to_driver=False,
-            logging_level="warning",
-        )
+    with running_ray():
         yield
-        serve.shutdown()
-        ray.shutdown()
 
 
 def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> "Application":

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pyarrow as pa
 import pytest
 
@@ -22,50 +21,23 @@ from brew_serve.context import MemberContext
 from brew_serve.refusals import Late
 from brew_serve.version import LoadedVersion
 
+from .engine_processes import engine_cores
+from .running_ray import RAY, running_ray
+
 if TYPE_CHECKING:
     from brew_serve.app import AppConfig
 
-# Ray's own: pydantic fields of an old style at import, and files that it leaves to the garbage collector.
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
-    pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:ray"),
-]
+pytestmark = RAY
 
 
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    """A Ray of two CPUs; afterwards none of its processes remains."""
-    import ray
     import ray.data
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=200 * 2**20,
-            log_to_driver=False,
-            logging_level="warning",
-        )
+    with running_ray():
         ray.data.DataContext.get_current().enable_progress_bars = False
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         yield
-        started = psutil.Process().children(recursive=True)
-        ray.shutdown()
-        _, alive = psutil.wait_procs(started, timeout=20)
-        assert not [process for process in alive if "EngineCor" in process.name()]
-
-
-def engine_cores() -> list[psutil.Process]:
-    """Engine processes below this one; one that was just killed has a moment to be gone."""
-    children = psutil.Process().children(recursive=True)
-    _, alive = psutil.wait_procs([child for child in children if "EngineCor" in child.name()], timeout=2)
-    return alive
 
 
 @pytest.fixture(scope="module")
