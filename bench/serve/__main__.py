@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -127,12 +128,13 @@ async def measure_workload(
                 agreement[name] = max(agreement[name], *(abs(a - b) for a, b in zip(found, wanted, strict=True)))
 
         capacity: dict[str, list[float]] = {name: [] for name in asks}
+        in_round = max(options.requests, round(options.seconds / median(alone["ours"])))  # long against start and end
         for _ in range(options.rounds):
-            requests = maker.make(options.requests)
+            requests = maker.make(in_round)
             for name in asks:
                 timings = await at_once(send(name), requests, clients=options.clients)
                 capacity[name].append(items_per_second(timings, maker.sizes.candidates))
-        rate = 0.7 * sorted(capacity["ours"])[len(capacity["ours"]) // 2] / maker.sizes.candidates
+        rate = 0.7 * median(capacity["ours"]) / maker.sizes.candidates
         at_70: list[Timing] = await at_random(send("ours"), maker.make(options.arrivals), rate=rate, seed=1)
     return {
         **figures(
@@ -142,6 +144,7 @@ async def measure_workload(
         "capacity_items_per_second": capacity,
         "agreement": agreement,
         "rate_at_70": rate,
+        "requests_in_round": in_round,
         "clients": options.clients,
         "sizes": vars(maker.sizes),
     }
@@ -189,8 +192,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS), help="a list of demo, random; default: %(default)s")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="a list of R, S; default: %(default)s")
     for name, default, text in (
-        ("requests", 12, "requests one at a time, and in each round"),
-        ("rounds", 3, "rounds in which every server gets the same requests"),
+        ("requests", 12, "requests one at a time, and at least so many in each round"),
+        ("rounds", 5, "rounds in which every server gets the same requests"),
+        ("seconds", 4, "seconds that our service would take for a round's requests one at a time"),
         ("clients", 4, "callers at a time in a round"),
         ("arrivals", 150, "requests at 70%% of capacity"),
     ):
