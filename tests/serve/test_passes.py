@@ -29,6 +29,17 @@ def sharing(shared: list[int], count: int, seed: int) -> list[list[int]]:
     return [[*shared, *(draw.randrange(2, 300) for _ in range(1 + n % 20))] for n in range(count - 1)] + [shared]
 
 
+async def agreed(engine: Engine, reference: Engine) -> list[list[float]]:
+    """What both answer to eight prompts that share 77 tokens."""
+    shared = [2 + (13 * i) % 300 for i in range(77)]
+    prompts = sharing(shared, 8, seed=2)
+    together = Shared(ids=tuple(shared))
+    found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
+    for prompt, one in zip(prompts, found, strict=True):
+        assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+    return found
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("length", [1, 20, 31, 32, 63, 100, 340, 350])
 async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
@@ -126,19 +137,14 @@ async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
             prompt = [2 + (7 * i) % 300 for i in range(length)]
             expected = await reference.next_token_logprobs(prompt, [20, 30, 40])
             assert await engine.next_token_logprobs(prompt, [20, 30, 40]) == pytest.approx(expected, abs=1e-4)
-        shared = [2 + (13 * i) % 300 for i in range(77)]
-        prompts = sharing(shared, 8, seed=2)
-        together = Shared(ids=tuple(shared))
-        found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
-        for prompt, one in zip(prompts, found, strict=True):
-            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+        await agreed(engine, reference)
     finally:
         engine.close()
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gpt_neox"])  # the last: one whose last layer is left whole
-async def test_other_families_answer_as_plain_pytorch_does(family: str, version_folder: Path, tmp_path: Path) -> None:
+async def test_other_families_answer_as_plain_pytorch_does(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from brew_serve.vllm_engine import VllmEngine
@@ -152,14 +158,10 @@ async def test_other_families_answer_as_plain_pytorch_does(family: str, version_
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    engine, plain = (make(tmp_path / "model", EngineConfig()) for make in (VllmEngine, TorchEngine))
+    plain = TorchEngine(tmp_path / "model")
+    engine = VllmEngine(tmp_path / "model")
     try:
-        shared = [2 + (13 * i) % 300 for i in range(77)]
-        prompts = sharing(shared, 8, seed=3)
-        together = Shared(ids=tuple(shared))
-        found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
-        for prompt, one in zip(prompts, found, strict=True):
-            assert one == pytest.approx(await plain.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+        found = await agreed(engine, plain)
         assert max(found)[0] - min(found)[0] > 0.1, "answers must differ"
     finally:
         engine.close()
