@@ -4,7 +4,7 @@ Of all tokens it owes keys and values; queries, attention, experts and norms onl
 With 3 layers that is a quarter of a pass, with 8 a tenth. vLLM leaves it out nowhere, as its batches are cut otherwise.
 
 Owns: cutting the rows, inside of vLLM's layer. Does not own: which rows, or the metadata of the attention over them
-(`scoring_worker`).
+(`packed_forward`).
 """
 
 from collections.abc import Iterator

@@ -238,7 +238,8 @@ def _start(
     folder: Path, model: dict[str, Any], config: EngineConfig, arguments: dict[str, Any], device: Device, notes: Path
 ) -> Any:
     threads = config.threads or len(os.sched_getaffinity(0))
-    # VLLM_RPC_BASE_PATH: where vLLM makes its sockets, which it never removes.
+    # VLLM_RPC_BASE_PATH: where vLLM makes its sockets, which it never removes. They stay while the engine runs: its
+    # thread for answers may connect after its start was announced, and finds no address without them.
     with _environment({**engine_environment(device, threads=threads), "VLLM_RPC_BASE_PATH": str(notes)}):
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
