@@ -25,7 +25,7 @@ from bench.serve.servers import VLLM_BEST, our_service, vllm_server
 from bench.serve.workload import WORKLOADS, Request, RequestMaker, write_random_version
 
 from brew_platform.errors import BrewError
-from brew_platform.processes import become_subreaper, kill_descendants
+from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
 from brew_platform.registry import Registry
 from brew_platform.source import source_commit
 from brew_platform.storage import open_store
@@ -47,14 +47,15 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
     result = Result(OUT / "serve.json", commit=source_commit(ROOT))
     try:
-        demo = _demo_version(options.registry, work)
-        for model in options.models:
-            folder = demo
-            if model == "random":
-                folder = work / "random-version"
-                parameters = write_random_version(folder, like=load_version(demo))
-                print(f"random: {parameters:,} parameters")
-            measure_model(model, folder, work / model, result, options)
+        with guard_descendants():  # should this be killed, the servers must not run on
+            demo = _demo_version(options.registry, work)
+            for model in options.models:
+                folder = demo
+                if model == "random":
+                    folder = work / "random-version"
+                    parameters = write_random_version(folder, like=load_version(demo))
+                    print(f"random: {parameters:,} parameters")
+                measure_model(model, folder, work / model, result, options)
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished is kept")
         sys.exit(130)

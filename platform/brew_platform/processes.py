@@ -146,7 +146,9 @@ def _guard(guarded: int, reads: int, interval_seconds: float) -> None:
     known: set[psutil.Process] = set()
     while not select.select([reads], [], [], interval_seconds)[0]:
         with suppress(psutil.Error):
-            known = {p for p in psutil.Process(guarded).children(recursive=True) if p.pid != os.getpid()}
+            found = {p for p in psutil.Process(guarded).children(recursive=True) if p.pid != os.getpid()}
+            if not select.select([reads], [], [], 0)[0]:  # one that was killed meanwhile has no children any more
+                known = found
     if os.read(reads, 1) == b"":  # the pipe broke: the guarded process was killed
         for process in known:
             _signal(process, kill=True)  # psutil refuses where the number now belongs to another process

@@ -1,6 +1,8 @@
 """Real process trees: what is measured, and that nothing survives, however it was left behind."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from brew_platform import processes
 from brew_platform.processes import become_subreaper
 
 # A child whose grandchild ignores SIGTERM, and a daemon that was forked twice, so that init would adopt it.
@@ -108,3 +111,23 @@ def test_the_guard_ends_descendants_of_a_killed_process_and_leaves_those_of_one_
         time.sleep(0.5)
         assert child.is_running()
         child.kill()
+
+
+def test_the_guard_remembers_the_descendants_of_one_that_is_killed_while_it_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sleeper = subprocess.Popen(["sleep", "60"])
+    reads, writes = os.pipe()
+    looks = iter([[psutil.Process(sleeper.pid)], []])  # the second time its children are already another's
+
+    def children(process: psutil.Process, recursive: bool) -> list[psutil.Process]:
+        found = next(looks)
+        if not found:
+            os.close(writes)  # as the kernel does before it gives the children away
+        return found
+
+    monkeypatch.setattr(psutil.Process, "children", children)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    processes._guard(os.getpid(), reads, 0.01)
+    os.close(reads)
+    assert sleeper.wait(5) == -signal.SIGKILL
