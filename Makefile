@@ -38,7 +38,7 @@ test-fast: setup ## the tests that take seconds, on two cores
 test-real: setup ## those that start Ray, vLLM or several processes: Ray's beside the others
 	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadscope $(ARGS)
 
-test-faults: setup ## kills under load: workers, drivers, replicas, engines, consumers, Redis (about 17 minutes)
+test-faults: setup ## kills under load: workers, drivers, replicas, engines, consumers, Redis (about 14 minutes)
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
 lint: setup ## ruff: style and formatting
