@@ -1,6 +1,17 @@
-"""Which of vLLM's engine processes run."""
+"""The marks of a module that starts vLLM's engine, and which of its processes run."""
 
 import psutil
+import pytest
+
+__all__ = ["ENGINES", "engine_cores"]
+
+# One loop for the module: vLLM's engine takes calls from one event loop.
+# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in the module.
+ENGINES = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 
 def engine_cores() -> set[psutil.Process]:

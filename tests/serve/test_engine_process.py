@@ -17,15 +17,9 @@ from brew_platform.errors import UserError
 from brew_serve.engine_config import EngineConfig
 from brew_serve.torch_engine import TorchEngine
 
-from .engine_processes import engine_cores
+from .engine_processes import ENGINES, engine_cores
 
-# One loop for the module: vLLM's engine takes calls from one event loop.
-# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in this module.
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
-    pytest.mark.usefixtures("collected"),
-]
+pytestmark = ENGINES
 
 
 async def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, version_folder: Path) -> None:

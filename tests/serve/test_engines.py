@@ -1,4 +1,4 @@
-"""One contract for every engine, and what only vLLM's owes: agreement with PyTorch, clear failures, no orphans."""
+"""One contract for every engine, and what only vLLM's owes: agreement with PyTorch."""
 
 import asyncio
 import math
@@ -16,13 +16,9 @@ from brew_serve.scoring import RankedCandidate, Scorer
 from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion
 
-# One loop for the module: vLLM's engine takes calls from one event loop.
-# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in this module.
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
-    pytest.mark.usefixtures("collected"),
-]
+from .engine_processes import ENGINES
+
+pytestmark = ENGINES
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,9 @@ from brew_serve.engine_config import EngineConfig
 from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion
 
-# One loop for the module: vLLM's engine takes calls from one event loop.
-# vLLM leaves its ZeroMQ context to the garbage collector, which warns; `collected` makes that happen in this module.
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
-    pytest.mark.usefixtures("collected"),
-]
+from .engine_processes import ENGINES
+
+pytestmark = ENGINES
 
 
 def sharing(shared: list[int], count: int, seed: int) -> list[list[int]]:
