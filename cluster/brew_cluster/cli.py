@@ -143,7 +143,7 @@ def train(
     Watch a run with `tensorboard --logdir runs/cpt/tensorboard`. `touch runs/cpt/checkpoint-now` commits at once.
     """
     console = PipeSafeConsole()
-    with one_sentence(console):
+    with one_sentence(console, relaunched=driver):
         from brew_cluster.train_job import dry_run_job, load_job, relaunch_job, run_job
 
         job = load_job(recipe, overrides or [])

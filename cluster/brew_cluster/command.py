@@ -49,20 +49,28 @@ def plain_sentence(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def one_sentence(console: Console, *, keep_children: bool = False) -> Iterator[None]:
+def one_sentence(console: Console, *, keep_children: bool = False, relaunched: bool = False) -> Iterator[None]:
     """Turns any failure into one sentence and an exit code, and leaves no process behind.
 
     Args:
         keep_children: processes started by the block stay if it succeeds.
+        relaunched: this process is a relauncher's child; of an interrupt that one tells, which always outlives it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if (
+        relaunched
+    ):  # it is interrupted by SIGINT, which it has inherited as ignored where a shell started the job with &
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     become_subreaper()
     code = 0
     try:
         with guard_descendants():
             yield
     except (KeyboardInterrupt, SystemExit):
-        console.print("interrupted: everything that was started is being stopped; run the same command again.")
+        if not relaunched:
+            console.print(
+                "interrupted: everything that was started is being stopped; run the same command again.", soft_wrap=True
+            )
         code = 130
     except Exception as error:
         code = _tell(error, console)

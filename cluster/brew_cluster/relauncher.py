@@ -5,6 +5,7 @@ Ray Train restarts lost workers, but its controller dies with the driver's node.
 does the same as this loop.
 """
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 __all__ = ["Decision", "decide", "relaunch"]
 
-FINAL = {0, 2, 130}  # done; what was given cannot work; interrupted: starting again would change nothing
+INTERRUPTED = 130
+FINAL = {0, 2, INTERRUPTED}  # done; what was given cannot work; interrupted: starting again would change nothing
 LONGEST_WAIT = 60.0  # seconds
 
 
@@ -51,15 +53,21 @@ def relaunch(
     """Runs `command` until it ends for good, and returns its exit code (128 + signal where one killed it).
 
     Args:
-        command: of the child; it shares this process's terminal, so Ctrl-C reaches it too.
+        command: of the child. It is in a process group of its own: Ctrl-C reaches only this process, which passes it on
+            once. Two signals at about one time would cut short what the first one had it tidy up.
         most: losses in a row without progress that are borne.
         progress: how far the job is, in steps.
         on_loss: told of each lost child and what is done about it.
+
+    Raises:
+        KeyboardInterrupt: this process or the child was interrupted; the child has ended.
     """
     losses, reached = 0, progress()
     while True:
-        with subprocess.Popen(command) as child:
+        with subprocess.Popen(command, process_group=0) as child:
             code = _wait(child)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
         now = progress()
         progressed, reached = now > reached, now
         losses = 1 if progressed else losses + 1
@@ -72,15 +80,15 @@ def relaunch(
 
 
 def _wait(child: subprocess.Popen) -> int:
-    """Its exit code; an interrupt is the child's to answer, and it answers within its own grace.
+    """Its exit code; `INTERRUPTED` after an interrupt however the child ends then, even killed: nobody wants it back.
 
-    However the child ends then, even killed, nobody wants it back.
+    The first interrupt asks the child to end, a further one kills it.
     """
-    interrupted = False
+    interrupts = 0
     while True:
         try:
             code = child.wait()
-            return 130 if interrupted else code
+            return INTERRUPTED if interrupts else code
         except KeyboardInterrupt:
-            interrupted = True
-            child.terminate()  # the same for it as Ctrl-C, which it may not have got
+            interrupts += 1
+            child.send_signal(signal.SIGINT if interrupts == 1 else signal.SIGKILL)

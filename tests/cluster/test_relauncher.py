@@ -1,5 +1,6 @@
 """The relauncher: what it decides, and a real child that is killed and comes back."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -61,20 +62,53 @@ def test_what_the_user_must_mend_comes_through_at_once(tmp_path: Path) -> None:
     assert run(tmp_path, deaths=0, then=2, most=2, progresses=False) == (2, [])
 
 
-def test_after_an_interrupt_nothing_is_started_again(tmp_path: Path) -> None:
-    """The child dies of SIGKILL upon the interrupt, as one does whose guard is quicker than it."""
-    started = tmp_path / "started"
-    child = "import os, signal, sys, time; open(sys.argv[1], 'a').write('x')\n"
-    child += "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL)); time.sleep(60)"
-    parent = "import sys; from brew_cluster.relauncher import relaunch\n"
-    parent += "sys.exit(relaunch([sys.executable, *sys.argv[1:]], most=3, progress=lambda: 0))"
+PARENT = """
+import sys
+from brew_cluster.relauncher import relaunch
+try:
+    relaunch([sys.executable, *sys.argv[1:]], most=3, progress=lambda: 0)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "interrupts", "heard"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", 1, "x."),  # as one dies whose guard is quicker than it
+        ("time.sleep(.5); told('done'); sys.exit(130)", 1, "x.done"),  # nothing cuts short what it tidies up
+        ("None", 2, "x."),  # deaf to the first
+    ],
+)
+def test_an_interrupt_reaches_the_child_once_and_nothing_is_started_again(
+    tmp_path: Path, answer: str, interrupts: int, heard: str
+) -> None:
+    log = tmp_path / "log"
+    child = f"""
+import os, signal, sys, time
+def told(text):
+    with open({str(log)!r}, "a") as log:
+        log.write(text)
+def answer(*_):
+    told(".")
+    {answer}
+signal.signal(signal.SIGTERM, answer)
+signal.signal(signal.SIGINT, answer)
+told("x")
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    time.sleep(1)
+"""
     process = subprocess.Popen(
-        [sys.executable, "-c", parent, "-c", child, str(started)],
+        [sys.executable, "-c", PARENT, "-c", child],
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not started.exists() or not started.read_text():
+    while not log.exists() or not log.read_text():
         time.sleep(0.01)
-    time.sleep(0.2)  # until the handler is set
-    process.send_signal(signal.SIGINT)
+    for _ in range(interrupts):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        while "." not in log.read_text():
+            time.sleep(0.01)
     assert process.wait(timeout=20) == 130
-    assert started.read_text() == "x"
+    assert log.read_text() == heard
