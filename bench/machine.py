@@ -16,10 +16,10 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
+        said = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        said = {name.strip(): value.strip() for name, value in said.items()}
+        if "model name" in said:  # hosts of one name differ twofold; family and model tell them apart
+            cpu = f"{said['model name']}, family {said.get('cpu family')}, model {said.get('model')}"
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {"cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(pages / 2**30, 1)}
 
