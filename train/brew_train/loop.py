@@ -1,9 +1,9 @@
 """The training run: stages in order, each step by step, committed on the way and exported at the end.
 
-Owns: the control flow, what a metrics row says, what a commit records. Does not own: a stage's parts
-(brew_train.stage), or processes (torchrun or brew_train.launch start them), and runs without Ray. Everything random in
-a step is drawn from (seed, step, rank), so a restart at the same number of workers repeats the lost steps bitwise and
-no generator's state need be saved.
+Owns: the control flow, and what a commit records. Does not own: a stage's parts (brew_train.stage), what a metrics row
+says (brew_train.rows), or processes (torchrun or brew_train.launch start them), and runs without Ray. Everything random
+in a step is drawn from (seed, step, rank), so a restart at the same number of workers repeats the lost steps bitwise
+and no generator's state need be saved.
 """
 
 import logging
@@ -22,13 +22,13 @@ from brew_train.checkpoint import Commit, Commits
 from brew_train.claim import Claim
 from brew_train.config import TrainConfig
 from brew_train.export import export
-from brew_train.flops import ModelSize, mfu, peak_flops
 from brew_train.ledger import LedgerStep
 from brew_train.manifest import CHECKPOINTS
 from brew_train.model import build_model
-from brew_train.monitor import METRICS, Monitor, Sink, memory_bytes
+from brew_train.monitor import METRICS, Monitor, Sink
 from brew_train.preflight import require
 from brew_train.progress import Progress
+from brew_train.rows import StepRows
 from brew_train.sharding import shard
 from brew_train.stage import RunningStage
 from brew_train.weights import materialize
@@ -109,11 +109,9 @@ def train(
         world.on_all(lambda: materialize(model, config.model, world, seed=config.seed))
         model.train()
         world.on_first(lambda: model.lm.config.save_pretrained(out / MODEL))
-        size = ModelSize.of(model.lm)
-        peak = peak_flops(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
+        rows = StepRows(model, world, steps=sum(stage.steps for stage in config.stages))
 
         progress = Progress(**commit.state["progress"]) if commit else Progress()
-        steps = sum(stage.steps for stage in config.stages)
         for index in range(progress.stage, len(config.stages)):
             stage = RunningStage(
                 config, index, model=model, world=world, bins=bins, evaluation=evaluation, out=out, sizes=sizes,
@@ -142,34 +140,12 @@ def train(
                 evaluated = stage.evaluate() if progress.is_due(settings.evaluate_every, settings) else None
                 best = progress.improves(evaluated)
 
-                speed = done.tokens / seconds
                 row = monitor.step(  # before the commit: a step that is never repeated must not lack its row
-                    {
-                        "stage": settings.name,
-                        "step": progress.step,
-                        "steps": steps,
-                        "loss": done.loss,
-                        **done.measures,
-                        "grad_norm": done.grad_norm,
-                        "skipped": done.skipped,
-                        "learning_rate": stage.optimizer.learning_rate,
-                        "tokens": done.tokens,
-                        "tokens_per_second": speed,
-                        "mfu": mfu(
-                            tokens_per_second=speed,
-                            flops_per_token=size.flops_per_token(done.document_length),
-                            peak=peak,
-                            devices=world.size,
-                        ),
-                        "memory_bytes": memory_bytes(world.device),
-                        "seconds": seconds,
-                        "data_wait_seconds": done.data_wait_seconds,
-                        "checkpoint_blocked_seconds": commits.take_blocked_seconds(),
-                        "evaluation": evaluated,
-                        "evaluation_seconds": time.perf_counter() - evaluation_began if evaluated else 0.0,
-                        "seconds_left": (steps - progress.step) * progress.step_seconds / progress.step,
-                    }
-                )
+                    rows.row(
+                        stage, done, progress, seconds=seconds, blocked_seconds=commits.take_blocked_seconds(),
+                        evaluated=evaluated, evaluation_seconds=time.perf_counter() - evaluation_began,
+                    )
+                )  # fmt: skip
                 if writes:
                     on_step(row)
                 if done.skipped:

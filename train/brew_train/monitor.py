@@ -12,20 +12,16 @@ import json
 import logging
 import math
 import os
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from brew_platform.errors import UserError
 from brew_train.goodput import Goodput, GoodputMeter
 
-__all__ = ["EVENTS", "KINDS", "MEASURES", "METRICS", "TENSORBOARD", "Measure", "Monitor", "Sink", "Tail"]
-__all__ += ["memory_bytes", "read_run"]
+__all__ = ["EVENTS", "KINDS", "MEASURES", "METRICS", "TENSORBOARD", "Measure", "Monitor", "Sink", "Tail", "read_run"]
 
 _log = logging.getLogger(__name__)
 METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"  # inside the run folder
@@ -228,13 +224,6 @@ class Tail:
 def read_run(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All rows of a run's metrics.jsonl, and all its events, as far as they are written."""
     return Tail(run / METRICS).read(), Tail(run / EVENTS).read()
-
-
-def memory_bytes(device: torch.device) -> int:
-    """The most memory that this process ever held, in bytes: allocated on its GPU, or resident on CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
