@@ -11,14 +11,24 @@ ROOT = Path(__file__).parent.parent
 ORDER = ["platform", "data", "train", "serve", "cluster"]  # each may import those before it
 
 
-def imported_areas(file: Path) -> set[str]:
+def imported(file: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.add(node.module)
-    return {name.split(".")[0].removeprefix("brew_") for name in names if name.startswith("brew_")}
+    return names
+
+
+def imported_areas(file: Path) -> set[str]:
+    return {name.split(".")[0].removeprefix("brew_") for name in imported(file) if name.startswith("brew_")}
+
+
+def imported_folders(file: Path) -> set[str]:
+    """Folders of brew_serve; a file that lies in none is of the folder ""."""
+    parts = [name.split(".") for name in imported(file) if name.startswith("brew_serve.")]
+    return {names[1] if len(names) > 2 else "" for names in parts}
 
 
 @pytest.mark.parametrize("area", ORDER)
@@ -28,6 +38,19 @@ def test_imports_run_one_way(area: str) -> None:
     assert files
     for file in files:
         assert imported_areas(file) <= allowed, f"{file.relative_to(ROOT)} imports an area above its own"
+
+
+def test_inside_serving_imports_run_one_way_too() -> None:
+    """Engines know nothing of who asks; what answers a request in one process knows nothing of fleets and queues."""
+    serve = ROOT / "serve/brew_serve"
+    for file in (serve / "engines").glob("*.py"):
+        assert imported_folders(file) <= {"engines"}, file
+    together = {"app.py", "app_config.py", "client.py"}  # what is put together of all of them, or speaks to all
+    for file in serve.glob("*.py"):
+        assert file.name in together or imported_folders(file) <= {"", "engines"}, file
+    for folder, below in {"batch": {"nearline"}, "nearline": set(), "fleet": {"nearline"}}.items():
+        for file in (serve / folder).glob("*.py"):
+            assert imported_folders(file) <= {"", "engines", folder, *below}, file
 
 
 def test_serving_never_imports_training_code() -> None:

@@ -17,8 +17,8 @@ from brew_data.tables import Tables, micros, write_tables
 from brew_data.tasks import load_suite
 from brew_serve.api import create_api
 from brew_serve.context import MemberContext
-from brew_serve.engine import Shared
-from brew_serve.engine_config import EngineConfig
+from brew_serve.engines.engine import Shared
+from brew_serve.engines.engine_config import EngineConfig
 from brew_serve.service import RankService
 from brew_serve.version import LoadedVersion
 

@@ -29,7 +29,7 @@ from brew_platform.processes import become_subreaper, guard_descendants, kill_de
 from brew_platform.registry import Registry
 from brew_platform.source import source_commit
 from brew_platform.storage import open_store
-from brew_serve.engine_config import EngineConfig
+from brew_serve.engines.engine_config import EngineConfig
 from brew_serve.version import load_version
 
 ROOT = Path(__file__).parents[2]

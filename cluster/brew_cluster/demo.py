@@ -37,7 +37,7 @@ from brew_platform.source import source_commit
 from brew_platform.storage import open_store
 from brew_platform.telemetry import Stages
 from brew_serve.app import AppConfig, build_app, serve_http
-from brew_serve.batch import score_requests
+from brew_serve.batch.flow import score_requests
 from brew_serve.benchmark import TaskQuality, benchmark, benchmark_rows
 from brew_serve.client import RankClient
 from brew_serve.context import MemberContext

@@ -8,7 +8,7 @@ from brew_data.split import SplitConfig
 from brew_data.synthetic_config import SyntheticConfig
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
-from brew_serve.engine_config import EngineConfig
+from brew_serve.engines.engine_config import EngineConfig
 from brew_train.config import TrainConfig
 
 __all__ = ["RECIPES", "DemoConfig", "load_recipe"]

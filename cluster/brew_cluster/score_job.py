@@ -1,7 +1,7 @@
 """A batch as a user describes it: which requests, which version, which folder; and its run, top to bottom.
 
 Owns: the settings, and the order of a run on this machine's Ray or a given cluster. Does not own: what is done already
-(brew_serve.batch_plan) or scoring (brew_serve.batch_parts).
+(brew_serve.batch.plan) or scoring (brew_serve.batch.parts).
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from brew_platform.config import load_config
 from brew_platform.registry import Registry
 from brew_platform.storage import open_store
 from brew_platform.telemetry import Stages
-from brew_serve.batch_config import BatchConfig
-from brew_serve.batch_plan import BatchPlan
-from brew_serve.engine_config import EngineConfig
+from brew_serve.batch.config import BatchConfig
+from brew_serve.batch.plan import BatchPlan
+from brew_serve.engines.engine_config import EngineConfig
 
 __all__ = ["ScoreJob", "load_score", "plan_score", "run_score"]
 
@@ -71,7 +71,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> No
     """
     from brew_cluster.local_ray import any_ray
     from brew_cluster.preflight import require_space
-    from brew_serve.batch_parts import score_parts
+    from brew_serve.batch.parts import score_parts
 
     registry = Registry(open_store(job.registry_url), job.model)
     folder = registry.fetch(plan.version, Path(job.cache_folder).absolute())

@@ -4,7 +4,7 @@
                  ^ asks for the routes         NearlineConsumer replicas of production, where there is a nearline plane
                Fleet (follows the registry, starts and removes versions)
 
-Owns: that. Does not own: these four (`gateway`, `ranker`, `nearline_consumer`, `fleet`).
+Owns: that. Does not own: these four (`gateway`, `ranker`, `nearline.consumer`, `fleet`).
 """
 
 import ipaddress
@@ -18,14 +18,14 @@ from ray.serve.config import HTTPOptions
 from brew_platform.errors import UserError
 from brew_serve.app_config import AppConfig
 from brew_serve.context import MemberContext
-from brew_serve.fleet import APP_NAME, consumers_name, version_app
-from brew_serve.gateway import gateway_app
+from brew_serve.fleet.fleet import APP_NAME, consumers_name, version_app
+from brew_serve.fleet.gateway import gateway_app
+from brew_serve.fleet.ranker import ranker_app
+from brew_serve.fleet.version_apps import start_error
 from brew_serve.keys import KeyFile
-from brew_serve.nearline_consumer import consumer_app
+from brew_serve.nearline.consumer import consumer_app
 from brew_serve.ports import require_free_port
-from brew_serve.ranker import ranker_app
 from brew_serve.version import load_version
-from brew_serve.version_apps import start_error
 
 __all__ = ["App", "AppConfig", "build_app", "serve_http"]
 

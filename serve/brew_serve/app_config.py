@@ -8,8 +8,8 @@ from brew_platform.registry import Registry
 from brew_platform.storage import open_store
 from brew_serve.admission import AdmissionConfig
 from brew_serve.edge import EdgeConfig
-from brew_serve.engine_config import EngineConfig
-from brew_serve.nearline_config import NearlineConfig
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.nearline.config import NearlineConfig
 
 __all__ = ["AppConfig"]
 

@@ -1,6 +1,6 @@
 """The benchmark: how well scores of later rows rank what members did, beside simple and best possible rankings.
 
-Owns: quality per task from scored rows. Does not own: scoring (`brew_serve.batch`), or what
+Owns: quality per task from scored rows. Does not own: scoring (`brew_serve.batch.flow`), or what
 AUC and log loss are (`brew_platform.metrics`).
 """
 

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.front import FleetStatus
-from brew_serve.nearline_protocol import EventsAccepted, NearlineRanking, RankAccepted
+from brew_serve.nearline.protocol import EventsAccepted, NearlineRanking, RankAccepted
 from brew_serve.openai_protocol import ModelList
 from brew_serve.protocol import RankResponse
 from brew_serve.refusals import (

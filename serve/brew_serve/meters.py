@@ -28,7 +28,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from brew_serve.engine import EngineUsage
+from brew_serve.engines.engine import EngineUsage
 
 __all__ = ["Meters", "merged"]
 

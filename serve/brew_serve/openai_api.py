@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 
 from brew_serve.call import Call
 from brew_serve.chat import chat_ids
-from brew_serve.engine import Generated, Sampling
+from brew_serve.engines.engine import Generated, Sampling
 from brew_serve.error_answers import error_responses
 from brew_serve.json_route import RankerRoute, current_call
 from brew_serve.openai_protocol import (

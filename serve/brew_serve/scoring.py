@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from brew_data.compiler import Entity, Past, Prefix, PromptCompiler
 from brew_data.tasks import TaskSpec
-from brew_serve.engine import Engine, Shared
+from brew_serve.engines.engine import Engine, Shared
 from brew_serve.together import together
 
 __all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer"]

@@ -10,7 +10,7 @@ from brew_platform.errors import BrewError, UserError
 from brew_serve.admission import AdmissionConfig
 from brew_serve.call import Call, Trace
 from brew_serve.context import Context
-from brew_serve.engine import Engine
+from brew_serve.engines.engine import Engine
 from brew_serve.front import FleetStatus, VersionStatus
 from brew_serve.gate import Gate
 from brew_serve.meters import Meters

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from brew_platform.errors import UserError
 from brew_serve.call import Call
-from brew_serve.engine import Generated, Sampling, Shared
+from brew_serve.engines.engine import Generated, Sampling, Shared
 from brew_serve.service import RankService
 from brew_serve.together import together
 

@@ -18,8 +18,8 @@ from brew_data.tasks import TaskSuite
 from brew_data.tokenizer import Tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
-from brew_serve.engine_config import EngineConfig
-from brew_serve.rope import context_of
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.rope import context_of
 
 __all__ = ["LoadedVersion", "load_version", "write_suite_files"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from brew_data.compiler import PromptCompiler
 from brew_serve.context import Context, MemberContext
-from brew_serve.nearline_dispatch import DispatchConfig, Dispatcher, Message
-from brew_serve.nearline_store import NearlineStore, SqliteNearlineStore, StoredRanking
-from brew_serve.nearline_work import NearlineWorker
-from brew_serve.outbox import Job, Outbox
+from brew_serve.nearline.dispatch import DispatchConfig, Dispatcher, Message
+from brew_serve.nearline.outbox import Job, Outbox
+from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore, StoredRanking
+from brew_serve.nearline.work import NearlineWorker
 from brew_serve.scoring import Scorer
 
 __all__ = ["BASE", "Fault", "Faulty", "Killed", "Plane", "ask", "event"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from brew_platform.errors import ConfigError, UserError
 from brew_serve.admission import AdmissionConfig, Admit, Load, Refuse, TokenRate, TooLarge, Work, decide
 from brew_serve.call import Call, Trace
-from brew_serve.engine import EngineUsage
+from brew_serve.engines.engine import EngineUsage
 from brew_serve.gate import Gate
 from brew_serve.keys import Team
 from brew_serve.meters import Meters

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError
 from brew_serve.admission import AdmissionConfig
-from brew_serve.affinity import in_order
 from brew_serve.app_config import AppConfig
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.split import Wanted, falls_in, wanted
-from brew_serve.token_scaling import OutstandingTokensPolicy, replicas_wanted
+from brew_serve.fleet.affinity import in_order
+from brew_serve.fleet.split import Wanted, falls_in, wanted
+from brew_serve.fleet.token_scaling import OutstandingTokensPolicy, replicas_wanted
+from brew_serve.nearline.config import NearlineConfig
 
 MEMBERS = [f"m{i}" for i in range(2_000)]
 

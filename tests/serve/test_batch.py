@@ -13,11 +13,11 @@ import pytest
 from brew_data.compiler import Past
 from brew_data.tables import Tables
 from brew_platform.errors import DataError, UserError
-from brew_serve.batch import score_table
-from brew_serve.batch_parts import SCORED, _scored, _unpacked, make_prompts
-from brew_serve.batch_plan import BatchPlan, Part, write_part
+from brew_serve.batch.flow import score_table
+from brew_serve.batch.parts import SCORED, _scored, _unpacked, make_prompts
+from brew_serve.batch.plan import BatchPlan, Part, write_part
 from brew_serve.context import MemberContext
-from brew_serve.engine_config import EngineConfig
+from brew_serve.engines.engine_config import EngineConfig
 from brew_serve.protocol import RankRequest
 from brew_serve.scoring import Scorer
 from brew_serve.service import RankService

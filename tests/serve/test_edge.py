@@ -16,10 +16,10 @@ from brew_serve.admission import AdmissionConfig
 from brew_serve.api import create_api
 from brew_serve.client import RankClient
 from brew_serve.edge import EdgeConfig
-from brew_serve.engine import EngineUsage, Generated, Sampling, Shared
+from brew_serve.engines.engine import EngineUsage, Generated, Sampling, Shared
+from brew_serve.engines.torch_engine import TorchEngine
 from brew_serve.keys import create_key
 from brew_serve.service import RankService
-from brew_serve.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion
 
 

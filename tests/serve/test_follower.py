@@ -7,7 +7,7 @@ import pytest
 from brew_platform.errors import RegistryError, UserError
 from brew_platform.registry import Registry
 from brew_platform.storage import LocalStore
-from brew_serve.follower import Follower, Plan, Seen, Target, targets
+from brew_serve.fleet.follower import Follower, Plan, Seen, Target, targets
 
 
 class Stage:

@@ -13,10 +13,10 @@ import pytest
 
 from brew_serve.admission import AdmissionConfig
 from brew_serve.api import create_api, create_gateway, create_routes
-from brew_serve.asked import Asked, Reply, ask
 from brew_serve.edge import EdgeConfig
-from brew_serve.follower import Target
-from brew_serve.forwarding import Forwarder
+from brew_serve.fleet.asked import Asked, Reply, ask
+from brew_serve.fleet.follower import Target
+from brew_serve.fleet.forwarding import Forwarder
 from brew_serve.front import FleetStatus
 from brew_serve.keys import create_key
 from brew_serve.meters import Meters, merged

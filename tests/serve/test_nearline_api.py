@@ -11,13 +11,13 @@ import pytest
 from brew_data.tables import Tables
 from brew_serve.api import create_api
 from brew_serve.context import MemberContext
-from brew_serve.nearline_api import nearline_router
-from brew_serve.nearline_dispatch import Dispatcher, Message
-from brew_serve.nearline_redis import RedisNearlineStore
-from brew_serve.nearline_service import NearlineService
-from brew_serve.nearline_store import NearlineStore, SqliteNearlineStore
-from brew_serve.nearline_work import NearlineWorker
-from brew_serve.outbox import Outbox
+from brew_serve.nearline.api import nearline_router
+from brew_serve.nearline.dispatch import Dispatcher, Message
+from brew_serve.nearline.outbox import Outbox
+from brew_serve.nearline.redis_store import RedisNearlineStore
+from brew_serve.nearline.service import NearlineService
+from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore
+from brew_serve.nearline.work import NearlineWorker
 from brew_serve.scoring import Scorer
 from brew_serve.service import RankService
 from brew_serve.version import LoadedVersion

@@ -10,11 +10,11 @@ import pytest
 from brew_platform.errors import ConfigError
 from brew_serve.context import MemberContext
 from brew_serve.context_redis import RedisContext
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.nearline_dispatch import DispatchConfig, Message
-from brew_serve.nearline_redis import RedisNearlineStore
-from brew_serve.nearline_store import SqliteNearlineStore
-from brew_serve.outbox import Job
+from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.dispatch import DispatchConfig, Message
+from brew_serve.nearline.outbox import Job
+from brew_serve.nearline.redis_store import RedisNearlineStore
+from brew_serve.nearline.store import SqliteNearlineStore
 from brew_serve.sqlite_file import Unavailable
 
 JOB = Job(job_id="event:a", kind="event", member_id="ada", payload={"text": "\N{SNOWMAN}"})
@@ -56,7 +56,7 @@ class TestWithRay:
     """Needs Ray's packages, not a Ray that runs."""
 
     def test_a_message_is_a_whole_file_in_the_inbox(self, tmp_path: Path) -> None:
-        from brew_serve.nearline_queue import CeleryQueue, message_of
+        from brew_serve.nearline.celery_queue import CeleryQueue, message_of
 
         config = NearlineConfig(folder=str(tmp_path), context_path="c")
         queue = CeleryQueue(config)
@@ -69,7 +69,7 @@ class TestWithRay:
         assert message_of("ada", [sent]) == Message(member_id="ada", jobs=[JOB])
 
     def test_a_broker_that_is_down_takes_no_message_and_says_so(self, tmp_path: Path) -> None:
-        from brew_serve.nearline_queue import CeleryQueue
+        from brew_serve.nearline.celery_queue import CeleryQueue
 
         queue = CeleryQueue(NearlineConfig(folder=str(tmp_path), redis_url="redis://127.0.0.1:1/0"))
         with pytest.raises(Unavailable, match="the nearline queue took no message .*see that the broker runs"):
@@ -79,8 +79,8 @@ class TestWithRay:
         pytest.importorskip("tornado", reason="Serve's policy for queues imports tornado, which is not installed")
         from ray._common.utils import import_attr
 
-        from brew_serve.nearline_consumer import scaling
-        from brew_serve.nearline_queue import CeleryQueue
+        from brew_serve.nearline.celery_queue import CeleryQueue
+        from brew_serve.nearline.consumer import scaling
 
         config = NearlineConfig(
             folder=str(tmp_path), redis_url=redis_url, queue_name=f"q-{tmp_path.name}", max_consumers=3
@@ -100,8 +100,8 @@ class TestWithRay:
         assert policy(context) == (2.5, {"queue_length": 5})
 
     def test_without_redis_the_outbox_is_the_measure(self, tmp_path: Path) -> None:
-        from brew_serve.nearline_consumer import scaling
-        from brew_serve.nearline_scaling import OutboxDepthPolicy
+        from brew_serve.nearline.consumer import scaling
+        from brew_serve.nearline.scaling import OutboxDepthPolicy
 
         fixed = NearlineConfig(folder=str(tmp_path), context_path="c", min_consumers=2, max_consumers=2)
         assert scaling(fixed) == {"num_replicas": 2}

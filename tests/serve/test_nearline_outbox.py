@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from brew_platform.errors import UserError
-from brew_serve.outbox import Accepted, Job, Outbox
+from brew_serve.nearline.outbox import Accepted, Job, Outbox
 from brew_serve.refusals import Overloaded
 
 CLAIM = {"window": 100, "lost_after": 10.0}
@@ -33,7 +33,7 @@ def ids(jobs: list[Job]) -> list[str]:
 
 def test_what_a_killed_process_had_accepted_is_there(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom brew_serve.outbox import Job, Outbox\n"
+        "import sys\nfrom pathlib import Path\nfrom brew_serve.nearline.outbox import Job, Outbox\n"
         "outbox = Outbox(Path(sys.argv[1]))\n"
         "for n in range(10**6):\n"
         "    jobs = [Job(job_id=f'event:{n}.{i}', kind='event', member_id='a', payload={}) for i in range(3)]\n"

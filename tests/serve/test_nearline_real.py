@@ -17,10 +17,10 @@ from brew_platform.storage import open_store
 from brew_serve.client import RankClient
 from brew_serve.context import MemberContext
 from brew_serve.context_redis import RedisContext
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.nearline_dispatch import DispatchConfig
-from brew_serve.nearline_protocol import EventBatch, NearlineRanking, NearlineRankRequest
-from brew_serve.nearline_service import NearlineService
+from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.dispatch import DispatchConfig
+from brew_serve.nearline.protocol import EventBatch, NearlineRanking, NearlineRankRequest
+from brew_serve.nearline.service import NearlineService
 from brew_serve.ports import free_port
 from brew_serve.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
@@ -46,14 +46,14 @@ def ray_session() -> Iterator[None]:
 
 def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> "Application":
     """One that takes its time for every prompt, so that a kill meets it at work."""
-    from brew_serve.nearline_consumer import build_consumer
+    from brew_serve.nearline.consumer import build_consumer
 
     folder = version.folder
 
     def slow_engine(folder: Path, _: Any) -> Any:
         import asyncio
 
-        from brew_serve.torch_engine import TorchEngine
+        from brew_serve.engines.torch_engine import TorchEngine
 
         engine = TorchEngine(folder)
         answer = engine.next_token_logprobs

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from brew_serve.nearline_redis import RedisNearlineStore
-from brew_serve.nearline_store import NearlineStore, Outcome, Receipt, Slate, SqliteNearlineStore, StoredRanking
+from brew_serve.nearline.redis_store import RedisNearlineStore
+from brew_serve.nearline.store import NearlineStore, Outcome, Receipt, Slate, SqliteNearlineStore, StoredRanking
 
 SLATE = Slate(task="job_apply", member_id="ada", request_id="r1", requested_at=1_000, candidates=["e0", "e2"])
 RANKING = StoredRanking(

@@ -12,7 +12,7 @@ from brew_data.compiler import Entity
 from brew_serve.api import create_api
 from brew_serve.chat import chat_ids
 from brew_serve.edge import EdgeConfig
-from brew_serve.engine import Sampling
+from brew_serve.engines.engine import Sampling
 from brew_serve.keys import create_key
 from brew_serve.openai_protocol import PATHS
 from brew_serve.service import RankService

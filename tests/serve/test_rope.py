@@ -10,9 +10,9 @@ import pytest
 
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.engine_config import EngineConfig
-from brew_serve.rope import RopeScaling, context_of, rope_overrides, scaled_theta
-from brew_serve.torch_engine import TorchEngine
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.rope import RopeScaling, context_of, rope_overrides, scaled_theta
+from brew_serve.engines.torch_engine import TorchEngine
 from brew_serve.version import load_version
 
 MODEL: dict[str, Any] = {

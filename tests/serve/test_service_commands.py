@@ -28,9 +28,9 @@ from brew_serve.app_config import AppConfig
 from brew_serve.context import MemberContext
 from brew_serve.edge import EdgeConfig
 from brew_serve.keys import create_key
-from brew_serve.nearline_api import nearline_router
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.nearline_service import NearlineService
+from brew_serve.nearline.api import nearline_router
+from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.service import NearlineService
 from brew_serve.ports import free_port
 from brew_serve.service import RankService
 from brew_serve.version import LoadedVersion

@@ -106,7 +106,7 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
     from ray import serve
 
     from brew_serve.app import build_app, serve_http
-    from brew_serve.batch import score_requests
+    from brew_serve.batch.flow import score_requests
 
     url = serve_http(build_app(config), port=free_port())
     with RankClient(url) as client:
@@ -172,7 +172,7 @@ def test_a_batch_that_lacks_a_column_is_refused_by_name(
 ) -> None:
     import ray.data
 
-    from brew_serve.batch import score_requests
+    from brew_serve.batch.flow import score_requests
 
     requests = batch_requests(version, tables, history).drop_columns(["prefix_ids"])
     with pytest.raises(DataError, match="scoring requests lack column 'prefix_ids'"):
@@ -181,7 +181,7 @@ def test_a_batch_that_lacks_a_column_is_refused_by_name(
 
 def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config: "AppConfig", tmp_path: Path) -> None:
     from brew_serve.app import build_app, serve_http
-    from brew_serve.engine_config import EngineConfig
+    from brew_serve.engines.engine_config import EngineConfig
 
     app = build_app(replace(config, engine=EngineConfig(kv_cache_bytes=65536)))
     with pytest.raises(UserError, match=r"^kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):

@@ -8,7 +8,7 @@ import pytest
 
 from brew_data.compiler import PromptFormat
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.engine_config import EngineConfig
+from brew_serve.engines.engine_config import EngineConfig
 from brew_serve.version import LoadedVersion, load_version
 
 

@@ -3,7 +3,7 @@
 At-least-once: a message may come twice, late, or with others in any order, and work may end anywhere. Every write is
 keyed (events by their id, slates and rankings by how new they are), so that doing it again changes nothing.
 
-Owns: that work and its outcome. Does not own: the queue, nor how an outcome reaches the outbox (`nearline_dispatch`).
+Owns: that work and its outcome. Does not own: the queue, nor how an outcome reaches the outbox (`nearline.dispatch`).
 """
 
 import logging
@@ -14,8 +14,8 @@ from typing import Any
 from brew_data.compiler import Entity, Past
 from brew_platform.errors import UserError
 from brew_serve.context import Context, Event, Snapshot, UnknownId
-from brew_serve.nearline_store import NearlineStore, Outcome, Slate, StoredRanking
-from brew_serve.outbox import Job
+from brew_serve.nearline.outbox import Job
+from brew_serve.nearline.store import NearlineStore, Outcome, Slate, StoredRanking
 from brew_serve.protocol import RankedItem, Truncated, Usage
 from brew_serve.scoring import Scorer
 

@@ -21,15 +21,15 @@ from ray.serve.handle import DeploymentHandle
 from brew_data.tasks import TaskSuite
 from brew_serve.api import create_gateway
 from brew_serve.app_config import AppConfig
-from brew_serve.asked import Asked, Reply
-from brew_serve.fleet import fleet, version_app
-from brew_serve.follower import Target
-from brew_serve.forwarding import Forwarder
+from brew_serve.fleet.asked import Asked, Reply
+from brew_serve.fleet.fleet import fleet, version_app
+from brew_serve.fleet.follower import Target
+from brew_serve.fleet.forwarding import Forwarder
+from brew_serve.fleet.ranker import RANKER
 from brew_serve.front import FleetStatus
 from brew_serve.meters import Meters, merged
-from brew_serve.nearline_api import nearline_router
-from brew_serve.nearline_service import NearlineService
-from brew_serve.ranker import RANKER
+from brew_serve.nearline.api import nearline_router
+from brew_serve.nearline.service import NearlineService
 from brew_serve.refusals import Lost
 
 __all__ = ["gateway_app"]

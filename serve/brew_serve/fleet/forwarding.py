@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from fastapi import Request, Response
 
-from brew_serve.asked import Asked, Reply
 from brew_serve.call import Call
-from brew_serve.follower import Target
+from brew_serve.fleet.asked import Asked, Reply
+from brew_serve.fleet.follower import Target
+from brew_serve.fleet.split import Wanted, falls_in, wanted
 from brew_serve.json_route import current_call
 from brew_serve.meters import Meters
 from brew_serve.quota import TeamQuota
 from brew_serve.refusals import Late, Lost, QuotaExceeded
-from brew_serve.split import Wanted, falls_in, wanted
 
 __all__ = ["Forwarder", "Send"]
 

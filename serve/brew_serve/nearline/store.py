@@ -4,7 +4,7 @@
     ranking    its latest result; an older one never replaces a newer one
     receipt    what became of a job: how often its work was begun, and how that ended
 
-Owns: the seam (`NearlineStore`) and the embedded default, a SQLite file. `nearline_redis.py` holds the production one;
+Owns: the seam (`NearlineStore`) and the embedded default, a SQLite file. `redis_store.py` holds the production one;
 one suite of contract tests runs on both.
 """
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from brew_platform.errors import ConfigError
 from brew_serve.context import Context, MemberContext
 from brew_serve.context_redis import RedisContext
-from brew_serve.nearline_dispatch import DispatchConfig
-from brew_serve.nearline_redis import RedisNearlineStore
-from brew_serve.nearline_store import NearlineStore, SqliteNearlineStore
-from brew_serve.outbox import Outbox
+from brew_serve.nearline.dispatch import DispatchConfig
+from brew_serve.nearline.outbox import Outbox
+from brew_serve.nearline.redis_store import RedisNearlineStore
+from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore
 
 __all__ = ["NearlineConfig"]
 

@@ -3,7 +3,7 @@
 One step collects the receipts of what was sent, and then sends what is due. All that it must remember is in the outbox,
 so it may be killed anywhere, and several may run on one outbox.
 
-Owns: that loop and its rules. Does not own: the queue (`Queue`), nor the work (`nearline_work`).
+Owns: that loop and its rules. Does not own: the queue (`Queue`), nor the work (`nearline.work`).
 """
 
 import logging
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from brew_platform.errors import ConfigError
-from brew_serve.nearline_store import KEPT_SECONDS, NearlineStore
-from brew_serve.outbox import Job, Outbox
+from brew_serve.nearline.outbox import Job, Outbox
+from brew_serve.nearline.store import KEPT_SECONDS, NearlineStore
 from brew_serve.sqlite_file import Unavailable
 
 __all__ = ["DispatchConfig", "Dispatcher", "Message", "Queue", "messages"]

@@ -1,7 +1,7 @@
 """What the nearline routes call, without HTTP and without Ray: events and requests into the outbox, rankings out.
 
 Owns: the ingress side, from the parsed request to the durable record, and the dispatcher's life. Does not own: routes
-(`nearline_api`), or the work (`nearline_work`).
+(`nearline.api`), or the work (`nearline.work`).
 """
 
 import time
@@ -12,9 +12,10 @@ from urllib.parse import quote
 from brew_data.tasks import TaskSuite
 from brew_platform.errors import UserError
 from brew_serve.context import UnknownId
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.nearline_dispatch import Dispatcher
-from brew_serve.nearline_protocol import (
+from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.dispatch import Dispatcher
+from brew_serve.nearline.outbox import Job, Outbox
+from brew_serve.nearline.protocol import (
     EventBatch,
     EventsAccepted,
     NearlineRanking,
@@ -24,8 +25,7 @@ from brew_serve.nearline_protocol import (
     micros_of,
     time_of,
 )
-from brew_serve.nearline_store import NearlineStore
-from brew_serve.outbox import Job, Outbox
+from brew_serve.nearline.store import NearlineStore
 
 __all__ = ["NearlineService"]
 
@@ -62,7 +62,7 @@ class NearlineService:
         Raises:
             UserError: a file is something else.
         """
-        from brew_serve.nearline_queue import CeleryQueue
+        from brew_serve.nearline.celery_queue import CeleryQueue
 
         outbox, store = config.open_outbox(), config.open_store()
         dispatcher = Dispatcher(outbox, CeleryQueue(config), store, config.dispatch)

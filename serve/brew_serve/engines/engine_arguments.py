@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from brew_platform.errors import UserError
-from brew_serve.engine_config import EngineConfig
-from brew_serve.rope import rope_overrides
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.rope import rope_overrides
 
 __all__ = ["CPU_BLOCK_SIZE", "CPU_CACHE_BYTES", "Device", "engine_arguments", "engine_environment"]
 
@@ -47,7 +47,7 @@ def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfi
         "use_tqdm_on_load": False,
     }
     if device == "cpu" if config.passes is None else config.passes:
-        arguments["worker_extension_cls"] = "brew_serve.scoring_worker.ScoringWorker"
+        arguments["worker_extension_cls"] = "brew_serve.engines.scoring_worker.ScoringWorker"
     if device == "cpu":
         if config.quantization is not None:
             raise UserError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from brew_platform.errors import ConfigError
-from brew_serve.rope import RopeScaling
+from brew_serve.engines.rope import RopeScaling
 
 __all__ = ["EngineConfig"]
 

@@ -17,11 +17,11 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from brew_platform.errors import BrewError
 from brew_serve.api import create_routes
 from brew_serve.app_config import AppConfig
-from brew_serve.asked import Asked, Reply, ask
 from brew_serve.context import MemberContext
-from brew_serve.member_router import MemberRouter
+from brew_serve.fleet.asked import Asked, Reply, ask
+from brew_serve.fleet.member_router import MemberRouter
+from brew_serve.fleet.token_scaling import METRIC, OutstandingTokensPolicy
 from brew_serve.service import RankService
-from brew_serve.token_scaling import METRIC, OutstandingTokensPolicy
 from brew_serve.version import load_version
 
 __all__ = ["RANKER", "ranker_app"]
@@ -64,7 +64,7 @@ class _Ranker:
     """The replica. Its engine's process ends with it: at once on shutdown, and within a moment when it is killed."""
 
     def __init__(self, config: AppConfig, number: int) -> None:
-        from brew_serve.vllm_engine import VllmEngine
+        from brew_serve.engines.vllm_engine import VllmEngine
 
         folder = config.fetch(number)
         version = load_version(folder, config.engine)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from brew_serve.affinity import in_order
+from brew_serve.fleet.affinity import in_order
 from brew_serve.refusals import Lost
 
 __all__ = ["MemberRouter"]

@@ -1,6 +1,6 @@
 """The nearline consumer on Ray Serve's task API: replicas that take messages from the queue, each with an engine.
 
-Owns: the deployment, its replica's life, and how many replicas there are. Does not own: the work (`nearline_work`).
+Owns: the deployment, its replica's life, and how many replicas there are. Does not own: the work (`nearline.work`).
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from ray.serve.task_consumer import task_consumer, task_handler
 
 from brew_platform.errors import BrewError
 from brew_serve.app_config import AppConfig
-from brew_serve.engine import Engine
-from brew_serve.engine_config import EngineConfig
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.nearline_queue import TASK, celery_config, message_of
-from brew_serve.nearline_scaling import OutboxDepthPolicy
-from brew_serve.nearline_work import NearlineWorker
+from brew_serve.engines.engine import Engine
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.nearline.celery_queue import TASK, celery_config, message_of
+from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.scaling import OutboxDepthPolicy
+from brew_serve.nearline.work import NearlineWorker
 from brew_serve.scoring import Scorer
 from brew_serve.version import load_version
 
@@ -37,7 +37,7 @@ EngineFactory = Callable[[Path, EngineConfig], Engine]
 
 def vllm_engine(folder: Path, config: EngineConfig) -> Engine:
     """The engine of production."""
-    from brew_serve.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm_engine import VllmEngine
 
     return VllmEngine(folder, config)
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
-from brew_serve.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
-from brew_serve.engine_arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
-from brew_serve.engine_config import EngineConfig
-from brew_serve.rope import context_of
-from brew_serve.scoring_queue import Group, ScoringQueue, asked_tokens
+from brew_serve.engines.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
+from brew_serve.engines.engine_arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.rope import context_of
+from brew_serve.engines.scoring_queue import Group, ScoringQueue, asked_tokens
 
 __all__ = ["VllmEngine"]
 
@@ -244,7 +244,7 @@ def _start(
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from brew_serve.owned_executor import OwnedExecutor, OwnedWorkersExecutor
+        from brew_serve.engines.owned_executor import OwnedExecutor, OwnedWorkersExecutor
 
         if device == "cpu":
             _check_head_size(folder, model)
@@ -318,7 +318,7 @@ def _died(error: Exception, notes: Path) -> str:
 
 def _failure(error: Exception, notes: Path) -> tuple[str, str]:
     """Type and first sentence of what the engine process reported, or of `error` where it reported nothing."""
-    from brew_serve.owned_executor import FAILURE_FILE
+    from brew_serve.engines.owned_executor import FAILURE_FILE
 
     kind, message = type(error).__name__, str(error)
     with suppress(OSError, ValueError):

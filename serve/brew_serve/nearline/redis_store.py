@@ -1,4 +1,4 @@
-"""The production nearline store: the `NearlineStore` of `nearline_store.py` in Redis.
+"""The production nearline store: the `NearlineStore` of `store.py` in Redis.
 
 Keys below a prefix:
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from brew_serve.nearline_store import KEPT_SECONDS, Outcome, Receipt, Slate, StoredRanking
+from brew_serve.nearline.store import KEPT_SECONDS, Outcome, Receipt, Slate, StoredRanking
 from brew_serve.redis_server import connect, redis_errors
 
 __all__ = ["RedisNearlineStore"]

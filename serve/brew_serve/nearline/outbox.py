@@ -7,7 +7,7 @@
 A job that stays enqueued beyond its time counts as lost and is claimed again: a queue may lose messages, and deliver
 them twice or out of order.
 
-Owns: the jobs' states. Does not own: sending them (`nearline_dispatch`) or doing them (`nearline_work`).
+Owns: the jobs' states. Does not own: sending them (`nearline.dispatch`) or doing them (`nearline.work`).
 """
 
 # ruff: noqa: S608 - what is put into the statements are constants of this file

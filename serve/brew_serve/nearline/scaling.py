@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from brew_serve.outbox import Outbox
+from brew_serve.nearline.outbox import Outbox
 from brew_serve.sqlite_file import Unavailable
 
 __all__ = ["OutboxDepthPolicy", "consumers_wanted"]

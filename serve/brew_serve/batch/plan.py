@@ -7,7 +7,7 @@
 Readers of Parquet folders pass over names that begin with `_` or `.`, so the folder is a data set at any time.
 
 Owns: the plan and its file, which parts are missing, and writing a part whole or not at all. Does not own: scores
-(`batch_parts`).
+(`batch.parts`).
 """
 
 import hashlib

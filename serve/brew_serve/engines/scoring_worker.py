@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from brew_serve.packed_forward import PackedForward, Segment
-from brew_serve.prefix_blocks import NoRoom, PrefixBlocks
-from brew_serve.scoring_queue import Group, asked_tokens
+from brew_serve.engines.packed_forward import PackedForward, Segment
+from brew_serve.engines.prefix_blocks import NoRoom, PrefixBlocks
+from brew_serve.engines.scoring_queue import Group, asked_tokens
 
 __all__ = ["ScoringWorker"]
 

@@ -1,7 +1,7 @@
 """The fleet: one small Ray Serve deployment that keeps the versions up which the registry wants served.
 
 Every version is an application of its own (`ranker`), so that two can be up at once and one can fail alone; so are the
-nearline consumers of every version (`nearline_consumer`), where there are any.
+nearline consumers of every version (`nearline.consumer`), where there are any.
 
 Owns: when to look, and telling the registry what did not come up. Does not own: what is done about the versions
 (`follower` decides, `version_apps` does it), or where a request goes (`gateway` asks for the routes).
@@ -16,11 +16,11 @@ from ray.serve import Application
 
 from brew_platform.errors import BrewError
 from brew_serve.app_config import AppConfig
-from brew_serve.follower import Follower, Target
+from brew_serve.fleet.follower import Follower, Target
+from brew_serve.fleet.ranker import RANKER, ranker_app
+from brew_serve.fleet.version_apps import VersionApps
 from brew_serve.front import FleetStatus, VersionStatus
-from brew_serve.nearline_consumer import CONSUMER, consumer_app
-from brew_serve.ranker import RANKER, ranker_app
-from brew_serve.version_apps import VersionApps
+from brew_serve.nearline.consumer import CONSUMER, consumer_app
 
 __all__ = ["APP_NAME", "consumers_name", "fleet", "version_app"]
 

@@ -1,7 +1,7 @@
 """The Ray Serve applications of one kind, one for each version that is up or on its way: rankers, or consumers.
 
 Owns: looking at them, carrying out what `follower` decides, and how a failed start reads. Does not own: those
-decisions, what is in such an application (`ranker`, `nearline_consumer`), or when to look (`fleet`).
+decisions, what is in such an application (`ranker`, `nearline.consumer`), or when to look (`fleet`).
 """
 
 import logging
@@ -15,7 +15,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from brew_platform.errors import BrewError, first_cause
 from brew_platform.registry_events import Event
-from brew_serve.follower import Follower, Plan, Seen, Target
+from brew_serve.fleet.follower import Follower, Plan, Seen, Target
 
 __all__ = ["VersionApps", "start_error"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
-from brew_serve.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
-from brew_serve.engine_config import EngineConfig
-from brew_serve.rope import rope_overrides
+from brew_serve.engines.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
+from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.rope import rope_overrides
 
 __all__ = ["TorchEngine"]
 

@@ -1,6 +1,6 @@
 """The nearline routes: events in, rankings asked for and read.
 
-Owns: these routes. Does not own: answers (`nearline_service`), the edge and errors (`api.create_api`, which takes this
+Owns: these routes. Does not own: answers (`nearline.service`), the edge and errors (`api.create_api`, which takes this
 router).
 """
 
@@ -12,14 +12,14 @@ from fastapi import APIRouter, Path
 
 from brew_platform.errors import UserError
 from brew_serve.json_route import StrictJsonRoute
-from brew_serve.nearline_protocol import (
+from brew_serve.nearline.protocol import (
     EventBatch,
     EventsAccepted,
     NearlineRanking,
     NearlineRankRequest,
     RankAccepted,
 )
-from brew_serve.nearline_service import NearlineService
+from brew_serve.nearline.service import NearlineService
 
 __all__ = ["nearline_router"]
 

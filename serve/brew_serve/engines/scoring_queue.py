@@ -15,7 +15,7 @@ from itertools import chain
 
 import numpy as np
 
-from brew_serve.engine import Shared
+from brew_serve.engines.engine import Shared
 
 __all__ = ["Group", "ScoringQueue", "Send", "asked_tokens"]
 

@@ -18,8 +18,8 @@ from vllm.forward_context import set_forward_context
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from brew_serve.cpu_norms import compiled_norms
-from brew_serve.last_layer import FAMILIES, LastLayer
+from brew_serve.engines.cpu_norms import compiled_norms
+from brew_serve.engines.last_layer import FAMILIES, LastLayer
 
 __all__ = ["PackedForward", "Segment"]
 

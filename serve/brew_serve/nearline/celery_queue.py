@@ -1,7 +1,7 @@
 """The nearline queue on Celery, through Ray Serve's task API: a filesystem broker, or Redis.
 
 Owns: how Celery is set up on both sides, and the form of a message. Does not own: what a message means
-(`nearline_work`), or that it arrives (`nearline_dispatch`).
+(`nearline.work`), or that it arrives (`nearline.dispatch`).
 
 Celery does not retry, keep results or dead letters for us: the outbox does, and it keeps the payload (Serve's own dead
 letters hold `str(args)`).
@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from brew_serve.nearline_config import NearlineConfig
-from brew_serve.nearline_dispatch import Message
-from brew_serve.outbox import Job
+from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.dispatch import Message
+from brew_serve.nearline.outbox import Job
 from brew_serve.sqlite_file import Unavailable
 
 __all__ = ["TASK", "CeleryQueue", "celery_config", "message_of"]

@@ -1,0 +1,1 @@
+"""Tables of requests, scored by the engine that serves."""

@@ -1,0 +1,1 @@
+"""Rankings that need not be instant: events in, work on a queue, rankings to read."""
