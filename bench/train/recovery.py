@@ -1,7 +1,7 @@
 """What a run's records say of its kills: how long each took to get over, and whether anything came out differently.
 
-Owns: the plan of random kills, and pure folds over metrics.jsonl and events.jsonl (brew_train.monitor). Does not own:
-killing.
+Owns: the plan of random kills, and pure folds over metrics.jsonl and events.jsonl (brew_train.metrics.monitor). Does
+not own: killing.
 """
 
 import bisect

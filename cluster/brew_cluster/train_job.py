@@ -23,13 +23,13 @@ from brew_cluster.train_view import TrainView
 from brew_data.tokenizer import Tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_train.checkpoint import Commits
+from brew_train.checks.dry_run import dry_run
+from brew_train.commits.checkpoint import Commits
+from brew_train.commits.export import export
+from brew_train.commits.manifest import CHECKPOINTS, peek
 from brew_train.config import TrainConfig
-from brew_train.dry_run import dry_run
-from brew_train.export import export
 from brew_train.launch import run_on_ray
 from brew_train.loop import BEST, MODEL, TrainResult
-from brew_train.manifest import CHECKPOINTS, peek
 from brew_train.world import World
 
 __all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]

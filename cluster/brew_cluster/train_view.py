@@ -1,6 +1,7 @@
 """What someone who trains sees: a live view on a terminal, a line every ten seconds elsewhere, a table at the end.
 
-Owns: the display, and `loss.svg` in the run folder. Does not own: the figures (brew_train.monitor, brew_train.goodput).
+Owns: the display, and `loss.svg` in the run folder. Does not own: the figures
+(brew_train.metrics.monitor, brew_train.metrics.goodput).
 """
 
 import logging
@@ -23,9 +24,9 @@ from rich.text import Text
 from brew_cluster.loss_curve import loss_curve_svg
 from brew_platform.progress import duration
 from brew_train.config import StageConfig
-from brew_train.goodput import goodput
 from brew_train.loop import BEST, TrainResult
-from brew_train.monitor import EVENTS, Tail, read_run
+from brew_train.metrics.goodput import goodput
+from brew_train.metrics.monitor import EVENTS, Tail, read_run
 
 __all__ = ["TrainView", "sparkline"]
 

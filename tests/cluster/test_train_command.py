@@ -15,7 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from brew_data.tokenizer import train_tokenizer
-from brew_train.ledger import audit
+from brew_train.commits.ledger import audit
 
 pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -18,7 +18,7 @@ from brew_cluster.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
 from brew_cluster.train_view import TrainView, sparkline
 from brew_train.config import StageConfig
 from brew_train.loop import TrainResult
-from brew_train.monitor import Monitor
+from brew_train.metrics.monitor import Monitor
 
 STAGES = [StageConfig(name="cpt"), StageConfig(name="sft")]
 

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from brew_platform.errors import StorageError
-from brew_train.checkpoint import Commit, Commits
-from brew_train.ledger import LedgerStep
-from brew_train.manifest import MANIFEST
+from brew_train.commits.checkpoint import Commit, Commits
+from brew_train.commits.ledger import LedgerStep
+from brew_train.commits.manifest import MANIFEST
 from brew_train.world import World
 
 SHAPES: dict[str, tuple[int, ...]] = {

@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from brew_train.batches import Batch, Bin, collate
+from brew_train.commits.export import export
+from brew_train.commits.manifest import Commit
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig
-from brew_train.export import export
-from brew_train.manifest import Commit
 from brew_train.model import RankingLM, build_model
 from brew_train.objectives import make_objective
 from brew_train.sharding import micro_step, shard

@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.checkpoint import Commit, Commits
-from brew_train.ledger import LedgerStep, audit
-from brew_train.manifest import MANIFEST, peek
+from brew_train.commits.checkpoint import Commit, Commits
+from brew_train.commits.ledger import LedgerStep, audit
+from brew_train.commits.manifest import MANIFEST, peek
 from brew_train.world import World
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from brew_train.commits.manifest import finished
 from brew_train.config import ShardingConfig, TrainConfig
 from brew_train.loop import train
-from brew_train.manifest import finished
 from brew_train.world import World
 
 pytestmark = pytest.mark.real

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from brew_platform.errors import StorageError
-from brew_train.export import export
-from brew_train.manifest import Commit
+from brew_train.commits.export import export
+from brew_train.commits.manifest import Commit
 from brew_train.world import World
 
 MODELS: dict[str, dict[str, Any]] = {

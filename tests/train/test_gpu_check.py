@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from brew_train import parity
 from brew_train.attention import varlen_attention
-from brew_train.gpu_check import TINY, main
+from brew_train.checks import parity
+from brew_train.checks.gpu_check import TINY, main
+from brew_train.commits.shards import ShardWriter
 from brew_train.losses import fused_cross_entropy
-from brew_train.shards import ShardWriter
 from brew_train.world import World
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ TINY_RUN = f"""
 import sys
 for name in {FORBIDDEN}:
     sys.modules[name] = None
-from brew_train.gpu_check import main
+from brew_train.checks.gpu_check import main
 sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--rows", "2", "--commit", "--out", sys.argv[1]]))
 """
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_platform.errors import DataError
-from brew_train.checkpoint import Commits
-from brew_train.ledger import LEDGER, LedgerStep, audit, exactly_once, read_ledger, write_segment
-from brew_train.manifest import Reference
+from brew_train.commits.checkpoint import Commits
+from brew_train.commits.ledger import LEDGER, LedgerStep, audit, exactly_once, read_ledger, write_segment
+from brew_train.commits.manifest import Reference
 from brew_train.order import BinOrder
 from brew_train.world import World
 

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import ConfigError, UserError
 from brew_train.bins import BinReader
-from brew_train.checkpoint import Commits
-from brew_train.claim import Claim
+from brew_train.commits.checkpoint import Commits
+from brew_train.commits.claim import Claim
+from brew_train.commits.ledger import audit
 from brew_train.config import TrainConfig
 from brew_train.evaluation import evaluate
-from brew_train.ledger import audit
 from brew_train.loop import TrainResult, train
 from brew_train.model import RankingLM
 from brew_train.optimizer import make_optimizer

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from brew_train.metrics.rows import StepRows, memory_bytes
 from brew_train.progress import Progress
-from brew_train.rows import StepRows, memory_bytes
 from brew_train.step import StepResult
 from brew_train.world import World
 

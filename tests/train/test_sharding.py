@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from brew_platform.errors import UserError
+from brew_train.commits.export import export
+from brew_train.commits.manifest import Commit
 from brew_train.config import ModelConfig, ShardingConfig
-from brew_train.export import export
-from brew_train.manifest import Commit
 from brew_train.model import build_model
 from brew_train.sharding import placement, shard
 from brew_train.world import World

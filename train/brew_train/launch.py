@@ -21,9 +21,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from brew_platform.errors import BrewError, first_cause
 from brew_train.config import TrainConfig
 from brew_train.loop import TrainResult, train
-from brew_train.monitor import METRICS, Monitor, Tail
+from brew_train.metrics.monitor import METRICS, Monitor, Tail
+from brew_train.metrics.prometheus import PrometheusSink
 from brew_train.preflight import require
-from brew_train.prometheus import PrometheusSink
 from brew_train.world import World
 
 __all__ = ["run_on_ray"]

@@ -1,7 +1,7 @@
 """The training run: stages in order, each step by step, committed on the way and exported at the end.
 
 Owns: the control flow, and what a commit records. Does not own: a stage's parts (brew_train.stage), what a metrics row
-says (brew_train.rows), or processes (torchrun or brew_train.launch start them), and runs without Ray. Everything random
+says (metrics.rows), or processes (torchrun or brew_train.launch start them), and runs without Ray. Everything random
 in a step is drawn from (seed, step, rank), so a restart at the same number of workers repeats the lost steps bitwise
 and no generator's state need be saved.
 """
@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from brew_train.checkpoint import Commit, Commits
-from brew_train.claim import Claim
+from brew_train.commits.checkpoint import Commit, Commits
+from brew_train.commits.claim import Claim
+from brew_train.commits.export import export
+from brew_train.commits.ledger import LedgerStep
+from brew_train.commits.manifest import CHECKPOINTS
 from brew_train.config import TrainConfig
-from brew_train.export import export
-from brew_train.ledger import LedgerStep
-from brew_train.manifest import CHECKPOINTS
+from brew_train.metrics.monitor import METRICS, Monitor, Sink
+from brew_train.metrics.rows import StepRows
 from brew_train.model import build_model
-from brew_train.monitor import METRICS, Monitor, Sink
 from brew_train.preflight import require
 from brew_train.progress import Progress
-from brew_train.rows import StepRows
 from brew_train.sharding import shard
 from brew_train.stage import RunningStage
 from brew_train.weights import materialize

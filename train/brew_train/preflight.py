@@ -9,8 +9,8 @@ from pathlib import Path
 
 from brew_platform.errors import UserError
 from brew_train.bins import BinReader
+from brew_train.commits.manifest import CHECKPOINTS, peek
 from brew_train.config import TrainConfig
-from brew_train.manifest import CHECKPOINTS, peek
 
 __all__ = ["require"]
 

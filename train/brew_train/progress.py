@@ -1,6 +1,6 @@
 """How far a run is: the counters that a commit holds, and what they decide.
 
-Owns: the counters and their arithmetic. Does not own: goodput (brew_train.goodput) or showing any of it.
+Owns: the counters and their arithmetic. Does not own: goodput (metrics.goodput) or showing any of it.
 """
 
 from dataclasses import dataclass, field

@@ -14,7 +14,7 @@ import torch
 
 from brew_platform.errors import UserError
 from brew_train.bins import BinReader
-from brew_train.checkpoint import Commit, Commits
+from brew_train.commits.checkpoint import Commit, Commits
 from brew_train.config import StageConfig, TrainConfig
 from brew_train.evaluation import compute_reference, evaluate, load_reference
 from brew_train.model import RankingLM

@@ -2,7 +2,7 @@
 
 Owns: allocating each worker's shards and filling them, so that no process ever holds the whole model. Does not own: the
 names in the folder (brew_train.pieces), how the model is cut (brew_train.sharding), or commits
-(brew_train.checkpoint).
+(commits.checkpoint).
 """
 
 import hashlib

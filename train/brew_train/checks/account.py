@@ -1,13 +1,13 @@
 """What a dry run found: what one GPU would hold, send and write, beside what an H100 has.
 
-Owns: the figures, the times that follow from them, and their table. Does not own: finding them (brew_train.dry_run).
+Owns: the figures, the times that follow from them, and their table. Does not own: finding them (checks.dry_run).
 """
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from brew_train.checks.footprint import Memory, Traffic
 from brew_train.flops import ModelSize
-from brew_train.footprint import Memory, Traffic
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,7 +1,7 @@
 """A training step at full size without the machines: what each GPU would hold, send and write.
 
 Owns: running one rank's real code on fake tensors in a fake process group. Does not own: how bytes are followed
-(brew_train.footprint), what is made of them (brew_train.account), FLOPs (brew_train.flops), or the command.
+(checks.footprint), what is made of them (checks.account), FLOPs (brew_train.flops), or the command.
 
 What runs is what trains: `build_model`, `shard`, the objective, FSDP2's gathers and reductions, backward, the
 optimizer's state. Only numbers are missing: fake tensors have shapes, dtypes and storage sizes, and a fake process
@@ -22,11 +22,11 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from brew_platform.errors import UserError
-from brew_train.account import DryRun, Gpu
 from brew_train.batches import Batch, Bin, collate
+from brew_train.checks.account import DryRun, Gpu
+from brew_train.checks.footprint import Footprint, Traffic
 from brew_train.config import ShardingConfig, StageConfig, TrainConfig
 from brew_train.flops import ModelSize
-from brew_train.footprint import Footprint, Traffic
 from brew_train.model import RankingLM, build_model
 from brew_train.objectives import make_objective
 from brew_train.optimizer import Optimizer, make_optimizer

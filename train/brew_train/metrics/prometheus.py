@@ -1,6 +1,6 @@
 """A run's metrics for Prometheus, through the metrics endpoint of the Ray node that rank 0 runs on.
 
-Owns: the gauges and their names. Does not own: what they mean (brew_train.monitor), or the endpoint (Ray's). Needs Ray,
+Owns: the gauges and their names. Does not own: what they mean (metrics.monitor), or the endpoint (Ray's). Needs Ray,
 initialised in this process.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
-from brew_train.goodput import CAUSES, Goodput
-from brew_train.monitor import MEASURES
+from brew_train.metrics.goodput import CAUSES, Goodput
+from brew_train.metrics.monitor import MEASURES
 
 __all__ = ["PrometheusSink", "gauge_name"]
 

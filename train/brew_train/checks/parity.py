@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brew_train.attention import varlen_attention
 from brew_train.batches import Bin
-from brew_train.checkpoint import Commits
+from brew_train.commits.checkpoint import Commits
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig
 from brew_train.losses import NO_TARGET, fused_cross_entropy, token_log_probabilities, token_weights
 from brew_train.model import RankingLM, build_model

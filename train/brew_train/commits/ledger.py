@@ -1,7 +1,7 @@
 """The ledger: which bins each committed step was trained on, and the audit that each came exactly once per epoch.
 
 Owns: segments, their chain, the audit. Does not own: the order of bins (brew_train.order), or when a segment is written
-(brew_train.checkpoint: just before the manifest that refers to it).
+(commits.checkpoint: just before the manifest that refers to it).
 
     ledger/step-00000020-5f0c1a2b.json     steps 11 to 20, and the segment that ends with step 10; sealed, never deleted
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import DataError
-from brew_train.manifest import CHECKPOINTS, Reference, peek_commit, seal, unseal
+from brew_train.commits.manifest import CHECKPOINTS, Reference, peek_commit, seal, unseal
 
 __all__ = ["LEDGER", "Audit", "LedgerStep", "audit", "exactly_once", "read_ledger", "write_segment"]
 

@@ -1,19 +1,19 @@
 """Commits: sharded checkpoints that exist completely or not at all, written in the background while training goes on.
 
 Owns: staging and writing a commit, finding the newest good one, reading it back at any number of workers, retention.
-Does not own: what the state holds (brew_train.loop), DCP's files (brew_train.shards), manifests (brew_train.manifest).
+Does not own: what the state holds (brew_train.loop), DCP's files (commits.shards), manifests (commits.manifest).
 
     checkpoints/step-00000020-5f0c1a2b/      written once, never reused: a repeated step gets a new suffix
         __0_0.distcp  __1_0.distcp  .metadata    each worker's shards, and the index
         manifest.json                            put last, by rename: only with it does the commit exist
-    ledger/step-00000020-5f0c1a2b.json       the bins since the commit before it (brew_train.ledger)
+    ledger/step-00000020-5f0c1a2b.json       the bins since the commit before it (commits.ledger)
 
 Overwriting a folder and crashing leaves a mix of old and new rows that loads silently, and so does a flipped bit;
 hence the fresh names and the sha256 of every file.
 
 Training waits only while the tensors are copied (and for the commit before, where that is not done yet). A background
 thread writes the copies. It talks to the other workers' threads over `World.side`, so that its messages never mix with
-those of training, and in rounds (brew_train.agreement): what fails anywhere fails everywhere, so no worker is left
+those of training, and in rounds (commits.agreement): what fails anywhere fails everywhere, so no worker is left
 waiting, and all of them meet the error in the same call.
 """
 
@@ -34,10 +34,10 @@ from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.agreement import agree
-from brew_train.claim import Claim
-from brew_train.ledger import LEDGER, LedgerStep, write_segment
-from brew_train.manifest import (
+from brew_train.commits.agreement import agree
+from brew_train.commits.claim import Claim
+from brew_train.commits.ledger import LEDGER, LedgerStep, write_segment
+from brew_train.commits.manifest import (
     MANIFEST,
     Commit,
     Reference,
@@ -48,7 +48,7 @@ from brew_train.manifest import (
     step_of,
     write_manifest,
 )
-from brew_train.shards import ShardWriter, read_shards
+from brew_train.commits.shards import ShardWriter, read_shards
 from brew_train.world import World
 
 __all__ = ["Commit", "Commits"]

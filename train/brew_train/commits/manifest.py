@@ -1,7 +1,7 @@
 """The manifest of a commit: which files it consists of, byte for byte, and how to tell that they still are.
 
 Owns: sealed JSON files, the manifest's content, holding files against it, and a look at a run's last commit without any
-worker. Does not own: writing the shards (brew_train.shards), or which commits are kept (brew_train.checkpoint).
+worker. Does not own: writing the shards (commits.shards), or which commits are kept (commits.checkpoint).
 
 A sealed file is `{"body": ..., "sha256": of the body}`, put in place by rename once it is on the disk.
 """
@@ -51,7 +51,7 @@ class Commit:
     folder: Path
     step: int  # over all stages
     state: dict[str, Any]  # what the writer passed: data position, counters, the optimizer's numbers
-    ledger: Reference | None = None  # the segment of the bins up to this step (brew_train.ledger)
+    ledger: Reference | None = None  # the segment of the bins up to this step (commits.ledger)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: {"bytes", "sha256"}
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig
 
-from brew_train.checkpoint import Commits
+from brew_train.checks.dry_run import dry_run
+from brew_train.checks.parity import counting_bin
+from brew_train.commits.checkpoint import Commits
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
-from brew_train.dry_run import dry_run
 from brew_train.flops import ModelSize, mfu, peak_flops
 from brew_train.model import build_model
 from brew_train.optimizer import Optimizer, make_optimizer
-from brew_train.parity import counting_bin
 from brew_train.sharding import shard
 from brew_train.step import take_step
 from brew_train.weights import materialize

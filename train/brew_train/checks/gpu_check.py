@@ -1,7 +1,7 @@
-"""Whether one GPU computes what plain float32 does, and how fast it trains: `python -m brew_train.gpu_check`.
+"""Whether one GPU computes what plain float32 does, and how fast it trains: `python -m brew_train.checks.gpu_check`.
 
-Owns: the order of the checks, the table and the JSON. Does not own: the comparisons (brew_train.parity) or the timed
-models (brew_train.speed). Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors;
+Owns: the order of the checks, the table and the JSON. Does not own: the comparisons (checks.parity) or the timed
+models (checks.speed). Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors;
 neither Ray nor pyarrow, rich, psutil or pydantic, so that a GPU machine needs no cluster's packages.
 """
 
@@ -22,9 +22,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from brew_platform.errors import UserError
+from brew_train.checks.parity import Check, Scale, check_attention, check_loss, check_restore, check_steps
+from brew_train.checks.speed import Speed, candidates, measure
 from brew_train.losses import uses_liger
-from brew_train.parity import Check, Scale, check_attention, check_loss, check_restore, check_steps
-from brew_train.speed import Speed, candidates, measure
 from brew_train.world import World
 
 __all__ = ["gpu_check", "main"]
@@ -36,7 +36,9 @@ PACKAGES = ("torch", "transformers", "liger-kernel", "flash-attn", "schedulefree
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns 0 if every comparison holds, 1 if one does not, 2 where nothing can be checked."""
-    parser = argparse.ArgumentParser(prog="python -m brew_train.gpu_check", description=(__doc__ or "").split(":")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m brew_train.checks.gpu_check", description=(__doc__ or "").split(":")[0]
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny models; runs without a GPU, too")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each model (20)")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them (5)")

@@ -1,7 +1,7 @@
 """A metrics row: what one step came to, in numbers for people and dashboards.
 
 Owns: the row's columns (docs/observability.md explains each) and its derived figures: speed, MFU, time left. Does not
-own: where rows go (brew_train.monitor), or the step (brew_train.step).
+own: where rows go (metrics.monitor), or the step (brew_train.step).
 """
 
 import resource

@@ -1,7 +1,7 @@
 """A commit's averaged weights as a Hugging Face folder that transformers and vLLM load.
 
 Owns: reading a commit piece by piece and writing config.json and safetensors files. Does not own: tokenizer files (the
-caller adds them), the commits (brew_train.checkpoint) or the names in the folder (brew_train.pieces).
+caller adds them), the commits (commits.checkpoint) or the names in the folder (brew_train.pieces).
 
 Only a commit is read, never a model: training may go on meanwhile, and one process without a GPU can export a model
 that fits none. Output files are dealt out to the workers, and memory is about one output file.
@@ -28,7 +28,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from brew_platform.errors import StorageError
-from brew_train.manifest import Commit
+from brew_train.commits.manifest import Commit
 from brew_train.pieces import Piece, pieces
 from brew_train.world import World
 

@@ -1,6 +1,6 @@
 """A round among workers: each does its part, rank 0 decides on all parts, and what fails anywhere fails everywhere.
 
-Owns: the round. Does not own: the process group (brew_train.world), or what is agreed on (brew_train.checkpoint).
+Owns: the round. Does not own: the process group (brew_train.world), or what is agreed on (commits.checkpoint).
 """
 
 import logging

@@ -1,7 +1,7 @@
 """What a training run tells: a metrics row after every optimizer step, and events in between.
 
 Owns: what each measure and event means, the two files that hold them, and passing rows on to sinks. Does not own: the
-numbers (brew_train.loop measures them), or what the time came to (brew_train.goodput).
+numbers (brew_train.loop measures them), or what the time came to (metrics.goodput).
 
 Both files have one JSON object per line and are only ever appended to, so a step that is repeated after a loss has a
 row for each time: the last one counts. A worker may be killed in the middle of a line; readers leave a torn line out,
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brew_platform.errors import UserError
-from brew_train.goodput import Goodput, GoodputMeter
+from brew_train.metrics.goodput import Goodput, GoodputMeter
 
 __all__ = ["EVENTS", "KINDS", "MEASURES", "METRICS", "TENSORBOARD", "Measure", "Monitor", "Sink", "Tail", "read_run"]
 
@@ -64,7 +64,7 @@ MEASURES: dict[str, Measure] = {
     "evaluation": _m("", "the objective's measures of the averaged weights on the evaluation bins, or null"),
     "evaluation_seconds": _m("seconds", "that this evaluation took"),
     "seconds_left": _m("seconds", "until the last step, if steps stay as fast as they were"),
-    "goodput": _m("ratio", "productive share of the time held so far (brew_train.goodput)"),
+    "goodput": _m("ratio", "productive share of the time held so far (metrics.goodput)"),
 }
 
 KINDS = {  # of events, beside time, attempt and kind
@@ -173,7 +173,7 @@ class Monitor:
         for record in sorted([*events, *rows], key=lambda record: record["time"]):
             meter.add(record)
         try:
-            from brew_train.tensorboard import TensorBoardSink
+            from brew_train.metrics.tensorboard import TensorBoardSink
 
             self._sinks.append(TensorBoardSink(self._run / TENSORBOARD, attempt=self._attempt))
         except (ImportError, OSError) as error:

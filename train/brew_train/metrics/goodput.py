@@ -1,7 +1,7 @@
 """Goodput: the share of the time held that went into steps done for the first time, and what took the rest.
 
 Owns: the fold over a run's records, one by one, so that the training loop and a reader of the files use the same code.
-Does not own: the records (brew_train.monitor).
+Does not own: the records (metrics.monitor).
 
 The time line of a run is cut at its records, and each piece goes to exactly one cause: all pieces add up to the time
 held, whatever the records say. A piece ends at a record, which names parts of it (waiting for data, a commit, an
@@ -123,7 +123,7 @@ class GoodputMeter:
 def goodput(
     rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]], *, now: float | None = None
 ) -> Goodput:
-    """The goodput of a run from its records (`brew_train.monitor.read_run` reads them).
+    """The goodput of a run from its records (`metrics.monitor.read_run` reads them).
 
     Args:
         rows: of metrics.jsonl.

@@ -1,0 +1,1 @@
+"""What people see of a run: rows, events, goodput, and where they go."""
