@@ -36,10 +36,10 @@ test-fast: setup ## the tests that take seconds, on two cores
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
 
 test-real: setup ## those that start Ray, vLLM or several processes: Ray's beside the others
-	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadscope --durations=10 $(ARGS)
 
 test-faults: setup ## kills under load: workers, drivers, replicas, engines, consumers, Redis (about 14 minutes)
-	$(BIN)/python -m pytest -m faults $(ARGS)
+	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
 
 lint: setup ## ruff: style and formatting
 	$(BIN)/ruff check .
