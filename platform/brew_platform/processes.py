@@ -5,6 +5,7 @@ Owns: measuring and ending descendants. Does not start any.
 
 import ctypes
 import os
+import secrets
 import select
 import signal
 import sys
@@ -19,6 +20,7 @@ import psutil
 __all__ = ["ProcessTreeMeter", "become_subreaper", "guard_descendants", "kill_descendants"]
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_MARK = "BREW_GUARDED_BY"  # environment of descendants: the marks of the guards around them, the outermost first
 _KILL_ROUNDS = 10  # of a second each; what is left then hangs in the kernel or belongs to another user
 
 
@@ -117,19 +119,23 @@ def kill_descendants(grace_seconds: float = 5.0) -> int:
 def guard_descendants(interval_seconds: float = 1.0) -> Iterator[None]:
     """Ends this process's descendants also when it is killed with SIGKILL, which it cannot see coming.
 
-    A guard process in a session of its own notes who descends from us, and kills them when we are gone. It does
-    nothing where the block ends, well or badly: `kill_descendants` is for that. It forks: call it before threads start.
+    A guard process in a session of its own notes who descends from us, and kills them when we are gone. Those that were
+    started after its last look it knows by a mark in the environment, which descendants inherit; some lose it later,
+    when they give themselves a title (Ray's workers do). It does nothing where the block ends, well or badly:
+    `kill_descendants` is for that. It forks: call it before threads start.
 
     Args:
-        interval_seconds: between notes; what was started after the last one is missed.
+        interval_seconds: between notes.
     """
     reads, writes = os.pipe()
-    guarded = os.getpid()
+    guarded, before = os.getpid(), os.environ.get(_MARK)
+    mark = secrets.token_hex(8)
+    os.environ[_MARK] = mark if before is None else f"{before} {mark}"  # a guard around ours may have to end them, too
     guard = os.fork()
     if guard == 0:
         os.setsid()
         os.close(writes)
-        _guard(guarded, reads, interval_seconds)
+        _guard(guarded, mark, reads, interval_seconds)
         os._exit(0)
     os.close(reads)
     try:
@@ -138,9 +144,13 @@ def guard_descendants(interval_seconds: float = 1.0) -> Iterator[None]:
         os.write(writes, b"x")  # we are still here: nothing is to be done
         os.close(writes)
         os.waitpid(guard, 0)
+        if before is None:
+            del os.environ[_MARK]
+        else:
+            os.environ[_MARK] = before
 
 
-def _guard(guarded: int, reads: int, interval_seconds: float) -> None:
+def _guard(guarded: int, mark: str, reads: int, interval_seconds: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     known: set[psutil.Process] = set()
@@ -152,6 +162,23 @@ def _guard(guarded: int, reads: int, interval_seconds: float) -> None:
     if os.read(reads, 1) == b"":  # the pipe broke: the guarded process was killed
         for process in known:
             _signal(process, kill=True)  # psutil refuses where the number now belongs to another process
+        for _ in range(_KILL_ROUNDS):
+            marked = _marked(mark)
+            for process in marked:
+                _signal(process, kill=True)
+            if not marked:
+                break
+            time.sleep(0.1)  # one of them may just have started another
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """Running processes that inherited `mark`, as far as we may know; this one did not."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if mark in process.environ().get(_MARK, "").split() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:

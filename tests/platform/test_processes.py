@@ -113,6 +113,27 @@ def test_the_guard_ends_descendants_of_a_killed_process_and_leaves_those_of_one_
         child.kill()
 
 
+NESTED = """
+import os, subprocess, sys, time
+from brew_platform.processes import guard_descendants
+with guard_descendants(interval_seconds=60), guard_descendants(interval_seconds=60):
+    orphan = subprocess.run(["sh", "-c", "sleep 60 >/dev/null & echo $!"], stdout=subprocess.PIPE, text=True).stdout
+    print(orphan, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_guard_ends_also_an_orphan_that_came_after_its_last_look() -> None:
+    guarded = subprocess.Popen([sys.executable, "-c", NESTED], stdout=subprocess.PIPE, text=True)
+    assert guarded.stdout is not None
+    with guarded.stdout as output:
+        orphan = psutil.Process(int(output.readline()))
+    assert orphan.ppid() != guarded.pid
+    guarded.kill()
+    guarded.wait(timeout=30)
+    orphan.wait(timeout=10)
+
+
 def test_the_guard_remembers_the_descendants_of_one_that_is_killed_while_it_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -128,6 +149,6 @@ def test_the_guard_remembers_the_descendants_of_one_that_is_killed_while_it_look
 
     monkeypatch.setattr(psutil.Process, "children", children)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    processes._guard(os.getpid(), reads, 0.01)
+    processes._guard(os.getpid(), "nobody has this mark", reads, 0.01)
     os.close(reads)
     assert sleeper.wait(5) == -signal.SIGKILL
