@@ -57,9 +57,7 @@ def one_sentence(console: Console, *, keep_children: bool = False, relaunched: b
         relaunched: this process is a relauncher's child; of an interrupt that one tells, which always outlives it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    if (
-        relaunched
-    ):  # it is interrupted by SIGINT, which it has inherited as ignored where a shell started the job with &
+    if relaunched:  # SIGINT is ignored where a shell started the job with &, but it is how the relauncher interrupts
         signal.signal(signal.SIGINT, signal.default_int_handler)
     become_subreaper()
     code = 0
