@@ -60,7 +60,7 @@ bench-serve: setup ## ranking over HTTP against vLLM's own server; run `make dem
 	$(BIN)/python -m bench.serve $(ARGS)
 
 gpu-check: ## training on one GPU without Ray: parity, tokens/s, MFU (needs PyTorch, transformers, liger-kernel)
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.checks.gpu_check $(ARGS)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.diagnostics.gpu_check $(ARGS)
 
 clean: ## remove what the commands made (.venv stays)
 	rm -rf runs dist .pytest_cache .mypy_cache .ruff_cache

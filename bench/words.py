@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from brew_data import synthetic_vocabulary
+from brew_data.sources.synthetic import vocabulary as synthetic_vocabulary
 
 __all__ = ["draw_words", "vocabulary"]
 

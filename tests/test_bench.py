@@ -21,7 +21,7 @@ from bench.train.recovery import bitwise_kills, plan_kills, recoveries
 from bench.train.result import FIGURES, Result, table
 from bench.train.workload import CONTEXT, LONGEST, SHORTEST, VOCABULARY, make_workload
 
-from brew_data.tasks import load_suite
+from brew_data.prompts.suite import load_suite
 from brew_serve.version import load_version
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from brew_cluster.cli import app
+from brew_cluster.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]

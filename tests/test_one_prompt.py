@@ -8,18 +8,18 @@ import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
 
-from brew_data import pipelines
-from brew_data.compiler import PromptCompiler, PromptFormat
+from brew_data.pipelines import documents as pipelines
+from brew_data.prompts.compiler import PromptCompiler, PromptFormat
+from brew_data.prompts.suite import load_suite
+from brew_data.schema import Tables, micros, write_tables
+from brew_data.sources.synthetic.config import SyntheticConfig
+from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split
-from brew_data.synthetic import generate
-from brew_data.synthetic_config import SyntheticConfig
-from brew_data.tables import Tables, micros, write_tables
-from brew_data.tasks import load_suite
-from brew_serve.api import create_api
-from brew_serve.context import MemberContext
-from brew_serve.engines.engine import Shared
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.service import RankService
+from brew_serve.context.base import MemberContext
+from brew_serve.engines.base import Shared
+from brew_serve.engines.config import EngineConfig
+from brew_serve.http.app import create_api
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")

@@ -26,10 +26,10 @@ from bench.serve.workload import WORKLOADS, Request, RequestMaker, write_random_
 
 from brew_platform.errors import BrewError
 from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
-from brew_platform.registry import Registry
-from brew_platform.source import source_commit
-from brew_platform.storage import open_store
-from brew_serve.engines.engine_config import EngineConfig
+from brew_platform.provenance import source_commit
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.engines.config import EngineConfig
 from brew_serve.version import load_version
 
 ROOT = Path(__file__).parents[2]

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import httpx
 
-from brew_cluster.local_ray import local_ray
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
-from brew_serve.admission import AdmissionConfig
-from brew_serve.app import AppConfig, build_app, serve_http
-from brew_serve.ports import free_port
+from brew_cluster.ray.local_ray import local_ray
+from brew_platform.ports import free_port
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
+from brew_serve.ranking.admission import AdmissionConfig
 
 __all__ = ["VLLM_BEST", "our_service", "vllm_server"]
 

@@ -21,10 +21,10 @@ from bench.words import draw_words, vocabulary
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
 
-from brew_data.compiler import Entity, PromptFormat
-from brew_data.tasks import TaskSpec
-from brew_data.tokenizer import train_tokenizer
-from brew_serve.protocol import RankRequest
+from brew_data.prompts.compiler import Entity, PromptFormat
+from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tokenizer import train_tokenizer
+from brew_serve.schemas.rank import RankRequest
 from brew_serve.version import LoadedVersion, write_suite_files
 
 __all__ = ["WORKLOADS", "Request", "RequestMaker", "Sizes", "write_random_version"]

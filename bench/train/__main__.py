@@ -21,7 +21,7 @@ from bench.train.result import Result, code_digest, table
 from bench.train.workload import Workload, make_workload
 
 from brew_platform.processes import become_subreaper, kill_descendants
-from brew_platform.source import source_commit
+from brew_platform.provenance import source_commit
 
 OUT = ROOT / "bench" / "out"
 PARTS = ("blocked", "kills")  # beside contenders

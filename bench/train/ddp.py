@@ -14,14 +14,14 @@ from bench.train.ours import config_for
 from bench.train.workload import CONTEXT, VOCABULARY, open_workload
 from torch.nn.parallel import DistributedDataParallel
 
-from brew_train.model import RankingLM, build_model
-from brew_train.optimizer import make_optimizer
-from brew_train.order import BinOrder
-from brew_train.sharding import shard
+from brew_train.distributed.context import World
+from brew_train.inputs.bin_order import BinOrder
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import RankingLM, build_model
+from brew_train.model.sharding import shard
+from brew_train.optim.optimizer import make_optimizer
 from brew_train.stage import seed_step
 from brew_train.step import take_step
-from brew_train.weights import materialize
-from brew_train.world import World
 
 
 def main() -> None:

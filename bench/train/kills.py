@@ -19,12 +19,12 @@ from bench.train.ours import STAGE, config_for
 from bench.train.recovery import PlannedKill, bitwise_kills, plan_kills, recoveries
 from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
 
-from brew_cluster.local_ray import local_ray
+from brew_cluster.ray.local_ray import local_ray
 from brew_platform.errors import DataError
-from brew_train.commits.ledger import LEDGER, LedgerStep, audit, read_ledger
-from brew_train.commits.manifest import MANIFEST, peek_commit
-from brew_train.launch import run_on_ray
-from brew_train.metrics.monitor import METRICS, Tail, read_run
+from brew_train.checkpoints.ledger import LEDGER, LedgerStep, audit, read_ledger
+from brew_train.checkpoints.manifest import MANIFEST, peek_commit
+from brew_train.ray_launcher import run_on_ray
+from brew_train.telemetry.recorder import METRICS, Tail, read_run
 
 WORKERS = 2
 PATIENCE = 180.0  # seconds that a kill waits for its moment before the test is given up

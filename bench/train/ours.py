@@ -12,8 +12,8 @@ from bench.train.job import Job, Stopwatch, read_job
 from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
 
 from brew_train.config import ModelConfig, StageConfig, TrainConfig
+from brew_train.distributed.context import World
 from brew_train.loop import train
-from brew_train.world import World
 
 STAGE = "bench"
 

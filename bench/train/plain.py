@@ -14,7 +14,7 @@ from bench.train.job import Job, Stopwatch, read_job
 from bench.train.workload import CONTEXT, Workload, open_workload
 from transformers import AutoModelForCausalLM
 
-from brew_train.order import BinOrder
+from brew_train.inputs.bin_order import BinOrder
 
 Row = dict[str, torch.Tensor]
 NO_TARGET = -100

@@ -1,6 +1,6 @@
 """What a run's records say of its kills: how long each took to get over, and whether anything came out differently.
 
-Owns: the plan of random kills, and pure folds over metrics.jsonl and events.jsonl (brew_train.metrics.monitor). Does
+Owns: the plan of random kills, and pure folds over metrics.jsonl and events.jsonl (brew_train.telemetry.recorder). Does
 not own: killing.
 """
 

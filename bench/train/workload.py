@@ -23,9 +23,9 @@ from bench.words import draw_words, vocabulary
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
 
-from brew_data.packing import pack
-from brew_data.tokenizer import train_tokenizer
-from brew_train.bins import BinReader
+from brew_data.packed_bins.packing import pack
+from brew_data.prompts.tokenizer import train_tokenizer
+from brew_train.inputs.bin_reader import BinReader
 
 __all__ = ["CONTEXT", "VOCABULARY", "Workload", "make_workload", "open_workload"]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from brew_data.compiler import Entity, Past
-from brew_data.tables import Tables, micros, read_tables
+from brew_data.prompts.compiler import Entity, Past
+from brew_data.schema import Tables, micros, read_tables
 
 __all__ = ["Records"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brew_data.prompts.suite import TaskSpec, TaskSuite
+from brew_data.schema import Tables, micros
 from brew_data.split import Split
-from brew_data.tables import Tables, micros
-from brew_data.tasks import TaskSpec, TaskSuite
 from brew_platform.errors import BrewError
 from brew_platform.metrics import auc, logloss, smoothed_mean
 

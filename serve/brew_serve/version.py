@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from brew_data.compiler import PromptCompiler, PromptFormat
-from brew_data.tasks import TaskSuite
-from brew_data.tokenizer import Tokenizer
+from brew_data.prompts.compiler import PromptCompiler, PromptFormat
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.engines.rope import context_of
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.rope_scaling import context_of
 
 __all__ = ["LoadedVersion", "load_version", "write_suite_files"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from brew_cluster.local_ray import refuse_running_ray
-from brew_cluster.preflight import require_space
+from brew_cluster.jobs.disk_space import require_space
+from brew_cluster.ray.local_ray import refuse_running_ray
 from brew_platform.errors import StorageError, UserError, first_cause
-from brew_serve.ports import require_free_port
+from brew_platform.ports import require_free_port
 
 
 def test_a_port_in_use_is_refused_and_a_free_one_passes() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brew_cluster.relauncher import Decision, decide, relaunch
+from brew_cluster.ray.relauncher import Decision, decide, relaunch
 
 
 @pytest.mark.parametrize("code", [0, 2, 130])
@@ -64,7 +64,7 @@ def test_what_the_user_must_mend_comes_through_at_once(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from brew_cluster.relauncher import relaunch
+from brew_cluster.ray.relauncher import relaunch
 try:
     relaunch([sys.executable, *sys.argv[1:]], most=3, progress=lambda: 0)
 except KeyboardInterrupt:

@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 
-from brew_cluster.slates import choose_slates
+from brew_cluster.jobs.demo_slates import choose_slates
+from brew_data.prompts.suite import load_suite
+from brew_data.schema import TIMESTAMP, Tables
 from brew_data.split import Split
-from brew_data.tables import TIMESTAMP, Tables
-from brew_data.tasks import load_suite
 
 
 def tables() -> Tables:

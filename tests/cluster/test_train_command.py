@@ -14,8 +14,8 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from brew_data.tokenizer import train_tokenizer
-from brew_train.commits.ledger import audit
+from brew_data.prompts.tokenizer import train_tokenizer
+from brew_train.checkpoints.ledger import audit
 
 pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from brew_cluster.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
-from brew_cluster.train_view import TrainView, sparkline
+from brew_cluster.cli.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
+from brew_cluster.cli.train_view import TrainView, sparkline
 from brew_train.config import StageConfig
 from brew_train.loop import TrainResult
-from brew_train.metrics.monitor import Monitor
+from brew_train.telemetry.recorder import Monitor
 
 STAGES = [StageConfig(name="cpt"), StageConfig(name="sft")]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from brew_data.compiler import Entity, Past, PromptCompiler, PromptFormat
-from brew_data.tasks import TaskSuite, load_suite
-from brew_data.tokenizer import Tokenizer, train_tokenizer
+from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 
 WORDS = ["nurse senior health in berlin skills care", "engineer junior software at acme", "remote work video by ada"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brew_data.bins import finish_plan, write_file
+from brew_data.packed_bins.schema import finish_plan, write_file
 
 
 def test_the_hash_of_a_plan_stays_for_ever_and_does_not_depend_on_the_order_of_files(tmp_path: Path) -> None:

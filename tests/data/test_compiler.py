@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_data.compiler import Entity, Past, PromptCompiler, PromptFormat
-from brew_data.tasks import TaskSuite
-from brew_data.tokenizer import CONTROL_TOKENS, Tokenizer
+from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tokenizer import CONTROL_TOKENS, Tokenizer
 from brew_platform.errors import UserError
 
 from .conftest import job, past

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from brew_data.movielens_figures import measure
-from brew_data.tables import TIMESTAMP, Tables
+from brew_data.schema import TIMESTAMP, Tables
+from brew_data.sources.movielens_figures import measure
 
 
 def test_what_was_drawn_is_measured() -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_data.history import first_kept
-from brew_data.packing import pack
+from brew_data.packed_bins.packing import pack
+from brew_data.prompts.history import first_kept
 from brew_platform.errors import UserError
 
 

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brew_data.compiler import Past, PromptCompiler, PromptFormat
-from brew_data.preference_file import Preference, read_preferences
-from brew_data.preferences import Pair, build_pairs, compile_preference, synthetic_pairs
+from brew_data.corpora.preference_file import Preference, read_preferences
+from brew_data.corpora.preferences import Pair, build_pairs, compile_preference, synthetic_pairs
+from brew_data.prompts.compiler import Past, PromptCompiler, PromptFormat
+from brew_data.prompts.suite import load_suite
+from brew_data.prompts.tokenizer import CONTROL_TOKENS, Tokenizer
 from brew_data.records import Records
+from brew_data.schema import Tables, micros
+from brew_data.sources.synthetic.config import SyntheticConfig
+from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split
-from brew_data.synthetic import generate
-from brew_data.synthetic_config import SyntheticConfig
-from brew_data.tables import Tables, micros
-from brew_data.tasks import load_suite
-from brew_data.tokenizer import CONTROL_TOKENS, Tokenizer
 from brew_platform.errors import DataError, UserError
-from brew_train.bins import BinReader
+from brew_train.inputs.bin_reader import BinReader
 
 ROWS = [
     {

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from brew_data.movielens import read_movielens
+from brew_data.prompts.suite import load_suite
+from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
+from brew_data.schema import TIMESTAMP, Tables, micros, read_tables, write_tables
+from brew_data.sources.movielens import read_movielens
 from brew_data.split import Split, SplitConfig
-from brew_data.tables import TIMESTAMP, Tables, micros, read_tables, write_tables
-from brew_data.tasks import load_suite
-from brew_data.tokenizer import Tokenizer, train_tokenizer
 from brew_platform.errors import ConfigError, DataError, UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-100k"

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from brew_data.synthetic import generate
-from brew_data.synthetic_config import SURFACES, SyntheticConfig, benchmark_start
-from brew_data.synthetic_reach import measure
-from brew_data.tables import Tables
+from brew_data.schema import Tables
+from brew_data.sources.synthetic.config import SURFACES, SyntheticConfig, benchmark_start
+from brew_data.sources.synthetic.generator import generate
+from brew_data.sources.synthetic.reachability import measure
 from brew_platform.errors import UserError
 
 SMALL = SyntheticConfig(members=60, jobs=80, posts=80, interactions_per_member=30.0)

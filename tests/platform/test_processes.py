@@ -16,7 +16,8 @@ from brew_platform.processes import become_subreaper
 # A child whose grandchild ignores SIGTERM, and a daemon that was forked twice, so that init would adopt it.
 FAMILY = """
 import json, os, signal, subprocess, sys, time
-from brew_platform.processes import become_subreaper, kill_descendants
+from brew_platform.processes import become_subreaper
+from brew_platform.processes import kill_descendants
 
 stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}]); time.sleep(60)"

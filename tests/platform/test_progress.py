@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from brew_platform.progress import StageProgress, Stages, duration
+from brew_platform.console.progress import StageProgress, Stages, duration
 
 
 class Clock:
@@ -115,7 +115,7 @@ def test_facts_are_not_markup() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_the_work_goes_on_when_the_reader_leaves(encoding: str) -> None:
     code = (
-        "import sys, time; from brew_platform.progress import Stages\n"
+        "import sys, time; from brew_platform.console.progress import Stages\n"
         "stages = Stages([f's{i}' for i in range(50)], every_seconds=0.01)\n"
         "for name in stages.names:\n"
         "    with stages.stage(name, total=2) as p: p.update(1, title='caf\\xe9'); time.sleep(0.02)\n"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.registry import GateOutcome, Registry, Version
-from brew_platform.storage import LocalStore
+from brew_platform.registry.registry import GateOutcome, Registry, Version
+from brew_platform.storage.base import LocalStore
 
 GOOD = GateOutcome("jobs.auc", 0.7, 0.65, True)
 BAD = GateOutcome("jobs.auc", 0.61, 0.65, False)
@@ -161,8 +161,8 @@ def test_a_manifest_cannot_write_outside_its_folder(
 PUBLISHER = """
 import sys
 from pathlib import Path
-from brew_platform.registry import Registry
-from brew_platform.storage import LocalStore
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import LocalStore
 registry = Registry(LocalStore(Path(sys.argv[1])))
 sys.stdin.read()
 for _ in range(10):

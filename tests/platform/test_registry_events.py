@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brew_platform.errors import RegistryError, UserError
-from brew_platform.registry_events import KINDS, MOVES, Event, GateOutcome, aliases, rollback_target
+from brew_platform.registry.events import KINDS, MOVES, Event, GateOutcome, aliases, rollback_target
 
 
 def event(number: int, kind: str, version: int, alias: str | None = "production") -> Event:

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from brew_platform.source import source_commit
+from brew_platform.provenance import source_commit
 
 
 def test_the_commit_is_named_and_changes_show(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from brew_platform.errors import StorageError
-from brew_platform.storage import LocalStore, ObjectStore, open_store
+from brew_platform.storage.base import LocalStore, ObjectStore, open_store
 
 BACKENDS: dict[str, Callable[[Path], str]] = {"local": str, "file-url": lambda folder: f"file://{folder}"}
 
@@ -107,7 +107,7 @@ def test_24_threads_race_and_each_key_has_one_winner(store: ObjectStore) -> None
 
 def test_processes_race_and_each_key_has_one_winner(store: ObjectStore, url: str) -> None:
     code = (
-        "import sys; from brew_platform.storage import open_store\n"
+        "import sys; from brew_platform.storage.base import open_store\n"
         "store = open_store(sys.argv[1]); sys.stdin.read()\n"
         "print(*[k for k in range(200) if store.put_if_absent(f'slot/{k}', sys.argv[2].encode())])"
     )
@@ -135,7 +135,7 @@ def test_kill_9_in_the_middle_of_an_upload_leaves_no_object(store: ObjectStore, 
     pipe = tmp_path / "endless"
     os.mkfifo(pipe)
     code = (
-        "import sys; from pathlib import Path; from brew_platform.storage import open_store\n"
+        "import sys; from pathlib import Path; from brew_platform.storage.base import open_store\n"
         "open_store(sys.argv[1]).upload_if_absent('big', Path(sys.argv[2]))"
     )
     uploader = subprocess.Popen([sys.executable, "-c", code, url, str(pipe)])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from brew_platform.console.logging import open_log
 from brew_platform.errors import UserError
-from brew_platform.telemetry import open_log
 
 
 def test_the_file_has_everything_and_the_console_only_our_warnings(

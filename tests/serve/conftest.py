@@ -19,14 +19,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from brew_data.compiler import Entity, Past, PromptCompiler, PromptFormat
-from brew_data.tables import TIMESTAMP, Tables
-from brew_data.tasks import Action, HistoryPolicy, TaskSpec, TaskSuite
-from brew_data.tokenizer import Tokenizer, train_tokenizer
-from brew_serve.context import MemberContext
-from brew_serve.engines.engine import Engine, EngineUsage, Generated, Sampling, Shared
+from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.suite import Action, HistoryPolicy, TaskSpec, TaskSuite
+from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
+from brew_data.schema import TIMESTAMP, Tables
+from brew_serve.context.base import MemberContext
+from brew_serve.engines.base import Engine, EngineUsage, Generated, Sampling, Shared
 from brew_serve.engines.torch_engine import TorchEngine
-from brew_serve.service import RankService
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion, load_version, write_suite_files
 
 from .engine_processes import engine_cores
@@ -381,7 +381,7 @@ def reference(version_folder: Path) -> TorchEngine:
 
 @pytest.fixture(scope="module")
 def vllm(version: LoadedVersion, collected: None) -> Iterator[Engine]:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     engine = VllmEngine(version.folder, version.engine)
     yield engine

@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from brew_data.compiler import PromptCompiler
-from brew_serve.context import Context, MemberContext
-from brew_serve.nearline.dispatch import DispatchConfig, Dispatcher, Message
+from brew_data.prompts.compiler import PromptCompiler
+from brew_serve.context.base import Context, MemberContext
+from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, Message
+from brew_serve.nearline.message_handler import NearlineWorker
 from brew_serve.nearline.outbox import Job, Outbox
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore, StoredRanking
-from brew_serve.nearline.work import NearlineWorker
-from brew_serve.scoring import Scorer
+from brew_serve.ranking.scoring import Scorer
 
 __all__ = ["BASE", "Fault", "Faulty", "Killed", "Plane", "ask", "event"]
 

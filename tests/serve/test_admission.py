@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.admission import AdmissionConfig, Admit, Load, Refuse, TokenRate, TooLarge, Work, decide
-from brew_serve.call import Call, Trace
-from brew_serve.engines.engine import EngineUsage
-from brew_serve.gate import Gate
-from brew_serve.keys import Team
-from brew_serve.meters import Meters
-from brew_serve.quota import Bucket, TeamQuota
-from brew_serve.refusals import Overloaded, QuotaExceeded
+from brew_serve.engines.base import EngineUsage
+from brew_serve.http.auth import Team
+from brew_serve.http.quota import Bucket, TeamQuota
+from brew_serve.http.refusals import Overloaded, QuotaExceeded
+from brew_serve.http.request_context import Call, Trace
+from brew_serve.metrics import Meters
+from brew_serve.ranking.admission import AdmissionConfig, Admit, Load, Refuse, TokenRate, TooLarge, Work, decide
+from brew_serve.ranking.gate import Gate
 
 CONFIG = AdmissionConfig(max_outstanding_tokens=10_000, tokens_per_second=1_000, rate_memory_seconds=1)
 

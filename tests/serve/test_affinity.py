@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError
-from brew_serve.admission import AdmissionConfig
-from brew_serve.app_config import AppConfig
-from brew_serve.fleet.affinity import in_order
-from brew_serve.fleet.split import Wanted, falls_in, wanted
-from brew_serve.fleet.token_scaling import OutstandingTokensPolicy, replicas_wanted
+from brew_serve.config import AppConfig
+from brew_serve.deployment.autoscaling import OutstandingTokensPolicy, replicas_wanted
+from brew_serve.deployment.replica_routing import in_order
+from brew_serve.deployment.split import Wanted, falls_in, wanted
 from brew_serve.nearline.config import NearlineConfig
+from brew_serve.ranking.admission import AdmissionConfig
 
 MEMBERS = [f"m{i}" for i in range(2_000)]
 

@@ -6,12 +6,12 @@ from typing import Any
 import httpx
 import pytest
 
-from brew_data.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, Past
 from brew_platform.errors import BrewError, UserError
-from brew_serve.api import create_api
 from brew_serve.client import RankClient, Retries
-from brew_serve.scoring import Scorer
-from brew_serve.service import RankService
+from brew_serve.http.app import create_api
+from brew_serve.ranking.scoring import Scorer
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion
 
 

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from brew_data.compiler import Past
-from brew_data.tables import Tables
+from brew_data.prompts.compiler import Past
+from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
 from brew_serve.batch.flow import score_table
 from brew_serve.batch.parts import SCORED, _scored, _unpacked, make_prompts
 from brew_serve.batch.plan import BatchPlan, Part, write_part
-from brew_serve.context import MemberContext
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.protocol import RankRequest
-from brew_serve.scoring import Scorer
-from brew_serve.service import RankService
+from brew_serve.context.base import MemberContext
+from brew_serve.engines.config import EngineConfig
+from brew_serve.ranking.scoring import Scorer
+from brew_serve.ranking.service import RankService
+from brew_serve.schemas.rank import RankRequest
 from brew_serve.version import LoadedVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")

@@ -11,7 +11,7 @@ import pytest
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.client import AsyncRankClient, RankClient, Retries
-from brew_serve.refusals import (
+from brew_serve.http.refusals import (
     BodyTooLarge,
     Expired,
     Forbidden,
@@ -21,7 +21,7 @@ from brew_serve.refusals import (
     QuotaExceeded,
     Unauthorized,
 )
-from brew_serve.sqlite_file import Unavailable
+from brew_serve.stores.sqlite_file import Unavailable
 
 RANKED = {
     "version": 1,

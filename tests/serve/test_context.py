@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from brew_data.compiler import Entity, Past
-from brew_data.tables import Tables
+from brew_data.prompts.compiler import Entity, Past
+from brew_data.schema import Tables
 from brew_platform.errors import UserError
-from brew_serve.context import Context, Event, MemberContext, UnknownId
-from brew_serve.context_redis import RedisContext
-from brew_serve.sqlite_file import Unavailable
+from brew_serve.context.base import Context, Event, MemberContext, UnknownId
+from brew_serve.context.redis import RedisContext
+from brew_serve.stores.sqlite_file import Unavailable
 
 Open = Callable[[], Context]  # another connection to the same store
 

@@ -12,14 +12,14 @@ import httpx
 import pytest
 
 from brew_platform.errors import UserError
-from brew_serve.admission import AdmissionConfig
-from brew_serve.api import create_api
 from brew_serve.client import RankClient
-from brew_serve.edge import EdgeConfig
-from brew_serve.engines.engine import EngineUsage, Generated, Sampling, Shared
+from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared
 from brew_serve.engines.torch_engine import TorchEngine
-from brew_serve.keys import create_key
-from brew_serve.service import RankService
+from brew_serve.http.app import create_api
+from brew_serve.http.auth import create_key
+from brew_serve.http.middleware import EdgeConfig
+from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from brew_cluster.serve_job import load_serve
+from brew_cluster.jobs.serve import load_serve
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.engines.engine_arguments import engine_arguments, engine_environment
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.engines.rope import RopeScaling
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.rope_scaling import RopeScaling
+from brew_serve.engines.vllm.arguments import engine_arguments, engine_environment
 
 FOLDER = Path("/version")
 # Mixtral 8x22B's, as far as it counts here.
@@ -42,7 +42,7 @@ def test_on_cpu_the_defaults_are_of_the_demo() -> None:
         "enforce_eager": True,
         "block_size": 32,
         "kv_cache_memory_bytes": 256 * 2**20,
-        "worker_extension_cls": "brew_serve.engines.scoring_worker.ScoringWorker",
+        "worker_extension_cls": "brew_serve.engines.vllm.scoring_worker.ScoringWorker",
     }
     given = EngineConfig(max_model_len=8000, block_size=64, kv_cache_bytes=5)
     arguments = engine_arguments(FOLDER, MODEL, given, device="cpu")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from brew_platform.errors import UserError
-from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.torch_engine import TorchEngine
 
 from .engine_processes import ENGINES, engine_cores
@@ -23,7 +23,7 @@ pytestmark = ENGINES
 
 
 async def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, version_folder: Path) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     for make in (TorchEngine, VllmEngine):
         with pytest.raises(UserError, match="holds no model"):
@@ -39,7 +39,7 @@ async def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, versi
 async def test_heads_that_vllm_cannot_compute_are_refused_before_they_crash_it(
     version_folder: Path, tmp_path: Path
 ) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     shutil.copytree(version_folder, tmp_path / "model")
     path = tmp_path / "model/config.json"
@@ -50,7 +50,7 @@ async def test_heads_that_vllm_cannot_compute_are_refused_before_they_crash_it(
 
 @pytest.mark.real
 async def test_a_cache_too_small_for_one_prompt_is_refused_with_the_reason(version_folder: Path) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     before = engine_cores()
     with pytest.raises(UserError, match=r"kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
@@ -60,7 +60,7 @@ async def test_a_cache_too_small_for_one_prompt_is_refused_with_the_reason(versi
 
 @pytest.mark.real
 async def test_damaged_weights_are_refused_with_vllms_own_reason(version_folder: Path, tmp_path: Path) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     shutil.copytree(version_folder, tmp_path / "model")
     weights = tmp_path / "model/model.safetensors"
@@ -89,7 +89,7 @@ LATE = """
 async def test_an_engine_that_connects_late_is_heard_all_the_same(
     version_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(LATE))  # read by each Python that starts
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
@@ -105,8 +105,8 @@ async def test_an_engine_that_connects_late_is_heard_all_the_same(
 OWNER = """
     import sys, time
     from pathlib import Path
-    from brew_serve.engines.engine_config import EngineConfig
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.config import EngineConfig
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     if __name__ == "__main__":
         engine = VllmEngine(Path(sys.argv[1]), EngineConfig(tensor_parallel_size=int(sys.argv[2])))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from brew_data.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, Past
 from brew_platform.errors import UserError
-from brew_serve.engines.engine import Engine, Sampling
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.engines.rope import RopeScaling
+from brew_serve.engines.base import Engine, Sampling
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.rope_scaling import RopeScaling
 from brew_serve.engines.torch_engine import TorchEngine
-from brew_serve.scoring import RankedCandidate, Scorer
+from brew_serve.ranking.scoring import RankedCandidate, Scorer
 from brew_serve.version import LoadedVersion
 
 from .engine_processes import ENGINES
@@ -24,7 +24,7 @@ pytestmark = ENGINES
 @pytest.fixture(scope="module")
 def scheduled(version: LoadedVersion, collected: None) -> Iterator[Engine]:
     """vLLM as on a GPU: its scheduler takes a request for each prompt."""
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     engine = VllmEngine(version.folder, EngineConfig(passes=False, kv_cache_bytes=64 * 2**20))
     yield engine
@@ -204,7 +204,7 @@ async def test_vllm_answers_hundreds_of_prompts_at_once_as_it_answers_one(vllm: 
 @pytest.fixture(scope="module")
 def scaled(version_folder: Path, collected: None) -> Iterator[tuple[Engine, Engine]]:
     """vLLM and the reference, both reading twice what the model was trained on."""
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     config = EngineConfig(rope=RopeScaling(alpha=2), kv_cache_bytes=64 * 2**20)
     engine, plain = VllmEngine(version_folder, config), TorchEngine(version_folder, config)

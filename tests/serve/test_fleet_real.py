@@ -19,11 +19,11 @@ import httpx
 import psutil
 import pytest
 
-from brew_data.tables import Tables
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
-from brew_serve.context import MemberContext
-from brew_serve.ports import free_port
+from brew_data.schema import Tables
+from brew_platform.ports import free_port
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.context.base import MemberContext
 from brew_serve.version import LoadedVersion
 
 from .running_ray import RAY, running_ray
@@ -155,7 +155,7 @@ def processes(part: str) -> list[psutil.Process]:
 def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from safetensors.torch import load_file, save_file
 
-    from brew_serve.app import AppConfig, build_app, serve_http
+    from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
 
     root = tmp_path_factory.mktemp("fleet")
     registry = Registry(open_store(str(root / "store")))

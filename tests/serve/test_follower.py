@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from brew_platform.errors import RegistryError, UserError
-from brew_platform.registry import Registry
-from brew_platform.storage import LocalStore
-from brew_serve.fleet.follower import Follower, Plan, Seen, Target, targets
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import LocalStore
+from brew_serve.deployment.version_reconciler import Follower, Plan, Seen, Target, targets
 
 
 class Stage:

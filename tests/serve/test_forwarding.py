@@ -11,17 +11,17 @@ from typing import Any
 import httpx
 import pytest
 
-from brew_serve.admission import AdmissionConfig
-from brew_serve.api import create_api, create_gateway, create_routes
-from brew_serve.edge import EdgeConfig
-from brew_serve.fleet.asked import Asked, Reply, ask
-from brew_serve.fleet.follower import Target
-from brew_serve.fleet.forwarding import Forwarder
-from brew_serve.front import FleetStatus
-from brew_serve.keys import create_key
-from brew_serve.meters import Meters, merged
-from brew_serve.refusals import Lost
-from brew_serve.service import RankService
+from brew_serve.deployment.asked import Asked, Reply, ask
+from brew_serve.deployment.forwarding import Forwarder
+from brew_serve.deployment.version_reconciler import Target
+from brew_serve.http.app import create_api, create_gateway, create_routes
+from brew_serve.http.auth import create_key
+from brew_serve.http.middleware import EdgeConfig
+from brew_serve.http.refusals import Lost
+from brew_serve.http.service_status import FleetStatus
+from brew_serve.metrics import Meters, merged
+from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion
 
 PRODUCTION = Target(role="production", version=3)

@@ -22,9 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from brew_serve.api import create_api
-from brew_serve.openai_protocol import PATHS
-from brew_serve.service import RankService
+from brew_serve.http.app import create_api
+from brew_serve.ranking.service import RankService
+from brew_serve.schemas.openai import PATHS
 
 EXAMPLES = 30  # per route, that fit the document, and as many that do not
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from brew_platform.errors import UserError
-from brew_serve.call import Trace
-from brew_serve.keys import KeyFile, Team, create_key, list_keys, revoke_key
+from brew_serve.http.auth import KeyFile, Team, create_key, list_keys, revoke_key
+from brew_serve.http.request_context import Trace
 
 
 def test_a_key_belongs_to_its_team_and_is_not_in_the_file(tmp_path: Path) -> None:

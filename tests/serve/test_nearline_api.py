@@ -8,18 +8,18 @@ from typing import Any
 import httpx
 import pytest
 
-from brew_data.tables import Tables
-from brew_serve.api import create_api
-from brew_serve.context import MemberContext
-from brew_serve.nearline.api import nearline_router
-from brew_serve.nearline.dispatch import Dispatcher, Message
+from brew_data.schema import Tables
+from brew_serve.context.base import MemberContext
+from brew_serve.http.app import create_api
+from brew_serve.http.routes.nearline import nearline_router
+from brew_serve.nearline.dispatcher import Dispatcher, Message
+from brew_serve.nearline.message_handler import NearlineWorker
 from brew_serve.nearline.outbox import Outbox
 from brew_serve.nearline.redis_store import RedisNearlineStore
 from brew_serve.nearline.service import NearlineService
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore
-from brew_serve.nearline.work import NearlineWorker
-from brew_serve.scoring import Scorer
-from brew_serve.service import RankService
+from brew_serve.ranking.scoring import Scorer
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion
 
 NOW = 1_800_000_000.0

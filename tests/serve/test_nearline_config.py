@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import ConfigError
-from brew_serve.context import MemberContext
-from brew_serve.context_redis import RedisContext
+from brew_serve.context.base import MemberContext
+from brew_serve.context.redis import RedisContext
 from brew_serve.nearline.config import NearlineConfig
-from brew_serve.nearline.dispatch import DispatchConfig, Message
+from brew_serve.nearline.dispatcher import DispatchConfig, Message
 from brew_serve.nearline.outbox import Job
 from brew_serve.nearline.redis_store import RedisNearlineStore
 from brew_serve.nearline.store import SqliteNearlineStore
-from brew_serve.sqlite_file import Unavailable
+from brew_serve.stores.sqlite_file import Unavailable
 
 JOB = Job(job_id="event:a", kind="event", member_id="ada", payload={"text": "\N{SNOWMAN}"})
 
@@ -100,8 +100,8 @@ class TestWithRay:
         assert policy(context) == (2.5, {"queue_length": 5})
 
     def test_without_redis_the_outbox_is_the_measure(self, tmp_path: Path) -> None:
+        from brew_serve.nearline.autoscaling import OutboxDepthPolicy
         from brew_serve.nearline.consumer import scaling
-        from brew_serve.nearline.scaling import OutboxDepthPolicy
 
         fixed = NearlineConfig(folder=str(tmp_path), context_path="c", min_consumers=2, max_consumers=2)
         assert scaling(fixed) == {"num_replicas": 2}

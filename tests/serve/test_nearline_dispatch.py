@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import BrewError
-from brew_serve.nearline.dispatch import DispatchConfig, Dispatcher, messages
-from brew_serve.nearline.scaling import OutboxDepthPolicy, consumers_wanted
-from brew_serve.sqlite_file import Unavailable
+from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_wanted
+from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
+from brew_serve.stores.sqlite_file import Unavailable
 
 from .nearline_plane import Fault, Faulty, Killed, Plane, ask, event
 

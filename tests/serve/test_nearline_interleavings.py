@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from brew_data.compiler import PromptCompiler
-from brew_serve.scoring import Scorer
-from brew_serve.sqlite_file import Unavailable
+from brew_data.prompts.compiler import PromptCompiler
+from brew_serve.ranking.scoring import Scorer
+from brew_serve.stores.sqlite_file import Unavailable
 
 from .nearline_plane import BASE, Killed, Plane, ask, event
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from brew_data.tables import Tables
+from brew_data.schema import Tables
 from brew_platform.errors import BrewError, UserError
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
+from brew_platform.ports import free_port
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
 from brew_serve.client import RankClient
-from brew_serve.context import MemberContext
-from brew_serve.context_redis import RedisContext
+from brew_serve.context.base import MemberContext
+from brew_serve.context.redis import RedisContext
 from brew_serve.nearline.config import NearlineConfig
-from brew_serve.nearline.dispatch import DispatchConfig
-from brew_serve.nearline.protocol import EventBatch, NearlineRanking, NearlineRankRequest
+from brew_serve.nearline.dispatcher import DispatchConfig
 from brew_serve.nearline.service import NearlineService
-from brew_serve.ports import free_port
-from brew_serve.sqlite_file import Unavailable
+from brew_serve.schemas.nearline import EventBatch, NearlineRanking, NearlineRankRequest
+from brew_serve.stores.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
 from .running_ray import RAY, running_ray
@@ -155,7 +155,7 @@ def test_from_an_event_over_http_to_its_ranking_and_through_a_promotion(
 ) -> None:
     from ray import serve
 
-    from brew_serve.app import AppConfig, build_app, serve_http
+    from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
 
     registry = two_versions(version, tmp_path)
     MemberContext.build(tables, tmp_path / "context.sqlite")

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from brew_data.compiler import Entity
+from brew_data.prompts.compiler import Entity
 
 from .nearline_plane import Plane, ask, event
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from brew_platform.errors import UserError
-from brew_serve.engines.engine import Engine, Shared
-from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.base import Engine, Shared
+from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.torch_engine import TorchEngine
 from brew_serve.version import LoadedVersion
 
@@ -97,7 +97,7 @@ async def test_who_is_cancelled_holds_up_nobody_with_whom_it_shares(vllm: Engine
 async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
     version_folder: Path, version: LoadedVersion, reference: Engine
 ) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     model = json.loads((version_folder / "config.json").read_text())
     head = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
@@ -125,7 +125,7 @@ async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
 async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
     version_folder: Path, reference: Engine, version: LoadedVersion
 ) -> None:
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     engine = VllmEngine(version_folder, EngineConfig(tensor_parallel_size=2, kv_cache_bytes=64 * 2**20, threads=1))
     try:
@@ -143,7 +143,7 @@ async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
 async def test_other_families_answer_as_plain_pytorch_does(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
     grouped = {"num_key_value_heads": 1, "head_dim": 32} if family != "gpt_neox" else {}

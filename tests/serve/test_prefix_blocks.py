@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_serve.engines.prefix_blocks import NoRoom, PrefixBlocks
+from brew_serve.engines.vllm.prefix_blocks import NoRoom, PrefixBlocks
 
 SIZE = 4
 

@@ -8,14 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from brew_data.compiler import Entity
-from brew_serve.api import create_api
-from brew_serve.chat import chat_ids
-from brew_serve.edge import EdgeConfig
-from brew_serve.engines.engine import Sampling
-from brew_serve.keys import create_key
-from brew_serve.openai_protocol import PATHS
-from brew_serve.service import RankService
+from brew_data.prompts.chat import chat_ids
+from brew_data.prompts.compiler import Entity
+from brew_serve.engines.base import Sampling
+from brew_serve.http.app import create_api
+from brew_serve.http.auth import create_key
+from brew_serve.http.middleware import EdgeConfig
+from brew_serve.ranking.service import RankService
+from brew_serve.schemas.openai import PATHS
 from brew_serve.version import LoadedVersion
 
 CONTROL = range(6)

@@ -10,8 +10,8 @@ import pytest
 
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.engines.rope import RopeScaling, context_of, rope_overrides, scaled_theta
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.rope_scaling import RopeScaling, context_of, rope_overrides, scaled_theta
 from brew_serve.engines.torch_engine import TorchEngine
 from brew_serve.version import load_version
 

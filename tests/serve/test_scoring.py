@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brew_data.compiler import Entity, Past, PromptCompiler
-from brew_data.tasks import TaskSuite
+from brew_data.prompts.compiler import Entity, Past, PromptCompiler
+from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
-from brew_serve.scoring import Scorer
+from brew_serve.ranking.scoring import Scorer
 
 ids = st.lists(st.integers(6, 300), min_size=1, max_size=8)
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

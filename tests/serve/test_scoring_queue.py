@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from brew_platform.errors import BrewError
-from brew_serve.engines.engine import Shared
-from brew_serve.engines.scoring_queue import Group, ScoringQueue
+from brew_serve.engines.base import Shared
+from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue
 
 
 class Sums:

@@ -16,23 +16,23 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner, Result
 
-from brew_cluster.cli import app
-from brew_cluster.serve_job import load_serve
-from brew_cluster.service_view import example_request
-from brew_data.tables import Tables
+from brew_cluster.cli.main import app
+from brew_cluster.cli.service_view import example_request
+from brew_cluster.jobs.serve import load_serve
+from brew_data.schema import Tables
 from brew_platform.errors import ConfigError
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
-from brew_serve.api import create_api
-from brew_serve.app_config import AppConfig
-from brew_serve.context import MemberContext
-from brew_serve.edge import EdgeConfig
-from brew_serve.keys import create_key
-from brew_serve.nearline.api import nearline_router
+from brew_platform.ports import free_port
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.config import AppConfig
+from brew_serve.context.base import MemberContext
+from brew_serve.http.app import create_api
+from brew_serve.http.auth import create_key
+from brew_serve.http.middleware import EdgeConfig
+from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.nearline.service import NearlineService
-from brew_serve.ports import free_port
-from brew_serve.service import RankService
+from brew_serve.ranking.service import RankService
 from brew_serve.version import LoadedVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -261,7 +261,7 @@ def test_help_and_wrong_settings_wait_for_no_heavy_import(tmp_path: Path) -> Non
     code = (
         "import sys\n"
         "for name in ('ray', 'torch', 'transformers', 'vllm'): sys.modules[name] = None\n"
-        "from brew_cluster.cli import main; main()"
+        "from brew_cluster.cli.main import main; main()"
     )
     for arguments, words in [
         (["serve", "up", "--help"], "--foreground"),

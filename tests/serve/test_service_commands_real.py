@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from brew_data.tables import Tables
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
-from brew_serve.context import MemberContext
-from brew_serve.ports import free_port
-from brew_serve.protocol import RankRequest
-from brew_serve.service import RankService
+from brew_data.schema import Tables
+from brew_platform.ports import free_port
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.context.base import MemberContext
+from brew_serve.ranking.service import RankService
+from brew_serve.schemas.rank import RankRequest
 from brew_serve.version import LoadedVersion
 
 pytestmark = [

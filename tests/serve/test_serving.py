@@ -11,21 +11,21 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from brew_data.compiler import Past
-from brew_data.tables import Tables
+from brew_data.prompts.compiler import Past
+from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
-from brew_platform.registry import Registry
-from brew_platform.storage import open_store
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
 from brew_serve.client import RankClient, Retries
-from brew_serve.context import MemberContext
-from brew_serve.refusals import Late
+from brew_serve.context.base import MemberContext
+from brew_serve.http.refusals import Late
 from brew_serve.version import LoadedVersion
 
 from .engine_processes import engine_cores
 from .running_ray import RAY, running_ray
 
 if TYPE_CHECKING:
-    from brew_serve.app import AppConfig
+    from brew_serve.deployment.online_service import AppConfig
 
 pytestmark = RAY
 
@@ -42,7 +42,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def config(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> "AppConfig":
-    from brew_serve.app import AppConfig
+    from brew_serve.deployment.online_service import AppConfig
 
     root = tmp_path_factory.mktemp("serving")
     registry = Registry(open_store(str(root / "store")))
@@ -105,8 +105,8 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
     import ray.data
     from ray import serve
 
-    from brew_serve.app import build_app, serve_http
     from brew_serve.batch.flow import score_requests
+    from brew_serve.deployment.online_service import build_app, serve_http
 
     url = serve_http(build_app(config), port=free_port())
     with RankClient(url) as client:
@@ -180,8 +180,8 @@ def test_a_batch_that_lacks_a_column_is_refused_by_name(
 
 
 def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config: "AppConfig", tmp_path: Path) -> None:
-    from brew_serve.app import build_app, serve_http
-    from brew_serve.engines.engine_config import EngineConfig
+    from brew_serve.deployment.online_service import build_app, serve_http
+    from brew_serve.engines.config import EngineConfig
 
     app = build_app(replace(config, engine=EngineConfig(kv_cache_bytes=65536)))
     with pytest.raises(UserError, match=r"^kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
@@ -190,7 +190,7 @@ def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config:
 
 
 def test_without_keys_only_this_machine_is_served() -> None:
-    from brew_serve.app import App, serve_http
+    from brew_serve.deployment.online_service import App, serve_http
 
     for host in ("0.0.0.0", "192.168.0.7", "::", "example.org"):
         with pytest.raises(UserError, match="without API keys the service listens on this machine only, not on"):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from brew_data.compiler import PromptFormat
+from brew_data.prompts.compiler import PromptFormat
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.engines.config import EngineConfig
 from brew_serve.version import LoadedVersion, load_version
 
 

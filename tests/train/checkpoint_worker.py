@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from brew_platform.errors import StorageError
-from brew_train.commits.checkpoint import Commit, Commits
-from brew_train.commits.ledger import LedgerStep
-from brew_train.commits.manifest import MANIFEST
-from brew_train.world import World
+from brew_train.checkpoints.checkpointer import Commit, Commits
+from brew_train.checkpoints.ledger import LedgerStep
+from brew_train.checkpoints.manifest import MANIFEST
+from brew_train.distributed.context import World
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "model.w": (16_385, 1000),  # no multiple of two rows

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
-from brew_train.model import RankingLM, build_model
-from brew_train.sharding import shard
-from brew_train.weights import materialize
-from brew_train.world import World
+from brew_train.distributed.context import World
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import RankingLM, build_model
+from brew_train.model.sharding import shard
 
 VOCABULARY, CONTEXT = 97, 64  # of write_bins
 

@@ -18,15 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from brew_train.batches import Batch, Bin, collate
-from brew_train.commits.export import export
-from brew_train.commits.manifest import Commit
+from brew_train.checkpoints.export import export
+from brew_train.checkpoints.manifest import Commit
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig
-from brew_train.model import RankingLM, build_model
-from brew_train.objectives import make_objective
-from brew_train.sharding import micro_step, shard
-from brew_train.weights import materialize
-from brew_train.world import World
+from brew_train.distributed.context import World
+from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import RankingLM, build_model
+from brew_train.model.sharding import micro_step, shard
+from brew_train.objectives.base import make_objective
 
 SIZES = {"vocabulary_size": 50, "context_length": 64}
 FRESH = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)

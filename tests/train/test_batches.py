@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brew_platform.errors import DataError, UserError
-from brew_train.batches import Bin, collate
-from brew_train.bins import BinReader
-from brew_train.losses import NO_TARGET
-from brew_train.order import BinOrder, BinOrderState
+from brew_train.inputs.batches import Bin, collate
+from brew_train.inputs.bin_order import BinOrder, BinOrderState
+from brew_train.inputs.bin_reader import BinReader
+from brew_train.objectives.fused_losses import NO_TARGET
 
 
 def test_collating_two_bins_by_hand() -> None:
@@ -60,7 +60,7 @@ def test_bins_are_read_by_row_groups_and_the_cache_forgets(
     wanted = [reader[bin_id].input_ids.tolist() for bin_id in range(12)]
     for file in bins["cpt"].glob("*.parquet"):
         pq.write_table(pq.read_table(file), file, row_group_size=2)
-    monkeypatch.setattr("brew_train.bins.CACHE_BYTES", 1)
+    monkeypatch.setattr("brew_train.inputs.bin_reader.CACHE_BYTES", 1)
     reader = BinReader(bins["cpt"], **sizes)
     for bin_id in [11, 0, 5, 6, 3, 0, 11]:
         assert reader[bin_id].input_ids.tolist() == wanted[bin_id]

@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.commits.checkpoint import Commit, Commits
-from brew_train.commits.ledger import LedgerStep, audit
-from brew_train.commits.manifest import MANIFEST, peek
-from brew_train.world import World
+from brew_train.checkpoints.checkpointer import Commit, Commits
+from brew_train.checkpoints.ledger import LedgerStep, audit
+from brew_train.checkpoints.manifest import MANIFEST, peek
+from brew_train.distributed.context import World
 
 
 def values(step: int) -> dict[str, torch.Tensor]:

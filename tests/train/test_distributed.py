@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from brew_train.commits.manifest import finished
+from brew_train.checkpoints.manifest import finished
 from brew_train.config import ShardingConfig, TrainConfig
+from brew_train.distributed.context import World
 from brew_train.loop import train
-from brew_train.world import World
 
 pytestmark = pytest.mark.real
 

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_train.checks.dry_run import DryRun, dry_run
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
-from brew_train.model import build_model
+from brew_train.diagnostics.dry_run import DryRun, dry_run
+from brew_train.model.model import build_model
 
 SIZES = {"vocabulary_size": 96, "context_length": 64}
 SMALL = TrainConfig(
@@ -35,15 +35,17 @@ RECIPE = Path(__file__).parents[2] / "cluster/brew_cluster/recipes/train_mixtral
 WORKER = """
 import json, sys
 import numpy as np
-from brew_train.batches import Bin
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig
-from brew_train.checks.footprint import Footprint
-from brew_train.model import build_model
-from brew_train.optimizer import make_optimizer
-from brew_train.sharding import shard
+from brew_train.inputs.batches import Bin
+from brew_train.config import ModelConfig
+from brew_train.config import ShardingConfig
+from brew_train.config import StageConfig
+from brew_train.diagnostics.memory_tracker import Footprint
+from brew_train.model.model import build_model
+from brew_train.optim.optimizer import make_optimizer
+from brew_train.model.sharding import shard
 from brew_train.step import take_step
-from brew_train.weights import materialize
-from brew_train.world import World
+from brew_train.model.init_weights import materialize
+from brew_train.distributed.context import World
 
 job = json.loads(sys.argv[1])
 model_config, sharding = ModelConfig(**job["model"]), ShardingConfig(**job["sharding"])
@@ -151,7 +153,7 @@ def test_two_real_processes_hold_and_send_what_was_said() -> None:
 
 
 def test_impossible_sizes_are_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brew_train.checks.dry_run.build_model", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr("brew_train.diagnostics.dry_run.build_model", lambda *_, **__: pytest.fail("built"))
     replicas = replace(SMALL, sharding=ShardingConfig(replicas=2))
     with pytest.raises(ConfigError, match=r"workers=7 is no multiple of train.sharding.replicas=2"):
         dry_run(replicas, gpus=7, bins_per_gpu=1, **SIZES)

@@ -13,10 +13,10 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from brew_train.commits.ledger import audit
+from brew_train.checkpoints.ledger import audit
 from brew_train.config import TrainConfig
-from brew_train.launch import run_on_ray
-from brew_train.metrics.monitor import read_run
+from brew_train.ray_launcher import run_on_ray
+from brew_train.telemetry.recorder import read_run
 
 pytestmark = [
     pytest.mark.real,

@@ -13,9 +13,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from brew_platform.errors import StorageError
-from brew_train.commits.export import export
-from brew_train.commits.manifest import Commit
-from brew_train.world import World
+from brew_train.checkpoints.export import export
+from brew_train.checkpoints.manifest import Commit
+from brew_train.distributed.context import World
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},

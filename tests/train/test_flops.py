@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PretrainedConfig
 
-from brew_train.flops import ModelSize, mfu, peak_flops
+from brew_train.telemetry.flops import ModelSize, mfu, peak_flops
 
 MIXTRAL = {"vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
 

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from brew_train.checks.footprint import Footprint, Memory, Traffic
+from brew_train.diagnostics.memory_tracker import Footprint, Memory, Traffic
 
 WIDTH, LAYERS, TOKENS, RANKS = 64, 3, 40, 8
 

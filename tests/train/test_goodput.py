@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_train.metrics.goodput import CAUSES, GoodputMeter, goodput
+from brew_train.telemetry.goodput import CAUSES, GoodputMeter, goodput
 
 Record = dict[str, Any]
 seconds = st.floats(0.001, 1e4)  # no two records at the same moment

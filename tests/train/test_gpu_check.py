@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from brew_train.attention import varlen_attention
-from brew_train.checks import parity
-from brew_train.checks.gpu_check import TINY, main
-from brew_train.commits.shards import ShardWriter
-from brew_train.losses import fused_cross_entropy
-from brew_train.world import World
+from brew_train.checkpoints.shards import ShardWriter
+from brew_train.diagnostics import parity
+from brew_train.diagnostics.gpu_check import TINY, main
+from brew_train.distributed.context import World
+from brew_train.model.attention import varlen_attention
+from brew_train.objectives.fused_losses import fused_cross_entropy
 
 CPU = torch.device("cpu")
 FORBIDDEN = ("ray", "pyarrow", "rich", "psutil", "pydantic", "pandas", "sklearn", "typer")
@@ -22,7 +22,7 @@ TINY_RUN = f"""
 import sys
 for name in {FORBIDDEN}:
     sys.modules[name] = None
-from brew_train.checks.gpu_check import main
+from brew_train.diagnostics.gpu_check import main
 sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--rows", "2", "--commit", "--out", sys.argv[1]]))
 """
 

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from brew_platform.errors import UserError
-from brew_train.commits.ledger import audit
+from brew_train.checkpoints.ledger import audit
 from brew_train.config import ModelConfig, TrainConfig
-from brew_train.launch import run_on_ray
-from brew_train.metrics.goodput import goodput
-from brew_train.metrics.monitor import read_run
+from brew_train.ray_launcher import run_on_ray
+from brew_train.telemetry.goodput import goodput
+from brew_train.telemetry.recorder import read_run
 
 pytestmark = [
     pytest.mark.real,

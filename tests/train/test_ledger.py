@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_platform.errors import DataError
-from brew_train.commits.checkpoint import Commits
-from brew_train.commits.ledger import LEDGER, LedgerStep, audit, exactly_once, read_ledger, write_segment
-from brew_train.commits.manifest import Reference
-from brew_train.order import BinOrder
-from brew_train.world import World
+from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.ledger import LEDGER, LedgerStep, audit, exactly_once, read_ledger, write_segment
+from brew_train.checkpoints.manifest import Reference
+from brew_train.distributed.context import World
+from brew_train.inputs.bin_order import BinOrder
 
 STAGES = {"cpt": 7, "sft": 5}  # bins in each plan
 STEPS = 10  # of each stage

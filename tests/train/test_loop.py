@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import ConfigError, UserError
-from brew_train.bins import BinReader
-from brew_train.commits.checkpoint import Commits
-from brew_train.commits.claim import Claim
-from brew_train.commits.ledger import audit
+from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.ledger import audit
+from brew_train.checkpoints.run_lease import Claim
 from brew_train.config import TrainConfig
+from brew_train.distributed.context import World
 from brew_train.evaluation import evaluate
+from brew_train.inputs.bin_reader import BinReader
 from brew_train.loop import TrainResult, train
-from brew_train.model import RankingLM
-from brew_train.optimizer import make_optimizer
-from brew_train.world import World
+from brew_train.model.model import RankingLM
+from brew_train.optim.optimizer import make_optimizer
 
 
 class Interrupted(Exception):

@@ -14,13 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from brew_train import losses
-from brew_train.losses import NO_TARGET, fused_cross_entropy, token_log_probabilities, token_weights, uses_liger
+from brew_train.objectives import fused_losses as losses
+from brew_train.objectives.fused_losses import (
+    NO_TARGET,
+    fused_cross_entropy,
+    token_log_probabilities,
+    token_weights,
+    uses_liger,
+)
 
 LIGER = """
 import torch
 import torch.nn.functional as F
-from brew_train.losses import NO_TARGET, fused_cross_entropy, token_log_probabilities
+from brew_train.objectives.fused_losses import NO_TARGET
+from brew_train.objectives.fused_losses import fused_cross_entropy
+from brew_train.objectives.fused_losses import token_log_probabilities
 
 generator = torch.Generator().manual_seed(0)
 hidden = torch.randn(13, 16, generator=generator, requires_grad=True)

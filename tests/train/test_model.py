@@ -14,14 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from brew_platform.errors import UserError
-from brew_train.attention import varlen_attention
-from brew_train.batches import Batch, Bin, collate
 from brew_train.config import ModelConfig, StageConfig
-from brew_train.losses import NO_TARGET, token_weights
-from brew_train.model import RankingLM, balance_loss, build_model
-from brew_train.objectives import Objective, make_objective
-from brew_train.weights import materialize
-from brew_train.world import World
+from brew_train.distributed.context import World
+from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.model.attention import varlen_attention
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import RankingLM, balance_loss, build_model
+from brew_train.objectives.base import Objective, make_objective
+from brew_train.objectives.fused_losses import NO_TARGET, token_weights
 
 LENGTHS = [5, 1, 9, 3]
 SIZES = {"vocabulary_size": 50, "context_length": 64}

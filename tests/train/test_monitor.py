@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from brew_platform.errors import UserError
-from brew_train import objectives
 from brew_train.config import TrainConfig
+from brew_train.distributed.context import World
 from brew_train.loop import train
-from brew_train.metrics.goodput import CAUSES, Goodput, goodput
-from brew_train.metrics.monitor import KINDS, MEASURES, METRICS, TENSORBOARD, Monitor, Tail, read_run
-from brew_train.world import World
+from brew_train.objectives import base as objectives
+from brew_train.telemetry.goodput import CAUSES, Goodput, goodput
+from brew_train.telemetry.recorder import KINDS, MEASURES, METRICS, TENSORBOARD, Monitor, Tail, read_run
 
 
 class Clock:
@@ -134,7 +134,7 @@ def test_a_reader_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_rows_that_the_next_one_continues(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from brew_train.metrics.monitor import Monitor\n"
+        "import sys; from pathlib import Path; from brew_train.telemetry.recorder import Monitor\n"
         "monitor = Monitor(Path(sys.argv[1]), attempt='a')\n"
         "for step in range(1, 10**9): monitor.step({'stage': 's', 'step': step, 'loss': 1.5, 'pad': 'x' * 5000})"
     )
@@ -280,7 +280,7 @@ def test_prometheus_scrapes_the_last_row_until_the_run_is_gone(tmp_path: Path, m
     @ray.remote
     class Worker:
         def __init__(self, run: Path) -> None:
-            from brew_train.metrics.prometheus import PrometheusSink
+            from brew_train.telemetry.prometheus import PrometheusSink
 
             self.monitor = Monitor(run, attempt="a", sinks=[PrometheusSink(run="spring", repeat_seconds=0.5)])
             self.monitor.event("launch")

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_train.batches import Batch, Bin, collate
 from brew_train.config import StageConfig
-from brew_train.losses import NO_TARGET
-from brew_train.objectives import make_objective, reference_log_probabilities
+from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.objectives.base import make_objective, reference_log_probabilities
+from brew_train.objectives.fused_losses import NO_TARGET
 
 VOCABULARY, HIDDEN = 11, 6
 

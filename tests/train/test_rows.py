@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from brew_train.metrics.rows import StepRows, memory_bytes
-from brew_train.progress import Progress
+from brew_train.distributed.context import World
 from brew_train.step import StepResult
-from brew_train.world import World
+from brew_train.telemetry.step_metrics import StepRows, memory_bytes
+from brew_train.train_state import Progress
 
 
 def test_speed_is_of_the_step_and_time_left_of_the_run() -> None:

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from brew_platform.errors import UserError
-from brew_train.commits.export import export
-from brew_train.commits.manifest import Commit
+from brew_train.checkpoints.export import export
+from brew_train.checkpoints.manifest import Commit
 from brew_train.config import ModelConfig, ShardingConfig
-from brew_train.model import build_model
-from brew_train.sharding import placement, shard
-from brew_train.world import World
+from brew_train.distributed.context import World
+from brew_train.model.model import build_model
+from brew_train.model.sharding import placement, shard
 
 GATHER, SCATTER, REDUCE = "_allgather_base_", "_reduce_scatter_base_", "allreduce_"
 LAYERS = 2

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.distributed.context import World
 from brew_train.loop import train
-from brew_train.world import World
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Passes over bins without training: the averaged weights' loss, and a preference stage's reference.
 
 Owns: both passes, on any number of workers, and the file that keeps the reference. Does not own: when they are made
-(brew_train.loop) or the objectives' arithmetic (brew_train.objectives).
+(brew_train.loop) or the objectives' arithmetic (brew_train.objectives.base).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.batches import Batch, collate
-from brew_train.bins import BinReader
 from brew_train.config import StageConfig
-from brew_train.model import RankingLM
-from brew_train.objectives import make_objective, reference_log_probabilities
+from brew_train.distributed.context import World
+from brew_train.inputs.batches import Batch, collate
+from brew_train.inputs.bin_reader import BinReader
+from brew_train.model.model import RankingLM
+from brew_train.objectives.base import make_objective, reference_log_probabilities
 from brew_train.step import Reference
-from brew_train.world import World
 
 __all__ = ["compute_reference", "evaluate", "load_reference"]
 

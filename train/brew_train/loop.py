@@ -1,7 +1,7 @@
 """The training run: stages in order, each step by step, committed on the way and exported at the end.
 
 Owns: the control flow, and what a commit records. Does not own: a stage's parts (brew_train.stage), what a metrics row
-says (metrics.rows), or processes (torchrun or brew_train.launch start them), and runs without Ray. Everything random
+says (metrics.rows), or processes (torchrun or brew_train.ray_launcher start them), and runs without Ray. Everything random
 in a step is drawn from (seed, step, rank), so a restart at the same number of workers repeats the lost steps bitwise
 and no generator's state need be saved.
 """
@@ -18,21 +18,21 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from brew_train.commits.checkpoint import Commit, Commits
-from brew_train.commits.claim import Claim
-from brew_train.commits.export import export
-from brew_train.commits.ledger import LedgerStep
-from brew_train.commits.manifest import CHECKPOINTS
+from brew_train.checkpoints.checkpointer import Commit, Commits
+from brew_train.checkpoints.export import export
+from brew_train.checkpoints.ledger import LedgerStep
+from brew_train.checkpoints.manifest import CHECKPOINTS
+from brew_train.checkpoints.run_lease import Claim
 from brew_train.config import TrainConfig
-from brew_train.metrics.monitor import METRICS, Monitor, Sink
-from brew_train.metrics.rows import StepRows
-from brew_train.model import build_model
-from brew_train.preflight import require
-from brew_train.progress import Progress
-from brew_train.sharding import shard
+from brew_train.distributed.context import World
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import build_model
+from brew_train.model.sharding import shard
 from brew_train.stage import RunningStage
-from brew_train.weights import materialize
-from brew_train.world import World
+from brew_train.telemetry.recorder import METRICS, Monitor, Sink
+from brew_train.telemetry.step_metrics import StepRows
+from brew_train.train_state import Progress
+from brew_train.validate import require
 
 __all__ = ["BEST", "EXPORT", "METRICS", "MODEL", "TrainResult", "train"]
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from brew_platform.errors import UserError
-from brew_train.bins import BinReader
-from brew_train.commits.checkpoint import Commit, Commits
+from brew_train.checkpoints.checkpointer import Commit, Commits
 from brew_train.config import StageConfig, TrainConfig
+from brew_train.distributed.context import World
 from brew_train.evaluation import compute_reference, evaluate, load_reference
-from brew_train.model import RankingLM
-from brew_train.optimizer import make_optimizer
-from brew_train.order import BinOrder, BinOrderState
+from brew_train.inputs.bin_order import BinOrder, BinOrderState
+from brew_train.inputs.bin_reader import BinReader
+from brew_train.model.model import RankingLM
+from brew_train.optim.optimizer import make_optimizer
 from brew_train.step import Reference, StepResult, take_step
-from brew_train.world import World
 
 __all__ = ["RunningStage", "seed_step"]
 

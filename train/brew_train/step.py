@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from brew_platform.errors import BrewError, UserError
-from brew_train.batches import Batch, Bin, collate
 from brew_train.config import ShardingConfig, StageConfig
-from brew_train.model import RankingLM
-from brew_train.objectives import make_objective
-from brew_train.optimizer import Optimizer
-from brew_train.sharding import micro_step
-from brew_train.world import World
+from brew_train.distributed.context import World
+from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.model.model import RankingLM
+from brew_train.model.sharding import micro_step
+from brew_train.objectives.base import make_objective
+from brew_train.optim.optimizer import Optimizer
 
 __all__ = ["Bins", "Reference", "StepResult", "share", "take_step"]
 

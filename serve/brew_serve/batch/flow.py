@@ -1,7 +1,7 @@
 """Batch scoring: a Ray Data step with the same engine and the same scorer as online serving.
 
-Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines` makes one row per
-prefix), what a score is (`brew_serve.scoring`), or batches that outlive their process (`brew_serve.batch.parts`).
+Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines.documents` makes one row per
+prefix), what a score is (`brew_serve.ranking.scoring`), or batches that outlive their process (`brew_serve.batch.parts`).
 """
 
 import asyncio
@@ -13,9 +13,9 @@ import ray.data
 
 from brew_platform.errors import DataError
 from brew_serve.batch.config import BatchConfig
-from brew_serve.engines.engine import Engine
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.scoring import Scored, Scorer
+from brew_serve.engines.base import Engine
+from brew_serve.engines.config import EngineConfig
+from brew_serve.ranking.scoring import Scored, Scorer
 from brew_serve.version import load_version
 
 __all__ = ["SCORES", "BatchConfig", "EngineActor", "score_requests", "score_table"]
@@ -128,7 +128,7 @@ class EngineActor:
     """One engine and its event loop, for as long as the Ray Data job runs; the engine ends with the actor."""
 
     def __init__(self, folder: Path, config: EngineConfig | None, version: str | None, in_flight: int) -> None:
-        from brew_serve.engines.vllm_engine import VllmEngine
+        from brew_serve.engines.vllm.engine import VllmEngine
 
         loaded = load_version(folder, config)
         self._runner = asyncio.Runner()

@@ -4,7 +4,7 @@ A part travels as one row, so no border between blocks can cut it; the engine th
 is killed loses the parts under way and no more: the next one makes the same plan and scores what is missing.
 
 Owns: the flow of parts, and what a scored row says. Does not own: the plan and its files (`batch.plan`), prompts
-(`brew_data.compiler`), members (`context`), or scores (`scoring`).
+(`brew_data.prompts.compiler`), members (`context`), or scores (`scoring`).
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from brew_data.compiler import Entity
+from brew_data.prompts.compiler import Entity
 from brew_platform.errors import UserError
 from brew_serve.batch.flow import BatchConfig, EngineActor
 from brew_serve.batch.plan import BatchPlan, Part, write_part
-from brew_serve.context import MemberContext
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.nearline.protocol import micros_of
+from brew_serve.context.base import MemberContext
+from brew_serve.engines.config import EngineConfig
+from brew_serve.schemas.nearline import micros_of
 from brew_serve.version import LoadedVersion, load_version
 
 __all__ = ["SCORED", "score_parts"]

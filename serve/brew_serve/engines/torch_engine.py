@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
-from brew_serve.engines.engine import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
-from brew_serve.engines.engine_config import EngineConfig
-from brew_serve.engines.rope import rope_overrides
+from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.rope_scaling import rope_overrides
 
 __all__ = ["TorchEngine"]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from brew_serve.nearline.config import NearlineConfig
-from brew_serve.nearline.dispatch import Message
+from brew_serve.nearline.dispatcher import Message
 from brew_serve.nearline.outbox import Job
-from brew_serve.sqlite_file import Unavailable
+from brew_serve.stores.sqlite_file import Unavailable
 
 __all__ = ["TASK", "CeleryQueue", "celery_config", "message_of"]
 

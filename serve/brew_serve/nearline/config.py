@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brew_platform.errors import ConfigError
-from brew_serve.context import Context, MemberContext
-from brew_serve.context_redis import RedisContext
-from brew_serve.nearline.dispatch import DispatchConfig
+from brew_serve.context.base import Context, MemberContext
+from brew_serve.context.redis import RedisContext
+from brew_serve.nearline.dispatcher import DispatchConfig
 from brew_serve.nearline.outbox import Outbox
 from brew_serve.nearline.redis_store import RedisNearlineStore
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore

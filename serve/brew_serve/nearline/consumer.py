@@ -16,14 +16,14 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.task_consumer import task_consumer, task_handler
 
 from brew_platform.errors import BrewError
-from brew_serve.app_config import AppConfig
-from brew_serve.engines.engine import Engine
-from brew_serve.engines.engine_config import EngineConfig
+from brew_serve.config import AppConfig
+from brew_serve.engines.base import Engine
+from brew_serve.engines.config import EngineConfig
+from brew_serve.nearline.autoscaling import OutboxDepthPolicy
 from brew_serve.nearline.celery_queue import TASK, celery_config, message_of
 from brew_serve.nearline.config import NearlineConfig
-from brew_serve.nearline.scaling import OutboxDepthPolicy
-from brew_serve.nearline.work import NearlineWorker
-from brew_serve.scoring import Scorer
+from brew_serve.nearline.message_handler import NearlineWorker
+from brew_serve.ranking.scoring import Scorer
 from brew_serve.version import load_version
 
 __all__ = ["CONSUMER", "EngineFactory", "build_consumer", "consumer_app", "scaling", "vllm_engine"]
@@ -37,7 +37,7 @@ EngineFactory = Callable[[Path, EngineConfig], Engine]
 
 def vllm_engine(folder: Path, config: EngineConfig) -> Engine:
     """The engine of production."""
-    from brew_serve.engines.vllm_engine import VllmEngine
+    from brew_serve.engines.vllm.engine import VllmEngine
 
     return VllmEngine(folder, config)
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from brew_serve.nearline.store import KEPT_SECONDS, Outcome, Receipt, Slate, StoredRanking
-from brew_serve.redis_server import connect, redis_errors
+from brew_serve.stores.redis_server import connect, redis_errors
 
 __all__ = ["RedisNearlineStore"]
 

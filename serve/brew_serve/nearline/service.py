@@ -9,13 +9,14 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import quote
 
-from brew_data.tasks import TaskSuite
+from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
-from brew_serve.context import UnknownId
+from brew_serve.context.base import UnknownId
 from brew_serve.nearline.config import NearlineConfig
-from brew_serve.nearline.dispatch import Dispatcher
+from brew_serve.nearline.dispatcher import Dispatcher
 from brew_serve.nearline.outbox import Job, Outbox
-from brew_serve.nearline.protocol import (
+from brew_serve.nearline.store import NearlineStore
+from brew_serve.schemas.nearline import (
     EventBatch,
     EventsAccepted,
     NearlineRanking,
@@ -25,7 +26,6 @@ from brew_serve.nearline.protocol import (
     micros_of,
     time_of,
 )
-from brew_serve.nearline.store import NearlineStore
 
 __all__ = ["NearlineService"]
 

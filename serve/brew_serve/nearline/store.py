@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from brew_serve.sqlite_file import SqliteFile
+from brew_serve.stores.sqlite_file import SqliteFile
 
 __all__ = ["KEPT_SECONDS", "NearlineStore", "Outcome", "Receipt", "Slate", "SqliteNearlineStore", "StoredRanking"]
 

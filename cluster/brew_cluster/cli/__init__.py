@@ -1,0 +1,1 @@
+"""The `brew360` command."""

@@ -1,0 +1,106 @@
+"""What the commands around the service print: how to ask it, a ranking, the versions that serve, keys.
+
+Owns: their form. Does not own: the answers, which the service gives (brew_serve.client).
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from string import Formatter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from brew_data.prompts.suite import TaskSuite
+from brew_serve.http.auth import Team
+from brew_serve.http.service_status import FleetStatus
+from brew_serve.schemas.rank import RankResponse
+
+__all__ = ["example_request", "show_keys", "show_ranking", "show_service", "show_status"]
+
+
+def example_request(suite: TaskSuite) -> dict[str, Any]:
+    """A request that any service with this suite answers: its first task, everything inline."""
+    task = suite.tasks[0]
+    fields = _fields(suite.entities[task.entity_type])
+    return {
+        "task": task.name,
+        "member": {"profile": {name: f"any {name}" for name in _fields(suite.profile)}},
+        "candidates": [
+            {"id": id_, "fields": {name: f"{which} {name}" for name in fields}}
+            for id_, which in [("a", "any"), ("b", "another")]
+        ],
+    }
+
+
+def show_service(
+    console: Console, url: str, suite: TaskSuite, *, keyed: bool, logs: Sequence[str], foreground: bool
+) -> None:
+    """Prints where the service is, a curl line that works as it stands, and where to look when it does not."""
+    key = ' -H "authorization: Bearer $BREW360_API_KEY"' if keyed else ""
+    lines = [
+        f"\nThe service is up at {url} (its routes: {url}/docs). Ask it:",
+        f"curl -s {url}/v1/rank -H 'content-type: application/json'{key} "
+        f"-d {shlex.quote(json.dumps(example_request(suite)))}",
+        *([] if not keyed else ["BREW360_API_KEY is a key that `brew360 keys create` made."]),
+        f"Logs: {' and '.join(logs)}",
+        f"Which versions serve: brew360 serve status --url {url}",
+        "Stop it with Ctrl-C." if foreground else "Stop it with: brew360 serve down",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def show_ranking(console: Console, answer: RankResponse) -> None:
+    """Prints a ranking, the best first, and what the answer says about itself."""
+    actions = list(answer.ranking[0].probabilities) if answer.ranking else []
+    table = Table(title=f"{answer.task}, version {answer.version}", title_justify="left")
+    table.add_column("")
+    table.add_column("candidate", overflow="fold")
+    for column in ["score", *(f"P({action})" for action in actions)]:
+        table.add_column(column, justify="right")
+    for place, item in enumerate(answer.ranking, start=1):
+        values = [item.score, *(item.probabilities[action] for action in actions)]
+        table.add_row(str(place), item.id, *(f"{value:.4f}" for value in values))
+    console.print(table)
+    cut = answer.truncated
+    told = [
+        f"{answer.usage.candidates} scored, {answer.usage.prompt_tokens:,} tokens read, {answer.milliseconds:.0f} ms",
+        *([f"not scored by the deadline: {', '.join(answer.unscored)}"] if answer.partial else []),
+        *([f"{cut.turns_dropped} past interactions did not fit"] if cut.turns_dropped else []),
+        *([f"{cut.head_tokens_dropped} tokens of instruction and profile cut"] if cut.head_tokens_dropped else []),
+        *([f"cut for length: {', '.join(cut.candidates)}"] if cut.candidates else []),
+    ]
+    console.print("; ".join(told), soft_wrap=True, markup=False, highlight=False)
+
+
+def show_status(console: Console, status: FleetStatus, ready: str) -> None:
+    """Prints the versions that serve.
+
+    Args:
+        ready: whether the service takes requests, in a few words.
+    """
+    table = Table(title=f"{status.model}, following {status.alias}: {ready}", title_justify="left")
+    for column in ["version", "role", "share", "replicas", "state"]:
+        table.add_column(column, justify="left" if column in ("role", "state") else "right")
+    for one in status.versions:
+        table.add_row(str(one.version), one.role, f"{one.share:.0%}", str(one.replicas), one.state)
+    console.print(table)
+
+
+def show_keys(console: Console, keys: Iterable[tuple[str, Team]]) -> None:
+    """Prints the ids of keys and what their teams may do; the keys themselves are nowhere."""
+    table = Table()
+    for column in ["key", "team", "requests/s", "tokens/min", "admin"]:
+        table.add_column(column, justify="right" if "/" in column else "left")
+    for id_, team in keys:
+        limits = [team.requests_per_second, team.tokens_per_minute]
+        told = ["no limit" if limit is None else f"{limit:,g}" for limit in limits]
+        table.add_row(id_, team.name, *told, "yes" if team.admin else "")
+    console.print(table)
+
+
+def _fields(phrases: list[str]) -> list[str]:
+    """The fields that templates name, each once."""
+    return list(dict.fromkeys(name for phrase in phrases for _, name, _, _ in Formatter().parse(phrase) if name))

@@ -1,0 +1,1 @@
+"""The jobs that the commands run: data, training, serving, scoring, demo."""

@@ -1,0 +1,199 @@
+"""The demo: the whole road from tables to ranked candidates over HTTP, on real components, top to bottom.
+
+Owns: the order of the stages and what passes between them. Every stage is another area's work.
+"""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+
+from brew_cluster.jobs.dataset import make_bins, prepare
+from brew_cluster.jobs.demo_config import DemoConfig
+from brew_cluster.jobs.demo_report import (
+    show_curl,
+    show_figures,
+    show_quality,
+    show_rankings,
+    task_figures,
+    write_report,
+)
+from brew_cluster.jobs.demo_slates import Slate, choose_slates
+from brew_cluster.jobs.disk_space import require_space
+from brew_cluster.ray.local_ray import local_ray
+from brew_data.pipelines.documents import build_requests
+from brew_data.records import Records
+from brew_data.schema import micros
+from brew_platform.config import config_digest
+from brew_platform.console.logging import Stages
+from brew_platform.processes import ProcessTreeMeter
+from brew_platform.provenance import source_commit
+from brew_platform.registry.registry import GateOutcome, Registry
+from brew_platform.storage.base import open_store
+from brew_serve.batch.flow import score_requests
+from brew_serve.benchmark import TaskQuality, benchmark, benchmark_rows
+from brew_serve.client import RankClient
+from brew_serve.context.base import MemberContext
+from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
+from brew_serve.version import write_suite_files
+from brew_train.ray_launcher import run_on_ray
+
+__all__ = ["DemoOptions", "run_demo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Where a run reads, writes and listens."""
+
+    run: Path  # folder of this run's files
+    registry: str  # store that the version is published to
+    report: Path
+    port: int
+    path: Path | None = None  # input files, for sources that read some
+    keep: bool = False  # leave Ray and the service running
+
+
+def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict[str, object]:
+    """Runs the road and returns its report (also written to `options.report`).
+
+    Raises:
+        BrewError: one clear sentence about what failed. Nothing is left half-written in the registry, and no Ray is
+            left running.
+    """
+    require_space(options.run)
+    commit = source_commit()  # of the code that is loaded now; the checkout may move while the model trains
+    run = options.run
+    stages = Stages(STAGES, console=console)
+
+    with ProcessTreeMeter(interval_seconds=2.0) as memory:
+        prepared = prepare(config, run, stages, path=options.path)
+        tables, split, suite, compiler = prepared.tables, prepared.split, prepared.suite, prepared.compiler
+        tokenizer = compiler.tokenizer
+
+        with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
+            plan = make_bins(prepared, run / "bins", stages)
+
+            steps = sum(stage.steps for stage in config.train.stages)
+            with stages.stage("train", total=steps, unit="steps") as progress:
+                trained = run_on_ray(
+                    config.train,
+                    bins={stage.name: run / "bins" for stage in config.train.stages},
+                    out=run / "train",
+                    vocabulary_size=tokenizer.vocabulary_size,
+                    context_length=config.prompt.context_length,
+                    on_metrics=lambda row: progress.update(row["step"], loss=row["loss"]),
+                )
+                model = trained.export
+                tokenizer.save(model)
+                write_suite_files(model, suite, config.prompt)
+
+            rows = benchmark_rows(tables, split).num_rows
+            with stages.stage("benchmark", total=rows, unit="rows") as progress:
+                scores = _score(build_requests(run / "tables", compiler, split), model, config, progress)
+                pq.write_table(scores, run / "scores.parquet")
+                quality = benchmark(scores, tables, suite, split)
+            show_quality(console, quality)
+
+            with stages.stage("publish"):
+                registry = Registry(open_store(options.registry))
+                version = registry.publish(
+                    model,
+                    signature={"suite": suite.name, "tasks": list(quality), "prompt": asdict(config.prompt)},
+                    lineage={
+                        "parent": None,  # trained from scratch
+                        "plan_hash": plan.plan_hash,
+                        "config_digest": config_digest(config),
+                        "commit": commit,
+                        "job": ray.get_runtime_context().get_job_id(),
+                    },
+                    metrics={name: task_figures(task) for name, task in quality.items()},
+                    author="brew360 demo",
+                )
+                registry.promote(version.number, gates=_gates(config, quality), author="brew360 demo")
+
+            with stages.stage("serve"):
+                # Members as they were at the cut: what they did with the candidates is not known yet.
+                known = pc.less_equal(micros(tables.interactions), split.train_until)
+                at_the_cut = replace(tables, interactions=tables.interactions.filter(known))
+                MemberContext.build(at_the_cut, run / "context.sqlite")
+                app = build_app(
+                    AppConfig(
+                        registry_url=options.registry,
+                        context_path=str(run / "context.sqlite"),
+                        cache_folder=str(run / "versions"),
+                        engine=config.engine,
+                    )
+                )
+                url = serve_http(app, port=options.port)
+
+            with stages.stage("rank", total=config.release.requests, unit="requests") as progress:
+                slates = choose_slates(tables, suite, split, count=config.release.requests, size=config.release.slate)
+                rankings, milliseconds = _rank(url, slates, progress)
+        # ^ unless it is kept, the service and Ray end here
+
+    report: dict[str, object] = {
+        "source": config.source,
+        "tasks": {name: task_figures(task) for name, task in quality.items()},
+        "train": {
+            "tokens_per_second": trained.tokens_per_second,
+            "steps": trained.steps,
+            "tokens": trained.tokens,
+        },
+        "bins": asdict(plan),
+        "registry": {"version": version.number, "url": options.registry},
+        "serve": {"url": url, "p50_ms": statistics.median(milliseconds), "requests": len(milliseconds)},
+        "seconds": {**stages.seconds, "total": sum(stages.seconds.values())},
+        "memory": {"peak_bytes": memory.peak_bytes},
+    }
+    write_report(options.report, report)
+    show_rankings(console, list(zip(slates, rankings, strict=True)), Records(tables), suite)
+    show_figures(console, report)
+    console.print(f"report: {options.report}", soft_wrap=True)
+    if options.keep:
+        show_curl(console, url, slates[0])
+    return report
+
+
+STAGES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
+
+
+def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]
+    batches = []
+    done = 0
+    for batch in score_requests(requests, model, config.engine).iter_batches(batch_format="pyarrow", batch_size=None):
+        batches.append(batch)
+        done += batch.num_rows
+        progress.update(done)
+    return pa.concat_tables(batches).sort_by("interaction_id")
+
+
+def _gates(config: DemoConfig, quality: dict[str, TaskQuality]) -> list[GateOutcome]:
+    gates = []
+    for name, task in quality.items():
+        if config.release.min_gap_closed is not None and task.gap_closed is not None:
+            gates.append(_gate(f"{name}.gap_closed", task.gap_closed, config.release.min_gap_closed))
+        if config.release.min_gain is not None and task.auc is not None and task.baseline_auc is not None:
+            gates.append(_gate(f"{name}.gain", task.auc - task.baseline_auc, config.release.min_gain))
+    return gates
+
+
+def _gate(name: str, value: float, threshold: float) -> GateOutcome:
+    return GateOutcome(name=name, value=value, threshold=threshold, passed=value >= threshold)
+
+
+def _rank(url: str, slates: list[Slate], progress) -> tuple[list, list[float]]:  # type: ignore[no-untyped-def]
+    rankings, milliseconds = [], []
+    with RankClient(url) as client:
+        for done, slate in enumerate(slates, start=1):
+            asked = time.perf_counter()
+            ranking = client.rank(task=slate.task, member_id=slate.member_id, candidates=slate.candidates)
+            milliseconds.append((time.perf_counter() - asked) * 1000)  # as the caller waits, HTTP included
+            rankings.append(ranking)
+            progress.update(done)
+    return rankings, milliseconds

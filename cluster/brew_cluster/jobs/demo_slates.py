@@ -1,0 +1,56 @@
+"""Which members and candidates the demo ranks over HTTP: real ones from the benchmark's time, chosen by a rule."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_data.prompts.suite import TaskSuite
+from brew_data.schema import Tables, micros
+from brew_data.split import Split
+
+__all__ = ["Slate", "choose_slates"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slate:
+    """One request: a member, a task, and the entities to rank."""
+
+    task: str
+    member_id: str
+    candidates: list[str]
+
+
+def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int, size: int) -> list[Slate]:
+    """Slates going round the tasks, each for another member: what the member had before them after the cut, filled up
+    with what others had.
+
+    Args:
+        count: slates wanted; fewer are returned where the benchmark has fewer members.
+        size: candidates of a slate; fewer where the task shows fewer entities.
+
+    Returns:
+        The same slates for the same tables: members are taken in an order shuffled with a fixed seed.
+    """
+    rng = np.random.default_rng(0)
+    taking_part = tables.members.filter(pc.invert(tables.members["opted_out"]))["member_id"].to_pylist()
+    times = micros(tables.interactions).to_numpy()
+    later = tables.interactions.filter(pa.array((times > split.train_until) & (times <= split.until)))
+    shown: dict[tuple[str, str], list[str]] = {}
+    for member, surface, entity in zip(
+        later["member_id"].to_pylist(), later["surface"].to_pylist(), later["entity_id"].to_pylist(), strict=True
+    ):
+        shown.setdefault((member, suite.by_surface[surface].name), []).append(entity)
+    names = [task.name for task in suite.tasks]
+    slates: list[Slate] = []
+    for member in rng.permutation(sorted(taking_part)).tolist():
+        if len(slates) == count:
+            break
+        task = names[len(slates) % len(names)]
+        own = shown.get((member, task), [])
+        if own:
+            others = rng.permutation(sorted({e for (_, name), seen in shown.items() if name == task for e in seen}))
+            candidates = list(dict.fromkeys([*own, *others.tolist()]))[:size]
+            slates.append(Slate(task=task, member_id=member, candidates=candidates))
+    return slates

@@ -1,0 +1,1 @@
+"""The local Ray and the relauncher of drivers."""

@@ -1,0 +1,248 @@
+"""Preference pairs as bins: what DPO and ORPO train on.
+
+A pair becomes two documents, the prompt followed by each answer, which stay together in one bin: document 2k of a bin
+is the chosen one, 2k + 1 the rejected one. Roles are 1 on the answers alone. In a pair that a file gives, an answer
+ends with `<|end|>`, since stopping is part of it; in one from our own tables it is a task's label and nothing else, as
+in training documents, where the next turn may follow.
+
+Owns: a pair's token ids, the bins, and pairs from a source's own tables. Does not own: the file format
+(brew_data.corpora.preference_file), the prompt (brew_data.prompts.compiler) or the objectives (brew_train.objectives.base).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_data.corpora.preference_file import Preference, read_preferences
+from brew_data.packed_bins.packing import pack
+from brew_data.packed_bins.schema import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
+from brew_data.prompts.compiler import Past, PromptCompiler
+from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.records import Records
+from brew_data.schema import Tables, micros
+from brew_data.split import EVERYONE, Split, is_in_part
+from brew_platform.errors import UserError
+
+__all__ = ["Pair", "PairsPlan", "build_pairs", "compile_preference", "synthetic_pairs"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """One prompt and two answers, as token ids (int32 [tokens])."""
+
+    prompt: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+    origin: str  # where it comes from, for messages
+
+    @property
+    def length(self) -> int:
+        """Tokens of both documents."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsPlan(BinsPlan):
+    """What `plan.json` says of a folder of bins of pairs."""
+
+    kind: str = "pairs"
+    n_pairs: int
+    n_skipped: int  # pairs left out because they are longer than a bin
+
+
+def compile_preference(preference: Preference, tokenizer: Tokenizer) -> Pair:
+    """A row of a file as token ids, as the prompt compiler lays out a chat:
+
+        <|system|> instruction <|member|> profile <|user|> prompt <|assistant|> answer <|end|>
+
+    The texts are encoded without control tokens, so that none can forge a turn.
+    """
+    t = tokenizer
+    encode = t.encode.__wrapped__  # uncached: these texts do not come again
+    head = (t.system, *t.encode(preference.instruction), t.member, *t.encode(preference.profile))
+    return Pair(
+        prompt=_ids((*head, t.user, *encode(preference.prompt), t.assistant)),
+        chosen=_ids((*encode(preference.chosen), t.end)),
+        rejected=_ids((*encode(preference.rejected), t.end)),
+        origin=preference.origin,
+    )
+
+
+def build_pairs(
+    pairs: Path | Sequence[Pair],
+    compiler: PromptCompiler,
+    out: Path,
+    *,
+    skip_long: bool = False,
+    bins_per_file: int = BINS_PER_FILE,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PairsPlan:
+    """Packs pairs best-fit and writes their bins, with the columns that documents' bins have.
+
+    One process does it: a set of pairs is small beside the tables (60,000 pairs of 1,000 tokens are 240 MB of memory).
+
+    Args:
+        pairs: a file that `read_preferences` reads, or pairs.
+        compiler: gives the tokenizer, and the tokens that a bin holds (its context length).
+        out: receives `bins-*.parquet` and, last, `plan.json`; nothing is written before every pair has been checked.
+        skip_long: leave out pairs that are longer than a bin, and count them, instead of refusing them.
+        on_progress: called with (bins written, bins in all).
+
+    Raises:
+        UserError: a pair is longer than a bin, or there is none to pack.
+        DataError: as `read_preferences`.
+    """
+    capacity = compiler.format.context_length
+    if isinstance(pairs, Path):
+        given: Iterator[Pair] = (compile_preference(row, compiler.tokenizer) for row in read_preferences(pairs))
+    else:
+        given = iter(pairs)
+    kept: list[Pair] = []
+    skipped = 0
+    for pair in given:
+        if pair.length <= capacity:
+            kept.append(pair)
+        elif skip_long:
+            skipped += 1
+        else:
+            raise UserError(
+                f"{pair.origin}: prompt and answers make {pair.length} tokens (the prompt counts twice), but a bin "
+                f"holds {capacity}; shorten them, raise prompt.context_length, or leave such pairs out with skip_long."
+            )
+    if not kept:
+        raise UserError(
+            f"{pairs if isinstance(pairs, Path) else 'the list given'} holds no pair to train on ({skipped} were too "
+            f"long for a bin of {capacity} tokens); give some pairs."
+        )
+    plan = pack([pair.length for pair in kept], capacity)
+    out.mkdir(parents=True, exist_ok=True)
+    files = (
+        write_file(_documents(kept, plan, range(start, min(start + bins_per_file, len(plan))), file), out=out)
+        for file, start in enumerate(range(0, len(plan), bins_per_file))
+    )
+    finished = finish_plan(
+        (row for file in files for row in file.to_pylist()),
+        n_bins=len(plan),
+        n_documents=2 * len(kept),
+        context_length=capacity,
+        vocabulary_size=compiler.tokenizer.vocabulary_size,
+        on_progress=on_progress,
+    )
+    result = PairsPlan(**asdict(finished), n_pairs=len(kept), n_skipped=skipped)
+    write_plan(result, out)
+    return result
+
+
+def _documents(pairs: Sequence[Pair], plan: list[list[int]], bins: range, file: int) -> pa.Table:
+    """The documents of one file's bins, as `write_file` reads them."""
+    placed = [
+        (bin_id, 2 * place + side, pairs[index].prompt, answer)
+        for bin_id in bins
+        for place, index in enumerate(plan[bin_id])
+        for side, answer in enumerate((pairs[index].chosen, pairs[index].rejected))
+    ]
+    ids = [np.concatenate([prompt, answer]) for _, _, prompt, answer in placed]
+    roles = [np.repeat(np.array([0, 1], np.uint8), [len(prompt), len(answer)]) for _, _, prompt, answer in placed]
+    return pa.table(
+        {
+            "file": pa.array([file] * len(placed), pa.int64()),
+            "bin_id": pa.array([bin_id for bin_id, *_ in placed], pa.int64()),
+            "slot": pa.array([slot for _, slot, *_ in placed], pa.int64()),
+            "length": pa.array([len(document) for document in ids], pa.int64()),
+            "ids": pa.array(ids, pa.list_(pa.int32())),
+            "roles": pa.array(roles, pa.list_(pa.uint8())),
+        }
+    )
+
+
+def synthetic_pairs(
+    tables: Tables,
+    compiler: PromptCompiler,
+    split: Split,
+    *,
+    count: int,
+    seed: int,
+    members: tuple[float, float] = EVERYONE,
+) -> list[Pair]:
+    """Pairs from what members did before the cut: the question that they met, the label of what they did, and another.
+
+    The chosen answer is the action in the table, not the likelier one by the oracle: the truth may reach no training.
+    Where a task has more than two actions, the rejected one is drawn from the others.
+
+    Args:
+        tables: of any source; opted-out members are left out.
+        compiler: compiles the prompts, with half of its context length: two documents share a bin. What does not fit is
+            the oldest history.
+        split: only interactions at or before its cut are asked about, and each sees strictly earlier ones only.
+        count: pairs to make; which interactions they ask about is drawn without repeats.
+        members: which part of them is asked about (`is_in_part`).
+
+    Returns:
+        `count` pairs in random order; the same for the same seed.
+
+    Raises:
+        UserError: the training part has fewer interactions than `count`.
+    """
+    records = Records(tables)
+    rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
+    rows = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
+    histories: dict[str, list[Past]] = {member: [] for member in records.profiles}
+    askable: list[tuple[str, Past, int]] = []
+    trained = {task.surface for task in compiler.suite.tasks if task.in_training}
+    for member, past, id_ in zip(
+        rows["member_id"].to_pylist(), records.history(rows), rows["interaction_id"].to_pylist(), strict=True
+    ):
+        if member in histories:
+            histories[member].append(past)
+            if past.surface in trained and is_in_part(member, members):
+                askable.append((member, past, id_))
+    if count > len(askable):
+        raise UserError(
+            f"{count} preference pairs are asked for, but the training part holds {len(askable)} interactions of "
+            f"members who may be used; ask for fewer, or make more data."
+        )
+    random = np.random.default_rng(seed)
+    return [
+        _asked(compiler, records.profiles[member], histories[member], past, random, f"interaction {id_}")
+        for member, past, id_ in (askable[i] for i in random.permutation(len(askable))[:count])
+    ]
+
+
+def _asked(
+    compiler: PromptCompiler,
+    profile: dict[str, object],
+    history: list[Past],
+    asked: Past,
+    random: np.random.Generator,
+    origin: str,
+) -> Pair:
+    """The pair that asks about one past interaction."""
+    task = compiler.suite.by_surface[asked.surface]
+    labels = compiler.labels(task)
+    question, _ = compiler.question(task, profile, asked.entity)
+    head, _ = compiler.head(task, profile)
+    room = compiler.format.context_length // 2 - len(head) - len(question) - max(map(len, labels.values()))
+    shown = [p for p in history if p.surface in task.history.surfaces and p.timestamp < asked.timestamp]
+    turns: list[tuple[int, ...]] = []  # newest first; no cache will read these prompts, so the window need not hop
+    for past in reversed(shown[-task.history.max_interactions :]):
+        turn = tuple(chain(*compiler.turn(profile, past)))
+        room -= len(turn)
+        if room < 0:
+            break
+        turns.append(turn)
+    others = [action for action in labels if action != asked.action]
+    return Pair(
+        prompt=_ids((*head, *chain(*reversed(turns)), *question)),
+        chosen=_ids(labels[asked.action]),
+        rejected=_ids(labels[others[random.integers(len(others))]]),
+        origin=origin,
+    )
+
+
+def _ids(ids: Sequence[int]) -> np.ndarray:
+    return np.array(ids, np.int32)

@@ -1,0 +1,1 @@
+"""Packed bins: schema, packing, files."""

@@ -1,0 +1,117 @@
+"""Folders of packed bins: their columns, their files, and the plan that comes last.
+
+Owns: what is written. Does not own: which documents share a bin (brew_data.packed_bins.packing), the documents (brew_data.prompts.compiler,
+brew_data.corpora.preferences), or what runs in parallel (brew_data.pipelines.documents). brew_train.inputs.bin_reader reads these folders.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+__all__ = ["BINS_PER_FILE", "BinsPlan", "finish_plan", "write_file", "write_plan"]
+
+BINS_PER_FILE = 256
+BINS_PER_ROW_GROUP = 16  # training reads bins in random order, a row group at a time
+COLUMNS = pa.schema(
+    {
+        "bin_id": pa.int64(),
+        "input_ids": pa.list_(pa.int32()),
+        "doc_lengths": pa.list_(pa.int32()),
+        "roles": pa.list_(pa.uint8()),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinsPlan:
+    """What `plan.json` says of a folder of bins."""
+
+    plan_hash: str  # sha256 over every bin's documents and token ids, in order
+    context_length: int
+    vocabulary_size: int
+    n_bins: int
+    n_documents: int
+    n_tokens: int
+    fill: float  # share of the bins' capacity that holds tokens
+
+
+def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
+    """Writes one file of bins.
+
+    Args:
+        documents: the documents of one file's bins: file, bin_id, slot (place in the bin), length, ids, roles.
+
+    Returns:
+        One row {file, digest, bins, tokens}, for `finish_plan`.
+    """
+    rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
+    bins = []
+    for bin_id, group in groupby(rows, key=lambda row: row["bin_id"]):
+        packed = list(group)
+        bins.append(
+            {
+                "bin_id": bin_id,
+                "input_ids": np.concatenate([row["ids"] for row in packed]),
+                "doc_lengths": [row["length"] for row in packed],
+                "roles": np.concatenate([row["roles"] for row in packed]),
+            }
+        )
+    table = pa.Table.from_pylist(bins, schema=COLUMNS)
+    file = rows[0]["file"]
+    pq.write_table(table, out / f"bins-{file:06d}.parquet", compression="zstd", row_group_size=BINS_PER_ROW_GROUP)
+    digest = hashlib.sha256()
+    for column in COLUMNS.names:
+        digest.update(json.dumps(table[column].to_pylist()).encode())
+    return pa.table(
+        {
+            "file": [file],
+            "digest": [digest.hexdigest()],
+            "bins": [len(bins)],
+            "tokens": [sum(row["length"] for row in rows)],
+        }
+    )
+
+
+def finish_plan(
+    files: Iterable[Mapping],
+    *,
+    n_bins: int,
+    n_documents: int,
+    context_length: int,
+    vocabulary_size: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BinsPlan:
+    """The plan of the files that `write_file` wrote, in whatever order they are done.
+
+    Args:
+        files: the rows that it returned.
+        on_progress: called with (bins written, bins in all).
+    """
+    digests: dict[int, str] = {}
+    tokens = done = 0
+    for row in files:
+        digests[row["file"]] = row["digest"]
+        tokens += row["tokens"]
+        done += row["bins"]
+        on_progress(done, n_bins)
+    return BinsPlan(
+        plan_hash=hashlib.sha256("".join(digests[file] for file in sorted(digests)).encode()).hexdigest(),
+        context_length=context_length,
+        vocabulary_size=vocabulary_size,
+        n_bins=n_bins,
+        n_documents=n_documents,
+        n_tokens=tokens,
+        fill=tokens / (n_bins * context_length),
+    )
+
+
+def write_plan(plan: BinsPlan, out: Path) -> None:
+    """Writes `plan.json`, which says that the folder is complete."""
+    (out / "plan.json").write_text(json.dumps(asdict(plan), indent=2))

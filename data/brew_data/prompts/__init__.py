@@ -1,0 +1,1 @@
+"""From records to token ids: suites, history, the compiler, chat and tokenizer."""

@@ -1,0 +1,133 @@
+"""The tables that everything starts from, and the check that a set of tables is one.
+
+Owns: column names, types, and what must hold between the tables (design: "bring your own data" means writing these).
+Does not own: where tables come from (`brew_data.sources.synthetic.generator`, `brew_data.sources.movielens`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from brew_platform.errors import DataError
+
+__all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "micros", "read_tables", "write_tables"]
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+# `profile` and `fields` are structs whose children differ by source; the others are fixed.
+MEMBERS = {"member_id": pa.string(), "profile": pa.struct, "locale": pa.string(), "opted_out": pa.bool_()}
+ENTITIES = {"entity_id": pa.string(), "entity_type": pa.string(), "created_at": TIMESTAMP, "fields": pa.struct}
+INTERACTIONS = {
+    "interaction_id": pa.int64(),
+    "member_id": pa.string(),
+    "entity_id": pa.string(),
+    "surface": pa.string(),
+    "action": pa.string(),
+    "timestamp": TIMESTAMP,
+}
+ORACLE = {"interaction_id": pa.int64(), "probability": pa.float64()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """One source's tables, checked on construction.
+
+    Args:
+        members: member_id, profile (struct of strings), locale, opted_out.
+        entities: entity_id, entity_type, created_at, fields (struct of strings, null where a type lacks the field).
+        interactions: interaction_id, member_id, entity_id, surface, action, timestamp; sorted by timestamp, then id.
+        oracle: the true probability of the positive action by interaction_id, where a generator knows it. It is a
+            table of its own so that it can never reach a prompt.
+
+    Raises:
+        DataError: a column is missing or of another type, an id is null, repeated or unknown, or rows are out of order.
+    """
+
+    members: pa.Table
+    entities: pa.Table
+    interactions: pa.Table
+    oracle: pa.Table | None = None
+
+    def __post_init__(self) -> None:
+        _check_columns("members", self.members, MEMBERS)
+        _check_columns("entities", self.entities, ENTITIES)
+        _check_columns("interactions", self.interactions, INTERACTIONS)
+        for name, table, key in [
+            ("members", self.members, "member_id"),
+            ("entities", self.entities, "entity_id"),
+            ("interactions", self.interactions, "interaction_id"),
+        ]:
+            if pc.count_distinct(table[key], mode="all").as_py() != table.num_rows:
+                raise DataError(f"table {name}: {key} is repeated; every row needs its own. Remove the repeated rows.")
+        _check_known("member_id", self.interactions, self.members)
+        _check_known("entity_id", self.interactions, self.entities)
+        times = self.interactions["timestamp"]
+        if len(times) > 1 and pc.any(pc.less(times.slice(1), times.slice(0, len(times) - 1))).as_py():
+            raise DataError("table interactions: rows are not sorted by timestamp; sort them before writing.")
+        if self.oracle is not None:
+            _check_columns("oracle", self.oracle, ORACLE)
+
+
+def _check_columns(name: str, table: pa.Table, columns: dict) -> None:
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise DataError(
+            f"table {name}: column {missing[0]!r} is missing (it has {', '.join(table.column_names)}). "
+            f"Write the columns {', '.join(columns)}."
+        )
+    for column, wanted in columns.items():
+        given = table.schema.field(column).type
+        if wanted is pa.struct:
+            if not pa.types.is_struct(given):
+                raise DataError(f"table {name}: column {column!r} is {given}, but a struct of strings is needed.")
+        elif given != wanted:
+            raise DataError(f"table {name}: column {column!r} is {given}, but {wanted} is needed. Cast it.")
+        if table[column].null_count:
+            raise DataError(f"table {name}: column {column!r} has {table[column].null_count} empty values. Fill them.")
+
+
+def _check_known(key: str, interactions: pa.Table, owner: pa.Table) -> None:
+    known = pc.is_in(interactions[key], value_set=owner[key].combine_chunks())
+    if not pc.all(known).as_py() and len(known):
+        row = pc.index(known, False).as_py()
+        raise DataError(
+            f"table interactions: row {row} names {key} {interactions[key][row].as_py()!r}, which the "
+            f"{'members' if key == 'member_id' else 'entities'} table does not have. Add it there or drop the row."
+        )
+
+
+def write_tables(tables: Tables, folder: Path) -> None:
+    """Writes one Parquet file per table into `folder`, which is made where it does not exist."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ["members", "entities", "interactions", "oracle"]:
+        table = getattr(tables, name)
+        if table is not None:
+            pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+
+def micros(rows: pa.Table) -> pa.ChunkedArray:
+    """The column `timestamp` as int64 microseconds since 1970, UTC: what splits and histories compare."""
+    return rows["timestamp"].cast(pa.int64())
+
+
+def read_tables(folder: Path) -> Tables:
+    """The tables that `write_tables` wrote.
+
+    Raises:
+        DataError: a table is missing or is no Parquet file, or `Tables` refuses what it holds.
+    """
+    read: dict[str, pa.Table | None] = {}
+    for name in ["members", "entities", "interactions", "oracle"]:
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            if name != "oracle":
+                raise DataError(f"{path} does not exist: a folder of tables needs {name}.parquet.")
+            continue
+        try:
+            read[name] = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error
+    return Tables(**read)

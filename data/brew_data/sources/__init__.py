@@ -1,0 +1,1 @@
+"""Sources: where tables come from."""

@@ -1,0 +1,104 @@
+"""MovieLens-100K as tables, from RecBole's atomic files (tab-separated, typed headers).
+
+Owns: reading and checking those files. The surface is `ratings`; the action of a rating of n stars is `rated_n`.
+Source: the protocol of issue 2; Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from brew_data.schema import TIMESTAMP, Tables
+from brew_platform.errors import DataError
+
+__all__ = ["read_movielens"]
+
+COLUMNS = {
+    "inter": ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
+    "item": ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"],
+    "user": ["user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"],
+}
+
+
+def read_movielens(folder: Path) -> Tables:
+    """The tables of the MovieLens-100K files in `folder`.
+
+    The zip code is left out: it tells where a person lives, and nothing here needs it.
+
+    Raises:
+        DataError: the folder or a file is missing, a file has other columns, or a row cannot be read; the message names
+            the file and the line.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder: pass --path the folder that holds ml-100k.inter, ml-100k.item and ml-100k.user."
+        )
+    members, entities, interactions = [], [], []
+    for _, (user, age, gender, occupation, _zip) in _rows(folder, "user"):
+        profile = {"age": _decade(age), "gender": gender, "occupation": occupation}
+        members.append({"member_id": user, "profile": profile, "locale": "en", "opted_out": False})
+    for _, (item, title, year, genres) in _rows(folder, "item"):
+        fields = {"title": f"{title} ({year})" if year else title, "genres": genres}
+        entities.append({"entity_id": item, "entity_type": "movie", "created_at": 0, "fields": fields})
+    for line, (user, item, rating, timestamp) in _rows(folder, "inter"):
+        try:
+            stars, seconds = int(float(rating)), int(float(timestamp))
+        except ValueError:
+            stars = 0
+        if stars not in range(1, 6):
+            raise DataError(
+                f"{folder / 'ml-100k.inter'} line {line}: rating {rating!r} at timestamp {timestamp!r} cannot be read; "
+                f"a rating is 1 to 5, a timestamp is seconds since 1970. Mend or remove that line."
+            )
+        interactions.append((seconds * 1_000_000, line, user, item, f"rated_{stars}"))
+    interactions.sort(key=lambda row: row[:2])
+    times, lines, users, items, actions = (list(column) for column in zip(*interactions, strict=True))
+    return Tables(
+        members=pa.Table.from_pylist(members),
+        entities=_with_timestamps(pa.Table.from_pylist(entities), "created_at"),
+        interactions=pa.table(
+            {
+                "interaction_id": pa.array(lines, pa.int64()),
+                "member_id": users,
+                "entity_id": items,
+                "surface": ["ratings"] * len(lines),
+                "action": actions,
+                "timestamp": pa.array(times, TIMESTAMP),
+            }
+        ),
+    )
+
+
+def _rows(folder: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, values) of each row; the header is line 1."""
+    path = folder / f"ml-100k.{kind}"
+    if not path.exists():
+        raise DataError(f"{path} does not exist: {folder} must hold ml-100k.inter, ml-100k.item and ml-100k.user.")
+    columns = COLUMNS[kind]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].split("\t") != columns:
+        found = lines[0].split("\t") if lines else "nothing"
+        raise DataError(
+            f"{path} has the columns {found}, but {columns} are needed (RecBole's atomic format, separated by tabs). "
+            f"Convert the file, or pass the folder of the original one."
+        )
+    if len(lines) == 1:
+        raise DataError(f"{path} has a header but no rows.")
+    for number, line in enumerate(lines[1:], start=2):
+        values = line.split("\t")
+        if len(values) != len(columns):
+            raise DataError(
+                f"{path} line {number} has {len(values)} values instead of {len(columns)}: {line[:80]!r}. "
+                f"Mend or remove that line."
+            )
+        yield number, values
+
+
+def _decade(age: str) -> str:
+    return f"{int(age) // 10 * 10}s" if age.isdigit() else ""
+
+
+def _with_timestamps(table: pa.Table, column: str) -> pa.Table:
+    index = table.column_names.index(column)
+    return table.set_column(index, column, table[column].cast(pa.int64()).cast(TIMESTAMP))

@@ -1,0 +1,159 @@
+"""How much of the synthetic graph's truth can be reached: by popularity, by what a prompt says, and by the oracle.
+
+Owns: `measure`, whose table stands in docs/synthetic.md (`python -m brew_data.sources.synthetic.reachability` prints it).
+Does not own: the graph (`brew_data.sources.synthetic.generator`). Shape suffix: N interactions.
+"""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_data.schema import TIMESTAMP, Tables
+from brew_data.sources.synthetic import vocabulary as words
+from brew_data.sources.synthetic.config import SURFACES, SyntheticConfig, benchmark_start
+from brew_data.sources.synthetic.generator import FIELDS, generate
+from brew_platform.errors import ConfigError
+
+__all__ = ["Reach", "measure"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Reach(NamedTuple):
+    """How much of one task's truth can be reached, on the benchmark month."""
+
+    task: str
+    rows: int
+    positive_rate: float
+    popularity_auc: (
+        float  # item mean of earlier months, smoothed with 5 rows of the global mean, which unseen items get
+    )
+    profile_auc: float  # logistic regression on what the text of profile and entity says
+    history_auc: float  # the same with the member's strictly earlier reactions
+    oracle_auc: float  # the true probability
+
+    def share(self, auc: float) -> float:
+        """Part of the distance from popularity to the oracle that `auc` closes."""
+        return (auc - self.popularity_auc) / (self.oracle_auc - self.popularity_auc)
+
+
+def measure(tables: Tables, start: datetime) -> list[Reach]:
+    """Fits baselines on what is earlier than `start` and scores the rest; about 5 s for the default size.
+
+    Logistic regression stands in for a language model. It reads only what a prompt holds: attributes, their matches,
+    and the member's strictly earlier reactions.
+
+    Args:
+        tables: from `generate`, with its oracle.
+        start: of the benchmark, from `benchmark_start`.
+
+    Raises:
+        ConfigError: the tables have no oracle, so that nothing can be compared with the truth.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
+    if tables.oracle is None:
+        raise ConfigError("these tables have no oracle, so their best reachable AUC is unknown. Use generate(config).")
+    surface = tables.interactions["surface"].to_numpy()
+    y = np.isin(tables.interactions["action"].to_numpy(), [s.positive for s in SURFACES]).astype(np.float64)
+    late = pc.greater_equal(tables.interactions["timestamp"], pa.scalar(start, TIMESTAMP)).to_numpy()
+    truth = tables.oracle["probability"].to_numpy()
+    item = np.unique(tables.interactions["entity_id"].to_numpy(), return_inverse=True)[1]
+    text, keys = _read(tables)
+
+    def fitted(features: Array) -> Array:
+        score = np.zeros(len(y))
+        for s in SURFACES:
+            rows = surface == s.name
+            model = LogisticRegression(C=0.3, max_iter=60).fit(features[rows & ~late], y[rows & ~late])
+            score[rows] = model.predict_proba(features[rows])[:, 1]
+        return score
+
+    profile = fitted(text)
+    history = fitted(np.hstack([text, *[_leaning(key, y, profile)[:, None] for key in keys]]))
+    reaches = []
+    for s in SURFACES:
+        train, test = (surface == s.name) & ~late, (surface == s.name) & late
+        shown = np.bincount(item[train], minlength=item.max() + 1)
+        liked = np.bincount(item[train], weights=y[train], minlength=item.max() + 1)
+        popularity = ((liked + 5 * y[train].mean()) / (shown + 5))[item]
+        aucs = [float(roc_auc_score(y[test], score[test])) for score in (popularity, profile, history, truth)]
+        reaches.append(Reach(s.task, int(test.sum()), float(y[test].mean()), *aucs))
+    return reaches
+
+
+def _read(tables: Tables) -> tuple[Array, list[Array]]:
+    """What a prompt says of each interaction.
+
+    Returns:
+        text: float32, shape (interactions, features): the entity's attributes, one-hot, and its matches with the
+            profile.
+        keys: int arrays, shape (interactions,): equal for the same member; for the same member and group (a job's
+            industry, a post's topic); for the same member and format (jobs have none).
+    """
+    member = pc.index_in(tables.interactions["member_id"], tables.members["member_id"]).to_numpy()
+    entity = pc.index_in(tables.interactions["entity_id"], tables.entities["entity_id"]).to_numpy()
+    profiles, fields = tables.members["profile"].to_pylist(), tables.entities["fields"].to_pylist()
+    codes, columns = {}, []
+    for name in FIELDS[1:-1]:  # but the title, which the industry tells, and the text, which the topic tells
+        if name not in ("location", "skills"):
+            values, codes[name] = np.unique([row[name] or "" for row in fields], return_inverse=True)
+            columns.append(np.eye(len(values), dtype=np.float32)[codes[name]][entity])
+    topics = {x: {words.TOPICS[t] for t in words.INDUSTRY_TOPICS[i]} for i, x in enumerate(words.INDUSTRIES)}
+    rank = {name: i for i, name in enumerate(words.SENIORITIES)}
+    matches = [
+        (
+            p["industry"] == f["industry"],
+            p["location"] == f["location"],
+            abs(rank[p["seniority"]] - rank[f["seniority"]]) if f["seniority"] else 0,
+            len(set(p["skills"].split(", ")) & set((f["skills"] or "").split(", "))),
+            f["topic"] in topics[p["industry"]],
+        )
+        for p, f in zip((profiles[i] for i in member), (fields[i] for i in entity), strict=True)
+    ]
+    group = np.where(codes["topic"] > 0, 100 + codes["topic"], codes["industry"])[entity]  # 0 is the empty topic
+    keys = [member, member * 1000 + group, member * 1000 + codes["format"][entity]]
+    return np.hstack([*columns, np.array(matches, dtype=np.float32)]), keys
+
+
+def _leaning(key_N: Array, y_N: Array, expected_N: Array) -> Array:
+    """Logits by which earlier reactions under the same key went beyond what was expected, shrunk towards 0.
+
+    One Newton step of a Gaussian posterior with prior variance 1: sum(y - p) / (1 + sum(p (1 - p))), over strictly
+    earlier rows.
+    """
+    order = np.argsort(key_N, kind="stable")
+    opens = np.flatnonzero(np.r_[True, np.diff(key_N[order]) != 0])
+    block = np.repeat(np.arange(len(opens)), np.diff(np.r_[opens, len(order)]))
+
+    def earlier(x: Array) -> Array:
+        before = np.cumsum(x[order]) - x[order]
+        return before - before[opens][block]
+
+    leaning_N = np.empty(len(key_N), dtype=np.float32)
+    leaning_N[order] = earlier(y_N - expected_N) / (1 + earlier(expected_N * (1 - expected_N)))
+    return leaning_N
+
+
+def main() -> None:
+    """Prints the measured table of docs/synthetic.md for the default config."""
+    config = SyntheticConfig()
+    tables = generate(config)
+    print(f"{tables.interactions.num_rows:,} interactions; benchmark from {benchmark_start(config):%Y-%m-%d}\n")
+    print("| task | rows | positive | popularity | profile (share) | profile + history (share) | oracle |")
+    print("|---|---|---|---|---|---|---|")
+    for r in measure(tables, benchmark_start(config)):
+        profile = f"{r.profile_auc:.3f} ({r.share(r.profile_auc):.2f})"
+        history = f"{r.history_auc:.3f} ({r.share(r.history_auc):.2f})"
+        print(
+            f"| {r.task} | {r.rows:,} | {r.positive_rate:.3f} | {r.popularity_auc:.3f} | {profile} | {history} "
+            f"| {r.oracle_auc:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Terminal output: progress of a run's phases, and the log."""

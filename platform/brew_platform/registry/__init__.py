@@ -1,0 +1,1 @@
+"""The versioned model registry on an object store."""

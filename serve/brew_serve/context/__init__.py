@@ -1,0 +1,1 @@
+"""Member context: profiles, histories and entities by id."""

@@ -1,0 +1,298 @@
+"""The member context: profiles, histories and entities by id, so that a request may name them.
+
+Owns: the seam (`Context`), and the embedded default, a SQLite file that is built from the tables and to which nearline
+events are added. `context_redis.py` holds the production one; one suite of contract tests runs on both.
+"""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from brew_data.prompts.compiler import Entity, Past
+from brew_data.schema import Tables, micros
+from brew_platform.errors import UserError
+from brew_serve.stores.sqlite_file import SqliteFile, Unavailable
+
+__all__ = [
+    "Context",
+    "Event",
+    "MemberContext",
+    "Snapshot",
+    "UnknownId",
+    "json_of",
+    "table_rows",
+    "unknown_entity",
+    "unknown_member",
+]
+
+_ROWS = 10_000  # written at a time
+
+_SCHEMA = """
+CREATE TABLE members (member_id TEXT PRIMARY KEY, profile TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entities (entity_id TEXT PRIMARY KEY, entity_type TEXT NOT NULL, fields TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE interactions (  -- those of the tables
+    member_id TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,  -- microseconds since 1970, UTC
+    interaction_id INTEGER NOT NULL,
+    entity_id TEXT NOT NULL,
+    surface TEXT NOT NULL,
+    action TEXT NOT NULL,
+    PRIMARY KEY (member_id, timestamp, interaction_id)
+) WITHOUT ROWID;
+CREATE TABLE events (  -- those that came since
+    event_id TEXT PRIMARY KEY,
+    member_id TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    entity_id TEXT NOT NULL,
+    surface TEXT NOT NULL,
+    action TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX events_of_member ON events (member_id);
+CREATE TABLE built (at INTEGER NOT NULL);  -- microseconds since 1970, UTC; one row
+"""
+
+_HISTORY = """
+SELECT entity_type, fields, surface, action, timestamp, event_id FROM (
+    SELECT entity_id, surface, action, timestamp, interaction_id, NULL AS event_id
+    FROM interactions WHERE member_id = :member
+    UNION ALL
+    SELECT entity_id, surface, action, timestamp, NULL, event_id FROM events WHERE member_id = :member
+) JOIN entities USING (entity_id)
+ORDER BY timestamp, interaction_id IS NULL, interaction_id, event_id
+"""
+
+
+class UnknownId(UserError):
+    """The context has no member or entity of that id."""
+
+
+def unknown_member(member_id: str) -> UnknownId:
+    """The error for a member whom a context does not hold."""
+    return UnknownId(
+        f"member {member_id!r} is unknown here, or has opted out; send the member inline as `member`, or give an id "
+        f"that the context holds."
+    )
+
+
+def unknown_entity(entity_id: str) -> UnknownId:
+    """The error for an entity that a context does not hold."""
+    return UnknownId(
+        f"candidate {entity_id!r} is unknown here; send it inline as {{id, fields}}, or give an id that the context "
+        f"holds."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One interaction that was told of on its own, after the tables were read.
+
+    Args:
+        event_id: given by whoever tells of it; an id that was told of before changes nothing.
+        timestamp: microseconds since 1970, UTC.
+        entity: what `entity_id` is; needed where the context may not hold it, and else not used.
+    """
+
+    event_id: str
+    member_id: str
+    entity_id: str
+    surface: str
+    action: str
+    timestamp: int
+    entity: Entity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One moment of a member.
+
+    Args:
+        history: oldest first.
+        revision: of fixed width; sorts after every earlier one of this member.
+        events: ids of the events in `history`, oldest first.
+    """
+
+    profile: dict[str, object]
+    history: list[Past]
+    revision: str
+    events: list[str]
+
+
+class Context(Protocol):
+    """Members and entities by id; every method may be called from any thread."""
+
+    def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
+        """Profile and all interactions, oldest first.
+
+        Raises:
+            UnknownId: no such member, or one who opted out.
+            Unavailable: the store cannot be read now; so do all methods.
+        """
+
+    def snapshot(self, member_id: str) -> Snapshot:
+        """`member`, and what tells this moment from others.
+
+        Raises:
+            UnknownId: as `member`.
+        """
+
+    def entity(self, entity_id: str) -> Entity:
+        """The entity.
+
+        Raises:
+            UnknownId: there is none of that id.
+        """
+
+    def record(self, events: Sequence[Event]) -> int:
+        """Adds events of one member to their history, all or none; those that are there already change nothing.
+
+        An entity that comes with an event is added where the context does not hold it, and never changed.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            UnknownId: the member or an entity is unknown; nothing was written.
+        """
+
+    def close(self) -> None:
+        """Ends the connection."""
+
+
+class MemberContext:
+    """A `Context` on a SQLite file.
+
+    Args:
+        path: a file that `build` wrote.
+        writable: whether `record` may be called; False opens the file read-only.
+
+    Raises:
+        UserError: there is no such file, or it is no member context.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: build the member context first, or leave context_path out.")
+        try:
+            self._file = SqliteFile(path, writable=writable)
+            try:
+                self._built: int = self._file.rows("SELECT at FROM built")[0][0]
+            except (Unavailable, IndexError):
+                self._file.close()
+                raise
+        except (UserError, Unavailable, IndexError) as error:
+            raise UserError(f"{path} is no member context ({error}). Build it again.") from error
+
+    def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
+        snapshot = self.snapshot(member_id)
+        return snapshot.profile, snapshot.history
+
+    def snapshot(self, member_id: str) -> Snapshot:
+        profiles = self._file.rows("SELECT profile FROM members WHERE member_id = ?", (member_id,))
+        if not profiles:
+            raise unknown_member(member_id)
+        rows = self._file.rows(_HISTORY, {"member": member_id})
+        events = [row[5] for row in rows if row[5] is not None]
+        return Snapshot(
+            profile=json.loads(profiles[0][0]),
+            history=[
+                Past(entity=_entity(entity_type, fields), surface=surface, action=action, timestamp=timestamp)
+                for entity_type, fields, surface, action, timestamp, _ in rows
+            ],
+            revision=f"{self._built:020d}.{len(events):012d}",
+            events=events,
+        )
+
+    def entity(self, entity_id: str) -> Entity:
+        rows = self._file.rows("SELECT entity_type, fields FROM entities WHERE entity_id = ?", (entity_id,))
+        if not rows:
+            raise unknown_entity(entity_id)
+        return _entity(*rows[0])
+
+    def record(self, events: Sequence[Event]) -> int:
+        new = 0
+        with self._file.transaction() as db:
+            for event in events:
+                if not db.execute("SELECT 1 FROM members WHERE member_id = ?", (event.member_id,)).fetchone():
+                    raise unknown_member(event.member_id)
+                if event.entity is not None:
+                    db.execute(
+                        "INSERT OR IGNORE INTO entities VALUES (?, ?, ?)",
+                        (event.entity_id, event.entity.entity_type, json_of(event.entity.fields)),
+                    )
+                elif not db.execute("SELECT 1 FROM entities WHERE entity_id = ?", (event.entity_id,)).fetchone():
+                    raise unknown_entity(event.entity_id)
+                new += db.execute(
+                    "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)",
+                    (event.event_id, event.member_id, event.timestamp, event.entity_id, event.surface, event.action),
+                ).rowcount
+        return new
+
+    def close(self) -> None:
+        self._file.close()
+
+    @staticmethod
+    def build(tables: Tables, path: Path) -> None:
+        """Writes the context of `tables` to `path`, whole or not at all, in place of one that is there.
+
+        Members who opted out are left out, with all they did. Events recorded in the file that was there are gone with
+        it: those that the tables do not hold yet are applied again with `Outbox.replay_done`. Whoever has the old file
+        open keeps reading it; start them again.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+        draft.unlink(missing_ok=True)
+        try:
+            with closing(sqlite3.connect(draft)) as db:
+                db.executescript(_SCHEMA)
+                db.executemany("INSERT INTO members VALUES (?, ?)", _members(tables.members))
+                db.executemany("INSERT INTO entities VALUES (?, ?, ?)", _entities(tables.entities))
+                db.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?)", _interactions(tables.interactions))
+                db.execute("DELETE FROM interactions WHERE member_id NOT IN (SELECT member_id FROM members)")
+                db.execute("INSERT INTO built VALUES (?)", (time.time_ns() // 1000,))
+                db.commit()
+                db.execute("PRAGMA journal_mode = WAL")  # readers never wait for the one that records events
+            for name in ("-wal", "-shm"):  # of the old file: SQLite would read its last transactions into the new one
+                path.with_name(path.name + name).unlink(missing_ok=True)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _entity(entity_type: str, fields: str) -> Entity:
+    return Entity(entity_type=entity_type, fields=json.loads(fields))
+
+
+def _members(table: pa.Table) -> Iterator[tuple[str, str]]:
+    for row in table_rows(table, ["member_id", "profile", "opted_out"]):
+        if not row["opted_out"]:
+            yield row["member_id"], json_of(row["profile"])
+
+
+def _entities(table: pa.Table) -> Iterator[tuple[str, str, str]]:
+    for row in table_rows(table, ["entity_id", "entity_type", "fields"]):
+        yield row["entity_id"], row["entity_type"], json_of(row["fields"])
+
+
+def _interactions(table: pa.Table) -> Iterator[tuple[str, int, int, str, str, str]]:
+    timed = table.set_column(table.column_names.index("timestamp"), "timestamp", micros(table))
+    for row in table_rows(timed, ["member_id", "timestamp", "interaction_id", "entity_id", "surface", "action"]):
+        yield tuple(row.values())
+
+
+def table_rows(table: pa.Table, columns: list[str]) -> Iterator[dict]:
+    """The table's rows, a batch in memory at a time."""
+    for batch in table.select(columns).to_batches(max_chunksize=_ROWS):
+        yield from batch.to_pylist()
+
+
+def json_of(values: Mapping[str, object]) -> str:
+    """As JSON, without the fields that are null because another type of record has them."""
+    return json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)

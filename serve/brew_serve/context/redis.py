@@ -1,0 +1,181 @@
+"""The production member context: the `Context` of `context.py` in a Redis that the whole cluster shares.
+
+Keys below a prefix, all but the first of one generation, so that nobody sees half of a build:
+
+    built                      the generation: microseconds since 1970 when it was built
+    <built>:member:<id>        profile, JSON
+    <built>:entity:<id>        [entity_type, fields], JSON
+    <built>:history:<id>       hash: t<interaction_id> or e<event_id> -> [entity_id, surface, action, timestamp], JSON
+
+Owns: these keys. A history is one hash and is read whole: 5,000 interactions are about 0.6 MB. The keys carry no hash
+tags, so this needs one Redis (with replicas, or Sentinel), not a Redis Cluster.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from brew_data.prompts.compiler import Entity, Past
+from brew_data.schema import Tables, micros
+from brew_serve.context.base import Event, Snapshot, json_of, table_rows, unknown_entity, unknown_member
+from brew_serve.stores.redis_server import connect, redis_errors
+from brew_serve.stores.sqlite_file import Unavailable
+
+__all__ = ["RedisContext"]
+
+_COMMANDS = 5_000  # sent to the server at a time
+
+
+class RedisContext:
+    """A `Context` on Redis.
+
+    Args:
+        url: of the server.
+        prefix: of every key, so that several services can share a server.
+    """
+
+    def __init__(self, url: str, prefix: str = "brew360:") -> None:
+        self._redis, self._prefix = connect(url), prefix
+
+    def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
+        snapshot = self.snapshot(member_id)
+        return snapshot.profile, snapshot.history
+
+    def snapshot(self, member_id: str) -> Snapshot:
+        with redis_errors():
+            key = self._generation()
+            transaction = self._redis.pipeline(transaction=True)
+            transaction.get(f"{key}member:{member_id}")
+            transaction.hgetall(f"{key}history:{member_id}")
+            profile, stored = transaction.execute()
+            if profile is None:
+                raise unknown_member(member_id)
+            rows = sorted(
+                ((*json.loads(text), field.decode()) for field, text in stored.items()),
+                key=lambda row: (row[3], row[4][0] == "e", len(row[4]) if row[4][0] == "t" else 0, row[4]),
+            )  # by time; then those of the tables by number, then events
+            entities = self._entities(key, sorted({row[0] for row in rows}))
+        events = [field[1:] for *_, field in rows if field[0] == "e"]
+        return Snapshot(
+            profile=json.loads(profile),
+            history=[
+                Past(entity=entities[entity_id], surface=surface, action=action, timestamp=timestamp)
+                for entity_id, surface, action, timestamp, _ in rows
+            ],
+            revision=f"{int(key.removeprefix(self._prefix)[:-1]):020d}.{len(events):012d}",
+            events=events,
+        )
+
+    def entity(self, entity_id: str) -> Entity:
+        with redis_errors():
+            found = self._entities(self._generation(), [entity_id])
+        if entity_id not in found:
+            raise unknown_entity(entity_id)
+        return found[entity_id]
+
+    def record(self, events: Sequence[Event]) -> int:
+        with redis_errors():
+            key = self._generation()
+            checks = self._redis.pipeline(transaction=False)
+            for event in events:
+                checks.exists(f"{key}member:{event.member_id}")
+                checks.exists(f"{key}entity:{event.entity_id}")
+            found = checks.execute()
+            for event, member, entity in zip(events, found[::2], found[1::2], strict=True):
+                if not member:
+                    raise unknown_member(event.member_id)
+                if not entity and event.entity is None:
+                    raise unknown_entity(event.entity_id)
+            # Members and entities of a generation are never removed, so what was found is still there.
+            transaction = self._redis.pipeline(transaction=True)
+            for event in events:
+                if event.entity is not None:
+                    transaction.setnx(f"{key}entity:{event.entity_id}", _entity_json(event.entity))
+                transaction.hsetnx(
+                    f"{key}history:{event.member_id}",
+                    f"e{event.event_id}",
+                    json.dumps([event.entity_id, event.surface, event.action, event.timestamp]),
+                )
+            answers = transaction.execute()
+        new, at = 0, 0
+        for event in events:  # the answer to HSETNX is the last one of each event
+            at += 1 if event.entity is None else 2
+            new += answers[at - 1]
+        return new
+
+    def close(self) -> None:
+        self._redis.close()
+
+    @staticmethod
+    def build(tables: Tables, url: str, prefix: str = "brew360:") -> None:
+        """Writes the context of `tables`; readers see the old one until it is whole, and then the new one.
+
+        Members who opted out are left out, with all they did. Events recorded since the old one was built are gone with
+        it: those that the tables do not hold yet are applied again with `Outbox.replay_done`.
+
+        Raises:
+            Unavailable: the server failed; the old context is still served.
+        """
+        redis = connect(url)
+        with redis_errors():
+            old = redis.get(f"{prefix}built")
+            built = max(time.time_ns() // 1000, int(old or 0) + 1)
+            _write(redis, tables, f"{prefix}{built}:")
+            redis.set(f"{prefix}built", built)
+            if old is not None:
+                pipe = redis.pipeline(transaction=False)
+                for key in redis.scan_iter(f"{prefix}{int(old)}:*", count=_COMMANDS):
+                    pipe.unlink(key)
+                    _flush(pipe)
+                pipe.execute()
+        redis.close()
+
+    def _generation(self) -> str:
+        """The prefix of the keys that are served now."""
+        built = self._redis.get(f"{self._prefix}built")
+        if built is None:
+            raise Unavailable(
+                "this Redis holds no member context: build it with RedisContext.build, then replay the events that its "
+                "tables do not hold with Outbox.replay_done."
+            )
+        return f"{self._prefix}{int(built)}:"
+
+    def _entities(self, key: str, ids: Sequence[str]) -> dict[str, Entity]:
+        """Those of `ids` that are known."""
+        if not ids:
+            return {}
+        texts = self._redis.mget([f"{key}entity:{id_}" for id_ in ids])
+        found = {id_: json.loads(text) for id_, text in zip(ids, texts, strict=True) if text is not None}
+        return {id_: Entity(entity_type=kind, fields=fields) for id_, (kind, fields) in found.items()}
+
+
+def _write(redis: Any, tables: Tables, key: str) -> None:
+    pipe = redis.pipeline(transaction=False)
+    members: set[str] = set()
+    for row in table_rows(tables.members, ["member_id", "profile", "opted_out"]):
+        if not row["opted_out"]:
+            members.add(row["member_id"])
+            pipe.set(f"{key}member:{row['member_id']}", json_of(row["profile"]))
+            _flush(pipe)
+    for row in table_rows(tables.entities, ["entity_id", "entity_type", "fields"]):
+        entity = Entity(entity_type=row["entity_type"], fields=row["fields"])
+        pipe.set(f"{key}entity:{row['entity_id']}", _entity_json(entity))
+        _flush(pipe)
+    table = tables.interactions
+    timed = table.set_column(table.column_names.index("timestamp"), "timestamp", micros(table))
+    for row in table_rows(timed, ["member_id", "entity_id", "surface", "action", "timestamp", "interaction_id"]):
+        member_id, *values, interaction_id = row.values()
+        if member_id in members:
+            pipe.hset(f"{key}history:{member_id}", f"t{interaction_id}", json.dumps(values))
+            _flush(pipe)
+    pipe.execute()
+
+
+def _flush(pipe: Any) -> None:
+    if len(pipe) >= _COMMANDS:
+        pipe.execute()
+
+
+def _entity_json(entity: Entity) -> str:
+    return json.dumps([entity.entity_type, json.loads(json_of(entity.fields))])

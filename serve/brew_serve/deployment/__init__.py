@@ -1,0 +1,1 @@
+"""Ray Serve deployments: gateways, replicas, and the controller of versions."""

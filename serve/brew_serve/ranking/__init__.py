@@ -1,0 +1,1 @@
+"""Ranking with one loaded version: admission, scoring, text generation."""

@@ -1,0 +1,243 @@
+"""OpenAI's models, completions and chat completions: paths, and the part of their bodies that this service speaks.
+
+A key that it does not speak is refused by name, not ignored. Source: OpenAI's API reference; checked with the client
+`openai` 3.54.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from brew_serve.schemas.rank import Closed
+
+__all__ = [
+    "ChatChoice",
+    "ChatLogprobs",
+    "ChatMessage",
+    "ChatRequest",
+    "ChatResponse",
+    "ChatTokenLogprob",
+    "ChatTopLogprob",
+    "Choice",
+    "CompletionRequest",
+    "CompletionResponse",
+    "Logprobs",
+    "ModelCard",
+    "ModelList",
+    "OpenAIErrorAnswer",
+    "TextUsage",
+    "TokenId",
+]
+
+MODELS, COMPLETIONS, CHAT = "/v1/models", "/v1/completions", "/v1/chat/completions"
+PATHS = frozenset({MODELS, COMPLETIONS, CHAT})
+
+MAX_TOKENS = 256  # of an answer: this service ranks; texts are a convenience
+MAX_PROMPTS = 64
+MAX_CHARACTERS = 200_000
+MAX_IDS = 100_000
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_IDS)]
+Words = Annotated[str, Field(max_length=MAX_CHARACTERS)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+
+class _Generate(Closed):
+    model: str = Field(max_length=200, description="an id that GET /v1/models lists")
+    temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, description="below .01 counts as 0")
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    n: Literal[1] = 1
+    stream: Literal[False] = False
+    user: Annotated[str, Field(max_length=500)] | None = Field(default=None, description="not used")
+
+
+class CompletionRequest(_Generate):
+    """Continue each prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "brew360", "prompt": "A nurse in", "max_tokens": 4, "temperature": 0, "logprobs": 1}]
+        }
+    )
+    prompt: (
+        Prompt
+        | TokenIds
+        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    ) = Field(description="text, whose words never become control tokens; or token ids; or several of either")
+    max_tokens: int = Field(default=16, ge=1, le=MAX_TOKENS)
+    logprobs: int | None = Field(default=None, ge=0, le=5, description="alternatives per token")
+    echo: Literal[False] = False
+
+
+class TextPart(Closed):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: Words
+
+
+class ChatMessage(Closed):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Words | Annotated[list[TextPart], Field(max_length=100)]
+
+    def words(self) -> str:
+        """Its content as one text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(_Generate):
+    """Answer the last message of a chat."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "brew360",
+                    "messages": [
+                        {"role": "system", "content": "Predict whether the member applies."},
+                        {"role": "user", "content": "job welder"},
+                    ],
+                    "max_tokens": 4,
+                    "temperature": 0,
+                }
+            ]
+        }
+    )
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1_000)
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS, description="16 where neither is given")
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+
+
+class TextUsage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Logprobs(BaseModel):
+    """Of a completion, one entry per token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    """One prompt's continuation."""
+
+    index: int
+    text: str
+    logprobs: Logprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class CompletionResponse(BaseModel):
+    """One choice per prompt, in their order."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: TextUsage
+
+
+class ChatTopLogprob(BaseModel):
+    """A token that may stand at a position."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = Field(description="null where the token is part of a character")
+
+
+class ChatTokenLogprob(ChatTopLogprob):
+    """The token that stands there."""
+
+    top_logprobs: list[ChatTopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Of an answer, one entry per token."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
+class ChatAnswer(BaseModel):
+    """The answering turn."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """The answer."""
+
+    index: int
+    message: ChatAnswer
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatResponse(BaseModel):
+    """One choice."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: TextUsage
+
+
+class ModelCard(BaseModel):
+    """A name that requests may give as `model`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["brew360"] = "brew360"
+    max_model_len: int = Field(description="tokens of prompt and answer")
+
+
+class ModelList(BaseModel):
+    """The served names."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class OpenAIError(BaseModel):
+    """What OpenAI's clients show of an error."""
+
+    message: str = Field(description="one sentence that says what to do")
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: None = None
+    code: str = Field(description="as the other routes' `code`")
+
+
+class OpenAIErrorAnswer(BaseModel):
+    """Why a request is not answered."""
+
+    error: OpenAIError
+
+    @staticmethod
+    def of(status: int, code: str, sentence: str) -> "OpenAIErrorAnswer":
+        """The body of an answer with this HTTP status."""
+        kind: Literal["invalid_request_error", "rate_limit_error", "server_error"] = "invalid_request_error"
+        if status == 429:
+            kind = "rate_limit_error"
+        elif status >= 500:
+            kind = "server_error"
+        return OpenAIErrorAnswer(error=OpenAIError(message=sentence, type=kind, code=code))

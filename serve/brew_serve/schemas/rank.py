@@ -1,0 +1,193 @@
+"""`POST /v1/rank` as pydantic models: what a request may hold, with its limits, and what the answer says.
+
+An unknown key is an error, so that a misspelt one is never ignored; so is a value of another type, such as "5" for 5.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic.config import JsonDict
+
+from brew_data.prompts.compiler import Entity, Past
+
+__all__ = ["Closed", "InlineCandidate", "Member", "RankRequest", "RankResponse", "RankedItem", "Truncated", "Usage"]
+
+MAX_CANDIDATES = 1_000
+MAX_HISTORY = 5_000
+MAX_DEADLINE_MS = 600_000
+
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Id = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, Field(max_length=2_000)]
+Fields = Annotated[dict[Name, Text], Field(max_length=100)]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _text_only(value: Any) -> Any:
+    if not isinstance(value, str):  # pydantic would take a number for seconds since 1970
+        raise ValueError("a timestamp is text such as 2026-01-31T12:00:00Z")
+    return value
+
+
+Timestamp = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text_only)]
+
+
+class Closed(BaseModel):
+    """A part of a request: its keys and nothing else, each of its very type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Interaction(Closed):
+    """One past interaction of an inline member."""
+
+    entity_type: Name
+    fields: Fields
+    surface: Name
+    action: Name
+    timestamp: Timestamp = Field(description="ISO 8601 with its zone, such as 2026-01-31T12:00:00Z")
+
+    def past(self) -> Past:
+        """As the prompt compiler reads it."""
+        return Past(
+            entity=Entity(entity_type=self.entity_type, fields=self.fields),
+            surface=self.surface,
+            action=self.action,
+            timestamp=(self.timestamp - _EPOCH) // timedelta(microseconds=1),
+        )
+
+
+class Member(Closed):
+    """A member whom the service need not know."""
+
+    profile: Fields = Field(default_factory=dict)
+    history: list[Interaction] = Field(default_factory=list, max_length=MAX_HISTORY, description="in any order")
+
+
+class InlineCandidate(Closed):
+    """A candidate whom the service need not know; its type is the one that the task ranks."""
+
+    id: Id
+    fields: Fields
+
+
+def _candidate_kind(value: Any) -> Literal["id", "inline"]:
+    return "id" if isinstance(value, str) else "inline"
+
+
+Candidate = Annotated[
+    Annotated[Id, Tag("id")] | Annotated[InlineCandidate, Tag("inline")], Discriminator(_candidate_kind)
+]
+
+
+_INLINE_EXAMPLE: JsonDict = {
+    "task": "job_apply",
+    "member": {
+        "profile": {"title": "data engineer", "location": "Berlin"},
+        "history": [
+            {
+                "entity_type": "job",
+                "fields": {"title": "machine learning engineer", "company": "acme"},
+                "surface": "jobs",
+                "action": "apply",
+                "timestamp": "2026-01-31T12:00:00Z",
+            }
+        ],
+    },
+    "candidates": [
+        {"id": "a", "fields": {"title": "data scientist", "company": "acme"}},
+        {"id": "b", "fields": {"title": "welder", "company": "acme"}},
+    ],
+    "instruction": "I want to work with data.",
+    "deadline_ms": 500,
+}
+_KNOWN_EXAMPLE: JsonDict = {"task": "job_apply", "member_id": "m17", "candidates": ["j4", "j9"], "top_k": 1}
+
+
+class RankRequest(Closed):
+    """Rank candidates for one member on one task."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_INLINE_EXAMPLE, _KNOWN_EXAMPLE]})
+
+    task: Name
+    member: Member | None = Field(default=None, description="the member inline; or give member_id")
+    member_id: Id | None = Field(default=None, description="a member whom the service knows; or give member")
+    candidates: list[Candidate] = Field(
+        min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
+    )
+    instruction: Text = Field(default="", description="what the member wants, in their own words")
+    top_k: int | None = Field(default=None, ge=1, description="answer with the best this many only")
+    deadline_ms: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_DEADLINE_MS,
+        description="from the request's arrival; then what is scored is answered, and the rest named as unscored",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "RankRequest":
+        if (self.member is None) == (self.member_id is None):
+            given = "neither" if self.member is None else "both"
+            raise ValueError(f"{given} of member and member_id given; give exactly one of them")
+        seen: set[str] = set()
+        for candidate in self.candidates:
+            id_ = candidate if isinstance(candidate, str) else candidate.id
+            if id_ in seen:
+                raise ValueError(f"candidate id {id_!r} is given twice; give every candidate once")
+            seen.add(id_)
+        return self
+
+
+class RankedItem(BaseModel):
+    """One candidate of the answer."""
+
+    id: str
+    score: float = Field(description="P(any positive action of the task), 0 to 1")
+    probabilities: dict[str, float] = Field(description="P(action) by action; they sum to 1")
+
+
+class Usage(BaseModel):
+    """What the request cost."""
+
+    prompt_tokens: int = Field(description="tokens of the shared prefix, once, and of every candidate")
+    candidates: int = Field(description="candidates that were scored")
+
+
+class Truncated(BaseModel):
+    """What the model was not shown, for want of room."""
+
+    turns_dropped: int = Field(description="past interactions left out, the oldest first")
+    head_tokens_dropped: int = Field(description="tokens cut from instruction and profile")
+    candidates: dict[str, int] = Field(description="tokens cut from a candidate's text, by its id")
+
+
+class RankResponse(BaseModel):
+    """Candidates, best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "version": 3,
+                    "task": "job_apply",
+                    "ranking": [{"id": "a", "score": 0.71, "probabilities": {"apply": 0.71, "skip": 0.29}}],
+                    "partial": True,
+                    "unscored": ["b"],
+                    "usage": {"prompt_tokens": 97, "candidates": 1},
+                    "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+                    "milliseconds": 496.2,
+                }
+            ]
+        }
+    )
+
+    version: int = Field(description="the model version that answered")
+    task: str
+    ranking: list[RankedItem]
+    partial: bool = Field(default=False, description="true where the deadline left candidates unscored")
+    unscored: list[str] = Field(default_factory=list, description="ids of those, in the order of the request")
+    usage: Usage
+    truncated: Truncated
+    milliseconds: float = Field(description="spent in the service, from the parsed request to the answer")

@@ -1,0 +1,111 @@
+"""Scores of chosen next tokens, as two other servers offer them: SGLang's `/v1/score`, vLLM's `/generative_scoring`.
+
+Source: `ScoringRequest` and `ScoringResponse` of SGLang's OpenAI entry point; `GenerativeScoringRequest` and
+`GenerativeScoringResponse` of vLLM 0.32. Both differ from this service's own score (`scoring`): they read one token
+after text that the caller has put together.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, TextUsage, TokenId, Words
+from brew_serve.schemas.rank import MAX_CANDIDATES, Closed
+
+__all__ = [
+    "GenerativeScoringRequest",
+    "GenerativeScoringResponse",
+    "ItemScore",
+    "ScoreRequest",
+    "ScoreResponse",
+]
+
+Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS)]
+Texts = Annotated[list[Words], Field(min_length=1, max_length=MAX_CANDIDATES)]
+IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CANDIDATES)]
+Labels = Annotated[list[TokenId], Field(min_length=1, max_length=1_000)]
+ModelName = Annotated[str, Field(max_length=200)]
+
+
+class ScoreRequest(Closed):
+    """SGLang: the probability of each label token after query and item."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": "The capital of France is",
+                    "items": ["Paris", "Berlin"],
+                    "label_token_ids": [7, 8],
+                    "apply_softmax": True,
+                    "model": "brew360",
+                }
+            ]
+        }
+    )
+    query: Words | Ids = Field(description="text or token ids; query and items are of one kind")
+    items: Annotated[str, Field(max_length=MAX_CHARACTERS)] | Texts | IdLists = Field(
+        description="one text is one item"
+    )
+    label_token_ids: Labels
+    apply_softmax: bool = Field(default=False, description="normalise over the labels, not over the vocabulary")
+    item_first: bool = Field(default=False, description="item before query")
+    model: ModelName = "default"
+
+
+class ScoreResponse(BaseModel):
+    """SGLang: one list per item, in the order of label_token_ids."""
+
+    scores: list[list[float]]
+    model: str
+    usage: TextUsage
+    object: Literal["scoring"] = "scoring"
+
+
+class GenerativeScoringRequest(Closed):
+    """vLLM: the probability of the first label token after query and item.
+
+    A prompt that is too long is refused; vLLM 0.32 cuts it, and with it the answer's cue.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "brew360",
+                    "query": "Is this city the capital of France?",
+                    "items": ["Paris", "London", "Berlin"],
+                    "label_token_ids": [7, 8],
+                }
+            ]
+        }
+    )
+    model: ModelName | None = None
+    query: Words | Ids
+    items: Texts | IdLists
+    label_token_ids: Labels
+    apply_softmax: bool = True
+    item_first: bool = False
+    add_special_tokens: bool = Field(default=True, description="this tokenizer has none to add")
+    request_id: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, description="part of the answer's id"
+    )
+
+
+class ItemScore(BaseModel):
+    """vLLM: one item's score."""
+
+    index: int
+    object: Literal["score"] = "score"
+    score: float
+
+
+class GenerativeScoringResponse(BaseModel):
+    """vLLM: one score per item, in their order."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[ItemScore]
+    usage: TextUsage

@@ -1,0 +1,1 @@
+"""Sharded checkpoints, the ledger, and export."""

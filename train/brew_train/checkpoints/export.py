@@ -1,0 +1,227 @@
+"""A commit's averaged weights as a Hugging Face folder that transformers and vLLM load.
+
+Owns: reading a commit piece by piece and writing config.json and safetensors files. Does not own: tokenizer files (the
+caller adds them), the commits (commits.checkpoint) or the names in the folder (brew_train.model.hf_tensor_map).
+
+Only a commit is read, never a model: training may go on meanwhile, and one process without a GPU can export a model
+that fits none. Output files are dealt out to the workers, and memory is about one output file.
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from transformers import GenerationConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from brew_platform.errors import StorageError
+from brew_train.checkpoints.manifest import Commit
+from brew_train.distributed.context import World
+from brew_train.model.hf_tensor_map import Piece, pieces
+
+__all__ = ["export"]
+
+MODEL = "model.lm."  # what a commit puts before the names of the causal LM's parameters
+ITERATE = "z.lm."  # the same of schedule-free's z
+
+
+def export(
+    commit: Commit,
+    hf_config: PretrainedConfig,
+    folder: Path,
+    world: World,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_file_bytes: int = 5 * 2**30,
+) -> None:
+    """Writes the average of a commit's weights as safetensors; the folder appears at once, by renaming.
+
+    Every worker of `world` takes part; a world of one process may export while others train.
+
+    Args:
+        commit: a verified one.
+        hf_config: of the model that was committed, `lm.config`.
+        folder: to be written, seen by all workers under the same path; replaces what is there.
+        world: the workers that write.
+        dtype: of the weights in the files.
+        max_file_bytes: of one output file; a single tensor may exceed it.
+
+    Raises:
+        StorageError: it could not be written, or the commit is gone; what was in `folder` is still there.
+    """
+    temporary = folder.with_name(f".{folder.name}.writing")
+    try:
+        world.on_first(partial(_on_disk, folder, _start, temporary))
+        world.on_all(partial(_on_disk, folder, _write, commit, hf_config, temporary, world, dtype, max_file_bytes))
+        world.on_first(partial(_on_disk, folder, _publish, temporary, folder))
+    except StorageError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _start(temporary: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+    temporary.mkdir(parents=True)
+
+
+def _write(
+    commit: Commit, hf_config: PretrainedConfig, temporary: Path, world: World, dtype: torch.dtype, max_file_bytes: int
+) -> None:
+    """This worker's files; rank 0 also writes what describes them."""
+    with _reading(commit):
+        reader = _Regions(commit.folder)
+    files = _plan(reader.shapes, hf_config.model_type, dtype, max_file_bytes)
+    if world.rank == 0:
+        _write_configs(hf_config, files, dtype, temporary)
+    for number in range(world.rank, len(files), world.size):
+        tensors: dict[str, torch.Tensor] = {}
+        with _reading(commit):
+            for parameter, parts in files[number].items():
+                tensors |= _average(reader, parameter, parts, commit.state["average_weight"], dtype)
+        save_file(tensors, temporary / _file_name(number, len(files)), metadata={"format": "pt"})
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _on_disk(folder: Path, make: Callable[..., None], *arguments: Any) -> None:
+    try:
+        make(*arguments)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"the trained weights could not be written to {folder} ({error}): free some space or repair the disk, and "
+            f"start the run again; it continues from its last checkpoint."
+        ) from error
+
+
+@contextmanager
+def _reading(commit: Commit) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"the checkpoint {commit.folder} cannot be read for the export ({error}): where training goes on, a newer "
+            f"one has taken its place; export that one."
+        ) from error
+
+
+def _plan(
+    shapes: Mapping[str, tuple[int, ...]], model_type: str, dtype: torch.dtype, max_bytes: int
+) -> list[dict[str, list[Piece]]]:
+    """What each output file holds: for each parameter in it, the pieces. Pieces of a parameter stay together."""
+    files: list[dict[str, list[Piece]]] = [{}]
+    size = 0
+    for parameter in sorted(shapes):
+        for piece in pieces(parameter, shapes[parameter], model_type):
+            bytes_ = piece.size * dtype.itemsize
+            if size and size + bytes_ > max_bytes:
+                files.append({})
+                size = 0
+            files[-1].setdefault(parameter, []).append(piece)
+            size += bytes_
+    return files
+
+
+def _average(
+    reader: "_Regions", parameter: str, parts: list[Piece], weight: float | None, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """The pieces of one parameter by their names, read in one go: stored shards cut across pieces."""
+    first, past = parts[0].offset[0], parts[-1].offset[0] + parts[-1].extent[0]
+    region = reader.read(MODEL + parameter, first, past)
+    if weight is not None:
+        region.lerp_(reader.read(ITERATE + parameter, first, past), weight)
+    named = {}
+    for piece in parts:
+        place = [slice(start, start + size) for start, size in zip(piece.offset, piece.extent, strict=True)]
+        place[0] = slice(place[0].start - first, place[0].stop - first)
+        named[piece.name] = region[tuple(place)].view(piece.shape).to(dtype)
+    return named
+
+
+def _write_configs(
+    hf_config: PretrainedConfig, files: list[dict[str, list[Piece]]], dtype: torch.dtype, folder: Path
+) -> None:
+    config = copy.deepcopy(hf_config)
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]  # what vLLM chooses its model by
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    if len(files) > 1:
+        held = [[piece for parts in file.values() for piece in parts] for file in files]
+        index = {
+            "metadata": {"total_size": sum(piece.size for part in held for piece in part) * dtype.itemsize},
+            "weight_map": {
+                piece.name: _file_name(number, len(files)) for number, part in enumerate(held) for piece in part
+            },
+        }
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _file_name(number: int, files: int) -> str:
+    return "model.safetensors" if files == 1 else f"model-{number + 1:05d}-of-{files:05d}.safetensors"
+
+
+class _Regions:
+    """Reads rows of a commit's tensors, whatever shards they were written in; the commit's index is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._reader = FileSystemReader(folder)
+        metadata = self._reader.read_metadata()
+        self._reader.set_up_storage_reader(metadata, is_coordinator=True)
+        self._tensors = {
+            name: tensor
+            for name, tensor in metadata.state_dict_metadata.items()
+            if isinstance(tensor, TensorStorageMetadata)
+        }
+        self.shapes = {
+            name.removeprefix(MODEL): tuple(tensor.size)
+            for name, tensor in self._tensors.items()
+            if name.startswith(MODEL)
+        }
+
+    def read(self, name: str, first: int, past: int) -> torch.Tensor:
+        """Rows `first` to `past` (exclusive) of a tensor, float32."""
+        stored = self._tensors[name]
+        size = torch.Size((past - first, *stored.size[1:]))
+        offset = torch.Size((first, *(0 for _ in stored.size[1:])))
+        wanted = ChunkStorageMetadata(offsets=offset, sizes=size)
+        plan = LoadPlan(create_read_items_for_chunk_list(name, stored, [wanted]))
+        rows = torch.empty(size)
+        self._reader.read_data(plan, _Into(rows)).wait()
+        return rows
+
+
+class _Into(DefaultLoadPlanner):
+    """Puts what is read into one tensor."""
+
+    def __init__(self, target: torch.Tensor) -> None:
+        super().__init__()
+        self._target = target
+
+    def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
+        target = self._target
+        for dim, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
+            target = target.narrow(dim, start, length)
+        return target
+
+    def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> Any:
+        """Nothing is left to do: the tensor is a view of the target."""

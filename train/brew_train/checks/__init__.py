@@ -1,1 +1,0 @@
-"""Training without a cluster: what a step would take, and whether and how fast one GPU computes it."""

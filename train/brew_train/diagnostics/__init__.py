@@ -1,0 +1,1 @@
+"""Checks of training without a cluster: dry run, GPU parity, throughput."""

@@ -1,0 +1,172 @@
+"""A training step at full size without the machines: what each GPU would hold, send and write.
+
+Owns: running one rank's real code on fake tensors in a fake process group. Does not own: how bytes are followed
+(checks.footprint), what is made of them (checks.account), FLOPs (brew_train.telemetry.flops), or the command.
+
+What runs is what trains: `build_model`, `shard`, the objective, FSDP2's gathers and reductions, backward, the
+optimizer's state. Only numbers are missing: fake tensors have shapes, dtypes and storage sizes, and a fake process
+group answers every collective at once. So nothing here is a formula but the time that bytes and FLOPs would take.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from brew_platform.errors import UserError
+from brew_train.config import ShardingConfig, StageConfig, TrainConfig
+from brew_train.diagnostics.dry_run_report import DryRun, Gpu
+from brew_train.diagnostics.memory_tracker import Footprint, Traffic
+from brew_train.distributed.context import World
+from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.model.model import RankingLM, build_model
+from brew_train.model.sharding import micro_step, shard
+from brew_train.objectives.base import make_objective
+from brew_train.optim.optimizer import Optimizer, make_optimizer
+from brew_train.telemetry.flops import ModelSize
+
+__all__ = ["DryRun", "Gpu", "dry_run"]
+
+
+def dry_run(
+    config: TrainConfig,
+    *,
+    gpus: int,
+    vocabulary_size: int,
+    context_length: int,
+    bins_per_gpu: int | None = None,
+    document_length: int = 2048,
+    gpu: Gpu | None = None,
+) -> DryRun:
+    """Runs a step of the first stage on fake tensors, as rank 0 of `gpus`.
+
+    Args:
+        config: the run's settings; `workers` is replaced by `gpus`.
+        gpus: processes, each with one GPU.
+        vocabulary_size: ids that the tokenizer can produce.
+        context_length: tokens in a bin.
+        bins_per_gpu: bins in one micro-step of one GPU; None: as many as `bins_per_step` comes to.
+        document_length: tokens in each document of a bin; more of them make attention dearer, and little else.
+        gpu: what to compare with; None: an H100 with 80 GB.
+
+    Raises:
+        UserError: an impossible number of GPUs, before anything is built.
+    """
+    # What an objective of pairs projects depends on the data; the decoder's work is that of the next-token objective.
+    stage = replace(config.stages[0], objective="next_token")
+    if bins_per_gpu is not None:
+        stage = replace(stage, bins_per_step=bins_per_gpu * gpus * stage.micro_steps)
+    sharding = replace(config.sharding, compile=False)  # compiled code needs numbers; it does not change what is sent
+    # The settings themselves refuse what so many workers cannot share.
+    replace(config, workers=gpus, min_workers=None, sharding=sharding, stages=[stage])
+    if dist.is_initialized():
+        raise UserError("a dry run needs a process of its own, but this one is part of a run already: start another.")
+    bins_per_gpu = -(-stage.bins_per_step // (gpus * stage.micro_steps))  # a worker may get one more than another
+
+    sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
+    batch = collate([_bin(context_length, min(document_length, context_length))] * bins_per_gpu)
+    with _fake_world(gpus, sharding.replicas) as world, FakeTensorMode() as fake:
+        model = build_model(config.model, **sizes)
+        shard(model, world, sharding)
+        model.to_empty(device="cpu")
+        model.train()
+        optimizer = make_optimizer(model, stage)
+        faked: dict[str, Any] = {k: fake.from_tensor(v) for k, v in vars(batch).items() if torch.is_tensor(v)}
+        batch = replace(batch, **faked)
+
+        footprint = Footprint()
+        weights = [_local(parameter) for parameter in model.parameters()]
+        states = [_local(tensor) for name, tensor in optimizer.tensors().items() if not name.startswith("model.")]
+        footprint.hold(weights, "parameters")
+        footprint.hold(states, "optimizer")
+        held = footprint.now()
+        with footprint:
+            kept, first, last = _micro_steps(model, optimizer, batch, stage, sharding, world, footprint)
+            gradients = footprint.now().gradients
+            if stage.schedule == "schedule_free":  # PyTorch's AdamW asks for a number, which fake tensors do not have
+                optimizer.step()
+        written = sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *states])
+        size = ModelSize.of(model.lm)
+    return DryRun(
+        gpus=gpus,
+        replicas=sharding.replicas,
+        tokens=batch.tokens,
+        micro_steps=stage.micro_steps,
+        size=size,
+        parameters=held.parameters,
+        padding=held.parameters - 4 * size.total * sharding.replicas // gpus,
+        gradients=gradients,
+        optimizer=held.optimizer,
+        kept=kept,
+        peak=footprint.peak(),
+        micro_step=first,
+        step=first.times(stage.micro_steps - 1) + last,
+        checkpoint=written // sharding.replicas,
+        flops=batch.tokens * size.flops_per_token(document_length),
+        gpu=gpu or Gpu(),
+    )
+
+
+def _micro_steps(
+    model: RankingLM,
+    optimizer: Optimizer,
+    batch: Batch,
+    stage: StageConfig,
+    sharding: ShardingConfig,
+    world: World,
+    footprint: Footprint,
+) -> tuple[int, Traffic, Traffic]:
+    """The first and the last micro-step: bytes of activations after a forward pass, and what each of the two sends.
+
+    The second one meets the gradients of the first. Those between are like the first.
+    """
+    kept = 0
+    sent = []
+    for last in (True,) if stage.micro_steps == 1 else (False, True):
+        before = footprint.traffic
+        objective = make_objective(stage, batch.counts(), micro_steps=stage.micro_steps)
+        micro_step(model, last=last, sharding=sharding)
+        loss, *measured = model(batch, objective, world)
+        kept = footprint.now().activations
+        (loss * world.size).backward()
+        del loss, measured
+        footprint.hold(optimizer.gradients(), "gradients")
+        sent.append(footprint.traffic - before)
+    return kept, sent[0], sent[-1]
+
+
+def _bin(tokens: int, document_length: int) -> Bin:
+    """A full bin of equal documents and what is left; every second token is an answer."""
+    lengths = [document_length] * (tokens // document_length)
+    if tokens % document_length:
+        lengths.append(tokens % document_length)
+    return Bin(
+        input_ids=np.zeros(tokens, np.int32),
+        doc_lengths=np.array(lengths, np.int32),
+        roles=np.arange(tokens, dtype=np.uint8) % 2,
+    )
+
+
+@contextmanager
+def _fake_world(gpus: int, replicas: int) -> Iterator[World]:
+    """Rank 0 of a process group of `gpus` that exists in this process only and sends nothing."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
+    try:
+        mesh = init_device_mesh("cpu", (gpus,), mesh_dim_names=("shard",))
+        if replicas > 1:
+            mesh = init_device_mesh("cpu", (replicas, gpus // replicas), mesh_dim_names=("replicate", "shard"))
+        yield World(rank=0, size=gpus, device=torch.device("cuda"), replicas=replicas, mesh=mesh)
+    finally:
+        dist.destroy_process_group()
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,161 @@
+"""Whether one GPU computes what plain float32 does, and how fast it trains: `python -m brew_train.diagnostics.gpu_check`.
+
+Owns: the order of the checks, the table and the JSON. Does not own: the comparisons (checks.parity) or the timed
+models (checks.speed). Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors;
+neither Ray nor pyarrow, rich, psutil or pydantic, so that a GPU machine needs no cluster's packages.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from brew_platform.errors import UserError
+from brew_train.diagnostics.parity import Check, Scale, check_attention, check_loss, check_restore, check_steps
+from brew_train.diagnostics.throughput import Speed, candidates, measure
+from brew_train.distributed.context import World
+from brew_train.objectives.fused_losses import uses_liger
+
+__all__ = ["gpu_check", "main"]
+
+FULL = Scale(tokens=8192, longest=2048, heads=16, kv_heads=4, head_size=128, vocabulary=32_768)
+TINY = Scale(tokens=96, longest=40, heads=4, kv_heads=2, head_size=8, vocabulary=97)
+PACKAGES = ("torch", "transformers", "liger-kernel", "flash-attn", "schedulefree", "triton", "numpy")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns 0 if every comparison holds, 1 if one does not, 2 where nothing can be checked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m brew_train.diagnostics.gpu_check", description=(__doc__ or "").split(":")[0]
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny models; runs without a GPU, too")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each model (20)")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before them (5)")
+    parser.add_argument("--rows", type=int, default=1, help="rows of 16,384 tokens in a step, one after the other (1)")
+    parser.add_argument("--commit", action="store_true", help="time a commit of each model, too; needs 40 GB of disk")
+    parser.add_argument("--compile", action="store_true", help="compile the decoder layers of the timed models")
+    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu.json"), help="the JSON (bench/out/gpu.json)")
+    options = parser.parse_args(arguments)
+    try:
+        report = gpu_check(
+            tiny=options.tiny, steps=options.steps, warmup=options.warmup, compile=options.compile, rows=options.rows,
+            commit=options.commit,
+        )  # fmt: skip
+    except UserError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 2
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {options.out}")
+    return 0 if report["passed"] else 1
+
+
+def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, commit: bool) -> dict[str, Any]:
+    """Runs all comparisons and timings, printing each as it is done.
+
+    Returns:
+        What `--out` gets: `passed`, `checks`, `speeds`, and where and when.
+
+    Raises:
+        UserError: no GPU, or no Liger.
+    """
+    if not tiny and not torch.cuda.is_available():
+        raise UserError(
+            "this machine has no GPU that PyTorch sees: run it where there is one, or add --tiny to try the check "
+            "itself on the CPU."
+        )
+    if not tiny and not uses_liger(torch.device("cuda")):
+        raise UserError("liger-kernel is not installed, whose losses are checked: pip install liger-kernel.")
+    scale = TINY if tiny else FULL
+    with tempfile.TemporaryDirectory() as folder:
+        timed = candidates(Path(folder), tiny=tiny, compile=compile, rows=rows)
+        predicted = [candidate.predicted_peak() for candidate in timed]  # before there is a process group
+        with _one_process() as world:
+            where = _where(world.device)
+            print(f"{where['device']}, {where['date']}")
+            print(", ".join(f"{package} {number}" for package, number in where["versions"].items()))
+            dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
+            checks = [_shown(check_attention(scale, world.device, dtype))]
+            for liger in (False, True) if uses_liger(world.device) else (False,):
+                checks.append(_shown(check_loss(scale, world.device, dtype, liger=liger)))
+            checks += [_shown(check(scale, world)) for check in (check_steps, check_restore)]
+            speeds = [
+                _timed(measure(candidate, world, steps=steps, warmup=warmup, predicted=peak, commit=commit))
+                for candidate, peak in zip(timed, predicted, strict=True)
+            ]
+    return {
+        "passed": all(check.passed for check in checks),
+        "checks": [{**asdict(check), "passed": check.passed} for check in checks],
+        "speeds": [asdict(speed) for speed in speeds],
+        "compile": compile,
+        **where,
+    }
+
+
+@contextmanager
+def _one_process() -> Iterator[World]:
+    """A process group of this process alone, with a mesh, so that FSDP2 does here what it does among many."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store = dist.HashStore()  # type: ignore[attr-defined]  # of this process alone: no port is opened
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        world = World.current()
+        if world.mesh is None:
+            world = replace(world, mesh=init_device_mesh(world.device.type, (1,), mesh_dim_names=("shard",)))
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def _where(device: torch.device) -> dict[str, Any]:
+    """Device, versions and date: a figure without them says nothing."""
+    versions = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": versions,
+    }
+
+
+def _shown(check: Check) -> Check:
+    verdict = "ok" if check.passed else "FAILED"
+    print(f"  {check.name:<33} error {check.error:.1e}  limit {check.limit:.0e}  {verdict}", flush=True)
+    return check
+
+
+def _timed(speed: Speed) -> Speed:
+    share = "-" if speed.mfu is None else f"{speed.mfu:.1%}"
+    peak = "-" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e9:.1f} GB"
+    print(
+        f"  {speed.name:<34} {speed.parameters / 1e9:.2f}B, {speed.active / 1e9:.2f}B active: "
+        f"{speed.tokens_per_second:,.0f} tokens/s, MFU {share}, peak {peak} (dry run {speed.predicted_bytes / 1e9:.1f} "
+        f"GB), loss {speed.first_loss:.2f} to {speed.last_loss:.2f}",
+        flush=True,
+    )
+    if speed.commit_bytes is not None:
+        print(
+            f"  {'':<34} a commit of {speed.commit_bytes / 1e9:.1f} GB blocks {speed.commit_blocked_seconds:.2f} s, is "
+            f"on the disk after {speed.commit_seconds:.1f} s",
+            flush=True,
+        )
+    return speed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""What a device computes against plain references: attention, the loss, whole steps, and a restored commit.
+
+Owns: the comparisons and their limits. Does not own: what is compared, which is the code that trains, or the device.
+Everything is drawn on the CPU from fixed seeds, so every machine compares the same numbers.
+Legend: T packed tokens, H query heads, G key/value heads, D head size, W hidden width, V vocabulary.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from brew_train.checkpoints.checkpointer import Commits
+from brew_train.config import ModelConfig, ShardingConfig, StageConfig
+from brew_train.distributed.context import World
+from brew_train.inputs.batches import Bin
+from brew_train.model.attention import varlen_attention
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import RankingLM, build_model
+from brew_train.model.sharding import shard
+from brew_train.objectives.fused_losses import NO_TARGET, fused_cross_entropy, token_log_probabilities, token_weights
+from brew_train.optim.optimizer import Optimizer, make_optimizer
+from brew_train.step import take_step
+
+__all__ = ["Check", "Scale", "check_attention", "check_loss", "check_restore", "check_steps", "counting_bin"]
+
+LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # bfloat16 keeps 8 bits: one rounding is up to 4e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One comparison with a plain reference."""
+
+    name: str
+    error: float  # |a - b| / |b|, Euclidean; the largest of what is compared
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit  # not so for a NaN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large the inputs are."""
+
+    tokens: int  # of a packed row
+    longest: int  # tokens in a document
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+
+
+def check_attention(scale: Scale, device: torch.device, dtype: torch.dtype) -> Check:
+    """Packed documents, forward and backward, against each document alone in float32."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = document_lengths(scale.tokens, longest=scale.longest, seed=0)
+    shapes = [(1, heads, scale.tokens, scale.head_size) for heads in (scale.heads, scale.kv_heads, scale.kv_heads)]
+    drawn = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
+    upstream = torch.randn(1, scale.tokens, scale.heads, scale.head_size, generator=generator).to(device, dtype)
+
+    query, key, value = packed = [x.clone().requires_grad_() for x in drawn]
+    bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
+    out, _ = varlen_attention(nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=max(lengths))
+
+    alone = [x.float().requires_grad_() for x in drawn]
+    shared = scale.heads // scale.kv_heads
+    with sdpa_kernel(SDPBackend.MATH):
+        documents = [
+            F.scaled_dot_product_attention(
+                q, k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1), is_causal=True
+            )
+            for q, k, v in zip(*(torch.split(x, lengths, dim=2) for x in alone), strict=True)
+        ]
+        expected = torch.cat(documents, dim=2).transpose(1, 2)
+        wanted = torch.autograd.grad(expected, alone, upstream.float())
+    given = torch.autograd.grad(out, packed, upstream)
+    error = max(distance(a, b) for a, b in zip((out, *given), (expected, *wanted), strict=True))
+    return Check(name="packed attention", error=error, limit=LIMITS[dtype])
+
+
+def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger: bool) -> Check:
+    """The fused loss with a weight per token, and its gradients, against logits of the whole row in float32."""
+    generator = torch.Generator().manual_seed(1)
+    width = scale.heads * scale.head_size
+    hidden_TW = torch.randn(scale.tokens, width, generator=generator).to(device, dtype)
+    head_VW = (torch.randn(scale.vocabulary, width, generator=generator) * width**-0.5).to(device, dtype)
+    targets_T = torch.randint(scale.vocabulary, (scale.tokens,), generator=generator)
+    targets_T[::7] = NO_TARGET
+    roles_T = (torch.arange(scale.tokens) % 5 == 0).to(torch.uint8).to(device)
+    targets_T = targets_T.to(device)
+    counts_2 = torch.stack([((targets_T != NO_TARGET) & (roles_T == role)).sum() for role in (0, 1)])
+    weights_T = token_weights(roles_T, targets_T, counts_2, 0.01)
+
+    hidden, head = fused = [x.clone().requires_grad_() for x in (hidden_TW, head_VW)]
+    loss, losses_T = fused_cross_entropy(hidden, head, targets_T, weights_T, liger=liger)
+    logp_T = token_log_probabilities(hidden, head, targets_T, liger=liger)
+    given = [
+        *(loss, losses_T, -logp_T),
+        *torch.autograd.grad(loss, fused),
+        *torch.autograd.grad((-logp_T * weights_T).sum(), fused),
+    ]
+
+    hidden, head = plain = [x.float().requires_grad_() for x in (hidden_TW, head_VW)]
+    plain_T = F.cross_entropy(hidden @ head.T, targets_T, ignore_index=NO_TARGET, reduction="none")
+    plain_loss = (plain_T * weights_T).sum()
+    gradients = torch.autograd.grad(plain_loss, plain)
+    expected = [plain_loss, plain_T, plain_T, *gradients, *gradients]
+    error = max(distance(a, b) for a, b in zip(given, expected, strict=True))
+    name = f"fused loss, {'Liger' if liger else 'PyTorch'}"
+    return Check(name=name, error=error, limit=LIMITS[dtype])
+
+
+def check_steps(scale: Scale, world: World) -> Check:
+    """Losses and gradient norms of three steps in this world against float32 on the CPU."""
+    worlds = world, World(device=torch.device("cpu"))
+    runs = [_Run(scale, one) for one in worlds]
+    here, there = (torch.tensor([run.step(number) for number in range(3)]) for run in runs)
+    limit = LIMITS[torch.bfloat16 if world.device.type == "cuda" else torch.float32]
+    return Check(name="three steps against float32", error=distance(here, there), limit=limit)
+
+
+def check_restore(scale: Scale, world: World) -> Check:
+    """Weights and optimizer of a commit, read into another run, against those it was made of: the same bits.
+
+    The first run goes on training while the commit is written.
+    """
+    first, second = (_Run(scale, world, seed=seed) for seed in (0, 1))
+    first.step(0)
+    wanted = {name: tensor.clone() for name, tensor in first.optimizer.tensors().items()}
+    with tempfile.TemporaryDirectory() as folder, Commits(Path(folder), keep=1, world=world) as commits:
+        commits.begin(first.optimizer.tensors(), {}, step=1, ledger=())
+        first.step(1)
+        commits.wait()
+        commit = commits.newest()
+        assert commit is not None
+        given = second.optimizer.tensors()
+        commits.read(commit, given)
+    errors = [0.0 if torch.equal(given[name], tensor) else 1.0 for name, tensor in wanted.items()]
+    return Check(name="a commit restored, tensors wrong", error=sum(errors), limit=0.0)
+
+
+class _Run:
+    """A small model in training on rows of its own."""
+
+    def __init__(self, scale: Scale, world: World, *, seed: int = 0) -> None:
+        size = 4 * scale.head_size
+        model = ModelConfig(hidden_size=size, intermediate_size=size, layers=2, heads=4, kv_heads=2)
+        self._stage = StageConfig(name="parity", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)
+        self._bins = [counting_bin(scale.longest, vocabulary=scale.vocabulary, seed=number) for number in range(6)]
+        self._world = world
+        self._lm: RankingLM = build_model(model, vocabulary_size=scale.vocabulary, context_length=scale.longest)
+        shard(self._lm, world, ShardingConfig())
+        materialize(self._lm, model, world, seed=seed)
+        self._lm.train()
+        self.optimizer: Optimizer = make_optimizer(self._lm, self._stage)
+
+    def step(self, number: int) -> tuple[float | None, float | None]:
+        """Loss and gradient norm."""
+        ids = np.arange(2 * number, 2 * number + 2)
+        done = take_step(self._lm, self.optimizer, self._stage, self._bins, ids, self._world, sharding=ShardingConfig())
+        return done.loss, done.grad_norm
+
+
+def document_lengths(tokens: int, *, longest: int, seed: int) -> list[int]:
+    """Lengths of documents that fill `tokens`: most short and a few long, as people's histories are."""
+    random = np.random.default_rng(seed)
+    lengths: list[int] = []
+    while (left := tokens - sum(lengths)) > 0:
+        length = int(random.lognormal(np.log(longest / 4), 1.0))
+        lengths.append(min(max(length, 2), longest, left))
+    return lengths
+
+
+def counting_bin(tokens: int, *, vocabulary: int, seed: int, longest: int | None = None) -> Bin:
+    """A full bin of documents that count upwards from a random number, which a model learns at once."""
+    lengths = document_lengths(tokens, longest=longest or tokens, seed=seed)
+    starts = np.random.default_rng(seed).integers(vocabulary, size=len(lengths))
+    ids = [np.arange(start, start + length) % vocabulary for start, length in zip(starts, lengths, strict=True)]
+    return Bin(
+        input_ids=np.concatenate(ids).astype(np.int32),
+        doc_lengths=np.array(lengths, np.int32),
+        roles=np.concatenate([np.arange(length) >= length - 2 for length in lengths]).astype(np.uint8),
+    )
+
+
+def distance(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """|given - expected| / |expected|, Euclidean, in float64."""
+    given, expected = given.detach().double().cpu(), expected.detach().double().cpu()
+    return float((given - expected).norm() / expected.norm())

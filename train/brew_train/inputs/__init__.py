@@ -1,0 +1,1 @@
+"""From packed bins to batches."""

@@ -1,0 +1,192 @@
+"""A folder of packed bins: random access to them, and every check that they fit the model.
+
+Owns: the reading of `bins-*.parquet` and `plan.json`. Does not own: what is in a bin (brew_data writes them) or which
+comes next (brew_train.inputs.bin_order). Row groups are read when a bin of theirs is asked for, so memory does not grow with the
+data; small sets stay in the cache whole.
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from brew_platform.errors import DataError, UserError
+from brew_train.inputs.batches import Bin
+
+__all__ = ["BinReader"]
+
+COLUMNS = {
+    "bin_id": pa.int64(),
+    "input_ids": pa.list_(pa.int32()),
+    "doc_lengths": pa.list_(pa.int32()),
+    "roles": pa.list_(pa.uint8()),
+}
+PLAN = {"plan_hash", "context_length", "vocabulary_size", "n_bins"}
+CACHE_BYTES = 128 * 2**20  # of decoded row groups, 5 bytes a token: 26 million tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """Where some consecutive bins lie."""
+
+    path: Path
+    index: int  # in the file
+    first: int  # id of its first bin
+    rows: int
+
+
+class BinReader:
+    """Random access to the bins of one folder.
+
+    Args:
+        folder: holds `bins-*.parquet` and `plan.json`.
+        vocabulary_size: ids that the model knows.
+        context_length: longest bin that the model reads, in tokens.
+
+    Raises:
+        UserError: the folder is missing, or was made for another vocabulary or context length.
+        DataError: a file is unreadable, has other columns, or the plan counts other bins.
+    """
+
+    def __init__(self, folder: Path, *, vocabulary_size: int, context_length: int) -> None:
+        plan = _read_plan(folder)
+        self.folder = folder
+        self.plan_hash: str = plan["plan_hash"]
+        self.n_bins: int = plan["n_bins"]
+        self.kind: str = plan.get("kind", "documents")  # or "pairs": each chosen document followed by its rejected one
+        self._context_length: int = plan["context_length"]
+        self._vocabulary_size = vocabulary_size
+        if plan["vocabulary_size"] > vocabulary_size:
+            raise UserError(
+                f"the bins in {folder} were made with a vocabulary of {plan['vocabulary_size']} ids, but the model has "
+                f"{vocabulary_size}: build model and bins with the same tokenizer."
+            )
+        if plan["context_length"] > context_length:
+            raise UserError(
+                f"the bins in {folder} hold up to {plan['context_length']} tokens, but the model reads "
+                f"{context_length}: build shorter bins, or give the model a longer context."
+            )
+        files = sorted(folder.glob("bins-*.parquet"))
+        if not files:
+            raise UserError(f"{folder} has a plan but no bins-*.parquet: build the data again.")
+        self._groups = _row_groups(files)
+        self._firsts = np.array([group.first for group in self._groups])
+        held = self._groups[-1].first + self._groups[-1].rows
+        if held != self.n_bins or self.n_bins == 0:
+            raise DataError(
+                f"{folder}/plan.json speaks of {self.n_bins} bins, the files hold {held}: a file is missing "
+                f"or of another plan, or nothing was packed; build the data again."
+            )
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __getitem__(self, bin_id: int) -> Bin:
+        """The bin with that id; ids run from 0 to n_bins - 1.
+
+        Raises:
+            DataError: the file is damaged, or the bin contradicts itself or the model's vocabulary.
+        """
+        index = int(np.searchsorted(self._firsts, bin_id, side="right")) - 1
+        table = self._group(index)
+        row = bin_id - self._groups[index].first
+        return Bin(**{name: table[name][row].values.to_numpy() for name in ("input_ids", "doc_lengths", "roles")})
+
+    def verify(self) -> None:
+        """Reads every bin once, a row group at a time, so that damage is found before any training.
+
+        Raises:
+            DataError: as for one bin.
+        """
+        for group in self._groups:
+            self._read(group)
+
+    def _group(self, index: int) -> pa.Table:
+        if index in self._cache:
+            self._cache.move_to_end(index)
+        else:
+            self._cache[index] = self._read(self._groups[index])
+            while len(self._cache) > 1 and sum(table.nbytes for table in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+        return self._cache[index]
+
+    def _read(self, group: RowGroup) -> pa.Table:
+        try:
+            with pq.ParquetFile(group.path) as file:
+                table = file.read_row_group(group.index, columns=list(COLUMNS)).combine_chunks()
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{group.path} is no readable Parquet file ({error}); build the data again.") from error
+        self._check(table, group)
+        return table
+
+    def _check(self, table: pa.Table, group: RowGroup) -> None:
+        if not np.array_equal(table["bin_id"].to_numpy(), np.arange(group.first, group.first + group.rows)):
+            raise DataError(
+                f"the bins in {group.path} are not numbered from {group.first} in file order; build them again."
+            )
+        lengths = pc.list_value_length(table["input_ids"])
+        same_roles = pc.all(pc.equal(lengths, pc.list_value_length(table["roles"]))).as_py()
+        ids = pc.list_flatten(table["input_ids"])
+        documents = pc.list_flatten(table["doc_lengths"]).to_numpy()
+        per_bin = pc.list_value_length(table["doc_lengths"])
+        ends = np.cumsum(per_bin.to_numpy())  # of each bin's documents
+        covered = np.array_equal(np.append(0, np.cumsum(documents))[ends], np.cumsum(lengths.to_numpy()))
+        shortest = min(pc.min(lengths).as_py(), documents.min(initial=1))
+        if not same_roles or not covered or shortest < 1 or pc.max(lengths).as_py() > self._context_length:
+            raise DataError(
+                f"the bins in {group.path} contradict themselves: roles and document lengths must cover every token, "
+                f"and no bin may be empty or longer than {self._context_length} tokens; build the data again."
+            )
+        if self.kind == "pairs" and pc.any(pc.equal(pc.bit_wise_and(per_bin, 1), 1)).as_py():
+            raise DataError(
+                f"the bins in {group.path} are of preference pairs, but one holds an odd number of documents; build "
+                f"the data again."
+            )
+        lowest, highest = pc.min(ids).as_py(), pc.max(ids).as_py()
+        if lowest < 0 or highest >= self._vocabulary_size:
+            raise DataError(
+                f"the bins in {group.path} hold token ids from {lowest} to {highest}, but the model knows 0 to "
+                f"{self._vocabulary_size - 1}: build model and bins with the same tokenizer."
+            )
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    path = folder / "plan.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no plan.json, so it is no finished folder of bins: build the data first.")
+    try:
+        plan = json.loads(path.read_text())
+        missing = PLAN - set(plan)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is no JSON object ({error}); build the data again.") from error
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; build the data again.")
+    return dict(plan)
+
+
+def _row_groups(files: list[Path]) -> list[RowGroup]:
+    groups: list[RowGroup] = []
+    first = 0
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                schema, metadata = file.schema_arrow, file.metadata
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} is no readable Parquet file ({error}); build the data again.") from error
+        missing = [name for name in COLUMNS if name not in schema.names]
+        if missing:
+            raise DataError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(schema.names)}.")
+        for name, wanted in COLUMNS.items():
+            if not schema.field(name).type.equals(wanted):
+                raise DataError(
+                    f"{path} has {name} as {schema.field(name).type} instead of {wanted}; build the data again."
+                )
+        for index in range(metadata.num_row_groups):
+            rows = metadata.row_group(index).num_rows
+            groups.append(RowGroup(path=path, index=index, first=first, rows=rows))
+            first += rows
+    return groups

@@ -1,1 +1,0 @@
-"""What people see of a run: rows, events, goodput, and where they go."""

@@ -1,0 +1,1 @@
+"""The model: construction, attention, sharding, initial weights."""

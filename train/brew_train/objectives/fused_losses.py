@@ -1,0 +1,213 @@
+"""Cross-entropy and log-probabilities of a linear head that never hold the logits of a whole row.
+
+Owns: the weights of a step's tokens, and the fused projection and loss. Does not own: which tokens are targets
+(brew_train.inputs.batches), what is made of their losses (brew_train.objectives.base) or how gradients are shared (FSDP2).
+
+360Brew's fine-tuning loss of a multi-turn chat (360Brew, "L = w_p·L_prompt + (1 - w_p)·L_mtc"): with N_p prompt targets
+and N_a answer targets in the *global* step, a prompt target weighs w_p / N_p and an answer target (1 - w_p) / N_a. The
+counts are summed over all workers first, so every number of workers minimises the same loss.
+Legend: T tokens of one worker's row, C of them in a chunk, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+__all__ = [
+    "ANSWER",
+    "CHUNK",
+    "NO_TARGET",
+    "PROMPT",
+    "fused_cross_entropy",
+    "token_log_probabilities",
+    "token_weights",
+    "uses_liger",
+]
+
+PROMPT, ANSWER = 0, 1  # roles of target tokens, as in the bins
+NO_TARGET = -100  # target id of a position that predicts nothing: the last token of each document
+CHUNK = {"cpu": 128, "cuda": 2048}  # tokens whose logits exist at once: in the CPU's cache, or enough to fill a GPU
+
+
+def token_weights(
+    roles_T: torch.Tensor, targets_T: torch.Tensor, counts_2: torch.Tensor, prompt_weight: float | None
+) -> torch.Tensor:
+    """The weight of each position, such that the sum of weight · cross-entropy over all workers is the step's loss.
+
+    Args:
+        roles_T: uint8, role of the token that each position predicts (0 prompt, 1 answer).
+        targets_T: int64, ids; `NO_TARGET` where a position predicts nothing.
+        counts_2: prompt and answer targets in the global step.
+        prompt_weight: w_p, or None for the plain mean over all targets.
+
+    Returns:
+        float32, shape [T]; 0 where there is no target. A role without any target in the step adds nothing.
+    """
+    counts = counts_2.to(torch.float32)
+    if prompt_weight is None:
+        by_role = (1.0 / counts.sum().clamp(min=1)).expand(2)
+    else:
+        share = torch.tensor([prompt_weight, 1.0 - prompt_weight], device=counts.device)
+        by_role = share / counts.clamp(min=1)
+    return torch.where(targets_T == NO_TARGET, 0.0, by_role[roles_T.long()])
+
+
+def uses_liger(device: torch.device) -> bool:
+    """Whether Liger's kernels make the losses: on a GPU, where they are installed. Elsewhere plain PyTorch does."""
+    return device.type == "cuda" and find_spec("liger_kernel") is not None
+
+
+def fused_cross_entropy(
+    hidden_TH: torch.Tensor,
+    head_VH: torch.Tensor,
+    targets_T: torch.Tensor,
+    weights_T: torch.Tensor,
+    *,
+    liger: bool | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted cross-entropy of a linear head, chunk by chunk; memory is chunk x V instead of T x V.
+
+    In PyTorch the gradient is made in the forward pass, while the logits exist (the idea of Liger's fused linear
+    cross-entropy, arXiv:2410.10989 §3.2), so that nothing is computed twice.
+
+    Args:
+        hidden_TH: last hidden states.
+        head_VH: weight of the head, in the same dtype; the softmax and the losses are float32 whatever it is.
+        targets_T: int64, ids; `NO_TARGET` where a position predicts nothing.
+        weights_T: float32; 0 where there is no target.
+        liger: whether Liger's kernels are used; None: where `uses_liger` says so.
+
+    Returns:
+        loss: sum of weight · cross-entropy, float32 scalar, differentiable in `hidden_TH` and `head_VH`.
+        losses_T: each position's unweighted cross-entropy, float32, 0 without a target; not differentiable.
+    """
+    if uses_liger(hidden_TH.device) if liger is None else liger:
+        losses_T = _liger_losses(hidden_TH, head_VH, targets_T)
+        return (losses_T * weights_T).sum(), losses_T.detach()
+    # Inside a Function gradients are always off, and its inputs do not tell whether they are wanted.
+    wanted = torch.is_grad_enabled() and (hidden_TH.requires_grad or head_VH.requires_grad)
+    loss, losses_T = _FusedCrossEntropy.apply(hidden_TH, head_VH, targets_T, weights_T, wanted)  # type: ignore[no-untyped-call]
+    return loss, losses_T
+
+
+def token_log_probabilities(
+    hidden_TH: torch.Tensor, head_VH: torch.Tensor, targets_T: torch.Tensor, *, liger: bool | None = None
+) -> torch.Tensor:
+    """Log-probability of each target under a linear head, for losses that are no weighted sum of them.
+
+    What each token's gradient is worth is known in the backward pass only, so the logits are computed again there,
+    chunk by chunk; memory is chunk x V instead of T x V.
+
+    Args:
+        hidden_TH, head_VH, targets_T, liger: as in `fused_cross_entropy`.
+
+    Returns:
+        float32, shape [T], differentiable in `hidden_TH` and `head_VH`; 0 without a target.
+    """
+    if uses_liger(hidden_TH.device) if liger is None else liger:
+        return -_liger_losses(hidden_TH, head_VH, targets_T)
+    logp_T: torch.Tensor = _TokenLogProbabilities.apply(hidden_TH, head_VH, targets_T)  # type: ignore[no-untyped-call]
+    return logp_T
+
+
+def _liger_losses(hidden_TH: torch.Tensor, head_VH: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
+    """Each position's cross-entropy, float32 [T], by Liger's Triton kernel; differentiable.
+
+    With reduction "none" Liger puts the gradient off to the backward pass and computes the logits again there, as
+    `_TokenLogProbabilities` does: one more product with the head, the price of a weight per token. It rounds logits to
+    the dtype of the inputs; the head's gradient is summed in float32 because we ask for it.
+    """
+    functional = import_module("liger_kernel.transformers.functional")
+    losses_T: torch.Tensor = functional.liger_fused_linear_cross_entropy(
+        hidden_TH, head_VH, targets_T, ignore_index=NO_TARGET, reduction="none", accum_dtype=torch.float32
+    )
+    return losses_T
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TH: torch.Tensor,
+        head_VH: torch.Tensor,
+        targets_T: torch.Tensor,
+        weights_T: torch.Tensor,
+        wanted: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=hidden_TH.device)
+        gradients = _Gradients(hidden_TH, head_VH) if wanted else None
+        for part in _chunks(hidden_TH):
+            log_p_CV = F.log_softmax((hidden_TH[part] @ head_VH.T).float(), dim=-1)
+            picked_C = log_p_CV.gather(1, _index(targets_T[part])).squeeze(1)
+            losses_T[part] = torch.where(targets_T[part] == NO_TARGET, 0.0, -picked_C)
+            if gradients is not None:
+                gradients.add(part, log_p_CV.exp_(), targets_T[part], weights_T[part])
+        if gradients is not None:
+            ctx.save_for_backward(gradients.hidden_TH, gradients.head_VH)
+        ctx.head_dtype = head_VH.dtype
+        ctx.mark_non_differentiable(losses_T)
+        return (losses_T * weights_T).sum(), losses_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
+        upstream = grads[0]
+        hidden_grad_TH, head_grad_VH = ctx.saved_tensors
+        return hidden_grad_TH * upstream, (head_grad_VH * upstream).to(ctx.head_dtype), None, None, None
+
+
+class _TokenLogProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_TH: torch.Tensor, head_VH: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
+        logp_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=hidden_TH.device)
+        norms_T = torch.zeros_like(logp_T)  # log of the sum over the vocabulary, so that backward need not sum again
+        for part in _chunks(hidden_TH):
+            logits_CV = (hidden_TH[part] @ head_VH.T).float()
+            norms_T[part] = logits_CV.logsumexp(dim=-1)
+            logp_C = logits_CV.gather(1, _index(targets_T[part])).squeeze(1) - norms_T[part]
+            logp_T[part] = torch.where(targets_T[part] == NO_TARGET, 0.0, logp_C)
+        ctx.save_for_backward(hidden_TH, head_VH, targets_T, norms_T)
+        return logp_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        hidden_TH, head_VH, targets_T, norms_T = ctx.saved_tensors
+        gradients = _Gradients(hidden_TH, head_VH)
+        scale_T = torch.where(targets_T == NO_TARGET, 0.0, -grads[0])
+        for part in _chunks(hidden_TH):
+            logits_CV = (hidden_TH[part] @ head_VH.T).float()
+            p_CV = logits_CV.sub_(norms_T[part].unsqueeze(1)).exp_()
+            gradients.add(part, p_CV, targets_T[part], scale_T[part])
+        return gradients.hidden_TH, gradients.head_VH.to(head_VH.dtype), None
+
+
+class _Gradients:
+    """The gradients of sum(scale · cross-entropy) in hidden states and head, gathered chunk by chunk."""
+
+    def __init__(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor) -> None:
+        self._inputs = hidden_TH, head_VH
+        self.hidden_TH = torch.zeros_like(hidden_TH)
+        self.head_VH = torch.zeros(head_VH.shape, dtype=torch.float32, device=head_VH.device)
+
+    def add(self, part: slice, p_CV: torch.Tensor, targets_C: torch.Tensor, scale_C: torch.Tensor) -> None:
+        """Adds a chunk's; `p_CV`, its softmax, is overwritten. Without a target the scale must be 0."""
+        hidden_TH, head_VH = self._inputs
+        index_C1 = _index(targets_C)
+        # d(cross-entropy)/d(logits) = softmax - onehot
+        p_CV.scatter_add_(1, index_C1, torch.full(index_C1.shape, -1.0, device=p_CV.device))
+        logits_grad_CV = p_CV.mul_(scale_C.unsqueeze(1)).to(hidden_TH.dtype)
+        self.hidden_TH[part] = logits_grad_CV @ head_VH
+        self.head_VH.addmm_(logits_grad_CV.T.float(), hidden_TH[part].float())
+
+
+def _chunks(hidden_TH: torch.Tensor) -> Iterator[slice]:
+    size = CHUNK[hidden_TH.device.type]
+    return (slice(start, start + size) for start in range(0, len(hidden_TH), size))
+
+
+def _index(targets_C: torch.Tensor) -> torch.Tensor:
+    """Targets as a column to gather by; where there is none, any id will do."""
+    return targets_C.clamp(min=0).unsqueeze(1)

@@ -1,0 +1,1 @@
+"""Metrics and events of a run, and where they are written."""
