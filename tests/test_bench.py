@@ -45,7 +45,7 @@ def test_speed_counts_everything_between_the_end_of_the_warm_up_and_the_last_ste
 
 
 def test_blocked_share_is_taken_over_whole_intervals() -> None:
-    # commits after steps 3, 6 and 9; the row after one tells how long it blocked
+    # checkpoints are written after steps 3, 6 and 9; the row after one tells how long it blocked
     waits = {1: 7.0, 4: 0.25, 5: 0.05, 7: 0.15, 10: 9.0}
     rows = [row(step, time=10.0 * step, checkpoint_blocked_seconds=waits.get(step, 0.0)) for step in range(1, 11)]
     found = blocked(rows, interval=3)
@@ -59,16 +59,16 @@ def test_the_plan_of_kills_is_random_spread_and_repeatable() -> None:
     plan = plan_kills(20, steps=600, checkpoint_every=20, seed=0)
     assert plan == plan_kills(20, steps=600, checkpoint_every=20, seed=0)
     assert plan != plan_kills(20, steps=600, checkpoint_every=20, seed=1)
-    assert {kind: sum(kill.kind == kind for kill in plan) for kind in ("step", "commit", "restart")} == {
+    assert {kind: sum(kill.kind == kind for kill in plan) for kind in ("step", "checkpoint", "restart")} == {
         "step": 12,
-        "commit": 4,
+        "checkpoint": 4,
         "restart": 4,
     }
     timed = [kill.step for kill in plan if kill.kind == "step"]
     assert timed == sorted(set(timed))
     assert 1 <= timed[0] < 150
     assert 450 < timed[-1] <= 590
-    assert all(kill.step % 20 == 0 or kill.step == 590 for kill in plan if kill.kind == "commit")
+    assert all(kill.step % 20 == 0 or kill.step == 590 for kill in plan if kill.kind == "checkpoint")
     with pytest.raises(ValueError, match="20 steps are too few for 20 kills; give at least 42"):
         plan_kills(20, steps=20, checkpoint_every=20, seed=0)
 

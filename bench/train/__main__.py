@@ -89,7 +89,7 @@ def measure_speed(
 
 
 def measure_blocked(workload: Workload, work: Path, result: Result, options: argparse.Namespace) -> None:
-    """The share of time in which training waits for a commit, with one every `interval` steps."""
+    """The share of time in which training waits for a checkpoint, with one every `interval` steps."""
     interval = options.interval
     job = Job(
         workload=str(workload.folder),
@@ -99,29 +99,29 @@ def measure_blocked(workload: Workload, work: Path, result: Result, options: arg
         threads=1,
         options={"checkpoint_every": interval},
     )
-    print(f"checkpoints: {job.steps} steps, a commit every {interval}", flush=True)
+    print(f"checkpoints: {job.steps} steps, a checkpoint every {interval}", flush=True)
     run_module("bench.train.ours", job, processes=2, timeout=3600)
     rows = [json.loads(line) for line in (work / "blocked" / "run" / "metrics.jsonl").read_text().splitlines()]
     result.put("blocked", {**blocked(rows, interval=interval), "workload": workload_facts(workload)})
 
 
 def blocked(rows: list[dict[str, Any]], *, interval: int) -> dict[str, Any]:
-    """The share of time that commits held up training, over whole intervals from one commit to the next.
+    """The share of time that checkpoints held up training, over whole intervals from one checkpoint to the next.
 
     Args:
-        rows: of metrics.jsonl; the row after a commit says how long it blocked.
-        interval: steps between commits; the first interval is left out as warm-up, and its commit counts to the next.
+        rows: of metrics.jsonl; the row after a checkpoint says how long it blocked.
+        interval: steps between checkpoints; the first interval is left out as warm-up, and its checkpoint counts to the next.
     """
     at = {row["step"]: row for row in rows}
     last = max(at) // interval * interval
     seconds = at[last]["time"] - at[interval]["time"]
-    commits = [at[step + 1]["checkpoint_blocked_seconds"] for step in range(interval, last, interval)]
+    blocked = [at[step + 1]["checkpoint_blocked_seconds"] for step in range(interval, last, interval)]
     waited = sum(at[step]["checkpoint_blocked_seconds"] for step in range(interval + 1, last + 1))
     return {
         "share": waited / seconds,
         "interval_steps": interval,
-        "interval_seconds": seconds / len(commits),
-        "blocked_seconds": commits,
+        "interval_seconds": seconds / len(blocked),
+        "blocked_seconds": blocked,
         "tokens_per_second": sum(at[step]["tokens"] for step in range(interval + 1, last + 1)) / seconds,
     }
 
@@ -163,7 +163,7 @@ def _options() -> argparse.Namespace:
         ("warmup", 6, "of those, left out of the timing"),
         ("bins-per-step", 8, "bins of 1,024 tokens in a step"),
         ("documents", 2400, "documents of 150 to 900 tokens"),
-        ("interval", 100, "steps between commits where blocking is measured"),
+        ("interval", 100, "steps between checkpoints where blocking is measured"),
         ("intervals", 2, "intervals measured there, after one of warm-up"),
         ("kills", 20, "workers killed"),
         ("kill-steps", 0, "steps of the runs that are killed; 0: 30 per kill and 60 more"),

@@ -14,7 +14,7 @@ from bench.train.ours import config_for
 from bench.train.workload import CONTEXT, VOCABULARY, open_workload
 from torch.nn.parallel import DistributedDataParallel
 
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_order import BinOrder
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
@@ -29,14 +29,14 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     workload = open_workload(Path(job.workload))
     watch = Stopwatch()
-    with World.from_torchrun() as sharded:
+    with DistributedContext.from_torchrun() as sharded:
         # No mesh: the model stays whole. Every worker has the whole gradient, which is what `replicas` tells the step.
-        world = replace(sharded, mesh=None, replicas=sharded.size)
-        config = config_for(workload, job, workers=world.size)
+        context = replace(sharded, mesh=None, replicas=sharded.size)
+        config = config_for(workload, job, workers=context.size)
         (stage,) = config.stages
         model = build_model(config.model, vocabulary_size=VOCABULARY, context_length=CONTEXT)
-        shard(model, world, config.sharding)
-        materialize(model, config.model, world, seed=config.seed)
+        shard(model, context, config.sharding)
+        materialize(model, config.model, context, seed=config.seed)
         model.train()
         optimizer = make_optimizer(model, stage)
         ddp = cast(RankingLM, DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False))
@@ -45,11 +45,11 @@ def main() -> None:
         position = order.start()
         for step in range(job.steps):
             bin_ids, position = order.take(position, stage.bins_per_step)
-            seed_step(config.seed, step, world.rank)
-            done = take_step(ddp, optimizer, stage, reader, bin_ids, world, sharding=config.sharding)
+            seed_step(config.seed, step, context.rank)
+            done = take_step(ddp, optimizer, stage, reader, bin_ids, context, sharding=config.sharding)
             watch.step(done.tokens, done.loss)
-        if world.rank == 0:
-            watch.answer(job, workers=world.size, optimizer="schedule-free AdamW", sharding="DDP")
+        if context.rank == 0:
+            watch.answer(job, workers=context.size, optimizer="schedule-free AdamW", sharding="DDP")
 
 
 if __name__ == "__main__":

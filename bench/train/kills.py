@@ -22,7 +22,7 @@ from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
 from brew_cluster.ray.local_ray import local_ray
 from brew_platform.errors import DataError
 from brew_train.checkpoints.ledger import LEDGER, LedgerStep, audit, read_ledger
-from brew_train.checkpoints.manifest import MANIFEST, peek_commit
+from brew_train.checkpoints.manifest import MANIFEST, peek_checkpoint
 from brew_train.ray_launcher import run_on_ray
 from brew_train.telemetry.recorder import METRICS, Tail, read_run
 
@@ -64,19 +64,19 @@ class Killer(threading.Thread):
             if kill.kind == "restart":
                 return any(worker.pid not in known for worker in _workers())
             self._step = max([self._step, *(row["step"] for row in self._rows.read())])
-            return self._step >= kill.step and (kill.kind == "step" or self._commit_under_way())
+            return self._step >= kill.step and (kill.kind == "step" or self._checkpoint_under_way())
 
         deadline = time.monotonic() + PATIENCE
         while not moment():
             if self.stop.is_set() or time.monotonic() > deadline:
                 raise RuntimeError(f"the moment of {kill} never came; the run stood at step {self._step}")
-            time.sleep(0.002 if kill.kind == "commit" else 0.02)
+            time.sleep(0.002 if kill.kind == "checkpoint" else 0.02)
 
-    def _commit_under_way(self) -> bool:
+    def _checkpoint_under_way(self) -> bool:
         folders = (self.run_folder / "checkpoints").glob("step-*")
-        return any(not (folder / MANIFEST).exists() for folder in folders if folder.name > self._newest_commit())
+        return any(not (folder / MANIFEST).exists() for folder in folders if folder.name > self._newest_checkpoint())
 
-    def _newest_commit(self) -> str:
+    def _newest_checkpoint(self) -> str:
         finished = (self.run_folder / "checkpoints").glob(f"step-*/{MANIFEST}")
         return max((path.parent.name for path in finished), default="")
 
@@ -87,10 +87,10 @@ class Killer(threading.Thread):
                 raise RuntimeError(f"there was no worker left for {kill}")
             time.sleep(0.02)
         worker = workers[kill.worker % len(workers)]
-        in_commit = self._commit_under_way()
+        in_checkpoint = self._checkpoint_under_way()
         when = time.time()
         os.kill(worker.pid, signal.SIGKILL)
-        self.done.append({"time": when, "pid": worker.pid, "kind": kill.kind, "in_commit": in_commit})
+        self.done.append({"time": when, "pid": worker.pid, "kind": kill.kind, "in_checkpoint": in_checkpoint})
         print(f"  kill {number} of {len(self.plan)} ({kill.kind}) near step {self._step}", flush=True)
 
 
@@ -171,9 +171,9 @@ def summary(workload: Workload, job: Job, kills: list[dict[str, Any]]) -> dict[s
 
 
 def _ledger(run: Path) -> list[LedgerStep]:
-    commit = peek_commit(run / "checkpoints")
-    assert commit is not None, "a finished run ends with a commit"
-    return read_ledger(run / LEDGER, commit.ledger)
+    checkpoint = peek_checkpoint(run / "checkpoints")
+    assert checkpoint is not None, "a finished run ends with a checkpoint"
+    return read_ledger(run / LEDGER, checkpoint.ledger)
 
 
 if __name__ == "__main__":

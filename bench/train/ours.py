@@ -12,14 +12,14 @@ from bench.train.job import Job, Stopwatch, read_job
 from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
 
 from brew_train.config import ModelConfig, StageConfig, TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
 
 STAGE = "bench"
 
 
 def config_for(workload: Workload, job: Job, *, workers: int) -> TrainConfig:
-    """The product's defaults, but for what the job says: batch, steps, how often to commit (else at the end only)."""
+    """The product's defaults, but for what the job says: batch, steps, how often to checkpoint (else at the end only)."""
     return TrainConfig(
         model=ModelConfig(init_from=str(workload.model), router_aux_loss=0.0),
         stages=[StageConfig(name=STAGE, steps=job.steps, bins_per_step=job.bins_per_step)],
@@ -37,19 +37,19 @@ def main() -> None:
     def on_step(row: dict[str, Any]) -> None:
         watch.step(row["tokens"], row["loss"])
 
-    with World.from_torchrun() as world:
+    with DistributedContext.from_torchrun() as context:
         train(
-            config_for(workload, job, workers=world.size),
+            config_for(workload, job, workers=context.size),
             bins={STAGE: workload.bins},
             out=Path(job.out) / "run",
             vocabulary_size=VOCABULARY,
             context_length=CONTEXT,
-            world=world,
+            context=context,
             on_step=on_step,
         )
-        if world.rank == 0:
+        if context.rank == 0:
             watch.answer(
-                job, workers=world.size, optimizer="schedule-free AdamW", sharding="FSDP2" if world.mesh else "-"
+                job, workers=context.size, optimizer="schedule-free AdamW", sharding="FSDP2" if context.mesh else "-"
             )
 
 

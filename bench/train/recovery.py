@@ -21,24 +21,24 @@ MEASURED = ("loss", "prompt_loss", "answer_loss", "grad_norm", "learning_rate", 
 class PlannedKill:
     """One SIGKILL to a random worker."""
 
-    kind: str  # step: some time after a step; commit: while one is written; restart: while the workers start again
+    kind: str  # step: some time after a step; checkpoint: while one is written; restart: while the workers start again
     step: int  # it waits until this step was reached; 0: right after the kill before it
     delay: float  # seconds from that moment (of kind restart: from the first new worker process)
     worker: int  # which of the workers, modulo their number
 
 
 def plan_kills(kills: int, *, steps: int, checkpoint_every: int, seed: int) -> list[PlannedKill]:
-    """Random kills, spread over a run: of each five, three at any moment, one during a commit, one during a restart.
+    """Random kills, spread over a run: of each five, three at any moment, one during a checkpoint, one during a restart.
 
     Args:
         steps: of the run; the last kill comes 10 steps before its end at the latest.
-        checkpoint_every: steps between commits.
+        checkpoint_every: steps between checkpoints.
         seed: the same arguments and seed give the same plan.
 
     Raises:
         ValueError: the run is too short for so many kills.
     """
-    kinds = [("step", "commit", "step", "restart", "step")[number % 5] for number in range(kills)]
+    kinds = [("step", "checkpoint", "step", "restart", "step")[number % 5] for number in range(kills)]
     random = np.random.default_rng(seed)
     timed = [kind for kind in kinds if kind != "restart"]
     if steps - 10 < 2 * len(timed):
@@ -47,9 +47,9 @@ def plan_kills(kills: int, *, steps: int, checkpoint_every: int, seed: int) -> l
     plan = []
     for kind in kinds:
         step = 0 if kind == "restart" else int(next(places))
-        if kind == "commit":  # the next one due
+        if kind == "checkpoint":  # the next one due
             step = min(-(-step // checkpoint_every) * checkpoint_every, steps - 10)
-        longest = {"step": 1.0, "commit": 0.05, "restart": 10.0}[kind]
+        longest = {"step": 1.0, "checkpoint": 0.05, "restart": 10.0}[kind]
         delay, worker = float(random.uniform(0, longest)), int(random.integers(1 << 16))
         plan.append(PlannedKill(kind=kind, step=step, delay=delay, worker=worker))
     return plan

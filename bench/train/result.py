@@ -17,6 +17,8 @@ from typing import Any
 from bench.machine import machine, now, versions
 from bench.train.contenders import CONTENDERS, OPPONENTS, median_speed
 
+from brew_platform.files import replace_atomically
+
 __all__ = ["FIGURES", "Result", "code_digest", "table"]
 
 # Figure -> unit, and what the project asks of it
@@ -95,9 +97,7 @@ class Result:
             "code": self.code,
             "parts": self.parts,
         }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2))
-        temporary.rename(self.path)
+        replace_atomically(self.path, json.dumps(content, indent=2))
 
 
 def _kill_figures(part: Mapping[str, Any]) -> dict[str, Any]:

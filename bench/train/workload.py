@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from brew_data.packed_bins.packing import pack
 from brew_data.prompts.tokenizer import train_tokenizer
+from brew_platform.files import replace_atomically
 from brew_train.inputs.bin_reader import BinReader
 
 __all__ = ["CONTEXT", "VOCABULARY", "Workload", "make_workload", "open_workload"]
@@ -119,7 +120,7 @@ def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload
         "n_documents": documents,
         "n_tokens": int(lengths.sum()),
     }
-    (folder / "workload.json").write_text(json.dumps(facts))  # last: it says that the rest is complete
+    replace_atomically(folder / "workload.json", json.dumps(facts))  # last: it says that the rest is complete
     return open_workload(folder)
 
 
@@ -167,7 +168,7 @@ def _write_bins(folder: Path, documents: list[list[int]]) -> int:
         "n_documents": len(documents),
         "vocabulary_size": VOCABULARY,
     }
-    (folder / "plan.json").write_text(json.dumps(plan))
+    replace_atomically(folder / "plan.json", json.dumps(plan))
     return len(rows)
 
 

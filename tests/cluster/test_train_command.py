@@ -57,7 +57,7 @@ def wait_for_step(folder: Path, step: int, train: subprocess.Popen[str]) -> None
     deadline = time.monotonic() + 120
     while max([0, *(int(path.parent.name[5:13]) for path in folder.glob("run/checkpoints/*/manifest.json"))]) < step:
         assert train.poll() is None, train.communicate()[0]
-        assert time.monotonic() < deadline, f"step {step} was never committed"
+        assert time.monotonic() < deadline, f"step {step} was never checkpointed"
         time.sleep(0.05)
 
 

@@ -18,7 +18,7 @@ from brew_cluster.cli.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
 from brew_cluster.cli.train_view import TrainView, sparkline
 from brew_train.config import StageConfig
 from brew_train.loop import TrainResult
-from brew_train.telemetry.recorder import Monitor
+from brew_train.telemetry.recorder import Recorder
 
 STAGES = [StageConfig(name="cpt"), StageConfig(name="sft")]
 
@@ -29,18 +29,18 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.now = 1_700_000_000.0
-        self.monitor = Monitor(folder, attempt="a", clock=lambda: self.now)
+        self.recorder = Recorder(folder, attempt="a", clock=lambda: self.now)
 
     def event(self, kind: str, *, after: float = 1.0, **fields: Any) -> None:
         self.now += after
-        self.monitor.event(kind, **fields)
+        self.recorder.event(kind, **fields)
 
     def step(self, step: int, *, stage: str = "cpt", **fields: Any) -> dict[str, Any]:
         self.now += 2
         row = {"stage": stage, "step": step, "steps": 400, "loss": 4 - step / 100, "learning_rate": 5e-3}
         row |= {"tokens": 9000, "tokens_per_second": 4500.4, "mfu": None, "memory_bytes": 3 * 2**29, "evaluation": None}
         row |= {"seconds": 2.0, "data_wait_seconds": 0.05, "checkpoint_blocked_seconds": 0.0, "seconds_left": 90}
-        return self.monitor.step({**row, **fields})
+        return self.recorder.step({**row, **fields})
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path / "run")
     run.folder.mkdir()
     yield run
-    run.monitor.close()
+    run.recorder.close()
 
 
 def test_the_line_tells_what_is_known(run: Run) -> None:
@@ -67,7 +67,7 @@ def test_the_line_tells_what_is_known(run: Run) -> None:
         run.event("ready")
         view.update(run.step(1))
         view.update(run.step(2, evaluation={"loss": 3.5}, mfu=0.4123))
-        run.event("committed", step=2)
+        run.event("checkpointed", step=2)
         view.update(run.step(3, loss=None, evaluation={"loss": 3.75}))
         run.now += 2
         until(lambda: "ago" in view.line())
@@ -111,7 +111,7 @@ def test_a_pipe_gets_lines_news_and_no_characters_that_it_cannot_show(
         "2 workers entered; restart 1",
         "continuing after step 10",
         "step 11 was skipped, a bad loss in bins [3, 7]",
-        "committed step 11 on notice",
+        "checkpointed step 11 on notice",
     ]
     assert lines[-1].startswith("[1/2] cpt: 11/400 steps, loss 3.8900, 4,500 tokens/s")
     assert set(lines) <= set(caplog.messages)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 from brew_train.model.sharding import shard
@@ -27,12 +27,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def alone() -> World:
-    return World(device=torch.device("cpu"))
+def alone() -> DistributedContext:
+    return DistributedContext(device=torch.device("cpu"))
 
 
 @pytest.fixture
-def new_model(sizes: dict[str, int], alone: World) -> Callable[..., RankingLM]:
+def new_model(sizes: dict[str, int], alone: DistributedContext) -> Callable[..., RankingLM]:
     """A whole model of one process, with fresh weights of a seed."""
 
     def make(config: ModelConfig, seed: int = 0) -> RankingLM:

@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from brew_train.checkpoints.export import export
-from brew_train.checkpoints.manifest import Commit
+from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
@@ -38,29 +38,29 @@ class Run:
     """One model in one world, and the bins of all workers."""
 
     config: ModelConfig
-    world: World
+    context: DistributedContext
     sharding: ShardingConfig
     bins: list[Bin]
 
     def __post_init__(self) -> None:
         self.model: RankingLM = build_model(self.config, **SIZES)
-        shard(self.model, self.world, self.sharding)
-        materialize(self.model, self.config, self.world, seed=5)
+        shard(self.model, self.context, self.sharding)
+        materialize(self.model, self.config, self.context, seed=5)
         self.model.train()
         self.counts_3 = sum(collate([b]).counts() for b in self.bins)
-        share = len(self.bins) // self.world.size
-        self.mine = self.bins[self.world.rank * share : (self.world.rank + 1) * share]
+        share = len(self.bins) // self.context.size
+        self.mine = self.bins[self.context.rank * share : (self.context.rank + 1) * share]
 
     def backward(self, batch: Batch, *, micro_steps: int = 1) -> torch.Tensor:
         objective = make_objective(StageConfig(prompt_weight=0.3), self.counts_3, micro_steps=micro_steps)
-        loss, _, _ = self.model(batch, objective, self.world)
-        (loss * self.world.size).backward()
+        loss, _, _ = self.model(batch, objective, self.context)
+        (loss * self.context.size).backward()
         return loss.detach()
 
     def step(self) -> tuple[float, dict[str, torch.Tensor]]:
         """The loss of all workers and the whole gradients."""
         micro_step(self.model, last=True, sharding=self.sharding)
-        loss = self.world.sum_(self.backward(collate(self.mine)))
+        loss = self.context.sum_(self.backward(collate(self.mine)))
         return loss.item(), self.gradients()
 
     def gradients(self) -> dict[str, torch.Tensor]:
@@ -105,17 +105,19 @@ def write_model(folder: Path, hidden_size: int, intermediate_size: int, experts:
     return ModelConfig(init_from=str(folder))
 
 
-def against_one_process(configs: dict[str, ModelConfig], worlds: dict[str, World], bins: list[Bin]) -> dict[str, Any]:
+def against_one_process(
+    configs: dict[str, ModelConfig], contexts: dict[str, DistributedContext], bins: list[Bin]
+) -> dict[str, Any]:
     """Loss, gradients and weights of every way to shard against those of the whole model in this process."""
     found: dict[str, Any] = {}
-    alone = World(device=torch.device("cpu"))
+    alone = DistributedContext(device=torch.device("cpu"))
     frugal = ShardingConfig(reshard_after_forward=True, activation_checkpointing=True)
     for name, config in configs.items():
-        reference = Run(config=config, world=alone, sharding=ShardingConfig(), bins=bins)
+        reference = Run(config=config, context=alone, sharding=ShardingConfig(), bins=bins)
         weights, (loss, gradients) = reference.weights(), reference.step()
-        for kind, world in worlds.items():
+        for kind, context in contexts.items():
             for sharding in (ShardingConfig(), frugal) if name == "fresh" else (ShardingConfig(),):
-                run = Run(config=config, world=world, sharding=sharding, bins=bins)
+                run = Run(config=config, context=context, sharding=sharding, bins=bins)
                 experts = run.model.lm.model.layers[0].mlp.experts
                 sharded_weights, (sharded_loss, sharded_gradients) = run.weights(), run.step()
                 found[f"{name} {kind}{' frugal' if sharding is frugal else ''}"] = {
@@ -151,14 +153,14 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def largest_tensors(configs: dict[str, ModelConfig], world: World) -> dict[str, dict[str, int]]:
+def largest_tensors(configs: dict[str, ModelConfig], context: DistributedContext) -> dict[str, dict[str, int]]:
     """Bytes of the largest tensor that making the weights took, of the largest parameter, and of the largest shard."""
     found = {}
     for name in ("fresh", "inner"):
         model = build_model(configs[name], **SIZES)
-        shard(model, world, ShardingConfig())
+        shard(model, context, ShardingConfig())
         with Largest() as allocated:
-            materialize(model, configs[name], world, seed=5)
+            materialize(model, configs[name], context, seed=5)
         found[name] = {
             "allocated": allocated.bytes,
             "parameter": max(4 * parameter.numel() for parameter in model.parameters()),
@@ -167,14 +169,14 @@ def largest_tensors(configs: dict[str, ModelConfig], world: World) -> dict[str, 
     return found
 
 
-def micro_steps(worlds: dict[str, World], bins: list[Bin]) -> dict[str, Any]:
+def micro_steps(contexts: dict[str, DistributedContext], bins: list[Bin]) -> dict[str, Any]:
     """Collectives of each of three micro-steps, and their gradients against those of one step."""
     found: dict[str, Any] = {}
     config = replace(FRESH, router_aux_loss=0.0)  # its statistics are of each micro-step, and cost a collective
-    for kind, world in worlds.items():
+    for kind, context in contexts.items():
         for keep in (True, False):
             sharding = ShardingConfig(reshard_after_forward=not keep)
-            run = Run(config=config, world=world, sharding=sharding, bins=bins)
+            run = Run(config=config, context=context, sharding=sharding, bins=bins)
             _, expected = run.step()
             counts = []
             for index, part in enumerate(run.mine):
@@ -189,15 +191,15 @@ def micro_steps(worlds: dict[str, World], bins: list[Bin]) -> dict[str, Any]:
     return found
 
 
-def stale_weights(world: World, bins: list[Bin]) -> float:
+def stale_weights(context: DistributedContext, bins: list[Bin]) -> float:
     """How far the loss is from the right one where the shards, as the optimizer holds them, changed after a forward."""
-    run = Run(config=FRESH, world=world, sharding=ShardingConfig(), bins=bins)
+    run = Run(config=FRESH, context=context, sharding=ShardingConfig(), bins=bins)
     shards = [parameter.detach().to_local() for parameter in run.model.parameters()]
     expected, _ = run.step()
     with torch.no_grad():
         for shard_ in shards:
             shard_.mul_(2.0)
-        run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), world)
+        run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), context)
         for shard_ in shards:
             shard_.mul_(0.5)
     return abs(run.step()[0] - expected)
@@ -208,7 +210,7 @@ def kept_for_backward(bins: list[Bin]) -> dict[str, int]:
     found = {}
     for on in (False, True):
         sharding = ShardingConfig(activation_checkpointing=on)
-        run = Run(config=FRESH, world=World(device=torch.device("cpu")), sharding=sharding, bins=bins)
+        run = Run(config=FRESH, context=DistributedContext(device=torch.device("cpu")), sharding=sharding, bins=bins)
         weights = {parameter.untyped_storage().data_ptr() for parameter in run.model.parameters()}
         kept: dict[int, int] = {}
 
@@ -217,7 +219,7 @@ def kept_for_backward(bins: list[Bin]) -> dict[str, int]:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            result = run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), run.world)
+            result = run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), run.context)
         found["checkpointed" if on else "plain"] = sum(n for pointer, n in kept.items() if pointer not in weights)
         del result
     return found
@@ -225,11 +227,11 @@ def kept_for_backward(bins: list[Bin]) -> dict[str, int]:
 
 def compiled(bins: list[Bin]) -> dict[str, float]:
     """Loss and gradients of compiled layers against plain ones, for rows of two lengths."""
-    alone = World(device=torch.device("cpu"))
+    alone = DistributedContext(device=torch.device("cpu"))
     differences = []
     for some in (bins, bins[:5]):
         steps = [
-            Run(config=FRESH, world=alone, sharding=sharding, bins=some).step()
+            Run(config=FRESH, context=alone, sharding=sharding, bins=some).step()
             for sharding in (ShardingConfig(), ShardingConfig(compile=True, activation_checkpointing=True))
         ]
         (loss, gradients), (other_loss, other_gradients) = steps
@@ -237,19 +239,19 @@ def compiled(bins: list[Bin]) -> dict[str, float]:
     return {"difference": max(differences), "graphs": float(counters["stats"]["unique_graphs"])}
 
 
-def commit_and_export(world: World, bins: list[Bin], out: Path) -> None:
-    """A commit of a sharded model, its export by all workers, and what it should hold."""
-    run = Run(config=FRESH, world=world, sharding=ShardingConfig(), bins=bins)
+def checkpoint_and_export(context: DistributedContext, bins: list[Bin], out: Path) -> None:
+    """A checkpoint of a sharded model, its export by all workers, and what it should hold."""
+    run = Run(config=FRESH, context=context, sharding=ShardingConfig(), bins=bins)
     tensors = {}
     for name, parameter in run.model.named_parameters():
         tensors |= {f"model.{name}": parameter.detach(), f"z.{name}": parameter.detach() * 3 + 1}
-    save(tensors, checkpoint_id=out / "commit")
-    commit = Commit(folder=out / "commit", step=1, state={"average_weight": 0.25})
-    export(commit, run.model.lm.config, out / "export", world, max_file_bytes=10_000)
+    save(tensors, checkpoint_id=out / "checkpoint")
+    checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state={"average_weight": 0.25})
+    export(checkpoint, run.model.lm.config, out / "export", context, max_file_bytes=10_000)
     expected = {
         name.removeprefix("lm."): torch.lerp(weight, weight * 3 + 1, 0.25) for name, weight in run.weights().items()
     }
-    if world.rank == 0:
+    if context.rank == 0:
         torch.save(expected, out / "average.pt")
         run.model.lm.config.save_pretrained(out / "config")
 
@@ -257,19 +259,19 @@ def commit_and_export(world: World, bins: list[Bin], out: Path) -> None:
 def main() -> None:
     out = Path(sys.argv[1])
     torch.set_num_threads(1)
-    with World.from_torchrun() as fsdp:
-        worlds = {"fsdp": fsdp, "hsdp": World.current(replicas=2)}
+    with DistributedContext.from_torchrun() as fsdp:
+        contexts = {"fsdp": fsdp, "hsdp": DistributedContext.current(replicas=2)}
         folders = {name: out / name for name in EXPERTS if name != "fresh"}
         fsdp.on_first(lambda: [write_model(folder, *EXPERTS[name]) for name, folder in folders.items()])
         configs = {"fresh": FRESH, **{name: ModelConfig(init_from=str(folder)) for name, folder in folders.items()}}
         bins = make_bins(12)
         measured = {
-            "equal": against_one_process(configs, worlds, bins),
-            "micro_steps": micro_steps(worlds, bins),
+            "equal": against_one_process(configs, contexts, bins),
+            "micro_steps": micro_steps(contexts, bins),
             "largest": largest_tensors(configs, fsdp),
             "stale": stale_weights(fsdp, bins),
         }
-        commit_and_export(fsdp, bins, out)
+        checkpoint_and_export(fsdp, bins, out)
         if fsdp.rank == 0:
             measured |= {"kept": kept_for_backward(bins), "compiled": compiled(bins)}
             (out / "measured.json").write_text(json.dumps(measured))

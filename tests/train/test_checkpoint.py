@@ -1,4 +1,4 @@
-"""A commit exists completely or not at all, holds the values of its moment, and never costs one that existed."""
+"""A checkpoint exists completely or not at all, holds the values of its moment, and never costs one that existed."""
 
 import json
 import logging
@@ -20,42 +20,42 @@ import pytest
 import torch
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.checkpoints.checkpointer import Commit, Commits
+from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.ledger import LedgerStep, audit
 from brew_train.checkpoints.manifest import MANIFEST, peek
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 
 
 def values(step: int) -> dict[str, torch.Tensor]:
     return {"model.w": torch.full((100, 10), float(step)), "z.w": torch.full((1,), -float(step))}
 
 
-def commit(commits: Commits, step: int) -> Commit:
-    commits.begin(values(step), {"k": 1 / step}, step=step, ledger=[])
-    done = commits.wait()
+def checkpoint(checkpointer: Checkpointer, step: int) -> Checkpoint:
+    checkpointer.begin(values(step), {"k": 1 / step}, step=step, ledger=[])
+    done = checkpointer.wait()
     assert done is not None
     return done
 
 
 @pytest.fixture
-def commits(tmp_path: Path, alone: World) -> Commits:
-    commits = Commits(tmp_path / "checkpoints", keep=2, world=alone)
+def checkpointer(tmp_path: Path, alone: DistributedContext) -> Checkpointer:
+    checkpointer = Checkpointer(tmp_path / "checkpoints", keep=2, context=alone)
     for step in (1, 2, 3):
-        commit(commits, step)
-    return commits
+        checkpoint(checkpointer, step)
+    return checkpointer
 
 
-def folders(commits: Commits) -> list[Path]:
-    return sorted(commits.root.glob("step-*"))
+def folders(checkpointer: Checkpointer) -> list[Path]:
+    return sorted(checkpointer.root.glob("step-*"))
 
 
-def steps(commits: Commits) -> list[int]:
-    return [int(folder.name.split("-")[1]) for folder in folders(commits)]
+def steps(checkpointer: Checkpointer) -> list[int]:
+    return [int(folder.name.split("-")[1]) for folder in folders(checkpointer)]
 
 
-def held(commits: Commits) -> tuple[int, torch.Tensor]:
+def held(checkpointer: Checkpointer) -> tuple[int, torch.Tensor]:
     """Step and weights that a new attempt would go on from."""
-    fresh = Commits(commits.root, keep=2, world=commits.world)
+    fresh = Checkpointer(checkpointer.root, keep=2, context=checkpointer.context)
     found = fresh.newest()
     assert found is not None
     tensors = {name: torch.zeros_like(tensor) for name, tensor in values(0).items()}
@@ -63,61 +63,61 @@ def held(commits: Commits) -> tuple[int, torch.Tensor]:
     return found.step, tensors["model.w"]
 
 
-def test_the_newest_is_read_back_and_retention_keeps_two(commits: Commits) -> None:
-    assert steps(commits) == [2, 3]
-    found = commits.newest()
+def test_the_newest_is_read_back_and_retention_keeps_two(checkpointer: Checkpointer) -> None:
+    assert steps(checkpointer) == [2, 3]
+    found = checkpointer.newest()
     assert found is not None
     assert (found.step, found.state) == (3, {"k": 1 / 3})
-    assert found == commits.wait()
-    assert torch.equal(held(commits)[1], values(3)["model.w"])
-    assert peek(commits.root) == {"k": 1 / 3}
+    assert found == checkpointer.wait()
+    assert torch.equal(held(checkpointer)[1], values(3)["model.w"])
+    assert peek(checkpointer.root) == {"k": 1 / 3}
 
 
-def test_a_commit_holds_the_values_of_its_moment(tmp_path: Path, alone: World) -> None:
+def test_a_checkpoint_holds_the_values_of_its_moment(tmp_path: Path, alone: DistributedContext) -> None:
     weights = {"w": torch.arange(3_000_000.0), "n": torch.tensor(1.0)}
     state = {"data": {"next_bin": 4}}
     begun = {name: tensor.clone() for name, tensor in weights.items()}
-    with Commits(tmp_path / "checkpoints", keep=1, world=alone) as commits:
-        commits.begin(weights, state, step=1, ledger=[])
+    with Checkpointer(tmp_path / "checkpoints", keep=1, context=alone) as checkpointer:
+        checkpointer.begin(weights, state, step=1, ledger=[])
         for tensor in weights.values():  # training goes on at once, while the copies are being written
             tensor.fill_(float("nan"))
         state["data"]["next_bin"] = 8
-        done = commits.wait()
+        done = checkpointer.wait()
         assert done is not None
         assert done.state == {"data": {"next_bin": 4}}
-        commits.read(done, weights)
+        checkpointer.read(done, weights)
     assert all(torch.equal(weights[name], begun[name]) for name in weights)
 
 
-def test_training_waits_for_the_copy_and_for_the_commit_before(tmp_path: Path, alone: World) -> None:
+def test_training_waits_for_the_copy_and_for_the_checkpoint_before(tmp_path: Path, alone: DistributedContext) -> None:
     gate = threading.Event()
-    with Commits(tmp_path / "checkpoints", keep=3, world=alone) as commits:
+    with Checkpointer(tmp_path / "checkpoints", keep=3, context=alone) as checkpointer:
         began = time.perf_counter()
-        commits.begin(values(1), {}, step=1, ledger=[], then=lambda done: gate.wait(30))
-        first = commits.take_blocked_seconds()
+        checkpointer.begin(values(1), {}, step=1, ledger=[], then=lambda done: gate.wait(30))
+        first = checkpointer.take_blocked_seconds()
         assert first <= time.perf_counter() - began
-        assert commits.take_blocked_seconds() == 0
+        assert checkpointer.take_blocked_seconds() == 0
         threading.Timer(0.3, gate.set).start()
-        commits.begin(values(2), {}, step=2, ledger=[])
-        assert commits.take_blocked_seconds() > 0.2 > first
-        commits.wait()
-        assert commits.blocked_seconds >= first + 0.2
-    assert steps(commits) == [1, 2]
+        checkpointer.begin(values(2), {}, step=2, ledger=[])
+        assert checkpointer.take_blocked_seconds() > 0.2 > first
+        checkpointer.wait()
+        assert checkpointer.blocked_seconds >= first + 0.2
+    assert steps(checkpointer) == [1, 2]
 
 
-def test_the_same_buffers_and_index_serve_until_the_tensors_change(commits: Commits) -> None:
+def test_the_same_buffers_and_index_serve_until_the_tensors_change(checkpointer: Checkpointer) -> None:
     """A second stage has other optimizer state; what the first left behind must not be written again."""
-    addresses = {name: buffer.data_ptr() for name, buffer in commits._shards._buffers.items()}
-    commit(commits, 4)
-    assert {name: buffer.data_ptr() for name, buffer in commits._shards._buffers.items()} == addresses
-    first, second = ((folder / ".metadata").read_bytes() for folder in folders(commits))
+    addresses = {name: buffer.data_ptr() for name, buffer in checkpointer._shards._buffers.items()}
+    checkpoint(checkpointer, 4)
+    assert {name: buffer.data_ptr() for name, buffer in checkpointer._shards._buffers.items()} == addresses
+    first, second = ((folder / ".metadata").read_bytes() for folder in folders(checkpointer))
     assert first == second
     other = {"model.w": torch.ones(50, 3), "exp_avg.w": torch.ones(50, 3, dtype=torch.float64)}
-    commits.begin(other, {}, step=5, ledger=[])
-    done = commits.wait()
+    checkpointer.begin(other, {}, step=5, ledger=[])
+    done = checkpointer.wait()
     assert done is not None
     read = {name: torch.zeros_like(tensor) for name, tensor in other.items()}
-    commits.read(done, read)
+    checkpointer.read(done, read)
     assert all(torch.equal(read[name], other[name]) for name in other)
 
 
@@ -150,68 +150,68 @@ def alter_manifest(folder: Path) -> None:
     ],
 )
 def test_damage_falls_back_to_the_one_before(
-    commits: Commits, damage: Callable[[Path], object], text: str | None, caplog: pytest.LogCaptureFixture
+    checkpointer: Checkpointer, damage: Callable[[Path], object], text: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damage(folders(commits)[-1])
+    damage(folders(checkpointer)[-1])
     with caplog.at_level(logging.WARNING):
-        step, weights = held(commits)
+        step, weights = held(checkpointer)
     assert step == 2
     assert torch.equal(weights, values(2)["model.w"])
     assert re.search(text, caplog.text) if text else not caplog.records
-    assert peek(commits.root) == {"k": 1 / (3 if damage is flip_a_bit else 2)}  # it does not read contents
+    assert peek(checkpointer.root) == {"k": 1 / (3 if damage is flip_a_bit else 2)}  # it does not read contents
 
 
-def test_where_all_are_damaged_nothing_is_started_over(commits: Commits) -> None:
-    for folder in folders(commits):
+def test_where_all_are_damaged_nothing_is_started_over(checkpointer: Checkpointer) -> None:
+    for folder in folders(checkpointer):
         flip_a_bit(folder)
     with pytest.raises(StorageError, match="none of the 2 checkpoints in .* is intact.*or remove that folder"):
-        commits.newest()
-    assert steps(commits) == [2, 3]
+        checkpointer.newest()
+    assert steps(checkpointer) == [2, 3]
 
 
-def test_without_a_commit_there_is_none(tmp_path: Path, alone: World) -> None:
-    assert Commits(tmp_path / "nothing", keep=1, world=alone).newest() is None
+def test_without_a_checkpoint_there_is_none(tmp_path: Path, alone: DistributedContext) -> None:
+    assert Checkpointer(tmp_path / "nothing", keep=1, context=alone).newest() is None
     assert peek(tmp_path / "nothing") is None
 
 
-def test_a_repeated_step_never_writes_into_the_old_folder(commits: Commits) -> None:
-    old = folders(commits)[-1]
+def test_a_repeated_step_never_writes_into_the_old_folder(checkpointer: Checkpointer) -> None:
+    old = folders(checkpointer)[-1]
     (old / MANIFEST).unlink()
-    new = commit(commits, 3).folder
+    new = checkpoint(checkpointer, 3).folder
     assert new != old
-    assert not old.exists()  # what a lost worker left behind goes with the next commit
+    assert not old.exists()  # what a lost worker left behind goes with the next checkpoint
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("step", [2, 3, 4])
-def test_a_damaged_commit_never_pushes_out_a_good_one(commits: Commits, keep: int, step: int) -> None:
-    """Whether the repeated steps are committed before, at or after the damaged one's."""
-    flip_a_bit(folders(commits)[-1])
-    fresh = Commits(commits.root, keep=keep, world=commits.world)
+def test_a_damaged_checkpoint_never_pushes_out_a_good_one(checkpointer: Checkpointer, keep: int, step: int) -> None:
+    """Whether the repeated steps are checkpointed before, at or after the damaged one's."""
+    flip_a_bit(folders(checkpointer)[-1])
+    fresh = Checkpointer(checkpointer.root, keep=keep, context=checkpointer.context)
     found = fresh.newest()
     assert found is not None
     assert found.step == 2
-    new = commit(fresh, step)
+    new = checkpoint(fresh, step)
     left = [new.folder] if keep == 1 or step == 2 else [found.folder, new.folder]
-    assert folders(commits) == left
-    assert held(commits)[0] == step
+    assert folders(checkpointer) == left
+    assert held(checkpointer)[0] == step
 
 
-def test_the_best_is_kept_until_a_better_one_exists(tmp_path: Path, alone: World) -> None:
-    commits = Commits(tmp_path / "checkpoints", keep=2, world=alone)
-    commits.keep_step(1)
+def test_the_best_is_kept_until_a_better_one_exists(tmp_path: Path, alone: DistributedContext) -> None:
+    checkpointer = Checkpointer(tmp_path / "checkpoints", keep=2, context=alone)
+    checkpointer.keep_step(1)
     for step in (1, 2, 3, 4):
-        commit(commits, step)
-    assert steps(commits) == [1, 3, 4]
-    commits.keep_step(5)  # better, but while it is being written the old one is all there is
-    assert steps(commits) == [1, 3, 4]
+        checkpoint(checkpointer, step)
+    assert steps(checkpointer) == [1, 3, 4]
+    checkpointer.keep_step(5)  # better, but while it is being written the old one is all there is
+    assert steps(checkpointer) == [1, 3, 4]
     for step in (5, 6, 7):
-        commit(commits, step)
-    assert steps(commits) == [5, 6, 7]
+        checkpoint(checkpointer, step)
+    assert steps(checkpointer) == [5, 6, 7]
 
 
-def test_another_model_is_refused(commits: Commits) -> None:
-    found = commits.newest()
+def test_another_model_is_refused(checkpointer: Checkpointer) -> None:
+    found = checkpointer.newest()
     assert found is not None
     weights = values(0)
     for other, text in (
@@ -220,7 +220,7 @@ def test_another_model_is_refused(commits: Commits) -> None:
         ({**weights, "model.w": torch.zeros(100, 11)}, "Size mismatch"),
     ):
         with pytest.raises(UserError, match=rf"does not fit this model \({text}.*restore the settings"):
-            commits.read(found, other)
+            checkpointer.read(found, other)
 
 
 @contextmanager
@@ -235,69 +235,69 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("too_large", ["shard", "manifest", "ledger"])
-def test_a_disk_that_refuses_leaves_what_is_there(commits: Commits, too_large: str) -> None:
-    before = {path: path.read_bytes() for path in commits.root.parent.rglob("*") if path.is_file()}
+def test_a_disk_that_refuses_leaves_what_is_there(checkpointer: Checkpointer, too_large: str) -> None:
+    before = {path: path.read_bytes() for path in checkpointer.root.parent.rglob("*") if path.is_file()}
     tensors = {"w": torch.randn(30_000 if too_large == "shard" else 10)}
     state = {"text": "x" * (100_000 if too_large == "manifest" else 10)}
     ledger = [LedgerStep(step=4, stage="cpt", bins=list(range(30_000 if too_large == "ledger" else 3)))]
     with file_size_limit(50_000):
-        commits.begin(tensors, state, step=4, ledger=ledger)
+        checkpointer.begin(tensors, state, step=4, ledger=ledger)
         with pytest.raises(StorageError, match="checkpoint of step 4 could not be written.*File too large.*free some"):
-            commits.wait()
-    after = {path: path.read_bytes() for path in commits.root.parent.rglob("*") if path.is_file()}
-    if too_large == "manifest":  # its segment was written before; no commit refers to it
+            checkpointer.wait()
+    after = {path: path.read_bytes() for path in checkpointer.root.parent.rglob("*") if path.is_file()}
+    if too_large == "manifest":  # its segment was written before; no checkpoint refers to it
         after = {path: content for path, content in after.items() if "ledger" not in path.parts}
     assert after == before
-    assert steps(commits) == [2, 3]
-    commits.begin(tensors, state, step=4, ledger=ledger)  # once there is room, the same run goes on
-    done = commits.wait()
+    assert steps(checkpointer) == [2, 3]
+    checkpointer.begin(tensors, state, step=4, ledger=ledger)  # once there is room, the same run goes on
+    done = checkpointer.wait()
     assert done is not None
     read = {"w": torch.zeros_like(tensors["w"])}
-    commits.read(done, read)
+    checkpointer.read(done, read)
     assert torch.equal(read["w"], tensors["w"])
 
 
-def test_a_failure_is_met_once_and_begins_nothing(commits: Commits, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_met_once_and_begins_nothing(checkpointer: Checkpointer, caplog: pytest.LogCaptureFixture) -> None:
     def fail_after_begin() -> None:
-        with commits:
-            commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
-            raise KeyError  # training fails before it can meet the commit's failure
+        with checkpointer:
+            checkpointer.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
+            raise KeyError  # training fails before it can meet the checkpoint's failure
 
     with file_size_limit(1_000):
-        commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
+        checkpointer.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
         with pytest.raises(StorageError, match="step 4"):
-            commits.begin(values(5), {}, step=5, ledger=[])
-        commits.wait()
-        assert steps(commits) == [2, 3]
-        with pytest.raises(StorageError, match="step 4"), commits:
-            commits.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
+            checkpointer.begin(values(5), {}, step=5, ledger=[])
+        checkpointer.wait()
+        assert steps(checkpointer) == [2, 3]
+        with pytest.raises(StorageError, match="step 4"), checkpointer:
+            checkpointer.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
         with pytest.raises(KeyError):
             fail_after_begin()
     assert "the last checkpoint was not completed either: the checkpoint of step 4" in caplog.text
 
 
-def test_what_follows_a_commit_may_fail_without_harming_it(commits: Commits) -> None:
-    def export(done: Commit) -> None:
+def test_what_follows_a_checkpoint_may_fail_without_harming_it(checkpointer: Checkpointer) -> None:
+    def export(done: Checkpoint) -> None:
         assert (done.folder / MANIFEST).exists()
         raise StorageError("the export could not be written")
 
-    commits.begin(values(4), {}, step=4, ledger=[], then=export)
+    checkpointer.begin(values(4), {}, step=4, ledger=[], then=export)
     with pytest.raises(StorageError, match="the export could not be written"):
-        commits.wait()
-    assert held(commits)[0] == 4
+        checkpointer.wait()
+    assert held(checkpointer)[0] == 4
 
 
-def test_no_warning_and_no_filter_is_left_by_the_thread(commits: Commits) -> None:
+def test_no_warning_and_no_filter_is_left_by_the_thread(checkpointer: Checkpointer) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         filters = list(warnings.filters)
-        commit(commits, 4)
+        checkpoint(checkpointer, 4)
         assert warnings.filters == filters
     assert not seen
 
 
-def test_the_manifest_names_every_file(commits: Commits) -> None:
-    folder = folders(commits)[-1]
+def test_the_manifest_names_every_file(checkpointer: Checkpointer) -> None:
+    folder = folders(checkpointer)[-1]
     body = json.loads((folder / MANIFEST).read_text())["body"]
     assert set(body["files"]) == {path.name for path in folder.iterdir()} - {MANIFEST}
 
@@ -341,20 +341,20 @@ def run_workers(scenario: str, root: Path, size: int) -> tuple[list[int], list[d
 
 
 @pytest.mark.real
-def test_two_workers_commit_under_training_lose_one_and_reshard(tmp_path: Path) -> None:
+def test_two_workers_write_checkpoints_under_training_lose_one_and_reshard(tmp_path: Path) -> None:
     codes, (killed, left), _ = run_workers("write", tmp_path, 2)
     assert codes == [-signal.SIGKILL, 0]
-    assert killed["overlapped"] > 0  # training did meet the commit in flight,
+    assert killed["overlapped"] > 0  # training did meet the checkpoint in flight,
     for report in (killed, left):
         assert report["sums"] == [[3.0]]  # neither got the other's messages,
-        assert report["first"]  # and the commit holds what was there before
+        assert report["first"]  # and the checkpoint holds what was there before
         assert report["second"]
         assert re.search("step 3 could not be written.*File too large", report["full"])  # for one, so for both
         assert not any("step-00000003" in name for name in report["after_full"])
         assert report["third"]
     assert left["lost"] == "RuntimeError"  # none of ours: Ray Train starts the workers again after it
 
-    # the commit that the lost worker was writing does not exist; one process goes on from the one before it
+    # the checkpoint that the lost worker was writing does not exist; one process goes on from the one before it
     codes, (report,), _ = run_workers("alone", tmp_path, 1)
     assert codes == [0]
     assert report == {"unfinished": [False], "third": True, "fourth": True, "left": 3}

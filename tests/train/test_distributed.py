@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from brew_train.checkpoints.manifest import finished
 from brew_train.config import ShardingConfig, TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
 
 pytestmark = pytest.mark.real
@@ -24,11 +24,11 @@ def rows_of(out: Path) -> dict[int, dict[str, float]]:
     return {row["step"]: row for row in rows}
 
 
-def test_two_processes_a_kill_a_damaged_commit_and_a_reshard(
+def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     config: TrainConfig,
     bins: dict[str, Path],
     sizes: dict[str, int],
-    alone: World,
+    alone: DistributedContext,
     tmp_path: Path,
     run_processes: Callable[..., list[int]],
     caplog: pytest.LogCaptureFixture,
@@ -41,11 +41,11 @@ def test_two_processes_a_kill_a_damaged_commit_and_a_reshard(
     assert list(whole) == list(range(1, 11))
 
     # one process computes the same loss from the same bins
-    train(config, bins=bins, out=tmp_path / "one", world=alone, **sizes)
+    train(config, bins=bins, out=tmp_path / "one", context=alone, **sizes)
     for step, row in rows_of(tmp_path / "one").items():
         assert [row[key] for key in measured] == pytest.approx([whole[step][key] for key in measured], abs=1e-5)
 
-    # killed in step 9, past the stage's border; the last commit is that of step 8, or 6 where 8 was being written
+    # killed in step 9, past the stage's border; the last checkpoint is that of step 8, or 6 where 8 was being written
     codes = run_processes(two, bins, tmp_path / "cut", processes=2, die_at=9)
     assert codes[0] == -9
     assert codes[1] != 0
@@ -59,14 +59,14 @@ def test_two_processes_a_kill_a_damaged_commit_and_a_reshard(
         tmp_path / "whole/export/model.safetensors"
     ).read_bytes()
 
-    # the newest commit loses a bit of one worker's shard; one process goes on from the one before it
+    # the newest checkpoint loses a bit of one worker's shard; one process goes on from the one before it
     newest, before = finished(tmp_path / "reshard/checkpoints")[:2]
     shard = newest / "__1_0.distcp"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with caplog.at_level(logging.INFO, logger="brew_train"):
-        train(config, bins=bins, out=tmp_path / "reshard", world=alone, **sizes)
+        train(config, bins=bins, out=tmp_path / "reshard", context=alone, **sizes)
     assert "__1_0.distcp has another content" in caplog.text
     assert f"from {before}" in caplog.text
     for step, row in rows_of(tmp_path / "reshard").items():

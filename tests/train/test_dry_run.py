@@ -45,14 +45,14 @@ from brew_train.optim.optimizer import make_optimizer
 from brew_train.model.sharding import shard
 from brew_train.step import take_step
 from brew_train.model.init_weights import materialize
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 
 job = json.loads(sys.argv[1])
 model_config, sharding = ModelConfig(**job["model"]), ShardingConfig(**job["sharding"])
 stage = StageConfig(bins_per_step=2)
 lengths = np.array([40, 24], np.int32)
 row = Bin(input_ids=np.arange(64, dtype=np.int32), doc_lengths=lengths, roles=np.zeros(64, np.uint8))
-with World.from_torchrun() as world:
+with DistributedContext.from_torchrun() as world:
     model = build_model(model_config, **job["sizes"])
     shard(model, world, sharding)
     materialize(model, model_config, world, seed=0)

@@ -83,7 +83,7 @@ def test_a_preempted_node_is_noticed_lost_and_replaced(
     cluster.add_node(**NODE)
     wait_for(lambda: len(events("ready")) >= 3, 120)
     again = events("restored")[1]["step"]
-    wait_for(lambda: audit(run, {"cpt": 12}).steps > again, 60)  # the workers commit together, and the ledger holds
+    wait_for(lambda: audit(run, {"cpt": 12}).steps > again, 60)  # the workers checkpoint together, and the ledger holds
 
     assert [event["workers"] for event in events("attempt")] == [2, 1, 2]
     rows, _ = read_run(run)

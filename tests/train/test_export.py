@@ -1,4 +1,4 @@
-"""A commit's average is exported as the files that transformers itself would write."""
+"""A checkpoint's average is exported as the files that transformers itself would write."""
 
 import json
 import resource
@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from brew_platform.errors import StorageError
 from brew_train.checkpoints.export import export
-from brew_train.checkpoints.manifest import Commit
-from brew_train.distributed.context import World
+from brew_train.checkpoints.manifest import Checkpoint
+from brew_train.distributed.context import DistributedContext
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -40,15 +40,15 @@ def make_model(model_type: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(settings)
 
 
-def commit_of(lm: PreTrainedModel, folder: Path, *, average_weight: float | None = WEIGHT) -> Commit:
-    """A commit as the optimizer names its tensors, with z = 2y + 1; a tied head is no parameter of its own."""
+def checkpoint_of(lm: PreTrainedModel, folder: Path, *, average_weight: float | None = WEIGHT) -> Checkpoint:
+    """A checkpoint as the optimizer names its tensors, with z = 2y + 1; a tied head is no parameter of its own."""
     tensors = {f"model.lm.{name}": p.detach() for name, p in lm.named_parameters()}
     if average_weight is not None:
         tensors |= {f"z.lm.{name}": 2 * p.detach() + 1 for name, p in lm.named_parameters()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process has no process group
         save(tensors, checkpoint_id=folder)
-    return Commit(folder=folder, step=1, state={"average_weight": average_weight})
+    return Checkpoint(folder=folder, step=1, state={"average_weight": average_weight})
 
 
 def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
@@ -63,11 +63,11 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("model_type", MODELS)
 @pytest.mark.parametrize("max_file_bytes", [5_000, 2**30])
 def test_the_export_is_what_transformers_writes_of_the_average(
-    model_type: str, max_file_bytes: int, alone: World, tmp_path: Path
+    model_type: str, max_file_bytes: int, alone: DistributedContext, tmp_path: Path
 ) -> None:
     lm = make_model(model_type)
-    commit = commit_of(lm, tmp_path / "commit")
-    export(commit, lm.config, tmp_path / "export", alone, max_file_bytes=max_file_bytes)
+    checkpoint = checkpoint_of(lm, tmp_path / "checkpoint")
+    export(checkpoint, lm.config, tmp_path / "export", alone, max_file_bytes=max_file_bytes)
 
     with torch.no_grad():
         for parameter in lm.parameters():
@@ -98,38 +98,38 @@ def test_the_export_is_what_transformers_writes_of_the_average(
 
 
 def test_without_an_average_the_weights_themselves_are_exported_in_the_type_asked_for(
-    alone: World, tmp_path: Path
+    alone: DistributedContext, tmp_path: Path
 ) -> None:
     lm = make_model("mixtral")
-    commit = commit_of(lm, tmp_path / "commit", average_weight=None)
-    export(commit, lm.config, tmp_path / "export", alone, dtype=torch.bfloat16)
+    checkpoint = checkpoint_of(lm, tmp_path / "checkpoint", average_weight=None)
+    export(checkpoint, lm.config, tmp_path / "export", alone, dtype=torch.bfloat16)
     for name, parameter in AutoModelForCausalLM.from_pretrained(tmp_path / "export").named_parameters():
         assert torch.equal(parameter, lm.get_parameter(name).bfloat16())
 
 
-def test_a_full_disk_leaves_the_earlier_export(alone: World, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_earlier_export(alone: DistributedContext, tmp_path: Path) -> None:
     lm = make_model("mixtral")
-    commit = commit_of(lm, tmp_path / "commit")
-    export(commit, lm.config, tmp_path / "export", alone)
+    checkpoint = checkpoint_of(lm, tmp_path / "checkpoint")
+    export(checkpoint, lm.config, tmp_path / "export", alone)
     before = tensors_in(tmp_path / "export")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))  # bytes that one file may grow to
     try:
         with pytest.raises(StorageError, match=r"could not be written to .*export.*free some space"):
-            export(commit, lm.config, tmp_path / "export", alone)
+            export(checkpoint, lm.config, tmp_path / "export", alone)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert tensors_in(tmp_path / "export").keys() == before.keys()
-    assert {path.name for path in tmp_path.iterdir()} == {"commit", "export"}  # nothing half-written is left
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "export"}  # nothing half-written is left
 
-    export(commit, lm.config, tmp_path / "export", alone, dtype=torch.float16)  # a newer one takes its place
+    export(checkpoint, lm.config, tmp_path / "export", alone, dtype=torch.float16)  # a newer one takes its place
     assert {tensor.dtype for tensor in tensors_in(tmp_path / "export").values()} == {torch.float16}
 
 
-def test_a_commit_that_retention_removed_meanwhile_is_named(alone: World, tmp_path: Path) -> None:
+def test_a_checkpoint_that_retention_removed_meanwhile_is_named(alone: DistributedContext, tmp_path: Path) -> None:
     lm = make_model("llama")
-    commit = commit_of(lm, tmp_path / "commit")
-    next((tmp_path / "commit").glob("*.distcp")).unlink()
-    with pytest.raises(StorageError, match=r"checkpoint .*commit cannot be read for the export .* export that one"):
-        export(commit, lm.config, tmp_path / "export", alone)
+    checkpoint = checkpoint_of(lm, tmp_path / "checkpoint")
+    next((tmp_path / "checkpoint").glob("*.distcp")).unlink()
+    with pytest.raises(StorageError, match=r"checkpoint .*checkpoint cannot be read for the export .* export that one"):
+        export(checkpoint, lm.config, tmp_path / "export", alone)
     assert not (tmp_path / "export").exists()

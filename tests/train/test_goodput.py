@@ -25,7 +25,7 @@ def test_a_killed_worker_and_a_lost_driver() -> None:
         event(100, "launch"),
         event(110, "attempt"),
         event(113, "ready"),
-        event(119.5, "committed", step=2, blocked_seconds=0.5),  # inside step 3, whose row tells of it
+        event(119.5, "checkpointed", step=2, blocked_seconds=0.5),  # inside step 3, whose row tells of it
         event(140, "attempt"),
         event(143, "restored", step=2),
         event(145, "ready"),
@@ -119,7 +119,7 @@ def runs(draw: st.DrawFn) -> tuple[list[Record], list[Record], dict[str, float]]
         events.append(event(time, "attempt"))
         spend("build")
         events.append(event(time, "ready"))
-        step = draw(st.integers(0, step))  # of the commit that is restored
+        step = draw(st.integers(0, step))  # of the checkpoint that is restored
         for _ in range(draw(st.integers(0, 4))):
             step += 1
             blocked, wait = spend("checkpoint"), spend("data")
@@ -135,7 +135,7 @@ def runs(draw: st.DrawFn) -> tuple[list[Record], list[Record], dict[str, float]]
             }
             rows.append(row(time, step, took=own + wait, skipped=skipped, **fields))
             if draw(st.booleans()):
-                events.append(event(time, "committed", step=step))
+                events.append(event(time, "checkpointed", step=step))
     spend("export")
     events.append(event(time, "finished"))
     return rows, events, true

@@ -12,7 +12,7 @@ import torch
 from brew_train.checkpoints.shards import ShardWriter
 from brew_train.diagnostics import parity
 from brew_train.diagnostics.gpu_check import TINY, main
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.attention import varlen_attention
 from brew_train.objectives.fused_losses import fused_cross_entropy
 
@@ -23,7 +23,7 @@ import sys
 for name in {FORBIDDEN}:
     sys.modules[name] = None
 from brew_train.diagnostics.gpu_check import main
-sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--rows", "2", "--commit", "--out", sys.argv[1]]))
+sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--rows", "2", "--checkpoint", "--out", sys.argv[1]]))
 """
 
 
@@ -43,8 +43,8 @@ def test_it_runs_with_nothing_but_what_it_names(tmp_path: Path) -> None:
         assert speed["tokens_per_second"] > 0
         assert speed["last_loss"] < speed["first_loss"]
         assert (speed["steps"], speed["tokens"]) == (6, 128)
-        assert speed["commit_bytes"] > 12 * speed["parameters"]  # float32 weights, and the optimizer's two
-        assert 0 < speed["commit_blocked_seconds"] < speed["commit_seconds"]
+        assert speed["checkpoint_bytes"] > 12 * speed["parameters"]  # float32 weights, and the optimizer's two
+        assert 0 < speed["checkpoint_blocked_seconds"] < speed["checkpoint_seconds"]
         assert speed["predicted_bytes"] > 16 * speed["parameters"]  # weights, gradients, and the optimizer's two
         assert speed["name"] in done.stdout
 
@@ -75,9 +75,9 @@ def test_a_forgotten_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not parity.check_loss(TINY, CPU, torch.float32, liger=False).passed
 
 
-def test_a_commit_that_mixes_steps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(device=CPU)
-    assert parity.check_restore(TINY, world).passed
+def test_a_checkpoint_that_mixes_steps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = DistributedContext(device=CPU)
+    assert parity.check_restore(TINY, context).passed
 
     def later(shards: ShardWriter, tensors: dict[str, torch.Tensor]) -> Any:
         plan = stage(shards, tensors)
@@ -87,7 +87,7 @@ def test_a_commit_that_mixes_steps_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
     stage = ShardWriter.stage
     monkeypatch.setattr(ShardWriter, "stage", later)
-    assert not parity.check_restore(TINY, world).passed
+    assert not parity.check_restore(TINY, context).passed
 
 
 def test_no_number_never_passes() -> None:

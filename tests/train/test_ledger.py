@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_platform.errors import DataError
-from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.ledger import LEDGER, LedgerStep, audit, exactly_once, read_ledger, write_segment
 from brew_train.checkpoints.manifest import Reference
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_order import BinOrder
 
 STAGES = {"cpt": 7, "sft": 5}  # bins in each plan
@@ -36,17 +36,17 @@ def uninterrupted(per_step: int) -> list[LedgerStep]:
 
 
 def killed(folder: Path, steps: list[LedgerStep], *, every: int, kills: list[tuple[int, int]]) -> Reference | None:
-    """Commits `steps` as a run does that is killed again and again; returns the last segment.
+    """Checkpointer `steps` as a run does that is killed again and again; returns the last segment.
 
     Args:
-        kills: (steps into the attempt, commits lost with it): where each attempt ends, and how many of its newest
-            commits are damaged, so that the next attempt falls back past them.
+        kills: (steps into the attempt, checkpoints lost with it): where each attempt ends, and how many of its newest
+            checkpoints are damaged, so that the next attempt falls back past them.
     """
     names = itertools.count()
-    commits: list[tuple[int, Reference | None]] = [(0, None)]  # steps done, ledger
+    checkpointer: list[tuple[int, Reference | None]] = [(0, None)]  # steps done, ledger
     for life, lost in [*kills, (len(steps), 0)]:
-        del commits[max(1, len(commits) - lost) :]
-        done, parent = commits[-1]
+        del checkpointer[max(1, len(checkpointer) - lost) :]
+        done, parent = checkpointer[-1]
         begun = done
         for step in steps[done : done + life]:
             stage_step = (step.step - 1) % STEPS + 1
@@ -54,8 +54,8 @@ def killed(folder: Path, steps: list[LedgerStep], *, every: int, kills: list[tup
                 since = steps[begun : step.step]
                 parent = write_segment(folder, f"step-{step.step:08d}-{next(names):08x}", since, parent)
                 begun = step.step
-                commits.append((begun, parent))
-    return commits[-1][1]
+                checkpointer.append((begun, parent))
+    return checkpointer[-1][1]
 
 
 @settings(max_examples=30, deadline=None)
@@ -106,32 +106,32 @@ def test_a_stage_without_a_plan_is_named() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, alone: World) -> Path:
-    """A run folder with three commits of two steps each, and the leftovers of an attempt that was lost."""
+def run(tmp_path: Path, alone: DistributedContext) -> Path:
+    """A run folder with three checkpoints of two steps each, and the leftovers of an attempt that was lost."""
     tensors = {"w": torch.zeros(3)}
     order = BinOrder(n_bins=7, plan_hash="", seed=0)
 
-    def train(commits: Commits, *, first: int, last: int) -> None:
+    def train(checkpointer: Checkpointer, *, first: int, last: int) -> None:
         for step in range(first, last, 2):
             taken = [order.take(order.start(), 2 * (step + i))[0][-2:].tolist() for i in (0, 1)]
             ledger = [LedgerStep(step=step + i, stage="cpt", bins=bins) for i, bins in enumerate(taken)]
-            commits.begin(tensors, {}, step=step + 1, ledger=ledger)
+            checkpointer.begin(tensors, {}, step=step + 1, ledger=ledger)
 
-    with Commits(tmp_path / "checkpoints", keep=2, world=alone) as commits:
-        train(commits, first=1, last=5)
-    lost = commits.wait()
+    with Checkpointer(tmp_path / "checkpoints", keep=2, context=alone) as checkpointer:
+        train(checkpointer, first=1, last=5)
+    lost = checkpointer.wait()
     assert lost is not None
     (lost.folder / "manifest.json").unlink()  # it was never finished
-    with Commits(tmp_path / "checkpoints", keep=2, world=alone) as commits:
-        assert commits.newest() is not None
-        train(commits, first=3, last=7)
-        commits.wait()
+    with Checkpointer(tmp_path / "checkpoints", keep=2, context=alone) as checkpointer:
+        assert checkpointer.newest() is not None
+        train(checkpointer, first=3, last=7)
+        checkpointer.wait()
     return tmp_path
 
 
-def test_the_ledger_of_a_run_outlives_its_commits(run: Path) -> None:
+def test_the_ledger_of_a_run_outlives_its_checkpoints(run: Path) -> None:
     assert len(list((run / "checkpoints").iterdir())) == 2
-    assert len(list((run / LEDGER).iterdir())) == 4  # also that of the lost commit
+    assert len(list((run / LEDGER).iterdir())) == 4  # also that of the lost checkpoint
     found = audit(run, {"cpt": 7})
     assert (found.steps, found.bins) == (6, {"cpt": [7, 5]})
 
@@ -186,10 +186,10 @@ def test_steps_between_segments_are_missed(tmp_path: Path) -> None:
         audit(tmp_path, {"cpt": 7})
 
 
-def test_a_commit_that_forgot_its_steps_is_found(tmp_path: Path, alone: World) -> None:
-    with Commits(tmp_path / "checkpoints", keep=1, world=alone) as commits:
+def test_a_checkpoint_that_forgot_its_steps_is_found(tmp_path: Path, alone: DistributedContext) -> None:
+    with Checkpointer(tmp_path / "checkpoints", keep=1, context=alone) as checkpointer:
         step = LedgerStep(step=1, stage="cpt", bins=[0])
-        commits.begin({"w": torch.zeros(1)}, {}, step=1, ledger=[step])
-        commits.begin({"w": torch.zeros(1)}, {}, step=2, ledger=[])
-    with pytest.raises(DataError, match="holds 1 steps, but its newest commit is of step 2"):
+        checkpointer.begin({"w": torch.zeros(1)}, {}, step=1, ledger=[step])
+        checkpointer.begin({"w": torch.zeros(1)}, {}, step=2, ledger=[])
+    with pytest.raises(DataError, match="holds 1 steps, but its newest checkpoint is of step 2"):
         audit(tmp_path, {"cpt": 7})

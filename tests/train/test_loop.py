@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import ConfigError, UserError
-from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.ledger import audit
-from brew_train.checkpoints.run_lease import Claim
+from brew_train.checkpoints.run_lease import RunLease
 from brew_train.config import TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.evaluation import evaluate
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.loop import TrainResult, train
@@ -37,17 +37,19 @@ def losses_of(out: Path) -> dict[int, float]:
 
 
 @pytest.fixture
-def averaged(new_model: Callable[..., RankingLM], alone: World) -> Callable[[TrainConfig, Path], RankingLM]:
-    """The model of a run's newest commit, with its averaged weights."""
+def averaged(
+    new_model: Callable[..., RankingLM], alone: DistributedContext
+) -> Callable[[TrainConfig, Path], RankingLM]:
+    """The model of a run's newest checkpoint, with its averaged weights."""
 
     def averaged(config: TrainConfig, out: Path) -> RankingLM:
         model = new_model(config.model, seed=1)
         optimizer = make_optimizer(model, config.stages[-1])
-        commits = Commits(out / "checkpoints", keep=3, world=alone)
-        commit = commits.newest()
-        assert commit is not None
-        commits.read(commit, optimizer.tensors())
-        optimizer.restore_scalars(commit.state["optimizer"])
+        checkpointer = Checkpointer(out / "checkpoints", keep=3, context=alone)
+        checkpoint = checkpointer.newest()
+        assert checkpoint is not None
+        checkpointer.read(checkpoint, optimizer.tensors())
+        optimizer.restore_scalars(checkpoint.state["optimizer"])
         optimizer.use_average()
         return model
 
@@ -55,13 +57,13 @@ def averaged(new_model: Callable[..., RankingLM], alone: World) -> Callable[[Tra
 
 
 @pytest.fixture
-def run(config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: World) -> Any:
+def run(config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: DistributedContext) -> Any:
     def run(out: Path, stop_at: int | None = None, **changes: Any) -> TrainResult:
         def on_step(metrics: dict[str, Any]) -> None:
             if metrics["step"] == stop_at:
                 raise Interrupted
 
-        arguments = {"bins": bins, "world": alone, "on_step": on_step, **sizes, **changes}
+        arguments = {"bins": bins, "context": alone, "on_step": on_step, **sizes, **changes}
         return train(arguments.pop("config", config), out=out, **arguments)
 
     return run
@@ -98,19 +100,19 @@ def test_an_interrupted_run_continues_bitwise(run: Any, stop_at: int, tmp_path: 
     assert weights[0] == weights[1]
 
 
-def test_an_attempt_that_was_overtaken_commits_nothing_more(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+def test_an_attempt_that_was_overtaken_writes_no_more_checkpoints(run: Any, config: TrainConfig, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def overtake(metrics: dict[str, Any]) -> None:
         if metrics["step"] == 3:
-            while not any(out.glob("checkpoints/*/manifest.json")):  # the commit of step 2, in the background
+            while not any(out.glob("checkpoints/*/manifest.json")):  # the checkpoint of step 2, in the background
                 time.sleep(0.01)
-            Claim(out, "later")
+            RunLease(out, "later")
 
     with pytest.raises(UserError, match=r"was taken over by a later attempt \(later\)"):
         run(out, on_step=overtake)
     assert [path.parent.name[:13] for path in out.glob("checkpoints/*/manifest.json")] == ["step-00000002"]
-    assert (out / "claim").read_text() == "later"
+    assert (out / "lease").read_text() == "later"
     assert run(out).steps == 10  # the next attempt claims it, and goes on
 
 
@@ -125,7 +127,12 @@ def test_a_finished_run_only_exports_again(run: Any, tmp_path: Path) -> None:
 
 
 def test_sft_starts_from_the_average_of_cpt(
-    run: Any, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: World, tmp_path: Path
+    run: Any,
+    config: TrainConfig,
+    bins: dict[str, Path],
+    sizes: dict[str, int],
+    alone: DistributedContext,
+    tmp_path: Path,
 ) -> None:
     only_cpt = replace(config, stages=config.stages[:1])
     exported = run(tmp_path / "cpt", config=only_cpt).export
@@ -145,7 +152,7 @@ def test_a_loss_that_is_no_number_names_stage_step_and_bins(run: Any, config: Tr
 
 
 def test_what_cannot_continue_is_refused(
-    run: Any, config: TrainConfig, bins: dict[str, Path], alone: World, tmp_path: Path
+    run: Any, config: TrainConfig, bins: dict[str, Path], alone: DistributedContext, tmp_path: Path
 ) -> None:
     run(tmp_path / "run")
     with pytest.raises(UserError, match="was trained with seed 0, not 5"):
@@ -160,7 +167,7 @@ def test_what_cannot_continue_is_refused(
     with pytest.raises(UserError, match="no bins are given for stage sft"):
         run(tmp_path / "other", bins={"cpt": bins["cpt"]})
     with pytest.raises(ConfigError, match="3 workers with 1 micro-steps need at least one bin each"):
-        run(tmp_path / "other", world=replace(alone, size=3))
+        run(tmp_path / "other", context=replace(alone, size=3))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -193,7 +200,7 @@ def test_a_bad_step_is_skipped_and_recorded_where_that_is_asked_for(
 
 
 def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
-    run: Any, averaged: Any, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: World,
+    run: Any, averaged: Any, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: DistributedContext,
     write_bins: Callable[..., Path], tmp_path: Path
 ) -> None:  # fmt: skip
     run(tmp_path / "plain")
@@ -220,7 +227,7 @@ def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
     assert best in evaluated
 
 
-def test_a_notice_commits_at_once_and_training_goes_on(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(run: Any, config: TrainConfig, tmp_path: Path) -> None:
     long = replace(config, checkpoint_every=100, stages=[config.stages[0]])
     asked: list[int] = []
 

@@ -15,7 +15,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from brew_platform.errors import UserError
 from brew_train.config import ModelConfig, StageConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.attention import varlen_attention
 from brew_train.model.init_weights import materialize
@@ -28,7 +28,7 @@ SIZES = {"vocabulary_size": 50, "context_length": 64}
 # fresh weights of the usual size are so small that a leak would not show
 SMALL = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)
 PLAIN = replace(SMALL, router_aux_loss=0.0)
-ALONE = World(device=torch.device("cpu"))
+ALONE = DistributedContext(device=torch.device("cpu"))
 
 
 def small_model(config: ModelConfig = SMALL) -> RankingLM:
@@ -132,9 +132,9 @@ def test_half_precision_takes_a_kernel_that_knows_boundaries(heads: tuple[int, i
 def test_the_router_loss_is_that_of_transformers_and_1_when_uniform() -> None:
     logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        balance_loss((logits,), top_k=2, world=ALONE) * 2, load_balancing_loss_func((logits,), 4, 2)
+        balance_loss((logits,), top_k=2, context=ALONE) * 2, load_balancing_loss_func((logits,), 4, 2)
     )
-    torch.testing.assert_close(balance_loss((torch.zeros(8, 4),) * 3, top_k=4, world=ALONE), torch.tensor(1.0))
+    torch.testing.assert_close(balance_loss((torch.zeros(8, 4),) * 3, top_k=4, context=ALONE), torch.tensor(1.0))
 
 
 def test_each_micro_step_adds_its_share_of_the_router_loss_in_training_only() -> None:

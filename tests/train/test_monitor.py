@@ -24,11 +24,11 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from brew_platform.errors import UserError
 from brew_train.config import TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
 from brew_train.objectives import base as objectives
 from brew_train.telemetry.goodput import CAUSES, Goodput, goodput
-from brew_train.telemetry.recorder import KINDS, MEASURES, METRICS, TENSORBOARD, Monitor, Tail, read_run
+from brew_train.telemetry.recorder import KINDS, MEASURES, METRICS, TENSORBOARD, Recorder, Tail, read_run
 
 
 class Clock:
@@ -49,18 +49,18 @@ def step_row(step: int, *, seconds: float = 1.0, **fields: Any) -> dict[str, Any
 def two_attempts(run: Path) -> Clock:
     """A launch and three steps; the worker is lost, and steps 3 and 4 follow, of which one is a repeat."""
     clock = Clock()
-    driver = Monitor(run, attempt="driver", clock=clock)
+    driver = Recorder(run, attempt="driver", clock=clock)
     driver.event("launch")
     driver.close()
     for attempt, steps in (("a", [1, 2, 3]), ("b", [3, 4])):
         clock.now += 5
-        with Monitor(run, attempt=attempt, clock=clock) as monitor:
-            monitor.event("attempt", workers=2)
+        with Recorder(run, attempt=attempt, clock=clock) as recorder:
+            recorder.event("attempt", workers=2)
             clock.now += 1
-            monitor.event("ready", step=steps[0] - 1)
+            recorder.event("ready", step=steps[0] - 1)
             for step in steps:
                 clock.now += 1
-                monitor.step(step_row(step, evaluation={"loss": 3.5, "accuracy": None} if step == 2 else None))
+                recorder.step(step_row(step, evaluation={"loss": 3.5, "accuracy": None} if step == 2 else None))
     return clock
 
 
@@ -76,24 +76,24 @@ def test_rows_carry_the_goodput_that_the_files_tell_over_all_attempts(tmp_path: 
 
 
 def test_what_is_no_number_is_null_and_other_workers_write_nothing(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path, attempt="a")
-    row = monitor.step(step_row(1, loss=float("nan"), evaluation={"loss": float("inf")}))
+    recorder = Recorder(tmp_path, attempt="a")
+    row = recorder.step(step_row(1, loss=float("nan"), evaluation={"loss": float("inf")}))
     assert (row["loss"], row["evaluation"], row["attempt"]) == (None, {"loss": None}, "a")
     text = (tmp_path / METRICS).read_text()
     assert json.loads(text, parse_constant=pytest.fail) == row
-    monitor.close()
+    recorder.close()
 
     (tmp_path / "other").mkdir()
-    other = Monitor(tmp_path / "other", attempt="a", writes=False)
+    other = Recorder(tmp_path / "other", attempt="a", writes=False)
     other.event("attempt")
     assert other.step(step_row(1)) == step_row(1)
     assert not list((tmp_path / "other").iterdir())
 
 
 def test_an_error_that_ends_the_run_is_recorded_and_another_is_not(tmp_path: Path) -> None:
-    with pytest.raises(UserError), Monitor(tmp_path, attempt="a"):
+    with pytest.raises(UserError), Recorder(tmp_path, attempt="a"):
         raise UserError("the loss became nan in bins [3]: look at them.")
-    with pytest.raises(RuntimeError), Monitor(tmp_path, attempt="b"):
+    with pytest.raises(RuntimeError), Recorder(tmp_path, attempt="b"):
         raise RuntimeError("a worker was lost")
     (event,) = read_run(tmp_path)[1]
     assert (event["kind"], event["error"]) == ("failed", "the loss became nan in bins [3]: look at them.")
@@ -104,15 +104,15 @@ def test_an_error_that_ends_the_run_is_recorded_and_another_is_not(tmp_path: Pat
 def test_a_file_cut_anywhere_loses_the_torn_line_only(tmp_path: Path, cut: int) -> None:
     path = tmp_path / METRICS
     path.unlink(missing_ok=True)
-    with Monitor(tmp_path, attempt="a", clock=Clock()) as monitor:
-        before = [monitor.step(step_row(step, note="é")) for step in range(1, 4)]
+    with Recorder(tmp_path, attempt="a", clock=Clock()) as recorder:
+        before = [recorder.step(step_row(step, note="é")) for step in range(1, 4)]
     lines = path.read_bytes().splitlines(keepends=True)
     whole = path.read_bytes()[: cut % (path.stat().st_size + 1)]
     path.write_bytes(whole)
     follower = Tail(path)
     seen = follower.read()
-    with Monitor(tmp_path, attempt="b", clock=Clock()) as monitor:
-        after = monitor.step(step_row(3, note="é"))
+    with Recorder(tmp_path, attempt="b", clock=Clock()) as recorder:
+        after = recorder.step(step_row(3, note="é"))
 
     # A line without its end is complete once the next writer has ended it.
     complete = sum(len(b"".join(lines[: n + 1]).rstrip(b"\n")) <= len(whole) for n in range(3))
@@ -134,8 +134,8 @@ def test_a_reader_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_rows_that_the_next_one_continues(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from brew_train.telemetry.recorder import Monitor\n"
-        "monitor = Monitor(Path(sys.argv[1]), attempt='a')\n"
+        "import sys; from pathlib import Path; from brew_train.telemetry.recorder import Recorder\n"
+        "monitor = Recorder(Path(sys.argv[1]), attempt='a')\n"
         "for step in range(1, 10**9): monitor.step({'stage': 's', 'step': step, 'loss': 1.5, 'pad': 'x' * 5000})"
     )
     child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)])
@@ -145,8 +145,8 @@ def test_a_killed_process_leaves_rows_that_the_next_one_continues(tmp_path: Path
     child.send_signal(signal.SIGKILL)
     child.wait()
     rows += follower.read()
-    with Monitor(tmp_path, attempt="b") as monitor:
-        monitor.step({"stage": "s", "step": len(rows) + 1})
+    with Recorder(tmp_path, attempt="b") as recorder:
+        recorder.step({"stage": "s", "step": len(rows) + 1})
     rows += follower.read()
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert [row["attempt"] for row in rows] == ["a"] * (len(rows) - 1) + ["b"]
@@ -184,9 +184,9 @@ def test_nothing_that_cannot_be_recorded_stops_a_run(tmp_path: Path, caplog: pyt
     (tmp_path / METRICS).touch()
     os.truncate(tmp_path / METRICS, most := 8 * 2**20)
     broken = Broken()
-    with small_files_only(most), Monitor(tmp_path, attempt="a", sinks=[broken]) as monitor:
-        assert [monitor.step(step_row(step))["step"] for step in (1, 2, 3)] == [1, 2, 3]
-        monitor.event("finished")
+    with small_files_only(most), Recorder(tmp_path, attempt="a", sinks=[broken]) as recorder:
+        assert [recorder.step(step_row(step))["step"] for step in (1, 2, 3)] == [1, 2, 3]
+        recorder.event("finished")
     assert broken.calls == 1
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2, warnings  # each told once
@@ -237,10 +237,10 @@ def test_tensorboard_gets_every_number_and_hides_steps_that_were_redone(tmp_path
 
 
 def test_a_real_run_tells_what_is_described_and_accounts_for_its_time(
-    config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: World, tmp_path: Path
+    config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: DistributedContext, tmp_path: Path
 ) -> None:
     began = time.time()
-    train(config, bins=bins, out=tmp_path / "run", world=alone, **sizes)
+    train(config, bins=bins, out=tmp_path / "run", context=alone, **sizes)
     seconds = time.time() - began
     rows, events = read_run(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 11))
@@ -249,7 +249,7 @@ def test_a_real_run_tells_what_is_described_and_accounts_for_its_time(
         assert set(row) == set(MEASURES) - pairs_only
     kinds = [event["kind"] for event in events]
     assert set(kinds) <= set(KINDS)
-    assert [kind for kind in kinds if kind != "committed"] == ["attempt", "ready", "ready", "finished"]
+    assert [kind for kind in kinds if kind != "checkpointed"] == ["attempt", "ready", "ready", "finished"]
     total = goodput(rows, events)
     assert total.held_seconds <= seconds
     assert total.productive_seconds == pytest.approx(sum(row["seconds"] - row["data_wait_seconds"] for row in rows))
@@ -282,15 +282,15 @@ def test_prometheus_scrapes_the_last_row_until_the_run_is_gone(tmp_path: Path, m
         def __init__(self, run: Path) -> None:
             from brew_train.telemetry.prometheus import PrometheusSink
 
-            self.monitor = Monitor(run, attempt="a", sinks=[PrometheusSink(run="spring", repeat_seconds=0.5)])
-            self.monitor.event("launch")
-            self.monitor.event("attempt")
+            self.recorder = Recorder(run, attempt="a", sinks=[PrometheusSink(run="spring", repeat_seconds=0.5)])
+            self.recorder.event("launch")
+            self.recorder.event("attempt")
 
         def step(self, **row: Any) -> float:
-            return float(self.monitor.step(row)["goodput"])
+            return float(self.recorder.step(row)["goodput"])
 
         def close(self) -> None:
-            self.monitor.close()
+            self.recorder.close()
 
     def scrape() -> dict[str, float]:
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()

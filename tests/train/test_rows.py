@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.step import StepResult
-from brew_train.telemetry.step_metrics import StepRows, memory_bytes
-from brew_train.train_state import Progress
+from brew_train.telemetry.step_metrics import StepMetrics, memory_bytes
+from brew_train.train_state import TrainState
 
 
 def test_speed_is_of_the_step_and_time_left_of_the_run() -> None:
@@ -24,9 +24,9 @@ def test_speed_is_of_the_step_and_time_left_of_the_run() -> None:
             vocab_size=300,
         )
     )
-    rows = StepRows(cast(Any, SimpleNamespace(lm=lm)), World(device=torch.device("cpu")), steps=10)
+    rows = StepMetrics(cast(Any, SimpleNamespace(lm=lm)), DistributedContext(device=torch.device("cpu")), steps=10)
     stage = SimpleNamespace(settings=SimpleNamespace(name="cpt"), optimizer=SimpleNamespace(learning_rate=0.1))
-    progress = Progress()
+    progress = TrainState()
     progress.enter(0)
     for seconds in (1.0, 3.0):  # two seconds a step on average, and eight steps to go
         done = StepResult(

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from brew_platform.errors import UserError
 from brew_train.checkpoints.export import export
-from brew_train.checkpoints.manifest import Commit
+from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.config import ModelConfig, ShardingConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.model import build_model
 from brew_train.model.sharding import placement, shard
 
@@ -111,7 +111,7 @@ def test_compiled_layers_compute_the_same(measured: dict[str, Any]) -> None:
 
 
 @pytest.mark.real
-def test_four_workers_export_their_commit(out: Path, alone: World, tmp_path: Path) -> None:
+def test_four_workers_export_their_checkpoint(out: Path, alone: DistributedContext, tmp_path: Path) -> None:
     expected = torch.load(out / "average.pt")
     files = sorted((out / "export").glob("*.safetensors"))
     assert len(files) == 4
@@ -120,13 +120,13 @@ def test_four_workers_export_their_commit(out: Path, alone: World, tmp_path: Pat
     for name, parameter in exported.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], atol=1e-6, rtol=0)
 
-    commit = Commit(folder=out / "commit", step=1, state={"average_weight": 0.25})
-    export(commit, AutoConfig.from_pretrained(out / "config"), tmp_path / "one", alone, max_file_bytes=10_000)
+    checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state={"average_weight": 0.25})
+    export(checkpoint, AutoConfig.from_pretrained(out / "config"), tmp_path / "one", alone, max_file_bytes=10_000)
     assert [path.read_bytes() for path in sorted((tmp_path / "one").glob("*.safetensors"))] == [
         path.read_bytes() for path in files
     ]
     whole = tmp_path / "whole"
-    export(commit, AutoConfig.from_pretrained(out / "config"), whole, alone)
+    export(checkpoint, AutoConfig.from_pretrained(out / "config"), whole, alone)
     weights = load_file(whole / "model.safetensors")
     assert {name for path in files for name in load_file(path)} == weights.keys()
 
@@ -152,7 +152,7 @@ def test_large_experts_that_many_workers_cannot_share_are_refused_with_a_number_
     assert placement(torch.Size((4, 33, 35)), 6).dim == 0  # small: padding costs nothing
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, alone: World) -> None:
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, alone: DistributedContext) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     model = build_model(ModelConfig(layers=1), vocabulary_size=50, context_length=64)
     with pytest.raises(UserError, match=r"C\+\+ compiler no-such-compiler .* is not on the PATH"):

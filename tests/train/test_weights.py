@@ -12,13 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import FAMILIES, pieces
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 
 SIZES = {"vocabulary_size": 50, "context_length": 64}
-ALONE = World(device=torch.device("cpu"))
+ALONE = DistributedContext(device=torch.device("cpu"))
 COMMON: Mapping[str, Any] = {
     "vocab_size": 50,
     "hidden_size": 16,

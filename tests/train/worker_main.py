@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
 
 
@@ -26,13 +26,13 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
-    with World.from_torchrun(replicas=fields["sharding"].replicas) as world:
+    with DistributedContext.from_torchrun(replicas=fields["sharding"].replicas) as context:
         train(
             TrainConfig(**fields),
             bins={name: Path(folder) for name, folder in job["bins"].items()},
             evaluation={name: Path(folder) for name, folder in job["evaluation"].items()},
             out=Path(job["out"]),
-            world=world,
+            context=context,
             on_step=on_step,
             **job["sizes"],
         )

@@ -87,7 +87,7 @@ class StageConfig:
         ConfigError: a value outside its range.
     """
 
-    name: str = "cpt"  # names the stage in metrics, commits and the `bins` mapping
+    name: str = "cpt"  # names the stage in metrics, checkpoints and the `bins` mapping
     objective: str = "next_token"  # next_token, or dpo | orpo on bins of preference pairs
     steps: int = 100  # optimizer steps
     bins_per_step: int = 8  # bins in one step over all workers and micro-steps; at least one for each
@@ -133,7 +133,7 @@ class StageConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """A whole run. `stages` run in order; a restart continues from the last good commit.
+    """A whole run. `stages` run in order; a restart continues from the last good checkpoint.
 
     Raises:
         ConfigError: naming the setting, its value and what would work.
@@ -147,9 +147,9 @@ class TrainConfig:
     workers: int = 2  # processes that share the model by FSDP2; one CPU core or one GPU each
     min_workers: int | None = None  # elastic: go on with as few as this while nodes are missing; null: never fewer
     seed: int = 0  # of the initial weights, the order of bins, and every step's random numbers
-    checkpoint_every: int = 50  # steps between commits; a lost worker costs at most so many steps
-    keep_checkpoints: int = 3  # newest commits kept, so that a damaged one still leaves two to fall back to
-    export_best: bool = True  # where a stage evaluates: also keep and export the commit with the lowest loss there
+    checkpoint_every: int = 50  # steps between checkpoints; a lost worker costs at most so many steps
+    keep_checkpoints: int = 3  # newest checkpoints kept, so that a damaged one still leaves two to fall back to
+    export_best: bool = True  # where a stage evaluates: also keep and export the checkpoint with the lowest loss there
     max_failures: int = 2  # restarts after a lost worker; Ray's own default is none
 
     def __post_init__(self) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from brew_platform.errors import StorageError, UserError
+from brew_platform.files import atomic_file
 from brew_train.config import StageConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, collate
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
@@ -24,28 +25,33 @@ __all__ = ["compute_reference", "evaluate", "load_reference"]
 
 
 def evaluate(
-    model: RankingLM, stage: StageConfig, bins: BinReader, world: World, *, reference: Reference | None = None
+    model: RankingLM,
+    stage: StageConfig,
+    bins: BinReader,
+    context: DistributedContext,
+    *,
+    reference: Reference | None = None,
 ) -> dict[str, float | None]:
     """The stage's objective on all of `bins`, with the weights that `model` holds.
 
     Returns:
         `loss` and the objective's measures, of all bins together, the same on every worker; without the router's loss.
     """
-    dealt = list(_dealt(bins, world))
-    counts_3 = world.sum_(torch.stack([batch.counts() * float(mine) for _, mine, batch in dealt]).sum(dim=0))
+    dealt = list(_dealt(bins, context))
+    counts_3 = context.sum_(torch.stack([batch.counts() * float(mine) for _, mine, batch in dealt]).sum(dim=0))
     total: torch.Tensor | None = None
     for bin_id, mine, batch in dealt:
-        reference_D = reference(np.array([bin_id])).to(world.device) if reference else None
+        reference_D = reference(np.array([bin_id])).to(context.device) if reference else None
         objective = make_objective(stage, counts_3, reference_D=reference_D)
-        _, _, sums_K = _forward(model, batch, objective, world)
+        _, _, sums_K = _forward(model, batch, objective, context)
         sums_K = sums_K * float(mine)
         total = sums_K if total is None else total + sums_K
     assert total is not None  # a reader has at least one bin
-    loss, *measured = world.sum_(total).tolist()
+    loss, *measured = context.sum_(total).tolist()
     return {"loss": loss, **objective.means(torch.tensor(measured, dtype=torch.float64), counts_3)}
 
 
-def compute_reference(model: RankingLM, bins: BinReader, path: Path, world: World) -> None:
+def compute_reference(model: RankingLM, bins: BinReader, path: Path, context: DistributedContext) -> None:
     """Writes the log-probability that `model` gives each document's answer to `path`, unless that is there already.
 
     One pass at the stage's start stands for a second model in memory: the reference never changes in a stage.
@@ -53,15 +59,15 @@ def compute_reference(model: RankingLM, bins: BinReader, path: Path, world: Worl
     Raises:
         StorageError: it could not be written.
     """
-    if world.on_first(path.is_file):
+    if context.on_first(path.is_file):
         return
     found: dict[int, np.ndarray] = {}
-    for bin_id, mine, batch in _dealt(bins, world):
-        _, _, logp_D = _forward(model, batch, reference_log_probabilities, world)
+    for bin_id, mine, batch in _dealt(bins, context):
+        _, _, logp_D = _forward(model, batch, reference_log_probabilities, context)
         if mine:
             found[bin_id] = logp_D[1:].to("cpu", torch.float32).numpy()
-    every = {bin_id: logp_D for part in world.gather(found) for bin_id, logp_D in part.items()}
-    world.on_first(lambda: _write(path, every))
+    every = {bin_id: logp_D for part in context.gather(found) for bin_id, logp_D in part.items()}
+    context.on_first(lambda: _write(path, every))
 
 
 def load_reference(path: Path, bins: BinReader) -> Reference:
@@ -90,38 +96,35 @@ def load_reference(path: Path, bins: BinReader) -> Reference:
 def _write(path: Path, every: dict[int, np.ndarray]) -> None:
     parts = [every[bin_id] for bin_id in sorted(every)]
     ends = np.cumsum([0, *map(len, parts)])
-    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
+        with atomic_file(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, log_probabilities=np.concatenate(parts), ends=ends)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StorageError(
             f"the reference log-probabilities could not be written to {path} ({error}): free some space or repair the "
             f"disk, and run again."
         ) from error
 
 
-def _dealt(bins: BinReader, world: World) -> Iterator[tuple[int, bool, Batch]]:
+def _dealt(bins: BinReader, context: DistributedContext) -> Iterator[tuple[int, bool, Batch]]:
     """(bin id, whether it counts, batch): bins dealt out to the workers, equally many to each.
 
     FSDP2 needs every worker in every forward: who has no bin left reads bin 0 again, and it does not count.
     """
-    for start in range(0, bins.n_bins, world.size):
-        bin_id = start + world.rank
+    for start in range(0, bins.n_bins, context.size):
+        bin_id = start + context.rank
         mine = bin_id < bins.n_bins
         bin_id = bin_id if mine else 0
-        yield bin_id, mine, collate([bins[bin_id]]).to(world.device)
+        yield bin_id, mine, collate([bins[bin_id]]).to(context.device)
 
 
 def _forward(
-    model: RankingLM, batch: Batch, objective: Callable[..., Any], world: World
+    model: RankingLM, batch: Batch, objective: Callable[..., Any], context: DistributedContext
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     model.eval()
     try:
         with torch.no_grad():
-            return model(batch, objective, world)
+            return model(batch, objective, context)
     finally:
         model.train()

@@ -20,10 +20,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from brew_platform.errors import BrewError, first_cause
 from brew_train.config import TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.loop import TrainResult, train
 from brew_train.telemetry.prometheus import PrometheusSink
-from brew_train.telemetry.recorder import METRICS, Monitor, Tail
+from brew_train.telemetry.recorder import METRICS, Recorder, Tail
 from brew_train.validate import require
 
 __all__ = ["run_on_ray"]
@@ -56,9 +56,9 @@ def run_on_ray(
     evaluation: Mapping[str, Path] | None = None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
-    """Trains on `config.workers` Ray workers, restarting after a lost worker from the last commit in `out`.
+    """Trains on `config.workers` Ray workers, restarting after a lost worker from the last checkpoint in `out`.
 
-    Call it again with the same arguments after the driver itself was lost: the run goes on from its last commit. Ray
+    Call it again with the same arguments after the driver itself was lost: the run goes on from its last checkpoint. Ray
     must be initialised; where its cluster has GPUs, each worker takes one. With `config.min_workers` the run is
     elastic: after a lost node it goes on with what is there, and grows again when nodes come back.
 
@@ -90,7 +90,7 @@ def run_on_ray(
     sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
     require(config, bins=job.bins, evaluation=job.evaluation, out=out, read_bins=True, **sizes)
     out.mkdir(parents=True, exist_ok=True)
-    news = Monitor(out, attempt="driver")
+    news = Recorder(out, attempt="driver")
     news.event("launch")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
@@ -109,7 +109,7 @@ def run_on_ray(
         # gloo beside nccl: checkpoints move through the CPU
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         run_config=ray.train.RunConfig(
-            # a new name each time: what continues is our own commits, not Ray's record of an earlier attempt
+            # a new name each time: what continues is our own checkpoints, not Ray's record of an earlier attempt
             name=f"attempt-{secrets.token_hex(4)}",
             storage_path=str(out / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
@@ -133,11 +133,11 @@ def run_on_ray(
 def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     """One worker. An error of ours is returned, not raised: Ray would only repeat what cannot succeed.
 
-    All workers meet the same error (`World.on_first`, `World.on_all`), so none is left waiting for the others.
+    All workers meet the same error (`DistributedContext.on_first`, `DistributedContext.on_all`), so none is left waiting for the others.
     """
     job: Job = arguments["job"]
     torch.set_num_threads(1)  # each worker owns one core
-    world = World.current(replicas=job.config.sharding.replicas)
+    context = DistributedContext.current(replicas=job.config.sharding.replicas)
     try:
         return train(
             job.config,
@@ -146,8 +146,8 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
             out=job.out,
             vocabulary_size=job.vocabulary_size,
             context_length=job.context_length,
-            world=world,
-            sinks=[PrometheusSink(run=job.out.name)] if world.rank == 0 else [],
+            context=context,
+            sinks=[PrometheusSink(run=job.out.name)] if context.rank == 0 else [],
             notice=Notice(),
             read_bins=False,  # the driver did
         )

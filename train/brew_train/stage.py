@@ -1,7 +1,7 @@
 """A stage while it runs: its bins and where it stands in them, its optimizer, its reference.
 
-Owns: opening a stage, fresh or from a commit; one step and one evaluation of it. Does not own: when to evaluate or
-commit (brew_train.loop), or the arithmetic (brew_train.step, brew_train.evaluation).
+Owns: opening a stage, fresh or from a checkpoint; one step and one evaluation of it. Does not own: when to evaluate or
+checkpoint (brew_train.loop), or the arithmetic (brew_train.step, brew_train.evaluation).
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from brew_platform.errors import UserError
-from brew_train.checkpoints.checkpointer import Commit, Commits
+from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.config import StageConfig, TrainConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.evaluation import compute_reference, evaluate, load_reference
 from brew_train.inputs.bin_order import BinOrder, BinOrderState
 from brew_train.inputs.bin_reader import BinReader
@@ -27,18 +27,18 @@ __all__ = ["RunningStage", "seed_step"]
 
 
 class RunningStage:
-    """A stage whose first step is next, or the one after a commit.
+    """A stage whose first step is next, or the one after a checkpoint.
 
     Args:
         config: of the whole run; `index` says which stage.
-        model: holds the weights that the stage starts from; with a commit they are overwritten.
+        model: holds the weights that the stage starts from; with a checkpoint they are overwritten.
         bins, evaluation: folders by stage name.
         out: run folder; keeps the reference of a preference stage in `reference/`.
         sizes: vocabulary_size and context_length of the model.
-        resume: the commits and the one of this stage to go on from; None starts the stage.
+        resume: the checkpoints and the one of this stage to go on from; None starts the stage.
 
     Raises:
-        UserError: the bins do not fit, or the commit is of another plan or model.
+        UserError: the bins do not fit, or the checkpoint is of another plan or model.
         DataError: the bins are damaged.
     """
 
@@ -48,19 +48,19 @@ class RunningStage:
         index: int,
         *,
         model: RankingLM,
-        world: World,
+        context: DistributedContext,
         bins: Mapping[str, Path],
         evaluation: Mapping[str, Path],
         out: Path,
         sizes: Mapping[str, int],
-        resume: tuple[Commits, Commit] | None,
+        resume: tuple[Checkpointer, Checkpoint] | None,
     ) -> None:
         self.settings: StageConfig = config.stages[index]
-        self._config, self._model, self._world = config, model, world
+        self._config, self._model, self._world = config, model, context
         name = self.settings.name
-        self.bins = world.on_all(partial(BinReader, bins[name], **sizes))
+        self.bins = context.on_all(partial(BinReader, bins[name], **sizes))
         self.held_out = (
-            world.on_all(partial(BinReader, evaluation[name], **sizes)) if self.settings.evaluate_every else None
+            context.on_all(partial(BinReader, evaluation[name], **sizes)) if self.settings.evaluate_every else None
         )
         self._order = BinOrder(n_bins=self.bins.n_bins, plan_hash=self.bins.plan_hash, seed=config.seed)
         self.position = self._order.start()
@@ -72,12 +72,12 @@ class RunningStage:
         if resume is None:
             for reader, path in references:
                 if self.settings.objective == "dpo" and reader is not None:
-                    compute_reference(model, reader, path, world)
+                    compute_reference(model, reader, path, context)
         else:
-            commits, commit = resume
-            commits.read(commit, self.optimizer.tensors())
-            self.optimizer.restore_scalars(commit.state["optimizer"])
-            self.position = BinOrderState(**commit.state["data"])
+            checkpointer, checkpoint = resume
+            checkpointer.read(checkpoint, self.optimizer.tensors())
+            self.optimizer.restore_scalars(checkpoint.state["optimizer"])
+            self.position = BinOrderState(**checkpoint.state["data"])
         self._reference, self._held_reference = (self._load(reader, path) for reader, path in references)
 
     def _load(self, reader: BinReader | None, path: Path) -> Reference | None:
@@ -124,7 +124,7 @@ class RunningStage:
             return evaluate(self._model, self.settings, self.held_out, self._world, reference=self._held_reference)
 
     def state(self) -> dict[str, Any]:
-        """What a commit says of the stage, beside `optimizer.tensors()`."""
+        """What a checkpoint says of the stage, beside `optimizer.tensors()`."""
         return {
             "stage": self.settings.name,
             "data": self.position.as_dict(),

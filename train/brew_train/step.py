@@ -1,7 +1,7 @@
 """One optimizer step over one step's bins: forward, backward, clipping, update, and what was measured.
 
 Owns: the arithmetic of a step on any number of workers and micro-steps, and the judgement of a bad one. Does not own:
-which bins, or when to commit (brew_train.loop). Needs neither Ray nor pyarrow.
+which bins, or when to checkpoint (brew_train.loop). Needs neither Ray nor pyarrow.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 
 from brew_platform.errors import BrewError, UserError
 from brew_train.config import ShardingConfig, StageConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.model import RankingLM
 from brew_train.model.sharding import micro_step
@@ -47,9 +47,9 @@ class StepResult:
     bad_bins: list[int] = field(default_factory=list)  # of a skipped step: those with a loss that is no number, or all
 
 
-def share(bin_ids: np.ndarray, world: World, micro_steps: int) -> list[np.ndarray]:
+def share(bin_ids: np.ndarray, context: DistributedContext, micro_steps: int) -> list[np.ndarray]:
     """This worker's part of a step's bins, for each micro-step; sizes differ by one bin at most."""
-    return np.array_split(np.array_split(bin_ids, world.size)[world.rank], micro_steps)
+    return np.array_split(np.array_split(bin_ids, context.size)[context.rank], micro_steps)
 
 
 def take_step(
@@ -58,7 +58,7 @@ def take_step(
     stage: StageConfig,
     bins: Bins,
     bin_ids: np.ndarray,
-    world: World,
+    context: DistributedContext,
     *,
     sharding: ShardingConfig,
     reference: Reference | None = None,
@@ -79,22 +79,22 @@ def take_step(
         DataError: a bin is damaged; on all workers, whichever read it.
     """
     asked = time.perf_counter()
-    parts = share(bin_ids, world, stage.micro_steps)
-    batches, counts_3 = _read(parts, bins, world)
+    parts = share(bin_ids, context, stage.micro_steps)
+    batches, counts_3 = _read(parts, bins, context)
     waited = time.perf_counter() - asked
 
-    sums = torch.zeros(0, dtype=torch.float64, device=world.device)
+    sums = torch.zeros(0, dtype=torch.float64, device=context.device)
     finite = []  # per micro-step, whether each position's loss is a number
     for part, batch in zip(parts, batches, strict=True):
         objective = make_objective(
             stage,
             counts_3,
             micro_steps=stage.micro_steps,
-            reference_D=reference(part).to(world.device) if reference else None,
+            reference_D=reference(part).to(context.device) if reference else None,
         )
         micro_step(model, last=batch is batches[-1], sharding=sharding)
-        loss, losses_T, sums_K = model(batch, objective, world)
-        (loss * world.size).backward()  # FSDP2 averages gradients over workers; the step's loss is their sum
+        loss, losses_T, sums_K = model(batch, objective, context)
+        (loss * context.size).backward()  # FSDP2 averages gradients over workers; the step's loss is their sum
         sums = sums_K if not len(sums) else sums + sums_K
         finite.append(losses_T.isfinite())
 
@@ -102,7 +102,7 @@ def take_step(
     squares = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
     lengths_D = torch.cat([batch.cu_seqlens.diff() for batch in batches]).double()
     # Shards add up to the whole gradient; with several replicas each part is counted once per replica.
-    totals = world.sum_(torch.stack([squares / world.replicas, lengths_D.sum(), lengths_D.square().sum(), *sums]))
+    totals = context.sum_(torch.stack([squares / context.replicas, lengths_D.sum(), lengths_D.square().sum(), *sums]))
     squared_norm, tokens, squared_lengths, total_loss, *measured = totals.tolist()
     norm = math.sqrt(squared_norm)
     means = objective.means(torch.tensor(measured, dtype=torch.float64), counts_3)
@@ -110,7 +110,7 @@ def take_step(
     bad: list[int] = []
     if complaint:
         optimizer.drop_gradients()
-        bad = _bad_bins(parts, bins, finite, world) or sorted(bin_ids.tolist())
+        bad = _bad_bins(parts, bins, finite, context) or sorted(bin_ids.tolist())
         if stage.on_bad_step == "stop":
             raise UserError(
                 f"{complaint} in bins {bad}: lower learning_rate or max_grad_norm, look at those bins, or set "
@@ -132,21 +132,21 @@ def take_step(
     )
 
 
-def _read(parts: list[np.ndarray], bins: Bins, world: World) -> tuple[list[Batch], torch.Tensor]:
+def _read(parts: list[np.ndarray], bins: Bins, context: DistributedContext) -> tuple[list[Batch], torch.Tensor]:
     """This worker's batches, and the global step's counts; an error of one worker is raised on all."""
     batches: list[Batch] = []
     failure: BrewError | None = None
     try:
-        batches = [collate([bins[int(bin_id)] for bin_id in part]).to(world.device) for part in parts]
+        batches = [collate([bins[int(bin_id)] for bin_id in part]).to(context.device) for part in parts]
     except BrewError as error:
         failure = error
-    counts_4 = torch.zeros(4, dtype=torch.float64, device=world.device)
+    counts_4 = torch.zeros(4, dtype=torch.float64, device=context.device)
     counts_4[3] = float(failure is not None)
     for batch in batches:
         counts_4[:3] += batch.counts()
-    world.sum_(counts_4)
+    context.sum_(counts_4)
     if counts_4[3] > 0:
-        raise next(error for error in world.gather(failure) if error is not None)
+        raise next(error for error in context.gather(failure) if error is not None)
     return batches, counts_4[:3]
 
 
@@ -159,7 +159,9 @@ def _complaint(loss: float, norm: float, mean_loss: float | None, stage: StageCo
     return ""
 
 
-def _bad_bins(parts: list[np.ndarray], bins: Bins, finite: list[torch.Tensor], world: World) -> list[int]:
+def _bad_bins(
+    parts: list[np.ndarray], bins: Bins, finite: list[torch.Tensor], context: DistributedContext
+) -> list[int]:
     """Ids of the bins, of all workers, that hold a position whose loss is no number."""
     mine: list[int] = []
     for part, ok_T in zip(parts, finite, strict=True):
@@ -167,4 +169,4 @@ def _bad_bins(parts: list[np.ndarray], bins: Bins, finite: list[torch.Tensor], w
         mine += [
             int(bin_id) for bin_id, ok in zip(part, torch.split(ok_T.cpu(), lengths), strict=True) if not bool(ok.all())
         ]
-    return sorted(bin_id for theirs in world.gather(mine) for bin_id in theirs)
+    return sorted(bin_id for theirs in context.gather(mine) for bin_id in theirs)

@@ -1,6 +1,6 @@
-"""How far a run is: the counters that a commit holds, and what they decide.
+"""How far a run is: the counters that a checkpoint holds, and what they decide.
 
-Owns: the counters and their arithmetic. Does not own: goodput (metrics.goodput) or showing any of it.
+Owns: the counters and their arithmetic. Does not own: goodput (telemetry.goodput) or showing any of it.
 """
 
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from brew_platform.errors import UserError
 from brew_train.config import StageConfig
 from brew_train.step import StepResult
 
-__all__ = ["Progress"]
+__all__ = ["TrainState"]
 
 MEAN_DECAY = 0.98  # of the running mean of losses: about the last 50 steps
 
 
 @dataclass(kw_only=True)
-class Progress:
-    """How far the run is; a commit holds it, beside tensors and the optimizer's numbers."""
+class TrainState:
+    """How far the run is; a checkpoint holds it, beside tensors and the optimizer's numbers."""
 
     stage: int = 0  # index into config.stages
     stage_step: int = 0  # steps done in that stage

@@ -1,6 +1,6 @@
 """What must hold before workers start: a mistake costs seconds here, and GPU hours later.
 
-Owns: the checks of settings against bins and against the run folder's last commit. Does not own: the checks within the
+Owns: the checks of settings against bins and against the run folder's last checkpoint. Does not own: the checks within the
 settings (brew_train.config) or within the bins (brew_train.inputs.bin_reader).
 """
 

@@ -72,7 +72,7 @@ class TrainView:
         self._evaluations: dict[int, float] = {}  # of this stage, by step
         self._doing = _DOING["launch"]
         self._attempts = 0
-        self._committed: float | None = None  # unix seconds
+        self._checkpointed: float | None = None  # unix seconds
         self._live: Live | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, name="train-view", daemon=True)
@@ -174,8 +174,8 @@ class TrainView:
         facts.append(("learning rate", f"{row['learning_rate']:.3g}"))
         facts.append(("memory", f"{row['memory_bytes'] / 2**30:.2f} GiB"))
         facts.append(("data wait", f"{row['data_wait_seconds'] / max(row['seconds'], 1e-9):.1%}"))
-        if self._committed is not None:
-            facts.append(("checkpoint", f"{duration(max(0.0, self._now() - self._committed))} ago"))
+        if self._checkpointed is not None:
+            facts.append(("checkpoint", f"{duration(max(0.0, self._now() - self._checkpointed))} ago"))
         if self._attempts > 1:
             facts.append(("", _plural(self._attempts - 1, "restart")))
         facts.append(("goodput", f"{row['goodput']:.1%}"))
@@ -207,8 +207,8 @@ class TrainView:
             if event["time"] >= self._row.get("time", 0.0):  # rows and events come by different ways
                 self._doing = _DOING.get(kind, self._doing)
             self._attempts += kind == "attempt"
-            if kind == "committed":
-                self._committed = event["time"]
+            if kind == "checkpointed":
+                self._checkpointed = event["time"]
         if kind == "attempt" and self._attempts > 1:
             return f"{_plural(event['workers'], 'worker')} entered; restart {self._attempts - 1}"
         if kind == "restored":
@@ -216,7 +216,7 @@ class TrainView:
         if kind == "skipped":
             return f"step {event['step']:,} was skipped, a bad loss in bins {event['bins']}"
         if kind == "noticed":
-            return f"committed step {event['step']:,} on notice"
+            return f"checkpointed step {event['step']:,} on notice"
         return ""
 
     def _show(self) -> None:

@@ -23,12 +23,12 @@ from brew_cluster.ray.relauncher import Decision, relaunch
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.manifest import CHECKPOINTS, peek
 from brew_train.config import TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.loop import BEST, MODEL, TrainResult
 from brew_train.ray_launcher import run_on_ray
 
@@ -147,19 +147,19 @@ def dry_run_job(job: TrainJob, gpus: int, console: Console) -> None:
 
 
 def export_run(run: Path, out: Path) -> int:
-    """Exports the averaged weights of the newest commit in `run`, which may be training, and returns its step.
+    """Exports the averaged weights of the newest checkpoint in `run`, which may be training, and returns its step.
 
     Raises:
-        UserError: there is no commit yet, or `out` exists.
+        UserError: there is no checkpoint yet, or `out` exists.
     """
     if out.exists():
         raise UserError(f"{out} exists: choose another folder, or remove that one.")
-    world = World(device=torch.device("cpu"))
-    commit = Commits(run / CHECKPOINTS, keep=1, world=world).newest()
-    if commit is None:
+    context = DistributedContext(device=torch.device("cpu"))
+    checkpoint = Checkpointer(run / CHECKPOINTS, keep=1, context=context).newest()
+    if checkpoint is None:
         raise UserError(f"{run} has no complete checkpoint yet: wait for the first, or check the path.")
-    export(commit, AutoConfig.from_pretrained(run / MODEL), out, world)
-    return commit.step
+    export(checkpoint, AutoConfig.from_pretrained(run / MODEL), out, context)
+    return checkpoint.step
 
 
 def _refuse_other_tokenizer(job: TrainJob, tokenizer: Tokenizer) -> None:

@@ -1,9 +1,9 @@
-"""A commit's averaged weights as a Hugging Face folder that transformers and vLLM load.
+"""A checkpoint's averaged weights as a Hugging Face folder that transformers and vLLM load.
 
-Owns: reading a commit piece by piece and writing config.json and safetensors files. Does not own: tokenizer files (the
-caller adds them), the commits (commits.checkpoint) or the names in the folder (brew_train.model.hf_tensor_map).
+Owns: reading a checkpoint piece by piece and writing config.json and safetensors files. Does not own: tokenizer files (the
+caller adds them), the checkpoints (checkpoints.checkpointer) or the names in the folder (brew_train.model.hf_tensor_map).
 
-Only a commit is read, never a model: training may go on meanwhile, and one process without a GPU can export a model
+Only a checkpoint is read, never a model: training may go on meanwhile, and one process without a GPU can export a model
 that fits none. Output files are dealt out to the workers, and memory is about one output file.
 """
 
@@ -28,45 +28,48 @@ from transformers import GenerationConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from brew_platform.errors import StorageError
-from brew_train.checkpoints.manifest import Commit
-from brew_train.distributed.context import World
+from brew_platform.files import replace_folder
+from brew_train.checkpoints.manifest import Checkpoint
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import Piece, pieces
 
 __all__ = ["export"]
 
-MODEL = "model.lm."  # what a commit puts before the names of the causal LM's parameters
+MODEL = "model.lm."  # what a checkpoint puts before the names of the causal LM's parameters
 ITERATE = "z.lm."  # the same of schedule-free's z
 
 
 def export(
-    commit: Commit,
+    checkpoint: Checkpoint,
     hf_config: PretrainedConfig,
     folder: Path,
-    world: World,
+    context: DistributedContext,
     *,
     dtype: torch.dtype = torch.float32,
     max_file_bytes: int = 5 * 2**30,
 ) -> None:
-    """Writes the average of a commit's weights as safetensors; the folder appears at once, by renaming.
+    """Writes the average of a checkpoint's weights as safetensors; the folder appears at once, by renaming.
 
     Every worker of `world` takes part; a world of one process may export while others train.
 
     Args:
-        commit: a verified one.
-        hf_config: of the model that was committed, `lm.config`.
+        checkpoint: a verified one.
+        hf_config: of the model that was checkpointed, `lm.config`.
         folder: to be written, seen by all workers under the same path; replaces what is there.
         world: the workers that write.
         dtype: of the weights in the files.
         max_file_bytes: of one output file; a single tensor may exceed it.
 
     Raises:
-        StorageError: it could not be written, or the commit is gone; what was in `folder` is still there.
+        StorageError: it could not be written, or the checkpoint is gone; what was in `folder` is still there.
     """
     temporary = folder.with_name(f".{folder.name}.writing")
     try:
-        world.on_first(partial(_on_disk, folder, _start, temporary))
-        world.on_all(partial(_on_disk, folder, _write, commit, hf_config, temporary, world, dtype, max_file_bytes))
-        world.on_first(partial(_on_disk, folder, _publish, temporary, folder))
+        context.on_first(partial(_on_disk, folder, _start, temporary))
+        context.on_all(
+            partial(_on_disk, folder, _write, checkpoint, hf_config, temporary, context, dtype, max_file_bytes)
+        )
+        context.on_first(partial(_on_disk, folder, replace_folder, temporary, folder))
     except StorageError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -78,29 +81,25 @@ def _start(temporary: Path) -> None:
 
 
 def _write(
-    commit: Commit, hf_config: PretrainedConfig, temporary: Path, world: World, dtype: torch.dtype, max_file_bytes: int
+    checkpoint: Checkpoint,
+    hf_config: PretrainedConfig,
+    temporary: Path,
+    context: DistributedContext,
+    dtype: torch.dtype,
+    max_file_bytes: int,
 ) -> None:
     """This worker's files; rank 0 also writes what describes them."""
-    with _reading(commit):
-        reader = _Regions(commit.folder)
+    with _reading(checkpoint):
+        reader = _Regions(checkpoint.folder)
     files = _plan(reader.shapes, hf_config.model_type, dtype, max_file_bytes)
-    if world.rank == 0:
+    if context.rank == 0:
         _write_configs(hf_config, files, dtype, temporary)
-    for number in range(world.rank, len(files), world.size):
+    for number in range(context.rank, len(files), context.size):
         tensors: dict[str, torch.Tensor] = {}
-        with _reading(commit):
+        with _reading(checkpoint):
             for parameter, parts in files[number].items():
-                tensors |= _average(reader, parameter, parts, commit.state["average_weight"], dtype)
+                tensors |= _average(reader, parameter, parts, checkpoint.state["average_weight"], dtype)
         save_file(tensors, temporary / _file_name(number, len(files)), metadata={"format": "pt"})
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _on_disk(folder: Path, make: Callable[..., None], *arguments: Any) -> None:
@@ -114,12 +113,12 @@ def _on_disk(folder: Path, make: Callable[..., None], *arguments: Any) -> None:
 
 
 @contextmanager
-def _reading(commit: Commit) -> Iterator[None]:
+def _reading(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"the checkpoint {commit.folder} cannot be read for the export ({error}): where training goes on, a newer "
+            f"the checkpoint {checkpoint.folder} cannot be read for the export ({error}): where training goes on, a newer "
             f"one has taken its place; export that one."
         ) from error
 
@@ -181,7 +180,7 @@ def _file_name(number: int, files: int) -> str:
 
 
 class _Regions:
-    """Reads rows of a commit's tensors, whatever shards they were written in; the commit's index is read once."""
+    """Reads rows of a checkpoint's tensors, whatever shards they were written in; the checkpoint's index is read once."""
 
     def __init__(self, folder: Path) -> None:
         self._reader = FileSystemReader(folder)

@@ -1,12 +1,12 @@
-"""The ledger: which bins each committed step was trained on, and the audit that each came exactly once per epoch.
+"""The ledger: which bins each checkpointed step was trained on, and the audit that each came exactly once per epoch.
 
 Owns: segments, their chain, the audit. Does not own: the order of bins (brew_train.inputs.bin_order), or when a segment is written
-(commits.checkpoint: just before the manifest that refers to it).
+(checkpoints.checkpointer: just before the manifest that refers to it).
 
     ledger/step-00000020-5f0c1a2b.json     steps 11 to 20, and the segment that ends with step 10; sealed, never deleted
 
-Steps that were lost and done again are in segments that no later commit descends from. So the chain from the newest
-commit back to step 1 holds what the weights were trained on, and nothing else.
+Steps that were lost and done again are in segments that no later checkpoint descends from. So the chain from the newest
+checkpoint back to step 1 holds what the weights were trained on, and nothing else.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import DataError
-from brew_train.checkpoints.manifest import CHECKPOINTS, Reference, peek_commit, seal, unseal
+from brew_train.checkpoints.manifest import CHECKPOINTS, Reference, peek_checkpoint, seal, unseal
 
 __all__ = ["LEDGER", "Audit", "LedgerStep", "audit", "exactly_once", "read_ledger", "write_segment"]
 
@@ -47,7 +47,7 @@ def write_segment(folder: Path, name: str, steps: Sequence[LedgerStep], parent: 
     """Writes the steps since `parent`'s last one, at least one, all of one stage.
 
     Args:
-        name: of the commit that the segment belongs to.
+        name: of the checkpoint that the segment belongs to.
 
     Raises:
         OSError: the disk refused; nothing is left behind.
@@ -123,18 +123,18 @@ def exactly_once(steps: Iterable[LedgerStep], n_bins: Mapping[str, int]) -> Audi
 
 
 def audit(run: Path, n_bins: Mapping[str, int]) -> Audit:
-    """Follows the ledger of the run folder `run` from its newest commit, and checks it with `exactly_once`.
+    """Follows the ledger of the run folder `run` from its newest checkpoint, and checks it with `exactly_once`.
 
     Raises:
-        DataError: there is no commit, its ledger is damaged, or a bin was not taken exactly once per epoch.
+        DataError: there is no checkpoint, its ledger is damaged, or a bin was not taken exactly once per epoch.
     """
-    commit = peek_commit(run / CHECKPOINTS)
-    if commit is None:
+    checkpoint = peek_checkpoint(run / CHECKPOINTS)
+    if checkpoint is None:
         raise DataError(f"{run} has no complete checkpoint, so there is no ledger to audit.")
-    steps = read_ledger(run / LEDGER, commit.ledger)
-    if len(steps) != commit.step:
+    steps = read_ledger(run / LEDGER, checkpoint.ledger)
+    if len(steps) != checkpoint.step:
         raise DataError(
-            f"the ledger of {run} holds {len(steps)} steps, but its newest commit is of step {commit.step}."
+            f"the ledger of {run} holds {len(steps)} steps, but its newest checkpoint is of step {checkpoint.step}."
         )
     return exactly_once(steps, n_bins)
 

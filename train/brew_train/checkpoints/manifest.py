@@ -1,33 +1,33 @@
-"""The manifest of a commit: which files it consists of, byte for byte, and how to tell that they still are.
+"""The manifest of a checkpoint: which files it consists of, byte for byte, and how to tell that they still are.
 
-Owns: sealed JSON files, the manifest's content, holding files against it, and a look at a run's last commit without any
-worker. Does not own: writing the shards (commits.shards), or which commits are kept (commits.checkpoint).
+Owns: sealed JSON files, the manifest's content, holding files against it, and a look at a run's last checkpoint without any
+worker. Does not own: writing the shards (checkpoints.shards), or which checkpoints are kept (checkpoints.checkpointer).
 
 A sealed file is `{"body": ..., "sha256": of the body}`, put in place by rename once it is on the disk.
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from brew_platform.files import fsync_file, fsync_folder, replace_atomically
+
 __all__ = [
     "CHECKPOINTS",
     "MANIFEST",
-    "Commit",
+    "Checkpoint",
     "Reference",
     "complaint",
     "digest_file",
     "finished",
-    "open_commit",
+    "open_checkpoint",
     "peek",
-    "peek_commit",
+    "peek_checkpoint",
     "seal",
     "step_of",
-    "sync_folder",
     "unseal",
     "write_manifest",
 ]
@@ -45,25 +45,25 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commit:
-    """A commit as its manifest describes it."""
+class Checkpoint:
+    """A checkpoint as its manifest describes it."""
 
     folder: Path
     step: int  # over all stages
     state: dict[str, Any]  # what the writer passed: data position, counters, the optimizer's numbers
-    ledger: Reference | None = None  # the segment of the bins up to this step (commits.ledger)
+    ledger: Reference | None = None  # the segment of the bins up to this step (checkpoints.ledger)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: {"bytes", "sha256"}
 
 
-def write_manifest(commit: Commit) -> None:
-    """Makes `commit` exist: all its files are on the disk by now."""
-    body = {key: value for key, value in asdict(commit).items() if key != "folder"}
-    seal(commit.folder / MANIFEST, body)
-    sync_folder(commit.folder.parent)
+def write_manifest(checkpoint: Checkpoint) -> None:
+    """Makes `checkpoint` exist: all its files are on the disk by now."""
+    body = {key: value for key, value in asdict(checkpoint).items() if key != "folder"}
+    seal(checkpoint.folder / MANIFEST, body)
+    fsync_folder(checkpoint.folder.parent)
 
 
-def open_commit(folder: Path) -> Commit:
-    """The commit in `folder`, its files not looked at.
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, its files not looked at.
 
     Raises:
         ValueError: what is wrong with the manifest.
@@ -72,20 +72,20 @@ def open_commit(folder: Path) -> Commit:
     try:
         body = unseal(folder / MANIFEST)
         ledger = body.pop("ledger")
-        return Commit(folder=folder, ledger=Reference(**ledger) if ledger else None, **body)
+        return Checkpoint(folder=folder, ledger=Reference(**ledger) if ledger else None, **body)
     except (KeyError, TypeError) as error:  # sealed, but not by this code
         raise ValueError(f"its manifest has another form ({error})") from error
 
 
-def complaint(commit: Commit, names: Iterable[str], *, content: bool = True) -> str | None:
-    """What is wrong with these files of a commit, if anything.
+def complaint(checkpoint: Checkpoint, names: Iterable[str], *, content: bool = True) -> str | None:
+    """What is wrong with these files of a checkpoint, if anything.
 
     Args:
         names: of files in its manifest.
         content: read the files and compare sha256; else sizes alone.
     """
     for name in names:
-        path, recorded = commit.folder / name, commit.files[name]
+        path, recorded = checkpoint.folder / name, checkpoint.files[name]
         try:
             size = path.stat().st_size
             if size != recorded["bytes"]:
@@ -100,57 +100,48 @@ def complaint(commit: Commit, names: Iterable[str], *, content: bool = True) -> 
 
 
 def finished(root: Path) -> list[Path]:
-    """Folders of the commits in `root`, the newest first; what has no manifest never was a commit."""
+    """Folders of the checkpoints in `root`, the newest first; what has no manifest never was a checkpoint."""
     return sorted((path.parent for path in root.glob(f"step-*/{MANIFEST}")), reverse=True)
 
 
 def step_of(folder: Path) -> int:
-    """The step that a commit's folder is named after."""
+    """The step that a checkpoint's folder is named after."""
     return int(folder.name.split("-")[1])
 
 
-def peek_commit(root: Path) -> Commit | None:
-    """The newest commit whose manifest and file sizes are right, or None; takes milliseconds, and no workers.
+def peek_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest checkpoint whose manifest and file sizes are right, or None; takes milliseconds, and no workers.
 
     Contents are not read, so a restore may still fall back to one before it.
     """
     for folder in finished(root):
         try:
-            commit = open_commit(folder)
+            checkpoint = open_checkpoint(folder)
         except (OSError, ValueError):
             continue
-        if complaint(commit, commit.files, content=False) is None:
-            return commit
+        if complaint(checkpoint, checkpoint.files, content=False) is None:
+            return checkpoint
     return None
 
 
 def peek(root: Path) -> dict[str, Any] | None:
-    """What the newest commit in `root` says of the run (`Commit.state`), as `peek_commit` finds it."""
-    commit = peek_commit(root)
-    return commit.state if commit else None
+    """What the newest checkpoint in `root` says of the run (`Checkpoint.state`), as `peek_checkpoint` finds it."""
+    checkpoint = peek_checkpoint(root)
+    return checkpoint.state if checkpoint else None
 
 
 def digest_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
     """Size and sha256 of a file; `sync` first sees to it that the file is on the disk."""
+    if sync:
+        fsync_file(path)
     with path.open("rb") as handle:
-        if sync:
-            os.fsync(handle.fileno())
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
 
 
 def seal(path: Path, body: dict[str, Any]) -> Reference:
     """Writes a sealed file; it appears at once and complete, or not at all."""
     digest = _digest(body)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("w") as handle:
-            json.dump({"body": body, "sha256": digest}, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    replace_atomically(path, json.dumps({"body": body, "sha256": digest}))
     return Reference(name=path.name, sha256=digest)
 
 
@@ -173,15 +164,6 @@ def unseal(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     if not intact:
         raise ValueError(f"its {path.name} was altered")
     return body
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames and new files in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -1,19 +1,20 @@
 """Who may write a run folder: the attempt that came last.
 
-Owns: the claim. Does not own: what is written. When a driver is lost, its workers on other nodes go on for some
-seconds, while the relaunched driver starts new ones; without a claim each would tidy up the other's commits.
+Owns: the lease. Does not own: what is written. When a driver is lost, its workers on other nodes go on for some
+seconds, while the relaunched driver starts new ones; without a lease each would tidy up the other's checkpoints.
 """
 
 from pathlib import Path
 
 from brew_platform.errors import UserError
+from brew_platform.files import replace_atomically
 
-__all__ = ["Claim"]
+__all__ = ["RunLease"]
 
-CLAIM = "claim"  # a file in the run folder: the id of the attempt that may write
+LEASE = "lease"  # a file in the run folder: the id of the attempt that may write
 
 
-class Claim:
+class RunLease:
     """The right to write a run folder, taken on construction from whoever had it.
 
     Args:
@@ -22,10 +23,8 @@ class Claim:
     """
 
     def __init__(self, run: Path, attempt: str) -> None:
-        self.path, self.attempt = run / CLAIM, attempt
-        temporary = run / f".{CLAIM}-{attempt}"
-        temporary.write_text(attempt)
-        temporary.replace(self.path)
+        self.path, self.attempt = run / LEASE, attempt
+        replace_atomically(self.path, attempt)
 
     def require(self) -> None:
         """Raises a UserError where a later attempt has taken the folder: it is not ours to write any more."""

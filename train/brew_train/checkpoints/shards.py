@@ -1,10 +1,10 @@
-"""One worker's shards in a commit, in the format of torch.distributed.checkpoint (DCP).
+"""One worker's shards in a checkpoint, in the format of torch.distributed.checkpoint (DCP).
 
 Owns: the copies that are written from, the plan of who writes what, and DCP's files. Does not own: agreeing with the
-other workers, or when a folder becomes a commit (commits.checkpoint).
+other workers, or when a folder becomes a checkpoint (checkpoints.checkpointer).
 
 DCP's parts are called one by one, as its StorageWriter documents them, instead of its `save` and `load`: these exchange
-every worker's plan for every commit, raise a BaseException, and warn where there is one process, which a background
+every worker's plan for every checkpoint, raise a BaseException, and warn where there is one process, which a background
 thread cannot silence safely (warning filters are the whole process's).
 """
 
@@ -27,7 +27,7 @@ class ShardWriter:
 
     Who writes what, and where in which file, depends on the tensors' layout alone. So workers exchange that when the
     layout is new; after that rank 0 repeats the index. For Mixtral 8x22B on 256 workers this saves tens of seconds of
-    rank 0's processor, which its training would feel, and 130 MB of messages per commit.
+    rank 0's processor, which its training would feel, and 130 MB of messages per checkpoint.
 
     Args:
         rank: of this worker; rank 0 also writes the index.
@@ -39,7 +39,7 @@ class ShardWriter:
         self.forget()
 
     def forget(self) -> None:
-        """After a failure: workers may disagree on what is known, so the next commit begins afresh."""
+        """After a failure: workers may disagree on what is known, so the next checkpoint begins afresh."""
         self._layout: list[Any] = []  # of the tensors that the following are for
         self._plan: SavePlan | None = None
         self._places: list[WriteResult] = []  # where in this worker's file each of its parts is

@@ -1,7 +1,7 @@
 """A training step at full size without the machines: what each GPU would hold, send and write.
 
 Owns: running one rank's real code on fake tensors in a fake process group. Does not own: how bytes are followed
-(checks.footprint), what is made of them (checks.account), FLOPs (brew_train.telemetry.flops), or the command.
+(diagnostics.memory_tracker), what is made of them (diagnostics.dry_run_report), FLOPs (brew_train.telemetry.flops), or the command.
 
 What runs is what trains: `build_model`, `shard`, the objective, FSDP2's gathers and reductions, backward, the
 optimizer's state. Only numbers are missing: fake tensors have shapes, dtypes and storage sizes, and a fake process
@@ -25,7 +25,7 @@ from brew_platform.errors import UserError
 from brew_train.config import ShardingConfig, StageConfig, TrainConfig
 from brew_train.diagnostics.dry_run_report import DryRun, Gpu
 from brew_train.diagnostics.memory_tracker import Footprint, Traffic
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.model import RankingLM, build_model
 from brew_train.model.sharding import micro_step, shard
@@ -73,9 +73,9 @@ def dry_run(
 
     sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
     batch = collate([_bin(context_length, min(document_length, context_length))] * bins_per_gpu)
-    with _fake_world(gpus, sharding.replicas) as world, FakeTensorMode() as fake:
+    with _fake_context(gpus, sharding.replicas) as context, FakeTensorMode() as fake:
         model = build_model(config.model, **sizes)
-        shard(model, world, sharding)
+        shard(model, context, sharding)
         model.to_empty(device="cpu")
         model.train()
         optimizer = make_optimizer(model, stage)
@@ -89,7 +89,7 @@ def dry_run(
         footprint.hold(states, "optimizer")
         held = footprint.now()
         with footprint:
-            kept, first, last = _micro_steps(model, optimizer, batch, stage, sharding, world, footprint)
+            kept, first, last = _micro_steps(model, optimizer, batch, stage, sharding, context, footprint)
             gradients = footprint.now().gradients
             if stage.schedule == "schedule_free":  # PyTorch's AdamW asks for a number, which fake tensors do not have
                 optimizer.step()
@@ -121,7 +121,7 @@ def _micro_steps(
     batch: Batch,
     stage: StageConfig,
     sharding: ShardingConfig,
-    world: World,
+    context: DistributedContext,
     footprint: Footprint,
 ) -> tuple[int, Traffic, Traffic]:
     """The first and the last micro-step: bytes of activations after a forward pass, and what each of the two sends.
@@ -134,9 +134,9 @@ def _micro_steps(
         before = footprint.traffic
         objective = make_objective(stage, batch.counts(), micro_steps=stage.micro_steps)
         micro_step(model, last=last, sharding=sharding)
-        loss, *measured = model(batch, objective, world)
+        loss, *measured = model(batch, objective, context)
         kept = footprint.now().activations
-        (loss * world.size).backward()
+        (loss * context.size).backward()
         del loss, measured
         footprint.hold(optimizer.gradients(), "gradients")
         sent.append(footprint.traffic - before)
@@ -156,14 +156,14 @@ def _bin(tokens: int, document_length: int) -> Bin:
 
 
 @contextmanager
-def _fake_world(gpus: int, replicas: int) -> Iterator[World]:
+def _fake_context(gpus: int, replicas: int) -> Iterator[DistributedContext]:
     """Rank 0 of a process group of `gpus` that exists in this process only and sends nothing."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
     try:
         mesh = init_device_mesh("cpu", (gpus,), mesh_dim_names=("shard",))
         if replicas > 1:
             mesh = init_device_mesh("cpu", (replicas, gpus // replicas), mesh_dim_names=("replicate", "shard"))
-        yield World(rank=0, size=gpus, device=torch.device("cuda"), replicas=replicas, mesh=mesh)
+        yield DistributedContext(rank=0, size=gpus, device=torch.device("cuda"), replicas=replicas, mesh=mesh)
     finally:
         dist.destroy_process_group()
 

@@ -1,6 +1,6 @@
 """What a dry run found: what one GPU would hold, send and write, beside what an H100 has.
 
-Owns: the figures, the times that follow from them, and their table. Does not own: finding them (checks.dry_run).
+Owns: the figures, the times that follow from them, and their table. Does not own: finding them (diagnostics.dry_run).
 """
 
 from dataclasses import asdict, dataclass
@@ -46,7 +46,7 @@ class DryRun:
     peak: Memory  # at the moment when most is alive
     micro_step: Traffic  # of a micro-step that is not the last one of its step
     step: Traffic
-    checkpoint: int  # bytes that this rank adds to a commit
+    checkpoint: int  # bytes that this rank adds to a checkpoint
     flops: float  # model FLOPs per GPU and micro-step
     gpu: Gpu
 

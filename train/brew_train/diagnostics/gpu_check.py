@@ -1,7 +1,7 @@
 """Whether one GPU computes what plain float32 does, and how fast it trains: `python -m brew_train.diagnostics.gpu_check`.
 
-Owns: the order of the checks, the table and the JSON. Does not own: the comparisons (checks.parity) or the timed
-models (checks.speed). Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors;
+Owns: the order of the checks, the table and the JSON. Does not own: the comparisons (diagnostics.parity) or the timed
+models (diagnostics.throughput). Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors;
 neither Ray nor pyarrow, rich, psutil or pydantic, so that a GPU machine needs no cluster's packages.
 """
 
@@ -22,9 +22,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from brew_platform.errors import UserError
+from brew_platform.files import replace_atomically
 from brew_train.diagnostics.parity import Check, Scale, check_attention, check_loss, check_restore, check_steps
 from brew_train.diagnostics.throughput import Speed, candidates, measure
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.objectives.fused_losses import uses_liger
 
 __all__ = ["gpu_check", "main"]
@@ -43,25 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each model (20)")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them (5)")
     parser.add_argument("--rows", type=int, default=1, help="rows of 16,384 tokens in a step, one after the other (1)")
-    parser.add_argument("--commit", action="store_true", help="time a commit of each model, too; needs 40 GB of disk")
+    parser.add_argument(
+        "--checkpoint", action="store_true", help="time a checkpoint of each model, too; needs 40 GB of disk"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the decoder layers of the timed models")
     parser.add_argument("--out", type=Path, default=Path("bench/out/gpu.json"), help="the JSON (bench/out/gpu.json)")
     options = parser.parse_args(arguments)
     try:
         report = gpu_check(
             tiny=options.tiny, steps=options.steps, warmup=options.warmup, compile=options.compile, rows=options.rows,
-            commit=options.commit,
+            checkpoint=options.checkpoint,
         )  # fmt: skip
     except UserError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    replace_atomically(options.out, json.dumps(report, indent=2) + "\n")
     print(f"written to {options.out}")
     return 0 if report["passed"] else 1
 
 
-def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, commit: bool) -> dict[str, Any]:
+def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, checkpoint: bool) -> dict[str, Any]:
     """Runs all comparisons and timings, printing each as it is done.
 
     Returns:
@@ -81,17 +84,17 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, 
     with tempfile.TemporaryDirectory() as folder:
         timed = candidates(Path(folder), tiny=tiny, compile=compile, rows=rows)
         predicted = [candidate.predicted_peak() for candidate in timed]  # before there is a process group
-        with _one_process() as world:
-            where = _where(world.device)
+        with _one_process() as context:
+            where = _where(context.device)
             print(f"{where['device']}, {where['date']}")
             print(", ".join(f"{package} {number}" for package, number in where["versions"].items()))
-            dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
-            checks = [_shown(check_attention(scale, world.device, dtype))]
-            for liger in (False, True) if uses_liger(world.device) else (False,):
-                checks.append(_shown(check_loss(scale, world.device, dtype, liger=liger)))
-            checks += [_shown(check(scale, world)) for check in (check_steps, check_restore)]
+            dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
+            checks = [_shown(check_attention(scale, context.device, dtype))]
+            for liger in (False, True) if uses_liger(context.device) else (False,):
+                checks.append(_shown(check_loss(scale, context.device, dtype, liger=liger)))
+            checks += [_shown(check(scale, context)) for check in (check_steps, check_restore)]
             speeds = [
-                _timed(measure(candidate, world, steps=steps, warmup=warmup, predicted=peak, commit=commit))
+                _timed(measure(candidate, context, steps=steps, warmup=warmup, predicted=peak, checkpoint=checkpoint))
                 for candidate, peak in zip(timed, predicted, strict=True)
             ]
     return {
@@ -104,16 +107,16 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, 
 
 
 @contextmanager
-def _one_process() -> Iterator[World]:
+def _one_process() -> Iterator[DistributedContext]:
     """A process group of this process alone, with a mesh, so that FSDP2 does here what it does among many."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store = dist.HashStore()  # type: ignore[attr-defined]  # of this process alone: no port is opened
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
-        world = World.current()
-        if world.mesh is None:
-            world = replace(world, mesh=init_device_mesh(world.device.type, (1,), mesh_dim_names=("shard",)))
-        yield world
+        context = DistributedContext.current()
+        if context.mesh is None:
+            context = replace(context, mesh=init_device_mesh(context.device.type, (1,), mesh_dim_names=("shard",)))
+        yield context
     finally:
         dist.destroy_process_group()
 
@@ -148,10 +151,10 @@ def _timed(speed: Speed) -> Speed:
         f"GB), loss {speed.first_loss:.2f} to {speed.last_loss:.2f}",
         flush=True,
     )
-    if speed.commit_bytes is not None:
+    if speed.checkpoint_bytes is not None:
         print(
-            f"  {'':<34} a commit of {speed.commit_bytes / 1e9:.1f} GB blocks {speed.commit_blocked_seconds:.2f} s, is "
-            f"on the disk after {speed.commit_seconds:.1f} s",
+            f"  {'':<34} a checkpoint of {speed.checkpoint_bytes / 1e9:.1f} GB blocks {speed.checkpoint_blocked_seconds:.2f} s, is "
+            f"on the disk after {speed.checkpoint_seconds:.1f} s",
             flush=True,
         )
     return speed

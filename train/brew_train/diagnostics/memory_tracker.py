@@ -1,7 +1,7 @@
 """What a piece of training allocates and sends, seen operation by operation, on fake tensors as well as on real ones.
 
 Owns: the bytes alive at each moment by what they are for, and the bytes that this rank sends in collectives. Does not
-own: what is run, or on how many ranks (checks.dry_run).
+own: what is run, or on how many ranks (diagnostics.dry_run).
 """
 
 import weakref

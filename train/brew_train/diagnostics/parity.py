@@ -1,4 +1,4 @@
-"""What a device computes against plain references: attention, the loss, whole steps, and a restored commit.
+"""What a device computes against plain references: attention, the loss, whole steps, and a restored checkpoint.
 
 Owns: the comparisons and their limits. Does not own: what is compared, which is the code that trains, or the device.
 Everything is drawn on the CPU from fixed seeds, so every machine compares the same numbers.
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Bin
 from brew_train.model.attention import varlen_attention
 from brew_train.model.init_weights import materialize
@@ -117,47 +117,47 @@ def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger:
     return Check(name=name, error=error, limit=LIMITS[dtype])
 
 
-def check_steps(scale: Scale, world: World) -> Check:
-    """Losses and gradient norms of three steps in this world against float32 on the CPU."""
-    worlds = world, World(device=torch.device("cpu"))
-    runs = [_Run(scale, one) for one in worlds]
+def check_steps(scale: Scale, context: DistributedContext) -> Check:
+    """Losses and gradient norms of three steps in this context against float32 on the CPU."""
+    contexts = context, DistributedContext(device=torch.device("cpu"))
+    runs = [_Run(scale, one) for one in contexts]
     here, there = (torch.tensor([run.step(number) for number in range(3)]) for run in runs)
-    limit = LIMITS[torch.bfloat16 if world.device.type == "cuda" else torch.float32]
+    limit = LIMITS[torch.bfloat16 if context.device.type == "cuda" else torch.float32]
     return Check(name="three steps against float32", error=distance(here, there), limit=limit)
 
 
-def check_restore(scale: Scale, world: World) -> Check:
-    """Weights and optimizer of a commit, read into another run, against those it was made of: the same bits.
+def check_restore(scale: Scale, context: DistributedContext) -> Check:
+    """Weights and optimizer of a checkpoint, read into another run, against those it was made of: the same bits.
 
-    The first run goes on training while the commit is written.
+    The first run goes on training while the checkpoint is written.
     """
-    first, second = (_Run(scale, world, seed=seed) for seed in (0, 1))
+    first, second = (_Run(scale, context, seed=seed) for seed in (0, 1))
     first.step(0)
     wanted = {name: tensor.clone() for name, tensor in first.optimizer.tensors().items()}
-    with tempfile.TemporaryDirectory() as folder, Commits(Path(folder), keep=1, world=world) as commits:
-        commits.begin(first.optimizer.tensors(), {}, step=1, ledger=())
+    with tempfile.TemporaryDirectory() as folder, Checkpointer(Path(folder), keep=1, context=context) as checkpointer:
+        checkpointer.begin(first.optimizer.tensors(), {}, step=1, ledger=())
         first.step(1)
-        commits.wait()
-        commit = commits.newest()
-        assert commit is not None
+        checkpointer.wait()
+        checkpoint = checkpointer.newest()
+        assert checkpoint is not None
         given = second.optimizer.tensors()
-        commits.read(commit, given)
+        checkpointer.read(checkpoint, given)
     errors = [0.0 if torch.equal(given[name], tensor) else 1.0 for name, tensor in wanted.items()]
-    return Check(name="a commit restored, tensors wrong", error=sum(errors), limit=0.0)
+    return Check(name="a checkpoint restored, tensors wrong", error=sum(errors), limit=0.0)
 
 
 class _Run:
     """A small model in training on rows of its own."""
 
-    def __init__(self, scale: Scale, world: World, *, seed: int = 0) -> None:
+    def __init__(self, scale: Scale, context: DistributedContext, *, seed: int = 0) -> None:
         size = 4 * scale.head_size
         model = ModelConfig(hidden_size=size, intermediate_size=size, layers=2, heads=4, kv_heads=2)
         self._stage = StageConfig(name="parity", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)
         self._bins = [counting_bin(scale.longest, vocabulary=scale.vocabulary, seed=number) for number in range(6)]
-        self._world = world
+        self._world = context
         self._lm: RankingLM = build_model(model, vocabulary_size=scale.vocabulary, context_length=scale.longest)
-        shard(self._lm, world, ShardingConfig())
-        materialize(self._lm, model, world, seed=seed)
+        shard(self._lm, context, ShardingConfig())
+        materialize(self._lm, model, context, seed=seed)
         self._lm.train()
         self.optimizer: Optimizer = make_optimizer(self._lm, self._stage)
 

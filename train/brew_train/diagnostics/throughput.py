@@ -1,6 +1,6 @@
-"""How fast one device trains: timed steps and commits of two models of about a billion parameters.
+"""How fast one device trains: timed steps and checkpoints of two models of about a billion parameters.
 
-Owns: the models, the rows that they read, and the clock. Does not own: the step and the commit, which are training's.
+Owns: the models, the rows that they read, and the clock. Does not own: the step and the checkpoint, which are training's.
 """
 
 import gc
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig
 
-from brew_train.checkpoints.checkpointer import Commits
+from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.diagnostics.parity import counting_bin
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import build_model
 from brew_train.model.sharding import shard
@@ -38,14 +38,14 @@ class Candidate:
     model: ModelConfig
     sharding: ShardingConfig
     vocabulary: int
-    context: int  # tokens in a row
+    context_length: int  # tokens in a row
     rows: int  # of a step, one after the other
 
     def predicted_peak(self) -> int:
         """Bytes that the dry run finds; it needs a process without a process group."""
         stage = StageConfig(bins_per_step=self.rows, micro_steps=self.rows)
         config = TrainConfig(model=self.model, sharding=self.sharding, stages=[stage], workers=1)
-        return dry_run(config, gpus=1, vocabulary_size=self.vocabulary, context_length=self.context).peak.total
+        return dry_run(config, gpus=1, vocabulary_size=self.vocabulary, context_length=self.context_length).peak.total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,11 @@ class Speed:
     predicted_bytes: int  # the dry run's
     first_loss: float
     last_loss: float
-    commit_bytes: int | None  # None where no commit was asked for
-    commit_blocked_seconds: float | None  # that training would have waited; of the second one, as all later ones are
-    commit_seconds: float | None  # until it was on the disk
+    checkpoint_bytes: int | None  # None where no checkpoint was asked for
+    checkpoint_blocked_seconds: (
+        float | None
+    )  # that training would have waited; of the second one, as all later ones are
+    checkpoint_seconds: float | None  # until it was on the disk
 
 
 def candidates(folder: Path, *, tiny: bool, compile: bool, rows: int) -> list[Candidate]:
@@ -78,7 +80,7 @@ def candidates(folder: Path, *, tiny: bool, compile: bool, rows: int) -> list[Ca
         compile: the decoder layers.
         rows: of a step; more of them share the cost of an update.
     """
-    vocabulary, context = (97, 64) if tiny else (32_768, 16_384)
+    vocabulary, context_length = (97, 64) if tiny else (32_768, 16_384)
     dense = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=32 if tiny else 2048,
@@ -86,7 +88,7 @@ def candidates(folder: Path, *, tiny: bool, compile: bool, rows: int) -> list[Ca
         num_hidden_layers=2 if tiny else 16,
         num_attention_heads=2 if tiny else 16,
         num_key_value_heads=1 if tiny else 4,
-        max_position_embeddings=context,
+        max_position_embeddings=context_length,
     )
     dense.save_pretrained(folder)
     mixture = ModelConfig(
@@ -103,77 +105,85 @@ def candidates(folder: Path, *, tiny: bool, compile: bool, rows: int) -> list[Ca
     models = {"dense": ModelConfig(init_from=str(folder)), "mixture of 8 experts, 2 per token": mixture}
     sharding = ShardingConfig(compile=compile)
     return [
-        Candidate(name=name, model=model, sharding=sharding, vocabulary=vocabulary, context=context, rows=rows)
+        Candidate(
+            name=name, model=model, sharding=sharding, vocabulary=vocabulary, context_length=context_length, rows=rows
+        )
         for name, model in models.items()
     ]
 
 
 def measure(
-    candidate: Candidate, world: World, *, steps: int, warmup: int, predicted: int, commit: bool = False
+    candidate: Candidate,
+    context: DistributedContext,
+    *,
+    steps: int,
+    warmup: int,
+    predicted: int,
+    checkpoint: bool = False,
 ) -> Speed:
     """Trains `candidate` on packed rows, each of eight in turn.
 
     Args:
         steps: that are timed, after `warmup` others.
         predicted: what `candidate.predicted_peak` said.
-        commit: whether two commits are made afterwards, in the temporary folder; they need three times the weights'
+        checkpoint: whether two checkpoints are made afterwards, in the temporary folder; they need three times the weights'
             bytes twice there.
     """
-    cuda = world.device.type == "cuda"
+    cuda = context.device.type == "cuda"
     if cuda:
-        torch.cuda.reset_peak_memory_stats(world.device)
-    model = build_model(candidate.model, vocabulary_size=candidate.vocabulary, context_length=candidate.context)
-    shard(model, world, candidate.sharding)
-    materialize(model, replace(candidate.model, init_from=None), world, seed=0)  # drawn: the folder has no weights
+        torch.cuda.reset_peak_memory_stats(context.device)
+    model = build_model(candidate.model, vocabulary_size=candidate.vocabulary, context_length=candidate.context_length)
+    shard(model, context, candidate.sharding)
+    materialize(model, replace(candidate.model, init_from=None), context, seed=0)  # drawn: the folder has no weights
     model.train()
     stage = StageConfig(
         steps=warmup + steps, bins_per_step=candidate.rows, micro_steps=candidate.rows, warmup_steps=max(1, warmup),
         learning_rate=3e-4,
     )  # fmt: skip
     optimizer = make_optimizer(model, stage)
-    longest = candidate.context // LONGEST
+    longest = candidate.context_length // LONGEST
     rows = [
-        counting_bin(candidate.context, vocabulary=candidate.vocabulary, seed=seed, longest=longest)
+        counting_bin(candidate.context_length, vocabulary=candidate.vocabulary, seed=seed, longest=longest)
         for seed in range(8)
     ]
     done = []
     began = 0.0
     for step in range(warmup + steps):
         if step == warmup:
-            _wait(world.device)
+            _wait(context.device)
             began = time.perf_counter()
         numbers = (np.arange(candidate.rows) + step * candidate.rows) % len(rows)
-        done.append(take_step(model, optimizer, stage, rows, numbers, world, sharding=candidate.sharding))
-    _wait(world.device)
+        done.append(take_step(model, optimizer, stage, rows, numbers, context, sharding=candidate.sharding))
+    _wait(context.device)
     seconds = time.perf_counter() - began
 
     timed = done[warmup:]
     tokens = sum(result.tokens for result in timed)
     length = sum(result.document_length * result.tokens for result in timed) / tokens
     size = ModelSize.of(model.lm)
-    peak = torch.cuda.max_memory_allocated(world.device) if cuda else None
-    written, blocked, until_written = _commit(optimizer, world) if commit else (None, None, None)
+    peak = torch.cuda.max_memory_allocated(context.device) if cuda else None
+    written, blocked, until_written = _write_checkpoint(optimizer, context) if checkpoint else (None, None, None)
     speed = Speed(
         name=candidate.name,
         parameters=size.total,
         active=size.active,
-        tokens=candidate.context * candidate.rows,
+        tokens=candidate.context_length * candidate.rows,
         document_length=length,
         steps=steps,
         tokens_per_second=tokens / seconds,
         mfu=mfu(
             tokens_per_second=tokens / seconds,
             flops_per_token=size.flops_per_token(length),
-            peak=peak_flops(torch.cuda.get_device_name(world.device)) if cuda else None,
+            peak=peak_flops(torch.cuda.get_device_name(context.device)) if cuda else None,
             devices=1,
         ),
         peak_bytes=peak,
         predicted_bytes=predicted,
         first_loss=done[0].loss or float("nan"),
         last_loss=done[-1].loss or float("nan"),
-        commit_bytes=written,
-        commit_blocked_seconds=blocked,
-        commit_seconds=until_written,
+        checkpoint_bytes=written,
+        checkpoint_blocked_seconds=blocked,
+        checkpoint_seconds=until_written,
     )
     del model, optimizer
     gc.collect()  # FSDP2's modules and hooks refer to each other
@@ -182,15 +192,15 @@ def measure(
     return speed
 
 
-def _commit(optimizer: Optimizer, world: World) -> tuple[int, float, float]:
-    """Bytes of the second of two commits, seconds that it blocks, and seconds until it is on the disk."""
-    with tempfile.TemporaryDirectory() as folder, Commits(Path(folder), keep=1, world=world) as commits:
+def _write_checkpoint(optimizer: Optimizer, context: DistributedContext) -> tuple[int, float, float]:
+    """Bytes of the second of two checkpoints, seconds that it blocks, and seconds until it is on the disk."""
+    with tempfile.TemporaryDirectory() as folder, Checkpointer(Path(folder), keep=1, context=context) as checkpointer:
         for step in (1, 2):
-            _wait(world.device)
-            before, began = commits.blocked_seconds, time.perf_counter()
-            commits.begin(optimizer.tensors(), {}, step=step, ledger=())
-            blocked = commits.blocked_seconds - before
-            commits.wait()
+            _wait(context.device)
+            before, began = checkpointer.blocked_seconds, time.perf_counter()
+            checkpointer.begin(optimizer.tensors(), {}, step=step, ledger=())
+            blocked = checkpointer.blocked_seconds - before
+            checkpointer.wait()
         seconds = time.perf_counter() - began
         return sum(path.stat().st_size for path in Path(folder).glob("*/*.distcp")), blocked, seconds
 

@@ -1,6 +1,6 @@
 """A round among workers: each does its part, rank 0 decides on all parts, and what fails anywhere fails everywhere.
 
-Owns: the round. Does not own: the process group (brew_train.distributed.context), or what is agreed on (commits.checkpoint).
+Owns: the round. Does not own: the process group (brew_train.distributed.context), or what is agreed on (checkpoints.checkpointer).
 """
 
 import logging
@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from brew_platform.errors import BrewError
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 
 __all__ = ["agree"]
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def agree(world: World, mine: Callable[[], T], first: Callable[[list[T]], Sequence[R]]) -> R:
+def agree(context: DistributedContext, mine: Callable[[], T], first: Callable[[list[T]], Sequence[R]]) -> R:
     """One round over `world.side`, so it may run in a background thread; one at a time.
 
     Args:
@@ -33,16 +33,16 @@ def agree(world: World, mine: Callable[[], T], first: Callable[[list[T]], Sequen
         BrewError: that of the first worker whose `mine` raised one, or of `first`; on every worker.
         RuntimeError: the same for any other error; or a worker was lost, and then only those that are left meet it.
     """
-    part = _attempt(world, mine)
-    parts: list[T | Exception] = [part] * world.size
-    if world.size > 1:
-        dist.gather_object(part, parts if world.rank == 0 else None, dst=0, group=world.side)
+    part = _attempt(context, mine)
+    parts: list[T | Exception] = [part] * context.size
+    if context.size > 1:
+        dist.gather_object(part, parts if context.rank == 0 else None, dst=0, group=context.side)
     outcomes: list[R | Exception] = []
-    if world.rank == 0:
-        outcomes += _decide(world, parts, first)
-    if world.size > 1:
+    if context.rank == 0:
+        outcomes += _decide(context, parts, first)
+    if context.size > 1:
         box: list[R | Exception | None] = [None]
-        dist.scatter_object_list(box, outcomes or None, src=0, group=world.side)
+        dist.scatter_object_list(box, outcomes or None, src=0, group=context.side)
         outcomes = box  # type: ignore[assignment]  # filled by now
     outcome = outcomes[0]
     if isinstance(outcome, Exception):
@@ -51,22 +51,22 @@ def agree(world: World, mine: Callable[[], T], first: Callable[[list[T]], Sequen
 
 
 def _decide(
-    world: World, parts: list[T | Exception], first: Callable[[list[T]], Sequence[R]]
+    context: DistributedContext, parts: list[T | Exception], first: Callable[[list[T]], Sequence[R]]
 ) -> Sequence[R | Exception]:
     """Rank 0's outcome for each worker."""
     for part in parts:
         if isinstance(part, Exception):
-            return [part] * world.size
-    made: Sequence[R] | Exception = _attempt(world, lambda: first([p for p in parts if not isinstance(p, Exception)]))
-    return [made] * world.size if isinstance(made, Exception) else made
+            return [part] * context.size
+    made: Sequence[R] | Exception = _attempt(context, lambda: first([p for p in parts if not isinstance(p, Exception)]))
+    return [made] * context.size if isinstance(made, Exception) else made
 
 
-def _attempt(world: World, make: Callable[[], T]) -> T | Exception:
+def _attempt(context: DistributedContext, make: Callable[[], T]) -> T | Exception:
     """What `make` returns, or an error that can be sent to the other workers."""
     try:
         return make()
     except BrewError as error:
         return error
     except Exception as error:
-        logger.exception("worker %d failed", world.rank)
-        return RuntimeError(f"worker {world.rank} failed: {error!r}")
+        logger.exception("worker %d failed", context.rank)
+        return RuntimeError(f"worker {context.rank} failed: {error!r}")

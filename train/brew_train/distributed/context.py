@@ -17,13 +17,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from brew_platform.errors import BrewError
 
-__all__ = ["World"]
+__all__ = ["DistributedContext"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class DistributedContext:
     """One process's view of all workers. With `size` 1 collectives do nothing, and on CPU there is no group at all."""
 
     rank: int = 0
@@ -34,7 +34,7 @@ class World:
     side: dist.ProcessGroup | None = None  # gloo group for a background thread's collectives; None where size is 1
 
     @classmethod
-    def current(cls, *, replicas: int = 1) -> "World":
+    def current(cls, *, replicas: int = 1) -> "DistributedContext":
         """The world of the process group that torchrun or Ray initialised, else this process alone.
 
         Each process takes the GPU that LOCAL_RANK names, or the CPU where there is none.
@@ -61,7 +61,7 @@ class World:
 
     @classmethod
     @contextmanager
-    def from_torchrun(cls, *, replicas: int = 1) -> Iterator["World"]:
+    def from_torchrun(cls, *, replicas: int = 1) -> Iterator["DistributedContext"]:
         """The process group that torchrun's environment describes, closed at the end; without torchrun, one process."""
         if "RANK" not in os.environ:
             yield cls.current()

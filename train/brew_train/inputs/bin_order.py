@@ -15,14 +15,14 @@ __all__ = ["BinOrder", "BinOrderState"]
 
 @dataclass(frozen=True, kw_only=True)
 class BinOrderState:
-    """Where training stands in the data; committed together with the weights."""
+    """Where training stands in the data; checkpointed together with the weights."""
 
     epoch: int = 0
     next_bin: int = 0  # position in this epoch's permutation, counted over all workers
     plan_hash: str  # the packing plan that these positions refer to
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest of a commit."""
+        """For the manifest of a checkpoint."""
         return asdict(self)
 
 

@@ -1,8 +1,8 @@
 """The first weights of a model that was built without memory: drawn, or read from a Hugging Face folder.
 
 Owns: allocating each worker's shards and filling them, so that no process ever holds the whole model. Does not own: the
-names in the folder (brew_train.model.hf_tensor_map), how the model is cut (brew_train.model.sharding), or commits
-(commits.checkpoint).
+names in the folder (brew_train.model.hf_tensor_map), how the model is cut (brew_train.model.sharding), or checkpoints
+(checkpoints.checkpointer).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import Piece, pieces
 from brew_train.model.model import RankingLM
 
@@ -34,7 +34,7 @@ class _Source(Protocol):
         """That region of the piece, on the CPU, in any float type."""
 
 
-def materialize(model: RankingLM, config: ModelConfig, world: World, *, seed: int) -> None:
+def materialize(model: RankingLM, config: ModelConfig, context: DistributedContext, *, seed: int) -> None:
     """Allocates this worker's shards on `world.device`, in float32, and fills them.
 
     The same weights result whatever the number of workers and however the model is cut. At most one tensor of the
@@ -51,7 +51,7 @@ def materialize(model: RankingLM, config: ModelConfig, world: World, *, seed: in
         DataError: a file is damaged.
     """
     lm = model.lm
-    model.to_empty(device=world.device)
+    model.to_empty(device=context.device)
     lm.tie_weights()  # without FSDP2, tied parameters were given memory of their own
     _compute_buffers(lm)
     with ExitStack() as files, torch.no_grad():

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, Pretra
 
 from brew_platform.errors import UserError
 from brew_train.config import ModelConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch
 from brew_train.model.attention import ATTENTION, register_attention
 from brew_train.model.hf_tensor_map import FAMILIES
@@ -38,7 +38,7 @@ class RankingLM(nn.Module):
         self.router_aux_loss = router_aux_loss
 
     def forward(
-        self, batch: Batch, objective: Objective, world: World
+        self, batch: Batch, objective: Objective, context: DistributedContext
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of one packed row.
 
@@ -71,12 +71,12 @@ class RankingLM(nn.Module):
         head = self.lm.get_output_embeddings()
         loss, losses_T, sums_K = objective(out.last_hidden_state[0], head.weight, batch)
         if balanced:
-            balance = balance_loss(out.router_logits, top_k=self.lm.config.num_experts_per_tok, world=world)
+            balance = balance_loss(out.router_logits, top_k=self.lm.config.num_experts_per_tok, context=context)
             loss = loss + self.router_aux_loss / objective.micro_steps * balance
         return loss, losses_T, sums_K
 
 
-def balance_loss(router_logits: tuple[torch.Tensor, ...], *, top_k: int, world: World) -> torch.Tensor:
+def balance_loss(router_logits: tuple[torch.Tensor, ...], *, top_k: int, context: DistributedContext) -> torch.Tensor:
     """This worker's part of the load-balancing loss, the mean over layers of E · Σ_e f_e · P_e.
 
     f_e is the share of all workers' assignments that go to expert e, P_e the mean probability that the router gives it
@@ -96,7 +96,7 @@ def balance_loss(router_logits: tuple[torch.Tensor, ...], *, top_k: int, world: 
     chosen_LTK = probabilities_LTE.topk(top_k, dim=-1).indices
     counts_LE = torch.zeros(layers, experts, device=logits_LTE.device)
     counts_LE.scatter_add_(1, chosen_LTK.flatten(1), torch.ones_like(chosen_LTK.flatten(1), dtype=torch.float32))
-    world.sum_(counts_LE)
+    context.sum_(counts_LE)
     assignments = counts_LE[0].sum()
     share_LE = counts_LE / assignments
     return experts * (share_LE * probabilities_LTE.sum(dim=1)).sum() * top_k / (assignments * layers)

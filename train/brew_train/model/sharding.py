@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from brew_platform.errors import UserError
 from brew_train.config import ShardingConfig
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.model import RankingLM
 
 __all__ = ["micro_step", "placement", "shard"]
@@ -26,8 +26,8 @@ __all__ = ["micro_step", "placement", "shard"]
 LARGE_EXPERT = 2**24  # parameters; 64 MB of float32 on every worker, and as much for each of the optimizer's averages
 
 
-def shard(model: RankingLM, world: World, sharding: ShardingConfig) -> None:
-    """Prepares `model` for training in this world, in place; without a mesh it stays whole.
+def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfig) -> None:
+    """Prepares `model` for training in this context, in place; without a mesh it stays whole.
 
     FSDP2 makes one group per decoder layer. Embeddings, last norm and head form the root group: the head must exist
     while the root's forward makes the loss. Shards are float32, because the optimizer's averages are useless in
@@ -42,23 +42,23 @@ def shard(model: RankingLM, world: World, sharding: ShardingConfig) -> None:
     Raises:
         UserError: compilation is asked for, but there is no compiler; or so many workers cannot share large experts.
     """
-    if sharding.compile and world.device.type == "cpu":
+    if sharding.compile and context.device.type == "cpu":
         _require_compiler()
     layers = model.lm.get_decoder().layers
     for layer in layers:
-        _wrap(layer, sharding, world.device)
-    if world.mesh is None:
+        _wrap(layer, sharding, context.device)
+    if context.mesh is None:
         return
     # Inputs are not cast: activations have the weights' type already, and a cast would reach the objective's numbers.
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if world.device.type == "cuda":
+    if context.device.type == "cuda":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    parts = world.size // world.replicas
+    parts = context.size // context.replicas
     for module in (*layers, model):
         first_in_backward = module in (layers[-1], model)  # freed after the forward, they would be gathered right again
         fully_shard(
             module,
-            mesh=world.mesh,
+            mesh=context.mesh,
             mp_policy=policy,
             reshard_after_forward=sharding.reshard_after_forward and not first_in_backward,
             shard_placement_fn=lambda parameter: placement(parameter.shape, parts),
@@ -114,7 +114,7 @@ def micro_step(model: nn.Module, *, last: bool, sharding: ShardingConfig) -> Non
 def _wrap(layer: nn.Module, sharding: ShardingConfig, device: torch.device) -> None:
     """Wraps the layer's forward inside of FSDP2's hooks, which then run once per pass and are not compiled.
 
-    Module wrappers would do the same, but they rename parameters, and a commit must not depend on such settings.
+    Module wrappers would do the same, but they rename parameters, and a checkpoint must not depend on such settings.
     """
     forward: Any = layer.forward
     if sharding.compile:

@@ -1,10 +1,10 @@
 """Goodput: the share of the time held that went into steps done for the first time, and what took the rest.
 
 Owns: the fold over a run's records, one by one, so that the training loop and a reader of the files use the same code.
-Does not own: the records (metrics.monitor).
+Does not own: the records (telemetry.recorder).
 
 The time line of a run is cut at its records, and each piece goes to exactly one cause: all pieces add up to the time
-held, whatever the records say. A piece ends at a record, which names parts of it (waiting for data, a commit, an
+held, whatever the records say. A piece ends at a record, which names parts of it (waiting for data, a checkpoint, an
 evaluation); what it does not name is the step, the start, the build ... that the record completes.
 """
 
@@ -16,12 +16,12 @@ __all__ = ["CAUSES", "Goodput", "GoodputMeter", "goodput"]
 
 CAUSES = {  # in the order that people are shown
     "start": "from the launch until the workers enter our code: processes, imports, process groups",
-    "build": "building the model, restoring a commit, opening bins, a stage's reference pass; until its first step",
+    "build": "building the model, restoring a checkpoint, opening bins, a stage's reference pass; until its first step",
     "down": "from the last record of a lost attempt until the workers of the next one enter",
-    "repeated": "steps done again because a worker was lost after the last commit (the repeats' time, not the firsts')",
+    "repeated": "steps done again because a worker was lost after the last checkpoint (the repeats' time, not the firsts')",
     "skipped": "steps left out because their loss was no number or exploded",
     "data": "rank 0 waiting for bins",
-    "checkpoint": "training held up by a commit",
+    "checkpoint": "training held up by a checkpoint",
     "evaluation": "evaluating the averaged weights",
     "export": "after the last step: writing the exported weights",
     "other": "between steps: writing records, agreeing with the other workers; and the last, unfinished step",
@@ -70,7 +70,7 @@ class GoodputMeter:
         """Accounts for the time up to `record`, a row of metrics.jsonl or events.jsonl.
 
         A time before the last one (clocks of two nodes differ) counts as no time. Events that happen inside a step
-        (restored, skipped, committed, noticed) are ignored: the rows tell what they took.
+        (restored, skipped, checkpointed, noticed) are ignored: the rows tell what they took.
         """
         kind = record.get("kind", "step")
         if kind not in ("step", *_ENDED_BY, *_RELEASES) or (not self._holding and kind not in _TAKES):
@@ -123,7 +123,7 @@ class GoodputMeter:
 def goodput(
     rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]], *, now: float | None = None
 ) -> Goodput:
-    """The goodput of a run from its records (`metrics.monitor.read_run` reads them).
+    """The goodput of a run from its records (`telemetry.recorder.read_run` reads them).
 
     Args:
         rows: of metrics.jsonl.

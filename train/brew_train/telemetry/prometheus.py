@@ -1,6 +1,6 @@
 """A run's metrics for Prometheus, through the metrics endpoint of the Ray node that rank 0 runs on.
 
-Owns: the gauges and their names. Does not own: what they mean (metrics.monitor), or the endpoint (Ray's). Needs Ray,
+Owns: the gauges and their names. Does not own: what they mean (telemetry.recorder), or the endpoint (Ray's). Needs Ray,
 initialised in this process.
 """
 

@@ -1,7 +1,7 @@
 """What a training run tells: a metrics row after every optimizer step, and events in between.
 
 Owns: what each measure and event means, the two files that hold them, and passing rows on to sinks. Does not own: the
-numbers (brew_train.loop measures them), or what the time came to (metrics.goodput).
+numbers (brew_train.loop measures them), or what the time came to (telemetry.goodput).
 
 Both files have one JSON object per line and are only ever appended to, so a step that is repeated after a loss has a
 row for each time: the last one counts. A worker may be killed in the middle of a line; readers leave a torn line out,
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from brew_platform.errors import UserError
 from brew_train.telemetry.goodput import Goodput, GoodputMeter
 
-__all__ = ["EVENTS", "KINDS", "MEASURES", "METRICS", "TENSORBOARD", "Measure", "Monitor", "Sink", "Tail", "read_run"]
+__all__ = ["EVENTS", "KINDS", "MEASURES", "METRICS", "TENSORBOARD", "Measure", "Recorder", "Sink", "Tail", "read_run"]
 
 _log = logging.getLogger(__name__)
 METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"  # inside the run folder
@@ -58,23 +58,23 @@ MEASURES: dict[str, Measure] = {
     "tokens_per_second": _m("tokens/s", "tokens of this step / seconds, all workers together"),
     "mfu": _m("ratio", "model FLOP/s over the devices' peak; null where the peak is not known"),
     "memory_bytes": _m("bytes", "most that rank 0 ever held: allocated on its GPU, or resident on CPU"),
-    "seconds": _m("seconds", "of the step: reading, forward, backward, update; no commit, no evaluation"),
+    "seconds": _m("seconds", "of the step: reading, forward, backward, update; no checkpoint, no evaluation"),
     "data_wait_seconds": _m("seconds", "part of the step in which rank 0 read and packed bins"),
-    "checkpoint_blocked_seconds": _m("seconds", "that commits held up training since the row before"),
+    "checkpoint_blocked_seconds": _m("seconds", "that checkpoints held up training since the row before"),
     "evaluation": _m("", "the objective's measures of the averaged weights on the evaluation bins, or null"),
     "evaluation_seconds": _m("seconds", "that this evaluation took"),
     "seconds_left": _m("seconds", "until the last step, if steps stay as fast as they were"),
-    "goodput": _m("ratio", "productive share of the time held so far (metrics.goodput)"),
+    "goodput": _m("ratio", "productive share of the time held so far (telemetry.goodput)"),
 }
 
 KINDS = {  # of events, beside time, attempt and kind
     "launch": "a driver (or its relauncher) begins to start workers",
     "attempt": "the workers are in our code and have checked what they were given (workers, checked_seconds)",
-    "restored": "a commit was read (step, commit)",
+    "restored": "a checkpoint was read (step, checkpoint)",
     "ready": "the first step of an attempt or a stage begins (stage, step, checkpoint_blocked_seconds)",
-    "committed": "a commit is complete (step, background_seconds)",
+    "checkpointed": "a checkpoint is complete (step, background_seconds)",
     "skipped": "a bad step was left out (step, bins, loss)",
-    "noticed": "asked to, or because a node will be taken away, the run committed at once (step)",
+    "noticed": "asked to, or because a node will be taken away, the run checkpointed at once (step)",
     "failed": "the run ended with an error that starting it again would only repeat (error)",
     "stopped": "someone interrupted the run",
     "finished": "all steps are done and exported (step, checkpoint_blocked_seconds)",
@@ -91,7 +91,7 @@ class Sink(Protocol):
         """Gives back what it holds; may be called twice."""
 
 
-class Monitor:
+class Recorder:
     """Records a run, from one process at a time. Leaving its `with` block by a UserError records that, too.
 
     Args:
@@ -146,7 +146,7 @@ class Monitor:
         return recorded
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Records that something of one of KINDS happened now. Any thread may tell of a commit."""
+        """Records that something of one of KINDS happened now. Any thread may tell of a checkpoint."""
         if not self._writes:
             return
         record = _finite({"time": self._clock(), "attempt": self._attempt, "kind": kind, **fields})
@@ -159,7 +159,7 @@ class Monitor:
         while self._sinks:
             self._sinks.pop().close()
 
-    def __enter__(self) -> "Monitor":
+    def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:

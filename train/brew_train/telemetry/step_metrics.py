@@ -1,7 +1,7 @@
 """A metrics row: what one step came to, in numbers for people and dashboards.
 
 Owns: the row's columns (docs/observability.md explains each) and its derived figures: speed, MFU, time left. Does not
-own: where rows go (metrics.monitor), or the step (brew_train.step).
+own: where rows go (telemetry.recorder), or the step (brew_train.step).
 """
 
 import resource
@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from brew_train.distributed.context import World
+from brew_train.distributed.context import DistributedContext
 from brew_train.model.model import RankingLM
 from brew_train.stage import RunningStage
 from brew_train.step import StepResult
 from brew_train.telemetry.flops import ModelSize, mfu, peak_flops
-from brew_train.train_state import Progress
+from brew_train.train_state import TrainState
 
-__all__ = ["StepRows", "memory_bytes"]
+__all__ = ["StepMetrics", "memory_bytes"]
 
 
-class StepRows:
+class StepMetrics:
     """Makes the rows of one run.
 
     Args:
@@ -28,16 +28,16 @@ class StepRows:
         steps: of the run, over all stages.
     """
 
-    def __init__(self, model: RankingLM, world: World, *, steps: int) -> None:
+    def __init__(self, model: RankingLM, context: DistributedContext, *, steps: int) -> None:
         self._size = ModelSize.of(model.lm)
-        self._peak = peak_flops(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
-        self._world, self._steps = world, steps
+        self._peak = peak_flops(torch.cuda.get_device_name()) if context.device.type == "cuda" else None
+        self._world, self._steps = context, steps
 
     def row(
         self,
         stage: RunningStage,
         done: StepResult,
-        progress: Progress,
+        progress: TrainState,
         *,
         seconds: float,
         blocked_seconds: float,
@@ -48,7 +48,7 @@ class StepRows:
 
         Args:
             seconds: inside the step.
-            blocked_seconds: that training has waited for commits since the row before.
+            blocked_seconds: that training has waited for checkpoints since the row before.
             evaluated: the objective on held-out bins; None where this step does not evaluate.
             evaluation_seconds: that it took.
         """
