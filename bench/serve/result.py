@@ -12,6 +12,8 @@ from typing import Any
 from bench.machine import machine, now, versions
 from bench.serve.load import Timing, percentile
 
+from brew_platform.files import replace_atomically
+
 __all__ = ["FIGURES", "Result", "figures", "overhead", "table"]
 
 # Figure -> meaning, and what the project asks of it
@@ -50,9 +52,7 @@ class Result:
             "date": now(),
             "commit": self.commit,
         }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2))
-        temporary.replace(self.path)
+        replace_atomically(self.path, json.dumps(content, indent=2))
 
 
 def overhead(http: Sequence[float], engine: Sequence[float]) -> float:

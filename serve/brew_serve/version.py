@@ -18,6 +18,7 @@ from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
+from brew_platform.files import replace_atomically
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import context_of
 
@@ -36,8 +37,8 @@ class LoadedVersion:
 
 def write_suite_files(folder: Path, suite: TaskSuite, format: PromptFormat) -> None:
     """Adds `suite.json` and `prompt_format.json` to a folder that holds a model."""
-    (folder / "suite.json").write_text(json.dumps(suite.to_dict(), indent=1, ensure_ascii=False))
-    (folder / "prompt_format.json").write_text(json.dumps(asdict(format), indent=1))
+    replace_atomically(folder / "suite.json", json.dumps(suite.to_dict(), indent=1, ensure_ascii=False))
+    replace_atomically(folder / "prompt_format.json", json.dumps(asdict(format), indent=1))
 
 
 def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVersion:

@@ -6,7 +6,7 @@ import pytest
 
 from brew_platform.errors import RegistryError, UserError
 from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import LocalStore
+from brew_platform.storage.local import LocalStore
 from brew_serve.deployment.version_reconciler import Follower, Plan, Seen, Target, targets
 
 

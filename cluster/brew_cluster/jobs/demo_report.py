@@ -16,6 +16,7 @@ from rich.table import Table
 from brew_cluster.jobs.demo_slates import Slate
 from brew_data.prompts.suite import TaskSuite
 from brew_data.records import Records
+from brew_platform.files import replace_atomically
 from brew_serve.benchmark import TaskQuality
 from brew_serve.schemas.rank import RankResponse
 
@@ -27,9 +28,7 @@ SHOWN = 3  # slates that are printed
 def write_report(path: Path, report: Mapping[str, object]) -> None:
     """Writes the report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(report, indent=2) + "\n")
-    draft.replace(path)
+    replace_atomically(path, json.dumps(report, indent=2) + "\n")
 
 
 def task_figures(quality: TaskQuality) -> dict[str, object]:

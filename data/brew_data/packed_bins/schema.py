@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from brew_platform.files import replace_atomically
+
 __all__ = ["BINS_PER_FILE", "BinsPlan", "finish_plan", "write_file", "write_plan"]
 
 BINS_PER_FILE = 256
@@ -114,4 +116,4 @@ def finish_plan(
 
 def write_plan(plan: BinsPlan, out: Path) -> None:
     """Writes `plan.json`, which says that the folder is complete."""
-    (out / "plan.json").write_text(json.dumps(asdict(plan), indent=2))
+    replace_atomically(out / "plan.json", json.dumps(asdict(plan), indent=2))

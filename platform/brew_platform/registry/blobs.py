@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brew_platform.errors import RegistryError, StorageError, UserError
+from brew_platform.files import replace_folder
 from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Blobs", "File"]
@@ -88,10 +89,7 @@ class Blobs:
                 self._download(file, part)
             if _is_whole(folder, files):  # another process was faster, and may be reading it
                 return
-            if folder.exists():  # somebody changed it since it was fetched
-                folder.rename(part / ".replaced")
-                shutil.rmtree(part / ".replaced")
-            part.rename(folder)
+            replace_folder(part, folder)
         except OSError as error:
             if not _is_whole(folder, files):  # else another process was faster by a hair
                 raise StorageError(

@@ -13,7 +13,6 @@ Owns: the plan and its file, which parts are missing, and writing a part whole o
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brew_platform.errors import DataError, UserError
+from brew_platform.files import atomic_file, replace_atomically
 
 __all__ = ["REQUESTS", "BatchPlan", "Part", "Totals", "write_part"]
 
@@ -116,7 +116,7 @@ class BatchPlan:
         before = BatchPlan.read(out)
         if before is None:
             out.mkdir(parents=True, exist_ok=True)
-            _write(out / PLAN, asdict(self))
+            replace_atomically(out / PLAN, json.dumps(asdict(self), indent=1))
         elif before != self:
             differs = [name for name in asdict(self) if getattr(before, name) != getattr(self, name)]
             raise UserError(
@@ -151,7 +151,7 @@ class BatchPlan:
                 column = footer.row_group(group).column(footer.schema.names.index("error"))
                 failed += column.num_values - column.statistics.null_count if column.statistics.has_null_count else 0
         totals = Totals(rows=sum(sum(file["groups"]) for file in self.files), candidates=candidates, failed=failed)
-        _write(out / DONE, asdict(totals))
+        replace_atomically(out / DONE, json.dumps(asdict(totals), indent=1))
         return totals
 
     def requests(self, part: Part) -> list[dict[str, Any]]:
@@ -175,27 +175,12 @@ class BatchPlan:
 
 def write_part(out: Path, number: int, table: pa.Table) -> None:
     """Writes the scores of a part; its file is there complete, or not at all, whenever this process is killed."""
-    target = out / _name(number)
-    draft = out / f".{target.name}.{uuid.uuid4().hex}.tmp"
-    pq.write_table(table, draft, compression="zstd")
-    _settle(draft, target)
+    with atomic_file(out / _name(number)) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def _name(number: int) -> str:
     return f"part-{number:05d}.parquet"
-
-
-def _write(path: Path, document: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    draft.write_text(json.dumps(document, indent=1))
-    _settle(draft, path)
-
-
-def _settle(draft: Path, target: Path) -> None:
-    """Gives a file its name once it is on the disk, so that a power loss leaves no empty file of that name either."""
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(target)
 
 
 def _look(path: Path) -> dict[str, Any]:

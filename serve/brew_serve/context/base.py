@@ -5,7 +5,6 @@ events are added. `context_redis.py` holds the production one; one suite of cont
 """
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import pyarrow as pa
 from brew_data.prompts.compiler import Entity, Past
 from brew_data.schema import Tables, micros
 from brew_platform.errors import UserError
+from brew_platform.files import atomic_file
 from brew_serve.stores.sqlite_file import SqliteFile, Unavailable
 
 __all__ = [
@@ -247,9 +247,7 @@ class MemberContext:
         open keeps reading it; start them again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-        draft.unlink(missing_ok=True)
-        try:
+        with atomic_file(path) as draft:
             with closing(sqlite3.connect(draft)) as db:
                 db.executescript(_SCHEMA)
                 db.executemany("INSERT INTO members VALUES (?, ?)", _members(tables.members))
@@ -261,9 +259,6 @@ class MemberContext:
                 db.execute("PRAGMA journal_mode = WAL")  # readers never wait for the one that records events
             for name in ("-wal", "-shm"):  # of the old file: SQLite would read its last transactions into the new one
                 path.with_name(path.name + name).unlink(missing_ok=True)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def _entity(entity_type: str, fields: str) -> Entity:

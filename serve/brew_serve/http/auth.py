@@ -33,6 +33,7 @@ from typing import Any
 import yaml
 
 from brew_platform.errors import UserError
+from brew_platform.files import replace_atomically
 
 __all__ = ["KeyFile", "Team", "create_key", "list_keys", "revoke_key"]
 
@@ -187,16 +188,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        draft.replace(path)
+        replace_atomically(path, text, mode=0o600)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder of your own.") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _load(path: Path) -> dict[str, Any]:

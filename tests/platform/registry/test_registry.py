@@ -15,7 +15,7 @@ import pytest
 
 from brew_platform.errors import RegistryError, StorageError, UserError
 from brew_platform.registry.registry import GateOutcome, Registry, Version
-from brew_platform.storage.base import LocalStore
+from brew_platform.storage.local import LocalStore
 
 GOOD = GateOutcome("jobs.auc", 0.7, 0.65, True)
 BAD = GateOutcome("jobs.auc", 0.61, 0.65, False)
@@ -162,7 +162,7 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import LocalStore
+from brew_platform.storage.local import LocalStore
 registry = Registry(LocalStore(Path(sys.argv[1])))
 sys.stdin.read()
 for _ in range(10):

@@ -1,0 +1,124 @@
+"""An object store in a local folder."""
+
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from brew_platform.errors import StorageError
+from brew_platform.files import atomic_file, exclusive_file, fsync_folder
+from brew_platform.storage.base import Keys, validate_key
+
+__all__ = ["LocalStore"]
+
+_ABANDONED_SECONDS = 24 * 3600.0  # a temporary file of that age belongs to a process that was killed
+_TEMPORARY = ".tmp"  # folder of files that are being written
+
+
+class LocalStore:
+    """An ObjectStore in a folder; safe for concurrent processes, and for `kill -9` and power loss at any moment.
+
+    An object is written to the folder `.tmp` below the root, synced, and hard-linked to its final name, which fails if
+    that name exists. The folder must be on one file system with hard links.
+
+    Args:
+        root: The folder; it is created on the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.root)!r})"
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self._create(key, lambda temporary: temporary.write_bytes(data))
+
+    def upload_if_absent(self, key: str, path: Path) -> bool:
+        return self._create(key, lambda temporary: _copy(path, temporary))
+
+    def get(self, key: str) -> bytes:
+        with self._errors("read", key):
+            return self._path(key).read_bytes()
+
+    def download(self, key: str, path: Path) -> None:
+        with self._errors("read", key):
+            source = self._path(key).open("rb")
+        with (
+            source,
+            self._errors(f"write {path} from", key),
+            atomic_file(path) as temporary,
+            temporary.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 8 * 1024 * 1024)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str = "") -> Keys:
+        folder = prefix.rpartition("/")[0]
+        top = self._path(folder) if folder else self.root
+        with self._errors("list", prefix):
+            keys = [path.relative_to(self.root).as_posix() for path in top.rglob("*") if path.is_file()]
+        return sorted(key for key in keys if key.startswith(prefix) and not key.startswith(f"{_TEMPORARY}/"))
+
+    def _path(self, key: str) -> Path:
+        validate_key(key)
+        return self.root / key
+
+    def _create(self, key: str, write: Callable[[Path], object]) -> bool:
+        final = self._path(key)
+        with self._errors("write", key):
+            if final.exists():
+                return False
+            self._make_folder(final.parent)
+            folder = self._temporary_folder()
+            try:
+                with exclusive_file(final, temporary_folder=folder) as temporary:
+                    write(temporary)
+            except FileExistsError:
+                return False
+            return True
+
+    def _temporary_folder(self) -> Path:
+        """Return the folder for temporary files, after deleting the abandoned ones."""
+        folder = self.root / _TEMPORARY
+        self._make_folder(folder)
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+        return folder
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create `folder` and its parents, and sync each parent that changed."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+    @contextmanager
+    def _errors(self, action: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            reason = "no such object" if error.filename == str(self.root / key) else f"{error.filename} does not exist"
+            raise StorageError(
+                f"cannot {action} {key!r} in {self.root}: {reason}. Check the key and the path."
+            ) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                reason = "no space left on the disk. Free some space there, or use a store on another disk."
+            elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                reason = "permission denied. Give this user write access to the folder, or use another store."
+            else:
+                reason = f"{error.strerror}. Check that it is a folder on a working disk with hard links."
+            raise StorageError(f"cannot {action} {key!r} in {self.root}: {reason}") from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 8 * 1024 * 1024)
