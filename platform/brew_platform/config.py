@@ -154,6 +154,10 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
         hints = typing.get_type_hints(inner)
         for name, below in value.items():
             path = f"{key}.{name}" if key else str(name)
+            renamed: Mapping[str, str] = getattr(inner, "RENAMED", {})  # earlier keys -> the keys that replace them
+            if name in renamed:
+                prefix = path.removesuffix(str(name))
+                raise ConfigError(f"{path} in {origin} was renamed: write {prefix}{renamed[name]} instead.")
             if name not in hints:
                 near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)
                 meant = f" Did you mean {path.removesuffix(str(name))}{near[0]}?" if near else ""

@@ -58,7 +58,13 @@ def config() -> TrainConfig:
         model=ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=2, kv_heads=1),
         stages=[
             StageConfig(name="cpt", steps=6, bins_per_step=2, warmup_steps=2),
-            StageConfig(name="sft", steps=4, bins_per_step=2, warmup_steps=2, prompt_weight=0.01),
+            StageConfig(
+                name="sft",
+                steps=4,
+                bins_per_step=2,
+                warmup_steps=2,
+                objective={"name": "next_token", "prompt_weight": 0.01},
+            ),
         ],
         workers=1,
         checkpoint_every=2,

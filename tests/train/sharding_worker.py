@@ -52,7 +52,9 @@ class Run:
         self.mine = self.bins[self.context.rank * share : (self.context.rank + 1) * share]
 
     def backward(self, batch: Batch, *, micro_steps: int = 1) -> torch.Tensor:
-        objective = make_objective(StageConfig(prompt_weight=0.3), self.counts_3, micro_steps=micro_steps)
+        objective = make_objective({"name": "next_token", "prompt_weight": 0.3}).bind(
+            self.counts_3, micro_steps=micro_steps
+        )
         loss, _, _ = self.model(batch, objective, self.context)
         (loss * self.context.size).backward()
         return loss.detach()
@@ -199,7 +201,7 @@ def stale_weights(context: DistributedContext, bins: list[Bin]) -> float:
     with torch.no_grad():
         for shard_ in shards:
             shard_.mul_(2.0)
-        run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), context)
+        run.model(collate(run.mine), make_objective(StageConfig().objective).bind(run.counts_3), context)
         for shard_ in shards:
             shard_.mul_(0.5)
     return abs(run.step()[0] - expected)
@@ -219,7 +221,9 @@ def kept_for_backward(bins: list[Bin]) -> dict[str, int]:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            result = run.model(collate(run.mine), make_objective(StageConfig(), run.counts_3), run.context)
+            result = run.model(
+                collate(run.mine), make_objective(StageConfig().objective).bind(run.counts_3), run.context
+            )
         found["checkpointed" if on else "plain"] = sum(n for pointer, n in kept.items() if pointer not in weights)
         del result
     return found

@@ -10,9 +10,14 @@ from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainCon
 
 
 def test_a_recipe_is_loaded_with_overrides() -> None:
-    recipe = {"stages": [{"name": "sft", "steps": 3, "prompt_weight": 0.01}], "model": {"layers": 2}}
+    recipe = {
+        "stages": [{"name": "sft", "steps": 3, "objective": {"name": "next_token", "prompt_weight": 0.01}}],
+        "model": {"layers": 2},
+    }
     config = load_config(TrainConfig, recipe, overrides=["stages[0].bins_per_step=4", "model.init_from=folder"])
-    assert config.stages == [StageConfig(name="sft", steps=3, prompt_weight=0.01, bins_per_step=4)]
+    assert config.stages == [
+        StageConfig(name="sft", steps=3, objective={"name": "next_token", "prompt_weight": 0.01}, bins_per_step=4)
+    ]
     assert (config.model.layers, config.model.init_from, config.workers) == (2, "folder", 2)
 
 
@@ -32,10 +37,10 @@ def test_a_recipe_that_cannot_work_says_so_itself() -> None:
         (lambda: TrainConfig(workers=3, sharding=ShardingConfig(replicas=2)), "no multiple of train.sharding.repl"),
         (lambda: ShardingConfig(replicas=0), "at least 1"),
         (lambda: StageConfig(steps=0), "steps=0"),
-        (lambda: StageConfig(objective="ppo"), "it is next_token or dpo or orpo"),
+        (lambda: StageConfig(objective="ppo"), "stage cpt: .*one of dpo, next_token, orpo"),
         (lambda: StageConfig(schedule="linear"), "it is schedule_free or cosine or constant"),
         (lambda: StageConfig(on_bad_step="ignore"), "it is stop or skip"),
-        (lambda: StageConfig(prompt_weight=1.5), "a share between 0 and 1"),
+        (lambda: StageConfig(objective={"name": "next_token", "prompt_weight": 1.5}), "stage cpt: .*between 0 and 1"),
         (lambda: StageConfig(beta1=0.0), r"for example 0\.9"),
         (lambda: ModelConfig(layers=0), "model.layers is 0"),
         (lambda: ModelConfig(hidden_size=30, heads=4), "a multiple of 8"),
@@ -46,3 +51,22 @@ def test_a_recipe_that_cannot_work_says_so_itself() -> None:
 def test_what_cannot_work_is_named(make: Callable[[], object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("prompt_weight", "prompt_weight"), ("dpo_beta", "beta"), ("orpo_weight", "weight")],
+)
+def test_a_renamed_key_names_its_new_place(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=rf"stages\[0\]\.{old} .* was renamed: write stages\[0\]\.objective\.{new} "):
+        load_config(TrainConfig, {"stages": [{old: 0.2}]})
+    with pytest.raises(ConfigError, match=rf"was renamed: write stages\[1\]\.objective\.{new} "):
+        load_config(TrainConfig, overrides=[f"stages.1.{old}=0.2"])
+
+
+def test_an_override_sets_a_field_of_the_objective() -> None:
+    config = load_config(
+        TrainConfig, {"stages": [{"objective": {"name": "dpo"}}]}, overrides=["stages.0.objective.beta=0.3"]
+    )
+    assert config.stages[0].objective == {"name": "dpo", "beta": 0.3}
+    assert load_config(TrainConfig, {"stages": [{"objective": "orpo"}]}).stages[0].objective["weight"] == 0.1

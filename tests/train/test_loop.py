@@ -100,7 +100,9 @@ def test_an_interrupted_run_continues_bitwise(run: Any, stop_at: int, tmp_path: 
     assert weights[0] == weights[1]
 
 
-def test_an_attempt_that_was_overtaken_writes_no_more_checkpoints(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+def test_an_attempt_that_was_overtaken_writes_no_more_checkpoints(
+    run: Any, config: TrainConfig, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
 
     def overtake(metrics: dict[str, Any]) -> None:
@@ -227,7 +229,9 @@ def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
     assert best in evaluated
 
 
-def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(
+    run: Any, config: TrainConfig, tmp_path: Path
+) -> None:
     long = replace(config, checkpoint_every=100, stages=[config.stages[0]])
     asked: list[int] = []
 
@@ -257,10 +261,9 @@ def test_preferences_are_learnt_and_an_interrupted_run_continues_bitwise(
     stage = replace(
         config.stages[0],
         name="ift",
-        objective=objective,
+        objective={"name": objective, **({"beta": 0.5} if objective == "dpo" else {})},
         steps=24,
         learning_rate=0.02,
-        dpo_beta=0.5,
         max_loss_rise=50.0,
     )
     preferring = replace(config, stages=[stage])

@@ -14,13 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from brew_platform.errors import UserError
-from brew_train.config import ModelConfig, StageConfig
+from brew_train.config import ModelConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.attention import varlen_attention
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, balance_loss, build_model
-from brew_train.objectives.base import Objective, make_objective
+from brew_train.objectives.base import BatchLoss, make_objective
 from brew_train.objectives.fused_losses import NO_TARGET, token_weights
 
 LENGTHS = [5, 1, 9, 3]
@@ -50,8 +50,8 @@ def bins() -> list[Bin]:
     ]
 
 
-def objective_of(batch: Batch, *, micro_steps: int = 1) -> Objective:
-    return make_objective(StageConfig(prompt_weight=0.3), batch.counts(), micro_steps=micro_steps)
+def objective_of(batch: Batch, *, micro_steps: int = 1) -> BatchLoss:
+    return make_objective({"name": "next_token", "prompt_weight": 0.3}).bind(batch.counts(), micro_steps=micro_steps)
 
 
 def gradients_of(model: RankingLM) -> dict[str, torch.Tensor]:

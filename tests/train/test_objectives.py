@@ -9,16 +9,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_train.config import StageConfig
+from brew_platform.errors import ConfigError
 from brew_train.inputs.batches import Batch, Bin, collate
-from brew_train.objectives.base import make_objective, reference_log_probabilities
+from brew_train.objectives.base import Objective, make_objective, objectives, resolve_objective
 from brew_train.objectives.fused_losses import NO_TARGET
+from brew_train.objectives.reference import reference_log_probabilities
 
 VOCABULARY, HIDDEN = 11, 6
 
 
-def stage(objective: str, **settings: float) -> StageConfig:
-    return StageConfig(name="ift", objective=objective, **settings)  # type: ignore[arg-type]
+def make(name: str, **settings: float) -> Objective:
+    return make_objective(resolve_objective({"name": name, **settings}))
 
 
 def bin_of(*documents: tuple[int, int], random: np.random.Generator) -> Bin:
@@ -84,15 +85,16 @@ def test_next_token_by_hand() -> None:
     # equal logits everywhere: ln 11 for each of 3 prompt and 2 answer targets
     batch = collate([bin_of((3, 1), (2, 1), random=np.random.default_rng(0))])
     counts = batch.counts()
-    objective = make_objective(stage("next_token", prompt_weight=0.2), counts, micro_steps=2)
-    loss, each, sums = objective(torch.zeros(7, HIDDEN), torch.ones(VOCABULARY, HIDDEN), batch)
+    objective = make("next_token", prompt_weight=0.2)
+    bound = objective.bind(counts, micro_steps=2)
+    loss, each, sums = bound(torch.zeros(7, HIDDEN), torch.ones(VOCABULARY, HIDDEN), batch)
     assert counts.tolist() == [3, 2, 1]
     assert loss.item() == pytest.approx(math.log(11))
     torch.testing.assert_close(each, torch.tensor([1, 1, 1, 0, 1, 1, 0]) * math.log(11))
     assert sums.dtype == torch.float64
-    assert objective.micro_steps == 2
+    assert bound.micro_steps == 2
     means = objective.means(sums[1:], counts)
-    assert tuple(means) == objective.names == ("prompt_loss", "answer_loss")
+    assert tuple(means) == tuple(objective.measures) == ("prompt_loss", "answer_loss")
     assert list(means.values()) == pytest.approx([math.log(11)] * 2)
     assert objective.means(sums[1:], torch.tensor([3, 0, 0]))["answer_loss"] is None
     assert objective.means(torch.tensor([math.nan, 1.0]), counts)["prompt_loss"] is None
@@ -111,9 +113,7 @@ def test_dpo_of_literal_log_probabilities() -> None:
     )
     hidden = torch.tensor([[0.0, 1.0], [9.0, 9.0], [0.0, 1.0], [9.0, 9.0]])  # log p: 1 -> -.3132617, 0 -> -1.3132617
     reference = torch.tensor([-0.5, -1.0])
-    loss, each, sums = make_objective(stage("dpo", dpo_beta=0.5), batch.counts(), reference_D=reference)(
-        hidden, torch.eye(2), batch
-    )
+    loss, each, sums = make("dpo", beta=0.5).bind(batch.counts(), reference_D=reference)(hidden, torch.eye(2), batch)
     margin = 0.5 * ((-0.3132617 + 0.5) - (-1.3132617 + 1.0))  # .25
     assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(-margin))), rel=1e-6)
     torch.testing.assert_close(each, torch.tensor([0.3132617, 0, 1.3132617, 0]))
@@ -126,7 +126,7 @@ def test_dpo_equals_the_plain_formula(seed: int, beta: float) -> None:
     model, batch = Model(seed), collate(some_bins(seed))
     reference = torch.randn(8, generator=torch.Generator().manual_seed(seed)) - 5
     expected = plain_dpo(model, batch, reference, beta)
-    loss, _, sums = make_objective(stage("dpo", dpo_beta=beta), batch.counts(), reference_D=reference)(
+    loss, _, sums = make("dpo", beta=beta).bind(batch.counts(), reference_D=reference)(
         model.hidden(batch), model.head, batch
     )
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
@@ -142,8 +142,8 @@ def test_dpo_equals_the_plain_formula(seed: int, beta: float) -> None:
 def test_orpo_equals_the_plain_formula(seed: int, weight: float) -> None:
     model, batch = Model(seed), collate(some_bins(seed))
     expected = plain_orpo(model, batch, weight)
-    objective = make_objective(stage("orpo", orpo_weight=weight), batch.counts())
-    loss, _, sums = objective(model.hidden(batch), model.head, batch)
+    objective = make("orpo", weight=weight)
+    loss, _, sums = objective.bind(batch.counts())(model.hidden(batch), model.head, batch)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(model.gradients(loss), model.gradients(expected), rtol=1e-5, atol=1e-6)
     means = objective.means(sums[1:], batch.counts())
@@ -160,12 +160,12 @@ def test_a_policy_equal_to_its_reference_has_loss_ln_2_and_margin_0() -> None:
     assert sums[0] == 0
     torch.testing.assert_close(sums[1:].float(), torch.stack([a.sum() for a in model.answers(batch)]).detach())
     assert (each > 0).sum() == sum(len(a) for a in model.answers(batch))
-    objective = make_objective(stage("dpo"), batch.counts(), reference_D=sums[1:].float())
-    loss, _, sums = objective(hidden, model.head, batch)
+    objective = make("dpo")
+    loss, _, sums = objective.bind(batch.counts(), reference_D=sums[1:].float())(hidden, model.head, batch)
     assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
     means = objective.means(sums[1:], batch.counts())
     assert (means["margin"], means["accuracy"]) == (0, 0)
-    assert objective.names == tuple(means)
+    assert tuple(objective.measures) == tuple(means)
     # and its gradient drives the two apart: β/2 per pair and nat
     chosen, rejected = (torch.stack([a.sum() for a in model.answers(batch)[side::2]]).sum() for side in (0, 1))
     torch.testing.assert_close(
@@ -177,7 +177,7 @@ def test_a_policy_equal_to_its_reference_has_loss_ln_2_and_margin_0() -> None:
 @pytest.mark.parametrize("parts", [[[0], [1], [2]], [[0, 2], [1]], [[2, 1, 0]]])  # workers' and micro-steps' bins
 def test_however_a_step_is_split_loss_gradients_and_measures_add_up(name: str, parts: list[list[int]]) -> None:
     model, bins = Model(), some_bins()
-    settings = stage(name, prompt_weight=0.3)
+    objective = make(name, **({"prompt_weight": 0.3} if name == "next_token" else {}))
     with torch.no_grad():
         reference = [reference_log_probabilities(model.hidden(b), model.head, b)[2][1:] + 0.7 for b in map(one, bins)]
         reference = [values * torch.arange(1, len(values) + 1) / 3 for values in reference]
@@ -185,9 +185,7 @@ def test_however_a_step_is_split_loss_gradients_and_measures_add_up(name: str, p
     counts = whole.counts()
 
     def run(batch: Batch, held: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return make_objective(settings, counts, reference_D=torch.cat(held).float())(
-            model.hidden(batch), model.head, batch
-        )
+        return objective.bind(counts, reference_D=torch.cat(held).float())(model.hidden(batch), model.head, batch)
 
     loss, _, sums = run(whole, reference)
     split = [run(collate([bins[i] for i in part]), [reference[i] for i in part]) for part in parts]
@@ -206,7 +204,7 @@ def one(bin_: Bin) -> Batch:
 def test_sure_and_hopeless_answers_give_finite_losses_and_gradients(name: str, scale: float) -> None:
     # at 1e4 some answers have probability 1 in float32, others 0: odds of infinity and of 0
     model, batch = Model(scale=scale), collate(some_bins())
-    objective = make_objective(stage(name), batch.counts(), reference_D=torch.zeros(8))
+    objective = make(name).bind(batch.counts(), reference_D=torch.zeros(8))
     loss, _, sums = objective(model.hidden(batch), model.head, batch)
     assert loss.isfinite()
     assert sums.isfinite().all()
@@ -226,7 +224,7 @@ def test_orpos_odds_keep_their_digits_for_sure_and_for_unlikely_answers() -> Non
             ]
         )
         hidden = torch.tensor([[x, 0.0]] * 4)
-        _, _, sums = make_objective(stage("orpo"), batch.counts())(hidden, torch.eye(2), batch)
+        _, _, sums = make("orpo").bind(batch.counts())(hidden, torch.eye(2), batch)
         assert sums[-1].item() == pytest.approx(2 * x, rel=5e-3, abs=1e-6)  # at 12, 1 - p is 6e-6 ± 6e-8
 
 
@@ -236,8 +234,42 @@ def test_prompt_tokens_of_pairs_are_not_projected() -> None:
     unread = (batch.roles_T == 0) | (batch.targets_T == NO_TARGET)
     hidden[unread] = math.nan  # would spoil everything that reads it
     for name in ("dpo", "orpo"):
-        loss, each, _ = make_objective(stage(name), batch.counts(), reference_D=torch.zeros(8))(
-            hidden, model.head, batch
-        )
+        loss, each, _ = make(name).bind(batch.counts(), reference_D=torch.zeros(8))(hidden, model.head, batch)
         assert loss.isfinite()
         assert (each[unread] == 0).all()
+
+
+def test_the_registry_finds_the_objectives_of_this_package() -> None:
+    assert sorted(objectives()) == ["dpo", "next_token", "orpo"]
+    assert {name: kind.bins for name, kind in objectives().items()} == {
+        "next_token": "documents",
+        "dpo": "pairs",
+        "orpo": "pairs",
+    }
+    assert [name for name, kind in objectives().items() if kind.needs_reference] == ["dpo"]
+
+
+def test_settings_of_an_objective_are_resolved_with_its_defaults() -> None:
+    assert resolve_objective("dpo") == {"name": "dpo", "beta": 0.1}
+    assert resolve_objective({"name": "next_token", "prompt_weight": 0.2}) == {
+        "name": "next_token",
+        "prompt_weight": 0.2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("ppo", "does not name an objective.*one of dpo, next_token, orpo"),
+        ({"beta": 0.1}, "does not name an objective"),
+        (3, "does not name an objective"),
+        ({"name": "dpo", "weight": 1}, "objective dpo: unknown key weight.*Known there: beta"),
+        ({"name": "dpo", "beta": math.nan}, "beta=nan is out of range"),
+        ({"name": "dpo", "beta": -1.0}, "beta=-1.0 is out of range; give a finite number at least 0"),
+        ({"name": "orpo", "weight": math.inf}, "weight=inf is out of range"),
+        ({"name": "next_token", "prompt_weight": 1.5}, "prompt_weight=1.5 is out of range.*between 0 and 1"),
+    ],
+)
+def test_wrong_settings_of_an_objective_are_refused(value: object, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        resolve_objective(value)

@@ -6,12 +6,14 @@ Lengths are in tokens, sizes in elements, `steps` counts optimizer steps.
 """
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from brew_platform.errors import ConfigError
+from brew_train.objectives.base import resolve_objective
 
-__all__ = ["OBJECTIVES", "SCHEDULES", "ModelConfig", "ShardingConfig", "StageConfig", "TrainConfig"]
+__all__ = ["SCHEDULES", "ModelConfig", "ShardingConfig", "StageConfig", "TrainConfig"]
 
-OBJECTIVES = ("next_token", "dpo", "orpo")
 SCHEDULES = ("schedule_free", "cosine", "constant")
 
 
@@ -87,14 +89,14 @@ class StageConfig:
         ConfigError: a value outside its range.
     """
 
+    RENAMED = MappingProxyType(  # earlier keys: load_config refuses them and names the new ones
+        {"prompt_weight": "objective.prompt_weight", "dpo_beta": "objective.beta", "orpo_weight": "objective.weight"}
+    )
     name: str = "cpt"  # names the stage in metrics, checkpoints and the `bins` mapping
-    objective: str = "next_token"  # next_token, or dpo | orpo on bins of preference pairs
+    objective: Any = "next_token"  # a name, or {name: dpo, beta: 0.1}: the objective and its settings
     steps: int = 100  # optimizer steps
     bins_per_step: int = 8  # bins in one step over all workers and micro-steps; at least one for each
     micro_steps: int = 1  # forward-backward passes that one step's bins are spread over, for lack of memory
-    prompt_weight: float | None = None  # w_p: share of the prompt tokens' mean loss; None: plain next-token loss (CPT)
-    dpo_beta: float = 0.1  # DPO: how strongly the policy is held to its reference (arXiv:2305.18290, β)
-    orpo_weight: float = 0.1  # ORPO: weight of the odds-ratio term beside the answers' loss (arXiv:2403.07691, λ)
     schedule: str = "schedule_free"  # or cosine | constant, AdamW with warm-up: what the paper compared (§5)
     learning_rate: float = 5e-3  # reached after the warm-up; schedule-free needs no decay
     final_learning_rate: float = 0.1  # cosine only: what it ends at, as a share of learning_rate
@@ -113,17 +115,15 @@ class StageConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"stage {self.name} has {name}={getattr(self, name)}: give at least 1.")
         for name, known in (
-            ("objective", OBJECTIVES),
             ("schedule", SCHEDULES),
             ("on_bad_step", ("stop", "skip")),
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(f"stage {self.name} has {name}={getattr(self, name)}; it is {' or '.join(known)}.")
-        if self.prompt_weight is not None and not 0.0 <= self.prompt_weight <= 1.0:
-            raise ConfigError(
-                f"stage {self.name} has prompt_weight={self.prompt_weight}: it is a share between 0 and 1, or null "
-                f"for plain next-token loss."
-            )
+        try:
+            self.objective = resolve_objective(self.objective)
+        except ConfigError as error:
+            raise ConfigError(f"stage {self.name}: {error}") from error
         if not 0.0 < self.beta1 < 1.0:
             raise ConfigError(
                 f"stage {self.name} has beta1={self.beta1}: schedule-free averaging needs a value between 0 and 1, "
@@ -142,7 +142,10 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
     stages: list[StageConfig] = field(
-        default_factory=lambda: [StageConfig(name="cpt"), StageConfig(name="sft", prompt_weight=0.01)]
+        default_factory=lambda: [
+            StageConfig(name="cpt"),
+            StageConfig(name="sft", objective={"name": "next_token", "prompt_weight": 0.01}),
+        ]
     )
     workers: int = 2  # processes that share the model by FSDP2; one CPU core or one GPU each
     min_workers: int | None = None  # elastic: go on with as few as this while nodes are missing; null: never fewer

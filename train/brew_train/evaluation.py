@@ -4,9 +4,8 @@ Owns: both passes, on any number of workers, and the file that keeps the referen
 (brew_train.loop) or the objectives' arithmetic (brew_train.objectives.base).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, collate
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
-from brew_train.objectives.base import make_objective, reference_log_probabilities
+from brew_train.objectives.base import BatchLoss, make_objective
+from brew_train.objectives.reference import reference_log_probabilities
 from brew_train.step import Reference
 
 __all__ = ["compute_reference", "evaluate", "load_reference"]
@@ -39,11 +39,11 @@ def evaluate(
     """
     dealt = list(_dealt(bins, context))
     counts_3 = context.sum_(torch.stack([batch.counts() * float(mine) for _, mine, batch in dealt]).sum(dim=0))
+    objective = make_objective(stage.objective)
     total: torch.Tensor | None = None
     for bin_id, mine, batch in dealt:
         reference_D = reference(np.array([bin_id])).to(context.device) if reference else None
-        objective = make_objective(stage, counts_3, reference_D=reference_D)
-        _, _, sums_K = _forward(model, batch, objective, context)
+        _, _, sums_K = _forward(model, batch, objective.bind(counts_3, reference_D=reference_D), context)
         sums_K = sums_K * float(mine)
         total = sums_K if total is None else total + sums_K
     assert total is not None  # a reader has at least one bin
@@ -120,11 +120,12 @@ def _dealt(bins: BinReader, context: DistributedContext) -> Iterator[tuple[int, 
 
 
 def _forward(
-    model: RankingLM, batch: Batch, objective: Callable[..., Any], context: DistributedContext
+    model: RankingLM, batch: Batch, loss_of_batch: BatchLoss, context: DistributedContext
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     model.eval()
     try:
         with torch.no_grad():
-            return model(batch, objective, context)
+            result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = model(batch, loss_of_batch, context)
+            return result
     finally:
         model.train()

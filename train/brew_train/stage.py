@@ -20,6 +20,7 @@ from brew_train.evaluation import compute_reference, evaluate, load_reference
 from brew_train.inputs.bin_order import BinOrder, BinOrderState
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
+from brew_train.objectives.base import make_objective
 from brew_train.optim.optimizer import make_optimizer
 from brew_train.step import Reference, StepResult, take_step
 
@@ -65,13 +66,14 @@ class RunningStage:
         self._order = BinOrder(n_bins=self.bins.n_bins, plan_hash=self.bins.plan_hash, seed=config.seed)
         self.position = self._order.start()
         self.optimizer = make_optimizer(model, self.settings)
+        self._needs_reference = make_objective(self.settings.objective).needs_reference
         references = [
             (self.bins, out / "reference" / f"{name}.npz"),
             (self.held_out, out / "reference" / f"{name}-evaluation.npz"),
         ]
         if resume is None:
             for reader, path in references:
-                if self.settings.objective == "dpo" and reader is not None:
+                if self._needs_reference and reader is not None:
                     compute_reference(model, reader, path, context)
         else:
             checkpointer, checkpoint = resume
@@ -81,7 +83,7 @@ class RunningStage:
         self._reference, self._held_reference = (self._load(reader, path) for reader, path in references)
 
     def _load(self, reader: BinReader | None, path: Path) -> Reference | None:
-        if self.settings.objective != "dpo" or reader is None:
+        if not self._needs_reference or reader is None:
             return None
         return self._world.on_all(lambda: load_reference(path, reader))
 

@@ -83,17 +83,17 @@ def take_step(
     batches, counts_3 = _read(parts, bins, context)
     waited = time.perf_counter() - asked
 
+    objective = make_objective(stage.objective)
     sums = torch.zeros(0, dtype=torch.float64, device=context.device)
     finite = []  # per micro-step, whether each position's loss is a number
     for part, batch in zip(parts, batches, strict=True):
-        objective = make_objective(
-            stage,
+        loss_of_batch = objective.bind(
             counts_3,
             micro_steps=stage.micro_steps,
             reference_D=reference(part).to(context.device) if reference else None,
         )
         micro_step(model, last=batch is batches[-1], sharding=sharding)
-        loss, losses_T, sums_K = model(batch, objective, context)
+        loss, losses_T, sums_K = model(batch, loss_of_batch, context)
         (loss * context.size).backward()  # FSDP2 averages gradients over workers; the step's loss is their sum
         sums = sums_K if not len(sums) else sums + sums_K
         finite.append(losses_T.isfinite())

@@ -11,6 +11,7 @@ from brew_platform.errors import UserError
 from brew_train.checkpoints.manifest import CHECKPOINTS, peek
 from brew_train.config import TrainConfig
 from brew_train.inputs.bin_reader import BinReader
+from brew_train.objectives.base import make_objective
 
 __all__ = ["require"]
 
@@ -42,11 +43,11 @@ def require(
             if stage.name not in folders:
                 raise UserError(f"no {what} are given for stage {stage.name}: pass a folder for every stage.")
             reader = BinReader(folders[stage.name], **sizes)
-            kind = "documents" if stage.objective == "next_token" else "pairs"
-            if reader.kind != kind:
+            objective = make_objective(stage.objective)
+            if reader.kind != objective.bins:
                 raise UserError(
-                    f"stage {stage.name} has objective={stage.objective}, which reads {kind}, but the {what} in "
-                    f"{folders[stage.name]} hold {reader.kind}: give the folder of {kind}, or change the objective."
+                    f"stage {stage.name} has objective={objective.name}, which reads {objective.bins}, but the {what} in "
+                    f"{folders[stage.name]} hold {reader.kind}: give the folder of {objective.bins}, or change the objective."
                 )
             if read_bins:
                 reader.verify()

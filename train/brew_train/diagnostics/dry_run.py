@@ -132,7 +132,7 @@ def _micro_steps(
     sent = []
     for last in (True,) if stage.micro_steps == 1 else (False, True):
         before = footprint.traffic
-        objective = make_objective(stage, batch.counts(), micro_steps=stage.micro_steps)
+        objective = make_objective(stage.objective).bind(batch.counts(), micro_steps=stage.micro_steps)
         micro_step(model, last=last, sharding=sharding)
         loss, *measured = model(batch, objective, context)
         kept = footprint.now().activations

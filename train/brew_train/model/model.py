@@ -17,7 +17,7 @@ from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch
 from brew_train.model.attention import ATTENTION, register_attention
 from brew_train.model.hf_tensor_map import FAMILIES
-from brew_train.objectives.base import Objective
+from brew_train.objectives.base import BatchLoss
 
 __all__ = ["RankingLM", "balance_loss", "build_model"]
 
@@ -38,7 +38,7 @@ class RankingLM(nn.Module):
         self.router_aux_loss = router_aux_loss
 
     def forward(
-        self, batch: Batch, objective: Objective, context: DistributedContext
+        self, batch: Batch, objective: BatchLoss, context: DistributedContext
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of one packed row.
 

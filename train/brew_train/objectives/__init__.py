@@ -1,1 +1,1 @@
-"""Training objectives and their losses."""
+"""Training objectives, one class each."""

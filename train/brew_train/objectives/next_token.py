@@ -1,0 +1,43 @@
+"""Next-token cross-entropy, for continued pre-training and supervised fine-tuning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from brew_train.inputs.batches import Batch
+from brew_train.objectives.base import ANSWERS, PAIRS, PROMPTS, Objective, Result, StepInputs, require_finite
+from brew_train.objectives.fused_losses import ANSWER, PROMPT, fused_cross_entropy, token_weights
+
+__all__ = ["NextToken", "NextTokenConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenConfig:
+    """Settings of `next_token`.
+
+    Raises:
+        ConfigError: `prompt_weight` is not a share between 0 and 1.
+    """
+
+    prompt_weight: float | None = None  # w_p: share of the prompt tokens' mean loss; None: plain next-token loss (CPT)
+
+    def __post_init__(self) -> None:
+        if self.prompt_weight is not None:
+            require_finite("prompt_weight", self.prompt_weight, maximum=1.0)
+
+
+class NextToken(Objective):
+    """Cross-entropy of every token; prompt and answer tokens are weighted by `token_weights` (360Brew, w_p)."""
+
+    name = "next_token"
+    Config = NextTokenConfig
+    measures: ClassVar[Mapping[str, int]] = {"prompt_loss": PROMPTS, "answer_loss": ANSWERS}
+
+    def compute(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor, batch: Batch, step: StepInputs) -> Result:
+        weights_T = token_weights(batch.roles_T, batch.targets_T, step.counts_3[:PAIRS], self.config.prompt_weight)
+        loss, losses_T = fused_cross_entropy(hidden_TH, head_VH, batch.targets_T, weights_T)
+        exact_T = losses_T.double()
+        by_role = [torch.where(batch.roles_T == role, exact_T, 0.0).sum() for role in (PROMPT, ANSWER)]
+        return loss, losses_T, torch.stack([(exact_T * weights_T).sum(), *by_role])
