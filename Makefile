@@ -1,4 +1,4 @@
-# brew360: `make demo` and `make test` are all a newcomer needs; both set up .venv first.
+# `make demo` and `make test` are the two commands to start with; both set up .venv first.
 # Options of the demo go in ARGS:  make demo ARGS="--source movielens --path ../shared/data/ml-100k"
 
 PYTHON ?= python3.11
@@ -9,15 +9,15 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-real test-faults lint types bench-train bench-serve gpu-check clean
+.PHONY: help setup demo test test-fast test-real test-faults lint types docs bench-train bench-serve gpu-check clean
 
-help: ## this list
+help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## create .venv with everything pinned (about 3 minutes, once)
+setup: $(VENV)/.ready ## create .venv with pinned packages (about 3 minutes, once)
 
-# PyTorch's own CPU index is preferred: elsewhere `torch` may be the CUDA build with gigabytes of packages, which also
-# works, and is what the second line falls back to where that index cannot be reached.
+# PyTorch's CPU index is tried first: on other indexes `torch` may be the CUDA build, which also works but downloads
+# gigabytes. The second line falls back to the default index.
 $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed; name another 3.11 with: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -27,28 +27,36 @@ $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## the whole road: data, training, registry, serving (about 7 minutes)
+demo: setup ## run the pipeline end to end: data, training, registry, serving (about 7 minutes)
 	$(BIN)/brew360 demo $(ARGS)
 
-test: test-fast test-real ## the tests, but for kills under load (test-faults)
+test: test-fast test-real ## run all tests except test-faults
 
-test-fast: setup ## the tests that take seconds, on two cores
+test-fast: setup ## run the tests that take seconds, on two cores
 	$(BIN)/python -m pytest -m "not real" -n 2 --dist loadfile $(ARGS)
 
-test-real: setup ## those that start Ray, vLLM or several processes: Ray's beside the others
+test-real: setup ## run the tests that start Ray, vLLM or several processes
 	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadscope --durations=10 $(ARGS)
 
-test-faults: setup ## kills under load: workers, drivers, replicas, engines, consumers, Redis (about 14 minutes)
+test-faults: setup ## kill workers, drivers, replicas, engines, consumers, Redis under load (about 14 minutes)
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
 
-lint: setup ## ruff: style and formatting
+lint: setup ## check style and formatting with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup ## mypy, strict
+types: setup ## check types with mypy, strict
 	$(BIN)/mypy
 
-bench-train: $(VENV)/bench/.ready ## training against TRL, DDP and plain loops, checkpoints, 20 kills (about 40 minutes)
+docs: $(VENV)/docs/.ready ## build the documentation site into site/; fails on broken links
+	PYTHONPATH=$(VENV)/docs $(BIN)/python -m mkdocs build --quiet --strict $(ARGS)
+
+$(VENV)/docs/.ready: requirements/docs.txt $(VENV)/.ready
+	rm -rf $(VENV)/docs
+	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/docs -r requirements/docs.txt
+	@touch $@
+
+bench-train: $(VENV)/bench/.ready ## compare training with TRL, DDP and plain loops (about 40 minutes)
 	$(BIN)/python -m bench.train $(ARGS)
 
 $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
@@ -56,11 +64,11 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/bench -r requirements/bench.txt
 	@touch $@
 
-bench-serve: setup ## ranking over HTTP against vLLM's own server; run `make demo` first (about 30 minutes)
+bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about 30 minutes)
 	$(BIN)/python -m bench.serve $(ARGS)
 
-gpu-check: ## training on one GPU without Ray: parity, tokens/s, MFU (needs PyTorch, transformers, liger-kernel)
+gpu-check: ## check training on one GPU without Ray: parity, tokens/s, MFU
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.diagnostics.gpu_check $(ARGS)
 
-clean: ## remove what the commands made (.venv stays)
-	rm -rf runs dist .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove generated files; keep .venv
+	rm -rf runs dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,199 @@
+"""A hook of MkDocs that generates the reference pages from the code: CLI, configuration, HTTP and Python."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+AREAS = ("platform", "data", "train", "serve", "cluster")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Append the pages of the Python reference to the navigation."""
+    pages = [{package: f"reference/python/{package}.md"} for package in packages()]
+    reference = next(entry["Reference"] for entry in config.nav or [] if "Reference" in entry)
+    reference.append({"Python": pages})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {
+        "reference/cli.md": cli_page(),
+        "reference/configuration.md": configuration_page(),
+        "reference/http.md": http_page(),
+    }
+    for package, modules in packages().items():
+        pages[f"reference/python/{package}.md"] = f"# {package}\n\n" + "".join(f"::: {name}\n\n" for name in modules)
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+# --- Python ---
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield the dotted name and the file of every module of the five areas."""
+    for area in AREAS:
+        for file in sorted((ROOT / area / f"brew_{area}").rglob("*.py")):
+            if file.name != "__main__.py":
+                parts = file.relative_to(ROOT / area).with_suffix("").parts
+                yield ".".join(part for part in parts if part != "__init__"), file
+
+
+def packages() -> dict[str, list[str]]:
+    """Return the modules that have public names, by package."""
+    found: dict[str, list[str]] = {}
+    for name, file in modules():
+        if file.name != "__init__.py" and "__all__" in file.read_text():
+            found.setdefault(name.rpartition(".")[0], []).append(name)
+    return dict(sorted(found.items()))
+
+
+# --- Configuration ---
+
+
+def configuration_page() -> str:
+    """Describe every keyword-only dataclass whose name ends in `Config` or that a recipe fills."""
+    text = [
+        "# Configuration\n\nRecipes are YAML files; `key=value` on the command line overrides a field, with dots between "
+        "the levels. An unknown key is an error that names the nearest known one.\n"
+    ]
+    for module, file in modules():
+        source = file.read_text()
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and is_configuration(node):
+                text.append(f"\n## {node.name}\n\n`{module}.{node.name}`\n\n{escape(inspect.cleandoc(doc(node)))}\n")
+                text.append("\n| field | type | default | meaning |\n|---|---|---|---|\n")
+                text += [row(field, lines) for field in node.body if isinstance(field, ast.AnnAssign)]
+    return "".join(text)
+
+
+def is_configuration(node: ast.ClassDef) -> bool:
+    """Whether a class is a keyword-only dataclass of settings."""
+    keyword_only = any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+    return keyword_only and re.fullmatch(r"\w+(Config|Job)", node.name) is not None and not node.name.startswith("_")
+
+
+def doc(node: ast.ClassDef) -> str:
+    """Return the docstring before its first section."""
+    return re.split(r"\n\s*(?:Args|Raises|Attributes):\n", ast.get_docstring(node) or "")[0]
+
+
+def row(field: ast.AnnAssign, lines: list[str]) -> str:
+    """Return one row of a table; the meaning is the field's trailing comment, or the comment lines above it."""
+    comment = lines[(field.end_lineno or field.lineno) - 1].partition("  # ")[2]
+    above: list[str] = []
+    number = field.lineno - 2
+    while not comment and lines[number].strip().startswith("# "):
+        above.insert(0, lines[number].strip().removeprefix("# "))
+        number -= 1
+    default = "required" if field.value is None else f"`{ast.unparse(field.value)}`"
+    factory = re.fullmatch(r"`field\(default_factory=(.+)\)`", default)
+    default = f"`{factory[1]}()`" if factory else default
+    cells = (f"`{ast.unparse(field.target)}`", f"`{ast.unparse(field.annotation)}`", default)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, escape(comment or " ".join(above)))) + " |\n"
+
+
+def escape(text: str) -> str:
+    """Escape what Markdown would read as HTML or as a link."""
+    return text.replace("<", "&lt;").replace("[", "\\[")
+
+
+# --- CLI ---
+
+
+def cli_page() -> str:
+    """Describe every command of `brew360` from its own help."""
+    from brew_cluster.cli.main import app
+
+    text = ["# CLI\n\nEvery command prints its help with `--help`.\n"]
+    text += commands("brew360", typer.main.get_command(app))
+    return "".join(text)
+
+
+def commands(name: str, command: Any) -> Iterator[str]:
+    """Yield the section of a command, and those of its subcommands."""
+    subcommands = getattr(command, "commands", {})
+    if subcommands:
+        for word, below in sorted(subcommands.items()):
+            yield from commands(f"{name} {word}", below)
+        return
+    yield f"\n## {name}\n\n{escape(inspect.cleandoc(command.help or ''))}\n\n| argument or option | meaning |\n|---|---|\n"
+    for parameter in command.params:
+        names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.human_readable_name
+        plain = isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool)
+        default = f" Default: `{parameter.default}`." if plain else ""
+        meaning = " ".join((getattr(parameter, "help", None) or "").split())
+        yield f"| `{names}` | {escape(meaning)}{default} |\n".replace("`|`", "`\\|`")
+
+
+# --- HTTP ---
+
+
+def http_page() -> str:
+    """Describe every route from the OpenAPI document, with its parameters, bodies and answers."""
+    document = openapi()
+    text = [
+        "# HTTP\n\nGenerated from the OpenAPI document, which a running service has at `/openapi.json` and shows at `/docs`."
+        "\n"
+    ]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            text.append(f"\n## {method.upper()} {escape(path.replace('{', '&#123;'))}\n\n")
+            text.append(escape(operation.get("description") or operation.get("summary") or "") + "\n")
+            for parameter in operation.get("parameters", []):
+                text.append(f"\n- `{parameter['name']}` ({parameter['in']}): {parameter.get('description', '')}\n")
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            for name in references(body):
+                text.append(f"\nBody: [`{name}`](#{name.lower()})\n")
+            text.append("\n| status | answer |\n|---|---|\n")
+            for status, answer in operation.get("responses", {}).items():
+                schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+                links = ", ".join(f"[`{name}`](#{name.lower()})" for name in references(schema))
+                text.append(f"| {status} | {escape(answer.get('description', ''))} {links} |\n")
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        text.append(f"\n## {name} {{: #{name.lower()} }}\n\n{escape(schema.get('description', ''))}\n")
+        if "properties" in schema:
+            text.append("\n| field | type | required | meaning |\n|---|---|---|---|\n")
+        for field, value in schema.get("properties", {}).items():
+            required = "yes" if field in schema.get("required", []) else "no"
+            meaning = escape(" ".join(value.get("description", "").split())).replace("|", "\\|")
+            text.append(f"| `{field}` | {kind(value)} | {required} | {meaning} |\n")
+        for example in schema.get("examples", []):
+            text.append(f"\n```json\n{json.dumps(example, indent=2)}\n```\n")
+    return "".join(text)
+
+
+def references(schema: dict[str, Any]) -> list[str]:
+    """Return the names of the schemas that a schema refers to."""
+    return re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema))
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """Return the type of a field in a few words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[`{name}`](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(kind(choice) for choice in schema["anyOf"])
+    if schema.get("type") == "array":
+        return f"array of {kind(schema.get('items', {}))}"
+    return schema.get("type", "any")
+
+
+def openapi() -> dict[str, Any]:
+    """Return the OpenAPI document of an online service with the nearline routes."""
+    from brew_serve.http.app import create_api
+
+    return create_api(lambda: None).openapi()
