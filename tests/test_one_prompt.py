@@ -8,7 +8,9 @@ import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
 
-from brew_data.pipelines import documents as pipelines
+from brew_data.pipelines.documents import compile_documents, corpus_tokenizer
+from brew_data.pipelines.member_groups import compiler_spec
+from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import Tables, micros, write_tables
@@ -18,8 +20,9 @@ from brew_data.split import Split
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Shared
 from brew_serve.engines.config import EngineConfig
-from brew_serve.http.app import create_api
-from brew_serve.ranking.service import RankService
+from brew_serve.http.app import create_app
+from brew_serve.http.backend import LocalBackend
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -52,16 +55,16 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(tables: Tables, tmp_path
     suite = load_suite("economic_graph")
     times = micros(tables.interactions)
     split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
-    tokenizer = pipelines.corpus_tokenizer(tmp_path / "tables", suite, split, 600)
+    tokenizer = corpus_tokenizer(tmp_path / "tables", suite, split, 600)
     compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=2048, head_tokens=256))
-    spec = pipelines.compiler_spec(compiler)
+    spec = compiler_spec(compiler)
     compared = begun = 0
     for member in set(tables.interactions["member_id"].to_pylist()):
         rows = tables.interactions.filter(pc.equal(tables.interactions["member_id"], member))
-        requests = pipelines.compile_requests(
+        requests = compile_requests(
             rows, tables_folder=tmp_path / "tables", spec=spec, after=split.train_until
         ).to_pylist()
-        documents = pipelines.compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
+        documents = compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
         for request in requests[:2]:  # the HTTP side builds a member context for each
             first = request["interaction_ids"][0]
             row = rows.filter(pc.equal(rows["interaction_id"], first)).to_pylist()[0]
@@ -88,7 +91,7 @@ def asked_over_http(
     MemberContext.build(known, path)
     engine = RecordingEngine()
     version = LoadedVersion(folder=folder, suite=compiler.suite, compiler=compiler, engine=EngineConfig())
-    service = RankService(1, version, engine, MemberContext(path))
+    service = RankingService(1, version, engine, MemberContext(path))
     members = {m["member_id"]: m["profile"] for m in known.members.to_pylist()}
     entities = {e["entity_id"]: e for e in known.entities.to_pylist()}
     history = [
@@ -102,7 +105,7 @@ def asked_over_http(
         for past in known.interactions.filter(pc.equal(known.interactions["member_id"], row["member_id"])).to_pylist()
     ]
     candidate = row["entity_id"]
-    with TestClient(create_api(lambda: service)) as client:
+    with TestClient(create_app(LocalBackend(service))) as client:
         for body in [
             {"task": task, "member_id": row["member_id"], "candidates": [candidate]},
             {

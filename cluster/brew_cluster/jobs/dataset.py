@@ -12,14 +12,15 @@ from brew_cluster.jobs.demo_config import DemoConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.corpora.preferences import build_pairs, synthetic_pairs
-from brew_data.pipelines.documents import BinsPlan, build_bins, corpus_tokenizer
+from brew_data.packed_bins.schema import BinsPlan
+from brew_data.pipelines.documents import build_bins, corpus_tokenizer
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite, load_suite
 from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.movielens import read_movielens
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import EVERYONE, Split
-from brew_platform.console.logging import Stages
+from brew_platform.console.progress import Phases
 from brew_platform.errors import UserError
 
 __all__ = ["Prepared", "make_bins", "make_dataset", "prepare"]
@@ -39,7 +40,7 @@ class Prepared:
     compiler: PromptCompiler
 
 
-def prepare(config: DemoConfig, folder: Path, stages: Stages, *, path: Path | None) -> Prepared:
+def prepare(config: DemoConfig, folder: Path, phases: Phases, *, path: Path | None) -> Prepared:
     """Makes or reads the tables, cuts them in time, and trains the tokenizer on the training part.
 
     Args:
@@ -51,14 +52,14 @@ def prepare(config: DemoConfig, folder: Path, stages: Stages, *, path: Path | No
         DataError: the input is not what the source reads.
     """
     suite = load_suite(config.suite)
-    with stages.stage("tables", unit="interactions") as progress:
+    with phases.phase("tables", unit="interactions") as progress:
         tables = _tables(config, path)
         write_tables(tables, folder / "tables")
         split = Split.of(micros(tables.interactions).to_numpy(), config.split)
         progress.update(
             tables.interactions.num_rows, members=tables.members.num_rows, entities=tables.entities.num_rows
         )
-    with stages.stage("tokenizer", unit="tokens") as progress:
+    with phases.phase("tokenizer", unit="tokens") as progress:
         tokenizer = corpus_tokenizer(folder / "tables", suite, split, config.vocabulary_size)
         progress.update(tokenizer.vocabulary_size)
     return Prepared(
@@ -71,10 +72,10 @@ def prepare(config: DemoConfig, folder: Path, stages: Stages, *, path: Path | No
 
 
 def make_bins(
-    prepared: Prepared, out: Path, stages: Stages, *, stage: str = "bins", members: tuple[float, float] = EVERYONE
+    prepared: Prepared, out: Path, phases: Phases, *, phase: str = "bins", members: tuple[float, float] = EVERYONE
 ) -> BinsPlan:
     """Packs the training documents of a part of the members into `out`; Ray must be initialised."""
-    with stages.stage(stage, unit="bins") as progress:
+    with phases.phase(phase, unit="bins") as progress:
         return build_bins(
             prepared.folder / "tables",
             prepared.compiler,
@@ -93,14 +94,14 @@ def make_dataset(config: DemoConfig, out: Path, console: Console, *, path: Path 
     """
     require_space(out)
     names = ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if pairs else [])]
-    stages = Stages(names, console=console)
-    prepared = prepare(config, out, stages, path=path)
+    phases = Phases(names, console=console)
+    prepared = prepare(config, out, phases, path=path)
     prepared.compiler.tokenizer.save(out / "tokenizer")
     with local_ray(detached=False, logs=out / "logs" / "ray"):
-        make_bins(prepared, out / "bins", stages, members=TRAINED_ON)
-        make_bins(prepared, out / "evaluation", stages, stage="evaluation", members=HELD_OUT_MEMBERS)
+        make_bins(prepared, out / "bins", phases, members=TRAINED_ON)
+        make_bins(prepared, out / "evaluation", phases, phase="evaluation", members=HELD_OUT_MEMBERS)
     if pairs:
-        with stages.stage("pairs", total=pairs, unit="pairs") as progress:
+        with phases.phase("pairs", total=pairs, unit="pairs") as progress:
             held_out = max(1, round(HELD_OUT * pairs))
             for folder, count, members in [
                 ("pairs", pairs - held_out, TRAINED_ON),

@@ -27,21 +27,22 @@ from brew_cluster.jobs.demo_report import (
 from brew_cluster.jobs.demo_slates import Slate, choose_slates
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
-from brew_data.pipelines.documents import build_requests
+from brew_data.pipelines.requests import build_requests
 from brew_data.records import Records
 from brew_data.schema import micros
 from brew_platform.config import config_digest
-from brew_platform.console.logging import Stages
+from brew_platform.console.progress import Phases
 from brew_platform.processes import ProcessTreeMeter
 from brew_platform.provenance import source_commit
 from brew_platform.registry.registry import GateOutcome, Registry
 from brew_platform.storage.base import open_store
-from brew_serve.batch.flow import score_requests
-from brew_serve.benchmark import TaskQuality, benchmark, benchmark_rows
+from brew_serve.batch.dataset_scoring import score_requests
+from brew_serve.benchmark import TaskQuality, benchmark, count_benchmark_scores
 from brew_serve.client import RankClient
 from brew_serve.context.base import MemberContext
 from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
 from brew_serve.version import write_suite_files
+from brew_train.config import ModelShape
 from brew_train.ray_launcher import run_on_ray
 
 __all__ = ["DemoOptions", "run_demo"]
@@ -69,38 +70,39 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     require_space(options.run)
     commit = source_commit()  # of the code that is loaded now; the checkout may move while the model trains
     run = options.run
-    stages = Stages(STAGES, console=console)
+    phases = Phases(PHASES, console=console)
 
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
-        prepared = prepare(config, run, stages, path=options.path)
+        prepared = prepare(config, run, phases, path=options.path)
         tables, split, suite, compiler = prepared.tables, prepared.split, prepared.suite, prepared.compiler
         tokenizer = compiler.tokenizer
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
-            plan = make_bins(prepared, run / "bins", stages)
+            plan = make_bins(prepared, run / "bins", phases)
 
             steps = sum(stage.steps for stage in config.train.stages)
-            with stages.stage("train", total=steps, unit="steps") as progress:
+            with phases.phase("train", total=steps, unit="steps") as progress:
                 trained = run_on_ray(
                     config.train,
                     bins={stage.name: run / "bins" for stage in config.train.stages},
                     out=run / "train",
-                    vocabulary_size=tokenizer.vocabulary_size,
-                    context_length=config.prompt.context_length,
+                    shape=ModelShape(
+                        vocabulary_size=tokenizer.vocabulary_size, context_length=config.prompt.context_length
+                    ),
                     on_metrics=lambda row: progress.update(row["step"], loss=row["loss"]),
                 )
                 model = trained.export
                 tokenizer.save(model)
                 write_suite_files(model, suite, config.prompt)
 
-            rows = benchmark_rows(tables, split).num_rows
-            with stages.stage("benchmark", total=rows, unit="rows") as progress:
+            rows = count_benchmark_scores(tables, suite, split)
+            with phases.phase("benchmark", total=rows, unit="rows") as progress:
                 scores = _score(build_requests(run / "tables", compiler, split), model, config, progress)
                 pq.write_table(scores, run / "scores.parquet")
                 quality = benchmark(scores, tables, suite, split)
             show_quality(console, quality)
 
-            with stages.stage("publish"):
+            with phases.phase("publish"):
                 registry = Registry(open_store(options.registry))
                 version = registry.publish(
                     model,
@@ -117,7 +119,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                 )
                 registry.promote(version.number, gates=_gates(config, quality), author="brew360 demo")
 
-            with stages.stage("serve"):
+            with phases.phase("serve"):
                 # Members as they were at the cut: what they did with the candidates is not known yet.
                 known = pc.less_equal(micros(tables.interactions), split.train_until)
                 at_the_cut = replace(tables, interactions=tables.interactions.filter(known))
@@ -132,7 +134,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                 )
                 url = serve_http(app, port=options.port)
 
-            with stages.stage("rank", total=config.release.requests, unit="requests") as progress:
+            with phases.phase("rank", total=config.release.requests, unit="requests") as progress:
                 slates = choose_slates(tables, suite, split, count=config.release.requests, size=config.release.slate)
                 rankings, milliseconds = _rank(url, slates, progress)
         # ^ unless it is kept, the service and Ray end here
@@ -148,7 +150,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
         "bins": asdict(plan),
         "registry": {"version": version.number, "url": options.registry},
         "serve": {"url": url, "p50_ms": statistics.median(milliseconds), "requests": len(milliseconds)},
-        "seconds": {**stages.seconds, "total": sum(stages.seconds.values())},
+        "seconds": {**phases.seconds, "total": sum(phases.seconds.values())},
         "memory": {"peak_bytes": memory.peak_bytes},
     }
     write_report(options.report, report)
@@ -160,7 +162,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     return report
 
 
-STAGES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
+PHASES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
 
 
 def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]
@@ -170,7 +172,7 @@ def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # 
         batches.append(batch)
         done += batch.num_rows
         progress.update(done)
-    return pa.concat_tables(batches).sort_by("interaction_id")
+    return pa.concat_tables(batches).sort_by([("interaction_id", "ascending"), ("task", "ascending")])
 
 
 def _gates(config: DemoConfig, quality: dict[str, TaskQuality]) -> list[GateOutcome]:

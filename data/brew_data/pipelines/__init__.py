@@ -1,1 +1,1 @@
-"""The Ray Data pipelines."""
+"""Ray Data pipelines from tables to training documents and scoring requests."""
