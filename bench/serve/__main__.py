@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import torch
-from bench.serve.floor import PackedForward
+from bench.serve.floor import SinglePassScorer
 from bench.serve.load import Timing, at_once, at_random, items_per_second
 from bench.serve.result import Result, figures, table
 from bench.serve.servers import VLLM_BEST, our_service, vllm_server
@@ -78,7 +78,7 @@ def measure_model(model: str, folder: Path, work: Path, result: Result, options:
             "vllm_best": up.enter_context(vllm_server(folder, VLLM_BEST, work / "vllm-best.log")),
             "vllm_default": up.enter_context(vllm_server(folder, [], work / "vllm-default.log")),
         }
-        floor = PackedForward(folder)
+        floor = SinglePassScorer(folder)
         print(f"{model}: all contenders are up after {time.perf_counter() - began:.0f} s", flush=True)
         for name in options.workloads:
             maker = RequestMaker(version, WORKLOADS[name])
@@ -88,7 +88,7 @@ def measure_model(model: str, folder: Path, work: Path, result: Result, options:
 
 
 async def measure_workload(
-    maker: RequestMaker, urls: dict[str, str], floor: PackedForward, options: argparse.Namespace
+    maker: RequestMaker, urls: dict[str, str], floor: SinglePassScorer, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One request at a time; then several callers; then random arrivals at 70% of what those showed."""
     limits = httpx.Limits(max_connections=None)

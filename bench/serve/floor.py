@@ -6,10 +6,10 @@ import torch
 from bench.serve.workload import Request
 from transformers import AutoModelForCausalLM
 
-__all__ = ["PackedForward"]
+__all__ = ["SinglePassScorer"]
 
 
-class PackedForward:
+class SinglePassScorer:
     """transformers' model, in float32, on prefix and all candidates in one sequence.
 
     A dense mask lets every candidate see the prefix and itself; nothing is computed twice.

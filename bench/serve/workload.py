@@ -86,6 +86,7 @@ class RequestMaker:
         self.task: TaskSpec = next(
             task for task in self.suite.tasks if all(len(ids) == 1 for ids in self.compiler.labels(task).values())
         )
+        self.surface = self.suite.surface(self.task.surface)
 
     def make(self, count: int) -> list[Request]:
         """The next `count` requests."""
@@ -116,13 +117,13 @@ class RequestMaker:
     def _history(self, profile: dict[str, str], tokens: int) -> list[dict[str, Any]]:
         past: list[dict[str, Any]] = []
         while tokens > 0:
-            fields = self._fields(self.suite.entities[self.task.entity_type])
+            fields = self._fields(self.suite.entities[self.surface.entity_type])
             past.append(
                 {
-                    "entity_type": self.task.entity_type,
+                    "entity_type": self.surface.entity_type,
                     "fields": fields,
-                    "surface": self.task.surface,
-                    "action": str(self._random.choice([action.name for action in self.task.actions])),
+                    "surface": self.surface.name,
+                    "action": str(self._random.choice([action.name for action in self.surface.actions])),
                     "timestamp": (START + timedelta(hours=len(past))).isoformat(),
                 }
             )
@@ -131,7 +132,7 @@ class RequestMaker:
 
     def _candidate(self, profile: dict[str, str]) -> dict[str, str]:
         """Fields that make a question of the wanted length, or the first length above it."""
-        fields = self._fields(self.suite.entities[self.task.entity_type])
+        fields = self._fields(self.suite.entities[self.surface.entity_type])
         names = itertools.cycle(fields)  # no field may be longer than the service takes
         wanted = min(self.sizes.candidate, self.compiler.format.question_tokens)  # no question is longer than that
         while len(self._question(profile, fields)) < wanted:
@@ -139,7 +140,7 @@ class RequestMaker:
         return fields
 
     def _question(self, profile: dict[str, str], fields: dict[str, str]) -> tuple[int, ...]:
-        entity = Entity(entity_type=self.task.entity_type, fields=fields)
+        entity = Entity(entity_type=self.surface.entity_type, fields=fields)
         return self.compiler.question(self.task, profile, entity)[0]
 
     def _fields(self, templates: list[str]) -> dict[str, str]:
@@ -157,7 +158,7 @@ def write_random_version(folder: Path, like: LoadedVersion) -> int:
     random = np.random.default_rng(SEED)
     texts = (" ".join(draw_words(vocabulary(), random, 400)) for _ in range(300))
     # A line each, as answers are encoded: RequestMaker needs a task whose labels are single tokens
-    labels = "\n".join(action.label for task in like.suite.tasks for action in task.actions)
+    labels = "\n".join(outcome.label for task in like.suite.tasks for outcome in like.suite.outcomes(task))
     tokenizer = train_tokenizer([*texts, *[labels] * 300], vocabulary_size=VOCABULARY)
     torch.manual_seed(SEED)
     lm = MixtralForCausalLM(

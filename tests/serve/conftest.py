@@ -20,13 +20,13 @@ import pyarrow as pa
 import pytest
 
 from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, TaskSpec, TaskSuite
+from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Engine, EngineUsage, Generated, Sampling, Shared
-from brew_serve.engines.torch_engine import TorchEngine
-from brew_serve.ranking.service import RankService
+from brew_serve.engines.torch import TorchEngine
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion, load_version, write_suite_files
 
 from .engine_processes import engine_cores
@@ -74,28 +74,36 @@ def suite() -> TaskSuite:
         name="tiny",
         profile=["{title}", "in {location}"],
         entities={"job": ["{title}", "at {company}"], "post": ["{topic}"]},
-        tasks=[
-            TaskSpec(
-                name="job_apply",
-                surface="jobs",
+        surfaces=[
+            Surface(
+                name="jobs",
                 entity_type="job",
-                instruction="Predict whether the member applies.",
                 question=["job"],
                 actions=[Action(name="apply", label="apply"), Action(name="skip", label="skip")],
-                positive=["apply"],
-                history=history,
             ),
-            TaskSpec(
-                name="post_interest",
-                surface="feed",
+            Surface(
+                name="feed",
                 entity_type="post",
-                instruction="Predict the interest of the member.",
                 question=["post"],
                 actions=[
                     Action(name="like", label="like"),
                     Action(name="later", label="not now"),
                     Action(name="hide", label="not ever again"),
                 ],
+            ),
+        ],
+        tasks=[
+            TaskSpec(
+                name="job_apply",
+                surface="jobs",
+                instruction="Predict whether the member applies.",
+                positive=["apply"],
+                history=history,
+            ),
+            TaskSpec(
+                name="post_interest",
+                surface="feed",
+                instruction="Predict the interest of the member.",
                 positive=["like", "later"],
                 history=history,
             ),
@@ -213,10 +221,10 @@ def tables(history: list[Past]) -> Tables:
 
 
 @pytest.fixture(scope="module")
-def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankService]:
+def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankingService]:
     path = tmp_path_factory.mktemp("context") / "context.sqlite"
     MemberContext.build(tables, path)
-    service = RankService(3, version, TorchEngine(version.folder), MemberContext(path))
+    service = RankingService(3, version, TorchEngine(version.folder), MemberContext(path))
     yield service
     service.close()
 

@@ -81,8 +81,8 @@ class Telling:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def put(self, ranking: StoredRanking) -> bool:
-        stored = self._inner.put(ranking)
+    def put_ranking(self, ranking: StoredRanking) -> bool:
+        stored = self._inner.put_ranking(ranking)
         if stored:
             newness = (ranking.task, ranking.member_id, ranking.newness)
             self._told.setdefault(newness, set()).add(ranking.version)

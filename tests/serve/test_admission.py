@@ -1,4 +1,4 @@
-"""The policies that let work in: what they promise for every load, and the loop that applies them."""
+"""Admission and quotas: the policies' properties for every load, and the controller that applies them."""
 
 import math
 
@@ -8,13 +8,21 @@ from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError, UserError
 from brew_serve.engines.base import EngineUsage
+from brew_serve.errors import Overloaded, QuotaExceeded
 from brew_serve.http.auth import Team
 from brew_serve.http.quota import Bucket, TeamQuota
-from brew_serve.http.refusals import Overloaded, QuotaExceeded
-from brew_serve.http.request_context import Call, Trace
 from brew_serve.metrics import Meters
-from brew_serve.ranking.admission import AdmissionConfig, Admit, Load, Refuse, TokenRate, TooLarge, Work, decide
-from brew_serve.ranking.gate import Gate
+from brew_serve.ranking.admission import (
+    AdmissionConfig,
+    AdmissionController,
+    Admit,
+    Load,
+    Refuse,
+    TokenRate,
+    TooLarge,
+    Work,
+    decide,
+)
 
 CONFIG = AdmissionConfig(max_outstanding_tokens=10_000, tokens_per_second=1_000, rate_memory_seconds=1)
 
@@ -50,7 +58,9 @@ def test_an_idle_service_refuses_nothing_within_its_limit(amount: int, left: flo
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.integers(5_000, 10_000), st.floats(1, 1e4), st.integers(1_000, 10_000), seconds)
-def test_who_comes_back_when_told_is_let_in(outstanding: int, rate: float, amount: int, left: float | None) -> None:
+def test_a_retry_after_the_stated_time_is_admitted(
+    outstanding: int, rate: float, amount: int, left: float | None
+) -> None:
     load, work = Load(outstanding_tokens=outstanding, tokens_per_second=rate), Work(tokens=amount, seconds_left=left)
     decision = decide(load, work, CONFIG)
     assume(isinstance(decision, Refuse))
@@ -94,17 +104,17 @@ def test_the_rate_follows_a_busy_engine_and_ignores_an_idle_ones_slowness() -> N
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0.1, 30)), max_size=40))
-def test_a_bucket_gives_no_more_than_its_rate_and_one_capacity(asks: list[tuple[float, float]]) -> None:
-    bucket, now, given_ = Bucket(per_second=2, capacity=20, now=0), 0.0, 0.0
-    for pause, amount in asks:
+def test_a_bucket_gives_no_more_than_its_rate_and_one_capacity(requests: list[tuple[float, float]]) -> None:
+    bucket, now, granted = Bucket(per_second=2, capacity=20, now=0), 0.0, 0.0
+    for pause, amount in requests:
         now += pause
         wait = bucket.take(amount, now)
         if wait:
             assert bucket.take(amount, now + 0.9 * wait) > 0
             now += 1.0001 * wait
             assert bucket.take(amount, now) == 0
-        given_ += amount
-        assert given_ <= 20 + 2 * now + max(0, amount - 20) + 0.01
+        granted += amount
+        assert granted <= 20 + 2 * now + max(0, amount - 20) + 0.01
 
 
 def test_a_large_request_is_delayed_like_many_small_ones() -> None:
@@ -114,7 +124,7 @@ def test_a_large_request_is_delayed_like_many_small_ones() -> None:
     assert bucket.take(1, 41) == 0
 
 
-# --- The gate ---
+# --- The controller ---
 
 
 class Clock:
@@ -124,70 +134,64 @@ class Clock:
         return self.now
 
 
-def call(team: Team | None = None) -> Call:
-    quota = None if team is None else TeamQuota(team, 0.0)
-    return Call(arrival=0.0, trace=Trace.of("", ""), quota=quota)
-
-
 @given(
     st.lists(st.tuples(st.integers(1, 4_000), st.booleans(), st.lists(st.integers(0, 2_000), max_size=5)), max_size=20)
 )
-def test_the_gate_counts_down_to_nothing_whatever_happens(requests: list[tuple[int, bool, list[int]]]) -> None:
+def test_the_controller_counts_down_to_zero_whatever_happens(requests: list[tuple[int, bool, list[int]]]) -> None:
     clock = Clock()
-    gate = Gate(CONFIG, Meters(EngineUsage), clock)
+    controller = AdmissionController(CONFIG, Meters(EngineUsage), clock)
     open_ = []
     for amount, fails, parts in requests:
         clock.now += 0.1
-        block = gate.admitted(amount, call())
+        block = controller.admit(amount)
         try:
-            ticket = block.__enter__()
+            admitted = block.__enter__()
         except Overloaded:
-            assert gate.outstanding_tokens + amount > CONFIG.max_outstanding_tokens
+            assert controller.outstanding_tokens + amount > CONFIG.max_outstanding_tokens
             continue
         for part in parts:
-            ticket.done(part)
-        assert 0 <= gate.outstanding_tokens <= CONFIG.max_outstanding_tokens
+            admitted.finish(part)
+        assert 0 <= controller.outstanding_tokens <= CONFIG.max_outstanding_tokens
         open_.append((block, fails))
     for block, fails in open_:
         error = RuntimeError("engine") if fails else None
         assert not block.__exit__(type(error) if error else None, error, None)
-    assert gate.outstanding_tokens == 0
+    assert controller.outstanding_tokens == 0
 
 
-def test_the_gate_measures_its_rate_and_refuses_by_it() -> None:
+def test_the_controller_measures_its_rate_and_refuses_by_it() -> None:
     clock, meters = Clock(), Meters(EngineUsage)
-    gate = Gate(CONFIG, meters, clock)
+    controller = AdmissionController(CONFIG, meters, clock)
     for _ in range(50):  # 8,000 tokens in 2 seconds of busy time, in bursts; idle time between them does not count
-        with gate.admitted(8_000, call()) as ticket:
+        with controller.admit(8_000) as admitted:
             for _ in range(8):
                 clock.now += 0.25
-                ticket.done(500)
-                ticket.done(500)
+                admitted.finish(500)
+                admitted.finish(500)
         clock.now += 100
     assert b"brew_tokens_per_second 39" in meters.text() or b"brew_tokens_per_second 40" in meters.text()
-    with gate.admitted(8_000, call()):
+    with controller.admit(8_000):
         with pytest.raises(Overloaded, match="could not answer it within its deadline; try again in 1.") as refused:
-            gate.admitted(100, call(), deadline=clock.now + 1).__enter__()
+            controller.admit(100, deadline=clock.now + 1).__enter__()
         assert refused.value.retry_after == pytest.approx(1.025, abs=0.05)  # 2 s of work before it, 0.025 s its own
-        with gate.admitted(100, call(), deadline=clock.now + 3):
+        with controller.admit(100, deadline=clock.now + 3):
             pass
-        with pytest.raises(Overloaded, match="has no room for it"):
-            gate.admitted(3_000, call()).__enter__()
+        with pytest.raises(Overloaded, match="has no capacity for it"):
+            controller.admit(3_000).__enter__()
         with pytest.raises(UserError, match="needs 20000 tokens of work, but the service takes 10000 at a time"):
-            gate.admitted(20_000, call()).__enter__()
+            controller.admit(20_000).__enter__()
     assert b'brew_shed_total{reason="deadline"} 1.0' in meters.text()
 
 
-def test_the_gate_charges_tokens_only_for_what_it_lets_in() -> None:
-    clock = Clock()
-    gate = Gate(CONFIG, Meters(EngineUsage), clock)
-    who = call(Team(name="feed", tokens_per_minute=6_000))
-    with gate.admitted(5_000, who):
-        with pytest.raises(Overloaded):
-            gate.admitted(9_000, who).__enter__()
-        with pytest.raises(QuotaExceeded, match="team feed may use 6000 tokens a minute") as refused:
-            gate.admitted(2_000, who).__enter__()
-        assert refused.value.retry_after == pytest.approx(10)
-        with gate.admitted(1_000, who):
-            pass
-    assert gate.outstanding_tokens == 0
+def test_a_team_is_charged_only_for_the_tokens_of_admitted_requests() -> None:
+    quota = TeamQuota(Team(name="feed", tokens_per_minute=6_000), 0.0)
+    quota.settle(quota.expect(0.0), 5_000)
+    with pytest.raises(QuotaExceeded, match="team feed may use 6000 tokens a minute") as refused:
+        quota.expect(0.0)  # 5,000 tokens are expected, and 1,000 are left
+    assert refused.value.retry_after == pytest.approx(40)
+    expected = quota.expect(40.0)
+    quota.settle(expected, 0)  # refused by the service: nothing is charged
+    quota.settle(quota.expect(40.0), 1_000)
+    with pytest.raises(QuotaExceeded) as refused:
+        quota.expect(40.0)  # 0.8 * 5,000 + 0.2 * 1,000 = 4,200 tokens are expected, and 4,000 are left
+    assert refused.value.retry_after == pytest.approx(2)

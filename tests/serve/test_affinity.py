@@ -1,6 +1,7 @@
 """Which replica and which version a member meets, and how many replicas there are: pure functions."""
 
 import json
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,17 +11,20 @@ from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError
 from brew_serve.config import AppConfig
-from brew_serve.deployment.autoscaling import OutstandingTokensPolicy, replicas_wanted
-from brew_serve.deployment.replica_routing import in_order
-from brew_serve.deployment.split import Wanted, falls_in, wanted
+from brew_serve.deployment.autoscaling import OutstandingTokensPolicy, desired_replicas
+from brew_serve.deployment.forwarding import RoutingHints, is_in_share, read_routing_hints
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
+
+with warnings.catch_warnings():  # of Ray's own, when it is imported
+    warnings.simplefilter("ignore")
+    from brew_serve.deployment.replica_routing import order_replicas
 
 MEMBERS = [f"m{i}" for i in range(2_000)]
 
 
 def first(key: str, replicas: list[str]) -> str:
-    return in_order(key, dict.fromkeys(replicas, 0))[0]
+    return order_replicas(key, dict.fromkeys(replicas, 0))[0]
 
 
 def test_members_stay_with_their_replica_when_others_come_and_go() -> None:
@@ -32,23 +36,23 @@ def test_members_stay_with_their_replica_when_others_come_and_go() -> None:
 
 
 def test_a_busy_replica_is_passed_over_and_everyone_finds_the_same_second_one() -> None:
-    order = in_order("ada", {"a": 0, "b": 0, "c": 0})
+    order = order_replicas("ada", {"a": 0, "b": 0, "c": 0})
     loads = dict(zip(order, [20, 4, 5], strict=True))
-    assert in_order("ada", loads) == [order[1], order[2], order[0]]
+    assert order_replicas("ada", loads) == [order[1], order[2], order[0]]
     loads = dict(zip(order, [3, 0, 0], strict=True))
-    assert in_order("ada", loads) == order, "a few requests more are no reason to move"
+    assert order_replicas("ada", loads) == order, "a few requests more are no reason to move"
     loads = dict(zip(order, [11, 10, 9], strict=True))
-    assert in_order("ada", loads) == order
+    assert order_replicas("ada", loads) == order
 
 
 def test_who_is_no_member_goes_where_least_is_done() -> None:
-    assert in_order("", {"a": 3, "b": 1, "c": 2}) == ["b", "c", "a"]
-    assert in_order("ada", {}) == []
+    assert order_replicas("", {"a": 3, "b": 1, "c": 2}) == ["b", "c", "a"]
+    assert order_replicas("ada", {}) == []
 
 
 @given(st.text(), st.dictionaries(st.text(), st.integers(0, 1_000), min_size=1))
 def test_every_replica_is_offered_once_and_the_first_is_not_overloaded(key: str, loads: dict[str, int]) -> None:
-    order = in_order(key, loads)
+    order = order_replicas(key, loads)
     assert sorted(order) == sorted(loads)
     assert loads[order[0]] <= max(4, 1.25 * (sum(loads.values()) + 1) / len(loads))
 
@@ -56,7 +60,7 @@ def test_every_replica_is_offered_once_and_the_first_is_not_overloaded(key: str,
 def test_load_stays_bounded_when_one_member_asks_for_everything() -> None:
     loads = dict.fromkeys("abcd", 0)
     for _ in range(1_000):
-        loads[in_order("ada", loads)[0]] += 1
+        loads[order_replicas("ada", loads)[0]] += 1
     assert max(loads.values()) <= 1.25 * 250 + 5
 
 
@@ -65,7 +69,7 @@ def body(**request: object) -> bytes:
 
 
 def key(raw: bytes) -> str:
-    return wanted(raw).key
+    return read_routing_hints(raw).key
 
 
 def test_a_member_has_one_key_however_the_request_is_written() -> None:
@@ -89,30 +93,32 @@ def test_a_member_has_one_key_however_the_request_is_written() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"5", b"\xff", b"{}", b"[" * 100_000, b'{"member_id": null}'])
 def test_what_tells_of_no_member_has_no_key(raw: bytes) -> None:
-    assert wanted(raw) == Wanted()
+    assert read_routing_hints(raw) == RoutingHints()
 
 
 def test_a_deadline_is_read_where_a_ranker_would_take_it() -> None:
-    assert wanted(body(deadline_ms=250, member_id="ada")) == Wanted(key=key(body(member_id="ada")), deadline_ms=250)
+    assert read_routing_hints(body(deadline_ms=250, member_id="ada")) == RoutingHints(
+        key=key(body(member_id="ada")), deadline_ms=250
+    )
     for no_deadline in (0, -1, 0.5, True, "250", None, [250], 600_001, 10**400):
-        assert wanted(body(deadline_ms=no_deadline)).deadline_ms is None
+        assert read_routing_hints(body(deadline_ms=no_deadline)).deadline_ms is None
 
 
 def test_a_share_of_the_members_is_chosen_and_stays_when_it_grows() -> None:
     keys = [key(body(member_id=member)) for member in MEMBERS]
-    few = {key for key in keys if falls_in(key, "canary", 0.1)}
-    more = {key for key in keys if falls_in(key, "canary", 0.3)}
+    few = {key for key in keys if is_in_share(key, "canary", 0.1)}
+    more = {key for key in keys if is_in_share(key, "canary", 0.3)}
     assert 140 < len(few) < 260
     assert few < more
-    assert not any(falls_in(key, "canary", 0.0) for key in keys)
-    assert all(falls_in(key, "canary", 1.0) for key in keys)
-    assert {key for key in keys if falls_in(key, "shadow", 0.1)} != few
-    assert not falls_in("", "canary", 1.0)
+    assert not any(is_in_share(key, "canary", 0.0) for key in keys)
+    assert all(is_in_share(key, "canary", 1.0) for key in keys)
+    assert {key for key in keys if is_in_share(key, "shadow", 0.1)} != few
+    assert not is_in_share("", "canary", 1.0)
 
 
 def test_replicas_follow_the_outstanding_tokens() -> None:
-    assert [replicas_wanted(tokens, 1_000, 1) for tokens in (0, 1, 1_000, 1_001, 9_500)] == [1, 1, 1, 2, 10]
-    fewer = [replicas_wanted(tokens, 1_000, 3) for tokens in (3_001, 3_000, 1_900, 1_401, 1_400, 701, 700, 0)]
+    assert [desired_replicas(tokens, 1_000, 1) for tokens in (0, 1, 1_000, 1_001, 9_500)] == [1, 1, 1, 2, 10]
+    fewer = [desired_replicas(tokens, 1_000, 3) for tokens in (3_001, 3_000, 1_900, 1_401, 1_400, 701, 700, 0)]
     assert fewer == [4, 3, 3, 3, 2, 2, 1, 1], "one goes only where the others have room to spare"
     policy = OutstandingTokensPolicy(target_tokens=1_000)
     reports = {"outstanding_tokens": {"a": 1_500.0, "b": 700.0}, "other": {"a": 9e9}}

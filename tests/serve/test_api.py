@@ -9,15 +9,16 @@ import pytest
 from brew_data.prompts.compiler import Entity, Past
 from brew_platform.errors import BrewError, UserError
 from brew_serve.client import RankClient, Retries
-from brew_serve.http.app import create_api
+from brew_serve.http.app import create_app
+from brew_serve.http.backend import LocalBackend
 from brew_serve.ranking.scoring import Scorer
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
 
 @pytest.fixture
-async def http(service: RankService) -> Any:
-    transport = httpx.ASGITransport(create_api(lambda: service), raise_app_exceptions=False)
+async def http(service: RankingService) -> Any:
+    transport = httpx.ASGITransport(create_app(LocalBackend(service)), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -25,7 +26,7 @@ async def http(service: RankService) -> Any:
 async def test_the_answer_is_the_scorers_ranking(
     http: httpx.AsyncClient,
     body: dict[str, Any],
-    service: RankService,
+    service: RankingService,
     history: list[Past],
     candidates: list[tuple[str, Entity]],
 ) -> None:
@@ -117,7 +118,7 @@ BAD = [
     (past(timestamp="2026-01-31T12:00:00"), 400, "member.history.0.timestamp: Input should have timezone info."),
     (past(surface="moon"), 400, "surface 'moon' is unknown; this model knows jobs, feed."),
     (past(action="sing"), 400, "action 'sing' is unknown on surface"),
-    (past(entity_type="person"), 400, "task post_interest ranks entities of type 'post', not 'person'."),
+    (past(entity_type="person"), 400, "surface feed shows entities of type 'post', not 'person'."),
 ]
 
 
@@ -160,7 +161,9 @@ async def test_other_routes_say_what_is_served(http: httpx.AsyncClient) -> None:
         assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
-async def test_healthz_fails_with_the_engine(http: httpx.AsyncClient, service: RankService, monkeypatch: Any) -> None:
+async def test_healthz_fails_with_the_engine(
+    http: httpx.AsyncClient, service: RankingService, monkeypatch: Any
+) -> None:
     assert (await http.get("/healthz")).json() == {"status": "ok", "version": 3}
 
     def broken() -> None:
@@ -173,7 +176,7 @@ async def test_healthz_fails_with_the_engine(http: httpx.AsyncClient, service: R
 
 
 async def test_a_bug_is_logged_and_not_shown(
-    http: httpx.AsyncClient, body: dict[str, Any], service: RankService, monkeypatch: Any, caplog: Any
+    http: httpx.AsyncClient, body: dict[str, Any], service: RankingService, monkeypatch: Any, caplog: Any
 ) -> None:
     async def bug(*_: object) -> None:
         raise ZeroDivisionError("a secret")
@@ -189,8 +192,8 @@ async def test_a_bug_is_logged_and_not_shown(
 
 
 async def test_without_a_context_ids_are_refused(version: LoadedVersion, table_engine: Any) -> None:
-    service = RankService(1, version, table_engine, None)
-    transport = httpx.ASGITransport(create_api(lambda: service))
+    service = RankingService(1, version, table_engine, None)
+    transport = httpx.ASGITransport(create_app(LocalBackend(service)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post("/v1/rank", json={"task": "job_apply", "member_id": "ada", "candidates": ["e0"]})
     assert answer.status_code == 400

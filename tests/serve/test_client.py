@@ -11,7 +11,7 @@ import pytest
 
 from brew_platform.errors import BrewError, UserError
 from brew_serve.client import AsyncRankClient, RankClient, Retries
-from brew_serve.http.refusals import (
+from brew_serve.errors import (
     BodyTooLarge,
     Expired,
     Forbidden,

@@ -13,7 +13,7 @@ import pytest
 from brew_data.prompts.compiler import Entity, Past
 from brew_data.schema import Tables
 from brew_platform.errors import UserError
-from brew_serve.context.base import Context, Event, MemberContext, UnknownId
+from brew_serve.context.base import Context, MemberEvent, MemberContext, UnknownId
 from brew_serve.context.redis import RedisContext
 from brew_serve.stores.sqlite_file import Unavailable
 
@@ -39,7 +39,7 @@ def context(backend: Any, tables: Tables) -> Iterator[Context]:
     context.close()
 
 
-EVENT = Event(event_id="a", member_id="ada", entity_id="e2", surface="jobs", action="skip", timestamp=20_000_000)
+EVENT = MemberEvent(event_id="a", member_id="ada", entity_id="e2", surface="jobs", action="skip", timestamp=20_000_000)
 
 
 def test_a_member_has_their_profile_and_history_in_order(context: Context, history: list[Past]) -> None:

@@ -14,20 +14,21 @@ import pytest
 from brew_platform.errors import UserError
 from brew_serve.client import RankClient
 from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared
-from brew_serve.engines.torch_engine import TorchEngine
-from brew_serve.http.app import create_api
+from brew_serve.engines.torch import TorchEngine
+from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
-from brew_serve.http.middleware import EdgeConfig
+from brew_serve.http.backend import LocalBackend
+from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.ranking.admission import AdmissionConfig
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
 
 @asynccontextmanager
 async def client(
-    service: RankService, config: EdgeConfig | None = None, key: str = ""
+    service: RankingService, config: MiddlewareConfig | None = None, key: str = ""
 ) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_api(lambda: service, config), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(LocalBackend(service), config), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
         yield http
@@ -39,7 +40,7 @@ def sentence(answer: httpx.Response) -> str:
     return str(error["message"] if isinstance(error, dict) else error)
 
 
-def metric(service: RankService, line: str) -> float:
+def metric(service: RankingService, line: str) -> float:
     found = [one for one in service.meters.text().decode().splitlines() if one.startswith(line + " ")]
     return float(found[0].split()[-1]) if found else 0.0
 
@@ -81,7 +82,7 @@ async def test_at_the_deadline_what_is_scored_is_answered_and_the_rest_cancelled
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     engine = StuckEngine(table_engine, free=3)
-    service = RankService(1, version, engine, None)
+    service = RankingService(1, version, engine, None)
     async with client(service) as http:
         whole = (await http.post("/v1/rank", json={**body, "candidates": body["candidates"][:3]})).json()
         engine.free = 3
@@ -93,12 +94,12 @@ async def test_at_the_deadline_what_is_scored_is_answered_and_the_rest_cancelled
     assert part["unscored"] == ["c3", "c4", "c5", "c6", "c7"]
     assert part["usage"]["candidates"] == 3
     assert engine.cancelled == 5
-    assert service.gate.outstanding_tokens == 0
+    assert service.admission.outstanding_tokens == 0
     assert metric(service, 'brew_unscored_total{task="job_apply"}') == 5
     assert (whole["partial"], whole["unscored"]) == (False, [])
 
 
-async def test_a_real_engine_stops_at_the_deadline(service: RankService, body: dict[str, Any]) -> None:
+async def test_a_real_engine_stops_at_the_deadline(service: RankingService, body: dict[str, Any]) -> None:
     body["candidates"] = [{"id": f"c{i}", "fields": {"title": f"nurse {i}"}} for i in range(1000)]
     async with client(service) as http:
         part = (await http.post("/v1/rank", json={**body, "deadline_ms": 400})).json()
@@ -119,7 +120,7 @@ async def test_an_expired_deadline_is_refused_before_any_work(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     seconds = iter(range(10_000))
-    service = RankService(1, version, table_engine, None, clock=lambda: float(next(seconds)))
+    service = RankingService(1, version, table_engine, None, clock=lambda: float(next(seconds)))
     async with client(service) as http:
         answer = await http.post("/v1/rank", json={**body, "deadline_ms": 500})
     assert answer.status_code == 408
@@ -134,16 +135,16 @@ async def test_a_full_service_refuses_and_says_when_to_come_back(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     engine = StuckEngine(table_engine, free=8)
-    async with client(RankService(1, version, engine, None)) as http:
+    async with client(RankingService(1, version, engine, None)) as http:
         work = (await http.post("/v1/rank", json=body)).json()["usage"]["prompt_tokens"]
     admission = AdmissionConfig(max_outstanding_tokens=int(1.8 * work), tokens_per_second=100)
-    service = RankService(1, version, engine, None, admission=admission)
+    service = RankingService(1, version, engine, None, admission=admission)
     few = {**body, "candidates": body["candidates"][:1]}
     async with client(service) as http:
         first = asyncio.create_task(http.post("/v1/rank", json=body))
-        while not service.gate.outstanding_tokens and not first.done():
+        while not service.admission.outstanding_tokens and not first.done():
             await asyncio.sleep(0.001)
-        assert service.gate.outstanding_tokens == work
+        assert service.admission.outstanding_tokens == work
         full = await http.post("/v1/rank", json=body)
         late = await http.post("/v1/rank", json={**few, "deadline_ms": 1000})
         many = [{"id": f"m{i}", "fields": {"title": "nurse"}} for i in range(500)]
@@ -152,7 +153,7 @@ async def test_a_full_service_refuses_and_says_when_to_come_back(
         answer = await first
         again = await http.post("/v1/rank", json=body)
     assert full.status_code == 503
-    assert full.json()["error"].startswith("the service is busy and has no room for it; try again in ")
+    assert full.json()["error"].startswith("the service is busy and has no capacity for it; try again in ")
     assert int(full.headers["retry-after"]) == math.ceil((work + work - int(1.8 * work)) / 100)
     assert late.status_code == 503
     assert late.json()["error"].startswith("the service is busy and could not answer it within its deadline; try again")
@@ -162,14 +163,14 @@ async def test_a_full_service_refuses_and_says_when_to_come_back(
     assert answer.status_code == again.status_code == 200
     assert metric(service, 'brew_shed_total{reason="limit"}') == 1
     assert metric(service, 'brew_shed_total{reason="deadline"}') == 1
-    assert service.gate.outstanding_tokens == 0
+    assert service.admission.outstanding_tokens == 0
 
 
 async def test_a_caller_who_leaves_gives_the_room_back(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     engine = StuckEngine(table_engine, free=0)
-    service = RankService(1, version, engine, None)
+    service = RankingService(1, version, engine, None)
     async with client(service) as http:
         asking = asyncio.create_task(http.post("/v1/rank", json=body))
         while engine.free > -len(body["candidates"]) and not asking.done():  # until all have reached the engine
@@ -177,16 +178,16 @@ async def test_a_caller_who_leaves_gives_the_room_back(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
     assert engine.cancelled == len(body["candidates"])
-    assert service.gate.outstanding_tokens == 0
+    assert service.admission.outstanding_tokens == 0
 
 
 # --- Keys and quotas ---
 
 
-async def test_every_route_but_the_open_ones_needs_a_key(service: RankService, tmp_path: Path) -> None:
+async def test_every_route_but_the_open_ones_needs_a_key(service: RankingService, tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     key, admin = create_key(path, "feed"), create_key(path, "ops", admin=True)
-    config = EdgeConfig(keys_path=str(path))
+    config = MiddlewareConfig(keys_path=str(path))
     async with client(service, config) as http:
         routes = (await http.get("/openapi.json")).json()["paths"]
         asks = [(method.upper(), route) for route, methods in routes.items() for method in methods]
@@ -205,7 +206,7 @@ async def test_every_route_but_the_open_ones_needs_a_key(service: RankService, t
         assert (await http.get("/metrics", headers={"authorization": f"Bearer {admin}"})).status_code == 200
 
 
-async def test_without_a_key_nothing_of_the_body_is_read(service: RankService, tmp_path: Path) -> None:
+async def test_without_a_key_nothing_of_the_body_is_read(service: RankingService, tmp_path: Path) -> None:
     create_key(tmp_path / "keys.yaml", "feed")
     read = 0
 
@@ -215,18 +216,18 @@ async def test_without_a_key_nothing_of_the_body_is_read(service: RankService, t
             read += 1
             yield b" " * 1000
 
-    async with client(service, EdgeConfig(keys_path=str(tmp_path / "keys.yaml"))) as http:
+    async with client(service, MiddlewareConfig(keys_path=str(tmp_path / "keys.yaml"))) as http:
         assert (await http.post("/v1/rank", content=chunks())).status_code == 401
     assert read <= 1
 
 
 async def test_a_team_that_asks_too_fast_or_too_much_waits(
-    service: RankService, tmp_path: Path, body: dict[str, Any]
+    service: RankingService, tmp_path: Path, body: dict[str, Any]
 ) -> None:
     path = tmp_path / "keys.yaml"
     fast = create_key(path, "fast", requests_per_second=2)
     much = create_key(path, "much", tokens_per_minute=300)
-    config = EdgeConfig(keys_path=str(path))
+    config = MiddlewareConfig(keys_path=str(path))
     async with client(service, config) as http:
         answers = [await http.get("/v1/models", headers={"authorization": f"Bearer {fast}"}) for _ in range(6)]
         refused = [answer for answer in answers if answer.status_code == 429]
@@ -258,7 +259,7 @@ def test_the_client_sends_its_key_and_its_deadline() -> None:
 # --- Sizes ---
 
 
-async def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(service: RankService) -> None:
+async def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(service: RankingService) -> None:
     read = 0
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -267,7 +268,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(service: 
             read += 1
             yield b"[" * 1000
 
-    async with client(service, EdgeConfig(max_body_bytes=10_000)) as http:
+    async with client(service, MiddlewareConfig(max_body_bytes=10_000)) as http:
         told = await http.post("/v1/rank", content=b"[" * 10_001)
         chunked = await http.post("/v1/rank", content=chunks())
         fits = await http.post("/v1/rank", content=b"[" * 10_000)
@@ -283,7 +284,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(service: 
         assert (await http.post("/v1/rank", content=b" " * 10_000_000)).status_code == 413
 
 
-async def test_ten_thousand_candidates_are_refused_quickly(service: RankService, body: dict[str, Any]) -> None:
+async def test_ten_thousand_candidates_are_refused_quickly(service: RankingService, body: dict[str, Any]) -> None:
     body["candidates"] = [f"e{i}" for i in range(10_000)]
     async with client(service) as http:
         answer = await http.post("/v1/rank", json=body)
@@ -291,7 +292,7 @@ async def test_ten_thousand_candidates_are_refused_quickly(service: RankService,
     assert answer.json()["error"].startswith("candidates: List should have at most 1000 items")
 
 
-async def test_an_empty_history_is_answered(service: RankService, body: dict[str, Any]) -> None:
+async def test_an_empty_history_is_answered(service: RankingService, body: dict[str, Any]) -> None:
     body["member"]["history"] = []
     async with client(service) as http:
         answer = await http.post("/v1/rank", json=body)
@@ -302,8 +303,8 @@ async def test_an_empty_history_is_answered(service: RankService, body: dict[str
 # --- What Python's JSON takes and JSON does not ---
 
 RAW: list[tuple[Callable[[str], str], str]] = [
-    (lambda text: text.replace('"job_apply"', '"\\ud800"'), "half of a surrogate pair is no text"),
-    (lambda text: text.replace('"task"', '"\\udfff"'), "half of a surrogate pair is no text"),
+    (lambda text: text.replace('"job_apply"', '"\\ud800"'), "half of a surrogate pair is not text"),
+    (lambda text: text.replace('"task"', '"\\udfff"'), "half of a surrogate pair is not text"),
     (lambda text: text.replace("{", '{"top_k": NaN, ', 1), "NaN is not JSON"),
     (lambda text: text.replace("{", '{"top_k": Infinity, ', 1), "Infinity is not JSON"),
 ]
@@ -311,7 +312,7 @@ RAW: list[tuple[Callable[[str], str], str]] = [
 
 @pytest.mark.parametrize(("spoil", "sentence"), RAW)
 async def test_json_is_read_strictly(
-    service: RankService, body: dict[str, Any], spoil: Callable[[str], str], sentence: str
+    service: RankingService, body: dict[str, Any], spoil: Callable[[str], str], sentence: str
 ) -> None:
     text = spoil(httpx.Request("POST", "http://test", json=body).content.decode())
     async with client(service) as http:
@@ -328,7 +329,7 @@ async def test_json_is_read_strictly(
 
 
 async def test_ids_are_echoed_and_in_the_log(
-    service: RankService, body: dict[str, Any], caplog: pytest.LogCaptureFixture
+    service: RankingService, body: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with caplog.at_level(logging.INFO, "brew_serve.access"):
@@ -348,7 +349,7 @@ async def test_ids_are_echoed_and_in_the_log(
 
 
 async def test_metrics_tell_what_was_done(version: LoadedVersion, body: dict[str, Any]) -> None:
-    service = RankService(7, version, TorchEngine(version.folder), None)
+    service = RankingService(7, version, TorchEngine(version.folder), None)
     async with client(service) as http:
         for _ in range(2):
             assert (await http.post("/v1/rank", json=body)).status_code == 200
@@ -369,7 +370,7 @@ async def test_metrics_tell_what_was_done(version: LoadedVersion, body: dict[str
 
 
 async def test_ready_ends_when_the_service_closes(version: LoadedVersion, table_engine: Any) -> None:
-    service = RankService(3, version, table_engine, None)
+    service = RankingService(3, version, table_engine, None)
     async with client(service) as http:
         assert (await http.get("/ready")).json() == {"status": "ok", "version": 3}
         service.close()

@@ -1,4 +1,4 @@
-"""What the follower decides: on a real registry in a folder, with a clock and a Serve of the test's own."""
+"""What the reconciler decides: on a real registry in a folder, with a clock and a Serve of the test's own."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from brew_platform.errors import RegistryError, UserError
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.local import LocalStore
-from brew_serve.deployment.version_reconciler import Follower, Plan, Seen, Target, targets
+from brew_serve.deployment.version_reconciler import ObservedVersion, Plan, Target, VersionReconciler, targets
 
 
 class Stage:
@@ -19,11 +19,11 @@ class Stage:
         self.registry = Registry(LocalStore(folder / "store"))
         for _ in range(4):
             self.registry.publish(folder / "files", signature={}, lineage={}, metrics={}, author="t")
-        self.now, self.seen = 0.0, dict[int, Seen]()
-        self.follower = self.new_follower()
+        self.now, self.seen = 0.0, dict[int, ObservedVersion]()
+        self.reconciler = self.new_reconciler()
 
-    def new_follower(self) -> Follower:
-        return Follower("production", start_seconds=100, retire_seconds=5, clock=lambda: self.now)
+    def new_reconciler(self) -> VersionReconciler:
+        return VersionReconciler("production", start_seconds=100, retire_seconds=5, clock=lambda: self.now)
 
     def promote(self, number: int) -> None:
         self.registry.promote(number, gates=[], author="t")
@@ -31,14 +31,14 @@ class Stage:
     def step(self, seconds: float = 1.0) -> Plan:
         """Decides, and does it; what was started before is not up before the test says so."""
         self.now += seconds
-        plan = self.follower.step(self.registry.events(), self.seen)
-        self.seen |= {number: Seen(state="starting") for number in plan.start}
+        plan = self.reconciler.reconcile(self.registry.events(), self.seen)
+        self.seen |= {number: ObservedVersion(state="starting") for number in plan.start}
         for number in plan.remove:
             del self.seen[number]
         return plan
 
     def comes_up(self, *numbers: int) -> None:
-        self.seen |= {number: Seen(state="up", replicas=1) for number in numbers}
+        self.seen |= {number: ObservedVersion(state="up", replicas=1) for number in numbers}
 
     def routes(self) -> list[tuple[str, int, float]]:
         return [(one.role, one.version, one.share) for one in self.step().routes]
@@ -72,7 +72,7 @@ def test_traffic_moves_when_the_new_version_is_up_and_the_old_one_goes_later(sta
 def test_a_version_that_does_not_load_is_told_once_and_tried_again_only_when_the_alias_is_moved(stage: Stage) -> None:
     stage.promote(2)
     stage.step()
-    stage.seen[2] = Seen(state="failed", told="it has no weights.")
+    stage.seen[2] = ObservedVersion(state="failed", error="it has no weights.")
     plan = stage.step()
     assert plan.failed == ((Target(role="production", version=2, event=2), "it has no weights."),)
     assert (plan.remove, plan.start, plan.routes[0].version) == ((2,), (), 1)
@@ -120,7 +120,7 @@ def test_canary_and_shadow_get_their_shares_beside_production(stage: Stage) -> N
 
 
 def test_who_follows_production_alone_leaves_canaries_alone_and_may_move_at_once(stage: Stage) -> None:
-    stage.follower = Follower(
+    stage.reconciler = VersionReconciler(
         "production", roles=["production"], start_seconds=100, retire_seconds=0, clock=lambda: stage.now
     )
     assert stage.routes() == [("production", 1, 1.0)]
@@ -135,7 +135,7 @@ def test_who_follows_production_alone_leaves_canaries_alone_and_may_move_at_once
 def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> None:
     stage.registry.append("canary", 2, author="t")
     stage.step()
-    stage.seen[2] = Seen(state="failed", told="no.")
+    stage.seen[2] = ObservedVersion(state="failed", error="no.")
     plan = stage.step()
     assert [(one.role, one.version) for one, _ in plan.failed] == [("canary", 2)]
     assert [(one.role, one.version) for one in plan.routes] == [("production", 1)]
@@ -144,12 +144,12 @@ def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> No
 def test_a_fleet_that_is_started_anew_goes_on_with_what_is_up(stage: Stage) -> None:
     stage.promote(2)
     stage.step()
-    stage.follower = stage.new_follower()
+    stage.reconciler = stage.new_reconciler()
     plan = stage.step()
     assert (plan.routes[0].version, plan.start, plan.remove) == (1, (), ())
     stage.registry.append("canary", 3, author="t", share=0.5)
     stage.comes_up(3)
-    stage.follower = stage.new_follower()
+    stage.reconciler = stage.new_reconciler()
     assert stage.routes() == [("production", 1, 1.0), ("canary", 3, 0.5)]
 
 
@@ -165,7 +165,7 @@ def test_what_is_being_deleted_is_neither_routed_nor_started_until_it_is_gone(st
     stage.promote(2)
     stage.comes_up(2)
     stage.step()
-    stage.seen[1] = Seen(state="leaving", replicas=1)
+    stage.seen[1] = ObservedVersion(state="leaving", replicas=1)
     stage.registry.rollback(author="t")
     plan = stage.step()
     assert (plan.start, plan.remove, plan.routes[0].version) == ((), (), 2)

@@ -11,45 +11,53 @@ from typing import Any
 import httpx
 import pytest
 
-from brew_serve.deployment.asked import Asked, Reply, ask
-from brew_serve.deployment.forwarding import Forwarder
+from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
 from brew_serve.deployment.version_reconciler import Target
-from brew_serve.http.app import create_api, create_gateway, create_routes
+from brew_serve.errors import Lost
+from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
-from brew_serve.http.middleware import EdgeConfig
-from brew_serve.http.refusals import Lost
-from brew_serve.http.service_status import FleetStatus
+from brew_serve.http.backend import LocalBackend
+from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.request_context import RequestContext
+from brew_serve.http.route import BackendResponse, Route, run_route
+from brew_serve.http.routes import ROUTES
 from brew_serve.metrics import Meters, merged
 from brew_serve.ranking.admission import AdmissionConfig
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
+from brew_serve.schemas.status import FleetStatus
 from brew_serve.version import LoadedVersion
 
 PRODUCTION = Target(role="production", version=3)
 
 
-class Gateway:
-    """A `Front` whose fleet is in this process: services by version; those in `lost` have no replica."""
+class FakeFleet:
+    """A `RankingBackend` whose replicas are in this process: services by version; those in `lost` have no replica."""
 
-    def __init__(self, services: dict[int, RankService], *targets: Target, request_seconds: float = 60.0) -> None:
+    def __init__(self, services: dict[int, RankingService], *targets: Target, request_seconds: float = 60.0) -> None:
         self.clock, self.meters = time.perf_counter, Meters()
         self.services, self.lost = services, set[int]()
-        self.routes = {version: create_routes(lambda one=one: one) for version, one in services.items()}
-        self.asked: list[tuple[int, str]] = []
+        self.routes = {route.path: route for route in ROUTES}
+        self.sent: list[tuple[int, str]] = []
         self.before: Callable[[int], Any] = lambda version: asyncio.sleep(0)
         self.forwarder = Forwarder(self.send, self.meters, request_seconds=request_seconds, clock=self.clock)
         self.forwarder.targets = targets
 
-    async def send(self, version: int, asked: Asked, key: str) -> Reply:
-        self.asked.append((version, key))
+    async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
+        return await self.forwarder.forward(route.path, body, content_type, context)
+
+    async def send(self, version: int, request: ForwardedRequest, key: str) -> BackendResponse:
+        self.sent.append((version, key))
         await self.before(version)
         if version in self.lost:
             raise Lost("the replica that had this request has ended; another is being started. Try again.")
-        return await ask(self.routes[version], asked, self.services[version].clock())
+        service = self.services[version]
+        context = request.context(service.clock())
+        return await run_route(self.routes[request.path], service, request.body, request.content_type, context)
 
-    def health(self) -> int:
+    def check_health(self) -> int:
         return self.forwarder.targets[0].version
 
-    ready = health
+    check_ready = check_health
 
     async def metrics(self) -> bytes:
         return merged({"g": self.meters.text()} | {f"v{v}": one.meters.text() for v, one in self.services.items()})
@@ -58,8 +66,8 @@ class Gateway:
         return FleetStatus(model="brew360", alias="production", versions=[])
 
     @asynccontextmanager
-    async def client(self, config: EdgeConfig | None = None, key: str = "") -> AsyncIterator[httpx.AsyncClient]:
-        api = create_gateway(self, self.forwarder, config or EdgeConfig())
+    async def client(self, config: MiddlewareConfig | None = None, key: str = "") -> AsyncIterator[httpx.AsyncClient]:
+        api = create_app(self, config)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
@@ -80,7 +88,7 @@ def shown(answer: httpx.Response) -> Any:
     return answer.status_code, value, headers
 
 
-async def test_the_gateway_answers_as_the_service_does(service: RankService, body: dict[str, Any]) -> None:
+async def test_the_gateway_answers_as_the_service_does(service: RankingService, body: dict[str, Any]) -> None:
     text = {"model": "brew360", "prompt": "job nurse", "max_tokens": 2, "temperature": 0}
     chat = {"model": "brew360@3", "messages": [{"role": "user", "content": "job welder"}], "max_tokens": 2, "seed": 1}
     score = {"query": "job", "items": ["nurse", "chef"], "label_token_ids": [7, 8]}
@@ -103,8 +111,8 @@ async def test_the_gateway_answers_as_the_service_does(service: RankService, bod
         ("GET", "/health", None),
         ("GET", "/ready", None),
     ]
-    here = httpx.ASGITransport(create_api(lambda: service), raise_app_exceptions=False)
-    gateway = Gateway({3: service}, PRODUCTION)
+    here = httpx.ASGITransport(create_app(LocalBackend(service)), raise_app_exceptions=False)
+    gateway = FakeFleet({3: service}, PRODUCTION)
     async with httpx.AsyncClient(transport=here, base_url="http://test") as alone, gateway.client() as through:
         for method, path, content in asks:
             given = (
@@ -129,13 +137,13 @@ async def test_refusals_of_a_ranker_reach_the_caller_whole(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     admission = AdmissionConfig(max_outstanding_tokens=1_000_000, tokens_per_second=1.0)
-    service = RankService(3, version, table_engine, None, admission=admission)
-    gateway = Gateway({3: service}, PRODUCTION)
+    service = RankingService(3, version, table_engine, None, admission=admission)
+    gateway = FakeFleet({3: service}, PRODUCTION)
     async with gateway.client() as http:
         gateway.before = lambda _: asyncio.sleep(0.02)
         late = await http.post("/v1/rank", json={**body, "deadline_ms": 10})
         assert (late.status_code, late.json()["error"][:24]) == (408, "the deadline of 10 ms, w")
-        service.gate.outstanding_tokens = 999_999
+        service.admission.outstanding_tokens = 999_999
         full = await http.post("/v1/rank", json=body)
         assert (full.status_code, full.json()["error"][:19]) == (503, "the service is busy")
         assert int(full.headers["retry-after"]) > 1
@@ -148,7 +156,7 @@ async def test_a_fault_in_a_ranker_is_told_without_its_secrets(
         raise ZeroDivisionError("a secret")
 
     monkeypatch.setattr(table_engine, "next_token_logprobs", bug)
-    async with Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION).client() as http:
+    async with FakeFleet({3: RankingService(3, version, table_engine, None)}, PRODUCTION).client() as http:
         answer = await http.post("/v1/rank", json=body)
     assert answer.status_code == 500
     assert answer.json() == {
@@ -160,7 +168,7 @@ async def test_a_fault_in_a_ranker_is_told_without_its_secrets(
 async def test_without_a_replica_the_caller_is_told_when_to_come_back(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
-    gateway = Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION)
+    gateway = FakeFleet({3: RankingService(3, version, table_engine, None)}, PRODUCTION)
     gateway.lost = {3}
     async with gateway.client() as http:
         answer = await http.post("/v1/rank", json=body)
@@ -179,8 +187,8 @@ async def test_without_a_replica_the_caller_is_told_when_to_come_back(
 async def test_a_replica_that_hangs_costs_its_caller_no_more_than_the_deadline(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
-    services = {number: RankService(number, version, table_engine, None) for number in (3, 4)}
-    gateway = Gateway(services, PRODUCTION, Target(role="shadow", version=4, share=1.0), request_seconds=0.2)
+    services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
+    gateway = FakeFleet(services, PRODUCTION, Target(role="shadow", version=4, share=1.0), request_seconds=0.2)
     left: list[int] = []
 
     async def hang(number: int) -> None:
@@ -221,7 +229,7 @@ async def test_at_its_deadline_a_ranker_has_a_moment_to_answer_what_is_scored(
         return await answer(*asked)
 
     monkeypatch.setattr(table_engine, "next_token_logprobs", stuck)
-    gateway = Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION, request_seconds=0.1)
+    gateway = FakeFleet({3: RankingService(3, version, table_engine, None)}, PRODUCTION, request_seconds=0.1)
     async with gateway.client() as http:
         told = await http.post("/v1/rank", json={**body, "deadline_ms": 200})
     assert told.status_code == 200
@@ -231,8 +239,8 @@ async def test_at_its_deadline_a_ranker_has_a_moment_to_answer_what_is_scored(
 async def test_a_canary_answers_its_members_and_production_where_it_is_lost(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
-    services = {number: RankService(number, version, table_engine, None) for number in (3, 4)}
-    gateway = Gateway(services, PRODUCTION, Target(role="canary", version=4, share=0.5))
+    services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
+    gateway = FakeFleet(services, PRODUCTION, Target(role="canary", version=4, share=0.5))
 
     async def versions(http: httpx.AsyncClient) -> list[int]:
         answers = []
@@ -253,8 +261,8 @@ async def test_a_canary_answers_its_members_and_production_where_it_is_lost(
 async def test_a_shadow_is_compared_and_never_delays_or_fails_the_caller(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
-    services = {number: RankService(number, version, table_engine, None) for number in (3, 4)}
-    gateway = Gateway(services, PRODUCTION, Target(role="shadow", version=4, share=1.0))
+    services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
+    gateway = FakeFleet(services, PRODUCTION, Target(role="shadow", version=4, share=1.0))
     release = asyncio.Event()
 
     async def hold(number: int) -> None:
@@ -282,8 +290,8 @@ async def test_a_teams_tokens_are_counted_by_what_its_requests_used(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any], tmp_path: Path
 ) -> None:
     key = create_key(tmp_path / "keys.yaml", "feed", tokens_per_minute=600)
-    gateway = Gateway({3: RankService(3, version, table_engine, None)}, PRODUCTION)
-    async with gateway.client(EdgeConfig(keys_path=str(tmp_path / "keys.yaml")), key) as http:
+    gateway = FakeFleet({3: RankingService(3, version, table_engine, None)}, PRODUCTION)
+    async with gateway.client(MiddlewareConfig(keys_path=str(tmp_path / "keys.yaml")), key) as http:
         answers = [await http.post("/v1/rank", json=body) for _ in range(6)]
         tokens = answers[0].json()["usage"]["prompt_tokens"]
         good = [answer.status_code for answer in answers].count(200)
@@ -295,8 +303,8 @@ async def test_a_teams_tokens_are_counted_by_what_its_requests_used(
     assert gateway.metric('brew_shed_total{reason="quota"}') == 6 - good
 
 
-async def test_the_metrics_of_all_processes_are_one_text(service: RankService, body: dict[str, Any]) -> None:
-    gateway = Gateway({3: service}, PRODUCTION)
+async def test_the_metrics_of_all_processes_are_one_text(service: RankingService, body: dict[str, Any]) -> None:
+    gateway = FakeFleet({3: service}, PRODUCTION)
     async with gateway.client() as http:
         assert (await http.post("/v1/rank", json=body)).status_code == 200
         lines = (await http.get("/metrics")).text.splitlines()
@@ -305,8 +313,8 @@ async def test_the_metrics_of_all_processes_are_one_text(service: RankService, b
     assert any(line.startswith("brew_engine_prompts_total{") and 'replica="v3"' in line for line in lines)
 
 
-async def test_one_service_tells_its_status(service: RankService) -> None:
-    transport = httpx.ASGITransport(create_api(lambda: service))
+async def test_one_service_tells_its_status(service: RankingService) -> None:
+    transport = httpx.ASGITransport(create_app(LocalBackend(service)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         status = (await http.get("/v1/status")).json()
     assert json.dumps(status["versions"][0]) == (

@@ -22,8 +22,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from brew_serve.http.app import create_api
-from brew_serve.ranking.service import RankService
+from brew_serve.http.app import create_app
+from brew_serve.http.backend import LocalBackend
+from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import PATHS
 
 EXAMPLES = 30  # per route, that fit the document, and as many that do not
@@ -38,8 +39,8 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def api(service: RankService) -> FastAPI:
-    return create_api(lambda: service)
+def api(service: RankingService) -> FastAPI:
+    return create_app(LocalBackend(service))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_every_route_is_documented_with_an_example(api: FastAPI) -> None:
         assert form == ("OpenAIErrorAnswer" if path in PATHS else "ErrorAnswer")
 
 
-async def test_every_example_of_the_document_is_answered(api: FastAPI, service: RankService) -> None:
+async def test_every_example_of_the_document_is_answered(api: FastAPI, service: RankingService) -> None:
     document = api.openapi()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
         for path in POSTS:

@@ -10,7 +10,8 @@ import pytest
 
 from brew_data.schema import Tables
 from brew_serve.context.base import MemberContext
-from brew_serve.http.app import create_api
+from brew_serve.http.app import create_app
+from brew_serve.http.backend import LocalBackend
 from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.dispatcher import Dispatcher, Message
 from brew_serve.nearline.message_handler import NearlineWorker
@@ -19,7 +20,7 @@ from brew_serve.nearline.redis_store import RedisNearlineStore
 from brew_serve.nearline.service import NearlineService
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore
 from brew_serve.ranking.scoring import Scorer
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
 NOW = 1_800_000_000.0
@@ -44,7 +45,7 @@ class Plane:
         self.context = MemberContext(folder / "context.sqlite", writable=True)
         self.outbox = Outbox(folder / "outbox.sqlite", most_open=1_500)
         self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite")
-        self.ranker = RankService(3, version, engine, None)
+        self.ranker = RankingService(3, version, engine, None)
         self.scorer = Scorer(engine, version.compiler)
         self.serve(self.store)
 
@@ -78,7 +79,7 @@ def plane(tmp_path: Path, tables: Tables, version: LoadedVersion, table_engine: 
 
 @pytest.fixture
 async def http(plane: Plane) -> Any:
-    api = create_api(lambda: plane.ranker, routers=(nearline_router(lambda: plane.nearline),))
+    api = create_app(LocalBackend(plane.ranker), routers=(nearline_router(lambda: plane.nearline),))
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
@@ -259,10 +260,10 @@ async def test_a_full_disk_is_503_and_nothing_is_half_taken(http: httpx.AsyncCli
 
 
 async def test_without_the_plane_its_routes_say_so(plane: Plane) -> None:
-    api = create_api(lambda: plane.ranker, routers=(nearline_router(lambda: None),))
+    api = create_app(LocalBackend(plane.ranker), routers=(nearline_router(lambda: None),))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
         answer = await told(client)
     assert (answer.status_code, answer.json()["error"]) == (
         400,
-        "this service was started without its nearline plane; use POST /v1/rank.",
+        "this service was started without the nearline plane; use POST /v1/rank.",
     )

@@ -17,7 +17,7 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from brew_cluster.cli.main import app
-from brew_cluster.cli.service_view import example_request
+from brew_cluster.cli.views.service import example_request
 from brew_cluster.jobs.serve import load_serve
 from brew_data.schema import Tables
 from brew_platform.errors import ConfigError
@@ -26,13 +26,14 @@ from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
-from brew_serve.http.app import create_api
+from brew_serve.http.app import create_app
+from brew_serve.http.backend import LocalBackend
 from brew_serve.http.auth import create_key
-from brew_serve.http.middleware import EdgeConfig
+from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.nearline.service import NearlineService
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -44,10 +45,12 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens
 class Listening:
     """A service on a free port of this machine, until it is closed."""
 
-    def __init__(self, service: RankService, edge: EdgeConfig, nearline: NearlineService | None = None) -> None:
+    def __init__(
+        self, service: RankingService, middleware: MiddlewareConfig, nearline: NearlineService | None = None
+    ) -> None:
         port = free_port()
         routers = () if nearline is None else (nearline_router(lambda: nearline),)
-        api = create_api(lambda: service, edge, routers=routers)
+        api = create_app(LocalBackend(service), middleware, routers=routers)
         self.url = f"http://127.0.0.1:{port}"
         self._server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error", ws="none", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run)
@@ -71,21 +74,21 @@ def key(keys_path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def listening(service: RankService, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+def listening(service: RankingService, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
     """Without keys, and with the nearline plane, whose consumer does not run."""
     folder = tmp_path_factory.mktemp("nearline")
     MemberContext.build(tables, folder / "context.sqlite")
     config = NearlineConfig(folder=str(folder), context_path=str(folder / "context.sqlite"))
     nearline = NearlineService.open(config, lambda: service.version.suite)
-    server = Listening(service, EdgeConfig(), nearline)
+    server = Listening(service, MiddlewareConfig(), nearline)
     yield server
     server.close()
     nearline.close()
 
 
 @pytest.fixture(scope="module")
-def keyed(service: RankService, keys_path: Path, key: str) -> Iterator[Listening]:
-    server = Listening(service, EdgeConfig(keys_path=str(keys_path)))
+def keyed(service: RankingService, keys_path: Path, key: str) -> Iterator[Listening]:
+    server = Listening(service, MiddlewareConfig(keys_path=str(keys_path)))
     yield server
     server.close()
 
@@ -215,11 +218,11 @@ def test_a_job_is_the_applications_settings_with_absolute_paths(tmp_path: Path, 
     assert (job.nearline.folder, job.nearline.context_path) == (str(tmp_path / "near"), str(tmp_path / "c.db"))
     assert load_serve([]).nearline is None
     (tmp_path / "mine.yaml").write_text(
-        "{port: 8200, edge: {keys_path: keys.yaml}, registry_url: 's3://bucket/models'}"
+        "{port: 8200, middleware: {keys_path: keys.yaml}, registry_url: 's3://bucket/models'}"
     )
     mine = load_serve(["mine.yaml", "engine.threads=1"])
     assert (mine.port, mine.engine.threads, mine.registry_url) == (8200, 1, "s3://bucket/models")
-    assert mine.edge.keys_path == str(tmp_path / "keys.yaml")
+    assert mine.middleware.keys_path == str(tmp_path / "keys.yaml")
     for wrong, sentence in [
         ("mars", "mars is neither a YAML file nor a recipe that ships"),
         ("prot=1", "Did you mean port"),

@@ -22,7 +22,7 @@ from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.context.base import MemberContext
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.rank import RankRequest
 from brew_serve.version import LoadedVersion
 
@@ -131,7 +131,7 @@ def test_in_the_foreground_ctrl_c_ends_the_service_and_all_of_it(folder: Path) -
 
 @pytest.mark.faults
 def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
-    folder: Path, version: LoadedVersion, service: RankService
+    folder: Path, version: LoadedVersion, service: RankingService
 ) -> None:
     rows = [
         {
@@ -190,7 +190,7 @@ def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
     }
     for member, given in scores.items():
         request = RankRequest(task="job_apply", member_id=member, candidates=list(given))
-        online = asyncio.run(service.rank(request))
+        online = asyncio.run(service.rank(request)).response
         assert given == pytest.approx({item.id: item.score for item in online.ranking}, abs=1e-5)
 
     code, output = run(*command, cwd=folder)  # nothing is left to do, and no engine is started for it

@@ -18,7 +18,7 @@ from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.client import RankClient, Retries
 from brew_serve.context.base import MemberContext
-from brew_serve.http.refusals import Late
+from brew_serve.errors import Late
 from brew_serve.version import LoadedVersion
 
 from .engine_processes import engine_cores
@@ -105,7 +105,7 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
     import ray.data
     from ray import serve
 
-    from brew_serve.batch.flow import score_requests
+    from brew_serve.batch.dataset_scoring import score_requests
     from brew_serve.deployment.online_service import build_app, serve_http
 
     url = serve_http(build_app(config), port=free_port())
@@ -172,7 +172,7 @@ def test_a_batch_that_lacks_a_column_is_refused_by_name(
 ) -> None:
     import ray.data
 
-    from brew_serve.batch.flow import score_requests
+    from brew_serve.batch.dataset_scoring import score_requests
 
     requests = batch_requests(version, tables, history).drop_columns(["prefix_ids"])
     with pytest.raises(DataError, match="scoring requests lack column 'prefix_ids'"):

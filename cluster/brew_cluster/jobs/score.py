@@ -1,7 +1,7 @@
 """A batch as a user describes it: which requests, which version, which folder; and its run, top to bottom.
 
 Owns: the settings, and the order of a run on this machine's Ray or a given cluster. Does not own: what is done already
-(brew_serve.batch.plan) or scoring (brew_serve.batch.parts).
+(brew_serve.batch.plan) or scoring (brew_serve.batch.part_scoring).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from brew_platform.config import load_config
-from brew_platform.console.logging import Stages
+from brew_platform.console.progress import Phases
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.batch.config import BatchConfig
@@ -71,7 +71,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> No
     """
     from brew_cluster.jobs.disk_space import require_space
     from brew_cluster.ray.local_ray import any_ray
-    from brew_serve.batch.parts import score_parts
+    from brew_serve.batch.part_scoring import score_parts
 
     registry = Registry(open_store(job.registry_url), job.model)
     folder = registry.fetch(plan.version, Path(job.cache_folder).absolute())
@@ -84,7 +84,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> No
         done = rows - left
         with (
             any_ray(detached=False, logs=out / "_logs" / "ray"),
-            Stages(["score"], console=console).stage("score", total=rows, unit="rows") as progress,
+            Phases(["score"], console=console).phase("score", total=rows, unit="rows") as progress,
         ):
             progress.update(done)
 

@@ -23,7 +23,7 @@ from brew_serve.stores.sqlite_file import SqliteFile, Unavailable
 
 __all__ = [
     "Context",
-    "Event",
+    "MemberEvent",
     "MemberContext",
     "Snapshot",
     "UnknownId",
@@ -91,7 +91,7 @@ def unknown_entity(entity_id: str) -> UnknownId:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class MemberEvent:
     """One interaction that was told of on its own, after the tables were read.
 
     Args:
@@ -150,7 +150,7 @@ class Context(Protocol):
             UnknownId: there is none of that id.
         """
 
-    def record(self, events: Sequence[Event]) -> int:
+    def record(self, events: Sequence[MemberEvent]) -> int:
         """Adds events of one member to their history, all or none; those that are there already change nothing.
 
         An entity that comes with an event is added where the context does not hold it, and never changed.
@@ -216,7 +216,7 @@ class MemberContext:
             raise unknown_entity(entity_id)
         return _entity(*rows[0])
 
-    def record(self, events: Sequence[Event]) -> int:
+    def record(self, events: Sequence[MemberEvent]) -> int:
         new = 0
         with self._file.transaction() as db:
             for event in events:

@@ -18,7 +18,7 @@ from typing import Any
 
 from brew_data.prompts.compiler import Entity, Past
 from brew_data.schema import Tables, micros
-from brew_serve.context.base import Event, Snapshot, json_of, table_rows, unknown_entity, unknown_member
+from brew_serve.context.base import MemberEvent, Snapshot, json_of, table_rows, unknown_entity, unknown_member
 from brew_serve.stores.redis_server import connect, redis_errors
 from brew_serve.stores.sqlite_file import Unavailable
 
@@ -74,7 +74,7 @@ class RedisContext:
             raise unknown_entity(entity_id)
         return found[entity_id]
 
-    def record(self, events: Sequence[Event]) -> int:
+    def record(self, events: Sequence[MemberEvent]) -> int:
         with redis_errors():
             key = self._generation()
             checks = self._redis.pipeline(transaction=False)

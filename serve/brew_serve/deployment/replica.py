@@ -1,8 +1,4 @@
-"""The ranker: a Ray Serve deployment whose replicas each hold one engine with one version of the registry.
-
-Owns: the replica's life from the fetch of its version to the end of its engine, and how Serve is to run it: router,
-scaling, drain. Does not own: routes (`api`), answers (`service`), scores (`scoring`).
-"""
+"""The replica: a Ray Serve deployment whose replicas each hold one engine with one model version."""
 
 import asyncio
 import logging
@@ -17,111 +13,113 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from brew_platform.errors import BrewError
 from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
-from brew_serve.deployment.asked import Asked, Reply, ask
 from brew_serve.deployment.autoscaling import METRIC, OutstandingTokensPolicy
-from brew_serve.deployment.member_router import MemberRouter
-from brew_serve.http.app import create_routes
-from brew_serve.ranking.service import RankService
+from brew_serve.deployment.forwarding import ForwardedRequest
+from brew_serve.deployment.replica_routing import MemberRouter
+from brew_serve.engines.registry import create_engine
+from brew_serve.http.route import BackendResponse, run_route
+from brew_serve.http.routes import ROUTES
+from brew_serve.ranking.service import RankingService
 from brew_serve.version import load_version
 
-__all__ = ["RANKER", "ranker_app"]
+__all__ = ["REPLICA", "Replica", "replica_app"]
 
-RANKER = "Ranker"  # the deployment's name, in the application of each version
+REPLICA = "Replica"  # the deployment's name, in the application of each version
 
 _LOG = logging.getLogger("brew_serve")
-_WAIT_SECONDS = 1.0  # of a request for a replica: a moment's rush is waited out, a restart is not
+_WAIT_SECONDS = 1.0  # for a replica to accept a request: enough for a short burst, less than a restart
 _LOOK_BACK_SECONDS = 15.0  # over which outstanding tokens are averaged; replicas report every 10
-_WARM_SECONDS = 300.0  # in which a loaded engine must answer one prompt; a large model may still compile for it
-_LEAVE_SECONDS = 0.5  # in which the answers that a dead engine left are still sent
+_WARM_SECONDS = 300.0  # time limit of a loaded engine's first prompt; a large model may still compile
+_EXIT_SECONDS = 0.5  # for the responses of a dead engine to be sent before the process exits
 
 
-def ranker_app(config: AppConfig, number: int, replicas: int | None = None) -> Application:
-    """The application of one version.
+def replica_app(config: AppConfig, number: int, replicas: int | None = None) -> Application:
+    """Return the application of one version.
 
     Args:
-        number: of the version.
-        replicas: to begin with; None begins with the fewest. Without autoscaling it is of no account.
+        number: Of the version.
+        replicas: Initial number of replicas; None starts with the minimum. Ignored without autoscaling.
     """
     return serve.deployment(
-        _Ranker,
-        name=RANKER,
+        Replica,
+        name=REPLICA,
         max_ongoing_requests=config.max_ongoing_requests,
-        max_constructor_retry_count=1,  # a version that does not load will not load on the second try either
+        max_constructor_retry_count=1,  # a version that fails to load fails on the second attempt too
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
-        health_check_period_s=2.0,  # how long a dead engine without requests may go unnoticed
+        health_check_period_s=2.0,  # how long a dead engine without requests may stay undetected
         health_check_timeout_s=60.0,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=config.drain_seconds,
         request_router_config=RequestRouterConfig(
             request_router_class=MemberRouter, request_router_kwargs={"wait_seconds": _WAIT_SECONDS}
         ),
-        logging_config={"enable_access_log": False},  # the edge has one
+        logging_config={"enable_access_log": False},  # the middleware writes one
         **_scaling(config, replicas),
     ).bind(config, number)
 
 
-class _Ranker:
-    """The replica. Its engine's process ends with it: at once on shutdown, and within a moment when it is killed."""
+class Replica:
+    """One engine with one version. Its engine process ends with it, also when the replica is killed."""
 
     def __init__(self, config: AppConfig, number: int) -> None:
-        from brew_serve.engines.vllm.engine import VllmEngine
-
         folder = config.fetch(number)
         version = load_version(folder, config.engine)
         context = None if config.context_path is None else MemberContext(Path(config.context_path))
-        engine = VllmEngine(folder, version.engine)
-        self._service = RankService(number, version, engine, context, name=config.model, admission=config.admission)
-        self._routes = create_routes(lambda: self._service)
+        engine = create_engine(folder, version.engine)
+        self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
+        self._routes = {route.path: route for route in ROUTES}
         self._warm = False
 
-    async def answer(self, asked: Asked, key: str) -> Reply:
-        """The answer to a request that passed a gateway.
+    async def respond(self, request: ForwardedRequest, key: str) -> BackendResponse:
+        """Answer a request from a gateway.
 
         Args:
-            key: of the member; the router's (`member_router`).
+            key: Of the member; read by `MemberRouter`.
         """
-        reply = await ask(self._routes, asked, self._service.clock())
-        if reply.status >= 500:
-            self._leave_if_dead()
-        return reply
+        context = request.context(self._service.clock())
+        route = self._routes[request.path]
+        response = await run_route(route, self._service, request.body, request.content_type, context)
+        if response.status >= 500:
+            self._exit_if_dead()
+        return response
 
     def describe(self) -> dict[str, Any]:
-        """The task suite of the version; who can be asked for it, can answer."""
+        """Return the task suite of the version; also used to test that the replica answers."""
         return self._service.version.suite.to_dict()
 
     def metrics(self) -> tuple[str, bytes]:
-        """The replica's name, and its Prometheus metrics as text."""
+        """Return the replica's name, and its Prometheus metrics as text."""
         return serve.get_replica_context().replica_id.unique_id, self._service.meters.text()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve, for `OutstandingTokensPolicy`."""
-        return {METRIC: float(self._service.gate.outstanding_tokens)}
+        return {METRIC: float(self._service.admission.outstanding_tokens)}
 
     async def check_health(self) -> None:
-        """Called by Serve, the first time before the replica gets requests: then the engine must answer one prompt."""
+        """Called by Serve; the first call precedes the first request and requires the engine to answer one prompt."""
         if not self._warm:
             try:
                 await asyncio.wait_for(self._service.engine.next_token_logprobs([0], [0]), _WARM_SECONDS)
             except TimeoutError as error:
                 raise BrewError(
-                    f"the engine was loaded, but gave its first prompt no answer within {_WARM_SECONDS:g} s; start the "
+                    f"the engine was loaded, but did not answer its first prompt within {_WARM_SECONDS:g} s; start the "
                     f"service again, and look at the replica's log if that does not help."
                 ) from error
             self._warm = True
-        self._leave_if_dead()
+        self._exit_if_dead()
 
-    def _leave_if_dead(self) -> None:
-        """Ends this process when its engine has ended.
+    def _exit_if_dead(self) -> None:
+        """Exit this process if its engine has ended.
 
-        Serve would believe an unhealthy replica only after three checks, and send it requests until then. A process
-        that has ended gets no more, and another is started at once.
+        Serve marks a replica as unhealthy only after three failed checks, and sends it requests until then. A process
+        that has exited gets no more requests, and Serve starts another one at once.
         """
         try:
             self._service.engine.check()
         except BrewError as error:
             if not self._service.closing:
-                _LOG.error("this replica ends, and is replaced: %s", error)
-                asyncio.get_running_loop().call_later(_LEAVE_SECONDS, os._exit, 1)
+                _LOG.error("this replica exits and is replaced: %s", error)
+                asyncio.get_running_loop().call_later(_EXIT_SECONDS, os._exit, 1)
 
     def __del__(self) -> None:
         if hasattr(self, "_service"):
@@ -129,14 +127,14 @@ class _Ranker:
 
 
 def _scaling(config: AppConfig, replicas: int | None) -> dict[str, Any]:
-    """The deployment's options that say how many replicas there are."""
+    """Return the deployment options for the number of replicas."""
     if config.max_replicas == config.min_replicas:
         return {"num_replicas": config.min_replicas}
-    wanted = config.min_replicas if replicas is None else replicas
+    initial = config.min_replicas if replicas is None else replicas
     return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=config.min_replicas,
-            initial_replicas=min(max(wanted, config.min_replicas), config.max_replicas),
+            initial_replicas=min(max(initial, config.min_replicas), config.max_replicas),
             max_replicas=config.max_replicas,
             look_back_period_s=_LOOK_BACK_SECONDS,
             upscale_delay_s=config.upscale_seconds,

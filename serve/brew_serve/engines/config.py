@@ -1,4 +1,4 @@
-"""How a model is run: the settings of the serving engine, free of vLLM so that recipes can hold them."""
+"""Settings of the engine that runs the model. This module does not import vLLM, so that recipes can contain the settings."""
 
 from dataclasses import dataclass
 
@@ -10,34 +10,37 @@ __all__ = ["EngineConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """The defaults are for a demo model of a few million parameters in fp32 on two CPU cores.
+    """How a model is run.
 
-    Measured there with prefixes of about 1,000 tokens that grow by 14 a row: computing takes 96% of the engine's time,
-    so the limits per step below matter little; what matters is `block_size` and that idle threads do not spin.
+    The defaults fit a demo model of a few million parameters in fp32 on two CPU cores. With prefixes of about 1,000
+    tokens that grow by 14 tokens per row, the forward takes 96% of the engine's time there, so the limits per step
+    have little effect; `block_size` and threads that do not spin while idle have much.
     """
 
-    max_model_len: int | None = None  # tokens of a prompt and its answer; None takes the version's context length
-    # Label scores are computed in passes of our own (scoring_worker) instead of by vLLM's scheduler. None: on CPU only,
-    # as it has not been tried on a GPU.
+    kind: str = "vllm"  # name of an installed engine: vllm, torch, or an entry point in the group brew360.engines
+    max_model_len: int | None = None  # tokens of a prompt and its answer; None: the context length of the version
+    # Compute label scores in packed passes (scoring_worker) instead of through vLLM's scheduler. None: on CPU only;
+    # packed passes are not tested on a GPU.
     passes: bool | None = None
-    # Cache of keys and values; with passes there is a second one, for label scores, and memory is taken as they fill.
-    # None: on CPU 256 MiB, which are 130,000 tokens of the demo model, so that the members in flight stay cached; on a
-    # GPU what gpu_memory_utilization leaves beside the weights.
+    # Cache of keys and values. With packed passes, label scores have a second cache of this size; memory is allocated as
+    # the caches fill. None: on CPU 256 MiB (130,000 tokens of the demo model, enough for all members in flight); on a
+    # GPU the memory that gpu_memory_utilization leaves beside the weights.
     kv_cache_bytes: int | None = None
-    # Tokens; prefixes are shared in whole blocks only. None: on CPU 32, the smallest there; on a GPU vLLM's choice.
+    # Tokens per block; only whole blocks of a prefix are shared. None: on CPU 32, the smallest there; on a GPU vLLM's
+    # default.
     block_size: int | None = None
-    max_num_seqs: int = (
-        128  # prompts per engine step; more gains nothing measurable and adds to the first answer's wait
-    )
+    max_num_seqs: int = 128  # prompts per engine step; more adds latency and no measurable throughput
     max_num_batched_tokens: int = 4096  # tokens computed per engine step; raised to max_model_len where that is longer
-    threads: int = 0  # of the engine process; 0 takes every core that this process may use
+    threads: int = 0  # of the engine process; 0: all cores that this process may use
     dtype: str = "float32"  # float32 agrees with the reference to 1e-5; bfloat16 for GPUs (logits stay fp32)
-    quantization: str | None = None  # fp8: weights and activations of a GPU, made at load; the head stays fp32
+    quantization: str | None = None  # fp8: weights and activations, quantized at load, GPU only; the head stays fp32
     tensor_parallel_size: int = 1  # GPUs of one machine that each matrix is split over
-    gpu_memory_utilization: float = 0.85  # share of a GPU's memory that the engine takes; the rest is the sampler's
-    rope: RopeScaling | None = None  # also read prompts longer than the model was trained on
+    gpu_memory_utilization: float = 0.85  # fraction of GPU memory that the engine takes; the rest is for the sampler
+    rope: RopeScaling | None = None  # extends the context beyond the trained length
 
     def __post_init__(self) -> None:
+        if not self.kind:
+            raise ConfigError("engine.kind is empty; give the name of an engine, such as vllm.")
         for name in ("kv_cache_bytes", "block_size", "max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -50,12 +53,12 @@ class EngineConfig:
             raise ConfigError(f"engine.dtype is {self.dtype!r}; it is float32, bfloat16 or float16.")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
-                f"engine.gpu_memory_utilization is {self.gpu_memory_utilization}; give a share greater than 0, up to 1."
+                f"engine.gpu_memory_utilization is {self.gpu_memory_utilization}; give a fraction greater than 0, up to 1."
             )
         if self.quantization not in (None, "fp8"):
             raise ConfigError(f"engine.quantization is {self.quantization!r}; it is fp8 or null.")
         if self.quantization is not None and self.dtype == "float32":
             raise ConfigError(
-                f"engine.quantization is {self.quantization}, whose activations come from 16 bits, but engine.dtype is "
-                f"float32. Give engine.dtype=bfloat16."
+                f"engine.quantization is {self.quantization}, which needs 16-bit activations, but engine.dtype is "
+                f"float32. Set engine.dtype=bfloat16."
             )

@@ -19,6 +19,7 @@ from brew_platform.errors import BrewError
 from brew_serve.config import AppConfig
 from brew_serve.engines.base import Engine
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.registry import create_engine
 from brew_serve.nearline.autoscaling import OutboxDepthPolicy
 from brew_serve.nearline.celery_queue import TASK, celery_config, message_of
 from brew_serve.nearline.config import NearlineConfig
@@ -26,20 +27,13 @@ from brew_serve.nearline.message_handler import NearlineWorker
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.version import load_version
 
-__all__ = ["CONSUMER", "EngineFactory", "build_consumer", "consumer_app", "scaling", "vllm_engine"]
+__all__ = ["CONSUMER", "EngineFactory", "build_consumer", "consumer_app", "scaling"]
 
 CONSUMER = "NearlineConsumer"  # the deployment's name, in the application of each version
 
 _LOG = logging.getLogger("brew_serve")
 
 EngineFactory = Callable[[Path, EngineConfig], Engine]
-
-
-def vllm_engine(folder: Path, config: EngineConfig) -> Engine:
-    """The engine of production."""
-    from brew_serve.engines.vllm.engine import VllmEngine
-
-    return VllmEngine(folder, config)
 
 
 def consumer_app(config: AppConfig, number: int) -> Application:
@@ -54,7 +48,7 @@ def build_consumer(
     fetch: Callable[[], Path],
     engine: EngineConfig | None = None,
     *,
-    engine_factory: EngineFactory = vllm_engine,
+    engine_factory: EngineFactory = create_engine,
 ) -> Application:
     """The consumers of one version as an application of their own: `serve.run(app, name=..., route_prefix=None)`.
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from brew_data.prompts.compiler import Entity, Past
 from brew_platform.errors import UserError
-from brew_serve.context.base import Context, Event, Snapshot, UnknownId
+from brew_serve.context.base import Context, MemberEvent, Snapshot, UnknownId
 from brew_serve.nearline.outbox import Job
-from brew_serve.nearline.store import NearlineStore, Outcome, Slate, StoredRanking
+from brew_serve.nearline.store import CandidateSlate, NearlineStore, Outcome, StoredRanking
+from brew_serve.ranking.response import ranking_fields
 from brew_serve.ranking.scoring import Scorer
-from brew_serve.schemas.rank import RankedItem, Truncated, Usage
 
 __all__ = ["NearlineWorker"]
 
@@ -87,21 +87,21 @@ class NearlineWorker:
         except UnknownId as error:
             outcomes |= {job.job_id: Outcome(state="dead", error=str(error)) for job in jobs}
             return
-        events: dict[str, Event] = {}
+        events: dict[str, MemberEvent] = {}
         for job in jobs:
             if job.kind == "event":
                 try:
                     events[job.job_id] = self._readable(profile, _event(job))
                 except UserError as error:
                     outcomes[job.job_id] = Outcome(state="dead", error=str(error))
-        slates: list[Slate] = []
+        slates: list[CandidateSlate] = []
         if events:
             self._context.record(list(events.values()))
-            slates = self._store.slates(member_id)  # read after the events are in: see `_asked`
+            slates = self._store.slates(member_id)  # read after the events are in: see `_rank_and_keep`
         for job in jobs:
             if job.kind == "rank":
                 try:
-                    self._asked(_slate(job))
+                    self._rank_and_keep(_slate(job))
                     outcomes[job.job_id] = Outcome(state="done")
                 except UserError as error:
                     outcomes[job.job_id] = Outcome(state="dead", error=str(error))
@@ -112,14 +112,14 @@ class NearlineWorker:
                 _LOG.warning("the ranking of %s for %s is not renewed: %s", slate.task, member_id, error)
         outcomes |= {job_id: Outcome(state="done") for job_id in events}
 
-    def _readable(self, profile: Mapping[str, object], event: Event) -> Event:
+    def _readable(self, profile: Mapping[str, object], event: MemberEvent) -> MemberEvent:
         """The event, if the model can read it: a turn that it cannot read would spoil all of the member's prompts."""
         entity = event.entity or self._context.entity(event.entity_id)
         past = Past(entity=entity, surface=event.surface, action=event.action, timestamp=event.timestamp)
         self._scorer.compiler.turn(profile, past)
         return event
 
-    def _asked(self, slate: Slate) -> None:
+    def _rank_and_keep(self, slate: CandidateSlate) -> None:
         """Ranks what was asked for, and then keeps the slate: one that cannot be ranked must not spoil later events.
 
         Another consumer may record an event meanwhile, and see no slate to rank anew. So we look again once the slate
@@ -128,10 +128,10 @@ class NearlineWorker:
         seen = ""
         while seen < (revision := self._context.snapshot(slate.member_id).revision):
             self._rank(slate)
-            self._store.ask(slate)
+            self._store.put_slate(slate)
             seen = revision
 
-    def _rank(self, slate: Slate) -> None:
+    def _rank(self, slate: CandidateSlate) -> None:
         """Ranks a slate, unless the ranking that is there has seen all that this one would, or is of a newer slate.
 
         Whichever version made that one: work that is done twice while versions change is not told by two of them.
@@ -140,28 +140,22 @@ class NearlineWorker:
         newness = f"{slate.newness}.{snapshot.revision}"
         stored = self._store.ranking(slate.task, slate.member_id)
         if stored is None or stored.newness < newness:
-            self._store.put(self._ranking(slate, snapshot, newness))
+            self._store.put_ranking(self._ranking(slate, snapshot, newness))
 
-    def _ranking(self, slate: Slate, snapshot: Snapshot, newness: str) -> StoredRanking:
-        task = self._scorer.compiler.suite.task(slate.task)
+    def _ranking(self, slate: CandidateSlate, snapshot: Snapshot, newness: str) -> StoredRanking:
+        suite = self._scorer.compiler.suite
+        task = suite.task(slate.task)
+        entity_type = suite.surface(task.surface).entity_type
         candidates = [
             (one, self._context.entity(one))
             if isinstance(one, str)
-            else (one["id"], Entity(entity_type=task.entity_type, fields=one["fields"]))
+            else (one["id"], Entity(entity_type=entity_type, fields=one["fields"]))
             for one in slate.candidates
         ]
         ranking = self._run(
             self._scorer.rank(task, snapshot.profile, snapshot.history, candidates, own_words=slate.instruction)
         )
-        items = [
-            RankedItem(id=one.id, score=one.score, probabilities=one.probabilities)
-            for one in ranking.candidates[: slate.top_k]
-        ]
-        truncated = Truncated(
-            turns_dropped=ranking.prefix.turns_dropped,
-            head_tokens_dropped=ranking.prefix.tokens_dropped,
-            candidates=ranking.tokens_dropped,
-        )
+        fields = ranking_fields(ranking, slate.top_k)
         return StoredRanking(
             task=slate.task,
             member_id=slate.member_id,
@@ -172,19 +166,19 @@ class NearlineWorker:
             events=len(snapshot.events),
             event_ids=snapshot.events[-_EVENT_IDS:],
             answer={
-                "ranking": [item.model_dump() for item in items],
-                "usage": Usage(prompt_tokens=ranking.prompt_tokens, candidates=len(candidates)).model_dump(),
-                "truncated": truncated.model_dump(),
+                "ranking": [item.model_dump() for item in fields["ranking"]],
+                "usage": fields["usage"].model_dump(),
+                "truncated": fields["truncated"].model_dump(),
             },
         )
 
 
-def _event(job: Job) -> Event:
+def _event(job: Job) -> MemberEvent:
     values = dict(job.payload)
     entity = values.pop("entity", None)
-    return Event(member_id=job.member_id, entity=None if entity is None else Entity(**entity), **values)
+    return MemberEvent(member_id=job.member_id, entity=None if entity is None else Entity(**entity), **values)
 
 
-def _slate(job: Job) -> Slate:
+def _slate(job: Job) -> CandidateSlate:
     assert job.task is not None
-    return Slate(task=job.task, member_id=job.member_id, requested_at=job.accepted_at, **job.payload)
+    return CandidateSlate(task=job.task, member_id=job.member_id, requested_at=job.accepted_at, **job.payload)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from brew_platform.errors import UserError
-from brew_serve.http.refusals import Overloaded
+from brew_serve.errors import Overloaded
 from brew_serve.stores.sqlite_file import SqliteFile
 
 __all__ = ["Accepted", "DeadLetter", "Job", "Outbox", "Waiting"]

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from brew_serve.nearline.store import KEPT_SECONDS, Outcome, Receipt, Slate, StoredRanking
+from brew_serve.nearline.store import KEPT_SECONDS, CandidateSlate, Outcome, Receipt, StoredRanking
 from brew_serve.stores.redis_server import connect, redis_errors
 
 __all__ = ["RedisNearlineStore"]
@@ -44,15 +44,15 @@ class RedisNearlineStore:
     def __init__(self, url: str, prefix: str = "brew360:") -> None:
         self._redis, self._prefix = connect(url), prefix
 
-    def ask(self, slate: Slate) -> bool:
+    def put_slate(self, slate: CandidateSlate) -> bool:
         return self._newest("slates", slate, slate.newness)
 
-    def slates(self, member_id: str) -> list[Slate]:
+    def slates(self, member_id: str) -> list[CandidateSlate]:
         with redis_errors():
             stored = self._redis.hgetall(f"{self._prefix}slates:{member_id}")
-        return sorted((Slate(**_document(text)) for text in stored.values()), key=lambda slate: slate.task)
+        return sorted((CandidateSlate(**_document(text)) for text in stored.values()), key=lambda slate: slate.task)
 
-    def put(self, ranking: StoredRanking) -> bool:
+    def put_ranking(self, ranking: StoredRanking) -> bool:
         return self._newest("rankings", ranking, ranking.newness)
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
@@ -102,7 +102,7 @@ class RedisNearlineStore:
     def close(self) -> None:
         self._redis.close()
 
-    def _newest(self, kind: str, row: Slate | StoredRanking, newness: str) -> bool:
+    def _newest(self, kind: str, row: CandidateSlate | StoredRanking, newness: str) -> bool:
         key = f"{self._prefix}{kind}:{row.member_id}"
         with redis_errors():
             return bool(self._redis.eval(_NEWEST, 1, key, row.task, newness, json.dumps(asdict(row))))

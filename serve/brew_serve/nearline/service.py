@@ -78,19 +78,13 @@ class NearlineService:
             Overloaded: too much is waiting.
             Unavailable: the disk failed.
         """
-        surfaces = self._suite().by_surface
+        suite = self._suite()
         latest = int((self._clock() + _AHEAD_SECONDS) * 1e6)
         for at, event in enumerate(batch.events):
-            task = surfaces.get(event.surface)
-            if task is None:
-                raise UserError(
-                    f"events.{at}: surface {event.surface!r} is unknown; this model knows {', '.join(surfaces)}."
-                )
-            if event.action not in task.labels:
-                raise UserError(
-                    f"events.{at}: action {event.action!r} is unknown on surface {event.surface!r}; known are "
-                    f"{', '.join(task.labels)}."
-                )
+            try:
+                suite.surface(event.surface).label(event.action)
+            except UserError as error:
+                raise UserError(f"events.{at}: {error}") from error
             if micros_of(event.timestamp) > latest:
                 raise UserError(
                     f"events.{at}: timestamp {event.timestamp.isoformat()} lies in the future; send what happened."

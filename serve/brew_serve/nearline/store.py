@@ -17,7 +17,15 @@ from typing import Any, Literal, Protocol
 
 from brew_serve.stores.sqlite_file import SqliteFile
 
-__all__ = ["KEPT_SECONDS", "NearlineStore", "Outcome", "Receipt", "Slate", "SqliteNearlineStore", "StoredRanking"]
+__all__ = [
+    "KEPT_SECONDS",
+    "CandidateSlate",
+    "NearlineStore",
+    "Outcome",
+    "Receipt",
+    "SqliteNearlineStore",
+    "StoredRanking",
+]
 
 KEPT_SECONDS = 86_400  # a receipt that nobody collected, because the job was sent twice and is done
 
@@ -37,7 +45,7 @@ State = Literal["failed", "done", "dead"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slate:
+class CandidateSlate:
     """Candidates that a member shall have ranked on a task.
 
     Args:
@@ -108,13 +116,13 @@ class NearlineStore(Protocol):
 
     settle_seconds: float  # after these, what was written survives a crash of the store's machine
 
-    def ask(self, slate: Slate) -> bool:
+    def put_slate(self, slate: CandidateSlate) -> bool:
         """Stores the slate, unless one as new or newer of its member and task is there; whether it is stored."""
 
-    def slates(self, member_id: str) -> list[Slate]:
+    def slates(self, member_id: str) -> list[CandidateSlate]:
         """All that the member shall have ranked, by task."""
 
-    def put(self, ranking: StoredRanking) -> bool:
+    def put_ranking(self, ranking: StoredRanking) -> bool:
         """Stores the ranking, unless one as new or newer of its member and task is there; whether it is stored."""
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
@@ -154,14 +162,14 @@ class SqliteNearlineStore:
     def __init__(self, path: Path) -> None:
         self._file = SqliteFile(path, _SCHEMA)
 
-    def ask(self, slate: Slate) -> bool:
+    def put_slate(self, slate: CandidateSlate) -> bool:
         return self._newest("slates", slate, slate.newness)
 
-    def slates(self, member_id: str) -> list[Slate]:
+    def slates(self, member_id: str) -> list[CandidateSlate]:
         rows = self._file.rows("SELECT document FROM slates WHERE member_id = ? ORDER BY task", (member_id,))
-        return [Slate(**json.loads(document)) for (document,) in rows]
+        return [CandidateSlate(**json.loads(document)) for (document,) in rows]
 
-    def put(self, ranking: StoredRanking) -> bool:
+    def put_ranking(self, ranking: StoredRanking) -> bool:
         return self._newest("rankings", ranking, ranking.newness)
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
@@ -208,7 +216,7 @@ class SqliteNearlineStore:
     def close(self) -> None:
         self._file.close()
 
-    def _newest(self, table: Literal["slates", "rankings"], row: Slate | StoredRanking, newness: str) -> bool:
+    def _newest(self, table: Literal["slates", "rankings"], row: CandidateSlate | StoredRanking, newness: str) -> bool:
         with self._file.transaction() as db:
             return bool(
                 db.execute(

@@ -23,7 +23,7 @@ from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, ch
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import context_of
 from brew_serve.engines.vllm.arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
-from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue, asked_tokens
+from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue, prompt_tokens_of
 
 __all__ = ["VllmEngine"]
 
@@ -55,7 +55,7 @@ class VllmEngine:
         self.usage = EngineUsage()
         self._numbers = itertools.count()
         self._params = lru_cache(maxsize=4096)(_sampling_params)
-        self._looked_at: Shared | None = None
+        self._checked_shared: Shared | None = None
         self._queue: ScoringQueue | None = None
         if "worker_extension_cls" in arguments:
             most = {"prompts": arguments["max_num_seqs"], "tokens": arguments["max_num_batched_tokens"]}
@@ -77,12 +77,12 @@ class VllmEngine:
             start = len(shared.ids)
             if tuple(prompt[:start]) != shared.ids:
                 raise ValueError("the prompt does not begin with the tokens that it is said to share")
-            if shared is not self._looked_at:
+            if shared is not self._checked_shared:
                 check_request(shared.ids or prompt, token_ids, **sizes, length=len(prompt))
-                self._looked_at = shared
+                self._checked_shared = shared
             check_request(prompt[start:] or prompt, token_ids, **sizes, length=len(prompt))
         if self._queue is not None:
-            return self._queue.ask(prompt, token_ids, shared)
+            return self._queue.submit(prompt, token_ids, shared)
         return self._scheduled(prompt, token_ids)
 
     async def _scheduled(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
@@ -133,7 +133,7 @@ class VllmEngine:
         answers, cached = next(one for one in workers if one is not None)
         self.usage = self.usage.plus(
             prompts=sum(len(lengths) for _, _, lengths, _ in groups),
-            prompt_tokens=asked_tokens(groups),
+            prompt_tokens=prompt_tokens_of(groups),
             cached_tokens=cached,
         )
         return answers

@@ -17,7 +17,7 @@ import numpy as np
 
 from brew_serve.engines.base import Shared
 
-__all__ = ["Group", "ScoringQueue", "Send", "asked_tokens"]
+__all__ = ["Group", "ScoringQueue", "Send", "prompt_tokens_of"]
 
 Ids = Sequence[int]
 # A group as it is sent: token ids (int32) of what its prompts begin with and of what each goes on with, how many those
@@ -107,7 +107,7 @@ class ScoringQueue:
         self._waiting: deque[_Run] = deque()
         self._sending: asyncio.Task | None = None
 
-    def ask(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> "asyncio.Future[list[float]]":
+    def submit(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> "asyncio.Future[list[float]]":
         """As `Engine.next_token_logprobs`. Cancelled while it waits, the prompt is not sent."""
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         call = _Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer)
@@ -156,6 +156,6 @@ class ScoringQueue:
         return found
 
 
-def asked_tokens(groups: Sequence[Group]) -> int:
+def prompt_tokens_of(groups: Sequence[Group]) -> int:
     """Tokens of all prompts, each counted whole."""
     return sum(len(begins) // 4 * len(lengths) + sum(lengths) for begins, _, lengths, _ in groups)

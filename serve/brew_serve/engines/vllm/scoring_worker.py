@@ -23,7 +23,7 @@ import torch
 
 from brew_serve.engines.vllm.packed_forward import PackedForward, Segment
 from brew_serve.engines.vllm.prefix_blocks import NoRoom, PrefixBlocks
-from brew_serve.engines.vllm.scoring_queue import Group, asked_tokens
+from brew_serve.engines.vllm.scoring_queue import Group, prompt_tokens_of
 
 __all__ = ["ScoringWorker"]
 
@@ -131,7 +131,7 @@ class _Passes:
         except BaseException:
             self._prefixes.forget()  # of blocks that were promised to hold what was not computed
             raise
-        return answers, asked_tokens(groups) - computed
+        return answers, prompt_tokens_of(groups) - computed
 
     def _begin(self, groups: Sequence[Group]) -> tuple[list[_Begun], list[Segment]]:
         """As many groups, from the first on, as there is room for, and what is to be computed before their prompts."""

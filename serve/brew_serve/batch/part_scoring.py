@@ -18,7 +18,7 @@ import ray.data
 
 from brew_data.prompts.compiler import Entity
 from brew_platform.errors import UserError
-from brew_serve.batch.flow import BatchConfig, EngineActor
+from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor
 from brew_serve.batch.plan import BatchPlan, Part, write_part
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.config import EngineConfig

@@ -16,7 +16,7 @@ from brew_data.prompts.compiler import PromptCompiler
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.stores.sqlite_file import Unavailable
 
-from .nearline_plane import BASE, Killed, Plane, ask, event
+from ..nearline_plane import BASE, Killed, Plane, ask, event
 
 
 class Interleaving(RuleBasedStateMachine):

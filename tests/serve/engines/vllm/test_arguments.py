@@ -21,7 +21,7 @@ MODEL: dict[str, Any] = {
     "max_position_embeddings": 65_536,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
 }
-RECIPES = Path(__file__).parents[2] / "cluster/brew_cluster/recipes"
+RECIPES = Path(__file__).parents[4] / "cluster/brew_cluster/recipes"
 
 
 def test_on_cpu_the_defaults_are_of_the_demo() -> None:
@@ -55,7 +55,7 @@ def test_on_cpu_the_defaults_are_of_the_demo() -> None:
 def test_the_recipe_for_h100_asks_for_what_it_says() -> None:
     job = load_serve(["h100"])
     assert job.gpus == job.engine.tensor_parallel_size == 4
-    assert job.edge.keys_path is not None
+    assert job.middleware.keys_path is not None
     engine = dataclasses.replace(job.engine, max_model_len=32_768)
     arguments = engine_arguments(FOLDER, MODEL, engine, device="gpu")
     assert arguments == {
@@ -99,9 +99,9 @@ def test_what_this_device_cannot_do_is_refused() -> None:
     ):
         engine_arguments(FOLDER, MODEL, engine, device="cpu")
     for wrong, sentence in [
-        ({"quantization": "fp8"}, r"whose activations come from 16 bits, but engine\.dtype is float32"),
+        ({"quantization": "fp8"}, r"which needs 16-bit activations, but engine\.dtype is float32"),
         ({"quantization": "int3"}, r"engine\.quantization is 'int3'; it is fp8 or null"),
-        ({"gpu_memory_utilization": 1.5}, r"engine\.gpu_memory_utilization is 1\.5; give a share"),
+        ({"gpu_memory_utilization": 1.5}, r"engine\.gpu_memory_utilization is 1\.5; give a fraction"),
         ({"tensor_parallel_size": 0}, r"engine\.tensor_parallel_size is 0; give a number greater than 0"),
     ]:
         with pytest.raises(ConfigError, match=sentence):

@@ -11,7 +11,7 @@ from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_wanted
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
 from brew_serve.stores.sqlite_file import Unavailable
 
-from .nearline_plane import Fault, Faulty, Killed, Plane, ask, event
+from ..nearline_plane import Fault, Faulty, Killed, Plane, ask, event
 
 
 def test_a_job_that_kills_its_consumer_is_given_up_and_takes_no_other_along(plane: Plane) -> None:

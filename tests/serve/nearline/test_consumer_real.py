@@ -25,7 +25,7 @@ from brew_serve.schemas.nearline import EventBatch, NearlineRanking, NearlineRan
 from brew_serve.stores.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
-from .running_ray import RAY, running_ray
+from ..running_ray import RAY, running_ray
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -53,7 +53,7 @@ def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> 
     def slow_engine(folder: Path, _: Any) -> Any:
         import asyncio
 
-        from brew_serve.engines.torch_engine import TorchEngine
+        from brew_serve.engines.torch import TorchEngine
 
         engine = TorchEngine(folder)
         answer = engine.next_token_logprobs

@@ -12,7 +12,7 @@ from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import RopeScaling, context_of, rope_overrides, scaled_theta
-from brew_serve.engines.torch_engine import TorchEngine
+from brew_serve.engines.torch import TorchEngine
 from brew_serve.version import load_version
 
 MODEL: dict[str, Any] = {

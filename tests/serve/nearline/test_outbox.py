@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from brew_platform.errors import UserError
-from brew_serve.http.refusals import Overloaded
+from brew_serve.errors import Overloaded
 from brew_serve.nearline.outbox import Accepted, Job, Outbox
 
 CLAIM = {"window": 100, "lost_after": 10.0}

@@ -15,9 +15,9 @@ import pytest
 
 from brew_platform.errors import UserError
 from brew_serve.engines.config import EngineConfig
-from brew_serve.engines.torch_engine import TorchEngine
+from brew_serve.engines.torch import TorchEngine
 
-from .engine_processes import ENGINES, engine_cores
+from ...engine_processes import ENGINES, engine_cores
 
 pytestmark = ENGINES
 

@@ -13,13 +13,13 @@ import pytest
 from brew_data.prompts.compiler import Past
 from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
-from brew_serve.batch.flow import score_table
-from brew_serve.batch.parts import SCORED, _scored, _unpacked, make_prompts
+from brew_serve.batch.dataset_scoring import score_table
+from brew_serve.batch.part_scoring import SCORED, _scored, _unpacked, make_prompts
 from brew_serve.batch.plan import BatchPlan, Part, write_part
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.config import EngineConfig
 from brew_serve.ranking.scoring import Scorer
-from brew_serve.ranking.service import RankService
+from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.rank import RankRequest
 from brew_serve.version import LoadedVersion
 
@@ -143,7 +143,9 @@ def context_path(tables: Tables, tmp_path: Path) -> Path:
     return path
 
 
-def scored(rows: list[dict[str, Any]], service: RankService, context_path: Path, folder: Path) -> list[dict[str, Any]]:
+def scored(
+    rows: list[dict[str, Any]], service: RankingService, context_path: Path, folder: Path
+) -> list[dict[str, Any]]:
     """The scored rows of a one-part batch, through the steps of a real one but without Ray."""
     plan = plan_of(write(folder / "rows.parquet", rows), rows=100)
     (part,) = plan.parts()
@@ -161,7 +163,7 @@ def scored(rows: list[dict[str, Any]], service: RankService, context_path: Path,
     return answer
 
 
-def test_a_batch_scores_as_the_service_does(service: RankService, context_path: Path, tmp_path: Path) -> None:
+def test_a_batch_scores_as_the_service_does(service: RankingService, context_path: Path, tmp_path: Path) -> None:
     rows = [
         ROW | {"candidates": ["e0", "e2", "e4"], "instruction": None},
         {"task": "post_interest", "member_id": "ada", "candidates": ["e1", "e3"], "instruction": "Something short."},
@@ -171,7 +173,7 @@ def test_a_batch_scores_as_the_service_does(service: RankService, context_path: 
     expected = []
     for number, row in enumerate(rows):
         request = RankRequest(**(row | {"instruction": row["instruction"] or ""}))
-        answer = asyncio.run(service.rank(request))
+        answer = asyncio.run(service.rank(request)).response
         by_id = {item.id: item for item in answer.ranking}
         expected += [(number, row["task"], row["member_id"], id_, by_id[id_]) for id_ in row["candidates"]]
     assert len(got) == len(expected) == 7
@@ -185,7 +187,7 @@ def test_a_batch_scores_as_the_service_does(service: RankService, context_path: 
 
 
 def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
-    service: RankService, context_path: Path, tmp_path: Path
+    service: RankingService, context_path: Path, tmp_path: Path
 ) -> None:
     rows = [
         ROW | {"member_id": "gone"},
@@ -215,7 +217,7 @@ def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
 
 
 def test_before_hides_what_came_later(
-    service: RankService, version: LoadedVersion, context_path: Path, tmp_path: Path, history: list[Past]
+    service: RankingService, version: LoadedVersion, context_path: Path, tmp_path: Path, history: list[Past]
 ) -> None:
     cut = datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)
     early, late = scored([ROW | {"before": cut}, ROW | {"before": None}], service, context_path, tmp_path)[::2]

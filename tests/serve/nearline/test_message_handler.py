@@ -5,7 +5,7 @@ from typing import Any
 
 from brew_data.prompts.compiler import Entity
 
-from .nearline_plane import Plane, ask, event
+from ..nearline_plane import Plane, ask, event
 
 
 def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane) -> None:
@@ -15,10 +15,10 @@ def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane
         def __getattr__(self, name: str) -> Any:
             return getattr(plane.store, name)
 
-        def ask(self, slate: Any) -> bool:
+        def put_slate(self, slate: Any) -> bool:
             if not plane.context.snapshot("ada").events:
                 plane.worker().handle("ada", [event(1)])
-            return plane.store.ask(slate)
+            return plane.store.put_slate(slate)
 
     plane.worker(store=Between()).handle("ada", [replace(ask("r"), accepted_at=5)])
     stored = plane.store.ranking("job_apply", "ada")
@@ -54,9 +54,9 @@ def test_after_a_promotion_events_are_told_by_the_new_version_and_none_by_two(pl
         def __getattr__(self, name: str) -> Any:
             return getattr(plane.store, name)
 
-        def put(self, ranking: Any) -> bool:
+        def put_ranking(self, ranking: Any) -> bool:
             plane.worker(3).handle("ada", [event(2)])  # and one to a consumer of either, at the same time
-            return plane.store.put(ranking)
+            return plane.store.put_ranking(ranking)
 
     first = plane.store.ranking("job_apply", "ada")
     plane.worker(store=Between()).handle("ada", [event(2)])

@@ -41,7 +41,7 @@ def made(engine: Sums, *, prompts: int = 100, tokens: int = 1000) -> ScoringQueu
 
 
 async def ask(queue: ScoringQueue, *prompts: Sequence[int], shared: Shared | None = None) -> list[list[float]]:
-    return await asyncio.gather(*(queue.ask(prompt, (1, 2), shared) for prompt in prompts))
+    return await asyncio.gather(*(queue.submit(prompt, (1, 2), shared) for prompt in prompts))
 
 
 async def test_calls_that_share_go_in_one_group_with_what_they_share_once() -> None:
@@ -85,9 +85,9 @@ async def test_calls_that_share_are_not_torn_apart_where_a_pass_can_hold_them() 
     engine = Sums()
     queue = made(engine, prompts=5)
     first, second, third = Shared(ids=(1,)), Shared(ids=(2,)), Shared(ids=(3,))
-    calls = [queue.ask((1, n), (1,), first) for n in range(3)]
-    calls += [queue.ask((2, n), (1,), second) for n in range(3)]
-    calls += [queue.ask((3, n), (1,), third) for n in range(7)]
+    calls = [queue.submit((1, n), (1,), first) for n in range(3)]
+    calls += [queue.submit((2, n), (1,), second) for n in range(3)]
+    calls += [queue.submit((3, n), (1,), third) for n in range(7)]
     assert [row for row, *_ in await asyncio.gather(*calls)] == [1, 2, 3, 2, 3, 4, 3, 4, 5, 6, 7, 8, 9]
     assert [[(begins, len(own)) for begins, own, _ in one] for one in engine.passes] == [
         [([1], 3)], [([2], 3)], [([3], 5)], [([3], 2)],
@@ -112,9 +112,9 @@ async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> Non
     engine = Sums()
     queue = made(engine)
     engine.go.clear()
-    calls = [queue.ask((n,), (1,), None) for n in range(1, 4)]
+    calls = [queue.submit((n,), (1,), None) for n in range(1, 4)]
     await asyncio.sleep(0.01)  # all are under way
-    late = [queue.ask((n,), (1,), None) for n in range(4, 7)]
+    late = [queue.submit((n,), (1,), None) for n in range(4, 7)]
     await asyncio.sleep(0.01)
     calls[0].cancel()
     late[1].cancel()
@@ -129,7 +129,7 @@ async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> Non
 async def test_a_pass_that_fails_fails_its_own_calls_only() -> None:
     engine = Sums(failing=1)
     queue = made(engine, prompts=2)
-    found = await asyncio.gather(*(queue.ask((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
+    found = await asyncio.gather(*(queue.submit((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
     assert [str(one) for one in found[:2]] == ["the engine failed"] * 2
     assert found[2:] == [[3.0], [4.0]]
     assert await ask(queue, (8,)) == [[8.0, 16.0]]

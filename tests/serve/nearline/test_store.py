@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from brew_serve.nearline.redis_store import RedisNearlineStore
-from brew_serve.nearline.store import NearlineStore, Outcome, Receipt, Slate, SqliteNearlineStore, StoredRanking
+from brew_serve.nearline.store import (
+    CandidateSlate,
+    NearlineStore,
+    Outcome,
+    Receipt,
+    SqliteNearlineStore,
+    StoredRanking,
+)
 
-SLATE = Slate(task="job_apply", member_id="ada", request_id="r1", requested_at=1_000, candidates=["e0", "e2"])
+SLATE = CandidateSlate(task="job_apply", member_id="ada", request_id="r1", requested_at=1_000, candidates=["e0", "e2"])
 RANKING = StoredRanking(
     task="job_apply",
     member_id="ada",
@@ -38,7 +45,7 @@ def test_a_newer_slate_replaces_an_older_one_and_never_the_other_way(store: Near
     newer = replace(SLATE, request_id="a", requested_at=20_000, candidates=[{"id": "x", "fields": {"title": "ä\n"}}])
     other = replace(SLATE, task="post_interest", instruction="y", top_k=3)
     asked = (SLATE, SLATE, newer, SLATE, newer, other)
-    assert [store.ask(slate) for slate in asked] == [True, False, True, False, False, True]
+    assert [store.put_slate(slate) for slate in asked] == [True, False, True, False, False, True]
     assert store.slates("ada") == [newer, other]
     assert store.slates("nobody") == []
 
@@ -48,7 +55,7 @@ def test_two_slates_of_one_microsecond_end_the_same_way_whatever_their_order(sto
     kept = []
     for member, order in enumerate([slates, slates[::-1], slates[3:] + slates[:3]]):
         for slate in order:
-            store.ask(replace(slate, member_id=str(member)))
+            store.put_slate(replace(slate, member_id=str(member)))
         kept += [slate.request_id for slate in store.slates(str(member))]
     assert len(kept) == 3
     assert len(set(kept)) == 1
@@ -56,14 +63,14 @@ def test_two_slates_of_one_microsecond_end_the_same_way_whatever_their_order(sto
 
 def test_only_a_newer_ranking_replaces_another(store: NearlineStore) -> None:
     assert store.ranking("job_apply", "ada") is None
-    assert store.put(RANKING)
-    assert not store.put(replace(RANKING, newness="1.0", version=9))
+    assert store.put_ranking(RANKING)
+    assert not store.put_ranking(replace(RANKING, newness="1.0", version=9))
     assert store.ranking("job_apply", "ada") == RANKING
-    assert not store.put(replace(RANKING, version=4)), "one version tells of an event"
-    assert store.put(replace(RANKING, member_id="new"))
+    assert not store.put_ranking(replace(RANKING, version=4)), "one version tells of an event"
+    assert store.put_ranking(replace(RANKING, member_id="new"))
     assert store.ranking("job_apply", "ada") == RANKING
     newer = replace(RANKING, newness="1.2", version=4)
-    assert store.put(newer)
+    assert store.put_ranking(newer)
     assert store.ranking("job_apply", "ada") == newer
     assert store.ranking("post_interest", "ada") is None
 
@@ -71,7 +78,7 @@ def test_only_a_newer_ranking_replaces_another(store: NearlineStore) -> None:
 def test_of_many_that_write_at_once_the_newest_stays(store: NearlineStore) -> None:
     def write(thread: int) -> None:
         for at in range(30):
-            store.put(replace(RANKING, newness=f"{at:03d}.{thread}"))
+            store.put_ranking(replace(RANKING, newness=f"{at:03d}.{thread}"))
             store.begin(["event:x"], 0.0)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]

@@ -1,7 +1,7 @@
 """Batch scoring: a Ray Data step with the same engine and the same scorer as online serving.
 
-Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines.documents` makes one row per
-prefix), what a score is (`brew_serve.ranking.scoring`), or batches that outlive their process (`brew_serve.batch.parts`).
+Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines.requests` makes one row per
+prefix), what a score is (`brew_serve.ranking.scoring`), or batches that outlive their process (`brew_serve.batch.part_scoring`).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from brew_platform.errors import DataError
 from brew_serve.batch.config import BatchConfig
 from brew_serve.engines.base import Engine
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.registry import create_engine
 from brew_serve.ranking.scoring import Scored, Scorer
 from brew_serve.version import load_version
 
@@ -25,6 +26,7 @@ COLUMNS = ("task", "prefix_ids", "question_ids", "interaction_ids")
 SCORES = pa.schema(
     {
         "interaction_id": pa.int64(),
+        "task": pa.string(),
         "score": pa.float64(),  # P(any positive action)
         "probabilities": pa.list_(pa.struct({"action": pa.string(), "probability": pa.float64()})),
         "version": pa.string(),  # as `score_requests` was given it; null where it was not
@@ -91,6 +93,7 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
             return await scorer.score_prompt(scorer.compiler.suite.task(task_name), prefix, question)
 
     ids: list[int] = []
+    tasks: list[str] = []
     calls = []
     for row in requests.select(COLUMNS).to_pylist():
         if len(row["question_ids"]) != len(row["interaction_ids"]):
@@ -99,8 +102,9 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
                 f"interaction ids (the first is {row['interaction_ids'][:1]}); give one id per question."
             )
         ids += row["interaction_ids"]
+        tasks += [row["task"]] * len(row["interaction_ids"])
         calls += [one(row["task"], row["prefix_ids"], question) for question in row["question_ids"]]
-    return _as_table(ids, await asyncio.gather(*calls), version)
+    return _as_table(ids, tasks, await asyncio.gather(*calls), version)
 
 
 def _check_columns(names: Sequence[str]) -> None:
@@ -111,15 +115,16 @@ def _check_columns(names: Sequence[str]) -> None:
         )
 
 
-def _as_table(ids: list[int], scored: Iterable[Scored], version: str | None) -> pa.Table:
+def _as_table(ids: list[int], tasks: list[str], scored: Iterable[Scored], version: str | None) -> pa.Table:
     rows = [
         {
             "interaction_id": id_,
+            "task": task,
             "score": one.score,
             "probabilities": [{"action": name, "probability": value} for name, value in one.probabilities.items()],
             "version": version,
         }
-        for id_, one in zip(ids, scored, strict=True)
+        for id_, task, one in zip(ids, tasks, scored, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=SCORES)
 
@@ -128,11 +133,9 @@ class EngineActor:
     """One engine and its event loop, for as long as the Ray Data job runs; the engine ends with the actor."""
 
     def __init__(self, folder: Path, config: EngineConfig | None, version: str | None, in_flight: int) -> None:
-        from brew_serve.engines.vllm.engine import VllmEngine
-
         loaded = load_version(folder, config)
         self._runner = asyncio.Runner()
-        self._engine: Engine = VllmEngine(folder, loaded.engine)
+        self._engine: Engine = create_engine(folder, loaded.engine)
         self._scorer = Scorer(self._engine, loaded.compiler)
         self._version, self._in_flight = version, in_flight
 

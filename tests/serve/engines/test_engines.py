@@ -12,11 +12,11 @@ from brew_platform.errors import UserError
 from brew_serve.engines.base import Engine, Sampling
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import RopeScaling
-from brew_serve.engines.torch_engine import TorchEngine
+from brew_serve.engines.torch import TorchEngine
 from brew_serve.ranking.scoring import RankedCandidate, Scorer
 from brew_serve.version import LoadedVersion
 
-from .engine_processes import ENGINES
+from ..engine_processes import ENGINES
 
 pytestmark = ENGINES
 

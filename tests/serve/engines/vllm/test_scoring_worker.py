@@ -11,10 +11,10 @@ import torch
 from brew_platform.errors import UserError
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.config import EngineConfig
-from brew_serve.engines.torch_engine import TorchEngine
+from brew_serve.engines.torch import TorchEngine
 from brew_serve.version import LoadedVersion
 
-from .engine_processes import ENGINES
+from ...engine_processes import ENGINES
 
 pytestmark = ENGINES
 

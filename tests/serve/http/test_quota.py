@@ -1,0 +1,144 @@
+"""Token buckets: burst, refill, the exact boundary, and never more than rate * time + burst."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brew_serve.errors import QuotaExceeded
+from brew_serve.http.auth import Team
+from brew_serve.http.quota import Bucket, TeamQuota
+
+
+def test_a_bucket_starts_full_and_allows_a_burst_of_its_capacity() -> None:
+    bucket = Bucket(per_second=2, capacity=5, now=0)
+    assert [bucket.take(1, 0) for _ in range(5)] == [0] * 5
+    assert bucket.take(1, 0) == pytest.approx(0.5)
+
+
+def test_a_bucket_refills_at_its_rate_and_not_above_its_capacity() -> None:
+    bucket = Bucket(per_second=2, capacity=5, now=0)
+    bucket.take(5, 0)
+    assert bucket.take(3, 1.5) == 0
+    assert bucket.take(5.5, 1_000) == 0  # more than the capacity is taken from a full bucket
+    assert bucket.take(1, 1_000) == pytest.approx(0.75)  # half a token of debt and one token
+
+
+def test_a_take_succeeds_exactly_when_the_amount_is_there() -> None:
+    bucket = Bucket(per_second=1, capacity=4, now=0)
+    bucket.take(4, 0)
+    assert bucket.take(2, 1.999) == pytest.approx(0.001)
+    assert bucket.take(2, 2) == 0
+    assert bucket.take(1, 2) == 1
+
+
+def test_a_refused_take_costs_nothing() -> None:
+    bucket = Bucket(per_second=1, capacity=2, now=0)
+    bucket.take(2, 0)
+    assert [bucket.take(1, 0.5) for _ in range(3)] == [0.5, 0.5, 0.5]
+    assert bucket.take(1, 1) == 0
+
+
+def test_time_that_runs_backwards_fills_nothing() -> None:
+    bucket = Bucket(per_second=1, capacity=2, now=10)
+    bucket.take(2, 10)
+    assert bucket.take(1, 3) == 1
+    assert bucket.take(1, 10.5) == pytest.approx(0.5)  # the time from 3 to 10 is not counted
+
+
+def test_a_correction_returns_tokens_up_to_the_capacity_or_takes_more() -> None:
+    bucket = Bucket(per_second=1, capacity=4, now=0)
+    bucket.take(1, 0)
+    bucket.give_back(100)
+    assert bucket.take(4, 0) == 0
+    bucket.give_back(-3)
+    assert bucket.take(1, 0) == 4
+
+
+steps = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), max_size=50)
+
+
+@given(st.floats(0.1, 100), st.floats(1, 100), steps)
+def test_no_more_than_rate_times_time_plus_burst_is_ever_taken(
+    rate: float, capacity: float, steps: list[tuple[float, float]]
+) -> None:
+    bucket, now, taken = Bucket(per_second=rate, capacity=capacity, now=0), 0.0, 0.0
+    for wait, share in steps:
+        now += wait
+        amount = share * capacity
+        if bucket.take(amount, now) == 0:
+            taken += amount
+        assert taken <= rate * now + capacity * (1 + 1e-6)
+
+
+@given(st.floats(0.1, 100), st.floats(1, 100), steps)
+def test_a_client_that_waits_as_long_as_it_is_told_succeeds(
+    rate: float, capacity: float, steps: list[tuple[float, float]]
+) -> None:
+    bucket, now = Bucket(per_second=rate, capacity=capacity, now=0), 0.0
+    for wait, share in steps:
+        now += wait
+        amount = 3 * share * capacity  # also above the capacity
+        if seconds := bucket.take(amount, now):
+            assert seconds > 0
+            now += seconds
+            assert bucket.take(amount, now) == 0
+
+
+def team_quota(**limits: float) -> TeamQuota:
+    return TeamQuota(Team(name="ads", **limits), now=0)  # type: ignore[arg-type]
+
+
+@given(st.floats(0.1, 50), st.lists(st.floats(0, 1), max_size=60))
+def test_a_team_never_sends_more_requests_than_its_rate_and_burst(rate: float, waits: list[float]) -> None:
+    quota, now, counted = team_quota(requests_per_second=rate), 0.0, 0
+    for wait in waits:
+        now += wait
+        try:
+            quota.count_request(now)
+            counted += 1
+        except QuotaExceeded:
+            pass
+        assert counted <= rate * now + max(1, rate) + 1e-6
+
+
+def test_a_rate_below_one_still_allows_one_request() -> None:
+    quota = team_quota(requests_per_second=0.1)
+    quota.count_request(0)
+    with pytest.raises(QuotaExceeded, match=r"team ads may send 0\.1 requests a second; wait 10\.0 s") as refusal:
+        quota.count_request(0)
+    assert refusal.value.retry_after == pytest.approx(10)
+    quota.count_request(10)
+
+
+def test_tokens_are_charged_as_used_and_refused_when_they_are_used_up() -> None:
+    quota = team_quota(tokens_per_minute=600)
+    quota.settle(quota.expect(0), 500)  # the first request is not predicted
+    with pytest.raises(QuotaExceeded, match=r"team ads may use 600 tokens a minute.*wait 40\.0 s"):
+        quota.expect(0)  # 500 are predicted, 100 are left
+    expected = quota.expect(40)
+    assert expected == 500
+    quota.settle(expected, 500)
+    with pytest.raises(QuotaExceeded):
+        quota.expect(40)
+
+
+def test_a_request_that_was_not_admitted_costs_no_tokens_and_does_not_change_the_prediction() -> None:
+    quota = team_quota(tokens_per_minute=1_000)
+    quota.settle(quota.expect(0), 400)
+    for _ in range(10):
+        quota.settle(quota.expect(0), 0)
+    assert quota.expect(0) == 400
+
+
+def test_the_prediction_follows_the_requests() -> None:
+    quota = team_quota(tokens_per_minute=10**9)
+    for tokens, prediction in [(100, 100), (200, 120), (120, 120)]:
+        quota.settle(quota.expect(0), tokens)
+        assert quota.expect(0) == prediction
+
+
+def test_a_team_without_limits_is_never_refused() -> None:
+    quota = team_quota()
+    for _ in range(1_000):
+        quota.count_request(0)
+        quota.settle(quota.expect(0), 10**6)
