@@ -8,7 +8,7 @@
 All calls may be repeated without harm: a ranking changes nothing, events carry their `event_id`, and a nearline
 request its `request_id`. So 429 and 503 are asked again, as often as allowed, after the time that Retry-After names.
 
-Errors are ours (`brew_platform.errors`, `brew_serve.http.refusals`), with the service's own sentence: Unauthorized 401,
+Errors are ours (`brew_platform.errors`, `brew_serve.errors`), with the service's own sentence: Unauthorized 401,
 Forbidden 403, Expired 408, BodyTooLarge 413, QuotaExceeded 429, Late 504, UserError for other 4xx, BrewError for the
 rest and for no answer. A 503 is Overloaded, Lost or Unavailable, by the answer's `code`.
 """
@@ -26,7 +26,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brew_platform.errors import BrewError, UserError
-from brew_serve.http.refusals import (
+from brew_serve.errors import (
     BodyTooLarge,
     Expired,
     Forbidden,
@@ -37,7 +37,7 @@ from brew_serve.http.refusals import (
     Refusal,
     Unauthorized,
 )
-from brew_serve.http.service_status import FleetStatus
+from brew_serve.schemas.status import FleetStatus
 from brew_serve.schemas.nearline import EventsAccepted, NearlineRanking, RankAccepted
 from brew_serve.schemas.openai import ModelList
 from brew_serve.schemas.rank import RankResponse

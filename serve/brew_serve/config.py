@@ -1,13 +1,14 @@
-"""What is served, and on how many replicas: the settings of the online service."""
+"""Settings of the online service: which model it serves, and on how many replicas."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.engines.config import EngineConfig
-from brew_serve.http.middleware import EdgeConfig
+from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
 
@@ -16,30 +17,36 @@ __all__ = ["AppConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """What is served."""
+    """Settings of the online service."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"edge": "middleware"}  # `load_config` names the new one in its error
 
     registry_url: str  # store of the model registry
     model: str = "brew360"  # its name there
-    alias: str = "production"  # followed; or the number of a version, which is then served for good
+    alias: str = "production"  # the service follows it; or the number of a version, which never changes
     context_path: str | None = None  # file of `MemberContext`; None: requests must carry members and candidates
-    cache_folder: str  # fetched versions; one that is there is not fetched again
+    cache_folder: str  # fetched versions; a version that it contains is not fetched again
     engine: EngineConfig = field(default_factory=EngineConfig)
-    edge: EdgeConfig = field(default_factory=EdgeConfig)
+    middleware: MiddlewareConfig = field(default_factory=MiddlewareConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)  # of each replica
-    nearline: NearlineConfig | None = None  # also take events, and rank when something happens; None: online only
-    follow_seconds: float = 5.0  # between two looks at the registry's log
-    start_seconds: float = 1_800.0  # in which a new version must be up; hundreds of GB are fetched and loaded in them
-    request_seconds: float = 55.0  # for an answer without a deadline; our client gives up at 60, and should hear why
-    drain_seconds: float = 60.0  # that a replica which is taken away may still work on what it has accepted
-    # Held by a replica at a time. More than it can work on, so that it is admission, which counts tokens, that refuses:
-    # what waits in Serve's own queue is not seen by it.
+    nearline: NearlineConfig | None = None  # accept events, and rank again after them; None: online only
+    follow_seconds: float = 5.0  # between two reads of the registry's log
+    start_seconds: float = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB
+    request_seconds: float = (
+        55.0  # time limit without a deadline; less than our client's 60 s
+    )
+    drain_seconds: float = 60.0  # for a removed replica to finish the requests it has accepted
+    # Requests in a replica at a time. Admission, which counts tokens, should refuse requests before this limit does,
+    # because it does not see requests in Serve's own queue.
     max_ongoing_requests: int = 1_000
-    gateways: int = 1  # replicas that speak HTTP; one of them forwards more than a ranker on two cores can answer
+    gateways: int = 1  # replicas that speak HTTP; one forwards more than a replica on two cores can answer
     min_replicas: int = 1  # of each version that is up
-    max_replicas: int = 1  # more than min_replicas: as many as the outstanding tokens ask for
-    target_tokens: int = 100_000  # outstanding in each replica; what is above for upscale_seconds starts more replicas
-    upscale_seconds: float = 10.0  # that load must ask for more replicas before they are started
-    downscale_seconds: float = 300.0  # that load must ask for fewer; a start costs more than some idle minutes
+    max_replicas: int = 1  # more than min_replicas: the number follows the outstanding tokens
+    target_tokens: int = 100_000  # outstanding per replica; a higher load for upscale_seconds starts more replicas
+    upscale_seconds: float = 10.0  # for which the load must exceed the target before replicas start
+    downscale_seconds: float = (
+        300.0  # for which the load must be low before replicas stop
+    )
     cpus: float = 1.0  # Ray CPUs that each replica reserves
     gpus: float = 0.0  # Ray GPUs that each replica reserves
 
@@ -68,17 +75,17 @@ class AppConfig:
             )
 
     def open_registry(self) -> Registry:
-        """The registry of the model.
+        """Open the registry of the model.
 
         Raises:
-            UserError: `registry_url` or `model` names none.
+            UserError: `registry_url` or `model` names no registry.
         """
         return Registry(open_store(self.registry_url), self.model)
 
     def fetch(self, number: int) -> Path:
-        """The folder of a version on this node.
+        """Return the folder of a version on this node.
 
         Raises:
-            RegistryError, StorageError: there is no such version, or its files are missing or damaged.
+            RegistryError, StorageError: There is no such version, or its files are missing or damaged.
         """
         return self.open_registry().fetch(number, Path(self.cache_folder))

@@ -16,7 +16,7 @@ from rich.console import Console
 from brew_cluster.jobs.recipe import RECIPES, find_recipe
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.config import load_config
-from brew_platform.console.logging import Stages
+from brew_platform.console.progress import Phases
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
@@ -37,7 +37,7 @@ class ServeJob(AppConfig):
     registry_url: str = "runs/registry"
     run: str = "runs/serve"  # folder of the command's log and of what the service fetches
     cache_folder: str = "${run}/versions"
-    host: str = "127.0.0.1"  # address to listen on; others than this machine need edge.keys_path
+    host: str = "127.0.0.1"  # address to listen on; others than this machine need middleware.keys_path
     port: int = 8000
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
         run=_absolute(job.run),
         cache_folder=_absolute(job.cache_folder),
         context_path=_if_any(job.context_path),
-        edge=replace(job.edge, keys_path=_if_any(job.edge.keys_path)),
+        middleware=replace(job.middleware, keys_path=_if_any(job.middleware.keys_path)),
         nearline=nearline,
     )
 
@@ -82,18 +82,18 @@ def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
     """
     from ray import serve
 
-    from brew_cluster.cli.service_view import show_service
+    from brew_cluster.cli.views.service import show_service
     from brew_cluster.ray.local_ray import any_ray, logs_folder
     from brew_platform.ports import require_free_port
     from brew_serve.deployment.online_service import build_app, serve_http
 
     require_free_port(job.port, job.host)
     app = build_app(job)  # first, so that what is wrong with the version needs no Ray to be found
-    stages = Stages(["ray", "service"], console=console)
+    phases = Phases(["ray", "service"], console=console)
     with ExitStack() as stack:
-        with stages.stage("ray"):
+        with phases.phase("ray"):
             own = stack.enter_context(any_ray(detached=not foreground, logs=Path(job.run) / "logs" / "ray"))
-        with stages.stage("service"):
+        with phases.phase("service"):
             url = serve_http(app, port=job.port, host=job.host)
         logs = [str(log_of(job)), str(logs_folder() / "serve") if own else "the cluster's, of Ray Serve"]
         show_service(console, url, _suite(job), keyed=app.keyed, logs=logs, foreground=foreground)

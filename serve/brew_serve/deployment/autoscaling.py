@@ -1,28 +1,29 @@
-"""How many rankers there should be, from the predicted tokens that they have not done yet.
+"""The number of replicas of a version, from the predicted tokens that they have not finished yet.
 
-Requests would mislead: one of a thousand candidates is a hundred times the work of one of ten.
-
-Owns: the decision, and the policy object that Ray Serve's controller asks for it. Runs without Ray.
+The number of requests would mislead: a request of a thousand candidates is a hundred times the work of one of ten. The
+module does not import Ray.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["METRIC", "OutstandingTokensPolicy", "replicas_wanted"]
+__all__ = ["METRIC", "OutstandingTokensPolicy", "desired_replicas"]
 
 METRIC = "outstanding_tokens"  # as each replica reports it
-_SPARE = 0.7  # of the target, that the replicas which stay must not exceed when others go
+_SPARE = 0.7  # of the target: load per remaining replica that must not be exceeded when others are removed
 
 
-def replicas_wanted(outstanding_tokens: float, target_tokens: int, replicas: int) -> int:
-    """Replicas for that many tokens in all; Serve keeps it between its least and most, and applies its delays.
+def desired_replicas(outstanding_tokens: float, target_tokens: int, replicas: int) -> int:
+    """Return the number of replicas for a load; Serve clamps it to its limits and applies its delays.
 
-    Fewer than there are only where those would have room to spare: otherwise a load near the border would start and
-    end replicas for ever, and every start throws a cache away.
+    Replicas are removed only if the remaining ones have spare capacity. Otherwise a load near the threshold would start
+    and stop replicas repeatedly, and every start loses a prefix cache.
 
     Args:
-        replicas: that are wanted already.
+        outstanding_tokens: Of all replicas.
+        target_tokens: Per replica.
+        replicas: The current target.
     """
     more = max(1, math.ceil(outstanding_tokens / target_tokens))
     fewer = max(1, math.ceil(outstanding_tokens / (_SPARE * target_tokens)))
@@ -38,4 +39,4 @@ class OutstandingTokensPolicy:
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Called by Serve several times a second."""
         reports: Mapping[Any, float] = (context.aggregated_metrics or {}).get(METRIC, {})
-        return replicas_wanted(sum(reports.values()), self._target, context.target_num_replicas), {}
+        return desired_replicas(sum(reports.values()), self._target, context.target_num_replicas), {}

@@ -1,7 +1,6 @@
-"""Hands requests on to the versions that serve: which one answers a member, and which one only gets a copy.
+"""Forwards requests to the model versions that serve: selects the version of a member, and copies to a shadow.
 
-Owns: that choice, how long it waits, the team's token quota around it, and what becomes of a shadow's answer. Does not
-own: how a request reaches a replica (`Send`), or which versions there are (`follower`). Runs without Ray.
+`Forwarder` is independent of Ray: a function argument sends the request to a replica.
 """
 
 import asyncio
@@ -9,35 +8,91 @@ import contextvars
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
 
-from fastapi import Request, Response
-
-from brew_serve.deployment.asked import Asked, Reply
-from brew_serve.deployment.split import Wanted, falls_in, wanted
 from brew_serve.deployment.version_reconciler import Target
-from brew_serve.http.json_route import current_call
-from brew_serve.http.quota import TeamQuota
-from brew_serve.http.refusals import Late, Lost, QuotaExceeded
-from brew_serve.http.request_context import Call
+from brew_serve.errors import Late, Lost
+from brew_serve.http.auth import Team
+from brew_serve.http.request_context import RequestContext, Trace
+from brew_serve.http.route import BackendResponse
 from brew_serve.metrics import Meters
+from brew_serve.schemas.rank import MAX_DEADLINE_MS
 
-__all__ = ["Forwarder", "Send"]
+__all__ = ["ForwardedRequest", "Forwarder", "RoutingHints", "Send", "is_in_share", "read_routing_hints"]
 
-Send = Callable[[int, Asked, str], Awaitable[Reply]]  # version, request, member's key; raises Lost
+_GRACE_SECONDS = 0.5  # after the deadline, for the replica's response with what is scored, or with the reason
+_MAX_SHADOW_COPIES = 32  # in flight; further copies are dropped, so that a slow shadow cannot fill the memory
 
-_GRACE_SECONDS = 0.5  # after its deadline, in which a ranker's answer still arrives: what it has scored, or why not
-_MOST_SHADOWS = 32  # copies under way at a time; what a slow shadow cannot take is not kept waiting for it
+# Keys of request bodies that identify the member or the content; the first key that is present counts.
+_IDENTIFYING_KEYS = ("member_id", "member", "query", "messages", "prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardedRequest:
+    """A request that the middleware of a gateway accepted, as it is sent to a replica.
+
+    Args:
+        path: Of the route.
+        arrived: Seconds since 1970; deadlines count from it. The replica may be on another node, so the clocks of the
+            nodes must agree within the tolerance of a deadline.
+    """
+
+    path: str
+    content_type: str
+    body: bytes
+    arrived: float
+    trace: Trace
+    team: Team
+
+    def context(self, now: float) -> RequestContext:
+        """Return the request's context on another clock, whose time is `now` (seconds)."""
+        arrival = now - max(0.0, time.time() - self.arrived)
+        return RequestContext(arrival=arrival, trace=self.trace, team=self.team)
+
+
+Send = Callable[[int, ForwardedRequest, str], Awaitable[BackendResponse]]  # version, request, member key; raises Lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingHints:
+    """The parts of a body that a gateway needs to route the request.
+
+    Args:
+        key: Equal for all requests of one member: a hash of the id, or of the canonical JSON of an inline member;
+            empty if the body identifies no member.
+        deadline_ms: From the request's arrival; None without a deadline.
+    """
+
+    key: str = ""
+    deadline_ms: int | None = None
+
+
+def read_routing_hints(body: bytes) -> RoutingHints:
+    """Read the hints from a body; a body that is not a JSON object has none, and the replica reports the error."""
+    try:
+        request = json.loads(body)
+        found = next(((name, request[name]) for name in _IDENTIFYING_KEYS if request.get(name) is not None), None)
+        text = "" if found is None else json.dumps(found, sort_keys=True, separators=(",", ":"))
+        return RoutingHints(key=_hash(text).hex() if text else "", deadline_ms=_valid_ms(request.get("deadline_ms")))
+    except (ValueError, AttributeError, RecursionError):
+        return RoutingHints()
+
+
+def is_in_share(key: str, role: str, share: float) -> bool:
+    """Return whether the member is in the `share` (0 to 1) of `role`; a larger share includes a smaller one."""
+    return bool(key) and int.from_bytes(_hash(f"{role}\0{key}")) < share * 2**64
 
 
 class Forwarder:
-    """Answers requests with a fleet.
+    """Answers requests with the versions in `targets`.
 
     Args:
-        send: to a replica of a version.
-        meters: told of what was lost, and of shadows.
-        request_seconds: in which a request without a deadline must be answered.
-        clock: seconds; `Call.arrival` is on it.
+        send: Sends a request to a replica of a version.
+        meters: Record lost requests and shadow comparisons.
+        request_seconds: Time limit of a request without a deadline.
+        clock: Seconds; `RequestContext.arrival` is on it.
     """
 
     def __init__(
@@ -48,120 +103,111 @@ class Forwarder:
         request_seconds: float,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.targets: Sequence[Target] = ()  # who serves now, production first
+        self.targets: Sequence[Target] = ()  # the versions that serve now, production first
         self._send, self._meters, self._request_seconds, self._clock = send, meters, request_seconds, clock
-        self._shadows: set[asyncio.Task] = set()
+        self._shadow_copies: set[asyncio.Task] = set()
 
-    async def __call__(self, request: Request) -> Response:
-        """Answers one request.
+    async def forward(self, path: str, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
+        """Answer one request.
 
         Raises:
-            Lost: no replica answered.
-            Late: the one that was asked did not answer in time.
-            QuotaExceeded: the team's tokens are used up.
+            Lost: No replica answered.
+            Late: The replica that has the request did not answer in time.
         """
-        call = current_call(request)
-        asked = Asked(
-            method=request.method,
-            path=request.scope["path"],
-            content_type=request.headers.get("content-type", ""),
-            body=await request.body(),
-            arrived=time.time() - (self._clock() - call.arrival),
-            trace=call.trace,
-            team=call.team,
+        elapsed = self._clock() - context.arrival
+        request = ForwardedRequest(
+            path=path,
+            content_type=content_type,
+            body=body,
+            arrived=time.time() - elapsed,
+            trace=context.trace,
+            team=context.team,
         )
-        about = wanted(asked.body)
-        reply = await self._within_quota(asked, about, call)
-        self._copy_to_shadow(asked, about, reply)
-        return Response(reply.body, reply.status, reply.headers)
+        hints = read_routing_hints(body)
+        response = await self._respond(request, hints, elapsed)
+        self._copy_to_shadow(request, hints, response)
+        return response
 
-    async def _within_quota(self, asked: Asked, about: Wanted, call: Call) -> Reply:
-        spent = self._clock() - call.arrival
-        if asked.method != "POST" or not isinstance(call.quota, TeamQuota):
-            return await self._answered(asked, about, spent)
-        try:
-            expected = call.quota.expect(self._clock())
-        except QuotaExceeded:
-            self._meters.shed.labels("quota").inc()
-            raise
-        tokens = 0
-        try:
-            reply = await self._answered(asked, about, spent)
-            tokens = reply.tokens
-            return reply
-        finally:
-            call.quota.settle(expected, tokens)
-
-    async def _answered(self, asked: Asked, about: Wanted, spent: float) -> Reply:
-        """`spent` is how many seconds ago the request arrived."""
+    async def _respond(self, request: ForwardedRequest, hints: RoutingHints, elapsed: float) -> BackendResponse:
+        """`elapsed` is the time in seconds since the request arrived."""
         error = Lost("no version of the model is up yet; one is being started. Try again.")
-        until = asyncio.get_running_loop().time() + self._seconds(about, spent)
-        for target in self._asked_of(about.key):
+        until = asyncio.get_running_loop().time() + self._time_limit(hints, elapsed)
+        for target in self._select_targets(hints.key):
             try:
                 async with asyncio.timeout_at(until):
-                    return await self._send(target.version, asked, about.key)
+                    return await self._send(target.version, request, hints.key)
             except Lost as lost:
                 self._meters.lost.labels(str(target.version)).inc()
                 error = lost
             except TimeoutError:
                 self._meters.lost.labels(str(target.version)).inc()
-                raise self._late(about) from None
+                raise self._late(hints) from None
         raise error
 
-    def _seconds(self, about: Wanted, spent: float = 0.0) -> float:
-        """How long a replica is waited for: one that hangs must not hold its callers for ever."""
-        if about.deadline_ms is None:
+    def _time_limit(self, hints: RoutingHints, elapsed: float = 0.0) -> float:
+        """Return the seconds to wait for a replica, so that one that hangs does not hold its callers for ever."""
+        if hints.deadline_ms is None:
             return self._request_seconds
-        return about.deadline_ms / 1000 + _GRACE_SECONDS - spent
+        return hints.deadline_ms / 1000 + _GRACE_SECONDS - elapsed
 
-    def _late(self, about: Wanted) -> Late:
+    def _late(self, hints: RoutingHints) -> Late:
         why = "the replica that has this request hangs or is far behind"
-        if about.deadline_ms is None:
+        if hints.deadline_ms is None:
             return Late(
                 f"no answer came within {self._request_seconds:g} s: {why}. Try again, with fewer candidates, or with "
                 f"a deadline_ms, at which what is scored is answered."
             )
         return Late(
-            f"no answer came by the deadline of {about.deadline_ms} ms: {why}. Try again, or with a longer deadline_ms."
+            f"no answer came by the deadline of {hints.deadline_ms} ms: {why}. Try again, or with a longer deadline_ms."
         )
 
-    def _asked_of(self, key: str) -> Iterator[Target]:
-        """The versions to ask, one after the other: production also answers for a canary that is lost."""
-        yield from (one for one in self.targets if one.role == "canary" and falls_in(key, "canary", one.share))
-        yield from (one for one in self.targets if one.role == "production")
+    def _select_targets(self, key: str) -> Iterator[Target]:
+        """Yield the versions to try in turn: production also answers for a canary whose replicas are lost."""
+        yield from (t for t in self.targets if t.role == "canary" and is_in_share(key, "canary", t.share))
+        yield from (t for t in self.targets if t.role == "production")
 
-    def _copy_to_shadow(self, asked: Asked, about: Wanted, reply: Reply) -> None:
-        """The caller's answer does not wait for it. Only rankings are copied: there is nothing else to compare."""
-        if reply.status != 200 or asked.path != "/v1/rank":
+    def _copy_to_shadow(self, request: ForwardedRequest, hints: RoutingHints, response: BackendResponse) -> None:
+        """Start a copy without delaying the caller. Only rankings are copied: other responses are not compared."""
+        if response.status != 200 or request.path != "/v1/rank":
             return
         for target in self.targets:
-            if target.role == "shadow" and falls_in(about.key, "shadow", target.share):
-                if len(self._shadows) >= _MOST_SHADOWS:
+            if target.role == "shadow" and is_in_share(hints.key, "shadow", target.share):
+                if len(self._shadow_copies) >= _MAX_SHADOW_COPIES:
                     self._meters.shadow.labels(str(target.version), "dropped").inc()
                     continue
-                copy = replace(asked, arrived=time.time())  # it has as long as the original had
-                # In a context of its own: it is no part of the caller's request, which may be over or cancelled.
+                copy = replace(request, arrived=time.time())  # the copy gets the same time as the original
+                # A context of its own: the copy outlives the caller's request, which may be cancelled.
                 task = asyncio.create_task(
-                    self._compare(target.version, copy, about, reply), context=contextvars.Context()
+                    self._compare(target.version, copy, hints, response), context=contextvars.Context()
                 )
-                self._shadows.add(task)
-                task.add_done_callback(self._shadows.discard)
+                self._shadow_copies.add(task)
+                task.add_done_callback(self._shadow_copies.discard)
 
-    async def _compare(self, version: int, asked: Asked, about: Wanted, answered: Reply) -> None:
+    async def _compare(
+        self, version: int, request: ForwardedRequest, hints: RoutingHints, answered: BackendResponse
+    ) -> None:
         outcome = "lost"
         try:
-            async with asyncio.timeout(self._seconds(about)):
-                reply = await self._send(version, asked, about.key)
-            outcome = "compared" if reply.status == 200 else "refused"
-            if reply.status == 200:
-                here, there = _scores(answered), _scores(reply)
-                for id_ in here.keys() & there.keys():
-                    self._meters.shadow_difference.labels(str(version)).observe(abs(here[id_] - there[id_]))
+            async with asyncio.timeout(self._time_limit(hints)):
+                response = await self._send(version, request, hints.key)
+            outcome = "compared" if response.status == 200 else "refused"
+            if response.status == 200:
+                served, shadow = _scores(answered), _scores(response)
+                for id_ in served.keys() & shadow.keys():
+                    self._meters.shadow_difference.labels(str(version)).observe(abs(served[id_] - shadow[id_]))
         except (Lost, TimeoutError):
             pass
         finally:
             self._meters.shadow.labels(str(version), outcome).inc()
 
 
-def _scores(reply: Reply) -> dict[str, float]:
-    return {item["id"]: item["score"] for item in json.loads(reply.body)["ranking"]}
+def _scores(response: BackendResponse) -> dict[str, float]:
+    return {item["id"]: item["score"] for item in json.loads(response.body)["ranking"]}
+
+
+def _valid_ms(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value <= MAX_DEADLINE_MS else None
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=8).digest()

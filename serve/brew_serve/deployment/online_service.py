@@ -1,10 +1,8 @@
-"""The online service on Ray Serve: what is started in which order, and how a failed start reads.
+"""The online service on Ray Serve: which applications are started in which order, and how a failed start is reported.
 
-    HTTP -> Gateway (edge, split by member) -> Ranker replicas of production, and of a canary or a shadow
-                 ^ asks for the routes         NearlineConsumer replicas of production, where there is a nearline plane
-               Fleet (follows the registry, starts and removes versions)
-
-Owns: that. Does not own: these four (`gateway`, `ranker`, `nearline.consumer`, `fleet`).
+HTTP -> Gateway (middleware, forwarding by member) -> replicas of production, and of a canary or a shadow
+             | fetches the routes                     nearline consumers of production, if nearline is configured
+        VersionController (follows the registry, starts and removes versions)
 """
 
 import ipaddress
@@ -20,9 +18,8 @@ from brew_platform.ports import require_free_port
 from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
 from brew_serve.deployment.gateway import gateway_app
-from brew_serve.deployment.replica import ranker_app
-from brew_serve.deployment.version_apps import start_error
-from brew_serve.deployment.version_controller import APP_NAME, consumers_name, version_app
+from brew_serve.deployment.replica import replica_app
+from brew_serve.deployment.version_controller import APP_NAME, consumers_app_name, start_error, version_app_name
 from brew_serve.http.auth import KeyFile
 from brew_serve.nearline.consumer import consumer_app
 from brew_serve.version import load_version
@@ -32,48 +29,48 @@ __all__ = ["App", "AppConfig", "build_app", "serve_http"]
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Serve applications, and whether those who ask them must have a key."""
+    """Serve applications, and whether callers need an API key."""
 
     applications: dict[str, Application]  # by name, in the order of their start; the gateway's is `APP_NAME`
     keyed: bool
 
 
 def build_app(config: AppConfig) -> App:
-    """The applications, ready for `serve_http`.
+    """Build the applications for `serve_http`.
 
-    The version is fetched and checked here too, so that what is wrong with it is said at once and by name.
+    The version is also fetched and checked here, so that an error in it is reported at once and by name.
 
     Raises:
-        RegistryError, StorageError: the alias leads to no version, or its files are missing or damaged.
-        UserError: the version, the member context or the key file cannot be used.
+        RegistryError, StorageError: The alias names no version, or its files are missing or damaged.
+        UserError: The version, the member context or the key file cannot be used.
     """
     number = config.open_registry().resolve(config.alias)
     load_version(config.fetch(number), config.engine)
     if config.context_path is not None:
         MemberContext(Path(config.context_path)).close()
-    if config.edge.keys_path is not None:
-        KeyFile(Path(config.edge.keys_path))
-    applications = {version_app(number): ranker_app(config, number)}
+    if config.middleware.keys_path is not None:
+        KeyFile(Path(config.middleware.keys_path))
+    applications = {version_app_name(number): replica_app(config, number)}
     if config.nearline is not None:
-        applications[consumers_name(number)] = consumer_app(config, number)
-    applications[APP_NAME] = gateway_app(config)  # last: its fleet starts what it does not find
-    return App(applications=applications, keyed=config.edge.keys_path is not None)
+        applications[consumers_app_name(number)] = consumer_app(config, number)
+    applications[APP_NAME] = gateway_app(config)  # last: its controller starts the applications that are missing
+    return App(applications=applications, keyed=config.middleware.keys_path is not None)
 
 
 def serve_http(app: App, port: int, host: str = "127.0.0.1") -> str:
-    """Serves `app` over HTTP on a running Ray, and returns when it answers.
+    """Serve `app` over HTTP on a running Ray, and return when it answers.
 
     Returns:
-        Its URL, such as http://127.0.0.1:8000.
+        The URL, such as http://127.0.0.1:8000.
 
     Raises:
-        UserError: the port is in use, or others than this machine could ask without a key.
-        BrewError: a replica did not start; its own first error, as the class it had there.
+        UserError: The port is in use, or other machines could send requests without a key.
+        BrewError: A replica did not start; its first error, with its original class.
     """
     if not app.keyed and not _is_loopback(host):
         raise UserError(
             f"without API keys the service listens on this machine only, not on {host}: create a key and name its file "
-            f"in edge.keys_path, or serve on 127.0.0.1."
+            f"in middleware.keys_path, or serve on 127.0.0.1."
         )
     require_free_port(port, host)
     serve.start(http_options=HTTPOptions(host=host, port=port), proxy_location="HeadOnly")

@@ -1,50 +1,60 @@
-"""The fleet: one small Ray Serve deployment that keeps the versions up which the registry wants served.
+"""The version controller: one small Ray Serve deployment that starts and removes the versions that should serve.
 
-Every version is an application of its own (`ranker`), so that two can be up at once and one can fail alone; so are the
-nearline consumers of every version (`nearline.consumer`), where there are any.
-
-Owns: when to look, and telling the registry what did not come up. Does not own: what is done about the versions
-(`follower` decides, `version_apps` does it), or where a request goes (`gateway` asks for the routes).
+Each version is a Serve application of its own, so that two can be up at once and one can fail alone. The nearline
+consumers of a version are another application. `version_reconciler` decides; this module observes the applications,
+carries out the plan, and records versions that failed in the registry.
 """
 
 import logging
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, RunTarget
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from brew_platform.errors import BrewError
+from brew_platform.errors import BrewError, first_cause
+from brew_platform.registry.events import Event
 from brew_serve.config import AppConfig
-from brew_serve.deployment.replica import RANKER, ranker_app
-from brew_serve.deployment.version_apps import VersionApps
-from brew_serve.deployment.version_reconciler import Follower, Target
-from brew_serve.http.service_status import FleetStatus, VersionStatus
+from brew_serve.deployment.replica import REPLICA, replica_app
+from brew_serve.deployment.version_reconciler import ObservedVersion, Plan, Target, VersionReconciler
 from brew_serve.nearline.consumer import CONSUMER, consumer_app
+from brew_serve.schemas.status import FleetStatus, VersionStatus
 
-__all__ = ["APP_NAME", "consumers_name", "fleet", "version_app"]
+__all__ = [
+    "APP_NAME",
+    "VersionApplications",
+    "VersionController",
+    "consumers_app_name",
+    "start_error",
+    "version_app_name",
+    "version_controller",
+]
 
 APP_NAME = "brew360"
 
 _LOG = logging.getLogger("brew_serve")
-_RETIRE_SECONDS = 5.0  # gateways ask for the routes every second
+_RETIRE_SECONDS = 5.0  # gateways fetch the routes every second
+_DESCRIBE_SECONDS = 30.0  # time limit for the first answer of a version that Serve reports as healthy
 
 
-def version_app(number: int) -> str:
-    """The name of the application of a version's rankers."""
+def version_app_name(number: int) -> str:
+    """Return the name of the application of a version's replicas."""
     return f"{APP_NAME}-v{number}"
 
 
-def consumers_name(number: int) -> str:
-    """The name of the application of a version's nearline consumers."""
+def consumers_app_name(number: int) -> str:
+    """Return the name of the application of a version's nearline consumers."""
     return f"{APP_NAME}-nearline-v{number}"
 
 
-def fleet(config: AppConfig) -> Application:
-    """The deployment, to be bound into the gateway's application."""
+def version_controller(config: AppConfig) -> Application:
+    """Return the deployment, to be bound into the gateway's application."""
     return serve.deployment(
-        _Fleet,
-        name="Fleet",
+        VersionController,
+        name="VersionController",
         num_replicas=1,  # two would start and delete the same applications
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5.0,
@@ -53,31 +63,31 @@ def fleet(config: AppConfig) -> Application:
     ).bind(config)
 
 
-class _Fleet:
-    """The replica. When it is started anew it finds the applications that are up, and goes on from there."""
+class VersionController:
+    """Follows the registry in a thread. After a restart it continues with the applications that exist."""
 
     def __init__(self, config: AppConfig) -> None:
         self._config = config
         self._registry = config.open_registry()
-        self._rankers = VersionApps(
-            version_app,
-            RANKER,
-            lambda number, replicas: ranker_app(config, number, replicas),
-            Follower(config.alias, start_seconds=config.start_seconds, retire_seconds=_RETIRE_SECONDS),
+        self._replicas = VersionApplications(
+            version_app_name,
+            REPLICA,
+            lambda number, replicas: replica_app(config, number, replicas),
+            VersionReconciler(config.alias, start_seconds=config.start_seconds, retire_seconds=_RETIRE_SECONDS),
         )
         self._consumers = None if config.nearline is None else _consumers(config)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="fleet", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="version-controller", daemon=True)
         self._thread.start()
 
     def routes(self) -> tuple[Sequence[Target], int]:
-        """Who gets requests, production first, and on how many replicas production answers."""
-        routes, seen = self._rankers.routes, self._rankers.seen
-        return routes, seen[routes[0].version].replicas if routes and routes[0].version in seen else 0
+        """Return the versions that get requests, production first, and the number of production replicas."""
+        routes, observed = self._replicas.routes, self._replicas.observed
+        return routes, observed[routes[0].version].replicas if routes and routes[0].version in observed else 0
 
     def status(self) -> FleetStatus:
-        """As `Front.status`."""
-        roles = {target.version: target for target in reversed(self._rankers.routes)}
+        """Return the versions that serve."""
+        roles = {target.version: target for target in reversed(self._replicas.routes)}
         return FleetStatus(
             model=self._config.model,
             alias=self._config.alias,
@@ -86,17 +96,17 @@ class _Fleet:
                     version=number,
                     role=roles[number].role if number in roles else "none",
                     share=roles[number].share if number in roles else 0.0,
-                    replicas=one.replicas,
-                    state=one.state,
+                    replicas=version.replicas,
+                    state=version.state,
                 )
-                for number, one in sorted(self._rankers.seen.items())
+                for number, version in sorted(self._replicas.observed.items())
             ],
         )
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
         if not self._thread.is_alive():
-            raise BrewError("the fleet no longer follows the registry; its log says why. The replica is replaced.")
+            raise BrewError("the version controller stopped following the registry; its log says why. It is replaced.")
 
     def __del__(self) -> None:
         if hasattr(self, "_stop"):
@@ -104,36 +114,124 @@ class _Fleet:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            for apps in (self._rankers, self._consumers):
+            for applications in (self._replicas, self._consumers):
                 try:
-                    if apps is not None:
-                        self._step(apps)
-                except Exception as error:  # the registry or Serve cannot be reached now: what serves goes on
+                    if applications is not None:
+                        self._step(applications)
+                except Exception as error:  # the registry or Serve cannot be reached now; the versions keep serving
                     _LOG.warning("the versions stay as they are: %s", error)
             self._stop.wait(self._config.follow_seconds)
 
-    def _step(self, apps: VersionApps) -> None:
-        plan = apps.look(self._registry.events(), serve.status().applications)
+    def _step(self, applications: "VersionApplications") -> None:
+        plan = applications.plan(self._registry.events(), serve.status().applications)
         if self._stop.is_set():
             return
-        for target, told in plan.failed:
-            self._record(target, told, what="nearline" if apps is self._consumers else target.role)
-        apps.act(plan)
+        for target, reason in plan.failed:
+            role = "nearline" if applications is self._consumers else target.role
+            self._record_failure(target, reason, role)
+        applications.apply(plan)
 
-    def _record(self, target: Target, told: str, *, what: str) -> None:
-        """In the registry's log, for whoever moved the alias."""
-        _LOG.error("version %d cannot be served as %s: %s", target.version, what, told)
+    def _record_failure(self, target: Target, reason: str, role: str) -> None:
+        """Record the failure in the registry's log, for the user who moved the alias."""
+        _LOG.error("version %d cannot be served as %s: %s", target.version, role, reason)
         alias = self._config.alias if target.role == "production" else target.role
         if not alias.isdecimal():
-            note = f"could not be served as {what}: {told}"[:1_000]
+            note = f"could not be served as {role}: {reason}"[:1_000]
             self._registry.append("failed", target.version, alias=alias, author="brew360 serve", note=note)
 
 
-def _consumers(config: AppConfig) -> VersionApps:
-    """Those of production alone. The old ones go at once when the new ones are up: nobody has to be told."""
-    return VersionApps(
-        consumers_name,
+class VersionApplications:
+    """The Ray Serve applications of one kind, replicas or consumers, one per version.
+
+    Args:
+        name: Application name of a version; it ends with the version's number.
+        deployment: Name of the deployment in each application; its method `describe` answers once the version is up.
+        make: Creates an application from the version's number and the number of replicas of the version that serves
+            now, None if no version serves.
+        reconciler: Decides which applications to start and remove.
+    """
+
+    def __init__(
+        self,
+        name: Callable[[int], str],
+        deployment: str,
+        make: Callable[[int, int | None], Application],
+        reconciler: VersionReconciler,
+    ) -> None:
+        self.observed: Mapping[int, ObservedVersion] = {}
+        self.routes: Sequence[Target] = ()
+        self._name, self._deployment, self._make, self._reconciler = name, deployment, make, reconciler
+        self._up: set[int] = set()  # versions that have answered
+
+    def plan(self, events: Sequence[Event], applications: Mapping[str, ApplicationStatusOverview]) -> Plan:
+        """Observe the applications, and return what to do.
+
+        Args:
+            events: The registry's log.
+            applications: All applications of Serve, by name.
+        """
+        observed = {}
+        for name, application in applications.items():
+            found = re.search(r"\d+$", name)
+            if found and name == self._name(int(found[0])):
+                observed[int(found[0])] = self._observe(int(found[0]), application)
+        self._up &= {number for number, version in observed.items() if version.state == "up"}
+        plan = self._reconciler.reconcile(events, observed)
+        self.observed, self.routes = observed, plan.routes
+        return plan
+
+    def apply(self, plan: Plan) -> None:
+        """Start and remove applications as the plan says."""
+        replicas = self.observed[plan.routes[0].version].replicas if plan.routes else None
+        for number in plan.start:
+            _LOG.info("%s is started", self._name(number))
+            target = RunTarget(target=self._make(number, replicas), name=self._name(number), route_prefix=None)
+            serve.run_many([target], wait_for_applications_running=False)
+        for number in plan.remove:
+            _LOG.info("%s is removed", self._name(number))
+            serve.delete(self._name(number), _blocking=False)
+
+    def _observe(self, number: int, application: ApplicationStatusOverview) -> ObservedVersion:
+        """Return the state of a version. Once it has answered it counts as up, also while Serve replaces replicas."""
+        deployment = application.deployments.get(self._deployment)
+        replicas = int(dict[Any, int](deployment.replica_states).get("RUNNING", 0)) if deployment else 0
+        if application.status == ApplicationStatus.DELETING:
+            return ObservedVersion(state="leaving", replicas=replicas)
+        if number in self._up or self._answers(number, application):
+            self._up.add(number)
+            return ObservedVersion(state="up", replicas=replicas)
+        if application.status == ApplicationStatus.DEPLOY_FAILED:
+            return ObservedVersion(state="failed", error=str(start_error(application, application.message)))
+        return ObservedVersion(state="starting", replicas=replicas)
+
+    def _answers(self, number: int, application: ApplicationStatusOverview) -> bool:
+        if application.status not in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY):
+            return False
+        try:
+            handle = serve.get_deployment_handle(self._deployment, self._name(number))
+            handle.describe.remote().result(timeout_s=_DESCRIBE_SECONDS)
+        except Exception as error:  # the next step tries again
+            _LOG.warning("%s does not answer yet: %s", self._name(number), error)
+            return False
+        return True
+
+
+def start_error(application: ApplicationStatusOverview | None, error: str = "") -> BrewError:
+    """Return why an application did not start: our own error, or else the last exception in the text from Serve."""
+    message = "\n".join([*(d.message for d in application.deployments.values()), error] if application else [error])
+    cause = first_cause(RuntimeError(message))
+    if isinstance(cause, BrewError):
+        return cause
+    last = re.findall(r"^\w[\w.]*(?:Error|Exception): .+$", message, re.MULTILINE)
+    reason = (last or message.strip().splitlines() or ["no reason is known"])[-1]
+    return BrewError(f"the service did not start: {reason}")
+
+
+def _consumers(config: AppConfig) -> VersionApplications:
+    """Return the applications of production's consumers. Old ones are removed at once: no gateway routes to them."""
+    return VersionApplications(
+        consumers_app_name,
         CONSUMER,
         lambda number, _: consumer_app(config, number),
-        Follower(config.alias, roles=["production"], start_seconds=config.start_seconds, retire_seconds=0.0),
+        VersionReconciler(config.alias, roles=["production"], start_seconds=config.start_seconds, retire_seconds=0.0),
     )

@@ -1,10 +1,8 @@
-"""What to do about the versions that the registry wants served: a pure state machine that returns decisions.
+"""Decides what to do about the versions that the registry says should serve: a pure state machine.
 
-A new version is started beside the one that serves. Traffic moves to it when it is up, and the old one is taken away a
-little later, when every gateway knows. A version that does not come up is given up until its alias is moved again, and
-whatever served before goes on.
-
-Owns: these decisions. Does not own: carrying them out (`fleet`). Time comes in as a clock. Runs without Ray.
+A new version is started beside the one that serves. Traffic moves to it when it is up, and the old version is removed
+a little later, when every gateway has the new routes. A version that fails to start is given up until its alias moves
+again, and the previous version keeps serving. Time is an argument, and the module does not import Ray.
 """
 
 import time
@@ -14,28 +12,28 @@ from typing import Literal
 
 from brew_platform.registry.events import SHARED, Event, alias_histories, last_moves
 
-__all__ = ["Follower", "Plan", "Role", "Seen", "Target", "targets"]
+__all__ = ["ObservedVersion", "Plan", "Role", "Target", "VersionReconciler", "targets"]
 
 Role = Literal["production", "canary", "shadow"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A version that should serve, and whom."""
+    """A version that should serve, and its share of the members."""
 
     role: Role
     version: int
     share: float = 1.0  # of the members, 0 to 1
-    event: int = 0  # of the registry's log, that says so; 0 where none does
+    event: int = 0  # number of the registry event that says so; 0 if none does
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A version's application in Ray Serve, as it is now."""
+class ObservedVersion:
+    """The current state of a version's application in Ray Serve."""
 
     state: Literal["starting", "up", "failed", "leaving"]
     replicas: int = 0  # that answer
-    told: str = ""  # why it failed
+    error: str = ""  # why it failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +41,10 @@ class Plan:
     """What to do now.
 
     Args:
-        routes: who gets requests, production first; empty as long as nothing is up.
-        start: versions whose application is to be made.
-        remove: versions whose application is to be deleted; it finishes what it has accepted.
-        failed: who did not come up, and why; each is told once.
+        routes: The versions that get requests, production first; empty until a version is up.
+        start: Versions whose application is to be created.
+        remove: Versions whose application is to be deleted; it finishes the requests it has accepted.
+        failed: Versions that did not start, each with the reason; each is reported once.
     """
 
     routes: tuple[Target, ...]
@@ -56,38 +54,41 @@ class Plan:
 
 
 def targets(events: Sequence[Event], alias: str) -> list[Target]:
-    """Who should serve, production first.
+    """Return the versions that should serve, production first.
 
     Args:
-        events: the registry's log.
-        alias: that is production's, or the number of a version.
+        events: The registry's log.
+        alias: The production alias, or the number of a version.
     """
     moves = last_moves(events)
     if alias.isdecimal():
-        wanted = [Target(role="production", version=int(alias))]
+        desired = [Target(role="production", version=int(alias))]
     else:
-        wanted = [
+        desired = [
             Target(role="production", version=move.version, event=move.number)
             for name, move in moves.items()
             if name == alias
         ]
     for role in SHARED:
         move = moves.get(role)
-        if move and move.share and move.version not in [one.version for one in wanted if one.role == "production"]:
-            # The type checker does not know that SHARED names two of the roles.
-            wanted.append(Target(role=role, version=move.version, share=move.share, event=move.number))  # type: ignore[arg-type]
-    return wanted
+        if (
+            move
+            and move.share
+            and move.version not in [target.version for target in desired if target.role == "production"]
+        ):
+            desired.append(Target(role=role, version=move.version, share=move.share, event=move.number))  # type: ignore[arg-type]
+    return desired
 
 
-class Follower:
-    """Remembers what was tried.
+class VersionReconciler:
+    """Compares the desired with the observed versions, and remembers which versions failed.
 
     Args:
-        alias: as `targets`.
-        roles: those that count; the registry's others are for somebody else.
-        start_seconds: in which a version must come up.
-        retire_seconds: that a version without requests is kept, until every gateway knows that it gets none.
-        clock: seconds.
+        alias: As in `targets`.
+        roles: The roles to serve; others are ignored.
+        start_seconds: Time limit for a version to start.
+        retire_seconds: How long a version without routes is kept, so that every gateway learns the new routes.
+        clock: Seconds.
     """
 
     def __init__(
@@ -106,69 +107,69 @@ class Follower:
         self._idle: dict[int, float] = {}  # versions without requests, since when
         self._production: Target | None = None
 
-    def step(self, events: Sequence[Event], seen: Mapping[int, Seen]) -> Plan:
-        """Decides.
+    def reconcile(self, events: Sequence[Event], observed: Mapping[int, ObservedVersion]) -> Plan:
+        """Return the plan for now.
 
         Args:
-            events: the registry's log.
-            seen: the applications that there are, by version.
+            events: The registry's log.
+            observed: The applications that exist, by version.
         """
         now = self._clock()
-        wanted = [one for one in targets(events, self._alias) if one.role in self._roles]
-        wanted = [one for one in wanted if self._name(one) not in self._given_up]
-        failed = [(one, why) for one in wanted if (why := self._failure(one.version, seen, now))]
-        self._given_up |= {self._name(one) for one, _ in failed}
-        wanted = [one for one in wanted if self._name(one) not in self._given_up]
-        up = {version for version, one in seen.items() if one.state == "up"}
-        self._choose_production(wanted, up, events)
+        desired = [target for target in targets(events, self._alias) if target.role in self._roles]
+        desired = [target for target in desired if self._identity(target) not in self._given_up]
+        failed = [(target, why) for target in desired if (why := self._failure(target.version, observed, now))]
+        self._given_up |= {self._identity(target) for target, _ in failed}
+        desired = [target for target in desired if self._identity(target) not in self._given_up]
+        up = {version for version, state in observed.items() if state.state == "up"}
+        self._choose_production(desired, up, events)
         routes = []
         if self._production:
             others = up - {self._production.version}
-            shared = [one for one in wanted if one.role != "production" and one.version in others]
+            shared = [target for target in desired if target.role != "production" and target.version in others]
             routes = [self._production, *shared]
         return Plan(
             routes=tuple(routes),
-            start=tuple(dict.fromkeys(one.version for one in wanted if one.version not in seen)),
-            remove=tuple(self._useless({one.version for one in (*routes, *wanted)}, seen, now)),
+            start=tuple(dict.fromkeys(target.version for target in desired if target.version not in observed)),
+            remove=tuple(self._removable({target.version for target in (*routes, *desired)}, observed, now)),
             failed=tuple(failed),
         )
 
-    def _failure(self, version: int, seen: Mapping[int, Seen], now: float) -> str:
-        """Why the version is to be given up; empty where it is not."""
-        one = seen.get(version)
-        if one is None or one.state != "starting":
+    def _failure(self, version: int, observed: Mapping[int, ObservedVersion], now: float) -> str:
+        """Return why the version is given up; empty if it is not."""
+        current = observed.get(version)
+        if current is None or current.state != "starting":
             self._started.pop(version, None)
-            return one.told or "it did not start" if one and one.state == "failed" else ""
+            return current.error or "it did not start" if current and current.state == "failed" else ""
         seconds = now - self._started.setdefault(version, now)
         if seconds <= self._start_seconds:
             return ""
         return f"it was not up after {seconds:.0f} s (start_seconds is {self._start_seconds:g})"
 
-    def _choose_production(self, wanted: Sequence[Target], up: set[int], events: Sequence[Event]) -> None:
-        for one in wanted:
-            if one.role == "production" and one.version in up:
-                self._production = one
+    def _choose_production(self, desired: Sequence[Target], up: set[int], events: Sequence[Event]) -> None:
+        for target in desired:
+            if target.role == "production" and target.version in up:
+                self._production = target
                 return
         if self._production and self._production.version in up:
             return
-        # This process is new, or what served is gone: whatever production was before, the latest first.
-        shared = {one.version for one in wanted if one.role != "production"}
+        # This process is new, or the serving version is gone: fall back to earlier production versions, latest first.
+        shared = {target.version for target in desired if target.role != "production"}
         before = [*sorted(up - shared), *alias_histories(events).get(self._alias, [])]
         self._production = next(
             (Target(role="production", version=version) for version in reversed(before) if version in up), None
         )
 
-    def _useless(self, needed: set[int], seen: Mapping[int, Seen], now: float) -> list[int]:
-        """Versions to take away: at once where they never got a request."""
-        useless = []
-        self._idle = {version: since for version, since in self._idle.items() if version in seen.keys() - needed}
-        for version in sorted(seen.keys() - needed):
-            one = seen[version]
+    def _removable(self, needed: set[int], observed: Mapping[int, ObservedVersion], now: float) -> list[int]:
+        """Return the versions to remove; those that never got a request are removed at once."""
+        removable = []
+        self._idle = {version: since for version, since in self._idle.items() if version in observed.keys() - needed}
+        for version in sorted(observed.keys() - needed):
+            state = observed[version].state
             since = self._idle.setdefault(version, now)
-            if one.state in ("starting", "failed") or (one.state == "up" and now - since >= self._retire_seconds):
-                useless.append(version)
-        return useless
+            if state in ("starting", "failed") or (state == "up" and now - since >= self._retire_seconds):
+                removable.append(version)
+        return removable
 
     @staticmethod
-    def _name(target: Target) -> tuple[Role, int, int]:
+    def _identity(target: Target) -> tuple[Role, int, int]:
         return (target.role, target.version, target.event)

@@ -1,80 +1,41 @@
-"""The HTTP application: the ranking route, health and metrics, other servers' protocols, and the edge around them.
+"""The HTTP application: middleware, the routes that a backend answers, and the operators' routes."""
 
-It is put together in three ways: `create_api` is all of it around one service, `create_routes` what needs an engine,
-for a ranker, and `create_gateway` all of it, where requests that need an engine are handed on to a ranker.
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
-Owns: that, and its OpenAPI document. Does not own: answers (`service`, `openai_api`, `score_api`), who may ask
-(`edge`), where requests are handed on to (`forwarding`), or how errors read (`error_answers`).
-"""
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute, APIRouter
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from brew_serve.errors import QuotaExceeded
+from brew_serve.http.backend import RankingBackend
+from brew_serve.http.error_responses import ErrorAnswer, add_error_handlers, describe_error_responses
+from brew_serve.http.middleware import MiddlewareConfig, RequestMiddleware
+from brew_serve.http.quota import TeamQuota
+from brew_serve.http.route import BackendResponse, Route
+from brew_serve.http.routes import ROUTES
+from brew_serve.schemas.status import FleetStatus, Health
 
-from fastapi import Depends, FastAPI, Response
-from fastapi.routing import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
-
-from brew_serve.http.errors import ErrorAnswer, add_error_answers, error_responses
-from brew_serve.http.json_route import Forward, RankerRoute, current_call
-from brew_serve.http.middleware import Edge, EdgeConfig
-from brew_serve.http.request_context import Call
-from brew_serve.http.routes.openai import openai_router
-from brew_serve.http.routes.score import score_router
-from brew_serve.http.service_status import FleetStatus, Front
-from brew_serve.ranking.service import RankService
-from brew_serve.schemas.rank import RankRequest, RankResponse
-
-__all__ = ["create_api", "create_gateway", "create_routes"]
+__all__ = ["create_app"]
 
 
-class Health(BaseModel):
-    """The service is well."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "version": 3}]})
-    status: str
-    version: int = Field(description="the model version that answers")
-
-
-def create_api(
-    service: Callable[[], RankService], config: EdgeConfig | None = None, *, routers: tuple[APIRouter, ...] = ()
+def create_app(
+    backend: RankingBackend,
+    config: MiddlewareConfig | None = None,
+    *,
+    routes: Sequence[Route] = ROUTES,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application around one service.
+    """Build the application.
 
     Args:
-        service: gives the service that answers; called for each request, so that the routes exist before it does.
-        config: of the edge.
-        routers: further routes, behind the same edge.
+        backend: Answers `routes`.
+        config: Of the middleware.
+        routes: The routes that the backend answers.
+        routers: FastAPI routers that need no backend, such as the nearline routes.
 
     Raises:
-        UserError: the key file is missing or malformed.
+        UserError: The key file is missing or malformed.
     """
-    return _behind_edge(create_routes(service), service, config or EdgeConfig(), routers)
-
-
-def create_gateway(
-    front: Front, forward: Forward, config: EdgeConfig, *, routers: tuple[APIRouter, ...] = ()
-) -> FastAPI:
-    """The application of a gateway.
-
-    Args:
-        front: the gateway.
-        forward: hands a request on that needs an engine.
-        config, routers: as `create_api`.
-
-    Raises:
-        UserError: as `create_api`.
-    """
-
-    def nowhere() -> RankService:
-        raise AssertionError("a gateway hands these requests on")
-
-    api = create_routes(nowhere)
-    api.state.forward = forward
-    return _behind_edge(api, lambda: front, config, routers)
-
-
-def create_routes(service: Callable[[], RankService]) -> FastAPI:
-    """The routes that need an engine, without an edge: whoever calls them gives a `Call` in the scope's state."""
     api = FastAPI(
         title="brew360",
         summary="One language model ranks for every surface.",
@@ -82,57 +43,97 @@ def create_routes(service: Callable[[], RankService]) -> FastAPI:
         '`{"error": {"message", "type", "param", "code"}}`. Every answer has `x-request-id` and `traceparent`.',
         version="1",
         redoc_url=None,
-        responses=error_responses(ErrorAnswer),
+        responses=describe_error_responses(ErrorAnswer),
         strict_content_type=True,
     )
-    ranking = APIRouter(route_class=RankerRoute, tags=["ranking"])
-
-    @ranking.post("/v1/rank")
-    async def rank(request: RankRequest, call: Annotated[Call, Depends(current_call)]) -> RankResponse:
-        """Ranks candidates for a member; the best first."""
-        return await service().rank(request, call)
-
-    for router in (ranking, openai_router(service), score_router(service)):
+    for route in routes:
+        _add_route(api, route, backend)
+    for router in (_operator_router(backend), *routers):
         api.include_router(router)
-    add_error_answers(api)
+    add_error_handlers(api)
+    api.add_middleware(RequestMiddleware, config=config or MiddlewareConfig(), backend=backend)
+    api.openapi = lambda: _adapt_document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 
 
-def _behind_edge(
-    api: FastAPI, front: Callable[[], Front], config: EdgeConfig, routers: tuple[APIRouter, ...]
-) -> FastAPI:
-    operators = APIRouter(tags=["operation"])
+def _add_route(api: FastAPI, route: Route, backend: RankingBackend) -> None:
+    """Add an endpoint that passes the unparsed body to the backend; FastAPI only documents its models."""
 
-    @operators.get("/health")
+    async def respond(request: Request) -> Response:
+        context, quota = request.state.context, request.state.quota
+        body = await request.body()
+        expected = 0 if quota is None or route.method != "POST" else _charge(quota, backend)
+        tokens = 0
+        try:
+            response: BackendResponse = await backend.respond(
+                route, body, request.headers.get("content-type", ""), context
+            )
+            tokens = response.tokens
+        finally:
+            if quota is not None and route.method == "POST":
+                quota.settle(expected, tokens)
+        return Response(response.body, response.status, response.headers)
+
+    class BackendRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            return respond
+
+    async def document() -> None: ...
+
+    async def document_body(body: Any) -> None: ...
+
+    if route.request is not None:
+        document_body.__annotations__["body"] = route.request
+    api.router.add_api_route(
+        route.path,
+        document if route.request is None else document_body,
+        methods=[route.method],
+        name=route.handler.__name__,
+        description=route.handler.__doc__,
+        tags=[route.tag],
+        response_model=route.response,
+        responses=describe_error_responses(route.error),
+        route_class_override=BackendRoute,
+    )
+
+
+def _charge(quota: TeamQuota, backend: RankingBackend) -> int:
+    try:
+        return quota.expect(backend.clock())
+    except QuotaExceeded:
+        backend.meters.shed.labels("quota").inc()
+        raise
+
+
+def _operator_router(backend: RankingBackend) -> APIRouter:
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/health")
     async def health() -> Health:
-        """200 while the service lives; otherwise it should be started anew."""
-        return Health(status="ok", version=front().health())
+        """200 while the service works; otherwise it should be restarted."""
+        return Health(status="ok", version=backend.check_health())
 
-    @operators.get("/ready")
-    @operators.get("/healthz", include_in_schema=False)
+    @router.get("/ready")
+    @router.get("/healthz", include_in_schema=False)
     async def ready() -> Health:
         """200 when requests can be answered."""
-        return Health(status="ok", version=front().ready())
+        return Health(status="ok", version=backend.check_ready())
 
-    @operators.get("/v1/status")
+    @router.get("/v1/status")
     async def status() -> FleetStatus:
-        """Which versions serve, to whom, and on how many replicas."""
-        return await front().status()
+        """Which versions serve, which members they serve, and on how many replicas."""
+        return await backend.status()
 
-    @operators.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Prometheus metrics; for operators."""
-        return Response(await front().metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await backend.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for router in (operators, *routers):
-        api.include_router(router)
-    api.add_middleware(Edge, config=config, front=front)
-    api.openapi = lambda: _document(FastAPI.openapi(api))  # type: ignore[method-assign]
-    return api
+    return router
 
 
-def _document(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document without the 422 that it always adds and that no route answers, and with the key."""
+def _adapt_document(document: dict[str, Any]) -> dict[str, Any]:
+    """Remove the 422 that FastAPI adds and that no route returns, and add the API key."""
     for path in document["paths"].values():
         for operation in path.values():
             operation.get("responses", {}).pop("422", None)

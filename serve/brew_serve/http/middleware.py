@@ -1,9 +1,8 @@
-"""The outermost layer of the service: ids, keys, request rates and body sizes, before anything is parsed.
+"""ASGI middleware: trace ids, API keys, request rates and body sizes, checked before anything is parsed.
 
-For each request it notes the arrival, takes or makes the trace ids, checks the key of the team and its rate, and reads
-the body up to its limit; then it makes a `Call` of it, and hands on. Afterwards it counts and logs the answer.
-
-Owns: that order, and which routes need which key. Does not own: keys (`keys`), limits (`quota`), routes (`api`).
+For each request it records the arrival time, reads or creates the trace ids, checks the team's key and request rate,
+and reads the body up to the size limit. It puts a `RequestContext` into the scope's state. It counts and logs the
+response.
 """
 
 import logging
@@ -13,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, ConfigError
+from brew_serve.errors import BodyTooLarge, Forbidden, QuotaExceeded, Unauthorized
 from brew_serve.http.auth import KeyFile, Team
-from brew_serve.http.errors import refused
+from brew_serve.http.backend import RankingBackend
+from brew_serve.http.error_responses import render_error
 from brew_serve.http.quota import TeamQuota
-from brew_serve.http.refusals import BodyTooLarge, Forbidden, QuotaExceeded, Unauthorized
-from brew_serve.http.request_context import LOCAL, Call, Trace
-from brew_serve.http.service_status import Front
+from brew_serve.http.request_context import LOCAL, RequestContext, Trace
 
-__all__ = ["Edge", "EdgeConfig"]
+__all__ = ["MiddlewareConfig", "RequestMiddleware"]
 
 _LOG = logging.getLogger("brew_serve.access")
 
-# For probes, which carry no key, and for whoever writes a client; they tell nothing of members, models or load.
+# For probes, which send no key, and for developers of clients; they reveal nothing about members, models or load.
 _OPEN = frozenset({"/health", "/healthz", "/ready", "/docs", "/openapi.json"})
 _ADMIN = frozenset({"/metrics"})
 
@@ -34,31 +33,31 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EdgeConfig:
-    """Who may ask, and how much at once."""
+class MiddlewareConfig:
+    """Which callers are accepted, and how large a request may be."""
 
-    keys_path: str | None = None  # file of `keys`; None: no keys, and only this machine can be served
+    keys_path: str | None = None  # the key file; None: no keys, and the service listens on this machine only
     max_body_bytes: int = 8_000_000  # 1,000 candidates of 8 KB
 
     def __post_init__(self) -> None:
         if self.max_body_bytes < 1:
-            raise ConfigError(f"edge.max_body_bytes is {self.max_body_bytes}; give a number greater than 0.")
+            raise ConfigError(f"middleware.max_body_bytes is {self.max_body_bytes}; give a number greater than 0.")
 
 
-class Edge:
+class RequestMiddleware:
     """ASGI middleware.
 
     Args:
-        app: the application behind it.
-        config: of the edge.
-        front: the service behind it; asked for with each request.
+        app: The application behind it.
+        config: Key file and limits.
+        backend: Its clock and meters are used.
 
     Raises:
-        UserError: the key file is missing or malformed.
+        UserError: The key file is missing or malformed.
     """
 
-    def __init__(self, app: Any, config: EdgeConfig, front: Callable[[], Front]) -> None:
-        self._app, self._config, self._front = app, config, front
+    def __init__(self, app: Any, config: MiddlewareConfig, backend: RankingBackend) -> None:
+        self._app, self._config, self._clock, self._meters = app, config, backend.clock, backend.meters
         self._keys = None if config.keys_path is None else KeyFile(Path(config.keys_path))
         self._quotas: dict[str, TeamQuota] = {}
 
@@ -66,11 +65,10 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        front = self._front()
-        arrival = front.clock()
+        arrival = self._clock()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         trace = Trace.of(headers.get("x-request-id", ""), headers.get("traceparent", ""))
-        status, team = 500, ""
+        status, team_name = 500, ""
 
         async def send_with_ids(message: Message) -> None:
             nonlocal status
@@ -82,35 +80,36 @@ class Edge:
 
         try:
             try:
-                known = self._team(scope["path"], headers.get("authorization", ""))
-                team = known.name
-                quota = self._quota(known, arrival)
+                team = self._authenticate(scope["path"], headers.get("authorization", ""))
+                team_name = team.name
+                quota = self._quota(team, arrival)
                 if quota and scope["path"] not in _OPEN:
-                    quota.request(arrival)
+                    quota.count_request(arrival)
                 body = await self._body(headers.get("content-length", ""), receive)
             except BrewError as error:
                 if isinstance(error, QuotaExceeded):
-                    front.meters.shed.labels("rate").inc()
-                await refused(error, scope["path"])(scope, receive, send_with_ids)
+                    self._meters.shed.labels("rate").inc()
+                await render_error(error, scope["path"])(scope, receive, send_with_ids)
                 return
-            call = Call(arrival=arrival, trace=trace, team=known, quota=quota)
-            scope["state"] = {**scope.get("state", {}), "call": call}
+            context = RequestContext(arrival=arrival, trace=trace, team=team)
+            scope["state"] = {**scope.get("state", {}), "context": context, "quota": quota}
             await self._app(scope, _replay(body, receive), send_with_ids)
         finally:
-            seconds = front.clock() - arrival
+            seconds = self._clock() - arrival
             route = getattr(scope.get("route"), "path", "other")
-            front.meters.requests.labels(route, str(status), team).inc()
-            front.meters.request_seconds.labels(route).observe(seconds)
+            self._meters.requests.labels(route, str(status), team_name).inc()
+            self._meters.request_seconds.labels(route).observe(seconds)
             _LOG.info(
                 "%s %s %d %.1f ms team=%s request_id=%s trace_id=%s",
-                *(scope["method"], scope["path"], status, seconds * 1000, team, trace.request_id, trace.trace_id),
+                *(scope["method"], scope["path"], status, seconds * 1000, team_name, trace.request_id, trace.trace_id),
             )
 
-    def _team(self, path: str, authorization: str) -> Team:
-        """Who asks.
+    def _authenticate(self, path: str, authorization: str) -> Team:
+        """Return the team of the key.
 
         Raises:
-            Unauthorized, Forbidden: not with this key.
+            Unauthorized: The key is missing or unknown.
+            Forbidden: The team may not use this route.
         """
         if self._keys is None:
             return LOCAL
@@ -119,10 +118,10 @@ class Edge:
         if path in _OPEN:
             return team or Team(name="")
         if team is None:
-            what = "is not known here" if key else "is missing"
-            raise Unauthorized(f"the API key {what}; send your team's as the header `Authorization: Bearer <key>`.")
+            problem = "is not known here" if key else "is missing"
+            raise Unauthorized(f"the API key {problem}; send your team's as the header `Authorization: Bearer <key>`.")
         if path in _ADMIN and not team.admin:
-            raise Forbidden(f"{path} is for operators; use the key of a team that is one.")
+            raise Forbidden(f"{path} is for operators; use the key of an admin team.")
         return team
 
     def _quota(self, team: Team, now: float) -> TeamQuota | None:
@@ -133,38 +132,38 @@ class Edge:
         return quota
 
     async def _body(self, length: str, receive: Receive) -> bytes:
-        """The whole body.
+        """Read the whole body.
 
         Raises:
-            BodyTooLarge: it is larger than allowed; found out before it is read where it says its length.
+            BodyTooLarge: It exceeds the limit; raised before reading if the content-length header says so.
         """
-        most = self._config.max_body_bytes
-        error = BodyTooLarge(f"the body has more than {most} bytes; send fewer candidates, or less about each.")
-        if length.isdecimal() and int(length[:20]) > most:
+        limit = self._config.max_body_bytes
+        error = BodyTooLarge(f"the body has more than {limit} bytes; send fewer candidates, or less about each.")
+        if length.isdecimal() and int(length[:20]) > limit:
             raise error
-        parts: list[bytes] = []
+        chunks: list[bytes] = []
         size, more = 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 break
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
             more = message.get("more_body", False)
-            if size > most:
+            if size > limit:
                 raise error
-        return b"".join(parts)
+        return b"".join(chunks)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read already, and then what comes after it."""
-    given = False
+    """Return a `receive` that first yields the body, which was read already, and then the messages after it."""
+    replayed = False
 
-    async def again() -> Message:
-        nonlocal given
-        if given:
+    async def replay() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return again
+    return replay

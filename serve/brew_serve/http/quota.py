@@ -1,29 +1,28 @@
-"""What a team may use: token buckets for requests per second and for tokens per minute.
+"""Quotas of a team: token buckets for requests per second and for tokens per minute.
 
-Owns: the buckets. Does not own: the teams and their limits (`keys`), or the answer to one that has none left (`edge`,
-`gate`). Time comes in as an argument. Buckets live in a gateway: with N of them behind one address a team gets up to N
-times its limits.
+Time is an argument. The buckets live in one gateway: with N gateways behind one address a team gets up to N times its
+limits.
 
-What a request needs is known only to the ranker that has compiled its prompts. A gateway therefore takes what the
-team's requests needed lately, and settles the difference when the answer is there: in the long run exactly what was
-used is counted.
+The tokens of a request are known only once its prompts are compiled. `TeamQuota.expect` therefore charges the average
+of the team's recent requests, and `settle` corrects the charge when the response is there. In the long run exactly the
+tokens used are charged.
 """
 
+from brew_serve.errors import QuotaExceeded
 from brew_serve.http.auth import Team
-from brew_serve.http.refusals import QuotaExceeded
 
-__all__ = ["Bucket", "TeamQuota", "TokenCount"]
+__all__ = ["Bucket", "TeamQuota"]
 
-_MEMORY = 0.2  # weight of the newest request in what the next one is expected to need
+_NEWEST_WEIGHT = 0.2  # of the newest request in the average that predicts the next one
 
 
 class Bucket:
-    """Fills at `per_second` up to `capacity`, and is full at the start.
+    """A token bucket that fills at `per_second` up to `capacity`, and starts full.
 
     Args:
-        per_second: what it gains, more than 0.
-        capacity: what it holds at most.
-        now: seconds.
+        per_second: Fill rate, more than 0.
+        capacity: Largest level.
+        now: Seconds.
     """
 
     def __init__(self, *, per_second: float, capacity: float, now: float) -> None:
@@ -31,21 +30,21 @@ class Bucket:
         self._level, self._since = capacity, now
 
     def take(self, amount: float, now: float) -> float:
-        """Takes `amount` and returns 0, or takes nothing and returns the seconds until that much is there.
+        """Take `amount` and return 0, or take nothing and return the seconds until that much is available.
 
-        More than the capacity is taken from a full bucket, which is then in debt: a large request is delayed like
-        many small ones, not refused for ever.
+        An amount above the capacity is taken from a full bucket, whose level is then negative. A large request is thus
+        delayed like many small ones, and is not refused for ever.
         """
         self._level = min(self.capacity, self._level + max(0.0, now - self._since) * self.per_second)
         self._since = max(now, self._since)
         missing = min(amount, self.capacity) - self._level
-        if missing > 1e-9 * self.capacity:  # of rounding: who waits as long as told must be let in
+        if missing > 1e-9 * self.capacity:  # tolerates rounding: a retry after the returned seconds must succeed
             return missing / self.per_second
         self._level -= amount
         return 0.0
 
     def give_back(self, amount: float) -> None:
-        """Corrects an earlier `take`; a negative amount takes more, into debt if need be."""
+        """Correct an earlier `take`; a negative amount takes more, and the level may become negative."""
         self._level = min(self.capacity, self._level + amount)
 
 
@@ -53,8 +52,8 @@ class TeamQuota:
     """The buckets of one team.
 
     Args:
-        team: with its limits; a limit of None is none.
-        now: seconds.
+        team: With its limits; None is unlimited.
+        now: Seconds.
     """
 
     def __init__(self, team: Team, now: float) -> None:
@@ -62,13 +61,13 @@ class TeamQuota:
         rate, tokens = team.requests_per_second, team.tokens_per_minute
         self._requests = None if rate is None else Bucket(per_second=rate, capacity=max(1.0, rate), now=now)
         self._tokens = None if tokens is None else Bucket(per_second=tokens / 60, capacity=tokens, now=now)
-        self._usual: float | None = None  # tokens of this team's requests
+        self._average: float | None = None  # tokens of this team's requests
 
-    def request(self, now: float) -> None:
-        """Counts one request.
+    def count_request(self, now: float) -> None:
+        """Count one request.
 
         Raises:
-            QuotaExceeded: the team asks faster than it may.
+            QuotaExceeded: The team exceeds its request rate.
         """
         if self._requests and (seconds := self._requests.take(1, now)):
             raise QuotaExceeded(
@@ -77,46 +76,29 @@ class TeamQuota:
                 seconds,
             )
 
-    def tokens(self, amount: int, now: float) -> None:
-        """Counts the tokens of a request.
+    def expect(self, now: float) -> int:
+        """Charge the predicted tokens of a request; `settle` must follow.
+
+        Returns:
+            The tokens that were charged.
 
         Raises:
-            QuotaExceeded: the team has used up its tokens.
+            QuotaExceeded: The team has used up its tokens.
         """
-        if self._tokens and (seconds := self._tokens.take(amount, now)):
+        expected = round(self._average or 0)
+        if self._tokens and (seconds := self._tokens.take(expected, now)):
             raise QuotaExceeded(
                 f"team {self.team.name} may use {self.team.tokens_per_minute} tokens a minute and has used them; wait "
                 f"{seconds:.1f} s, send fewer candidates, or ask the operators for more.",
                 seconds,
             )
-
-    def expect(self, now: float) -> int:
-        """Counts a request whose tokens are not known yet.
-
-        Returns:
-            What was counted; for `settle`, which must follow.
-
-        Raises:
-            QuotaExceeded: as `tokens`.
-        """
-        expected = round(self._usual or 0)
-        self.tokens(expected, now)
         return expected
 
     def settle(self, expected: int, tokens: int) -> None:
-        """Corrects what `expect` counted; tokens of 0 are of a request that was not let in."""
+        """Replace the charge of `expect` by the tokens used; 0 tokens stand for a request that was not admitted."""
         if self._tokens:
             self._tokens.give_back(expected - tokens)
         if tokens:
-            self._usual = tokens if self._usual is None else self._usual + _MEMORY * (tokens - self._usual)
-
-
-class TokenCount:
-    """Stands for a quota where none can be refused, and remembers what would have been counted."""
-
-    def __init__(self) -> None:
-        self.amount = 0
-
-    def tokens(self, amount: int, now: float) -> None:
-        """Counts the tokens of a request."""
-        self.amount += amount
+            self._average = (
+                tokens if self._average is None else self._average + _NEWEST_WEIGHT * (tokens - self._average)
+            )

@@ -1,18 +1,14 @@
-"""One HTTP request as the edge saw it arrive: when, from whom, and under which ids.
-
-Owns: `Call`, and how trace ids are read and made (W3C Trace Context, level 1: `traceparent`).
-"""
+"""The context of one HTTP request: arrival time, team, and trace ids (W3C Trace Context, level 1: `traceparent`)."""
 
 import re
 import secrets
 from dataclasses import dataclass
 
 from brew_serve.http.auth import Team
-from brew_serve.http.quota import TeamQuota, TokenCount
 
-__all__ = ["LOCAL", "Call", "Trace"]
+__all__ = ["LOCAL", "RequestContext", "Trace"]
 
-LOCAL = Team(name="local", admin=True)  # whoever is on this machine, where no key file is
+LOCAL = Team(name="local", admin=True)  # every caller of a service without a key file
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -20,16 +16,16 @@ _PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """The ids of a request: kept where the caller gave good ones, else new."""
+    """The ids of a request: the caller's if they are valid, else new ones."""
 
     request_id: str
     trace_id: str  # 32 hex digits
-    span_id: str  # 16 hex digits, ours
+    span_id: str  # 16 hex digits, of this service
     flags: str  # 2 hex digits
 
     @staticmethod
     def of(request_id: str, traceparent: str) -> "Trace":
-        """From the headers `x-request-id` and `traceparent`; empty where they are not given."""
+        """Make the ids from the headers `x-request-id` and `traceparent`; an empty string stands for no header."""
         parent = _PARENT.fullmatch(traceparent.strip())
         if parent and (set(parent[1]) == {"0"} or set(parent[2]) == {"0"}):
             parent = None
@@ -42,20 +38,20 @@ class Trace:
 
     @property
     def traceparent(self) -> str:
-        """The header that names this service's part of the trace."""
+        """The header that names this service's span of the trace."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """A request that was let in.
+class RequestContext:
+    """A request that the middleware accepted.
 
     Args:
-        arrival: seconds, of the service's clock, when its first byte was seen; deadlines count from it.
-        quota: what its team has left; None where nothing is counted.
+        arrival: Seconds on the backend's clock when the first byte arrived; deadlines count from it.
+        trace: The ids of the request.
+        team: The team of the API key.
     """
 
     arrival: float
     trace: Trace
     team: Team = LOCAL
-    quota: TeamQuota | TokenCount | None = None

@@ -1,1 +1,1 @@
-"""Ranking with one loaded version: admission, scoring, text generation."""
+"""Ranking with one loaded model version: admission, scoring, text generation."""

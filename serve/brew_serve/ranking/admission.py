@@ -1,33 +1,48 @@
-"""Which requests are taken in: a pure policy over predicted work in tokens, and the measured token rate it needs.
+"""Admission control of one engine: a pure policy over predicted work in tokens, and the controller that applies it.
 
-A request's work is its prompt tokens: what its candidates share, once, and what each has for itself. With O tokens
-outstanding and R tokens per second, a request of W tokens waits O/R before it is begun and is finished after
-(O + W)/R. It is refused where O + W would exceed the limit, or where it would miss its deadline and coming back later
-would mend that. A request too large for its deadline even on an idle service can only be answered in part; waiting
-may then take at most a fifth of its time, so that the part is worth its price.
-
-Owns: `decide` and `TokenRate`. Does not own: the counters, and what is done about a decision (`gate`). Time comes in
-as an argument.
+The work of a request is its prompt tokens: the shared prefix once, and the tokens of each candidate. With O tokens
+outstanding and R tokens per second, a request of W tokens waits O/R seconds and finishes after (O + W)/R seconds. It is
+refused if O + W exceeds the limit, or if it would miss its deadline and a later attempt would not. A request that is
+too large for its deadline even on an idle service can only be answered in part. Waiting may then take at most a fifth
+of its time, so that the partial answer is worth its cost.
 """
 
 import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from brew_platform.errors import ConfigError
+from brew_platform.errors import ConfigError, UserError
+from brew_serve.errors import Overloaded
+from brew_serve.metrics import Meters
 
-__all__ = ["AdmissionConfig", "Admit", "Decision", "Load", "Refuse", "TokenRate", "TooLarge", "Work", "decide"]
+__all__ = [
+    "AdmissionConfig",
+    "AdmissionController",
+    "Admit",
+    "AdmittedWork",
+    "Decision",
+    "Load",
+    "Refuse",
+    "TokenRate",
+    "TooLarge",
+    "Work",
+    "decide",
+]
 
 _LEAST_SHARE = 0.8  # of its time that a request too large for its deadline must still get
+_WINDOW_SECONDS = 0.25  # busy time per rate sample: candidates finish in bursts, one burst per engine step
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionConfig:
-    """How much work a replica takes in."""
+    """How much work a replica accepts."""
 
     max_outstanding_tokens: int = 400_000  # of all requests in it; 1,000 candidates of 64 tokens are 64,000
-    tokens_per_second: float = 10_000.0  # believed at the start; the demo's model on two cores does about as many
-    rate_memory_seconds: float = 10.0  # of busy time after which a measurement counts a third
-    saturating_tokens: int = 4_096  # outstanding from which on the engine is busy enough for a slow sample to count
+    tokens_per_second: float = 10_000.0  # initial estimate; the demo's model reaches about as many on two cores
+    rate_memory_seconds: float = 10.0  # of busy time after which a measurement has a weight of about a third
+    saturating_tokens: int = 4_096  # outstanding tokens from which a slow sample lowers the estimate
 
     def __post_init__(self) -> None:
         for name in ("max_outstanding_tokens", "tokens_per_second", "rate_memory_seconds", "saturating_tokens"):
@@ -37,7 +52,7 @@ class AdmissionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What the replica has to do already."""
+    """The work that the replica has already accepted."""
 
     outstanding_tokens: int
     tokens_per_second: float
@@ -45,7 +60,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a request asks for; `seconds_left` until its deadline, None where it has none."""
+    """The work of a request; `seconds_left` until its deadline, None without a deadline."""
 
     tokens: int
     seconds_left: float | None = None
@@ -53,14 +68,14 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Admit:
-    """Take it; `seconds` is when it is predicted to be finished."""
+    """Accept the request; `seconds` is the predicted time until it finishes."""
 
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refuse:
-    """Not now; after `retry_after` seconds without further requests it would be admitted."""
+    """Refuse the request now; after `retry_after` seconds without further requests it would be admitted."""
 
     reason: str  # limit or deadline
     retry_after: float
@@ -68,7 +83,7 @@ class Refuse:
 
 @dataclass(frozen=True, kw_only=True)
 class TooLarge:
-    """Never: the request alone exceeds the limit."""
+    """Refuse the request for good: on its own it exceeds the limit."""
 
     limit: int
 
@@ -77,7 +92,7 @@ Decision = Admit | Refuse | TooLarge
 
 
 def decide(load: Load, work: Work, config: AdmissionConfig) -> Decision:
-    """What to do with a request; an idle service refuses none that is within the limit."""
+    """Decide about a request. An idle service admits every request within the limit."""
     if work.tokens > config.max_outstanding_tokens:
         return TooLarge(limit=config.max_outstanding_tokens)
     rate = load.tokens_per_second
@@ -92,13 +107,13 @@ def decide(load: Load, work: Work, config: AdmissionConfig) -> Decision:
 
 
 class TokenRate:
-    """Tokens of work per second that the engine gets done when it has enough to do: a running estimate.
+    """A running estimate of the tokens of work per second that the saturated engine finishes.
 
-    An engine with little to do finishes few tokens a second for want of more. Such a sample says nothing about what
-    the engine could do, so it only ever raises the estimate; a sample of a busy engine moves it both ways.
+    An engine with little work finishes few tokens a second. Such a sample does not show the engine's capacity, so it
+    can only raise the estimate. A sample of a busy engine moves the estimate both ways.
 
     Args:
-        config: the first estimate, and how fast it follows.
+        config: The initial estimate, and how fast the estimate follows the samples.
     """
 
     def __init__(self, config: AdmissionConfig) -> None:
@@ -106,10 +121,102 @@ class TokenRate:
         self._config = config
 
     def observe(self, *, tokens: int, seconds: float, outstanding: int) -> None:
-        """One sample: `tokens` finished in `seconds` of busy time that began with `outstanding` tokens to do."""
+        """Add a sample: `tokens` finished in `seconds` of busy time that began with `outstanding` tokens to do."""
         if tokens <= 0 or seconds <= 0:
             return
         sample = tokens / seconds
         if sample > self.per_second or outstanding >= self._config.saturating_tokens:
             weight = 1 - math.exp(-seconds / self._config.rate_memory_seconds)
             self.per_second += weight * (sample - self.per_second)
+
+
+class AdmittedWork:
+    """Work that was admitted and is not finished; its owner reports progress with `finish`."""
+
+    def __init__(self, controller: "AdmissionController", tokens: int) -> None:
+        self._controller, self._left = controller, tokens
+
+    def finish(self, tokens: int) -> None:
+        """Report that `tokens` of the work are finished."""
+        tokens = min(tokens, self._left)
+        self._left -= tokens
+        self._controller._release(tokens, finished=True)
+
+    def _cancel(self) -> None:
+        self._controller._release(self._left, finished=False)
+        self._left = 0
+
+
+class AdmissionController:
+    """Admits work to one engine, and counts the tokens that are outstanding.
+
+    Args:
+        config: Of the policy.
+        meters: Record the queue and the refusals.
+        clock: Seconds.
+    """
+
+    def __init__(self, config: AdmissionConfig, meters: Meters, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.outstanding_tokens = 0
+        self._config, self._meters, self._clock = config, meters, clock
+        self._rate = TokenRate(config)
+        self._requests = 0
+        self._window_start, self._window_tokens, self._window_outstanding = 0.0, 0, 0
+        self._report()
+
+    @contextmanager
+    def admit(self, tokens: int, deadline: float | None = None) -> Iterator[AdmittedWork]:
+        """Count the work as outstanding inside the block; at its end, release what is not finished.
+
+        Args:
+            tokens: Predicted work.
+            deadline: Seconds on the clock; None without a deadline.
+
+        Raises:
+            Overloaded: The service has no capacity now.
+            UserError: The request exceeds the limit on its own.
+        """
+        now = self._clock()
+        load = Load(outstanding_tokens=self.outstanding_tokens, tokens_per_second=self._rate.per_second)
+        work = Work(tokens=tokens, seconds_left=None if deadline is None else deadline - now)
+        match decide(load, work, self._config):
+            case TooLarge(limit=limit):
+                raise UserError(
+                    f"this request needs {tokens} tokens of work, but the service takes {limit} at a time; send fewer "
+                    f"candidates or items per request."
+                )
+            case Refuse(reason=reason, retry_after=retry_after):
+                self._meters.shed.labels(reason).inc()
+                why = "has no capacity for it" if reason == "limit" else "could not answer it within its deadline"
+                raise Overloaded(f"the service is busy and {why}; try again in {retry_after:.1f} s.", retry_after)
+            case Admit():
+                pass
+        if not self.outstanding_tokens:
+            self._open_window(now, tokens)
+        self.outstanding_tokens += tokens
+        self._requests += 1
+        self._report()
+        admitted = AdmittedWork(self, tokens)
+        try:
+            yield admitted
+        finally:
+            self._requests -= 1
+            admitted._cancel()
+
+    def _release(self, tokens: int, *, finished: bool) -> None:
+        now = self._clock()
+        self.outstanding_tokens -= tokens
+        self._window_tokens += tokens if finished else 0
+        seconds = now - self._window_start
+        if seconds >= _WINDOW_SECONDS or not self.outstanding_tokens:
+            self._rate.observe(tokens=self._window_tokens, seconds=seconds, outstanding=self._window_outstanding)
+            self._open_window(now, self.outstanding_tokens)
+        self._report()
+
+    def _open_window(self, now: float, outstanding: int) -> None:
+        self._window_start, self._window_tokens, self._window_outstanding = now, 0, outstanding
+
+    def _report(self) -> None:
+        self._meters.outstanding_tokens.set(self.outstanding_tokens)
+        self._meters.outstanding_requests.set(self._requests)
+        self._meters.tokens_per_second.set(self._rate.per_second)

@@ -1,38 +1,53 @@
-"""Answers ranking requests with one loaded version: what the HTTP routes call, without HTTP and without Ray."""
+"""Answers ranking requests with one loaded model version, without HTTP and without Ray."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from brew_data.prompts.compiler import Entity, Past
 from brew_data.prompts.suite import TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import Context
 from brew_serve.engines.base import Engine
-from brew_serve.http.refusals import Expired
-from brew_serve.http.request_context import Call, Trace
-from brew_serve.http.service_status import FleetStatus, VersionStatus
+from brew_serve.errors import Expired
 from brew_serve.metrics import Meters
-from brew_serve.ranking.admission import AdmissionConfig
-from brew_serve.ranking.gate import Gate
+from brew_serve.ranking.admission import AdmissionConfig, AdmissionController
+from brew_serve.ranking.response import ranking_fields
 from brew_serve.ranking.scoring import Ranking, Scorer
-from brew_serve.schemas.rank import InlineCandidate, RankedItem, RankRequest, RankResponse, Truncated, Usage
+from brew_serve.schemas.rank import InlineCandidate, RankRequest, RankResponse
 from brew_serve.version import LoadedVersion
 
-__all__ = ["RankService"]
+__all__ = ["Costed", "RankingService"]
+
+T = TypeVar("T")
 
 
-class RankService:
-    """One version and its engine.
+@dataclass(frozen=True, kw_only=True)
+class Costed(Generic[T]):
+    """A response and its cost.
 
     Args:
-        number: the version's number in the registry.
-        version: its folder, loaded.
-        engine: runs its model; closed by `close`.
-        context: members and entities by id; None where every request must carry them.
-        name: of the model in the registry; clients of the OpenAI protocol ask for it.
-        admission: how much work is taken in.
-        clock: seconds; `Call.arrival` and deadlines are on it.
+        response: The response.
+        tokens: Predicted work in tokens that admission accepted for it; 0 if it needed no engine.
+    """
+
+    response: T
+    tokens: int = 0
+
+
+class RankingService:
+    """One model version and its engine.
+
+    Args:
+        number: The version's number in the registry.
+        version: The loaded version folder.
+        engine: Runs the model; `close` closes it.
+        context: Members and entities by id; None if every request must carry them inline.
+        name: Name of the model in the registry; clients of the OpenAI protocol request it by this name.
+        admission: How much work the service accepts.
+        clock: Seconds; arrival times and deadlines are on it.
     """
 
     def __init__(
@@ -49,84 +64,91 @@ class RankService:
         self.number, self.version, self.engine, self.context = number, version, engine, context
         self.name, self.clock = name, clock
         self.meters = Meters(lambda: engine.usage)
-        self.gate = Gate(admission or AdmissionConfig(), self.meters, clock)
+        self.admission = AdmissionController(admission or AdmissionConfig(), self.meters, clock)
         self.closing = False
         self._scorer = Scorer(engine, version.compiler)
 
-    async def rank(self, request: RankRequest, call: Call | None = None) -> RankResponse:
-        """Ranks the request's candidates; at its deadline, those that are scored by then.
+    async def rank(self, request: RankRequest, arrival: float | None = None) -> Costed[RankResponse]:
+        """Rank the candidates of the request; at its deadline, rank those that are scored by then.
 
         Args:
-            call: how the request arrived; None for now, and from this machine.
+            arrival: Seconds on the clock when the request arrived; None for now.
 
         Raises:
-            UnknownId: a member or candidate id that the context does not hold.
-            Expired: the deadline passed before any work was begun.
-            Overloaded, QuotaExceeded: not now.
-            UserError: an unknown task, surface or action, a candidate of another type, or ids where no context is.
+            UnknownId: The context does not hold a member or candidate id.
+            Expired: The deadline passed before any work began.
+            Overloaded: The service has no capacity now.
+            UserError: An unknown task, surface or action, a candidate of another type, or ids without a context.
         """
         start = self.clock()
-        call = call or Call(arrival=start, trace=Trace.of("", ""))
-        self.meters.stage_seconds.labels("receive").observe(start - call.arrival)
-        deadline = None if request.deadline_ms is None else call.arrival + request.deadline_ms / 1000
+        arrival = start if arrival is None else arrival
+        self.meters.stage_seconds.labels("receive").observe(start - arrival)
+        deadline = None if request.deadline_ms is None else arrival + request.deadline_ms / 1000
         self._require_time(request.deadline_ms, deadline)
-        with self.stage("prepare"):
+        with self.measure("prepare"):
             task = self.version.suite.task(request.task)
             profile, history = self._member(request)
             candidates = [self._candidate(task, candidate) for candidate in request.candidates]
-            prompts = self._scorer.prompts(task, profile, history, candidates, own_words=request.instruction)
+            prompts = self._scorer.compile_prompts(task, profile, history, candidates, own_words=request.instruction)
         seconds = self._require_time(request.deadline_ms, deadline)
-        with self.gate.admitted(prompts.work, call, deadline) as ticket, self.stage("score"):
-            ranking = await self._scorer.rank_prompts(prompts, seconds=seconds, on_scored=ticket.done)
-        with self.stage("answer"):
+        with self.admission.admit(prompts.work, deadline) as admitted, self.measure("score"):
+            ranking = await self._scorer.rank_prompts(prompts, seconds=seconds, on_scored=admitted.finish)
+        with self.measure("answer"):
             self._count(task, ranking)
-            return self._answer(task, ranking, request, start)
+            response = RankResponse(
+                version=self.number,
+                task=task.name,
+                partial=bool(ranking.unscored),
+                unscored=ranking.unscored,
+                milliseconds=(self.clock() - start) * 1000,
+                **ranking_fields(ranking, request.top_k),
+            )
+            return Costed(response=response, tokens=prompts.work)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measures the time that its block takes."""
+    def measure(self, stage: str) -> Iterator[None]:
+        """Record the duration of the block as a stage of a request."""
         start = self.clock()
         try:
             yield
         finally:
-            self.meters.stage_seconds.labels(name).observe(self.clock() - start)
+            self.meters.stage_seconds.labels(stage).observe(self.clock() - start)
 
-    def health(self) -> int:
-        """As `Front.health`."""
+    def check_health(self) -> int:
+        """Return the version number.
+
+        Raises:
+            BrewError: The engine failed, and the process should be restarted.
+        """
         self.engine.check()
         return self.number
 
-    def ready(self) -> int:
-        """As `Front.ready`."""
+    def check_ready(self) -> int:
+        """Return the version number.
+
+        Raises:
+            BrewError: The service should get no requests now.
+        """
         if self.closing:
             raise BrewError("the service is shutting down; send requests to another replica.")
-        return self.health()
-
-    async def metrics(self) -> bytes:
-        """As `Front.metrics`."""
-        return self.meters.text()
-
-    async def status(self) -> FleetStatus:
-        """As `Front.status`: one version, which never changes."""
-        one = VersionStatus(version=self.number, role="production", share=1.0, replicas=1, state="up")
-        return FleetStatus(model=self.name, alias=str(self.number), versions=[one])
+        return self.check_health()
 
     def close(self) -> None:
-        """Ends the engine and its processes."""
+        """Close the engine, its processes and the context."""
         self.closing = True
         self.engine.close()
         if self.context is not None:
             self.context.close()
 
     def _require_time(self, milliseconds: int | None, deadline: float | None) -> float | None:
-        """Seconds left until the deadline; None where there is none."""
+        """Return the seconds left until the deadline; None without a deadline."""
         if deadline is None:
             return None
         left = deadline - self.clock()
         if left <= 0:
             raise Expired(
                 f"the deadline of {milliseconds} ms, which counts from the request's arrival, passed before any "
-                f"candidate was scored; ask again with a longer deadline_ms, or with less to read."
+                f"candidate was scored; try again with a longer deadline_ms, or with a shorter history or candidates."
             )
         return left
 
@@ -138,40 +160,23 @@ class RankService:
         for candidate in ranking.candidates:
             histogram.observe(candidate.score)
 
-    def _answer(self, task: TaskSpec, ranking: Ranking, request: RankRequest, start: float) -> RankResponse:
-        return RankResponse(
-            version=self.number,
-            task=task.name,
-            ranking=[
-                RankedItem(id=one.id, score=one.score, probabilities=one.probabilities)
-                for one in ranking.candidates[: request.top_k]
-            ],
-            partial=bool(ranking.unscored),
-            unscored=ranking.unscored,
-            usage=Usage(prompt_tokens=ranking.prompt_tokens, candidates=len(ranking.candidates)),
-            truncated=Truncated(
-                turns_dropped=ranking.prefix.turns_dropped,
-                head_tokens_dropped=ranking.prefix.tokens_dropped,
-                candidates=ranking.tokens_dropped,
-            ),
-            milliseconds=(self.clock() - start) * 1000,
-        )
-
     def _member(self, request: RankRequest) -> tuple[dict, list[Past]]:
         if request.member is not None:
             history = sorted((item.past() for item in request.member.history), key=lambda past: past.timestamp)
-            for past in history:  # a surface that the task does not show would hide a misspelling
+            for past in history:  # validates surfaces that the task does not show too, where a typo would go unnoticed
                 self.version.compiler.turn(request.member.profile, past)
             return dict(request.member.profile), history
         assert request.member_id is not None
-        return self._known().member(request.member_id)
+        return self._require_context().member(request.member_id)
 
     def _candidate(self, task: TaskSpec, candidate: str | InlineCandidate) -> tuple[str, Entity]:
         if isinstance(candidate, str):
-            return candidate, self._known().entity(candidate)
-        return candidate.id, Entity(entity_type=task.entity_type, fields=candidate.fields)
+            return candidate, self._require_context().entity(candidate)
+        return candidate.id, Entity(
+            entity_type=self.version.suite.surface(task.surface).entity_type, fields=candidate.fields
+        )
 
-    def _known(self) -> Context:
+    def _require_context(self) -> Context:
         if self.context is None:
             raise UserError("this service knows no members or entities by id; send member and candidates inline.")
         return self.context

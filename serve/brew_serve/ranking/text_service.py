@@ -1,101 +1,89 @@
-"""Texts and label scores from one loaded version, for clients of other servers' protocols.
-
-Owns: prompts to the engine and what comes back as plain values; every prompt passes the gate. Does not own: those
-protocols' bodies (`openai_api`, `score_api`).
-"""
+"""Text generation and label probabilities of one loaded version, for clients of other servers' protocols."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from brew_platform.errors import UserError
 from brew_serve.engines.base import Generated, Sampling, Shared
-from brew_serve.http.request_context import Call
-from brew_serve.ranking.concurrency import together
-from brew_serve.ranking.service import RankService
+from brew_serve.errors import UnknownModel
+from brew_serve.ranking.concurrency import gather_until
+from brew_serve.ranking.scoring import softmax
+from brew_serve.ranking.service import Costed, RankingService
 
-__all__ = ["TextService", "UnknownModel"]
+__all__ = ["TextService"]
 
 Ids = Sequence[int]
 
 
-class UnknownModel(UserError):
-    """Another model is asked for than the one that is served."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextService:
-    """Texts and label scores of the version that `service` serves."""
+    """Text generation and label probabilities of the version that `service` serves."""
 
-    service: RankService
+    service: RankingService
 
     @property
     def names(self) -> list[str]:
-        """What requests may give as model: its name in the registry, and that with the version."""
+        """The names that requests may give as model: the name in the registry, and the name with the version."""
         return [self.service.name, f"{self.service.name}@{self.service.number}"]
 
     def require_model(self, name: str | None) -> str:
-        """The name to answer with.
+        """Return the name for the response.
 
         Raises:
-            UnknownModel: another one than is served.
+            UnknownModel: The service does not serve this model.
         """
-        if name is None or name == "default":  # as SGLang's clients say it
+        if name is None or name == "default":  # what SGLang's clients send
             return self.service.name
         if name not in self.names:
             raise UnknownModel(f"model {name!r} is not served here; ask for {' or '.join(self.names)}.")
         return name
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Its token ids; none of them is a control token."""
+        """Return the token ids of `text`; none of them is a control token."""
         return self.service.version.compiler.tokenizer.encode(text)
 
     def decode(self, ids: Ids) -> str:
-        """Token ids as text."""
+        """Return the text of the token ids."""
         return self.service.version.compiler.tokenizer.decode(ids)
 
-    async def generate(self, prompts: Sequence[Ids], sampling: Sampling, call: Call) -> list[Generated]:
-        """Continues each prompt, until a control token or max_tokens.
+    async def generate(self, prompts: Sequence[Ids], sampling: Sampling) -> Costed[list[Generated]]:
+        """Continue each prompt, until a control token or max_tokens.
 
         Raises:
-            Overloaded, QuotaExceeded: not now.
-            UserError: as `Engine.generate`.
+            Overloaded: The service has no capacity now.
+            UserError: As `Engine.generate`.
         """
         tokenizer = self.service.version.compiler.tokenizer
         stop = (tokenizer.end, tokenizer.pad, tokenizer.system, tokenizer.member, tokenizer.user, tokenizer.assistant)
         sampling = replace(sampling, stop_ids=stop)
         engine, work = self.service.engine, sum(len(ids) + sampling.max_tokens for ids in prompts)
-        with self.service.gate.admitted(work, call) as ticket, self.service.stage("generate"):
-            answers = await together(engine.generate(ids, sampling) for ids in prompts)
-            ticket.done(work)
-        return [answer for answer in answers if answer is not None]
+        with self.service.admission.admit(work) as admitted, self.service.measure("generate"):
+            answers = await gather_until(engine.generate(ids, sampling) for ids in prompts)
+            admitted.finish(work)
+        return Costed(response=[answer for answer in answers if answer is not None], tokens=work)
 
     async def label_probabilities(
-        self, prompts: Sequence[Ids], labels: Ids, *, softmax: bool, call: Call
-    ) -> list[list[float]]:
-        """The probability of each label to come next, by prompt.
+        self, prompts: Sequence[Ids], labels: Ids, *, over_labels: bool
+    ) -> Costed[list[list[float]]]:
+        """Return the probability of each label to be the next token, per prompt.
 
         Args:
-            softmax: normalise over the labels instead of the vocabulary.
+            over_labels: Normalise over the labels instead of the vocabulary.
 
         Raises:
-            Overloaded, QuotaExceeded: not now.
-            UserError: as `Engine.next_token_logprobs`.
+            Overloaded: The service has no capacity now.
+            UserError: As `Engine.next_token_logprobs`.
         """
-        different = list(dict.fromkeys(labels))
+        unique = list(dict.fromkeys(labels))
         shared = Shared.of([tuple(ids) for ids in prompts])
         engine, work = self.service.engine, sum(map(len, prompts)) - (len(prompts) - 1) * len(shared.ids)
-        with self.service.gate.admitted(work, call) as ticket, self.service.stage("score"):
-            answers = await together(engine.next_token_logprobs(ids, different, shared) for ids in prompts)
-            ticket.done(work)
-        found = [_probabilities(answer, softmax) for answer in answers if answer is not None]
-        place = {id_: i for i, id_ in enumerate(different)}
-        return [[probabilities[place[id_]] for id_ in labels] for probabilities in found]
-
-
-def _probabilities(logprobs: list[float], softmax: bool) -> list[float]:
-    if not softmax:
-        return [math.exp(value) for value in logprobs]
-    most = max(logprobs)
-    weights = [math.exp(value - most) for value in logprobs]
-    return [weight / sum(weights) for weight in weights]
+        with self.service.admission.admit(work) as admitted, self.service.measure("score"):
+            answers = await gather_until(engine.next_token_logprobs(ids, unique, shared) for ids in prompts)
+            admitted.finish(work)
+        index = {id_: i for i, id_ in enumerate(unique)}
+        rows = [
+            softmax(answer) if over_labels else [math.exp(value) for value in answer]
+            for answer in answers
+            if answer is not None
+        ]
+        return Costed(response=[[row[index[id_]] for id_ in labels] for row in rows], tokens=work)

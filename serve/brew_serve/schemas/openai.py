@@ -29,8 +29,8 @@ __all__ = [
     "TokenId",
 ]
 
-MODELS, COMPLETIONS, CHAT = "/v1/models", "/v1/completions", "/v1/chat/completions"
-PATHS = frozenset({MODELS, COMPLETIONS, CHAT})
+MODELS_PATH, COMPLETIONS_PATH, CHAT_PATH = "/v1/models", "/v1/completions", "/v1/chat/completions"
+PATHS = frozenset({MODELS_PATH, COMPLETIONS_PATH, CHAT_PATH})
 
 MAX_TOKENS = 256  # of an answer: this service ranks; texts are a convenience
 MAX_PROMPTS = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import UserError
-from brew_serve.http.refusals import Refusal
+from brew_serve.errors import Refusal
 
 __all__ = ["SqliteFile", "Unavailable"]
 

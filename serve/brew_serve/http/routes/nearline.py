@@ -1,7 +1,6 @@
-"""The nearline routes: events in, rankings asked for and read.
+"""The nearline routes: they accept events and ranking requests, and return the latest ranking.
 
-Owns: these routes. Does not own: answers (`nearline.service`), the edge and errors (`api.create_api`, which takes this
-router).
+They use the nearline plane of this process, not a `RankingBackend`.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from brew_platform.errors import UserError
-from brew_serve.http.json_route import StrictJsonRoute
+from brew_serve.http.strict_json import StrictJsonRoute
 from brew_serve.nearline.service import NearlineService
 from brew_serve.schemas.nearline import (
     EventBatch,
@@ -25,30 +24,34 @@ __all__ = ["nearline_router"]
 
 
 def nearline_router(service: Callable[[], NearlineService | None]) -> APIRouter:
-    """The routes; `service` is asked for each request, None where the service was started without this plane."""
+    """Build the routes.
+
+    Args:
+        service: Called for each request; returns None if the service was started without the nearline plane.
+    """
     router = APIRouter(route_class=StrictJsonRoute, tags=["nearline"])
 
-    def served() -> NearlineService:
+    def require_service() -> NearlineService:
         found = service()
         if found is None:
-            raise UserError("this service was started without its nearline plane; use POST /v1/rank.")
+            raise UserError("this service was started without the nearline plane; use POST /v1/rank.")
         return found
 
     @router.post("/v1/events", status_code=202)
     async def events(batch: EventBatch) -> EventsAccepted:
-        """Tells what members did; once this is answered, no event is lost, and each is applied once."""
-        return await asyncio.to_thread(served().events, batch)
+        """Accepts interactions of members; after the response no event is lost, and each is applied once."""
+        return await asyncio.to_thread(require_service().events, batch)
 
     @router.post("/v1/nearline/rank", status_code=202)
     async def rank(request: NearlineRankRequest) -> RankAccepted:
-        """Asks for a ranking that is computed soon, and kept up to date with the member's events."""
-        return await asyncio.to_thread(served().rank, request)
+        """Requests a ranking that is computed soon, and updated after the member's events."""
+        return await asyncio.to_thread(require_service().rank, request)
 
     @router.get("/v1/nearline/rankings/{task}/{member_id}")
     async def ranking(
         task: Annotated[str, Path(max_length=100)], member_id: Annotated[str, Path(max_length=200)]
     ) -> NearlineRanking:
-        """The latest ranking, with what it has seen and how far it is behind."""
-        return await asyncio.to_thread(served().ranking, task, member_id)
+        """The latest ranking, with the events it includes and its staleness."""
+        return await asyncio.to_thread(require_service().ranking, task, member_id)
 
     return router

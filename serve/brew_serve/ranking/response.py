@@ -1,0 +1,37 @@
+"""The part of a response that online and nearline rankings share: ranked items, usage, truncation."""
+
+from typing import TypedDict
+
+from brew_serve.ranking.scoring import Ranking
+from brew_serve.schemas.rank import RankedItem, Truncated, Usage
+
+__all__ = ["RankingFields", "ranking_fields"]
+
+
+class RankingFields(TypedDict):
+    """Fields of `RankResponse` and of `NearlineRanking`."""
+
+    ranking: list[RankedItem]
+    usage: Usage
+    truncated: Truncated
+
+
+def ranking_fields(ranking: Ranking, top_k: int | None) -> RankingFields:
+    """Convert a ranking to the fields of a response.
+
+    Args:
+        ranking: Best candidate first.
+        top_k: Number of candidates to return; None returns all. `usage` counts all scored candidates.
+    """
+    return {
+        "ranking": [
+            RankedItem(id=candidate.id, score=candidate.score, probabilities=candidate.probabilities)
+            for candidate in ranking.candidates[:top_k]
+        ],
+        "usage": Usage(prompt_tokens=ranking.prompt_tokens, candidates=len(ranking.candidates)),
+        "truncated": Truncated(
+            turns_dropped=ranking.prefix.turns_dropped,
+            head_tokens_dropped=ranking.prefix.tokens_dropped,
+            candidates=ranking.tokens_dropped,
+        ),
+    }

@@ -1,0 +1,48 @@
+"""Responses of the operators' routes: health, and which model versions serve."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["FleetStatus", "Health", "VersionStatus"]
+
+
+class Health(BaseModel):
+    """The service is healthy."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "version": 3}]})
+    status: str
+    version: int = Field(description="the model version that answers")
+
+
+class VersionStatus(BaseModel):
+    """A model version that is deployed, starting or being removed."""
+
+    version: int
+    role: Literal["production", "canary", "shadow", "none"] = Field(description="none: starting or being removed")
+    share: float = Field(description="of the members whose requests it gets, 0 to 1")
+    replicas: int = Field(description="that answer now")
+    state: Literal["starting", "up", "failed", "leaving"]
+
+
+class FleetStatus(BaseModel):
+    """The model versions that serve."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "brew360",
+                    "alias": "production",
+                    "versions": [
+                        {"version": 3, "role": "production", "share": 1.0, "replicas": 2, "state": "up"},
+                        {"version": 4, "role": "canary", "share": 0.05, "replicas": 1, "state": "up"},
+                    ],
+                }
+            ]
+        }
+    )
+
+    model: str
+    alias: str = Field(description="of the registry, that the service follows")
+    versions: list[VersionStatus]
