@@ -42,7 +42,8 @@ class Split:
         until = int(timestamps[-1])
         if config.validation:
             until = train_until
-            train_until = _cut(timestamps[timestamps <= until], config)
+            earlier = timestamps[timestamps <= until]
+            train_until = _cut(earlier, config) if len(earlier) else until
         if not timestamps[0] <= train_until < until:
             raise UserError(f"split {config} leaves no rows on one side of the cut; move the cut.")
         return Split(train_until=train_until, until=until)

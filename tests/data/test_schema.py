@@ -1,0 +1,169 @@
+"""Tables: what `Tables` refuses, in which words, and the round trip through Parquet."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from brew_data.schema import TIMESTAMP, Tables, micros, read_tables, write_tables
+from brew_platform.errors import DataError
+
+
+def tables(**changes: pa.Table | None) -> Tables:
+    """Two members, two entities and three interactions."""
+    parts: dict[str, pa.Table | None] = {
+        "members": pa.table(
+            {
+                "member_id": ["m1", "m2"],
+                "profile": [{"title": "nurse"}, {"title": None}],
+                "locale": ["en", "de"],
+                "opted_out": [False, True],
+            }
+        ),
+        "entities": pa.table(
+            {
+                "entity_id": ["e1", "e2"],
+                "entity_type": ["job", "post"],
+                "created_at": pa.array([0, 5], TIMESTAMP),
+                "fields": [{"title": "clerk"}, {"title": "words"}],
+            }
+        ),
+        "interactions": pa.table(
+            {
+                "interaction_id": [1, 2, 3],
+                "member_id": ["m1", "m2", "m1"],
+                "entity_id": ["e1", "e1", "e2"],
+                "surface": ["jobs", "jobs", "feed"],
+                "action": ["apply", "skip", "like"],
+                "timestamp": pa.array([10, 10, 20], TIMESTAMP),
+            }
+        ),
+        "oracle": pa.table({"interaction_id": [1, 2, 3], "probability": [0.5, 0.25, 0.0]}),
+    }
+    return Tables(**(parts | changes))  # type: ignore[arg-type]
+
+
+def with_column(table: pa.Table, name: str, values: list | pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+COLUMNS = [
+    (name, column)
+    for name in ["members", "entities", "interactions", "oracle"]
+    for column in getattr(tables(), name).column_names
+]
+
+
+@pytest.mark.parametrize(("name", "column"), COLUMNS)
+def test_a_missing_column_is_refused_by_name(name: str, column: str) -> None:
+    table = getattr(tables(), name)
+    with pytest.raises(DataError, match=rf"table {name}: column '{column}' is missing.*Write the columns .*{column}"):
+        tables(**{name: table.drop([column])})
+
+
+@pytest.mark.parametrize(("name", "column"), COLUMNS)
+def test_a_column_of_another_type_is_refused_with_the_type_that_is_needed(name: str, column: str) -> None:
+    table = getattr(tables(), name)
+    needed = "a struct of strings" if column in ("profile", "fields") else str(table.schema.field(column).type)
+    wrong = pa.array([b"x"] * table.num_rows)
+    with pytest.raises(DataError) as refusal:
+        tables(**{name: with_column(table, column, wrong)})
+    assert f"table {name}: column {column!r} is binary, but {needed} is needed" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "column"), COLUMNS)
+def test_a_null_is_refused_with_the_number_of_nulls(name: str, column: str) -> None:
+    table = getattr(tables(), name)
+    values = pa.array([*table[column].to_pylist()[:-1], None], table.schema.field(column).type)
+    with pytest.raises(DataError, match=f"table {name}: column '{column}' has 1 empty values. Fill them"):
+        tables(**{name: with_column(table, column, values)})
+
+
+def test_a_timestamp_without_time_zone_or_of_another_unit_is_refused() -> None:
+    good = tables().interactions
+    for other in [pa.timestamp("us"), pa.timestamp("ms", tz="UTC")]:
+        changed = with_column(good, "timestamp", pa.array([1, 2, 3], other))
+        with pytest.raises(
+            DataError, match=r"'timestamp' is timestamp.* but timestamp\[us, tz=UTC\] is needed. Cast it"
+        ):
+            tables(interactions=changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("members", "member_id", ["m1", "m1"]),
+        ("entities", "entity_id", ["e1", "e1"]),
+        ("interactions", "interaction_id", [1, 2, 1]),
+    ],
+)
+def test_a_repeated_id_is_refused(name: str, key: str, values: list) -> None:
+    with pytest.raises(DataError, match=f"table {name}: {key} is repeated.*Remove the repeated rows"):
+        tables(**{name: with_column(getattr(tables(), name), key, values)})
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "owner"),
+    [("member_id", ["m1", "m9", "m8"], "members"), ("entity_id", ["e1", "m9", "e2"], "entities")],
+)
+def test_an_interaction_of_an_unknown_id_is_refused_with_its_first_row(key: str, values: list, owner: str) -> None:
+    with pytest.raises(DataError, match=f"row 1 names {key} 'm9', which the {owner} table does not have"):
+        tables(interactions=with_column(tables().interactions, key, values))
+
+
+def test_rows_out_of_order_are_refused_and_equal_moments_are_not() -> None:
+    good = tables().interactions
+    assert micros(good).to_pylist() == [10, 10, 20]
+    with pytest.raises(DataError, match="rows are not sorted by timestamp; sort them"):
+        tables(interactions=good.take([2, 0, 1]))
+
+
+def test_rows_out_of_order_are_found_between_chunks() -> None:
+    good = tables().interactions
+    with pytest.raises(DataError, match="not sorted by timestamp"):
+        tables(interactions=pa.concat_tables([good.slice(2), good.slice(0, 2)]))
+
+
+def test_no_interactions_and_no_oracle_are_accepted() -> None:
+    empty = tables(interactions=tables().interactions.slice(0, 0), oracle=None)
+    assert empty.interactions.num_rows == 0
+
+
+@pytest.mark.parametrize("change", [lambda t: t, lambda t: replace(t, oracle=None)])
+def test_tables_are_equal_after_a_round_trip_through_parquet(tmp_path: Path, change: Callable) -> None:
+    written = change(tables())
+    write_tables(written, tmp_path / "made" / "tables")
+    read = read_tables(tmp_path / "made" / "tables")
+    assert read == written
+    assert micros(read.interactions).to_pylist() == [10, 10, 20]
+    assert read.members["profile"].to_pylist() == [{"title": "nurse"}, {"title": None}]
+
+
+@pytest.mark.parametrize("name", ["members", "entities", "interactions"])
+def test_a_missing_file_is_refused_by_path(tmp_path: Path, name: str) -> None:
+    write_tables(tables(), tmp_path)
+    (tmp_path / f"{name}.parquet").unlink()
+    with pytest.raises(DataError, match=rf"{name}\.parquet does not exist: a folder of tables needs {name}\.parquet"):
+        read_tables(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["members", "entities", "interactions", "oracle"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_truncated_file_is_refused_by_path(tmp_path: Path, name: str, share: float) -> None:
+    write_tables(tables(), tmp_path)
+    path = tmp_path / f"{name}.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=rf"{name}\.parquet cannot be read as Parquet .* Write it again"):
+        read_tables(tmp_path)
+
+
+def test_files_that_are_readable_but_inconsistent_are_refused(tmp_path: Path) -> None:
+    write_tables(tables(), tmp_path / "a")
+    other = with_column(tables().members, "member_id", ["x1", "x2"])
+    write_tables(tables(members=other, interactions=tables().interactions.slice(0, 0)), tmp_path / "b")
+    (tmp_path / "b" / "members.parquet").rename(tmp_path / "a" / "members.parquet")
+    with pytest.raises(DataError, match="row 0 names member_id 'm1', which the members table does not have"):
+        read_tables(tmp_path / "a")
