@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,17 +41,63 @@ def test_imports_run_one_way(area: str) -> None:
         assert imported_areas(file) <= allowed, f"{file.relative_to(ROOT)} imports an area above its own"
 
 
-def test_inside_serving_imports_run_one_way_too() -> None:
-    """Engines know nothing of who asks; what answers a request in one process knows nothing of fleets and queues."""
+def test_serving_folders_import_one_way() -> None:
+    """Schemas and engines are leaves, and ranking depends on neither HTTP nor the deployment."""
     serve = ROOT / "serve/brew_serve"
-    for file in (serve / "engines").glob("*.py"):
-        assert imported_folders(file) <= {"engines"}, file
-    together = {"app.py", "app_config.py", "client.py"}  # what is put together of all of them, or speaks to all
-    for file in serve.glob("*.py"):
-        assert file.name in together or imported_folders(file) <= {"", "engines"}, file
-    for folder, below in {"batch": {"nearline"}, "nearline": set(), "fleet": {"nearline"}}.items():
-        for file in (serve / folder).glob("*.py"):
-            assert imported_folders(file) <= {"", "engines", folder, *below}, file
+    allowed = {
+        "schemas": {"schemas"},
+        "engines": {"engines"},
+        "stores": {"stores", ""},
+        "context": {"context", "stores", ""},
+        "ranking": {"ranking", "engines", "context", "schemas", ""},
+        "http": {"http", "ranking", "engines", "context", "schemas", "nearline", ""},
+    }
+    for folder, folders in allowed.items():
+        files = list((serve / folder).rglob("*.py"))
+        assert files
+        for file in files:
+            assert imported_folders(file) <= folders, f"{file.relative_to(ROOT)} imports a folder above its own"
+    leaves = {"errors.py": set(), "metrics.py": {"engines"}, "version.py": {"engines"}}
+    for name, folders in leaves.items():
+        assert imported_folders(serve / name) <= folders, name
+
+
+def test_no_modules_import_each_other_in_a_cycle() -> None:
+    """Over all areas, by the imports that run when a module is imported."""
+    files = {}
+    for area in (ROOT / name / f"brew_{name}" for name in [*ORDER, "evaluation"]):
+        for file in area.rglob("*.py"):
+            parts = file.relative_to(area.parent).with_suffix("").parts
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    graph = {
+        name: {target for target in imported_at_import(file, set(files)) if target != name}
+        for name, file in files.items()
+    }
+    assert len(graph) > 100
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+def imported_at_import(file: Path, modules: set[str]) -> set[str]:
+    """Return the modules that `file` imports outside functions and `if TYPE_CHECKING`."""
+    found: set[str] = set()
+    nodes: list[ast.AST] = list(ast.parse(file.read_text()).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (below & modules) or {node.module}
+        nodes += ast.iter_child_nodes(node)
+    return found & modules
 
 
 def test_serving_never_imports_training_code() -> None:
