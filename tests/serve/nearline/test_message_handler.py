@@ -98,7 +98,7 @@ def test_what_a_job_itself_is_wrong_about_kills_it_alone_and_can_be_mended(plane
     assert {id_: letter.error[:33] for id_, letter in letters.items()} == {
         "event:2": "candidate 'p9' is unknown here; s",
         "event:3": "surface 'moon' is unknown; this m",
-        "event:4": "task job_apply ranks entities of ",
+        "event:4": "surface jobs shows entities of ty",
         "event:5": "member 'gone' is unknown here, or",
         "rank:s": "task post_interest ranks entities",
     }

@@ -1,0 +1,127 @@
+"""Follows docs/how-to/add-an-engine.md: builds the package in a temporary folder and scores a request with it."""
+
+import math
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.tokenizer import train_tokenizer
+from brew_platform.config import load_config
+from brew_platform.errors import ConfigError, UserError
+from brew_serve.engines.base import Engine, Sampling
+from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.registry import create_engine, engine_kinds
+from brew_serve.ranking.scoring import Scorer
+from brew_serve.version import LoadedVersion
+
+from ..serve.engines import test_engines as contract
+
+JOBS = [(f"job{i}", Entity(entity_type="job", fields={"title": title})) for i, title in enumerate(("nurse", "cook"))]
+
+
+@pytest.fixture
+def package(page_files: Callable[[str, Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package of the page, on sys.path with the metadata that `pip install` writes."""
+    folder = page_files("docs/how-to/add-an-engine.md", tmp_path / "package")
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    metadata = folder / "brew_bigram-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    [(group, entries)] = project["entry-points"].items()
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "brew_bigram"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> LoadedVersion:
+    """One task, and a model folder with a random bigram table."""
+    suite = TaskSuite(
+        name="tiny",
+        profile=["{title}"],
+        entities={"job": ["{title}"]},
+        surfaces=[
+            Surface(
+                name="jobs",
+                entity_type="job",
+                question=["job"],
+                actions=[Action(name="apply", label="apply"), Action(name="skip", label="skip")],
+            )
+        ],
+        tasks=[
+            TaskSpec(
+                name="job_apply",
+                surface="jobs",
+                instruction="Predict whether the member applies.",
+                positive=["apply"],
+                history=HistoryPolicy(surfaces=["jobs"], max_interactions=4, hop=2),
+            )
+        ],
+    )
+    tokenizer = train_tokenizer(
+        ["job nurse apply", "job cook skip", "Predict whether the member applies."] * 50, vocabulary_size=320
+    )
+    size = tokenizer.vocabulary_size
+    folder = tmp_path / "version"
+    folder.mkdir()
+    np.save(folder / "bigram.npy", np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
+    return LoadedVersion(
+        folder=folder,
+        suite=suite,
+        compiler=PromptCompiler(suite, tokenizer, PromptFormat(context_length=384)),
+        engine=EngineConfig(max_model_len=384),
+    )
+
+
+@pytest.fixture
+def engine(package: Path, version: LoadedVersion) -> Engine:
+    recipe = yaml.safe_load((package / "recipe.yaml").read_text())["engine"]
+    return create_engine(version.folder, load_config(EngineConfig, recipe, {"max_model_len": 384}))
+
+
+async def test_the_engine_of_the_page_ranks_candidates(engine: Engine, version: LoadedVersion) -> None:
+    assert "bigram" in engine_kinds()
+    scorer = Scorer(engine, version.compiler)
+    past = [Past(entity=JOBS[0][1], surface="jobs", action="apply", timestamp=1)]
+    ranking = await scorer.rank(version.suite.task("job_apply"), {"title": "nurse"}, past, JOBS)
+    assert {candidate.id for candidate in ranking.candidates} == {"job0", "job1"}
+    prompt = scorer.compile_prompts(version.suite.task("job_apply"), {"title": "nurse"}, past, JOBS)
+    last = prompt.questions[0][0][-1]
+    table = np.load(version.folder / "bigram.npy").astype(float)
+    apply, skip = (
+        table[last, version.compiler.labels(version.suite.task("job_apply"))[name][0]] for name in ("apply", "skip")
+    )
+    for candidate in ranking.candidates:  # every question ends with the same token
+        assert candidate.score == pytest.approx(1 / (1 + math.exp(skip - apply)), abs=1e-6)
+
+
+async def test_the_engine_of_the_page_keeps_the_contract(engine: Engine, version: LoadedVersion) -> None:
+    await contract.test_probabilities_of_the_whole_vocabulary_sum_to_one(engine, version)
+    await contract.test_the_answer_follows_the_order_of_the_wanted_ids(engine)
+    await contract.test_the_longest_prompt_is_answered_and_a_longer_one_refused(engine, version)
+    await contract.test_what_no_model_can_answer_is_refused(engine)
+    before = engine.usage
+    text = await engine.generate([2, 30], Sampling(max_tokens=6, temperature=0))
+    assert (len(text.ids), text.finish) == (6, "length")
+    assert engine.usage.prompts == before.prompts + 1
+    [first] = await engine.next_token_logprobs([2, 30], text.ids[:1])
+    assert text.logprobs[0] == first
+    with pytest.raises(UserError, match="greedily only"):
+        await engine.generate([2], Sampling(max_tokens=2))
+
+
+def test_an_unknown_engine_is_refused_with_the_installed_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.kind is 'bigrm', but .* \(installed: .*torch, vllm\)"):
+        create_engine(tmp_path, EngineConfig(kind="bigrm"))
