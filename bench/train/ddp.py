@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from bench.train.job import Stopwatch, read_job
 from bench.train.ours import config_for
-from bench.train.workload import CONTEXT, VOCABULARY, open_workload
+from bench.train.workload import SHAPE, open_workload
 from torch.nn.parallel import DistributedDataParallel
 
 from brew_train.distributed.context import DistributedContext
@@ -34,7 +34,7 @@ def main() -> None:
         context = replace(sharded, mesh=None, replicas=sharded.size)
         config = config_for(workload, job, workers=context.size)
         (stage,) = config.stages
-        model = build_model(config.model, vocabulary_size=VOCABULARY, context_length=CONTEXT)
+        model = build_model(config.model, SHAPE)
         shard(model, context, config.sharding)
         materialize(model, config.model, context, seed=config.seed)
         model.train()

@@ -17,7 +17,7 @@ import psutil
 from bench.train.job import Job, read_job
 from bench.train.ours import STAGE, config_for
 from bench.train.recovery import PlannedKill, bitwise_kills, plan_kills, recoveries
-from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
+from bench.train.workload import SHAPE, Workload, open_workload
 
 from brew_cluster.ray.local_ray import local_ray
 from brew_platform.errors import DataError
@@ -135,7 +135,7 @@ def main() -> None:
 def train_on_ray(workload: Workload, job: Job, out: Path) -> None:
     """One run, as `brew360 train` starts it."""
     config = replace(config_for(workload, job, workers=WORKERS), max_failures=10 * job.options["kills"])
-    run_on_ray(config, bins={STAGE: workload.bins}, out=out, vocabulary_size=VOCABULARY, context_length=CONTEXT)
+    run_on_ray(config, bins={STAGE: workload.bins}, out=out, shape=SHAPE)
 
 
 def summary(workload: Workload, job: Job, kills: list[dict[str, Any]]) -> dict[str, Any]:

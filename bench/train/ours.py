@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from bench.train.job import Job, Stopwatch, read_job
-from bench.train.workload import CONTEXT, VOCABULARY, Workload, open_workload
+from bench.train.workload import SHAPE, Workload, open_workload
 
 from brew_train.config import ModelConfig, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
+from brew_train.run_context import RunContext
 
 STAGE = "bench"
 
@@ -40,12 +41,13 @@ def main() -> None:
     with DistributedContext.from_torchrun() as context:
         train(
             config_for(workload, job, workers=context.size),
-            bins={STAGE: workload.bins},
-            out=Path(job.out) / "run",
-            vocabulary_size=VOCABULARY,
-            context_length=CONTEXT,
-            context=context,
-            on_step=on_step,
+            RunContext(
+                bins={STAGE: workload.bins},
+                out=Path(job.out) / "run",
+                shape=SHAPE,
+                distributed=context,
+                on_step=on_step,
+            ),
         )
         if context.rank == 0:
             watch.answer(

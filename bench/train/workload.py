@@ -26,12 +26,14 @@ from transformers.utils import logging
 from brew_data.packed_bins.packing import pack
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.files import replace_atomically
+from brew_train.config import ModelShape
 from brew_train.inputs.bin_reader import BinReader
 
-__all__ = ["CONTEXT", "VOCABULARY", "Workload", "make_workload", "open_workload"]
+__all__ = ["CONTEXT", "SHAPE", "VOCABULARY", "Workload", "make_workload", "open_workload"]
 
 CONTEXT = 1024  # tokens in a bin
 VOCABULARY = 1024  # ids
+SHAPE = ModelShape(vocabulary_size=VOCABULARY, context_length=CONTEXT)
 SHORTEST, LONGEST = 150, 900  # tokens of a document, uniformly: the prompts of one member (benchmarks: 150 to 900)
 SEED = 20
 # 1,117,312 parameters: the product's default width, depth and heads, with narrower experts
@@ -78,7 +80,7 @@ class Workload:
 
     def reader(self) -> BinReader:
         """The bins, by id."""
-        return BinReader(self.bins, vocabulary_size=VOCABULARY, context_length=CONTEXT)
+        return BinReader(self.bins, SHAPE)
 
     def documents(self) -> list[list[int]]:
         """Token ids of all documents, in the order of the bins."""

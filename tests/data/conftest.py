@@ -2,7 +2,7 @@
 
 import pytest
 
-from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import TaskSuite, load_suite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 
@@ -22,11 +22,3 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def compiler(suite: TaskSuite, tokenizer: Tokenizer) -> PromptCompiler:
     return PromptCompiler(suite, tokenizer, PromptFormat(context_length=512, head_tokens=128, question_tokens=64))
-
-
-def job(title: str = "nurse", **fields: object) -> Entity:
-    return Entity(entity_type="job", fields={"title": title, **fields})
-
-
-def past(time: int, action: str = "apply", **fields: object) -> Past:
-    return Past(entity=job(**fields), surface="jobs", action=action, timestamp=time)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brew_data.corpora.preference_file import Preference, read_preferences
-from brew_data.corpora.preferences import Pair, build_pairs, compile_preference, synthetic_pairs
+from brew_data.corpora.preferences import Pair, build_pairs, compile_preference, pairs_from_interactions
 from brew_data.prompts.compiler import Past, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import CONTROL_TOKENS, Tokenizer
@@ -24,6 +24,7 @@ from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split
 from brew_platform.errors import DataError, UserError
+from brew_train.config import ModelShape
 from brew_train.inputs.bin_reader import BinReader
 
 ROWS = [
@@ -58,7 +59,7 @@ def pair(prompt: int, chosen: int, rejected: int, number: int = 0) -> Pair:
 
 def test_a_row_becomes_two_chats_that_differ_in_their_answer(compiler: PromptCompiler, tmp_path: Path) -> None:
     plan = build_pairs(jsonl(tmp_path / "a.jsonl", ROWS), compiler, tmp_path / "bins")
-    reader = BinReader(tmp_path / "bins", vocabulary_size=plan.vocabulary_size, context_length=512)
+    reader = BinReader(tmp_path / "bins", ModelShape(vocabulary_size=plan.vocabulary_size, context_length=512))
     assert (reader.kind, reader.n_bins, plan.n_pairs, plan.n_documents, plan.n_skipped) == ("pairs", 1, 2, 4, 0)
     assert json.loads((tmp_path / "bins" / "plan.json").read_text())["kind"] == "pairs"
     documents, answers = [], []
@@ -137,7 +138,7 @@ def test_every_pair_is_packed_once_side_by_side(
         on_progress=lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (plan.n_bins, plan.n_bins)
-    reader = BinReader(tmp_path, vocabulary_size=plan.vocabulary_size, context_length=160)
+    reader = BinReader(tmp_path, ModelShape(vocabulary_size=plan.vocabulary_size, context_length=160))
     found = {}
     for bin_id in range(reader.n_bins):
         bin_ = reader[bin_id]
@@ -229,7 +230,7 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
     tables: Tables, split: Split, compiler: PromptCompiler, tmp_path: Path
 ) -> None:
     compiler = PromptCompiler(compiler.suite, compiler.tokenizer, PromptFormat(context_length=1024))
-    made = synthetic_pairs(tables, compiler, split, count=300, seed=1)
+    made = pairs_from_interactions(tables, compiler, split, count=300, seed=1)
     rows = {row["interaction_id"]: row for row in tables.interactions.to_pylist()}
     times = dict(zip(rows, micros(tables.interactions).to_pylist(), strict=True))
     records, cut, shown = Records(tables), 0, 0
@@ -238,7 +239,7 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
         asked = int(one.origin.removeprefix("interaction "))
         assert times[asked] <= split.train_until
         profile = records.profiles[rows[asked]["member_id"]]  # there is none of who opted out
-        task = compiler.suite.by_surface[rows[asked]["surface"]]
+        task = compiler.suite.tasks_of(rows[asked]["surface"])[0]
         labels = {action: list(ids) for action, ids in compiler.labels(task).items()}
         longest = max(map(len, labels.values()))
         assert one.chosen.tolist() == labels.pop(rows[asked]["action"])
@@ -273,7 +274,7 @@ def test_pairs_are_the_same_for_a_seed_and_know_nothing_of_the_oracle(
     made, again, other = (
         [
             (p.origin, p.prompt.tolist(), p.chosen.tolist())
-            for p in synthetic_pairs(source, compiler, split, count=50, seed=s)
+            for p in pairs_from_interactions(source, compiler, split, count=50, seed=s)
         ]
         for source, s in [(tables, 1), (replace(tables, oracle=None), 1), (tables, 2)]
     )
@@ -284,8 +285,8 @@ def test_pairs_are_the_same_for_a_seed_and_know_nothing_of_the_oracle(
 def test_more_pairs_than_there_are_interactions_are_refused(
     tables: Tables, split: Split, compiler: PromptCompiler
 ) -> None:
-    with pytest.raises(UserError, match=r"9999999 preference pairs are asked for, but the training part holds \d+"):
-        synthetic_pairs(tables, compiler, split, count=9_999_999, seed=0)
+    with pytest.raises(UserError, match=r"9999999 preference pairs are requested, but the training part holds \d+"):
+        pairs_from_interactions(tables, compiler, split, count=9_999_999, seed=0)
 
 
 def test_with_more_than_two_actions_the_rejected_one_is_any_other(tokenizer: Tokenizer) -> None:
@@ -312,6 +313,6 @@ def test_with_more_than_two_actions_the_rejected_one_is_any_other(tokenizer: Tok
         ),
     )
     compiler = PromptCompiler(load_suite("movielens"), tokenizer, PromptFormat(context_length=512, head_tokens=128))
-    made = synthetic_pairs(movies, compiler, Split(train_until=count, until=count + 1), count=count, seed=0)
+    made = pairs_from_interactions(movies, compiler, Split(train_until=count, until=count + 1), count=count, seed=0)
     answers = {side: {tokenizer.decode(getattr(p, side)) for p in made} for side in ("chosen", "rejected")}
     assert answers == {"chosen": {"4"}, "rejected": {"1", "2", "3", "5"}}

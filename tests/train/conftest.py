@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
@@ -32,11 +32,11 @@ def alone() -> DistributedContext:
 
 
 @pytest.fixture
-def new_model(sizes: dict[str, int], alone: DistributedContext) -> Callable[..., RankingLM]:
+def new_model(shape: ModelShape, alone: DistributedContext) -> Callable[..., RankingLM]:
     """A whole model of one process, with fresh weights of a seed."""
 
     def make(config: ModelConfig, seed: int = 0) -> RankingLM:
-        model = build_model(config, **sizes)
+        model = build_model(config, shape)
         shard(model, alone, ShardingConfig())
         materialize(model, config, alone, seed=seed)
         return model
@@ -73,8 +73,8 @@ def config() -> TrainConfig:
 
 
 @pytest.fixture
-def sizes() -> dict[str, int]:
-    return {"vocabulary_size": VOCABULARY, "context_length": CONTEXT}
+def shape() -> ModelShape:
+    return ModelShape(vocabulary_size=VOCABULARY, context_length=CONTEXT)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def run_processes(tmp_path: Path) -> Callable[..., Sequence[int]]:
                     "bins": {name: str(folder) for name, folder in bins.items()},
                     "evaluation": {name: str(folder) for name, folder in (evaluation or {}).items()},
                     "out": str(out),
-                    "sizes": {"vocabulary_size": VOCABULARY, "context_length": CONTEXT},
+                    "shape": {"vocabulary_size": VOCABULARY, "context_length": CONTEXT},
                     "die_at": die_at,
                 }
             )

@@ -20,15 +20,30 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.manifest import Checkpoint
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig
+from brew_train.checkpoints.state import CheckpointState
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.inputs.bin_order import BinOrderState
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 from brew_train.model.sharding import micro_step, shard
 from brew_train.objectives.base import make_objective
+from brew_train.train_state import TrainState
 
-SIZES = {"vocabulary_size": 50, "context_length": 64}
+
+def state_of(average_weight: float | None) -> CheckpointState:
+    return CheckpointState(
+        stage="cpt",
+        train_state=TrainState(),
+        position=BinOrderState(plan_hash="a" * 64),
+        seed=0,
+        optimizer=[],
+        average_weight=average_weight,
+    )
+
+
+SHAPE = ModelShape(vocabulary_size=50, context_length=64)
 FRESH = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)
 EXPERTS = {"fresh": (16, 16, 4), "inner": (16, 9, 4), "padded": (18, 9, 3)}  # hidden size, experts' width, experts
 
@@ -43,7 +58,7 @@ class Run:
     bins: list[Bin]
 
     def __post_init__(self) -> None:
-        self.model: RankingLM = build_model(self.config, **SIZES)
+        self.model: RankingLM = build_model(self.config, SHAPE)
         shard(self.model, self.context, self.sharding)
         materialize(self.model, self.config, self.context, seed=5)
         self.model.train()
@@ -159,7 +174,7 @@ def largest_tensors(configs: dict[str, ModelConfig], context: DistributedContext
     """Bytes of the largest tensor that making the weights took, of the largest parameter, and of the largest shard."""
     found = {}
     for name in ("fresh", "inner"):
-        model = build_model(configs[name], **SIZES)
+        model = build_model(configs[name], SHAPE)
         shard(model, context, ShardingConfig())
         with Largest() as allocated:
             materialize(model, configs[name], context, seed=5)
@@ -250,7 +265,7 @@ def checkpoint_and_export(context: DistributedContext, bins: list[Bin], out: Pat
     for name, parameter in run.model.named_parameters():
         tensors |= {f"model.{name}": parameter.detach(), f"z.{name}": parameter.detach() * 3 + 1}
     save(tensors, checkpoint_id=out / "checkpoint")
-    checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state={"average_weight": 0.25})
+    checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state=state_of(0.25).as_dict())
     export(checkpoint, run.model.lm.config, out / "export", context, max_file_bytes=10_000)
     expected = {
         name.removeprefix("lm."): torch.lerp(weight, weight * 3 + 1, 0.25) for name, weight in run.weights().items()

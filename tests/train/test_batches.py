@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brew_platform.errors import DataError, UserError
+from brew_train.config import ModelShape
 from brew_train.inputs.batches import Bin, collate
 from brew_train.inputs.bin_order import BinOrder, BinOrderState
 from brew_train.inputs.bin_reader import BinReader
@@ -42,8 +44,8 @@ def test_collating_two_bins_by_hand() -> None:
     assert batch.tokens == 7
 
 
-def test_reading_what_was_written(bins: dict[str, Path], sizes: dict[str, int]) -> None:
-    reader = BinReader(bins["cpt"], **sizes)
+def test_reading_what_was_written(bins: dict[str, Path], shape: ModelShape) -> None:
+    reader = BinReader(bins["cpt"], shape)
     rows = pa.concat_tables([pq.read_table(file) for file in sorted(bins["cpt"].glob("*.parquet"))]).to_pylist()
     assert reader.n_bins == len(rows) == 12
     for row in rows:
@@ -54,14 +56,14 @@ def test_reading_what_was_written(bins: dict[str, Path], sizes: dict[str, int]) 
 
 
 def test_bins_are_read_by_row_groups_and_the_cache_forgets(
-    bins: dict[str, Path], sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    bins: dict[str, Path], shape: ModelShape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = BinReader(bins["cpt"], **sizes)
+    reader = BinReader(bins["cpt"], shape)
     wanted = [reader[bin_id].input_ids.tolist() for bin_id in range(12)]
     for file in bins["cpt"].glob("*.parquet"):
         pq.write_table(pq.read_table(file), file, row_group_size=2)
     monkeypatch.setattr("brew_train.inputs.bin_reader.CACHE_BYTES", 1)
-    reader = BinReader(bins["cpt"], **sizes)
+    reader = BinReader(bins["cpt"], shape)
     for bin_id in [11, 0, 5, 6, 3, 0, 11]:
         assert reader[bin_id].input_ids.tolist() == wanted[bin_id]
         assert len(reader._cache) == 1
@@ -125,17 +127,17 @@ def leave_one_document_alone(folder: Path) -> None:
     ],
 )
 def test_bad_bins_are_refused_in_one_sentence(
-    bins: dict[str, Path], sizes: dict[str, int], damage: Callable[[Path], object], error: type[UserError], text: str
+    bins: dict[str, Path], shape: ModelShape, damage: Callable[[Path], object], error: type[UserError], text: str
 ) -> None:
     damage(bins["cpt"])
     with pytest.raises(error, match=text):
-        BinReader(bins["cpt"], **sizes).verify()
+        BinReader(bins["cpt"], shape).verify()
 
 
-def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], sizes: dict[str, int]) -> None:
+def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], shape: ModelShape) -> None:
     change_plan(vocabulary_size=50)(bins["cpt"])
     with pytest.raises(DataError, match="token ids from 0 to 96, but the model knows 0 to 49"):
-        BinReader(bins["cpt"], **(sizes | {"vocabulary_size": 50})).verify()
+        BinReader(bins["cpt"], replace(shape, vocabulary_size=50)).verify()
 
 
 @given(

@@ -22,7 +22,7 @@ import torch
 from brew_platform.errors import StorageError, UserError
 from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.ledger import LedgerStep, audit
-from brew_train.checkpoints.manifest import MANIFEST, peek
+from brew_train.checkpoints.manifest import MANIFEST, peek_checkpoint
 from brew_train.distributed.context import DistributedContext
 
 
@@ -70,7 +70,9 @@ def test_the_newest_is_read_back_and_retention_keeps_two(checkpointer: Checkpoin
     assert (found.step, found.state) == (3, {"k": 1 / 3})
     assert found == checkpointer.wait()
     assert torch.equal(held(checkpointer)[1], values(3)["model.w"])
-    assert peek(checkpointer.root) == {"k": 1 / 3}
+    found = peek_checkpoint(checkpointer.root)
+    assert found is not None
+    assert found.state == {"k": 1 / 3}
 
 
 def test_a_checkpoint_holds_the_values_of_its_moment(tmp_path: Path, alone: DistributedContext) -> None:
@@ -158,7 +160,9 @@ def test_damage_falls_back_to_the_one_before(
     assert step == 2
     assert torch.equal(weights, values(2)["model.w"])
     assert re.search(text, caplog.text) if text else not caplog.records
-    assert peek(checkpointer.root) == {"k": 1 / (3 if damage is flip_a_bit else 2)}  # it does not read contents
+    found = peek_checkpoint(checkpointer.root)
+    assert found is not None
+    assert found.state == {"k": 1 / (3 if damage is flip_a_bit else 2)}  # it does not read contents
 
 
 def test_where_all_are_damaged_nothing_is_started_over(checkpointer: Checkpointer) -> None:
@@ -171,7 +175,7 @@ def test_where_all_are_damaged_nothing_is_started_over(checkpointer: Checkpointe
 
 def test_without_a_checkpoint_there_is_none(tmp_path: Path, alone: DistributedContext) -> None:
     assert Checkpointer(tmp_path / "nothing", keep=1, context=alone).newest() is None
-    assert peek(tmp_path / "nothing") is None
+    assert peek_checkpoint(tmp_path / "nothing") is None
 
 
 def test_a_repeated_step_never_writes_into_the_old_folder(checkpointer: Checkpointer) -> None:

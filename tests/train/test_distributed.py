@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from brew_train.checkpoints.manifest import finished
-from brew_train.config import ShardingConfig, TrainConfig
+from brew_train.config import ModelShape, ShardingConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
+from brew_train.run_context import RunContext
 
 pytestmark = pytest.mark.real
 
@@ -27,7 +28,7 @@ def rows_of(out: Path) -> dict[int, dict[str, float]]:
 def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     config: TrainConfig,
     bins: dict[str, Path],
-    sizes: dict[str, int],
+    shape: ModelShape,
     alone: DistributedContext,
     tmp_path: Path,
     run_processes: Callable[..., list[int]],
@@ -41,7 +42,7 @@ def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     assert list(whole) == list(range(1, 11))
 
     # one process computes the same loss from the same bins
-    train(config, bins=bins, out=tmp_path / "one", context=alone, **sizes)
+    train(config, RunContext(bins=bins, out=tmp_path / "one", shape=shape, distributed=alone))
     for step, row in rows_of(tmp_path / "one").items():
         assert [row[key] for key in measured] == pytest.approx([whole[step][key] for key in measured], abs=1e-5)
 
@@ -66,7 +67,7 @@ def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with caplog.at_level(logging.INFO, logger="brew_train"):
-        train(config, bins=bins, out=tmp_path / "reshard", context=alone, **sizes)
+        train(config, RunContext(bins=bins, out=tmp_path / "reshard", shape=shape, distributed=alone))
     assert "__1_0.distcp has another content" in caplog.text
     assert f"from {before}" in caplog.text
     for step, row in rows_of(tmp_path / "reshard").items():

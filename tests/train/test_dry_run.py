@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,11 @@ from rich.console import Console
 
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.diagnostics.dry_run import DryRun, dry_run
 from brew_train.model.model import build_model
 
-SIZES = {"vocabulary_size": 96, "context_length": 64}
+SHAPE = ModelShape(vocabulary_size=96, context_length=64)
 SMALL = TrainConfig(
     model=ModelConfig(
         hidden_size=32, intermediate_size=64, layers=3, heads=2, kv_heads=1, experts=4, tie_embeddings=False
@@ -36,7 +36,7 @@ WORKER = """
 import json, sys
 import numpy as np
 from brew_train.inputs.batches import Bin
-from brew_train.config import ModelConfig
+from brew_train.config import ModelConfig, ModelShape
 from brew_train.config import ShardingConfig
 from brew_train.config import StageConfig
 from brew_train.diagnostics.memory_tracker import Footprint
@@ -52,26 +52,26 @@ model_config, sharding = ModelConfig(**job["model"]), ShardingConfig(**job["shar
 stage = StageConfig(bins_per_step=2)
 lengths = np.array([40, 24], np.int32)
 row = Bin(input_ids=np.arange(64, dtype=np.int32), doc_lengths=lengths, roles=np.zeros(64, np.uint8))
-with DistributedContext.from_torchrun() as world:
-    model = build_model(model_config, **job["sizes"])
-    shard(model, world, sharding)
-    materialize(model, model_config, world, seed=0)
+with DistributedContext.from_torchrun() as context:
+    model = build_model(model_config, ModelShape(**job["shape"]))
+    shard(model, context, sharding)
+    materialize(model, model_config, context, seed=0)
     optimizer = make_optimizer(model, stage)
     footprint = Footprint()
     footprint.hold([p.to_local() for p in model.parameters()], "parameters")
     held = [t.to_local() for name, t in optimizer.tensors().items() if not name.startswith("model.")]
     footprint.hold(held, "optimizer")
     with footprint:
-        take_step(model, optimizer, stage, [row, row], np.arange(2), world, sharding=sharding)
-    if world.rank == 0:
+        take_step(model, optimizer, stage, [row, row], np.arange(2), context, sharding=sharding)
+    if context.rank == 0:
         print(json.dumps({"peak": vars(footprint.peak()), "sent": vars(footprint.traffic)}))
 """
 
 
 def test_bytes_are_those_of_the_closed_forms() -> None:
     config = replace(SMALL, sharding=replace(SMALL.sharding, replicas=2))
-    run = dry_run(config, gpus=8, bins_per_gpu=1, **SIZES)
-    model = build_model(config.model, **SIZES)
+    run = dry_run(config, gpus=8, bins_per_gpu=1, shape=SHAPE)
+    model = build_model(config.model, shape=SHAPE)
     whole = sum(parameter.numel() for parameter in model.parameters())
     shards = 4
     assert run.size.total == whole
@@ -96,7 +96,7 @@ def test_bytes_are_those_of_the_closed_forms() -> None:
 def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None:
     plain = replace(SMALL, sharding=ShardingConfig(), stages=[StageConfig(bins_per_step=8)])
     kept, resharded, checkpointed = (
-        dry_run(replace(plain, sharding=sharding), gpus=4, **SIZES)
+        dry_run(replace(plain, sharding=sharding), gpus=4, shape=SHAPE)
         for sharding in (
             ShardingConfig(),
             ShardingConfig(reshard_after_forward=True),
@@ -108,7 +108,7 @@ def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None
     assert kept.peak.gathered - resharded.peak.gathered == 2 * LAYER * 2
     assert resharded.kept > 3 * checkpointed.kept
     assert kept.peak.total > resharded.peak.total > checkpointed.peak.total
-    double = dry_run(replace(plain, stages=[StageConfig(bins_per_step=16)]), gpus=4, **SIZES)
+    double = dry_run(replace(plain, stages=[StageConfig(bins_per_step=16)]), gpus=4, shape=SHAPE)
     assert double.tokens == 2 * kept.tokens
     assert double.step == kept.step  # communication does not depend on tokens
     assert double.kept == pytest.approx(2 * kept.kept, rel=0.1)
@@ -116,7 +116,7 @@ def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None
 
 
 def test_padding_is_told() -> None:
-    padded = dry_run(SMALL, gpus=9, bins_per_gpu=1, **SIZES)  # neither 4 experts nor 32 nor 64 divide into 9 parts
+    padded = dry_run(SMALL, gpus=9, bins_per_gpu=1, shape=SHAPE)  # neither 4 experts nor 32 nor 64 divide into 9 parts
     assert padded.padding > 0.4 * padded.parameters
     assert any("more than an even share" in figure for _, figure in padded.rows())
 
@@ -124,11 +124,11 @@ def test_padding_is_told() -> None:
 @pytest.mark.real
 def test_two_real_processes_hold_and_send_what_was_said() -> None:
     config = replace(SMALL, stages=[StageConfig(bins_per_step=2)])
-    said = dry_run(config, gpus=2, **SIZES)
+    said = dry_run(config, gpus=2, shape=SHAPE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    job = json.dumps({"model": vars(config.model), "sharding": vars(config.sharding), "sizes": SIZES})
+    job = json.dumps({"model": vars(config.model), "sharding": vars(config.sharding), "shape": asdict(SHAPE)})
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -156,13 +156,13 @@ def test_impossible_sizes_are_refused_before_anything_is_built(monkeypatch: pyte
     monkeypatch.setattr("brew_train.diagnostics.dry_run.build_model", lambda *_, **__: pytest.fail("built"))
     replicas = replace(SMALL, sharding=ShardingConfig(replicas=2))
     with pytest.raises(ConfigError, match=r"workers=7 is no multiple of train.sharding.replicas=2"):
-        dry_run(replicas, gpus=7, bins_per_gpu=1, **SIZES)
+        dry_run(replicas, gpus=7, bins_per_gpu=1, shape=SHAPE)
     with pytest.raises(ConfigError, match=r"bins_per_step=32, but 64 workers with 2 micro-steps need at least one"):
-        dry_run(SMALL, gpus=64, **SIZES)
+        dry_run(SMALL, gpus=64, shape=SHAPE)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         with pytest.raises(UserError, match="part of a run already"):
-            dry_run(SMALL, gpus=2, **SIZES)
+            dry_run(SMALL, gpus=2, shape=SHAPE)
     finally:
         dist.destroy_process_group()
 
@@ -177,7 +177,9 @@ def table(run: DryRun) -> str:
 def test_mixtral_8x22b_on_256_gpus() -> None:
     job = yaml.safe_load(RECIPE.read_text())
     config = load_config(TrainConfig, job["train"])
-    run = dry_run(config, gpus=256, vocabulary_size=job["vocabulary_size"], context_length=job["context_length"])
+    run = dry_run(
+        config, gpus=256, shape=ModelShape(vocabulary_size=job["vocabulary_size"], context_length=job["context_length"])
+    )
     assert run.size.total == pytest.approx(140.6e9, rel=1e-3)
     assert run.size.active == pytest.approx(39.2e9, rel=1e-2)
     assert run.tokens == 2 * 16_384

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 from brew_train.checkpoints.ledger import audit
-from brew_train.config import TrainConfig
+from brew_train.config import ModelShape, TrainConfig
 from brew_train.ray_launcher import run_on_ray
 from brew_train.telemetry.recorder import read_run
 
@@ -40,7 +40,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_a_preempted_node_is_noticed_lost_and_replaced(
-    cluster: Cluster, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], tmp_path: Path
+    cluster: Cluster, config: TrainConfig, bins: dict[str, Path], shape: ModelShape, tmp_path: Path
 ) -> None:
     second = cluster.add_node(**NODE)
     run = tmp_path / "run"
@@ -51,7 +51,7 @@ def test_a_preempted_node_is_noticed_lost_and_replaced(
 
     def train() -> None:
         try:
-            run_on_ray(elastic, bins=bins, out=run, **sizes)
+            run_on_ray(elastic, bins=bins, out=run, shape=shape)
         except BaseException as error:
             if not done.is_set():
                 failure.append(error)

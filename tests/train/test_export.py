@@ -15,7 +15,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from brew_platform.errors import StorageError
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.manifest import Checkpoint
+from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
+from brew_train.inputs.bin_order import BinOrderState
+from brew_train.train_state import TrainState
+
+
+def state_of(average_weight: float | None) -> CheckpointState:
+    return CheckpointState(
+        stage="cpt",
+        train_state=TrainState(),
+        position=BinOrderState(plan_hash="a" * 64),
+        seed=0,
+        optimizer=[],
+        average_weight=average_weight,
+    )
+
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -48,7 +63,7 @@ def checkpoint_of(lm: PreTrainedModel, folder: Path, *, average_weight: float | 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one process has no process group
         save(tensors, checkpoint_id=folder)
-    return Checkpoint(folder=folder, step=1, state={"average_weight": average_weight})
+    return Checkpoint(folder=folder, step=1, state=state_of(average_weight).as_dict())
 
 
 def tensors_in(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from brew_platform.errors import UserError
 from brew_train.checkpoints.ledger import audit
-from brew_train.config import ModelConfig, TrainConfig
+from brew_train.config import ModelConfig, ModelShape, TrainConfig
 from brew_train.ray_launcher import run_on_ray
 from brew_train.telemetry.goodput import goodput
 from brew_train.telemetry.recorder import read_run
@@ -57,7 +57,7 @@ def kill_one_worker() -> None:
 def test_killed_workers_cost_time_and_nothing_else(
     config: TrainConfig,
     bins: dict[str, Path],
-    sizes: dict[str, int],
+    shape: ModelShape,
     tmp_path: Path,
     run_processes: Callable[..., list[int]],
 ) -> None:
@@ -71,7 +71,7 @@ def test_killed_workers_cost_time_and_nothing_else(
             kill_at.pop(0)
             kill_one_worker()
 
-    result = run_on_ray(long, bins=bins, out=tmp_path / "run", on_metrics=on_metrics, **sizes)
+    result = run_on_ray(long, bins=bins, out=tmp_path / "run", on_metrics=on_metrics, shape=shape)
 
     rows, events = read_run(tmp_path / "run")
     whole, _ = read_run(tmp_path / "whole")
@@ -95,11 +95,11 @@ def test_killed_workers_cost_time_and_nothing_else(
 
 
 def test_what_the_user_got_wrong_comes_through_as_it_was_said(
-    config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, bins: dict[str, Path], shape: ModelShape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # workers run elsewhere: what is named from here must be found there
     tiny = MixtralConfig(
-        vocab_size=sizes["vocabulary_size"],
+        vocab_size=shape.vocabulary_size,
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
@@ -111,9 +111,9 @@ def test_what_the_user_got_wrong_comes_through_as_it_was_said(
     started = replace(config, workers=2, model=ModelConfig(init_from="start"))
     wild = replace(started, stages=[replace(config.stages[0], warmup_steps=0, learning_rate=1e30)])
     with pytest.raises(UserError, match=r"^stage cpt, step \d+: the loss became .* in bins \[\d+, \d+\]"):
-        run_on_ray(wild, bins=bins, out=tmp_path / "run", **sizes)
+        run_on_ray(wild, bins=bins, out=tmp_path / "run", shape=shape)
 
     (bins["sft"] / "plan.json").unlink()
     with pytest.raises(UserError, match=r"has no plan\.json"):
-        run_on_ray(replace(config, workers=2), bins=bins, out=tmp_path / "other", **sizes)
+        run_on_ray(replace(config, workers=2), bins=bins, out=tmp_path / "other", shape=shape)
     assert not (tmp_path / "other").exists()

@@ -10,20 +10,23 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import ConfigError, UserError
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.ledger import audit
+from brew_train.checkpoints.manifest import finished, open_checkpoint, write_manifest
 from brew_train.checkpoints.run_lease import RunLease
-from brew_train.config import TrainConfig
+from brew_train.checkpoints.shards import read_shards
+from brew_train.checkpoints.state import CheckpointError, CheckpointState
+from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.evaluation import evaluate
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.loop import TrainResult, train
 from brew_train.model.model import RankingLM
 from brew_train.optim.optimizer import make_optimizer
+from brew_train.run_context import RunContext
 
 
 class Interrupted(Exception):
@@ -49,7 +52,7 @@ def averaged(
         checkpoint = checkpointer.newest()
         assert checkpoint is not None
         checkpointer.read(checkpoint, optimizer.tensors())
-        optimizer.restore_scalars(checkpoint.state["optimizer"])
+        optimizer.restore_scalars(CheckpointState.of(checkpoint).optimizer)
         optimizer.use_average()
         return model
 
@@ -57,20 +60,21 @@ def averaged(
 
 
 @pytest.fixture
-def run(config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: DistributedContext) -> Any:
+def run(config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext) -> Any:
     def run(out: Path, stop_at: int | None = None, **changes: Any) -> TrainResult:
         def on_step(metrics: dict[str, Any]) -> None:
             if metrics["step"] == stop_at:
                 raise Interrupted
 
-        arguments = {"bins": bins, "context": alone, "on_step": on_step, **sizes, **changes}
-        return train(arguments.pop("config", config), out=out, **arguments)
+        settings = changes.pop("config", config)
+        options = {"bins": bins, "distributed": alone, "on_step": on_step, **changes}
+        return train(settings, RunContext(out=out, shape=shape, **options))
 
     return run
 
 
 def test_a_run_learns_and_exports_the_average(
-    run: Any, averaged: Any, config: TrainConfig, sizes: dict[str, int], tmp_path: Path
+    run: Any, averaged: Any, config: TrainConfig, shape: ModelShape, tmp_path: Path
 ) -> None:
     longer = replace(config, stages=[replace(config.stages[0], steps=30, learning_rate=0.02), config.stages[1]])
     result = run(tmp_path / "run", config=longer)
@@ -78,7 +82,7 @@ def test_a_run_learns_and_exports_the_average(
     assert list(losses) == list(range(1, 35))
     assert losses[30] < losses[1] - 0.5
     assert (result.steps, result.export) == (34, tmp_path / "run" / "export")
-    assert 0 < result.tokens <= 34 * 2 * sizes["context_length"]
+    assert 0 < result.tokens <= 34 * 2 * shape.context_length
     assert result.tokens_per_second > 0
 
     ids = torch.arange(20).unsqueeze(0)
@@ -132,7 +136,7 @@ def test_sft_starts_from_the_average_of_cpt(
     run: Any,
     config: TrainConfig,
     bins: dict[str, Path],
-    sizes: dict[str, int],
+    shape: ModelShape,
     alone: DistributedContext,
     tmp_path: Path,
 ) -> None:
@@ -169,7 +173,7 @@ def test_what_cannot_continue_is_refused(
     with pytest.raises(UserError, match="no bins are given for stage sft"):
         run(tmp_path / "other", bins={"cpt": bins["cpt"]})
     with pytest.raises(ConfigError, match="3 workers with 1 micro-steps need at least one bin each"):
-        run(tmp_path / "other", context=replace(alone, size=3))
+        run(tmp_path / "other", distributed=replace(alone, size=3))
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -202,7 +206,7 @@ def test_a_bad_step_is_skipped_and_recorded_where_that_is_asked_for(
 
 
 def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
-    run: Any, averaged: Any, config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: DistributedContext,
+    run: Any, averaged: Any, config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext,
     write_bins: Callable[..., Path], tmp_path: Path
 ) -> None:  # fmt: skip
     run(tmp_path / "plain")
@@ -215,18 +219,58 @@ def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
     assert list(evaluated) == [3, 6, 9, 10]
 
     model = averaged(evaluating, tmp_path / "run")
-    again = evaluate(model, stages[1], BinReader(held_out, **sizes), alone)
+    again = evaluate(model, stages[1], BinReader(held_out, shape), alone)
     assert again == pytest.approx(evaluated[10], abs=1e-6)
-    one = evaluate(model, stages[1], BinReader(held_out, **sizes), alone)["answer_loss"]
+    one = evaluate(model, stages[1], BinReader(held_out, shape), alone)["answer_loss"]
     assert again["loss"] == pytest.approx(0.01 * again["prompt_loss"] + 0.99 * one, abs=1e-6)
 
-    best = min((3, 6), key=lambda step: evaluated[step]["loss"])
-    exported = load_file(tmp_path / "run" / "best" / "cpt" / "model.safetensors")
-    assert exported
-    assert any(
-        (tmp_path / "run" / "checkpoints").glob(f"step-{min((9, 10), key=lambda s: evaluated[s]['loss']):08d}-*")
-    )
-    assert best in evaluated
+
+def test_the_exported_best_weights_are_the_average_at_the_best_step(
+    run: Any, config: TrainConfig, new_model: Callable[..., RankingLM], alone: DistributedContext,
+    write_bins: Callable[..., Path], tmp_path: Path
+) -> None:  # fmt: skip
+    held_out = write_bins(tmp_path / "held-out", n_bins=3, plan_hash="c" * 64)
+    evaluation = {"cpt": held_out, "sft": held_out}
+    evaluating = replace(config, stages=[replace(stage, evaluate_every=3) for stage in config.stages])
+    run(tmp_path / "run", config=evaluating, evaluation=evaluation)
+    evaluated = {row["step"]: row["evaluation"]["loss"] for row in rows_of(tmp_path / "run") if row["evaluation"]}
+    # a second run keeps the checkpoint of every step; the average is computed here: lerp(y, z, 1 - 1 / beta1)
+    run(tmp_path / "every", config=replace(config, checkpoint_every=1, keep_checkpoints=20))
+    ids = torch.arange(20).unsqueeze(0)
+
+    def logits_of(step: int) -> torch.Tensor:
+        model = new_model(config.model, seed=1)
+        tensors = {f"{kind}.{name}": p.detach().clone() for kind in ("model", "z", "exp_avg_sq")
+                   for name, p in model.named_parameters()}  # fmt: skip
+        (folder,) = (tmp_path / "every" / "checkpoints").glob(f"step-{step:08d}-*")
+        read_shards(folder, tensors)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"].lerp(tensors[f"z.{name}"], 1 - 1 / config.stages[0].beta1))
+        model.lm.set_attn_implementation("sdpa")
+        return model.lm(ids).logits
+
+    for stage, steps in (("cpt", (3, 6)), ("sft", (9, 10))):
+        best, other = sorted(steps, key=lambda step: evaluated[step])
+        exported = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "best" / stage)(ids).logits
+        torch.testing.assert_close(exported, logits_of(best), atol=1e-6, rtol=1e-6)
+        assert not torch.allclose(exported, logits_of(other), atol=1e-5, rtol=1e-5)
+    assert any((tmp_path / "run" / "checkpoints").glob(f"step-{best:08d}-*"))
+
+
+def test_a_checkpoint_of_another_format_version_is_refused(run: Any, tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    for folder in finished(tmp_path / "run" / "checkpoints"):
+        checkpoint = open_checkpoint(folder)
+        write_manifest(replace(checkpoint, state={**checkpoint.state, "format_version": 3}))
+    with pytest.raises(
+        CheckpointError, match=r"manifest.json has format version 3, but .* version 2: .* new run folder"
+    ):
+        run(tmp_path / "run")
+    for folder in finished(tmp_path / "run" / "checkpoints"):
+        write_manifest(replace(open_checkpoint(folder), state={"stage": "sft", "progress": {"step": 10}}))
+    with pytest.raises(CheckpointError, match="has format version 1, but this release reads version 2"):
+        run(tmp_path / "run")
 
 
 def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from brew_platform.errors import UserError
-from brew_train.config import ModelConfig
+from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.attention import varlen_attention
@@ -24,7 +24,7 @@ from brew_train.objectives.base import BatchLoss, make_objective
 from brew_train.objectives.fused_losses import NO_TARGET, token_weights
 
 LENGTHS = [5, 1, 9, 3]
-SIZES = {"vocabulary_size": 50, "context_length": 64}
+SHAPE = ModelShape(vocabulary_size=50, context_length=64)
 # fresh weights of the usual size are so small that a leak would not show
 SMALL = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)
 PLAIN = replace(SMALL, router_aux_loss=0.0)
@@ -32,7 +32,7 @@ ALONE = DistributedContext(device=torch.device("cpu"))
 
 
 def small_model(config: ModelConfig = SMALL) -> RankingLM:
-    model = build_model(config, **SIZES)
+    model = build_model(config, SHAPE)
     materialize(model, config, ALONE, seed=3)
     return model.train()
 
@@ -156,7 +156,7 @@ def test_each_micro_step_adds_its_share_of_the_router_loss_in_training_only() ->
 
 def test_building_takes_no_memory_and_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    model = build_model(SMALL, **SIZES)
+    model = build_model(SMALL, SHAPE)
     assert torch.equal(before, torch.get_rng_state())
     assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -187,7 +187,7 @@ def write_config(folder: Path, model_type: str = "llama", **changes: Any) -> Mod
 
 def test_a_dense_half_precision_model_is_trained_in_float32_and_without_a_router(tmp_path: Path) -> None:
     config = write_config(tmp_path, dtype="bfloat16")
-    model = build_model(config, **SIZES)
+    model = build_model(config, SHAPE)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.router_aux_loss == 0.0
 
@@ -206,12 +206,12 @@ def test_a_model_that_does_not_fit_is_refused(
 ) -> None:
     config = write_config(tmp_path, **changes)
     with pytest.raises(UserError, match=message):
-        build_model(config, **(SIZES | sizes))
+        build_model(config, replace(SHAPE, **sizes))
 
 
 def test_a_folder_without_a_readable_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"which has no config\.json"):
-        build_model(ModelConfig(init_from=str(tmp_path)), **SIZES)
+        build_model(ModelConfig(init_from=str(tmp_path)), SHAPE)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"the config\.json in .* cannot be read"):
-        build_model(ModelConfig(init_from=str(tmp_path)), **SIZES)
+        build_model(ModelConfig(init_from=str(tmp_path)), SHAPE)

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from brew_platform.errors import UserError
-from brew_train.config import TrainConfig
+from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
-from brew_train.objectives import base as objectives
+from brew_train.objectives.base import objectives
+from brew_train.run_context import RunContext
 from brew_train.telemetry.goodput import CAUSES, Goodput, goodput
 from brew_train.telemetry.recorder import KINDS, MEASURES, METRICS, TENSORBOARD, Recorder, Tail, read_run
 
@@ -237,10 +238,10 @@ def test_tensorboard_gets_every_number_and_hides_steps_that_were_redone(tmp_path
 
 
 def test_a_real_run_tells_what_is_described_and_accounts_for_its_time(
-    config: TrainConfig, bins: dict[str, Path], sizes: dict[str, int], alone: DistributedContext, tmp_path: Path
+    config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext, tmp_path: Path
 ) -> None:
     began = time.time()
-    train(config, bins=bins, out=tmp_path / "run", context=alone, **sizes)
+    train(config, RunContext(bins=bins, out=tmp_path / "run", shape=shape, distributed=alone))
     seconds = time.time() - began
     rows, events = read_run(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 11))
@@ -258,7 +259,7 @@ def test_a_real_run_tells_what_is_described_and_accounts_for_its_time(
 
 
 def test_every_measure_of_an_objective_is_described() -> None:
-    measured = {name for kind in vars(objectives).values() for name in getattr(kind, "measures", {})}
+    measured = {name for kind in objectives().values() for name in kind.measures}
     assert {"prompt_loss", "accuracy"} <= measured <= set(MEASURES)
 
 

@@ -14,10 +14,25 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from brew_platform.errors import UserError
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.manifest import Checkpoint
-from brew_train.config import ModelConfig, ShardingConfig
+from brew_train.checkpoints.state import CheckpointState
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig
 from brew_train.distributed.context import DistributedContext
+from brew_train.inputs.bin_order import BinOrderState
 from brew_train.model.model import build_model
 from brew_train.model.sharding import placement, shard
+from brew_train.train_state import TrainState
+
+
+def state_of(average_weight: float | None) -> CheckpointState:
+    return CheckpointState(
+        stage="cpt",
+        train_state=TrainState(),
+        position=BinOrderState(plan_hash="a" * 64),
+        seed=0,
+        optimizer=[],
+        average_weight=average_weight,
+    )
+
 
 GATHER, SCATTER, REDUCE = "_allgather_base_", "_reduce_scatter_base_", "allreduce_"
 LAYERS = 2
@@ -120,7 +135,7 @@ def test_four_workers_export_their_checkpoint(out: Path, alone: DistributedConte
     for name, parameter in exported.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], atol=1e-6, rtol=0)
 
-    checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state={"average_weight": 0.25})
+    checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state=state_of(0.25).as_dict())
     export(checkpoint, AutoConfig.from_pretrained(out / "config"), tmp_path / "one", alone, max_file_bytes=10_000)
     assert [path.read_bytes() for path in sorted((tmp_path / "one").glob("*.safetensors"))] == [
         path.read_bytes() for path in files
@@ -154,6 +169,6 @@ def test_large_experts_that_many_workers_cannot_share_are_refused_with_a_number_
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, alone: DistributedContext) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    model = build_model(ModelConfig(layers=1), vocabulary_size=50, context_length=64)
+    model = build_model(ModelConfig(layers=1), ModelShape(vocabulary_size=50, context_length=64))
     with pytest.raises(UserError, match=r"C\+\+ compiler no-such-compiler .* is not on the PATH"):
         shard(model, alone, ShardingConfig(compile=True))

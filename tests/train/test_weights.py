@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from brew_platform.errors import DataError, UserError
-from brew_train.config import ModelConfig
+from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import FAMILIES, pieces
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 
-SIZES = {"vocabulary_size": 50, "context_length": 64}
+SHAPE = ModelShape(vocabulary_size=50, context_length=64)
 ALONE = DistributedContext(device=torch.device("cpu"))
 COMMON: Mapping[str, Any] = {
     "vocab_size": 50,
@@ -57,7 +57,7 @@ def make_model(model_type: str, **changes: Any) -> PreTrainedModel:
 
 def load(folder: Path) -> RankingLM:
     config = ModelConfig(init_from=str(folder))
-    model = build_model(config, **SIZES)
+    model = build_model(config, SHAPE)
     materialize(model, config, ALONE, seed=0)
     return model
 
@@ -97,7 +97,7 @@ def test_drawn_weights_follow_from_the_seed_alone() -> None:
     config = ModelConfig(hidden_size=16, intermediate_size=32, layers=2, heads=4, initializer_range=0.3)
 
     def draw(seed: int) -> dict[str, torch.Tensor]:
-        model = build_model(config, **SIZES)
+        model = build_model(config, SHAPE)
         materialize(model, config, ALONE, seed=seed)
         return dict(model.lm.named_parameters())
 

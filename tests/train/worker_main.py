@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
+from brew_train.run_context import RunContext
 
 
 def main() -> None:
@@ -29,12 +30,14 @@ def main() -> None:
     with DistributedContext.from_torchrun(replicas=fields["sharding"].replicas) as context:
         train(
             TrainConfig(**fields),
-            bins={name: Path(folder) for name, folder in job["bins"].items()},
-            evaluation={name: Path(folder) for name, folder in job["evaluation"].items()},
-            out=Path(job["out"]),
-            context=context,
-            on_step=on_step,
-            **job["sizes"],
+            RunContext(
+                bins={name: Path(folder) for name, folder in job["bins"].items()},
+                evaluation={name: Path(folder) for name, folder in job["evaluation"].items()},
+                out=Path(job["out"]),
+                shape=ModelShape(**job["shape"]),
+                distributed=context,
+                on_step=on_step,
+            ),
         )
 
 

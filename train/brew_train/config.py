@@ -12,9 +12,22 @@ from typing import Any
 from brew_platform.errors import ConfigError
 from brew_train.objectives.base import resolve_objective
 
-__all__ = ["SCHEDULES", "ModelConfig", "ShardingConfig", "StageConfig", "TrainConfig"]
+__all__ = ["SCHEDULES", "ModelConfig", "ModelShape", "ShardingConfig", "StageConfig", "TrainConfig"]
 
 SCHEDULES = ("schedule_free", "cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of the model that the data determine.
+
+    Args:
+        vocabulary_size: number of ids that the tokenizer can produce.
+        context_length: number of tokens that the model reads.
+    """
+
+    vocabulary_size: int
+    context_length: int
 
 
 @dataclass(kw_only=True)

@@ -19,9 +19,10 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from brew_platform.errors import BrewError, first_cause
-from brew_train.config import TrainConfig
+from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import TrainResult, train
+from brew_train.run_context import RunContext
 from brew_train.telemetry.prometheus import PrometheusSink
 from brew_train.telemetry.recorder import METRICS, Recorder, Tail
 from brew_train.validate import require
@@ -42,8 +43,18 @@ class Job:
     bins: Mapping[str, Path]
     evaluation: Mapping[str, Path]
     out: Path
-    vocabulary_size: int
-    context_length: int
+    shape: ModelShape
+
+    def run_context(self, distributed: DistributedContext, **options: Any) -> RunContext:
+        """Returns the context of a process; `options` are other fields of it."""
+        return RunContext(
+            bins=self.bins,
+            evaluation=self.evaluation,
+            out=self.out,
+            shape=self.shape,
+            distributed=distributed,
+            **options,
+        )
 
 
 def run_on_ray(
@@ -51,8 +62,7 @@ def run_on_ray(
     *,
     bins: Mapping[str, Path],
     out: Path,
-    vocabulary_size: int,
-    context_length: int,
+    shape: ModelShape,
     evaluation: Mapping[str, Path] | None = None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
@@ -66,8 +76,7 @@ def run_on_ray(
         config: the run's settings.
         bins: folder of packed bins for each stage, by its name.
         out: run folder, seen by all nodes under the same path.
-        vocabulary_size: ids that the tokenizer can produce.
-        context_length: tokens that the model reads.
+        shape: sizes that the data determine.
         evaluation: folder of bins for each stage that evaluates, by its name.
         on_metrics: called in a thread of this process with each step's metrics, as in `out/metrics.jsonl`; a step
             that is repeated after a loss is reported again.
@@ -84,11 +93,9 @@ def run_on_ray(
         bins={name: folder.resolve() for name, folder in bins.items()},
         evaluation={name: folder.resolve() for name, folder in (evaluation or {}).items()},
         out=out,
-        vocabulary_size=vocabulary_size,
-        context_length=context_length,
+        shape=shape,
     )
-    sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
-    require(config, bins=job.bins, evaluation=job.evaluation, out=out, read_bins=True, **sizes)
+    require(config, job.run_context(DistributedContext(device=torch.device("cpu"))))
     out.mkdir(parents=True, exist_ok=True)
     news = Recorder(out, attempt="driver")
     news.event("launch")
@@ -139,18 +146,9 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     torch.set_num_threads(1)  # each worker owns one core
     context = DistributedContext.current(replicas=job.config.sharding.replicas)
     try:
-        return train(
-            job.config,
-            bins=job.bins,
-            evaluation=job.evaluation,
-            out=job.out,
-            vocabulary_size=job.vocabulary_size,
-            context_length=job.context_length,
-            context=context,
-            sinks=[PrometheusSink(run=job.out.name)] if context.rank == 0 else [],
-            notice=Notice(),
-            read_bins=False,  # the driver did
-        )
+        sinks = [PrometheusSink(run=job.out.name)] if context.rank == 0 else []
+        run = job.run_context(context, sinks=sinks, notice=Notice(), read_bins=False)  # the driver has read the bins
+        return train(job.config, run)
     except BrewError as error:
         return error
 

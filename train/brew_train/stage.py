@@ -5,38 +5,37 @@ checkpoint (brew_train.loop), or the arithmetic (brew_train.step, brew_train.eva
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from brew_platform.errors import UserError
 from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
+from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import StageConfig, TrainConfig
-from brew_train.distributed.context import DistributedContext
 from brew_train.evaluation import compute_reference, evaluate, load_reference
-from brew_train.inputs.bin_order import BinOrder, BinOrderState
+from brew_train.inputs.bin_order import BinOrder
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
 from brew_train.objectives.base import make_objective
 from brew_train.optim.optimizer import make_optimizer
+from brew_train.run_context import RunContext
 from brew_train.step import Reference, StepResult, take_step
+from brew_train.train_state import TrainState
 
 __all__ = ["RunningStage", "seed_step"]
 
 
 class RunningStage:
-    """A stage whose first step is next, or the one after a checkpoint.
+    """A stage in training: its next step is the first one, or the one after a checkpoint.
 
     Args:
-        config: of the whole run; `index` says which stage.
-        model: holds the weights that the stage starts from; with a checkpoint they are overwritten.
-        bins, evaluation: folders by stage name.
-        out: run folder; keeps the reference of a preference stage in `reference/`.
-        sizes: vocabulary_size and context_length of the model.
-        resume: the checkpoints and the one of this stage to go on from; None starts the stage.
+        config: settings of the run.
+        index: of the stage in `config.stages`.
+        model: holds the weights that the stage starts from; a checkpoint overwrites them.
+        run: data, run folder and workers. A stage with a reference keeps its log-probabilities in `out/reference/`.
+        resume: the checkpointer and a checkpoint of this stage; None starts the stage.
 
     Raises:
         UserError: the bins do not fit, or the checkpoint is of another plan or model.
@@ -49,43 +48,41 @@ class RunningStage:
         index: int,
         *,
         model: RankingLM,
-        context: DistributedContext,
-        bins: Mapping[str, Path],
-        evaluation: Mapping[str, Path],
-        out: Path,
-        sizes: Mapping[str, int],
+        run: RunContext,
         resume: tuple[Checkpointer, Checkpoint] | None,
     ) -> None:
         self.settings: StageConfig = config.stages[index]
-        self._config, self._model, self._world = config, model, context
-        name = self.settings.name
-        self.bins = context.on_all(partial(BinReader, bins[name], **sizes))
-        self.held_out = (
-            context.on_all(partial(BinReader, evaluation[name], **sizes)) if self.settings.evaluate_every else None
-        )
+        self.name, self.model = self.settings.name, model
+        self._config, self._context = config, run.distributed
+        self.bins = self._open(run.bins, run)
+        self.held_out = self._open(run.evaluation, run) if self.settings.evaluate_every else None
         self._order = BinOrder(n_bins=self.bins.n_bins, plan_hash=self.bins.plan_hash, seed=config.seed)
         self.position = self._order.start()
         self.optimizer = make_optimizer(model, self.settings)
-        self._needs_reference = make_objective(self.settings.objective).needs_reference
-        references = [
-            (self.bins, out / "reference" / f"{name}.npz"),
-            (self.held_out, out / "reference" / f"{name}-evaluation.npz"),
-        ]
-        if resume is None:
-            for reader, path in references:
-                if self._needs_reference and reader is not None:
-                    compute_reference(model, reader, path, context)
-        else:
+        if resume is not None:
             checkpointer, checkpoint = resume
             checkpointer.read(checkpoint, self.optimizer.tensors())
-            self.optimizer.restore_scalars(checkpoint.state["optimizer"])
-            self.position = BinOrderState(**checkpoint.state["data"])
+            saved = CheckpointState.of(checkpoint)
+            self.optimizer.restore_scalars(saved.optimizer)
+            self.position = saved.position
+        references = [
+            (self.bins, run.out / "reference" / f"{self.name}.npz"),
+            (self.held_out, run.out / "reference" / f"{self.name}-evaluation.npz"),
+        ]
+        self._needs_reference = make_objective(self.settings.objective).needs_reference
+        if self._needs_reference and resume is None:
+            for reader, path in references:
+                if reader is not None:
+                    compute_reference(model, reader, path, self._context)
         self._reference, self._held_reference = (self._load(reader, path) for reader, path in references)
+
+    def _open(self, folders: Mapping[str, Path], run: RunContext) -> BinReader:
+        return self._context.on_all(lambda: BinReader(folders[self.name], run.shape))
 
     def _load(self, reader: BinReader | None, path: Path) -> Reference | None:
         if not self._needs_reference or reader is None:
             return None
-        return self._world.on_all(lambda: load_reference(path, reader))
+        return self._context.on_all(lambda: load_reference(path, reader))
 
     def step(self, number: int, mean_loss: float | None) -> tuple[StepResult, list[int]]:
         """Trains on the next bins.
@@ -101,15 +98,15 @@ class RunningStage:
             UserError: as `take_step`, with the stage and the step.
         """
         bin_ids, position = self._order.take(self.position, self.settings.bins_per_step)
-        seed_step(self._config.seed, number, self._world.rank)
+        seed_step(self._config.seed, number, self._context.rank)
         try:
             done = take_step(
-                self._model,
+                self.model,
                 self.optimizer,
                 self.settings,
                 self.bins,
                 bin_ids,
-                self._world,
+                self._context,
                 sharding=self._config.sharding,
                 reference=self._reference,
                 mean_loss=mean_loss,
@@ -123,17 +120,18 @@ class RunningStage:
         """The objective of the averaged weights on the evaluation bins; the training weights are back afterwards."""
         assert self.held_out is not None, "the stage does not evaluate"
         with self.optimizer.averaged():
-            return evaluate(self._model, self.settings, self.held_out, self._world, reference=self._held_reference)
+            return evaluate(self.model, self.settings, self.held_out, self._context, reference=self._held_reference)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint says of the stage, beside `optimizer.tensors()`."""
-        return {
-            "stage": self.settings.name,
-            "data": self.position.as_dict(),
-            "rng": self._config.seed,
-            "optimizer": self.optimizer.scalars(),
-            "average_weight": self.optimizer.average_weight,
-        }
+    def state(self, train_state: TrainState) -> CheckpointState:
+        """Returns the state for a checkpoint, which also holds `optimizer.tensors()`."""
+        return CheckpointState(
+            stage=self.name,
+            train_state=train_state,
+            position=self.position,
+            seed=self._config.seed,
+            optimizer=self.optimizer.scalars(),
+            average_weight=self.optimizer.average_weight,
+        )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

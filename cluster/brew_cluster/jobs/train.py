@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig
 
-from brew_cluster.cli.train_view import TrainView
+from brew_cluster.cli.views.training import TrainView
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.recipe import find_recipe
 from brew_cluster.ray.local_ray import any_ray
@@ -25,8 +25,8 @@ from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
-from brew_train.checkpoints.manifest import CHECKPOINTS, peek
-from brew_train.config import TrainConfig
+from brew_train.checkpoints.manifest import CHECKPOINTS, peek_checkpoint
+from brew_train.config import ModelShape, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import BEST, MODEL, TrainResult
@@ -97,8 +97,7 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
             bins={name: Path(folder) for name, folder in job.bins.items()},
             evaluation={name: Path(folder) for name, folder in job.evaluation.items()},
             out=run,
-            vocabulary_size=tokenizer.vocabulary_size,
-            context_length=job.context_length,
+            shape=ModelShape(vocabulary_size=tokenizer.vocabulary_size, context_length=job.context_length),
             on_metrics=view.update,
         )
     for folder in [result.export, *sorted((run / BEST).glob("[!.]*"))]:
@@ -121,8 +120,8 @@ def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: 
     checkpoints = Path(job.run) / CHECKPOINTS
 
     def progress() -> int:
-        state = peek(checkpoints)
-        return int(state["progress"]["step"]) if state else 0
+        newest = peek_checkpoint(checkpoints)
+        return newest.step if newest else 0
 
     def on_loss(code: int, decision: Decision) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
@@ -143,7 +142,8 @@ def dry_run_job(job: TrainJob, gpus: int, console: Console) -> None:
         UserError: the job cannot run on so many GPUs, or neither a tokenizer nor a vocabulary size is given.
     """
     vocabulary_size = job.vocabulary_size or Tokenizer.load(Path(job.tokenizer)).vocabulary_size
-    dry_run(job.train, gpus=gpus, vocabulary_size=vocabulary_size, context_length=job.context_length).render(console)
+    shape = ModelShape(vocabulary_size=vocabulary_size, context_length=job.context_length)
+    dry_run(job.train, gpus=gpus, shape=shape).render(console)
 
 
 def export_run(run: Path, out: Path) -> int:

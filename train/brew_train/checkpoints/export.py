@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from brew_platform.errors import StorageError
 from brew_platform.files import replace_folder
 from brew_train.checkpoints.manifest import Checkpoint
+from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import Piece, pieces
 
@@ -88,7 +89,8 @@ def _write(
     dtype: torch.dtype,
     max_file_bytes: int,
 ) -> None:
-    """This worker's files; rank 0 also writes what describes them."""
+    """Writes this worker's files; rank 0 also writes the configs and the index."""
+    average_weight = CheckpointState.of(checkpoint).average_weight
     with _reading(checkpoint):
         reader = _Regions(checkpoint.folder)
     files = _plan(reader.shapes, hf_config.model_type, dtype, max_file_bytes)
@@ -98,7 +100,7 @@ def _write(
         tensors: dict[str, torch.Tensor] = {}
         with _reading(checkpoint):
             for parameter, parts in files[number].items():
-                tensors |= _average(reader, parameter, parts, checkpoint.state["average_weight"], dtype)
+                tensors |= _average(reader, parameter, parts, average_weight, dtype)
         save_file(tensors, temporary / _file_name(number, len(files)), metadata={"format": "pt"})
 
 

@@ -24,7 +24,6 @@ __all__ = [
     "digest_file",
     "finished",
     "open_checkpoint",
-    "peek",
     "peek_checkpoint",
     "seal",
     "step_of",
@@ -122,12 +121,6 @@ def peek_checkpoint(root: Path) -> Checkpoint | None:
         if complaint(checkpoint, checkpoint.files, content=False) is None:
             return checkpoint
     return None
-
-
-def peek(root: Path) -> dict[str, Any] | None:
-    """What the newest checkpoint in `root` says of the run (`Checkpoint.state`), as `peek_checkpoint` finds it."""
-    checkpoint = peek_checkpoint(root)
-    return checkpoint.state if checkpoint else None
 
 
 def digest_file(path: Path, *, sync: bool = False) -> dict[str, Any]:

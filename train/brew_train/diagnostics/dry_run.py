@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from brew_platform.errors import UserError
-from brew_train.config import ShardingConfig, StageConfig, TrainConfig
+from brew_train.config import ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.diagnostics.dry_run_report import DryRun, Gpu
 from brew_train.diagnostics.memory_tracker import Footprint, Traffic
 from brew_train.distributed.context import DistributedContext
@@ -40,8 +40,7 @@ def dry_run(
     config: TrainConfig,
     *,
     gpus: int,
-    vocabulary_size: int,
-    context_length: int,
+    shape: ModelShape,
     bins_per_gpu: int | None = None,
     document_length: int = 2048,
     gpu: Gpu | None = None,
@@ -51,8 +50,7 @@ def dry_run(
     Args:
         config: the run's settings; `workers` is replaced by `gpus`.
         gpus: processes, each with one GPU.
-        vocabulary_size: ids that the tokenizer can produce.
-        context_length: tokens in a bin.
+        shape: vocabulary of the tokenizer, and tokens in a bin.
         bins_per_gpu: bins in one micro-step of one GPU; None: as many as `bins_per_step` comes to.
         document_length: tokens in each document of a bin; more of them make attention dearer, and little else.
         gpu: what to compare with; None: an H100 with 80 GB.
@@ -71,10 +69,9 @@ def dry_run(
         raise UserError("a dry run needs a process of its own, but this one is part of a run already: start another.")
     bins_per_gpu = -(-stage.bins_per_step // (gpus * stage.micro_steps))  # a worker may get one more than another
 
-    sizes = {"vocabulary_size": vocabulary_size, "context_length": context_length}
-    batch = collate([_bin(context_length, min(document_length, context_length))] * bins_per_gpu)
+    batch = collate([_bin(shape.context_length, min(document_length, shape.context_length))] * bins_per_gpu)
     with _fake_context(gpus, sharding.replicas) as context, FakeTensorMode() as fake:
-        model = build_model(config.model, **sizes)
+        model = build_model(config.model, shape)
         shard(model, context, sharding)
         model.to_empty(device="cpu")
         model.train()

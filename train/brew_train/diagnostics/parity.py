@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brew_train.checkpoints.checkpointer import Checkpointer
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Bin
 from brew_train.model.attention import varlen_attention
@@ -155,7 +155,9 @@ class _Run:
         self._stage = StageConfig(name="parity", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)
         self._bins = [counting_bin(scale.longest, vocabulary=scale.vocabulary, seed=number) for number in range(6)]
         self._world = context
-        self._lm: RankingLM = build_model(model, vocabulary_size=scale.vocabulary, context_length=scale.longest)
+        self._lm: RankingLM = build_model(
+            model, ModelShape(vocabulary_size=scale.vocabulary, context_length=scale.longest)
+        )
         shard(self._lm, context, ShardingConfig())
         materialize(self._lm, model, context, seed=seed)
         self._lm.train()

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig
 
 from brew_train.checkpoints.checkpointer import Checkpointer
-from brew_train.config import ModelConfig, ShardingConfig, StageConfig, TrainConfig
+from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.diagnostics.parity import counting_bin
 from brew_train.distributed.context import DistributedContext
@@ -41,11 +41,15 @@ class Candidate:
     context_length: int  # tokens in a row
     rows: int  # of a step, one after the other
 
+    @property
+    def shape(self) -> ModelShape:
+        return ModelShape(vocabulary_size=self.vocabulary, context_length=self.context_length)
+
     def predicted_peak(self) -> int:
         """Bytes that the dry run finds; it needs a process without a process group."""
         stage = StageConfig(bins_per_step=self.rows, micro_steps=self.rows)
         config = TrainConfig(model=self.model, sharding=self.sharding, stages=[stage], workers=1)
-        return dry_run(config, gpus=1, vocabulary_size=self.vocabulary, context_length=self.context_length).peak.total
+        return dry_run(config, gpus=1, shape=self.shape).peak.total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,7 @@ def measure(
     cuda = context.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(context.device)
-    model = build_model(candidate.model, vocabulary_size=candidate.vocabulary, context_length=candidate.context_length)
+    model = build_model(candidate.model, candidate.shape)
     shard(model, context, candidate.sharding)
     materialize(model, replace(candidate.model, init_from=None), context, seed=0)  # drawn: the folder has no weights
     model.train()

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_platform.errors import DataError, UserError
+from brew_train.config import ModelShape
 from brew_train.inputs.batches import Bin
 
 __all__ = ["BinReader"]
@@ -46,15 +47,15 @@ class BinReader:
 
     Args:
         folder: holds `bins-*.parquet` and `plan.json`.
-        vocabulary_size: ids that the model knows.
-        context_length: longest bin that the model reads, in tokens.
+        shape: vocabulary and context length of the model.
 
     Raises:
         UserError: the folder is missing, or was made for another vocabulary or context length.
         DataError: a file is unreadable, has other columns, or the plan counts other bins.
     """
 
-    def __init__(self, folder: Path, *, vocabulary_size: int, context_length: int) -> None:
+    def __init__(self, folder: Path, shape: ModelShape) -> None:
+        vocabulary_size, context_length = shape.vocabulary_size, shape.context_length
         plan = _read_plan(folder)
         self.folder = folder
         self.plan_hash: str = plan["plan_hash"]

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, PretrainedConfig, PreTrainedModel
 
 from brew_platform.errors import UserError
-from brew_train.config import ModelConfig
+from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch
 from brew_train.model.attention import ATTENTION, register_attention
@@ -102,13 +102,12 @@ def balance_loss(router_logits: tuple[torch.Tensor, ...], *, top_k: int, context
     return experts * (share_LE * probabilities_LTE.sum(dim=1)).sum() * top_k / (assignments * layers)
 
 
-def build_model(config: ModelConfig, *, vocabulary_size: int, context_length: int) -> RankingLM:
+def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
     """The model on the meta device: shapes and float32 types without memory, until `weights.materialize` fills it.
 
     Args:
         config: sizes, or the folder to start from.
-        vocabulary_size: ids that the tokenizer can produce.
-        context_length: longest document, in tokens.
+        shape: vocabulary of the tokenizer, and the longest document in tokens.
 
     Raises:
         UserError: `init_from` is no model that can be trained here, or has a smaller vocabulary or context than the
@@ -116,9 +115,11 @@ def build_model(config: ModelConfig, *, vocabulary_size: int, context_length: in
     """
     register_attention()
     if config.init_from is None:
-        settings = _from_scratch(config, vocabulary_size=vocabulary_size, context_length=context_length)
+        settings = _from_scratch(config, vocabulary_size=shape.vocabulary_size, context_length=shape.context_length)
     else:
-        settings = _of_folder(config.init_from, vocabulary_size=vocabulary_size, context_length=context_length)
+        settings = _of_folder(
+            config.init_from, vocabulary_size=shape.vocabulary_size, context_length=shape.context_length
+        )
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     lm.set_attn_implementation(ATTENTION)

@@ -37,14 +37,14 @@ class StepMetrics:
         self,
         stage: RunningStage,
         done: StepResult,
-        progress: TrainState,
+        state: TrainState,
         *,
         seconds: float,
         blocked_seconds: float,
         evaluated: dict[str, float | None] | None,
         evaluation_seconds: float,
     ) -> dict[str, Any]:
-        """Of the step that `progress` has just been advanced by.
+        """Of the step that `state` has just been advanced by.
 
         Args:
             seconds: inside the step.
@@ -55,7 +55,7 @@ class StepMetrics:
         speed = done.tokens / seconds
         return {
             "stage": stage.settings.name,
-            "step": progress.step,
+            "step": state.step,
             "steps": self._steps,
             "loss": done.loss,
             **done.measures,
@@ -76,7 +76,7 @@ class StepMetrics:
             "checkpoint_blocked_seconds": blocked_seconds,
             "evaluation": evaluated,
             "evaluation_seconds": evaluation_seconds if evaluated else 0.0,
-            "seconds_left": (self._steps - progress.step) * progress.step_seconds / progress.step,
+            "seconds_left": (self._steps - state.step) * state.step_seconds / state.step,
         }
 
 

@@ -9,9 +9,15 @@ from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import CONTROL_TOKENS, Tokenizer
 from brew_platform.errors import UserError
 
-from .conftest import job, past
-
 PROFILE = {"title": "nurse", "industry": "health", "location": "berlin"}
+
+
+def job(title: str = "nurse", **fields: object) -> Entity:
+    return Entity(entity_type="job", fields={"title": title, **fields})
+
+
+def past(time: int, action: str = "apply", **fields: object) -> Past:
+    return Past(entity=job(**fields), surface="jobs", action=action, timestamp=time)
 
 
 def test_a_prompt_reads_as_a_chat_with_the_candidate_last(compiler: PromptCompiler) -> None:
@@ -134,5 +140,5 @@ def test_unknown_surfaces_actions_and_entity_types_are_refused_with_what_is_know
 
 
 def test_a_context_without_room_for_history_is_refused(suite: TaskSuite, tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="leaves no room for history"):
+    with pytest.raises(UserError, match="leaves no tokens for history"):
         PromptCompiler(suite, tokenizer, PromptFormat(context_length=128))
