@@ -17,7 +17,8 @@ import pytest
 pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(900)]
 
 SMALL = [
-    "synthetic.members=60", "synthetic.jobs=40", "synthetic.posts=60", "synthetic.interactions_per_member=20",
+    "source_config.members=60", "source_config.jobs=40", "source_config.posts=60",
+    "source_config.interactions_per_member=20",
     "prompt.context_length=512", "vocabulary_size=600",
     "train.model.hidden_size=64", "train.model.heads=2", "train.model.kv_heads=1", "train.model.intermediate_size=64",
     "train.model.layers=2",

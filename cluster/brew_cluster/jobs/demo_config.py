@@ -1,58 +1,88 @@
-"""The settings of the demo's road: one dataclass that gathers what each area owns, and the recipes that ship."""
+"""The configuration of a demo run, and how it is loaded from a recipe."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
+from typing import Any
 
 from brew_data.prompts.compiler import PromptFormat
-from brew_data.sources.synthetic.config import SyntheticConfig
+from brew_data.sources.base import NoSettings, Source, load_source
 from brew_data.split import SplitConfig
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_serve.engines.config import EngineConfig
 from brew_train.config import TrainConfig
 
-__all__ = ["RECIPES", "DemoConfig", "load_recipe"]
+__all__ = ["RECIPES", "DemoConfig", "ReleaseConfig", "load_recipe"]
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseConfig:
-    """What a version must reach to be promoted, and how many slates the demo ranks over HTTP."""
+    """The thresholds of a promotion, and the slates that the demo ranks over HTTP."""
 
-    min_gap_closed: float | None = None  # share of the way from popularity to the best AUC, where that is known
-    min_gain: float | None = None  # AUC above the popularity baseline
+    min_gap_closed: float | None = None  # least (AUC - popularity AUC) / (best AUC - popularity AUC) of each task
+    min_gain: float | None = None  # least AUC above the popularity baseline
     slate: int = 8  # candidates in each request that is shown
-    requests: int = 30  # requests that the latency figures are taken from
+    requests: int = 30  # requests that the latency is measured on
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """One run of the road."""
+    """The configuration of one demo run."""
 
-    source: str  # synthetic | movielens
-    suite: str  # a task suite that ships, or a folder
+    source: str  # name of an installed source
+    source_config: Any = field(default_factory=NoSettings)  # settings of the source, its `config_class`
+    suite: str  # name of a task suite that ships, or a folder; the source has a default
     split: SplitConfig
     prompt: PromptFormat
-    vocabulary_size: int = 2_000  # of the byte-level BPE; its 256 bytes and 6 control tokens included
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    vocabulary_size: int = 2_000  # tokens of the byte-level BPE, including 256 bytes and 6 control tokens
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
-    def __post_init__(self) -> None:
-        if self.source not in ("synthetic", "movielens"):
-            raise ConfigError(f"source is {self.source!r}; it is synthetic or movielens.")
 
+def load_recipe(source_name: str, overrides: list[str], *, recipe: Path | None = None) -> DemoConfig:
+    """Load the recipe of a source.
 
-def load_recipe(source: str, overrides: list[str]) -> DemoConfig:
-    """The shipped recipe for `source`, with `key=value` overrides.
+    Args:
+        source_name: Of an installed source.
+        overrides: `key=value`, applied after the recipe.
+        recipe: A YAML file; None: the source's own, or the one that ships under the source's name.
 
     Raises:
-        ConfigError: there is no such recipe, or an override names an unknown key or a value of the wrong type.
+        UserError: No such source is installed, or it cannot be loaded.
+        ConfigError: There is no recipe, it is for another source, or a setting is unknown, of the wrong type, or not
+            possible with this source.
     """
-    path = RECIPES / f"demo_{source}.yaml"
-    if not path.exists():
-        known = sorted(file.stem.removeprefix("demo_") for file in RECIPES.glob("demo_*.yaml"))
-        raise ConfigError(f"source {source!r} is unknown; choose one of {', '.join(known)}.")
-    return load_config(DemoConfig, path, overrides=overrides)
+    source = load_source(source_name)
+    path = _find_recipe(source, recipe)
+    # The type of `source_config` is known only now. A subclass with that type makes `load_config` check the settings.
+    config_class = make_dataclass(
+        "DemoConfig",
+        [("source_config", source.config_class, field(default_factory=source.config_class))],
+        bases=(DemoConfig,),
+        frozen=True,
+        kw_only=True,
+    )
+    loaded = load_config(config_class, {"source": source_name, "suite": str(source.suite)}, path, overrides=overrides)
+    config = DemoConfig(**{item.name: getattr(loaded, item.name) for item in fields(DemoConfig)})
+    if config.source != source_name:
+        raise ConfigError(
+            f"the recipe {path} and the overrides set source to {config.source!r}, but --source is {source_name!r}. "
+            f"Pass --source {config.source}, or another recipe."
+        )
+    if config.release.min_gap_closed is not None and not source.has_true_probabilities:
+        raise ConfigError(
+            f"release.min_gap_closed is set, but the source {source_name} does not have true probabilities, so that "
+            f"the best reachable AUC is unknown. Set release.min_gain instead."
+        )
+    return config
+
+
+def _find_recipe(source: type[Source], recipe: Path | None) -> Path:
+    shipped = RECIPES / f"demo_{source.name}.yaml"
+    path = recipe or source.recipe or (shipped if shipped.exists() else None)
+    if path is None:
+        raise ConfigError(f"the source {source.name} does not ship a recipe. Pass --recipe FILE.")
+    return path

@@ -21,14 +21,16 @@ import pyarrow.compute as pc
 from brew_data.corpora.preference_file import Preference, read_preferences
 from brew_data.packed_bins.packing import pack
 from brew_data.packed_bins.schema import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
+from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.compiler import Past, PromptCompiler
+from brew_data.prompts.suite import TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.records import Records
 from brew_data.schema import Tables, micros
 from brew_data.split import EVERYONE, Split, is_in_part
 from brew_platform.errors import UserError
 
-__all__ = ["Pair", "PairsPlan", "build_pairs", "compile_preference", "synthetic_pairs"]
+__all__ = ["Pair", "PairsPlan", "build_pairs", "compile_preference", "pairs_from_interactions"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,9 +66,9 @@ def compile_preference(preference: Preference, tokenizer: Tokenizer) -> Pair:
     """
     t = tokenizer
     encode = t.encode.__wrapped__  # uncached: these texts do not come again
-    head = (t.system, *t.encode(preference.instruction), t.member, *t.encode(preference.profile))
+    head = head_ids(t, t.encode(preference.instruction), t.encode(preference.profile))
     return Pair(
-        prompt=_ids((*head, t.user, *encode(preference.prompt), t.assistant)),
+        prompt=_ids((*head, *question_ids(t, encode(preference.prompt)))),
         chosen=_ids((*encode(preference.chosen), t.end)),
         rejected=_ids((*encode(preference.rejected), t.end)),
         origin=preference.origin,
@@ -160,7 +162,7 @@ def _documents(pairs: Sequence[Pair], plan: list[list[int]], bins: range, file: 
     )
 
 
-def synthetic_pairs(
+def pairs_from_interactions(
     tables: Tables,
     compiler: PromptCompiler,
     split: Split,
@@ -169,76 +171,79 @@ def synthetic_pairs(
     seed: int,
     members: tuple[float, float] = EVERYONE,
 ) -> list[Pair]:
-    """Pairs from what members did before the cut: the question that they met, the label of what they did, and another.
+    """Make pairs from interactions before the cut: a task's question, the label of its outcome, and another label.
 
-    The chosen answer is the action in the table, not the likelier one by the oracle: the truth may reach no training.
-    Where a task has more than two actions, the rejected one is drawn from the others.
+    The chosen answer is the outcome of the action in the table, not the outcome that the oracle finds likelier: the
+    oracle must not influence training. If a task has more than two outcomes, the rejected one is drawn at random from
+    the others.
 
     Args:
-        tables: of any source; opted-out members are left out.
-        compiler: compiles the prompts, with half of its context length: two documents share a bin. What does not fit is
-            the oldest history.
-        split: only interactions at or before its cut are asked about, and each sees strictly earlier ones only.
-        count: pairs to make; which interactions they ask about is drawn without repeats.
-        members: which part of them is asked about (`is_in_part`).
+        tables: From any source; members who opted out are left out.
+        compiler: Compiles the prompts with half of its context length, because two documents share a bin. The oldest
+            history that does not fit is left out.
+        split: Only interactions at or before its cut become pairs. Each prompt shows strictly earlier ones only.
+        count: Number of pairs. Each pair of task and interaction is drawn at most once.
+        seed: Of the random draws.
+        members: The part of the members whose interactions become pairs (`is_in_part`).
 
     Returns:
         `count` pairs in random order; the same for the same seed.
 
     Raises:
-        UserError: the training part has fewer interactions than `count`.
+        UserError: The training part has fewer interactions than `count`.
     """
     records = Records(tables)
     rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
     rows = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
     histories: dict[str, list[Past]] = {member: [] for member in records.profiles}
-    askable: list[tuple[str, Past, int]] = []
-    trained = {task.surface for task in compiler.suite.tasks if task.in_training}
+    scorable: list[tuple[str, TaskSpec, Past, int]] = []
     for member, past, id_ in zip(
         rows["member_id"].to_pylist(), records.history(rows), rows["interaction_id"].to_pylist(), strict=True
     ):
         if member in histories:
             histories[member].append(past)
-            if past.surface in trained and is_in_part(member, members):
-                askable.append((member, past, id_))
-    if count > len(askable):
+            if is_in_part(member, members):
+                tasks = compiler.suite.tasks_of(past.surface)
+                scorable += [(member, task, past, id_) for task in tasks if task.in_training]
+    if count > len(scorable):
         raise UserError(
-            f"{count} preference pairs are asked for, but the training part holds {len(askable)} interactions of "
-            f"members who may be used; ask for fewer, or make more data."
+            f"{count} preference pairs are requested, but the training part holds {len(scorable)} interactions of "
+            f"eligible members; request fewer pairs, or generate more data."
         )
     random = np.random.default_rng(seed)
     return [
-        _asked(compiler, records.profiles[member], histories[member], past, random, f"interaction {id_}")
-        for member, past, id_ in (askable[i] for i in random.permutation(len(askable))[:count])
+        _pair_of(compiler, task, records.profiles[member], histories[member], past, random, f"interaction {id_}")
+        for member, task, past, id_ in (scorable[i] for i in random.permutation(len(scorable))[:count])
     ]
 
 
-def _asked(
+def _pair_of(
     compiler: PromptCompiler,
+    task: TaskSpec,
     profile: dict[str, object],
     history: list[Past],
-    asked: Past,
+    scored: Past,
     random: np.random.Generator,
     origin: str,
 ) -> Pair:
-    """The pair that asks about one past interaction."""
-    task = compiler.suite.by_surface[asked.surface]
+    """Make the pair of one task and one past interaction."""
     labels = compiler.labels(task)
-    question, _ = compiler.question(task, profile, asked.entity)
+    question, _ = compiler.question(task, profile, scored.entity)
     head, _ = compiler.head(task, profile)
-    room = compiler.format.context_length // 2 - len(head) - len(question) - max(map(len, labels.values()))
-    shown = [p for p in history if p.surface in task.history.surfaces and p.timestamp < asked.timestamp]
-    turns: list[tuple[int, ...]] = []  # newest first; no cache will read these prompts, so the window need not hop
+    budget = compiler.format.context_length // 2 - len(head) - len(question) - max(map(len, labels.values()))
+    shown = [p for p in history if p.surface in task.history.surfaces and p.timestamp < scored.timestamp]
+    turns: list[tuple[int, ...]] = []  # newest first; these prompts are not served, so the window does not hop
     for past in reversed(shown[-task.history.max_interactions :]):
         turn = tuple(chain(*compiler.turn(profile, past)))
-        room -= len(turn)
-        if room < 0:
+        budget -= len(turn)
+        if budget < 0:
             break
         turns.append(turn)
-    others = [action for action in labels if action != asked.action]
+    chosen = compiler.suite.outcome(task, scored.action).name
+    others = [outcome for outcome in labels if outcome != chosen]
     return Pair(
         prompt=_ids((*head, *chain(*reversed(turns)), *question)),
-        chosen=_ids(labels[asked.action]),
+        chosen=_ids(labels[chosen]),
         rejected=_ids(labels[others[random.integers(len(others))]]),
         origin=origin,
     )

@@ -1,1 +1,1 @@
-"""Sources: where tables come from."""
+"""Sources of tables. A package adds one by an entry point; see brew_data.sources.base."""

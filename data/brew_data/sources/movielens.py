@@ -1,18 +1,23 @@
-"""MovieLens-100K as tables, from RecBole's atomic files (tab-separated, typed headers).
+"""MovieLens-100K, read from RecBole's atomic files (tab-separated, typed headers).
 
-Owns: reading and checking those files. The surface is `ratings`; the action of a rating of n stars is `rated_n`.
-Source: the protocol of issue 2; Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
+The surface is `ratings`; the action of a rating of n stars is `rated_n`. Source of the data: Harper and Konstan, "The
+MovieLens Datasets", ACM TiiS 2015.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 
 from brew_data.schema import TIMESTAMP, Tables
+from brew_data.sources.base import NoSettings
 from brew_platform.errors import DataError
 
-__all__ = ["read_movielens"]
+__all__ = ["MovieLens", "read_movielens"]
+
+FOLDER = "the folder that holds ml-100k.inter, ml-100k.item and ml-100k.user"
 
 COLUMNS = {
     "inter": ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
@@ -21,19 +26,40 @@ COLUMNS = {
 }
 
 
-def read_movielens(folder: Path) -> Tables:
-    """The tables of the MovieLens-100K files in `folder`.
+@dataclass(frozen=True, kw_only=True)
+class MovieLens:
+    """MovieLens-100K."""
 
-    The zip code is left out: it tells where a person lives, and nothing here needs it.
+    name: ClassVar[str] = "movielens"
+    config_class: ClassVar[type] = NoSettings
+    suite: ClassVar[str] = "movielens"
+    recipe: ClassVar[Path | None] = None
+    path_contents: ClassVar[str | None] = FOLDER
+    has_true_probabilities: ClassVar[bool] = False
+
+    config: NoSettings
+    path: Path
+
+    def read(self) -> Tables:
+        """Read the files.
+
+        Raises:
+            DataError: As `read_movielens`.
+        """
+        return read_movielens(self.path)
+
+
+def read_movielens(folder: Path) -> Tables:
+    """Read the MovieLens-100K files in `folder`.
+
+    The zip code is dropped, because it is personal data that no prompt uses.
 
     Raises:
-        DataError: the folder or a file is missing, a file has other columns, or a row cannot be read; the message names
+        DataError: The folder or a file is missing, a file has other columns, or a row cannot be read. The message names
             the file and the line.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"{folder} is no folder: pass --path the folder that holds ml-100k.inter, ml-100k.item and ml-100k.user."
-        )
+        raise DataError(f"{folder} is not a folder. Set --path to {FOLDER}.")
     members, entities, interactions = [], [], []
     for _, (user, age, gender, occupation, _zip) in _rows(folder, "user"):
         profile = {"age": _decade(age), "gender": gender, "occupation": occupation}
@@ -49,7 +75,7 @@ def read_movielens(folder: Path) -> Tables:
         if stars not in range(1, 6):
             raise DataError(
                 f"{folder / 'ml-100k.inter'} line {line}: rating {rating!r} at timestamp {timestamp!r} cannot be read; "
-                f"a rating is 1 to 5, a timestamp is seconds since 1970. Mend or remove that line."
+                f"a rating is 1 to 5, a timestamp is seconds since 1970. Correct or remove that line."
             )
         interactions.append((seconds * 1_000_000, line, user, item, f"rated_{stars}"))
     interactions.sort(key=lambda row: row[:2])
@@ -71,10 +97,10 @@ def read_movielens(folder: Path) -> Tables:
 
 
 def _rows(folder: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, values) of each row; the header is line 1."""
+    """Yield (line number, values) of each row; the header is line 1."""
     path = folder / f"ml-100k.{kind}"
     if not path.exists():
-        raise DataError(f"{path} does not exist: {folder} must hold ml-100k.inter, ml-100k.item and ml-100k.user.")
+        raise DataError(f"{path} does not exist. Set --path to {FOLDER}.")
     columns = COLUMNS[kind]
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     if not lines or lines[0].split("\t") != columns:
@@ -90,7 +116,7 @@ def _rows(folder: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
         if len(values) != len(columns):
             raise DataError(
                 f"{path} line {number} has {len(values)} values instead of {len(columns)}: {line[:80]!r}. "
-                f"Mend or remove that line."
+                f"Correct or remove that line."
             )
         yield number, values
 

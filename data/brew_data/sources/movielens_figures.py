@@ -1,6 +1,6 @@
-"""The figures of MovieLens-100K that the synthetic graph borrows: `python -m brew_data.sources.movielens_figures PATH`.
+"""The statistics of MovieLens-100K that the synthetic graph's settings are based on (docs/synthetic.md).
 
-Owns: `measure`. docs/synthetic.md uses what it prints. Shape suffixes: N ratings, X movies or users.
+`python -m brew_data.sources.movielens_figures PATH` prints them. Shape suffixes: N ratings, X movies or users.
 """
 
 import sys
@@ -19,21 +19,21 @@ LIKED = ("rated_4", "rated_5")
 
 
 class Figures(NamedTuple):
-    """Logits are of a like, a rating of 4 or more; movies and users count with 50 ratings or more."""
+    """Statistics of likes (ratings of 4 or more). Logits include only movies and users with 50 ratings or more."""
 
-    like_rate: float  # share of ratings that are likes
-    movie_sd: float  # of movies' logits, sampling noise taken out
-    user_sd: float  # of users' logits, sampling noise taken out
+    like_rate: float  # share of likes among ratings
+    movie_sd: float  # of movies' logits, without sampling noise
+    user_sd: float  # of users' logits, without sampling noise
     exposure_correlation: float  # of a movie's log count with its logit
     activity_sd: float  # of users' log counts
     tail_exponent: float  # a of P(count) ~ count^-a, over movies with 100 ratings or more
 
 
 def measure(tables: Tables) -> Figures:
-    """Measures all ratings.
+    """Measure all ratings.
 
     Args:
-        tables: from `read_movielens`; the action of n stars is `rated_n`.
+        tables: From `read_movielens`; the action of n stars is `rated_n`.
     """
     liked_N = np.isin(tables.interactions["action"].to_numpy(), LIKED)
     movies, likes = _counts(tables.interactions["entity_id"].to_numpy(), liked_N)
@@ -61,7 +61,7 @@ def _logit(count_X: Array, likes_X: Array) -> Array:
 
 
 def _spread(count_X: Array, likes_X: Array) -> float:
-    """Standard deviation of the logits, less what chance adds to each: 1 / (n p (1 - p))."""
+    """Return the standard deviation of the logits without their sampling variance, 1 / (n p (1 - p))."""
     often = count_X >= 50
     n, k = count_X[often], likes_X[often]
     p = (k + 0.5) / (n + 1)

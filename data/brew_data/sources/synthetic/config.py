@@ -1,7 +1,4 @@
-"""Size and realism of the synthetic graph: its settings, its surfaces, and the calendar they live in.
-
-Owns: `SyntheticConfig`, `SURFACES`. docs/synthetic.md has the source of each number.
-"""
+"""Settings, surfaces and calendar of the synthetic graph; docs/synthetic.md gives the source of each number."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,11 +9,11 @@ from brew_platform.errors import ConfigError
 __all__ = ["DAYS_PER_MONTH", "START", "SURFACES", "Surface", "SyntheticConfig", "benchmark_start"]
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
-DAYS_PER_MONTH = 30  # every month is as long, so that months compare
+DAYS_PER_MONTH = 30  # in every month, so that months are comparable
 
 
 class Surface(NamedTuple):
-    """Where entities of one type are shown, and the two actions that a member can take there."""
+    """A surface of the graph: it shows entities of one type, and a member takes one of two actions."""
 
     name: str
     task: str
@@ -36,17 +33,17 @@ SURFACES = (
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """Size and realism of the graph. "Our choice" marks what has no source; docs/synthetic.md says more on each.
+    """Size and realism of the graph. "Our choice" marks values without a source; docs/synthetic.md explains each field.
 
     Raises:
-        ConfigError: a value lies outside its range; the message names field, value and range.
+        ConfigError: A value is out of range. The message names field, value and range.
     """
 
-    members: int = 1_200  # people; many turns each rather than many people, as in MovieLens-100K (943, 106 turns each)
+    members: int = 1_200  # few members with many turns each, as in MovieLens-100K (943 members, 106 turns each)
     jobs: int = 1_200  # job entities over all months; about 300 alive at a time; our choice
     posts: int = 2_000  # post entities over all months; our choice
     months: int = 6  # of 30 days; the last is the benchmark, strictly later than all training
-    interactions_per_member: float = 168.0  # mean, if active in all months, before repeats go; 100 stay; ML-100K: 106
+    interactions_per_member: float = 168.0  # of a member active in all months; 100 without repeats (ML-100K: 106)
     seed: int = 0  # same config, same tables
 
     activity_sigma: float = 0.9  # sd of log activity; log-normal as in Hogg and Szabo 2009; ML-100K: .88
@@ -55,7 +52,7 @@ class SyntheticConfig:
     pii_share: float = 0.005  # of profiles and of posts, with an invented address or number in a text; our choice
 
     job_lifetime_days: float = 75.0  # median; log-normal with sd .5 of the log; our choice
-    post_lifetime_days: float = 75.0  # as above; long for a feed, so that past popularity says something; our choice
+    post_lifetime_days: float = 75.0  # as above; long for a feed, so that past popularity is informative; our choice
     popularity_exponent: float = 2.5  # P(shown x times) ~ x^-a; typically 2-3 (Clauset et al. 2009); ML-100K tail: 2.7
     related_share: float = 0.3  # of what is shown, retrieved by the profile's industry; our choice
     interest_share: float = 0.45  # of what is shown, retrieved by what the member reacts to strongly; our choice
@@ -93,16 +90,17 @@ class SyntheticConfig:
         ):  # fmt: skip
             self._require(name, getattr(self, name) >= 0, "0 or more")
 
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
+    def _require(self, name: str, holds: bool, condition: str) -> None:
         if not holds:
-            raise ConfigError(f"synthetic.{name} is {getattr(self, name)}, but it must be {wanted}. Change {name}.")
+            value = getattr(self, name)
+            raise ConfigError(f"source_config.{name} is {value}, but it must be {condition}. Change {name}.")
 
     @property
     def days(self) -> int:
-        """Length of the log."""
+        """Length of the log, in days."""
         return self.months * DAYS_PER_MONTH
 
 
 def benchmark_start(config: SyntheticConfig) -> datetime:
-    """Start of the last month: training uses only what is strictly earlier."""
+    """Return the start of the last month; training uses only strictly earlier interactions."""
     return START + timedelta(days=config.days - DAYS_PER_MONTH)

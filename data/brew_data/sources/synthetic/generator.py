@@ -1,9 +1,7 @@
-"""A small synthetic economic graph whose generator knows the true probability of every action.
+"""The generator of the synthetic economic graph: what is shown to whom and when, and the probability of each action.
 
-Owns: `generate`: who sees what and when, and the probability of each action. Does not own: the settings
-(`brew_data.sources.synthetic.config`), members and entities (`brew_data.sources.synthetic.population`), how much of the truth can be
-reached (`brew_data.sources.synthetic.reachability`), or the removal of opted-out members and personal data, both of which it contains
-on purpose. docs/synthetic.md has the formula. Shape suffixes: N interactions, M members, E entities of one type.
+docs/synthetic.md has the formula. The tables contain opted-out members and personal data on purpose, for the privacy
+steps to remove. Shape suffixes: N interactions, M members, E entities of one type.
 """
 
 from typing import Any
@@ -26,11 +24,11 @@ FIELDS = (
 
 
 def generate(config: SyntheticConfig) -> Tables:
-    """Draws the graph; about 1 s for the default size.
+    """Generate the graph; takes about 1 s for the default size.
 
     Returns:
-        Tables: members, entities (jobs, then posts), interactions in order of time, and the oracle's probability of
-        each interaction's positive action. A member sees an entity once per surface.
+        Members, entities (jobs, then posts), interactions in order of time, and the true probability of each
+        interaction's positive action. A member sees an entity once per surface.
     """
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(config.seed).spawn(7)]
     members = draw_members(config, streams[0])
@@ -73,7 +71,7 @@ def generate(config: SyntheticConfig) -> Tables:
 
 
 def _draw_visits(config: SyntheticConfig, rng: np.random.Generator, members: Members) -> tuple[Array, Array, Array]:
-    """Who looks, when (day, in order) and on which surface, in sessions of four interactions about a minute apart."""
+    """Draw member, day (ascending) and surface of each interaction, in sessions of four, about a minute apart."""
     span_M = config.days - members.join_M
     count_M = rng.poisson(members.rate_M * span_M)
     member_N = np.repeat(np.arange(config.members), count_M)
@@ -96,7 +94,7 @@ def _draw_shown(
     member_N: Array,
     day_N: Array,
 ) -> Array:
-    """What was shown: by exposure among what is alive; some retrieved by profile, some by past strong reactions."""
+    """Draw the entity of each interaction among the live ones: by exposure, by profile, or by strong interests."""
     N = len(member_N)
     industry_N, strong_N = members.industry_M[member_N], members.strong[kind][member_N, rng.integers(2, size=N)]
     topics = np.array(words.INDUSTRY_TOPICS)
@@ -114,10 +112,10 @@ def _draw_shown(
         trend = entities.trend_TV[day // DAYS_PER_MONTH, entities.group_E[alive]]
         weight = entities.weight_E[alive] * np.exp(trend)
         for group in np.unique(group_N[rows]):
-            asked = rows[group_N[rows] == group]
+            group_rows = rows[group_N[rows] == group]
             share = np.where(entities.group_E[alive] == group, weight, 0.0)
             total = np.cumsum(share if group >= 0 and share.any() else weight)
-            shown_N[asked] = alive[np.searchsorted(total, pick_N[asked] * total[-1], side="right")]
+            shown_N[group_rows] = alive[np.searchsorted(total, pick_N[group_rows] * total[-1], side="right")]
     return shown_N
 
 
@@ -130,7 +128,7 @@ def _affinity(
     entity_N: Array,
     month_N: Array,
 ) -> Array:
-    """Logit of the positive action, but for the base rate and the noise: docs/synthetic.md, formula; shape (N,)."""
+    """Compute the logit of the positive action without base rate and noise (docs/synthetic.md, formula); shape (N,)."""
     group_N, industry_N = entities.group_E[entity_N], members.industry_M[member_N]
     same_industry_N = industry_N == entities.industry_E[entity_N]
     if kind == "job":
@@ -153,7 +151,7 @@ def _affinity(
 
 
 def _intercept(logit_N: Array, rate: float) -> float:
-    """The shift that makes the mean probability equal to `rate`, by bisection."""
+    """Find the shift that makes the mean probability equal to `rate`, by bisection."""
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,8 +1,6 @@
-"""Who and what the synthetic graph is made of: members, jobs and posts with their drawn attributes.
+"""The members, jobs and posts of the synthetic graph, with the attributes that do not change over time.
 
-Owns: attributes that do not change with an interaction. Does not own: who sees what, and the probability of an action
-(`brew_data.sources.synthetic.generator`). Shape suffixes: M members, E entities of one type, S skills, V values of an attribute, T
-months, X any rows.
+Shape suffixes: M members, E entities of one type, S skills, V values of an attribute, T months, X any rows.
 """
 
 from dataclasses import dataclass
@@ -37,18 +35,18 @@ class Members:
 
 @dataclass(frozen=True, kw_only=True)
 class Entities:
-    """Jobs or posts. What only one of the two has is drawn for both, and left out of the other's text."""
+    """Jobs or posts. Attributes of only one type are drawn for both, and the text of the other type leaves them out."""
 
-    group_E: Array  # what interest is about: a job's industry, a post's topic
+    group_E: Array  # a job's industry, a post's topic: members have interests in groups
     format_E: Array
-    source_E: Array  # who stands behind it: a company, an author's role
+    source_E: Array  # a job's company, a post's author's role
     bucket_E: Array  # 0..3: popularity that the text shows
     industry_E: Array  # a job's own, a post's author's
     role_E: Array
     seniority_E: Array
     city_E: Array
     skills_ES: Array  # bool, which of all 30 skills
-    created_E: Array  # day; the oldest were there before the log starts
+    created_E: Array  # day; the oldest entities exist before the log starts
     expires_E: Array  # day
     weight_E: Array  # exposure, up to a factor
     quality_E: Array  # logits
@@ -56,11 +54,11 @@ class Entities:
 
 
 def draw_members(config: SyntheticConfig, rng: np.random.Generator) -> Members:
-    """Draws `config.members` members."""
+    """Draw `config.members` members."""
     M, T = config.members, config.months
     industry_M = rng.integers(len(words.INDUSTRIES), size=M)
     newcomer_M = rng.permutation(M) < round(config.cold_start_share * M)
-    early_M = rng.random(M) < 0.6  # members from before the log starts; the others join evenly until the last month
+    early_M = rng.random(M) < 0.6  # joined before the log starts; the others join evenly until the last month
     join_M = np.where(early_M, 0.0, rng.random(M) * (config.days - DAYS_PER_MONTH))
     join_M = np.where(newcomer_M, config.days - DAYS_PER_MONTH * rng.random(M), join_M)
     activity_M = np.exp(config.activity_sigma * rng.standard_normal(M) - config.activity_sigma**2 / 2)  # mean 1
@@ -90,7 +88,7 @@ def draw_members(config: SyntheticConfig, rng: np.random.Generator) -> Members:
 
 
 def _draw_skills(rng: np.random.Generator, industry_X: Array, *, own: int) -> Array:
-    """Which of all skills: `own` of the five of each row's industry; bool, shape (rows, 30)."""
+    """Draw `own` of the five skills of each row's industry; returns bool, shape (rows, 30)."""
     order = np.argsort(rng.random((len(industry_X), 5)), axis=1)[:, :own]
     skills = np.zeros((len(industry_X), 5 * len(words.INDUSTRIES)), dtype=bool)
     np.put_along_axis(skills, industry_X[:, None] * 5 + order, True, axis=1)
@@ -98,16 +96,17 @@ def _draw_skills(rng: np.random.Generator, industry_X: Array, *, own: int) -> Ar
 
 
 def draw_entities(config: SyntheticConfig, rng: np.random.Generator, kind: str) -> Entities:
-    """Draws all entities of one kind, "job" or "post"."""
+    """Draw all entities of one kind, "job" or "post"."""
     is_job = kind == "job"
     E = config.jobs if is_job else config.posts
     sources = len(words.COMPANIES if is_job else words.AUTHORS)
     groups = len(words.INDUSTRIES if is_job else words.TOPICS)
     median = config.job_lifetime_days if is_job else config.post_lifetime_days
     lifetime_E = median * np.exp(0.5 * rng.standard_normal(E))
-    created_E = rng.random(E) * (config.days + 2 * median) - 2 * median  # the stock is steady when the log starts
+    # Creation starts two lifetimes before the log, so that the number of live entities is steady from day 0.
+    created_E = rng.random(E) * (config.days + 2 * median) - 2 * median
     expires_E = created_E + lifetime_E
-    created_E[0], expires_E[0] = -2 * median, config.days + 1  # one that never expires: there is always one to show
+    created_E[0], expires_E[0] = -2 * median, config.days + 1  # never expires, so that one is always live
     industry_E = rng.integers(len(words.INDUSTRIES), size=E)
     source_E = rng.integers(sources, size=E)
     bucket_E = rng.integers(4, size=E)

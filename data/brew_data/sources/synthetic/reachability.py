@@ -1,7 +1,7 @@
-"""How much of the synthetic graph's truth can be reached: by popularity, by what a prompt says, and by the oracle.
+"""The AUC that baselines and the true probability reach on the synthetic graph.
 
-Owns: `measure`, whose table stands in docs/synthetic.md (`python -m brew_data.sources.synthetic.reachability` prints it).
-Does not own: the graph (`brew_data.sources.synthetic.generator`). Shape suffix: N interactions.
+`python -m brew_data.sources.synthetic.reachability` prints the table of docs/synthetic.md.
+Shape suffix: N interactions.
 """
 
 from datetime import datetime
@@ -23,35 +23,33 @@ Array = np.ndarray[Any, Any]
 
 
 class Reach(NamedTuple):
-    """How much of one task's truth can be reached, on the benchmark month."""
+    """The AUCs of one task on the benchmark month."""
 
     task: str
     rows: int
     positive_rate: float
-    popularity_auc: (
-        float  # item mean of earlier months, smoothed with 5 rows of the global mean, which unseen items get
-    )
-    profile_auc: float  # logistic regression on what the text of profile and entity says
-    history_auc: float  # the same with the member's strictly earlier reactions
+    popularity_auc: float  # item mean of earlier months, smoothed with 5 rows of the global mean
+    profile_auc: float  # logistic regression on the text of profile and entity
+    history_auc: float  # the same, with the member's strictly earlier reactions
     oracle_auc: float  # the true probability
 
     def share(self, auc: float) -> float:
-        """Part of the distance from popularity to the oracle that `auc` closes."""
+        """Return the part of the distance from popularity to the oracle that `auc` closes."""
         return (auc - self.popularity_auc) / (self.oracle_auc - self.popularity_auc)
 
 
 def measure(tables: Tables, start: datetime) -> list[Reach]:
-    """Fits baselines on what is earlier than `start` and scores the rest; about 5 s for the default size.
+    """Fit baselines on the interactions before `start` and score the others; takes about 5 s for the default size.
 
-    Logistic regression stands in for a language model. It reads only what a prompt holds: attributes, their matches,
-    and the member's strictly earlier reactions.
+    Logistic regression takes the place of a language model. It reads only what a prompt contains: attributes, their
+    matches, and the member's strictly earlier reactions.
 
     Args:
-        tables: from `generate`, with its oracle.
-        start: of the benchmark, from `benchmark_start`.
+        tables: From `generate`, with its oracle.
+        start: Start of the benchmark, from `benchmark_start`.
 
     Raises:
-        ConfigError: the tables have no oracle, so that nothing can be compared with the truth.
+        ConfigError: The tables have no oracle.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -87,7 +85,7 @@ def measure(tables: Tables, start: datetime) -> list[Reach]:
 
 
 def _read(tables: Tables) -> tuple[Array, list[Array]]:
-    """What a prompt says of each interaction.
+    """Compute the features that a prompt of each interaction contains.
 
     Returns:
         text: float32, shape (interactions, features): the entity's attributes, one-hot, and its matches with the
@@ -99,7 +97,7 @@ def _read(tables: Tables) -> tuple[Array, list[Array]]:
     entity = pc.index_in(tables.interactions["entity_id"], tables.entities["entity_id"]).to_numpy()
     profiles, fields = tables.members["profile"].to_pylist(), tables.entities["fields"].to_pylist()
     codes, columns = {}, []
-    for name in FIELDS[1:-1]:  # but the title, which the industry tells, and the text, which the topic tells
+    for name in FIELDS[1:-1]:  # without title and text, which industry and topic imply
         if name not in ("location", "skills"):
             values, codes[name] = np.unique([row[name] or "" for row in fields], return_inverse=True)
             columns.append(np.eye(len(values), dtype=np.float32)[codes[name]][entity])
@@ -121,7 +119,7 @@ def _read(tables: Tables) -> tuple[Array, list[Array]]:
 
 
 def _leaning(key_N: Array, y_N: Array, expected_N: Array) -> Array:
-    """Logits by which earlier reactions under the same key went beyond what was expected, shrunk towards 0.
+    """Compute the logits by which earlier reactions with the same key exceed their expectation, shrunk towards 0.
 
     One Newton step of a Gaussian posterior with prior variance 1: sum(y - p) / (1 + sum(p (1 - p))), over strictly
     earlier rows.
@@ -140,7 +138,7 @@ def _leaning(key_N: Array, y_N: Array, expected_N: Array) -> Array:
 
 
 def main() -> None:
-    """Prints the measured table of docs/synthetic.md for the default config."""
+    """Print the measured table of docs/synthetic.md for the default config."""
     config = SyntheticConfig()
     tables = generate(config)
     print(f"{tables.interactions.num_rows:,} interactions; benchmark from {benchmark_start(config):%Y-%m-%d}\n")

@@ -1,8 +1,7 @@
-"""The words of the synthetic economic graph: small closed vocabularies, mostly single words, and text made of them.
+"""The words of the synthetic graph: small closed vocabularies, mostly single words, and the text made of them.
 
-Owns: attribute values, which of them belong together, and the struct columns that hold them. Does not own: how often
-they occur or what they are worth (`brew_data.sources.synthetic.generator`). All words are our choice; companies, addresses and numbers
-are invented (example.com is reserved for examples by RFC 2606, 555-01xx for fiction in the North American plan).
+All words are our choice. Companies, addresses and numbers are invented: RFC 2606 reserves example.com for examples, and
+the North American numbering plan reserves 555-01xx for fiction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ __all__ = [
     "with_contacts",
 ]
 
-# Industry -> its roles, its skills, and the post topics that its people care about by profession.
+# Industry -> its roles, its skills, and the post topics related to it.
 _INDUSTRY: dict[str, tuple[str, str, str]] = {
     "software": ("developer engineer architect", "python java cloud testing linux", "ai design"),
     "finance": ("accountant banker auditor", "excel audit tax risk treasury", "markets policy"),
@@ -77,19 +76,19 @@ CONTACTS: tuple[str, ...] = ("mail ana@example.com", "write to sam.lee@example.c
 
 
 def struct(columns: Mapping[str, np.ndarray | Sequence[str] | None]) -> pa.StructArray:
-    """A struct of strings, one child per column; a column that is None is null in every row."""
+    """Build a struct of strings, one child per column; a column that is None is null in every row."""
     rows = max(len(column) for column in columns.values() if column is not None)
     children = [pa.nulls(rows, pa.string()) if x is None else pa.array(x, pa.string()) for x in columns.values()]
     return pa.StructArray.from_arrays(children, names=list(columns))
 
 
 def skill_texts(has_skill: np.ndarray) -> list[str]:
-    """Comma-separated skills; `has_skill` is bool, shape (rows, 30), in the order of SKILLS."""
+    """Join skills by commas; `has_skill` is bool, shape (rows, 30), in the order of SKILLS."""
     names = np.array(SKILLS).ravel()
     return [", ".join(names[row]) for row in has_skill]
 
 
 def with_contacts(rng: np.random.Generator, texts: Sequence[str], share: float) -> list[str]:
-    """The texts, a `share` of them followed by an invented address or number, for the privacy step to find."""
+    """Append an invented address or number to a `share` of the texts, for the privacy step to remove."""
     marked, contacts = rng.random(len(texts)) < share, rng.choice(CONTACTS, size=len(texts))
     return [f"{text} {contact}" if mark else text for text, contact, mark in zip(texts, contacts, marked, strict=True)]

@@ -1,0 +1,143 @@
+"""Sources of tables: the protocol of a source, and the registry of the installed ones.
+
+A package registers a source as an entry point of the group `brew360.sources`; docs/how-to/add-a-source.md shows one.
+"""
+
+import dataclasses
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from brew_platform.errors import DataError, UserError
+
+if TYPE_CHECKING:  # the command line lists the sources and must not wait for pyarrow
+    from brew_data.schema import Tables
+
+__all__ = ["GROUP", "NoSettings", "Source", "load_source", "open_source", "read_source", "source_names"]
+
+GROUP = "brew360.sources"
+
+
+class Source(Protocol):
+    """A source of tables.
+
+    Attributes:
+        name: Name of the entry point, and the value of `--source`.
+        config_class: Keyword-only dataclass of the source's settings, every one with a default. It raises ConfigError
+            for a value out of range. A recipe sets them under `source_config`.
+        suite: The default task suite: the name of a suite that ships, or a folder.
+        recipe: The default recipe of `brew360 demo` and `brew360 data`; None: a recipe that ships with brew360 under
+            the source's name, or `--recipe`.
+        path_contents: What `--path` must be; None: the source does not read files.
+        has_true_probabilities: Whether the tables have the true probability of every interaction (`Tables.oracle`). The
+            report then shows the best reachable AUC.
+
+    Args:
+        config: An instance of `config_class`.
+        path: Input files; None where `path_contents` is None.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type]
+    suite: ClassVar[str]
+    recipe: ClassVar[Path | None]
+    path_contents: ClassVar[str | None]
+    has_true_probabilities: ClassVar[bool]
+
+    def __init__(self, *, config: Any, path: Path | None) -> None: ...
+
+    def read(self) -> "Tables":
+        """Read or generate the tables; the same tables for the same settings and files.
+
+        Raises:
+            DataError: The input cannot be read.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoSettings:
+    """The settings of a source that has none."""
+
+
+def source_names() -> list[str]:
+    """Return the names of the installed sources, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def load_source(name: str) -> type[Source]:
+    """Import the installed source of this name.
+
+    Raises:
+        UserError: No source has this name, several packages register it, or the registered object cannot be imported or
+            is not a source.
+    """
+    entries = list(entry_points(group=GROUP, name=name))
+    if not entries:
+        raise UserError(
+            f"source {name!r} is unknown; installed are {', '.join(source_names()) or 'none'}. To add one, install a "
+            f"package with an entry point of that name in the group {GROUP} (docs/how-to/add-a-source.md)."
+        )
+    if len(entries) > 1:
+        raise UserError(
+            f"source {name!r} is registered several times, by {' and '.join(map(_origin, entries))}, so that it is "
+            f"ambiguous. Uninstall all but one of these packages."
+        )
+    [entry] = entries
+    try:
+        source = entry.load()
+    except Exception as error:  # a plug-in may raise anything when it is imported
+        raise UserError(
+            f"source {name!r} ({_origin(entry)}) cannot be imported: {type(error).__name__}: {error}. Correct or "
+            f"uninstall that package."
+        ) from error
+    required = [*Source.__annotations__, "read"]
+    if missing := [attribute for attribute in required if not hasattr(source, attribute)]:
+        raise UserError(
+            f"source {name!r} ({_origin(entry)}) does not have {', '.join(missing)}. Define what the protocol "
+            f"brew_data.sources.base.Source lists."
+        )
+    if source.name != name:
+        raise UserError(
+            f"the entry point {name!r} ({_origin(entry)}) is a source with the name {source.name!r}. Use one name."
+        )
+    return source
+
+
+def open_source(name: str, config: Any, path: Path | None) -> Source:
+    """Create the source of this name.
+
+    Args:
+        name: Of an installed source.
+        config: An instance of the source's `config_class`.
+        path: Input files, for a source that reads some.
+
+    Raises:
+        UserError: As `load_source`, or `path` is missing or not accepted.
+    """
+    source = load_source(name)
+    if source.path_contents is None and path is not None:
+        raise UserError(f"source {name} does not read files and takes no --path; leave it out.")
+    if source.path_contents is not None and path is None:
+        raise UserError(f"source {name} needs --path, {source.path_contents}.")
+    return source(config=config, path=path)
+
+
+def read_source(source: Source) -> "Tables":
+    """Read the tables of a source, and check its `has_true_probabilities`.
+
+    Raises:
+        DataError: As `Source.read`, or the oracle table is missing or was not declared.
+    """
+    tables = source.read()
+    if source.has_true_probabilities != (tables.oracle is not None):
+        raise DataError(
+            f"source {source.name}: has_true_probabilities is {source.has_true_probabilities}, but its tables have "
+            f"{'an' if tables.oracle is not None else 'no'} oracle. Correct the source."
+        )
+    return tables
+
+
+def _origin(entry: EntryPoint) -> str:
+    package = f"package {entry.dist.name}, " if entry.dist is not None else ""
+    return f"{package}{entry.value}"
