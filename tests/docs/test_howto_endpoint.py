@@ -8,7 +8,7 @@ from brew_serve.engines.torch import TorchEngine
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
-from ..serve.conftest import suite, tokenizer, version, version_folder  # noqa: TID252
+from ..serve.conftest import suite, tokenizer, version, version_folder
 
 __all__ = ["suite", "tokenizer", "version", "version_folder"]  # fixtures
 

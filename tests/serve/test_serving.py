@@ -85,7 +85,8 @@ def batch_requests(version: LoadedVersion, tables: Tables, history: list[Past]) 
     """Both tasks, Ada's whole history, every entity of the task's type; ids are the entities' numbers."""
     rows = []
     for task in version.suite.tasks:
-        numbers = [i for i, past in enumerate(history) if past.entity.entity_type == task.entity_type]
+        entity_type = version.suite.surface(task.surface).entity_type
+        numbers = [i for i, past in enumerate(history) if past.entity.entity_type == entity_type]
         profile = {"title": "engineer", "location": "berlin"}
         prefix = version.compiler.prefix(task, profile, history)
         rows.append(

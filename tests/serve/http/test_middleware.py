@@ -1,4 +1,4 @@
-"""The edge over HTTP: keys, quotas, sizes, ids, deadlines, load; each refusal with its status and its sentence."""
+"""The middleware over HTTP: keys, quotas, sizes, ids, deadlines, load; each refusal has its status and sentence."""
 
 import asyncio
 import logging

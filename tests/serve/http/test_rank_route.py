@@ -1,4 +1,4 @@
-"""The HTTP face without Ray: answers, and a sentence with a 4xx status for every bad request."""
+"""`POST /v1/rank` without Ray: responses, and a sentence with a 4xx status for every invalid request."""
 
 import json
 from typing import Any

@@ -128,7 +128,7 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
         assert str(refused.value).startswith(f"Error code: {refused.value.status_code} - {sentence}")
 
 
-async def test_the_openai_client_sees_the_errors_of_the_edge(service: RankingService, tmp_path: Path) -> None:
+async def test_the_openai_client_sees_the_errors_of_the_middleware(service: RankingService, tmp_path: Path) -> None:
     import openai as package
 
     path = tmp_path / "keys.yaml"

@@ -26,7 +26,7 @@ from brew_platform.storage.base import open_store
 from brew_serve.context.base import MemberContext
 from brew_serve.version import LoadedVersion
 
-from .running_ray import RAY, running_ray
+from ..running_ray import RAY, running_ray
 
 pytestmark = [*RAY, pytest.mark.faults]
 

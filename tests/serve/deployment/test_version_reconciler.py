@@ -1,4 +1,4 @@
-"""What the reconciler decides: on a real registry in a folder, with a clock and a Serve of the test's own."""
+"""What the reconciler decides: on a real registry in a folder, with a fake clock and a fake Serve."""
 
 from pathlib import Path
 
@@ -141,7 +141,7 @@ def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> No
     assert [(one.role, one.version) for one in plan.routes] == [("production", 1)]
 
 
-def test_a_fleet_that_is_started_anew_goes_on_with_what_is_up(stage: Stage) -> None:
+def test_a_restarted_controller_continues_with_the_versions_that_are_up(stage: Stage) -> None:
     stage.promote(2)
     stage.step()
     stage.reconciler = stage.new_reconciler()

@@ -1,4 +1,4 @@
-"""Which replica and which version a member meets, and how many replicas there are: pure functions."""
+"""The replica and the version of a member, and the number of replicas: pure functions."""
 
 import json
 import warnings

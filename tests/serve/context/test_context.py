@@ -13,7 +13,7 @@ import pytest
 from brew_data.prompts.compiler import Entity, Past
 from brew_data.schema import Tables
 from brew_platform.errors import UserError
-from brew_serve.context.base import Context, MemberEvent, MemberContext, UnknownId
+from brew_serve.context.base import Context, MemberContext, MemberEvent, UnknownId
 from brew_serve.context.redis import RedisContext
 from brew_serve.stores.sqlite_file import Unavailable
 

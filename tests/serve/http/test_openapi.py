@@ -1,4 +1,4 @@
-"""The whole HTTP face fuzzed from its own OpenAPI document: no request makes it fail, or answer what it does not say.
+"""The whole HTTP API fuzzed from its own OpenAPI document: no request makes it fail, or answer what it does not say.
 
 Schemathesis makes requests that fit the document and requests that do not, and checks each answer against it: status,
 content type, body, the Allow header, and that what does not fit is refused. Beside that: every refusal is one sentence.
