@@ -1,8 +1,4 @@
-"""The benchmark: how well scores of later rows rank what members did, beside simple and best possible rankings.
-
-Owns: quality per task from scored rows. Does not own: scoring (`brew_serve.batch.flow`), or what
-AUC and log loss are (`brew_platform.metrics`).
-"""
+"""Benchmark quality per task: AUC and log loss of the scores, the popularity baseline, and the best reachable AUC."""
 
 from dataclasses import dataclass
 
@@ -10,50 +6,55 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brew_data.prompts.suite import TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
 from brew_platform.errors import BrewError
 from brew_platform.metrics import auc, logloss, smoothed_mean
 
-__all__ = ["TaskQuality", "benchmark", "benchmark_rows"]
+__all__ = ["TaskQuality", "benchmark", "count_benchmark_scores"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskQuality:
-    """One task's quality on the benchmark's rows; None where it is unknown."""
+    """Quality of one task on the benchmark rows. A value is None if it is not defined or not known."""
 
     rows: int
     positive_rate: float
     auc: float | None
     logloss: float
-    baseline_auc: float | None  # popularity: the entity's smoothed mean on the training rows
-    best_auc: float | None  # of the true probabilities, where a generator knows them
+    baseline_auc: float | None  # popularity: smoothed mean label of the entity on the training rows
+    best_auc: float | None  # AUC of the true probabilities, which only synthetic data has
 
     @property
     def gap_closed(self) -> float | None:
-        """Share of the way from popularity to the best reachable AUC; None where that is unknown."""
+        """(auc - baseline_auc) / (best_auc - baseline_auc); None if a value is unknown or there is no gap."""
         if self.auc is None or self.baseline_auc is None or self.best_auc is None:
+            return None
+        if self.best_auc == self.baseline_auc:
             return None
         return (self.auc - self.baseline_auc) / (self.best_auc - self.baseline_auc)
 
 
-def benchmark_rows(tables: Tables, split: Split) -> pa.Table:
-    """The interactions that are judged: after the cut, of members who take part."""
-    return _parts(tables, split)[1]
+def count_benchmark_scores(tables: Tables, suite: TaskSuite, split: Split) -> int:
+    """Count the scores that `benchmark` needs: one per task and interaction after the cut on the task's surface."""
+    surfaces = _parts(tables, split)[1]["surface"].to_pylist()
+    return sum(len(suite.tasks_of(surface)) for surface in surfaces)
 
 
 def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) -> dict[str, TaskQuality]:
-    """Quality per task.
+    """Compute the quality of each task that has benchmark rows.
 
     Args:
-        scores: interaction_id int64, score float64 (probability of a positive action), one row per benchmark row.
-        tables: the tables that the rows come from; the baseline is fitted on their training part alone.
+        scores: task string, interaction_id int64, score float64 (probability of a positive outcome), one row per
+            task and benchmark row of its surface.
+        tables: Tables that the rows come from; the baseline is fitted on their training rows.
 
     Raises:
-        BrewError: a benchmark row was not scored, or was scored twice.
+        BrewError: A benchmark row has no score or more than one.
     """
-    scored = dict(zip(scores["interaction_id"].to_pylist(), scores["score"].to_pylist(), strict=True))
+    columns = (scores[name].to_pylist() for name in ("task", "interaction_id", "score"))
+    scored = {(task, id_): score for task, id_, score in zip(*columns, strict=True)}
     oracle = None
     if tables.oracle is not None:
         pairs = zip(tables.oracle["interaction_id"].to_pylist(), tables.oracle["probability"].to_pylist(), strict=True)
@@ -67,14 +68,17 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
             continue
         expected += test.num_rows
         ids = test["interaction_id"].to_pylist()
-        if missing := [id_ for id_ in ids if id_ not in scored]:
+        if missing := [id_ for id_ in ids if (task.name, id_) not in scored]:
             raise BrewError(
                 f"task {task.name}: {len(missing)} of {len(ids)} benchmark rows have no score ({missing[0]})."
             )
-        labels, probabilities = _labels(test, task), np.array([scored[id_] for id_ in ids])
+        labels, probabilities = (
+            _labels(test, suite.positive_actions(task)),
+            np.array([scored[task.name, id_] for id_ in ids]),
+        )
         popularity = smoothed_mean(
             train["entity_id"].to_numpy(zero_copy_only=False),
-            _labels(train, task),
+            _labels(train, suite.positive_actions(task)),
             test["entity_id"].to_numpy(zero_copy_only=False),
         )
         result[task.name] = TaskQuality(
@@ -83,15 +87,15 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
             auc=auc(labels, probabilities),
             logloss=logloss(labels, probabilities),
             baseline_auc=auc(labels, popularity),
-            best_auc=auc(labels, np.array([oracle[id_] for id_ in ids])) if oracle else None,
+            best_auc=auc(labels, np.array([oracle[id_] for id_ in ids])) if oracle and task.follows_surface else None,
         )
     if not expected == len(scored) == scores.num_rows:
-        raise BrewError(f"{scores.num_rows} scores were given for {expected} benchmark rows; each needs exactly one.")
+        raise BrewError(f"{scores.num_rows} scores for {expected} benchmark rows. Give exactly one score per row.")
     return result
 
 
 def _parts(tables: Tables, split: Split) -> tuple[pa.Table, pa.Table]:
-    """Training rows and benchmark rows of the members who take part."""
+    """Return the training rows and the benchmark rows of the members who have not opted out."""
     out = tables.members.filter(tables.members["opted_out"])["member_id"].combine_chunks()
     rows = tables.interactions.filter(pc.invert(pc.is_in(tables.interactions["member_id"], value_set=out)))
     times = micros(rows).to_numpy()
@@ -99,6 +103,6 @@ def _parts(tables: Tables, split: Split) -> tuple[pa.Table, pa.Table]:
     return rows.filter(pa.array(earlier)), rows.filter(pa.array(~earlier & (times <= split.until)))
 
 
-def _labels(rows: pa.Table, task: TaskSpec) -> np.ndarray:
-    positive = pc.is_in(rows["action"], value_set=pa.array(task.positive))
+def _labels(rows: pa.Table, positive_actions: list[str]) -> np.ndarray:
+    positive = pc.is_in(rows["action"], value_set=pa.array(positive_actions))
     return positive.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -112,7 +112,7 @@ def test_what_a_job_itself_is_wrong_about_kills_it_alone_and_can_be_mended(plane
     assert plane.outbox.replay(["event:2"]) == 1  # p9 is a post, which jobs does not show: dead again, for that
     plane.drain()
     again = next(letter for letter in plane.outbox.dead_letters() if letter.job.job_id == "event:2")
-    assert again.error == "task job_apply ranks entities of type 'job', not 'post'."
+    assert again.error == "surface jobs shows entities of type 'job', not 'post'."
 
 
 def test_entities_that_come_with_an_event_are_ranked_by_what_they_are(plane: Plane) -> None:
