@@ -41,7 +41,8 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
     for member, surface, entity in zip(
         later["member_id"].to_pylist(), later["surface"].to_pylist(), later["entity_id"].to_pylist(), strict=True
     ):
-        shown.setdefault((member, suite.by_surface[surface].name), []).append(entity)
+        for task_on_surface in suite.tasks_of(surface):
+            shown.setdefault((member, task_on_surface.name), []).append(entity)
     names = [task.name for task in suite.tasks]
     slates: list[Slate] = []
     for member in rng.permutation(sorted(taking_part)).tolist():

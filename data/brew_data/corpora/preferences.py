@@ -1,12 +1,9 @@
-"""Preference pairs as bins: what DPO and ORPO train on.
+"""Preference pairs as packed bins, for DPO and ORPO.
 
-A pair becomes two documents, the prompt followed by each answer, which stay together in one bin: document 2k of a bin
-is the chosen one, 2k + 1 the rejected one. Roles are 1 on the answers alone. In a pair that a file gives, an answer
-ends with `<|end|>`, since stopping is part of it; in one from our own tables it is a task's label and nothing else, as
-in training documents, where the next turn may follow.
-
-Owns: a pair's token ids, the bins, and pairs from a source's own tables. Does not own: the file format
-(brew_data.corpora.preference_file), the prompt (brew_data.prompts.compiler) or the objectives (brew_train.objectives.base).
+A pair becomes two documents, the prompt followed by each answer, in one bin: document 2k of a bin is the chosen one,
+document 2k + 1 the rejected one. Roles are 1 on the answers only. An answer from a file ends with `<|end|>`, because
+the model must learn to stop. An answer from our own tables is a task's label alone, as in training documents, where
+the next turn may follow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,32 +37,32 @@ class Pair:
     prompt: np.ndarray
     chosen: np.ndarray
     rejected: np.ndarray
-    origin: str  # where it comes from, for messages
+    origin: str  # for error messages
 
     @property
     def length(self) -> int:
-        """Tokens of both documents."""
+        """Tokens of both documents together."""
         return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairsPlan(BinsPlan):
-    """What `plan.json` says of a folder of bins of pairs."""
+    """The contents of `plan.json` in a folder of packed pairs."""
 
     kind: str = "pairs"
     n_pairs: int
-    n_skipped: int  # pairs left out because they are longer than a bin
+    n_skipped: int  # pairs that were left out because they exceed a bin
 
 
 def compile_preference(preference: Preference, tokenizer: Tokenizer) -> Pair:
-    """A row of a file as token ids, as the prompt compiler lays out a chat:
+    """Encode a row of a file, in the layout of a chat:
 
         <|system|> instruction <|member|> profile <|user|> prompt <|assistant|> answer <|end|>
 
-    The texts are encoded without control tokens, so that none can forge a turn.
+    The texts are encoded without control tokens, so that they cannot forge a turn.
     """
     t = tokenizer
-    encode = t.encode.__wrapped__  # uncached: these texts do not come again
+    encode = t.encode.__wrapped__  # uncached: these texts do not repeat
     head = head_ids(t, t.encode(preference.instruction), t.encode(preference.profile))
     return Pair(
         prompt=_ids((*head, *question_ids(t, encode(preference.prompt)))),
@@ -84,29 +81,31 @@ def build_pairs(
     bins_per_file: int = BINS_PER_FILE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PairsPlan:
-    """Packs pairs best-fit and writes their bins, with the columns that documents' bins have.
+    """Pack pairs best-fit and write them as bins, with the same columns as bins of documents.
 
-    One process does it: a set of pairs is small beside the tables (60,000 pairs of 1,000 tokens are 240 MB of memory).
+    This runs in one process, because pairs are small compared to the tables: 60,000 pairs of 1,000 tokens take 240 MB
+    of memory.
 
     Args:
-        pairs: a file that `read_preferences` reads, or pairs.
-        compiler: gives the tokenizer, and the tokens that a bin holds (its context length).
-        out: receives `bins-*.parquet` and, last, `plan.json`; nothing is written before every pair has been checked.
-        skip_long: leave out pairs that are longer than a bin, and count them, instead of refusing them.
-        on_progress: called with (bins written, bins in all).
+        pairs: A file that `read_preferences` reads, or pairs.
+        compiler: Provides the tokenizer; its context length is the capacity of a bin.
+        out: Receives `bins-*.parquet` and, last, `plan.json`. Nothing is written before every pair has been checked.
+        skip_long: Leave out and count pairs that exceed a bin, instead of raising.
+        bins_per_file: Bins per Parquet file.
+        on_progress: Called with (bins written, total bins).
 
     Raises:
-        UserError: a pair is longer than a bin, or there is none to pack.
-        DataError: as `read_preferences`.
+        UserError: A pair exceeds a bin, or there are no pairs.
+        DataError: As in `read_preferences`.
     """
     capacity = compiler.format.context_length
     if isinstance(pairs, Path):
-        given: Iterator[Pair] = (compile_preference(row, compiler.tokenizer) for row in read_preferences(pairs))
+        all_pairs: Iterator[Pair] = (compile_preference(row, compiler.tokenizer) for row in read_preferences(pairs))
     else:
-        given = iter(pairs)
+        all_pairs = iter(pairs)
     kept: list[Pair] = []
     skipped = 0
-    for pair in given:
+    for pair in all_pairs:
         if pair.length <= capacity:
             kept.append(pair)
         elif skip_long:
@@ -141,7 +140,7 @@ def build_pairs(
 
 
 def _documents(pairs: Sequence[Pair], plan: list[list[int]], bins: range, file: int) -> pa.Table:
-    """The documents of one file's bins, as `write_file` reads them."""
+    """Return the documents of one file's bins in the columns that `write_file` reads."""
     placed = [
         (bin_id, 2 * place + side, pairs[index].prompt, answer)
         for bin_id in bins

@@ -1,12 +1,11 @@
-"""A chat from outside as a prompt: its roles become control tokens, and its words never do.
+"""The layout of a chat with control tokens, and the rendering of chat messages in it.
 
-The turns are those that the model was trained on (`brew_data.prompts.compiler`):
+    <|system|> instruction <|member|> profile                    head
+    <|user|> text <|assistant|> text ...                         turns
+    <|assistant|>                                                the model's next token answers
 
-    <|system|> system messages <|member|>
-    <|user|> words <|assistant|> words ...
-    <|assistant|>                            the cue to answer
-
-Owns: that mapping. Does not own: control tokens and the encoding of words (`brew_data.prompts.tokenizer`).
+The prompt compiler, preference pairs and chat messages from outside share this layout. Text is encoded without control
+tokens, so that it cannot forge a turn (`brew_data.prompts.tokenizer`).
 """
 
 from collections.abc import Sequence
@@ -15,29 +14,45 @@ from itertools import chain
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import UserError
 
-__all__ = ["chat_ids"]
+__all__ = ["chat_ids", "head_ids", "question_ids"]
 
 _SYSTEM = ("system", "developer")
 
 
+def head_ids(tokenizer: Tokenizer, instruction: Sequence[int], profile: Sequence[int] = ()) -> tuple[int, ...]:
+    """Lay out encoded instruction and profile as the head of a chat."""
+    return (tokenizer.system, *instruction, tokenizer.member, *profile)
+
+
+def question_ids(tokenizer: Tokenizer, text: Sequence[int]) -> tuple[int, ...]:
+    """Lay out encoded text as a question, up to the token that the answer follows."""
+    return (tokenizer.user, *text, tokenizer.assistant)
+
+
 def chat_ids(tokenizer: Tokenizer, messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
-    """Token ids of a chat, up to the answer cue.
+    """Render chat messages, up to the token that the answer follows.
 
     Args:
-        messages: (role, words); role is system or developer (first ones only), user, or assistant.
+        tokenizer: Of the model that answers.
+        messages: (role, text). The role is system or developer (first messages only), user, or assistant.
+
+    Returns:
+        Token ids.
 
     Raises:
-        UserError: a system message after others, or the last message is not the user's.
+        UserError: A system message follows a message of another role, or the last message is not of role user.
     """
     roles = [role for role, _ in messages]
     first = next((i for i, role in enumerate(roles) if role not in _SYSTEM), len(roles))
     late = [i for i, role in enumerate(roles) if role in _SYSTEM and i > first]
     if late:
-        raise UserError(f"messages.{late[0]} is of role {roles[late[0]]}, which comes first; move it to the front.")
+        raise UserError(
+            f"messages.{late[0]} is of role {roles[late[0]]}, which must precede other roles; move it to the start."
+        )
     if roles[-1] != "user":
-        raise UserError(f"the last message is of role {roles[-1]}; end with one of role user, which is answered.")
-    instruction = "\n".join(words for _, words in messages[:first])
-    cues = {"user": tokenizer.user, "assistant": tokenizer.assistant}
-    turns = ((cues[role], *tokenizer.encode(words)) for role, words in messages[first:])
-    head = (tokenizer.system, *tokenizer.encode(instruction), tokenizer.member)
+        raise UserError(f"the last message is of role {roles[-1]}; end with a message of role user.")
+    instruction = "\n".join(text for _, text in messages[:first])
+    role_tokens = {"user": tokenizer.user, "assistant": tokenizer.assistant}
+    turns = ((role_tokens[role], *tokenizer.encode(text)) for role, text in messages[first:])
+    head = head_ids(tokenizer, tokenizer.encode(instruction))
     return (*head, *chain.from_iterable(turns), tokenizer.assistant)

@@ -1,23 +1,24 @@
-"""The prompt compiler: one path from records to token ids, for training, batch, nearline and online.
+"""The prompt compiler: one code path from records to token ids, for training, batch, nearline and online scoring.
 
-A prompt is a chat of many turns, stable parts first, so that all candidates of a request share one prefix and a
-member's next request shares most of it:
+A prompt is a chat of many turns with its stable parts first, so that all candidates of a request share one prefix and
+a member's next request shares most of it:
 
     <|system|> instruction <|member|> profile                          head
     <|user|> question entity <|assistant|> label      one per past interaction, oldest to newest
     <|user|> question entity <|assistant|>            the candidate; the model's next token answers
 
-Owns: segments, their order, the token budget and the report of what it cut. Does not own: which records are shown
-(`HistoryPolicy` says, `history.py` applies it) and what they say (`TaskSuite`).
-Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format); issue 2.
+Surfaces render past interactions; the task renders the candidate (`brew_data.prompts.suite`).
+
+Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.history import first_kept
-from brew_data.prompts.suite import TaskSpec, TaskSuite
+from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import UserError
 
@@ -28,16 +29,27 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:
-    """The token budget; part of a model version's signature, since training and serving must agree on it."""
+    """The token budget of a prompt. It is part of a model version, because training and serving must use the same one.
 
-    context_length: int  # tokens of a whole prompt, the answer included
-    head_tokens: int = 192  # at most this many for instruction and profile together
-    question_tokens: int = 64  # reserved for the candidate, so that the prefix does not depend on it
+    Args:
+        context_length: Tokens of a whole prompt, including the answer.
+        head_tokens: The maximum number of tokens of instruction and profile together.
+        question_tokens: Tokens reserved for the candidate, so that the prefix does not depend on the candidate.
+    """
+
+    context_length: int
+    head_tokens: int = 192
+    question_tokens: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entity:
-    """Something that can be shown to a member: `fields` by name, as the entities table or a request gives them."""
+    """An item that can be shown to a member.
+
+    Args:
+        entity_type: Selects the template of the suite.
+        fields: Values by name, as in the entities table or in a request.
+    """
 
     entity_type: str
     fields: Mapping[str, object]
@@ -45,23 +57,30 @@ class Entity:
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """One past interaction of the member."""
+    """A past interaction of a member.
+
+    Args:
+        entity: What the member saw.
+        surface: Where.
+        action: What the member did.
+        timestamp: Microseconds since 1970, UTC.
+    """
 
     entity: Entity
     surface: str
     action: str
-    timestamp: int  # microseconds since 1970, UTC
+    timestamp: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """What all candidates of a request share.
+    """The part of a prompt that all candidates of a request share.
 
     Args:
-        ids: token ids.
-        turns: past interactions shown.
-        turns_dropped: past interactions left out, the oldest first, by the policy's maximum or the token budget.
-        tokens_dropped: tokens cut from instruction and profile.
+        ids: Token ids.
+        turns: Past interactions that are shown.
+        turns_dropped: Past interactions that the policy's maximum or the token budget excluded, the oldest first.
+        tokens_dropped: Tokens that were cut from instruction and profile.
     """
 
     ids: Ids
@@ -72,11 +91,11 @@ class Prefix:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A training document: a member's chat, or a window of it.
+    """A training document: a chat with its answers.
 
     Args:
-        ids: token ids, `<|end|>` last.
-        roles: as many; 1 where the token is part of an answer (a label), else 0.
+        ids: Token ids, `<|end|>` last.
+        roles: One per token: 1 for tokens of an answer that is trained, else 0.
     """
 
     ids: Ids
@@ -84,48 +103,64 @@ class Document:
 
 
 class PromptCompiler:
-    """Compiles prompts of one task suite with one tokenizer.
+    """Compiles the prompts of one task suite with one tokenizer.
 
     Args:
-        suite: tasks and templates.
-        tokenizer: of the model that reads the prompts.
-        format: the token budget.
+        suite: Surfaces, tasks and templates.
+        tokenizer: Of the model that reads the prompts.
+        format: The token budget.
 
     Raises:
-        UserError: the budget leaves no room for history, or a label is the beginning of another one's tokens, so that
-            their probabilities could not be told apart.
+        UserError: The budget leaves no tokens for history, or the token ids of a label start with those of another
+            label of the same task, so that their probabilities cannot be separated.
     """
 
     def __init__(self, suite: TaskSuite, tokenizer: Tokenizer, format: PromptFormat) -> None:
         self.suite, self.tokenizer, self.format = suite, tokenizer, format
         self._labels = {task.name: self._label_ids(task) for task in suite.tasks}
         longest = max(len(ids) for labels in self._labels.values() for ids in labels.values())
-        self._prefix_budget = format.context_length - format.question_tokens - longest
+        # A training document of a task that does not follow its surface is a serving prompt, the answer, and <|end|>.
+        end = any(not task.follows_surface for task in suite.tasks)
+        self._prefix_budget = format.context_length - format.question_tokens - longest - end
         if self._prefix_budget < format.head_tokens + format.question_tokens:
             raise UserError(
-                f"context_length {format.context_length} leaves no room for history beside {format.head_tokens} tokens "
-                f"of head and {format.question_tokens} of question; raise it, or lower those."
+                f"context_length {format.context_length} leaves no tokens for history beside head_tokens "
+                f"{format.head_tokens} and question_tokens {format.question_tokens}; raise it, or lower those."
             )
 
     def _label_ids(self, task: TaskSpec) -> dict[str, Ids]:
-        labels = {name: self.tokenizer.encode(label) for name, label in task.labels.items()}
+        labels = {outcome.name: self.tokenizer.encode(outcome.label) for outcome in self.suite.outcomes(task)}
         for name, ids in labels.items():
             for other, other_ids in labels.items():
                 if name != other and other_ids[: len(ids)] == ids:
                     raise UserError(
-                        f"task {task.name}: label of {name!r} begins that of {other!r}; change one of them."
+                        f"task {task.name}: the label of {other!r} starts with the label of {name!r}, so their "
+                        f"probabilities cannot be separated; change one of them."
                     )
         return labels
 
     def labels(self, task: TaskSpec) -> dict[str, Ids]:
-        """Token ids of each action's label, by action name; none begins another."""
+        """Return the token ids of each outcome's label, by outcome name; no label starts with another."""
         return self._labels[task.name]
 
+    def label(self, task: TaskSpec, action: str) -> Ids:
+        """Return the token ids of the label that an action on the task's surface counts as.
+
+        Raises:
+            UserError: The surface has no such action.
+        """
+        return self._labels[task.name][self.suite.outcome(task, action).name]
+
     def head(self, task: TaskSpec, profile: Mapping[str, object], own_words: str = "") -> tuple[Ids, int]:
-        """Instruction and profile, and how many tokens were cut to fit `head_tokens`.
+        """Render instruction and profile.
 
         Args:
-            own_words: what the member says in their own words about what they want; follows the task's instruction.
+            task: Gives the instruction.
+            profile: The member's fields by name.
+            own_words: The member's own wishes as text; they follow the task's instruction.
+
+        Returns:
+            Token ids, and the number of tokens that were cut to fit `head_tokens`.
         """
         limit = self.format.head_tokens - 2
         profile_ids = self.tokenizer.encode(self.suite.profile_text(profile))
@@ -134,35 +169,36 @@ class PromptCompiler:
         instruction_ids = self.tokenizer.encode(instruction)
         kept_instruction = instruction_ids[: limit - len(kept_profile)]
         cut = len(profile_ids) + len(instruction_ids) - len(kept_profile) - len(kept_instruction)
-        return (self.tokenizer.system, *kept_instruction, self.tokenizer.member, *kept_profile), cut
+        return head_ids(self.tokenizer, kept_instruction, kept_profile), cut
 
-    def question(self, task: TaskSpec, profile: Mapping[str, object], entity: Entity) -> tuple[Ids, int]:
-        """The turn that asks this member about `entity`, up to the answer cue; and how many tokens were cut from it.
+    def question(self, source: TaskSpec | Surface, profile: Mapping[str, object], entity: Entity) -> tuple[Ids, int]:
+        """Render the turn about `entity`, up to the token that the answer follows.
+
+        Args:
+            source: The task of a candidate, or the surface of a past interaction.
+
+        Returns:
+            Token ids, and the number of tokens that were cut to fit `question_tokens`.
 
         Raises:
-            UserError: the entity is of another type than the task asks about.
+            UserError: The entity is of another type than the surface shows.
         """
-        ids = self.tokenizer.encode(self.suite.question_text(task, profile, entity.entity_type, entity.fields))
+        ids = self.tokenizer.encode(self.suite.question_text(source, profile, entity.entity_type, entity.fields))
         kept = ids[: self.format.question_tokens - 2]
-        return (self.tokenizer.user, *kept, self.tokenizer.assistant), len(ids) - len(kept)
+        return question_ids(self.tokenizer, kept), len(ids) - len(kept)
 
     def turn(self, profile: Mapping[str, object], past: Past) -> tuple[Ids, Ids]:
-        """One past interaction of this member: its question, and the ids of its answer.
+        """Render a past interaction of this member as its surface says.
+
+        Returns:
+            Token ids of the question, and of the answer.
 
         Raises:
-            UserError: no task covers its surface, or that task has no such action.
+            UserError: The surface is unknown, it has no such action, or it shows entities of another type.
         """
-        task = self.suite.by_surface.get(past.surface)
-        if task is None:
-            raise UserError(
-                f"surface {past.surface!r} is unknown; this model knows {', '.join(self.suite.by_surface)}."
-            )
-        answer = self._labels[task.name].get(past.action)
-        if answer is None:
-            raise UserError(
-                f"action {past.action!r} is unknown on surface {past.surface!r}; known are {', '.join(task.labels)}."
-            )
-        return self.question(task, profile, past.entity)[0], answer
+        surface = self.suite.surface(past.surface)
+        answer = self.tokenizer.encode(surface.label(past.action))
+        return self.question(surface, profile, past.entity)[0], answer
 
     def prefix(
         self,
@@ -173,19 +209,22 @@ class PromptCompiler:
         before: int | None = None,
         own_words: str = "",
     ) -> Prefix:
-        """Head and history: everything before the candidate.
+        """Render head and history: everything before the candidate.
 
         Args:
-            history: the member's past interactions, sorted by time.
-            before: only interactions strictly earlier than this are shown (microseconds); None shows all.
+            task: Gives the instruction and the history policy.
+            profile: The member's fields by name.
+            history: The member's past interactions, sorted by time.
+            before: Only interactions strictly earlier than this are shown (microseconds); None shows all.
+            own_words: As in `head`.
 
         Raises:
-            UserError: as `turn`.
+            UserError: As in `turn`.
         """
         surfaces = set(task.history.surfaces)
         relevant = [p for p in history if p.surface in surfaces and (before is None or p.timestamp < before)]
         head, cut = self.head(task, profile, own_words)
-        # Turns are only compiled for what may be shown: the newest max_interactions, plus the hop they are dropped by.
+        # Only turns that may be shown are compiled: the newest max_interactions, rounded up to a multiple of the hop.
         oldest = max(0, len(relevant) - task.history.max_interactions - task.history.hop)
         oldest -= oldest % task.history.hop
         turns = [tuple(chain(*self.turn(profile, past))) for past in relevant[oldest:]]
@@ -203,36 +242,65 @@ class PromptCompiler:
         )
 
     def documents(self, profile: Mapping[str, object], history: Sequence[Past], *, turn_of: int = 0) -> list[Document]:
-        """A member's interactions as training documents, none longer than the context.
+        """Render a member's interactions as training documents, none longer than the context.
 
-        A document is the prompt that serving would build, with every answer filled in: head, turns, `<|end|>`. Tasks
-        that show the same surfaces share documents, and take turns in lending the instruction.
+        Tasks that follow their surface train on whole histories: head, turns with all answers, `<|end|>`. Those of them
+        that show the same surfaces share documents, and their instructions alternate. Every other task trains on
+        `example`s of the newest interactions on its surface.
 
         Args:
-            history: sorted by time.
-            turn_of: which task lends the instruction first; pass a hash of the member.
+            profile: The member's fields by name.
+            history: Sorted by time.
+            turn_of: Which task's instruction comes first; pass a hash of the member.
 
         Raises:
-            UserError: as `turn`.
+            UserError: As in `turn`.
         """
+        trained = [task for task in self.suite.tasks if task.in_training]
+        shown = {task.surface for task in trained}
+        answered = {task.surface for task in trained if task.follows_surface}
         groups: dict[tuple[str, ...], list[TaskSpec]] = {}
-        trained = {task.surface for task in self.suite.tasks if task.in_training}
-        for task in self.suite.tasks:
-            if task.in_training:
-                groups.setdefault(tuple(s for s in task.history.surfaces if s in trained), []).append(task)
+        for task in trained:
+            if task.follows_surface:
+                groups.setdefault(tuple(s for s in task.history.surfaces if s in shown), []).append(task)
         documents: list[Document] = []
         for surfaces, tasks in groups.items():
-            pending = [self.turn(profile, past) for past in history if past.surface in surfaces]
+            pending = [
+                (*self.turn(profile, past), int(past.surface in answered))
+                for past in history
+                if past.surface in surfaces
+            ]
             while pending:
                 head, _ = self.head(tasks[(turn_of + len(documents)) % len(tasks)], profile)
                 ids, roles = list(head), [0] * len(head)
                 taken = 0
-                for question, answer in pending:
+                for question, answer, role in pending:
                     if len(ids) + len(question) + len(answer) + 1 > self.format.context_length:
                         break
                     ids += question + answer
-                    roles += [0] * len(question) + [1] * len(answer)
+                    roles += [0] * len(question) + [role] * len(answer)
                     taken += 1
                 pending = pending[taken:]
                 documents.append(Document(ids=(*ids, self.tokenizer.end), roles=(*roles, 0)))
+        for task in trained:
+            if not task.follows_surface:
+                scored = [past for past in history if past.surface == task.surface][-task.examples_per_member :]
+                documents += [self.example(task, profile, history, past) for past in scored]
         return documents
+
+    def example(self, task: TaskSpec, profile: Mapping[str, object], history: Sequence[Past], scored: Past) -> Document:
+        """Render the prompt that serving builds for an interaction, followed by the outcome's label and `<|end|>`.
+
+        Args:
+            task: Predicts the outcome; it must be of the interaction's surface.
+            profile: The member's fields by name.
+            history: Sorted by time; only interactions strictly earlier than `scored` are shown.
+            scored: The interaction to predict.
+
+        Raises:
+            UserError: As in `turn`.
+        """
+        prefix = self.prefix(task, profile, history, before=scored.timestamp).ids
+        prompt = prefix + self.question(task, profile, scored.entity)[0]
+        answer = self.label(task, scored.action)
+        return Document(ids=(*prompt, *answer, self.tokenizer.end), roles=(*[0] * len(prompt), *[1] * len(answer), 0))

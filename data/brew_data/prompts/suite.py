@@ -1,161 +1,363 @@
-"""Task specs: what is asked on a surface, in which words, and which answers count as positive.
+"""Task suites: surfaces, tasks, and the templates that render records as text.
 
-Owns: `TaskSpec` (one YAML file per task), `TaskSuite` (the tasks of one model with the templates of its profiles and
-entities), and the rendering of a record into text. Does not own: token ids (`brew_data.prompts.compiler`).
+A surface says how a past interaction is rendered. A task says what is predicted for an entity of a surface. Several
+tasks may share a surface, and a task may derive its outcomes from sets of the surface's actions.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 
-__all__ = ["Action", "HistoryPolicy", "TaskSpec", "TaskSuite", "load_suite"]
+__all__ = ["FORMAT_VERSION", "Action", "HistoryPolicy", "Outcome", "Surface", "TaskSpec", "TaskSuite", "load_suite"]
 
+FORMAT_VERSION = 2  # of suites; version 1 had no field `format_version` and no surfaces
 SUITES = Path(__file__).parent / "suites"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """Something a member may do with an entity, and the word that says so to the model."""
+    """An action that a member can take on an entity.
 
-    name: str  # as in the interactions table
-    label: str  # the answer's word(s) in the prompt
+    Args:
+        name: As in the interactions table.
+        label: The words that stand for the action in a prompt.
+    """
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface:
+    """How past interactions on one surface are rendered.
+
+    Args:
+        name: As in the interactions table.
+        entity_type: The type of the entities that the surface shows.
+        question: Phrases that can open a turn, before the entity. The first phrase whose fields the member's profile
+            has is used.
+        actions: The actions that members can take on the surface.
+
+    Raises:
+        ConfigError: There are fewer than two actions, or two actions share a name or a label.
+    """
+
+    name: str
+    entity_type: str
+    question: list[str]
+    actions: list[Action]
+
+    def __post_init__(self) -> None:
+        if len(self.actions) < 2 or not _are_distinct(self.actions):
+            raise ConfigError(f"surface {self.name}: needs two or more actions with different names and labels.")
+
+    def label(self, action: str) -> str:
+        """Return the label of an action.
+
+        Raises:
+            UserError: The surface has no such action.
+        """
+        for known in self.actions:
+            if known.name == action:
+                return known.label
+        known_names = ", ".join(known.name for known in self.actions)
+        raise UserError(f"action {action!r} is unknown on surface {self.name!r}; known are {known_names}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One of the answers of a task.
+
+    Args:
+        name: Names the outcome in `TaskSpec.positive` and in responses.
+        label: The words that the model predicts.
+        actions: The surface's actions that count as this outcome.
+    """
+
+    name: str
+    label: str
+    actions: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryPolicy:
-    """Which past interactions a prompt shows; always strictly earlier than the moment that is scored."""
+    """Which past interactions a prompt shows. They are always strictly earlier than the scored moment.
 
-    surfaces: list[str]  # interactions of these surfaces, in order of time
-    max_interactions: int = 200  # the newest this many at most; the token budget may allow fewer
-    hop: int = 32  # the oldest are dropped this many at a time, so that a member's next prompt keeps its prefix cached
+    Args:
+        surfaces: Interactions of these surfaces are shown, in order of time.
+        max_interactions: The maximum number of interactions; the token budget may allow fewer.
+        hop: The oldest interactions are dropped this many at a time, so that the prefix of a member's next prompt is
+            usually cached.
+    """
+
+    surfaces: list[str]
+    max_interactions: int = 200
+    hop: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """One task: how the model is asked for the probability of each action on an entity of one surface."""
+    """A task: a prediction for entities of one surface.
+
+    Args:
+        name: Names the task in requests.
+        surface: The surface whose entities are scored.
+        instruction: Opens the prompt.
+        history: Which past interactions the prompt shows.
+        positive: Names of outcomes. The score of an entity is the probability that any of them occurs.
+        question: As `Surface.question`, for the candidate only; None: the question of the surface.
+        outcomes: The answers to predict; None: one outcome per action of the surface, with its name and label.
+        in_training: False: the task has no training documents and only serves to evaluate a finished model.
+        examples_per_member: The maximum number of training documents per member, the newest interactions first.
+            Used only by a task with a question or outcomes of its own; other tasks train on whole histories.
+
+    Raises:
+        ConfigError: `examples_per_member` is less than 1.
+    """
 
     name: str
     surface: str
-    entity_type: str
-    instruction: str  # opens the prompt
-    question: list[str]  # opens every turn, before the entity: the first phrase whose fields the member's profile has
-    actions: list[Action]
-    positive: list[str]  # score = P(any of these actions)
+    instruction: str
     history: HistoryPolicy
-    in_training: bool = True  # False: only ever asked of a finished model (T2)
+    positive: list[str]
+    question: list[str] | None = None
+    outcomes: list[Outcome] | None = None
+    in_training: bool = True
+    examples_per_member: int = 8
 
     def __post_init__(self) -> None:
-        names = [action.name for action in self.actions]
-        labels = [action.label for action in self.actions]
-        if len(names) < 2 or len(set(names)) < len(names) or len(set(labels)) < len(labels):
-            raise ConfigError(f"task {self.name}: needs two or more actions with different names and labels.")
-        if not self.positive or not set(self.positive) < set(names):
+        if self.examples_per_member < 1:
             raise ConfigError(
-                f"task {self.name}: positive is {self.positive}; name some, not all, of {', '.join(names)}."
+                f"task {self.name}: examples_per_member is {self.examples_per_member}, but must be 1 or more. To leave "
+                f"the task out of training, set in_training to false."
             )
 
-    @cached_property
-    def labels(self) -> dict[str, str]:
-        """Label word by action name."""
-        return {action.name: action.label for action in self.actions}
+    @property
+    def follows_surface(self) -> bool:
+        """Whether the task asks its surface's question and predicts its surface's actions, unchanged."""
+        return self.question is None and self.outcomes is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSuite:
-    """The tasks that one model answers, with the templates that turn its tables into text.
+    """The surfaces and tasks of one model, with the templates that render its tables as text.
 
-    A template is a list of phrases such as "in {location}". Each phrase becomes a line of its own, which is what the
-    tokenizer's merges stay within; `{skills:each}` makes a line of each part of "a, b, c"; a phrase whose field is
-    absent is left out.
+    A template is a list of phrases such as "in {location}". Each phrase becomes a line of its own, because the
+    tokenizer merges within lines only. `{skills:each}` makes one line per element of "a, b, c". A phrase whose field
+    is absent is left out.
+
+    Args:
+        name: Of the suite.
+        format_version: `FORMAT_VERSION`.
+        profile: The template of member profiles.
+        entities: Templates by entity type.
+        surfaces: How past interactions are rendered.
+        tasks: What is predicted.
+
+    Raises:
+        ConfigError: The format version is another one, a name is repeated, a reference has no target, or the outcomes
+            of a task do not cover each action of its surface exactly once.
     """
 
     name: str
+    format_version: int = FORMAT_VERSION
     profile: list[str]
-    entities: dict[str, list[str]]  # phrases by entity type
+    entities: dict[str, list[str]]
+    surfaces: list[Surface]
     tasks: list[TaskSpec] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        surfaces = [task.surface for task in self.tasks]
-        if len(set(surfaces)) < len(surfaces):
-            raise ConfigError(f"suite {self.name}: two tasks share a surface; a past interaction needs one task.")
+        _check_format_version(self.name, self.format_version)
+        _check_distinct(f"suite {self.name}", "surfaces", [surface.name for surface in self.surfaces])
+        _check_distinct(f"suite {self.name}", "tasks", [task.name for task in self.tasks])
+        for surface in self.surfaces:
+            if surface.entity_type not in self.entities:
+                raise ConfigError(
+                    f"surface {surface.name}: suite {self.name} has no template for entity type "
+                    f"{surface.entity_type!r}. Add it to `entities`; known are {', '.join(self.entities)}."
+                )
+        known = {surface.name for surface in self.surfaces}
         for task in self.tasks:
-            if task.entity_type not in self.entities:
-                raise ConfigError(f"task {task.name}: suite {self.name} has no template for {task.entity_type!r}.")
-            if unknown := set(task.history.surfaces) - set(surfaces):
-                raise ConfigError(f"task {task.name}: history names unknown surfaces {sorted(unknown)}.")
+            if unknown := sorted({task.surface, *task.history.surfaces} - known):
+                raise ConfigError(
+                    f"task {task.name}: surfaces {', '.join(unknown)} are unknown. Add them to `surfaces`; known are "
+                    f"{', '.join(sorted(known))}."
+                )
+        for task in self.tasks:
+            self._check_outcomes(task)
 
-    def task(self, name: str) -> TaskSpec:
-        """The task of that name.
+    def _check_outcomes(self, task: TaskSpec) -> None:
+        outcomes = self.outcomes(task)
+        if len(outcomes) < 2 or not _are_distinct(outcomes):
+            raise ConfigError(f"task {task.name}: needs two or more outcomes with different names and labels.")
+        names = [outcome.name for outcome in outcomes]
+        if not task.positive or not set(task.positive) < set(names):
+            raise ConfigError(
+                f"task {task.name}: positive is {task.positive}; name some, not all, of {', '.join(names)}."
+            )
+        actions = [action.name for action in self.surface(task.surface).actions]
+        covered = [action for outcome in outcomes for action in outcome.actions]
+        if unknown := sorted(set(covered) - set(actions)):
+            raise ConfigError(
+                f"task {task.name}: outcomes name actions {', '.join(unknown)}, which surface {task.surface} does not "
+                f"have. Use its actions: {', '.join(actions)}."
+            )
+        if missing := [action for action in actions if action not in covered]:
+            raise ConfigError(
+                f"task {task.name}: actions {', '.join(missing)} of surface {task.surface} belong to no outcome, so "
+                f"these interactions have no label. Add each of them to one outcome."
+            )
+        if repeated := sorted({action for action in covered if covered.count(action) > 1}):
+            raise ConfigError(
+                f"task {task.name}: actions {', '.join(repeated)} belong to several outcomes, so the label is "
+                f"ambiguous. Keep each of them in one outcome."
+            )
+
+    def surface(self, name: str) -> Surface:
+        """Return the surface of that name.
 
         Raises:
-            UserError: there is none; the message lists those that exist.
+            UserError: There is none; the message lists those that exist.
+        """
+        for surface in self.surfaces:
+            if surface.name == name:
+                return surface
+        known = ", ".join(surface.name for surface in self.surfaces)
+        raise UserError(f"surface {name!r} is unknown; this model knows {known}.")
+
+    def task(self, name: str) -> TaskSpec:
+        """Return the task of that name.
+
+        Raises:
+            UserError: There is none; the message lists those that exist.
         """
         for task in self.tasks:
             if task.name == name:
                 return task
         raise UserError(f"there is no task {name!r}; this model has {', '.join(task.name for task in self.tasks)}.")
 
-    @cached_property
-    def by_surface(self) -> dict[str, TaskSpec]:
-        """The task that asks about each surface's entities."""
-        return {task.surface: task for task in self.tasks}
+    def tasks_of(self, surface: str) -> list[TaskSpec]:
+        """Return the tasks that score entities of a surface; an empty list if there are none."""
+        return [task for task in self.tasks if task.surface == surface]
 
-    def question_text(
-        self, task: TaskSpec, profile: Mapping[str, object], entity_type: str, fields: Mapping[str, object]
-    ) -> str:
-        """What a turn of `task` asks, the entity included, one phrase a line.
+    def outcomes(self, task: TaskSpec) -> list[Outcome]:
+        """Return the outcomes of a task: its own, or one per action of its surface."""
+        return self._outcomes[task.name]
 
-        A question may repeat what matters most of the profile: a match of two words that stand next to each other is
-        learned long before one across hundreds of tokens.
+    def outcome(self, task: TaskSpec, action: str) -> Outcome:
+        """Return the outcome that an action on the task's surface counts as.
 
         Raises:
-            UserError: the entity is of another type than the task asks about.
+            UserError: The surface has no such action.
         """
-        if entity_type != task.entity_type:
-            raise UserError(f"task {task.name} ranks entities of type {task.entity_type!r}, not {entity_type!r}.")
-        return _lines(_filled(task.question, profile)[:1]) + self.entity_text(entity_type, fields)
+        self.surface(task.surface).label(action)  # refuses an unknown action
+        return next(outcome for outcome in self.outcomes(task) if action in outcome.actions)
+
+    def positive_actions(self, task: TaskSpec) -> list[str]:
+        """Return the actions of the task's positive outcomes."""
+        return [
+            action for outcome in self.outcomes(task) if outcome.name in task.positive for action in outcome.actions
+        ]
+
+    @cached_property
+    def _outcomes(self) -> dict[str, list[Outcome]]:
+        return {
+            task.name: task.outcomes
+            if task.outcomes is not None
+            else [
+                Outcome(name=action.name, label=action.label, actions=[action.name])
+                for action in self.surface(task.surface).actions
+            ]
+            for task in self.tasks
+        }
+
+    def question_text(
+        self, source: TaskSpec | Surface, profile: Mapping[str, object], entity_type: str, fields: Mapping[str, object]
+    ) -> str:
+        """Render the question of a turn and its entity, one phrase per line.
+
+        A question may repeat an important field of the profile: the model learns a match of two adjacent words faster
+        than one across hundreds of tokens.
+
+        Args:
+            source: A task for a candidate, a surface for a past interaction.
+
+        Raises:
+            UserError: The entity is of another type than the surface shows.
+        """
+        surface = source if isinstance(source, Surface) else self.surface(source.surface)
+        if entity_type != surface.entity_type:
+            kind = "surface" if isinstance(source, Surface) else "task"
+            raise UserError(
+                f"{kind} {source.name} {'shows' if kind == 'surface' else 'ranks'} entities of type "
+                f"{surface.entity_type!r}, not {entity_type!r}."
+            )
+        question = surface.question if source.question is None else source.question
+        return _lines(_filled(question, profile)[:1]) + self.entity_text(entity_type, fields)
 
     def profile_text(self, profile: Mapping[str, object]) -> str:
-        """A member's profile in words, one phrase a line."""
+        """Render a member's profile, one phrase per line."""
         return _lines(_filled(self.profile, profile))
 
     def entity_text(self, entity_type: str, fields: Mapping[str, object]) -> str:
-        """An entity in words, one phrase a line.
+        """Render an entity, one phrase per line.
 
         Raises:
-            UserError: the suite has no template for this type.
+            UserError: The suite has no template for this type.
         """
         if entity_type not in self.entities:
             raise UserError(f"entity type {entity_type!r} is unknown; this model reads {', '.join(self.entities)}.")
         return _lines(_filled(self.entities[entity_type], fields))
 
     def to_dict(self) -> dict:
-        """Plain data that `from_dict` reads back; what the registry stores beside a model."""
+        """Return plain data that `from_dict` reads; the registry stores it beside a model."""
         return asdict(self)
 
     @staticmethod
     def from_dict(data: Mapping) -> "TaskSuite":
-        """The suite that `to_dict` wrote.
+        """Read the suite that `to_dict` wrote.
 
         Raises:
-            ConfigError: a key is unknown or of the wrong type.
+            ConfigError: The format version is another one, or a key is unknown or of the wrong type.
         """
+        _check_format_version(str(data.get("name")), data.get("format_version"))
         return load_config(TaskSuite, data)
 
 
+def _check_format_version(suite: str, version: object) -> None:
+    if version != FORMAT_VERSION:
+        found = "no format_version" if version is None else f"format_version {version!r}"
+        raise ConfigError(
+            f"suite {suite} has {found}, but this release reads format_version {FORMAT_VERSION} only. Use the release "
+            f"that wrote the suite, or write the suite again with this one."
+        )
+
+
+def _check_distinct(owner: str, kind: str, names: list[str]) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{owner}: {kind} {', '.join(repeated)} occur more than once. Rename or remove the copies.")
+
+
+def _are_distinct(labelled: list[Action] | list[Outcome]) -> bool:
+    return all(
+        len(set(values)) == len(labelled)
+        for values in ([item.name for item in labelled], [item.label for item in labelled])
+    )
+
+
 class _Value(str):
-    """A field in a phrase; `{field:each}` writes each part of "a, b, c" on a line of its own."""
+    """A field in a phrase; `{field:each}` puts each element of "a, b, c" on a line of its own."""
 
     def __format__(self, spec: str) -> str:
         return self.replace(", ", "\n") if spec == "each" else str(self)
 
 
 def _filled(phrases: list[str], values: Mapping[str, object]) -> list[str]:
-    """The phrases whose fields are all present, filled in."""
+    """Fill in the phrases whose fields are all present."""
     # A line break inside a field would forge a phrase.
     present = {key: _Value(" ".join(str(value).split())) for key, value in values.items() if value not in (None, "")}
     lines: list[str] = []
@@ -172,13 +374,13 @@ def _lines(phrases: list[str]) -> str:
 
 
 def load_suite(name_or_folder: str | Path) -> TaskSuite:
-    """A suite from a folder with `suite.yaml` (templates) and `tasks/*.yaml` (one task each).
+    """Load a suite from a folder with `suite.yaml` (templates and surfaces) and `tasks/*.yaml` (one task each).
 
     Args:
-        name_or_folder: a suite that ships (`economic_graph`, `movielens`) or a folder of your own.
+        name_or_folder: A suite that ships (`economic_graph`, `movielens`) or the path of a folder.
 
     Raises:
-        ConfigError: there is no such suite, or a file in it is malformed.
+        ConfigError: There is no such suite, or a file in it is malformed.
     """
     folder = SUITES / str(name_or_folder)
     if not (folder / "suite.yaml").exists():
@@ -186,10 +388,10 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
     if not (folder / "suite.yaml").exists():
         shipped = ", ".join(sorted(path.name for path in SUITES.iterdir() if path.is_dir()))
         raise ConfigError(
-            f"suite {name_or_folder!r} is neither one that ships ({shipped}) nor a folder with suite.yaml."
+            f"suite {name_or_folder!r} is neither a suite that ships ({shipped}) nor a folder with suite.yaml."
         )
     suite = load_config(TaskSuite, folder / "suite.yaml")
     tasks = [load_config(TaskSpec, path) for path in sorted((folder / "tasks").glob("*.yaml"))]
     if not tasks:
-        raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} holds no task file (*.yaml).")
-    return TaskSuite(name=suite.name, profile=suite.profile, entities=suite.entities, tasks=tasks)
+        raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} holds no task file (*.yaml). Add one per task.")
+    return replace(suite, tasks=[*suite.tasks, *tasks])

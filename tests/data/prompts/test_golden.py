@@ -19,7 +19,24 @@ from brew_data.prompts.suite import load_suite
 from brew_data.schema import ENTITIES, INTERACTIONS, TIMESTAMP, Tables, micros, write_tables
 from brew_data.split import Split
 
-WORDS = "nurse welder clerk senior junior berlin health software care law steel video ada acme bolt night".split()
+WORDS = [
+    "nurse",
+    "welder",
+    "clerk",
+    "senior",
+    "junior",
+    "berlin",
+    "health",
+    "software",
+    "care",
+    "law",
+    "steel",
+    "video",
+    "ada",
+    "acme",
+    "bolt",
+    "night",
+]
 SURFACES = {
     "economic_graph": {
         "jobs": ("job", ["apply", "skip"]),
