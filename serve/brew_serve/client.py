@@ -37,10 +37,10 @@ from brew_serve.errors import (
     Refusal,
     Unauthorized,
 )
-from brew_serve.schemas.status import FleetStatus
 from brew_serve.schemas.nearline import EventsAccepted, NearlineRanking, RankAccepted
 from brew_serve.schemas.openai import ModelList
 from brew_serve.schemas.rank import RankResponse
+from brew_serve.schemas.status import FleetStatus
 from brew_serve.stores.sqlite_file import Unavailable
 
 __all__ = ["AsyncRankClient", "Call", "Health", "RankClient", "Retries", "exchange"]

@@ -1,4 +1,4 @@
-"""What is measured, as Prometheus metrics of one process: a gateway, a ranker, or both in one.
+"""Prometheus metrics of one process: a gateway, a replica, or both in one.
 
 | metric | labels | |
 |---|---|---|
@@ -8,17 +8,16 @@
 | brew_items_total | task, version | candidates scored |
 | brew_score | task, version | distribution of their scores |
 | brew_unscored_total | task | candidates that a deadline left unscored |
-| brew_shed_total | reason | requests refused for want of room (limit, deadline) or of quota |
+| brew_shed_total | reason | requests refused by admission (limit, deadline) or by a quota (quota, rate) |
 | brew_engine_tokens_total | kind | prompt tokens of the engine's calls: computed, or cached (from the prefix cache) |
 | brew_engine_prompts_total | | the engine's calls |
-| brew_outstanding_tokens, brew_outstanding_requests | | the queue: predicted work that is not done yet |
-| brew_tokens_per_second | | the rate that admission believes in |
+| brew_outstanding_tokens, brew_outstanding_requests | | the queue: predicted work that is not finished |
+| brew_tokens_per_second | | admission's estimate of the engine's rate |
 | brew_lost_total | version | requests that no replica of the version answered |
 | brew_shadow_total | version, outcome | requests copied to a shadow: compared, refused, lost, or dropped as too many |
 | brew_shadow_difference | version | of a candidate's score, from the one that was answered |
 
-Owns: these, their text form, and the texts of many processes as one. Does not own: when they change, or who may read
-them (`edge`).
+`Meters` renders the metrics of one process as text, and `merged` combines the texts of many processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,7 +40,7 @@ class Meters:
     """The metrics of one process, in a registry of their own.
 
     Args:
-        usage: what the engine has done so far; asked whenever the metrics are read. None where there is no engine.
+        usage: Returns the work of the engine so far; called when the metrics are read. None without an engine.
     """
 
     def __init__(self, usage: Callable[[], EngineUsage] | None = None) -> None:
@@ -56,10 +55,10 @@ class Meters:
         self.items = Counter("brew_items", "Candidates scored", ["task", "version"], registry=registry)
         self.score = Histogram("brew_score", "Scores", ["task", "version"], buckets=_SCORES, registry=registry)
         self.unscored = Counter("brew_unscored", "Candidates a deadline left unscored", ["task"], registry=registry)
-        self.shed = Counter("brew_shed", "Requests refused for want of room or quota", ["reason"], registry=registry)
-        self.outstanding_tokens = Gauge("brew_outstanding_tokens", "Predicted tokens not done yet", registry=registry)
-        self.outstanding_requests = Gauge("brew_outstanding_requests", "Requests not done yet", registry=registry)
-        self.tokens_per_second = Gauge("brew_tokens_per_second", "Rate admission believes in", registry=registry)
+        self.shed = Counter("brew_shed", "Requests refused by admission or quota", ["reason"], registry=registry)
+        self.outstanding_tokens = Gauge("brew_outstanding_tokens", "Predicted tokens not finished", registry=registry)
+        self.outstanding_requests = Gauge("brew_outstanding_requests", "Requests not finished", registry=registry)
+        self.tokens_per_second = Gauge("brew_tokens_per_second", "Estimated rate of the engine", registry=registry)
         self.lost = Counter("brew_lost", "Requests that no replica answered", ["version"], registry=registry)
         self.shadow = Counter("brew_shadow", "Requests copied to a shadow", ["version", "outcome"], registry=registry)
         self.shadow_difference = Histogram(
@@ -69,7 +68,7 @@ class Meters:
             registry.register(_EngineCollector(usage))
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -87,12 +86,12 @@ class _EngineCollector(Collector):
 
 
 def merged(texts: Mapping[str, bytes]) -> bytes:
-    """The metrics of many processes as one text, told apart by the label `replica`, which is the key in `texts`."""
+    """Combine the metrics of many processes into one text; the label `replica` holds the key in `texts`."""
     families: dict[str, Metric] = {}
     for replica, text in texts.items():
         for family in text_string_to_metric_families(text.decode()):
             into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            into.samples += [one._replace(labels={**one.labels, "replica": replica}) for one in family.samples]
+            into.samples += [sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples]
     registry = CollectorRegistry()
     registry.register(_Families(families.values()))
     return generate_latest(registry)

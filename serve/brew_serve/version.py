@@ -1,11 +1,11 @@
-"""What a served version folder holds, for batch and online alike.
+"""The files of a served version folder, for batch and online.
 
     config.json, *.safetensors     the model, as save_pretrained writes it
     tokenizer.json                 its tokenizer
     suite.json                     the tasks and templates it was trained with (`TaskSuite.to_dict`)
     prompt_format.json             the token budget of its prompts (`PromptFormat`)
 
-Owns: writing the last two, and loading and checking all of it except the weights.
+This module writes the last two files, and loads and checks all but the weights.
 """
 
 import json
@@ -89,5 +89,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}). Publish the version again.") from error
     if not isinstance(data, dict):
-        raise UserError(f"{path} holds no JSON object. Publish the version again.")
+        raise UserError(f"{path} is not a JSON object. Publish the version again.")
     return data

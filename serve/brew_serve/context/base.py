@@ -1,7 +1,7 @@
-"""The member context: profiles, histories and entities by id, so that a request may name them.
+"""The member context: profiles, histories and entities by id, so that a request can name them.
 
-Owns: the seam (`Context`), and the embedded default, a SQLite file that is built from the tables and to which nearline
-events are added. `context_redis.py` holds the production one; one suite of contract tests runs on both.
+`Context` is the protocol. `MemberContext` is the embedded default, a SQLite file that is built from the tables and to
+which nearline events are added. `context.redis` is for production. One suite of contract tests runs on both.
 """
 
 import json
@@ -23,8 +23,8 @@ from brew_serve.stores.sqlite_file import SqliteFile, Unavailable
 
 __all__ = [
     "Context",
-    "MemberEvent",
     "MemberContext",
+    "MemberEvent",
     "Snapshot",
     "UnknownId",
     "json_of",
@@ -75,7 +75,7 @@ class UnknownId(UserError):
 
 
 def unknown_member(member_id: str) -> UnknownId:
-    """The error for a member whom a context does not hold."""
+    """Return the error for a member that a context does not hold."""
     return UnknownId(
         f"member {member_id!r} is unknown here, or has opted out; send the member inline as `member`, or give an id "
         f"that the context holds."
@@ -83,7 +83,7 @@ def unknown_member(member_id: str) -> UnknownId:
 
 
 def unknown_entity(entity_id: str) -> UnknownId:
-    """The error for an entity that a context does not hold."""
+    """Return the error for an entity that a context does not hold."""
     return UnknownId(
         f"candidate {entity_id!r} is unknown here; send it inline as {{id, fields}}, or give an id that the context "
         f"holds."
@@ -92,10 +92,10 @@ def unknown_entity(entity_id: str) -> UnknownId:
 
 @dataclass(frozen=True, kw_only=True)
 class MemberEvent:
-    """One interaction that was told of on its own, after the tables were read.
+    """One interaction that was recorded after the tables were built.
 
     Args:
-        event_id: given by whoever tells of it; an id that was told of before changes nothing.
+        event_id: From the caller; an id that was recorded before changes nothing.
         timestamp: microseconds since 1970, UTC.
         entity: what `entity_id` is; needed where the context may not hold it, and else not used.
     """
@@ -174,7 +174,7 @@ class MemberContext:
         writable: whether `record` may be called; False opens the file read-only.
 
     Raises:
-        UserError: there is no such file, or it is no member context.
+        UserError: The file does not exist, or is not a member context.
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
@@ -188,7 +188,7 @@ class MemberContext:
                 self._file.close()
                 raise
         except (UserError, Unavailable, IndexError) as error:
-            raise UserError(f"{path} is no member context ({error}). Build it again.") from error
+            raise UserError(f"{path} is not a member context ({error}). Build it again.") from error
 
     def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
         snapshot = self.snapshot(member_id)

@@ -1,14 +1,14 @@
-"""The production member context: the `Context` of `context.py` in a Redis that the whole cluster shares.
+"""The member context for production: a `Context` in a Redis that the whole cluster shares.
 
-Keys below a prefix, all but the first of one generation, so that nobody sees half of a build:
+The keys have a prefix. All but the first belong to one generation, so that no reader sees a partial build:
 
     built                      the generation: microseconds since 1970 when it was built
     <built>:member:<id>        profile, JSON
     <built>:entity:<id>        [entity_type, fields], JSON
     <built>:history:<id>       hash: t<interaction_id> or e<event_id> -> [entity_id, surface, action, timestamp], JSON
 
-Owns: these keys. A history is one hash and is read whole: 5,000 interactions are about 0.6 MB. The keys carry no hash
-tags, so this needs one Redis (with replicas, or Sentinel), not a Redis Cluster.
+A history is one hash and is read whole: 5,000 interactions are about 0.6 MB. The keys have no hash tags, so this needs
+one Redis (with replicas, or Sentinel), not a Redis Cluster.
 """
 
 import json

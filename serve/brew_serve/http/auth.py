@@ -1,4 +1,4 @@
-"""API keys per team, and the file that holds what is needed to check them.
+"""API keys per team, and the key file with their salted hashes.
 
 A key is `b360_<id>_<secret>`, its secret 256 random bits; it is shown once and never stored. The file, YAML that only
 its owner may read:
@@ -11,10 +11,8 @@ its owner may read:
         keys:
           3f9a0c12: {salt: <hex>, sha256: <hex>}   # id: hash of salt and secret
 
-A salted SHA-256 is enough at rest: a slow hash such as scrypt protects secrets that people choose, and would cost each
-request tens of milliseconds here for nothing.
-
-Owns: the file, keys and their check. Does not own: what a team has used (`quota`).
+A salted SHA-256 is sufficient at rest. A slow hash such as scrypt protects secrets that people choose, and would add
+tens of milliseconds to each request.
 """
 
 import fcntl
@@ -45,7 +43,7 @@ _LIMITS = ("requests_per_second", "tokens_per_minute")
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """Who asks, and how much they may; None is no limit."""
+    """A team of callers, and its limits; None is unlimited."""
 
     name: str
     requests_per_second: float | None = None
@@ -61,13 +59,13 @@ class _Key:
 
 
 class KeyFile:
-    """The keys of a file, which is read again when it has changed: a key that is taken out stops working at once.
+    """The keys of a file, which is read again after each change: a revoked key stops working at once.
 
     Args:
-        path: of the file.
+        path: Of the key file.
 
     Raises:
-        UserError: it is missing or malformed. A later change that breaks it is logged, and the keys before it stay.
+        UserError: The file is missing or malformed. A later change that breaks it is logged, and the old keys stay.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +74,7 @@ class KeyFile:
         self._stamp = _stamp(path)
 
     def team(self, key: str) -> Team | None:
-        """The team that `key` belongs to; None where it belongs to none. Takes equally long for every wrong secret."""
+        """Return the team of `key`, or None if the key is unknown. Runs in constant time for every wrong secret."""
         self._follow()
         parts = _KEY.fullmatch(key)
         known = self._keys.get(parts[1]) if parts else None
@@ -103,7 +101,7 @@ def create_key(
     tokens_per_minute: int | None = None,
     admin: bool | None = None,
 ) -> str:
-    """Adds a key to the file, which is made where there is none, and the team where it is new.
+    """Add a key to the file; create the file and the team if they do not exist.
 
     Args:
         team: letters, digits, `_`, `.` and `-`.
@@ -130,7 +128,7 @@ def create_key(
 
 
 def list_keys(path: Path) -> list[tuple[str, Team]]:
-    """The id of every key with its team, in the file's order.
+    """Return the id of every key with its team, in the file's order.
 
     Raises:
         UserError: the file is missing or malformed.
@@ -139,7 +137,7 @@ def list_keys(path: Path) -> list[tuple[str, Team]]:
 
 
 def revoke_key(path: Path, key_id: str) -> Team:
-    """Takes a key out of the file, and returns the team it belonged to; running services refuse it at once.
+    """Remove a key from the file, and return its team; running services refuse the key at once.
 
     Args:
         key_id: the part between the underscores of `b360_<id>_<secret>`.
@@ -162,7 +160,7 @@ def revoke_key(path: Path, key_id: str) -> Team:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One at a time changes the file: what two write at once would be the change of one of them."""
+    """Hold a lock while the file is changed, so that concurrent changes do not overwrite each other."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -200,9 +198,9 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: create a first key, which makes the file.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a key file ({' '.join(str(error).split())}); mend it.") from error
+        raise UserError(f"{path} cannot be read as a key file ({' '.join(str(error).split())}); fix it.") from error
     if not isinstance(data, dict) or not isinstance(data.get("teams"), dict):
-        raise UserError(f"{path} is no key file: it must be a mapping with `teams`. Create a first key to see one.")
+        raise UserError(f"{path} is not a key file: it must be a mapping with `teams`. Create a first key to see one.")
     return data
 
 
@@ -226,5 +224,7 @@ def _teams(path: Path, data: Mapping[str, Any]) -> dict[str, _Key]:
                 digest = bytes.fromhex(key["sha256"])
                 keys[str(id_)] = _Key(team=team, salt=bytes.fromhex(key["salt"]), digest=digest)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: team {name!r} is malformed ({error}); mend it, or make its key again.") from error
+            raise UserError(
+                f"{path}: team {name!r} is malformed ({error}); fix it, or create its key again."
+            ) from error
     return keys

@@ -1,6 +1,6 @@
-"""The nearline requests and answers as pydantic models: what they may hold, with its limits.
+"""Requests and responses of the nearline routes, with their limits.
 
-As in `protocol.py`, an unknown key or a value of another type is an error.
+As in `rank`, an unknown key or a value of another type is an error.
 """
 
 from datetime import UTC, datetime, timedelta

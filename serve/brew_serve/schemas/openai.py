@@ -1,6 +1,6 @@
-"""OpenAI's models, completions and chat completions: paths, and the part of their bodies that this service speaks.
+"""OpenAI's models, completions and chat completions: paths, and the supported part of their bodies.
 
-A key that it does not speak is refused by name, not ignored. Source: OpenAI's API reference; checked with the client
+An unsupported key is refused by name, not ignored. Source: OpenAI's API reference; checked with the client
 `openai` 3.54.
 """
 

@@ -1,6 +1,6 @@
-"""`POST /v1/rank` as pydantic models: what a request may hold, with its limits, and what the answer says.
+"""Request and response of `POST /v1/rank`, with their limits.
 
-An unknown key is an error, so that a misspelt one is never ignored; so is a value of another type, such as "5" for 5.
+An unknown key is an error, so that a misspelt key is never ignored. A value of another type, such as "5" for 5, is too.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ Timestamp = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text_
 
 
 class Closed(BaseModel):
-    """A part of a request: its keys and nothing else, each of its very type."""
+    """Base of request models: refuses unknown keys and values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -60,14 +60,14 @@ class Interaction(Closed):
 
 
 class Member(Closed):
-    """A member whom the service need not know."""
+    """A member given inline."""
 
     profile: Fields = Field(default_factory=dict)
     history: list[Interaction] = Field(default_factory=list, max_length=MAX_HISTORY, description="in any order")
 
 
 class InlineCandidate(Closed):
-    """A candidate whom the service need not know; its type is the one that the task ranks."""
+    """A candidate given inline; its entity type is the one that the task ranks."""
 
     id: Id
     fields: Fields
@@ -149,14 +149,14 @@ class RankedItem(BaseModel):
 
 
 class Usage(BaseModel):
-    """What the request cost."""
+    """The cost of a request."""
 
     prompt_tokens: int = Field(description="tokens of the shared prefix, once, and of every candidate")
     candidates: int = Field(description="candidates that were scored")
 
 
 class Truncated(BaseModel):
-    """What the model was not shown, for want of room."""
+    """What was cut from the prompts to fit the context length."""
 
     turns_dropped: int = Field(description="past interactions left out, the oldest first")
     head_tokens_dropped: int = Field(description="tokens cut from instruction and profile")

@@ -1,8 +1,8 @@
 """Scores of chosen next tokens, as two other servers offer them: SGLang's `/v1/score`, vLLM's `/generative_scoring`.
 
 Source: `ScoringRequest` and `ScoringResponse` of SGLang's OpenAI entry point; `GenerativeScoringRequest` and
-`GenerativeScoringResponse` of vLLM 0.32. Both differ from this service's own score (`scoring`): they read one token
-after text that the caller has put together.
+`GenerativeScoringResponse` of vLLM 0.32. Both differ from the score of `ranking.scoring`: they read the
+probability of one token after text that the caller composed.
 """
 
 from typing import Annotated, Literal

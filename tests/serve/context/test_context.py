@@ -204,10 +204,10 @@ def test_what_is_no_context_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist: build the member context first"):
         MemberContext(tmp_path / "missing.sqlite")
     (tmp_path / "other.sqlite").write_bytes(pa.py_buffer(b"not a database at all" * 99).to_pybytes())
-    with pytest.raises(UserError, match="is no member context"):
+    with pytest.raises(UserError, match="is not a member context"):
         MemberContext(tmp_path / "other.sqlite")
     with sqlite3.connect(tmp_path / "empty.sqlite") as db:
         db.execute("CREATE TABLE other (x)")
     db.close()
-    with pytest.raises(UserError, match="is no member context .*no such table: built"):
+    with pytest.raises(UserError, match="is not a member context .*no such table: built"):
         MemberContext(tmp_path / "empty.sqlite")

@@ -67,8 +67,8 @@ def test_a_change_of_the_file_counts_at_once_and_a_broken_one_changes_nothing(
 
 
 BROKEN = [
-    ("", "is no key file"),
-    ("teams: 5", "is no key file"),
+    ("", "is not a key file"),
+    ("teams: 5", "is not a key file"),
     ("{teams", "cannot be read as a key file"),
     ("teams: {feed: 5}", "team 'feed' is malformed"),
     ("teams: {5: {}}", "team 5 is malformed"),
