@@ -110,7 +110,7 @@ def blocked(rows: list[dict[str, Any]], *, interval: int) -> dict[str, Any]:
 
     Args:
         rows: of metrics.jsonl; the row after a checkpoint says how long it blocked.
-        interval: steps between checkpoints; the first interval is left out as warm-up, and its checkpoint counts to the next.
+        interval: steps between checkpoints; the first interval is warm-up, and its checkpoint counts to the next one.
     """
     at = {row["step"]: row for row in rows}
     last = max(at) // interval * interval

@@ -1,8 +1,4 @@
-"""Who is compared with whom: the contenders, how each is started, and the settings it gets.
-
-Owns: the list, the processes, the arithmetic from step ends to tokens per second. Does not own: what a contender does
-inside its process (its own module), or the order of rounds (bench.train.__main__).
-"""
+"""Who is compared with whom: the contenders, how each is started, and the settings it gets."""
 
 import contextlib
 import json

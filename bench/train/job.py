@@ -1,7 +1,4 @@
-"""What a contender's process is told, and what it tells back.
-
-Owns: the two records and the clock that fills the second. Does not own: starting processes (bench.train.speed).
-"""
+"""What a contender's process is told, and what it tells back."""
 
 import json
 import sys

@@ -1,6 +1,5 @@
 """The kill test: a run on Ray whose workers are killed at random moments, beside one that nobody disturbs.
 
-Owns: both runs, the killing, and the answer. Does not own: what the records mean (bench.train.recovery).
 Started by bench.train.__main__ as a process of its own.
 """
 

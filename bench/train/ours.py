@@ -20,7 +20,7 @@ STAGE = "bench"
 
 
 def config_for(workload: Workload, job: Job, *, workers: int) -> TrainConfig:
-    """The product's defaults, but for what the job says: batch, steps, how often to checkpoint (else at the end only)."""
+    """The default settings, with batch, steps and checkpoint interval (default: at the end only) of the job."""
     return TrainConfig(
         model=ModelConfig(init_from=str(workload.model), router_aux_loss=0.0),
         stages=[StageConfig(name=STAGE, steps=job.steps, bins_per_step=job.bins_per_step)],

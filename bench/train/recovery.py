@@ -1,8 +1,4 @@
-"""What a run's records say of its kills: how long each took to get over, and whether anything came out differently.
-
-Owns: the plan of random kills, and pure folds over metrics.jsonl and events.jsonl (brew_train.telemetry.recorder). Does
-not own: killing.
-"""
+"""What a run's records say of its kills: how long each took to get over, and whether anything came out differently."""
 
 import bisect
 from collections.abc import Mapping, Sequence
@@ -28,7 +24,7 @@ class PlannedKill:
 
 
 def plan_kills(kills: int, *, steps: int, checkpoint_every: int, seed: int) -> list[PlannedKill]:
-    """Random kills, spread over a run: of each five, three at any moment, one during a checkpoint, one during a restart.
+    """Random kills over a run: of each five, three at any moment, one in a checkpoint and one in a restart.
 
     Args:
         steps: of the run; the last kill comes 10 steps before its end at the latest.

@@ -1,7 +1,5 @@
 """What `make bench-train` leaves behind: bench/out/train.json, and the table on the terminal.
 
-Owns: the file's form, merging what was measured at another time, the table. Does not own: any measurement.
-
 The file's parts are `speed`, `blocked` and `kills`; each has its date. The figures at the top are computed from them,
 and are null where their part was not run. Parts of other code or another machine are dropped.
 """

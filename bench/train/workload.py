@@ -1,7 +1,5 @@
 """What every contender trains: one model, one set of documents, the same bins.
 
-Owns: the model's sizes, the documents, their packing, and the folder that holds them. Does not own: who trains on it.
-
     workload/model/         the initial weights and config.json, Hugging Face format; every contender starts from them
     workload/tokenizer/     tokenizer.json
     workload/bins/          the bins, as brew_train reads them

@@ -1,7 +1,5 @@
-"""The settings of a training run: the model, how it is sharded, the stages it goes through, how the run is kept alive.
+"""Settings of a training run: model, sharding, stages and fault tolerance.
 
-Owns: the dataclasses and what must hold between their fields. Does not own: reading YAML and overrides
-(brew_platform.config), or where the bins lie (the caller passes folders).
 Lengths are in tokens, sizes in elements, `steps` counts optimizer steps.
 """
 

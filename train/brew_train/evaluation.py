@@ -1,8 +1,4 @@
-"""Passes over bins without training: the averaged weights' loss, and a preference stage's reference.
-
-Owns: both passes, on any number of workers, and the file that keeps the reference. Does not own: when they are made
-(brew_train.loop) or the objectives' arithmetic (brew_train.objectives.base).
-"""
+"""Passes over bins without training: evaluation of the averaged weights, and the reference of a preference stage."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,6 @@
-"""The training run on Ray Train: processes, restarts, and news for whoever waits.
+"""Runs training on Ray Train: starts processes, restarts them after a loss, and reports metrics.
 
-Owns: starting `brew_train.loop.train` on Ray's workers, following its metrics, turning Ray's errors into ours. Does
-not own: training itself, or the loss of this process (brew_cluster.ray.relauncher). Needs Ray.
+Needs Ray.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ RESIZE_SECONDS = 10.0  # how often an elastic run looks for nodes that came back
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What each worker is told; travels by pickle."""
+    """Arguments of each worker; sent by pickle."""
 
     config: TrainConfig
     bins: Mapping[str, Path]
@@ -68,7 +67,7 @@ def run_on_ray(
 ) -> TrainResult:
     """Trains on `config.workers` Ray workers, restarting after a lost worker from the last checkpoint in `out`.
 
-    Call it again with the same arguments after the driver itself was lost: the run goes on from its last checkpoint. Ray
+    After the loss of the driver, call it again with the same arguments: the run continues from its checkpoint. Ray
     must be initialised; where its cluster has GPUs, each worker takes one. With `config.min_workers` the run is
     elastic: after a lost node it goes on with what is there, and grows again when nodes come back.
 
@@ -140,7 +139,7 @@ def run_on_ray(
 def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     """One worker. An error of ours is returned, not raised: Ray would only repeat what cannot succeed.
 
-    All workers meet the same error (`DistributedContext.on_first`, `DistributedContext.on_all`), so none is left waiting for the others.
+    All workers get the same error (`on_first` and `on_all` of DistributedContext), so no worker deadlocks.
     """
     job: Job = arguments["job"]
     torch.set_num_threads(1)  # each worker owns one core

@@ -1,8 +1,4 @@
-"""A stage while it runs: its bins and where it stands in them, its optimizer, its reference.
-
-Owns: opening a stage, fresh or from a checkpoint; one step and one evaluation of it. Does not own: when to evaluate or
-checkpoint (brew_train.loop), or the arithmetic (brew_train.step, brew_train.evaluation).
-"""
+"""A stage in training: its bins and the position in them, its optimizer and its reference."""
 
 from collections.abc import Mapping
 from pathlib import Path

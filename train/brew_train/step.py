@@ -1,7 +1,6 @@
-"""One optimizer step over one step's bins: forward, backward, clipping, update, and what was measured.
+"""One optimizer step: forward, backward, clipping, update and measures.
 
-Owns: the arithmetic of a step on any number of workers and micro-steps, and the judgement of a bad one. Does not own:
-which bins, or when to checkpoint (brew_train.loop). Needs neither Ray nor pyarrow.
+Needs neither Ray nor pyarrow.
 """
 
 import math

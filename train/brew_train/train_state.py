@@ -1,7 +1,4 @@
-"""How far a run is: the counters that a checkpoint holds, and what they decide.
-
-Owns: the counters and their arithmetic. Does not own: goodput (telemetry.goodput) or showing any of it.
-"""
+"""The counters of a run, which a checkpoint stores, and the decisions that depend on them."""
 
 from dataclasses import dataclass, field
 from typing import Any

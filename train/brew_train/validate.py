@@ -1,8 +1,4 @@
-"""What must hold before workers start: a mistake costs seconds here, and GPU hours later.
-
-Owns: the checks of settings against bins and against the run folder's last checkpoint. Does not own: the checks within the
-settings (brew_train.config) or within the bins (brew_train.inputs.bin_reader).
-"""
+"""Checks of settings, bins and run folder before workers start."""
 
 from brew_platform.errors import UserError
 from brew_train.checkpoints.manifest import CHECKPOINTS
@@ -32,8 +28,9 @@ def require(config: TrainConfig, run: RunContext) -> None:
             objective = make_objective(stage.objective)
             if reader.kind != objective.bins:
                 raise UserError(
-                    f"stage {stage.name} has objective={objective.name}, which reads {objective.bins}, but the {what} in "
-                    f"{folders[stage.name]} hold {reader.kind}: give the folder of {objective.bins}, or change the objective."
+                    f"stage {stage.name} has objective={objective.name}, which reads {objective.bins}, but the "
+                    f"{what} in {folders[stage.name]} hold {reader.kind}: give the "
+                    f"folder of {objective.bins}, or change the objective."
                 )
             if run.read_bins:
                 reader.verify()

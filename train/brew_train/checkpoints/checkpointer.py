@@ -1,20 +1,16 @@
-"""Checkpointer: sharded checkpoints that exist completely or not at all, written in the background while training goes on.
-
-Owns: staging and writing a checkpoint, finding the newest good one, reading it back at any number of workers, retention.
-Does not own: what the state holds (brew_train.loop), DCP's files (checkpoints.shards), manifests (checkpoints.manifest).
+"""Writes sharded checkpoints in the background, each completely or not at all, and restores the newest valid one.
 
     checkpoints/step-00000020-5f0c1a2b/      written once, never reused: a repeated step gets a new suffix
         __0_0.distcp  __1_0.distcp  .metadata    each worker's shards, and the index
         manifest.json                            put last, by rename: only with it does the checkpoint exist
     ledger/step-00000020-5f0c1a2b.json       the bins since the checkpoint before it (checkpoints.ledger)
 
-Overwriting a folder and crashing leaves a mix of old and new rows that loads silently, and so does a flipped bit;
-hence the fresh names and the sha256 of every file.
+Folder names are fresh and every file has a SHA-256, because a crash while a folder is overwritten, or a flipped bit,
+would leave data that loads without an error.
 
-Training waits only while the tensors are copied (and for the checkpoint before, where that is not done yet). A background
-thread writes the copies. It talks to the other workers' threads over `DistributedContext.side`, so that its messages never mix with
-those of training, and in rounds (distributed.consensus): what fails anywhere fails everywhere, so no worker is left
-waiting, and all of them meet the error in the same call.
+Training waits while the tensors are copied, and for the previous checkpoint if it is not complete. A background thread
+writes the copies. It uses the process group `DistributedContext.side`, so its messages do not mix with those of
+training, and works in rounds (distributed.consensus): an error on one worker is raised on all in the same call.
 """
 
 import json
@@ -59,13 +55,13 @@ Written = tuple[list[WriteResult] | None, dict[str, dict[str, Any]]]  # places i
 
 
 class Checkpointer:
-    """The checkpoints of one run. As a context manager it completes the checkpoint in flight, also where training fails.
+    """The checkpoints of one run. On exit, also after an error, it completes the checkpoint in flight.
 
     Args:
         root: folder that holds them, seen by all workers under the same path; the ledger lies beside it.
         keep: newest checkpoints that retention leaves.
         world: the workers; every method is called by all of them, in the same order.
-        lease: on the run folder; without it no checkpoint comes into existence any more. None: nobody else writes there.
+        lease: on the run folder; checkpoints stop when a later attempt takes it. None: no other process writes there.
     """
 
     def __init__(self, root: Path, *, keep: int, context: DistributedContext, lease: RunLease | None = None) -> None:
@@ -112,8 +108,8 @@ class Checkpointer:
                 `DistributedContext.side`, and nothing else, to talk to the other workers.
 
         Raises:
-            StorageError: the checkpoint before this one could not be written, on every worker; none is begun. Those that
-                existed are untouched.
+            StorageError: the previous checkpoint could not be written, on every worker; no new one is started. Earlier
+                checkpoints are unchanged.
             UserError: the checkpoint before this one was not made, as a later attempt has taken over the run folder.
             RuntimeError: a worker was lost while that checkpoint was written.
         """
@@ -158,7 +154,7 @@ class Checkpointer:
         return seconds
 
     def keep_step(self, step: int | None) -> None:
-        """From the next checkpoint on, retention leaves the checkpoint of this step beside the newest; None: no such one."""
+        """From the next checkpoint on, retention also keeps the checkpoint of this step; None keeps no extra one."""
         self._kept_step = step
 
     def newest(self) -> Checkpoint | None:

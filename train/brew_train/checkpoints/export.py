@@ -1,7 +1,4 @@
-"""A checkpoint's averaged weights as a Hugging Face folder that transformers and vLLM load.
-
-Owns: reading a checkpoint piece by piece and writing config.json and safetensors files. Does not own: tokenizer files (the
-caller adds them), the checkpoints (checkpoints.checkpointer) or the names in the folder (brew_train.model.hf_tensor_map).
+"""Exports the averaged weights of a checkpoint as a Hugging Face folder for transformers and vLLM.
 
 Only a checkpoint is read, never a model: training may go on meanwhile, and one process without a GPU can export a model
 that fits none. Output files are dealt out to the workers, and memory is about one output file.
@@ -120,8 +117,8 @@ def _reading(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"the checkpoint {checkpoint.folder} cannot be read for the export ({error}): where training goes on, a newer "
-            f"one has taken its place; export that one."
+            f"the checkpoint {checkpoint.folder} cannot be read for the export ({error}): if training continues, a "
+            f"newer one has taken its place; export that one."
         ) from error
 
 
@@ -182,7 +179,7 @@ def _file_name(number: int, files: int) -> str:
 
 
 class _Regions:
-    """Reads rows of a checkpoint's tensors, whatever shards they were written in; the checkpoint's index is read once."""
+    """Reads rows of the tensors of a checkpoint, for any layout of shards; reads the index once."""
 
     def __init__(self, folder: Path) -> None:
         self._reader = FileSystemReader(folder)

@@ -1,7 +1,4 @@
-"""The ledger: which bins each checkpointed step was trained on, and the audit that each came exactly once per epoch.
-
-Owns: segments, their chain, the audit. Does not own: the order of bins (brew_train.inputs.bin_order), or when a segment is written
-(checkpoints.checkpointer: just before the manifest that refers to it).
+"""The ledger of the bins that each step was trained on, and the audit that each bin came once per epoch.
 
     ledger/step-00000020-5f0c1a2b.json     steps 11 to 20, and the segment that ends with step 10; sealed, never deleted
 

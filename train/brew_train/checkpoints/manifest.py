@@ -1,7 +1,4 @@
-"""The manifest of a checkpoint: which files it consists of, byte for byte, and how to tell that they still are.
-
-Owns: sealed JSON files, the manifest's content, holding files against it, and a look at a run's last checkpoint without any
-worker. Does not own: writing the shards (checkpoints.shards), or which checkpoints are kept (checkpoints.checkpointer).
+"""The manifest of a checkpoint: size and SHA-256 of its files, and their verification.
 
 A sealed file is `{"body": ..., "sha256": of the body}`, put in place by rename once it is on the disk.
 """

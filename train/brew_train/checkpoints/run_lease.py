@@ -1,7 +1,7 @@
-"""Who may write a run folder: the attempt that came last.
+"""The lease on a run folder: only the latest attempt may write.
 
-Owns: the lease. Does not own: what is written. When a driver is lost, its workers on other nodes go on for some
-seconds, while the relaunched driver starts new ones; without a lease each would tidy up the other's checkpoints.
+When a driver is lost, its workers on other nodes go on for some seconds, while the relaunched driver starts new ones;
+without a lease each would remove the other's checkpoints.
 """
 
 from pathlib import Path

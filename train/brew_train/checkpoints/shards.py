@@ -1,8 +1,5 @@
 """One worker's shards in a checkpoint, in the format of torch.distributed.checkpoint (DCP).
 
-Owns: the copies that are written from, the plan of who writes what, and DCP's files. Does not own: agreeing with the
-other workers, or when a folder becomes a checkpoint (checkpoints.checkpointer).
-
 DCP's parts are called one by one, as its StorageWriter documents them, instead of its `save` and `load`: these exchange
 every worker's plan for every checkpoint, raise a BaseException, and warn where there is one process, which a background
 thread cannot silence safely (warning filters are the whole process's).

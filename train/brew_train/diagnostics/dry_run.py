@@ -1,7 +1,4 @@
-"""A training step at full size without the machines: what each GPU would hold, send and write.
-
-Owns: running one rank's real code on fake tensors in a fake process group. Does not own: how bytes are followed
-(diagnostics.memory_tracker), what is made of them (diagnostics.dry_run_report), FLOPs (brew_train.telemetry.flops), or the command.
+"""Dry run: memory, traffic and checkpoint size of a training step per GPU, without the GPUs.
 
 What runs is what trains: `build_model`, `shard`, the objective, FSDP2's gathers and reductions, backward, the
 optimizer's state. Only numbers are missing: fake tensors have shapes, dtypes and storage sizes, and a fake process

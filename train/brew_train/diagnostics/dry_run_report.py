@@ -1,7 +1,4 @@
-"""What a dry run found: what one GPU would hold, send and write, beside what an H100 has.
-
-Owns: the figures, the times that follow from them, and their table. Does not own: finding them (diagnostics.dry_run).
-"""
+"""The report of a dry run: memory, traffic and times of one GPU, compared with an H100."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any

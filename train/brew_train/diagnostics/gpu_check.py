@@ -1,8 +1,7 @@
-"""Whether one GPU computes what plain float32 does, and how fast it trains: `python -m brew_train.diagnostics.gpu_check`.
+"""Checks one GPU against float32 and measures its speed: `python -m brew_train.diagnostics.gpu_check`.
 
-Owns: the order of the checks, the table and the JSON. Does not own: the comparisons (diagnostics.parity) or the timed
-models (diagnostics.throughput). Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors;
-neither Ray nor pyarrow, rich, psutil or pydantic, so that a GPU machine needs no cluster's packages.
+Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors; neither Ray nor pyarrow,
+rich, psutil or pydantic, so that a GPU machine needs no cluster's packages.
 """
 
 import argparse
@@ -153,8 +152,8 @@ def _timed(speed: Speed) -> Speed:
     )
     if speed.checkpoint_bytes is not None:
         print(
-            f"  {'':<34} a checkpoint of {speed.checkpoint_bytes / 1e9:.1f} GB blocks {speed.checkpoint_blocked_seconds:.2f} s, is "
-            f"on the disk after {speed.checkpoint_seconds:.1f} s",
+            f"  {'':<34} a checkpoint of {speed.checkpoint_bytes / 1e9:.1f} GB blocks "
+            f"{speed.checkpoint_blocked_seconds:.2f} s, is on the disk after {speed.checkpoint_seconds:.1f} s",
             flush=True,
         )
     return speed

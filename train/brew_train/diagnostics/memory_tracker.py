@@ -1,8 +1,4 @@
-"""What a piece of training allocates and sends, seen operation by operation, on fake tensors as well as on real ones.
-
-Owns: the bytes alive at each moment by what they are for, and the bytes that this rank sends in collectives. Does not
-own: what is run, or on how many ranks (diagnostics.dry_run).
-"""
+"""Tracks what training code allocates and sends, operation by operation, on fake and on real tensors."""
 
 import weakref
 from collections.abc import Iterable

@@ -1,8 +1,7 @@
-"""What a device computes against plain references: attention, the loss, whole steps, and a restored checkpoint.
+"""Compares a device with plain references: attention, loss, whole steps and a restored checkpoint.
 
-Owns: the comparisons and their limits. Does not own: what is compared, which is the code that trains, or the device.
-Everything is drawn on the CPU from fixed seeds, so every machine compares the same numbers.
-Legend: T packed tokens, H query heads, G key/value heads, D head size, W hidden width, V vocabulary.
+Everything is drawn on the CPU from fixed seeds, so every machine compares the same numbers. Legend: T packed tokens,
+H query heads, G key/value heads, D head size, W hidden width, V vocabulary.
 """
 
 import tempfile

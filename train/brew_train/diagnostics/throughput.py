@@ -1,7 +1,4 @@
-"""How fast one device trains: timed steps and checkpoints of two models of about a billion parameters.
-
-Owns: the models, the rows that they read, and the clock. Does not own: the step and the checkpoint, which are training's.
-"""
+"""Throughput of one device: timed steps and checkpoints of two models of about a billion parameters."""
 
 import gc
 import tempfile
@@ -130,8 +127,8 @@ def measure(
     Args:
         steps: that are timed, after `warmup` others.
         predicted: what `candidate.predicted_peak` said.
-        checkpoint: whether two checkpoints are made afterwards, in the temporary folder; they need three times the weights'
-            bytes twice there.
+        checkpoint: whether two checkpoints are written afterwards, in the temporary folder. Each needs three times
+            the bytes of the weights there.
     """
     cuda = context.device.type == "cuda"
     if cuda:

@@ -1,7 +1,4 @@
-"""A round among workers: each does its part, rank 0 decides on all parts, and what fails anywhere fails everywhere.
-
-Owns: the round. Does not own: the process group (brew_train.distributed.context), or what is agreed on (checkpoints.checkpointer).
-"""
+"""One round among workers: each computes a part, rank 0 decides; an error on one worker is raised on all."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,8 +1,4 @@
-"""The processes that train together: the one seam to torch.distributed.
-
-Owns: rank, size, device, mesh, and the collectives that the loop needs outside the model. Does not own: starting
-processes (torchrun or Ray do), or the collectives of FSDP2.
-"""
+"""The processes that train together, and their collectives (torch.distributed)."""
 
 import math
 import os

@@ -1,7 +1,6 @@
-"""Bins as a worker's row: what one forward pass reads.
+"""Packs bins into the row of tokens that one forward pass reads.
 
-Owns: a bin, its collation into a packed row, and the row's tensors. Does not own: reading bins (brew_train.inputs.bin_reader) or
-their order (brew_train.inputs.bin_order). Needs torch and numpy only.
+Needs torch and numpy only.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,4 @@
-"""The order in which bins are trained on: a pure function of (seed, epoch), so that any number of workers sees it.
-
-Owns: which bin comes next, and the state that resumes it. Does not own: what is in a bin (brew_data.packed_bins.packing).
-"""
+"""The order in which bins are trained on: a pure function of (seed, epoch), so that any number of workers sees it."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any

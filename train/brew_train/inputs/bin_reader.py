@@ -1,8 +1,7 @@
-"""A folder of packed bins: random access to them, and every check that they fit the model.
+"""Random access to a folder of packed bins, with checks that they fit the model.
 
-Owns: the reading of `bins-*.parquet` and `plan.json`. Does not own: what is in a bin (brew_data writes them) or which
-comes next (brew_train.inputs.bin_order). Row groups are read when a bin of theirs is asked for, so memory does not grow with the
-data; small sets stay in the cache whole.
+Row groups are read when a bin of theirs is asked for, so memory does not grow with the data; small sets stay in the
+cache whole.
 """
 
 import json

@@ -1,6 +1,5 @@
 """Attention over a packed row: each document attends to itself only, causally.
 
-Owns: the attention function and its registration with transformers. Does not own: position ids (brew_train.inputs.batches).
 No dense block-diagonal mask is ever made: on CPU that costs more than half of the training speed. Legend: T packed
 tokens, H query heads, G key/value heads, D head size.
 """

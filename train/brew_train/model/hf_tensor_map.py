@@ -1,7 +1,4 @@
-"""Where each parameter's numbers lie in a Hugging Face checkpoint: the mapping between transformers' model and files.
-
-Owns: the names on both sides, as pieces. Does not own: reading them (brew_train.model.init_weights) or writing them
-(checkpoints.export).
+"""The mapping between parameters of a transformers model and tensors of a Hugging Face checkpoint.
 
 transformers 5 keeps the experts of a layer in two fused parameters, gate_up_proj [E, 2I, H] and down_proj [E, H, I],
 but its checkpoints, and vLLM, keep one matrix per expert and projection (transformers' conversion_mapping.py). All

@@ -1,9 +1,4 @@
-"""The first weights of a model that was built without memory: drawn, or read from a Hugging Face folder.
-
-Owns: allocating each worker's shards and filling them, so that no process ever holds the whole model. Does not own: the
-names in the folder (brew_train.model.hf_tensor_map), how the model is cut (brew_train.model.sharding), or checkpoints
-(checkpoints.checkpointer).
-"""
+"""Initial weights of a model on the meta device: random, or read from a Hugging Face folder."""
 
 import hashlib
 import json

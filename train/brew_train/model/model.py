@@ -1,9 +1,4 @@
-"""The model: a Mixtral from scratch or a Hugging Face causal LM, wrapped so that its forward returns the loss.
-
-Owns: building it without memory, and the wrapper with the router's loss. Does not own: its weights
-(brew_train.model.init_weights), how it is spread over workers (brew_train.model.sharding), the attention function
-(brew_train.model.attention) or the loss of a stage (brew_train.objectives.base).
-"""
+"""The model: a Mixtral from scratch or a Hugging Face causal LM, wrapped so that its forward returns the loss."""
 
 from pathlib import Path
 

@@ -1,7 +1,6 @@
-"""How the model is spread over the workers, and what it trades for memory: FSDP2, HSDP, checkpointing, compilation.
+"""Sharding of the model over workers: FSDP2, HSDP, activation checkpointing and compilation.
 
-Owns: placement, precision, what each layer's forward is wrapped in, and when micro-steps communicate. Does not own: the
-weights (brew_train.model.init_weights) or the mesh (brew_train.distributed.context). Works on a model on the meta device.
+Works on a model on the meta device.
 """
 
 import math

@@ -1,8 +1,5 @@
 """Cross-entropy and log-probabilities of a linear head that never hold the logits of a whole row.
 
-Owns: the weights of a step's tokens, and the fused projection and loss. Does not own: which tokens are targets
-(brew_train.inputs.batches), what is made of their losses (brew_train.objectives.base) or how gradients are shared (FSDP2).
-
 360Brew's fine-tuning loss of a multi-turn chat (360Brew, "L = w_p·L_prompt + (1 - w_p)·L_mtc"): with N_p prompt targets
 and N_a answer targets in the *global* step, a prompt target weighs w_p / N_p and an answer target (1 - w_p) / N_a. The
 counts are summed over all workers first, so every number of workers minimises the same loss.

@@ -1,7 +1,5 @@
 """The optimizers over sharded parameters: schedule-free AdamW, and AdamW with a learning-rate schedule.
 
-Owns: the update, the average, and naming the state for a checkpoint. Does not own: writing it (checkpoints.checkpointer).
-
 Schedule-free (Defazio et al. 2024, arXiv:2405.15682) keeps three sequences: the fast iterate z, the average x, and y
 between them, where gradients are taken. In training the model's weights are y; x = lerp(y, z, 1 - 1/beta1) is what is
 evaluated, exported, and started from by the next stage. AdamW with a schedule (cosine, constant) has no average: its

@@ -1,7 +1,4 @@
-"""How large a model is and how much arithmetic a token costs: what model FLOPs utilisation (MFU) is made of.
-
-Owns: parameters in all and per token, FLOPs per token, the peak of known GPUs, MFU. Does not own: measuring time
-(brew_train.loop, diagnostics.gpu_check).
+"""Parameters and FLOPs per token of a model, and model FLOPs utilisation (MFU).
 
 MFU counts the model's own arithmetic only (PaLM, arXiv:2204.02311, appendix B): activation checkpointing runs the
 forward pass once more, which takes time and does not count.

@@ -1,7 +1,4 @@
-"""Goodput: the share of the time held that went into steps done for the first time, and what took the rest.
-
-Owns: the fold over a run's records, one by one, so that the training loop and a reader of the files use the same code.
-Does not own: the records (telemetry.recorder).
+"""Goodput: the share of the held time that went into steps done for the first time, and the causes of the rest.
 
 The time line of a run is cut at its records, and each piece goes to exactly one cause: all pieces add up to the time
 held, whatever the records say. A piece ends at a record, which names parts of it (waiting for data, a checkpoint, an
@@ -18,7 +15,7 @@ CAUSES = {  # in the order that people are shown
     "start": "from the launch until the workers enter our code: processes, imports, process groups",
     "build": "building the model, restoring a checkpoint, opening bins, a stage's reference pass; until its first step",
     "down": "from the last record of a lost attempt until the workers of the next one enter",
-    "repeated": "steps done again because a worker was lost after the last checkpoint (the repeats' time, not the firsts')",
+    "repeated": "steps repeated because a worker was lost after the last checkpoint (the time of the repeats)",
     "skipped": "steps left out because their loss was no number or exploded",
     "data": "rank 0 waiting for bins",
     "checkpoint": "training held up by a checkpoint",

@@ -1,7 +1,6 @@
-"""A run's metrics for Prometheus, through the metrics endpoint of the Ray node that rank 0 runs on.
+"""Prometheus sink: gauges on the metrics endpoint of the Ray node that runs rank 0.
 
-Owns: the gauges and their names. Does not own: what they mean (telemetry.recorder), or the endpoint (Ray's). Needs Ray,
-initialised in this process.
+Needs Ray, initialised in this process.
 """
 
 import threading

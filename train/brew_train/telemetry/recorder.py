@@ -1,7 +1,4 @@
-"""What a training run tells: a metrics row after every optimizer step, and events in between.
-
-Owns: what each measure and event means, the two files that hold them, and passing rows on to sinks. Does not own: the
-numbers (brew_train.loop measures them), or what the time came to (telemetry.goodput).
+"""Records a training run: a metrics row after every optimizer step, and events.
 
 Both files have one JSON object per line and are only ever appended to, so a step that is repeated after a loss has a
 row for each time: the last one counts. A worker may be killed in the middle of a line; readers leave a torn line out,

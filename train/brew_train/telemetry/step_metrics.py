@@ -1,8 +1,4 @@
-"""A metrics row: what one step came to, in numbers for people and dashboards.
-
-Owns: the row's columns (docs/observability.md explains each) and its derived figures: speed, MFU, time left. Does not
-own: where rows go (telemetry.recorder), or the step (brew_train.step).
-"""
+"""The metrics row of one step. docs/observability.md explains each column."""
 
 import resource
 from typing import Any

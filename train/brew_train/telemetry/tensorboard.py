@@ -1,6 +1,6 @@
-"""TensorBoard's files, written as training goes: every number of a metrics row, by step.
+"""TensorBoard sink: every number of a metrics row, by step.
 
-Owns: one event file per attempt. Does not own: which numbers there are (telemetry.recorder). Needs tensorboardX.
+Needs tensorboardX.
 
 tensorboardX's SummaryWriter is not used: it hands events to a thread through a bounded queue, and once that thread died
 (a full disk) the training would wait for it for ever. Its protocol buffers and checksum are.
