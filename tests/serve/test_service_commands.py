@@ -157,7 +157,7 @@ def test_a_key_is_taken_from_a_file_or_the_environment(
     assert (wrong.exit_code, "the API key is not known here" in wrong.output) == (2, True)
     (tmp_path / "lines").write_text("a\nb")
     lines = brew360("rank", str(request_file), "--url", keyed.url, "--key-file", str(tmp_path / "lines"))
-    assert "no single line of plain characters" in lines.output
+    assert "not a single line of ASCII characters" in lines.output
 
 
 def test_a_busy_service_says_when_to_come_back(keyed: Listening, keys_path: Path, request_file: Path) -> None:

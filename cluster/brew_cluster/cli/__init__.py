@@ -1,1 +1,1 @@
-"""The `brew360` command."""
+"""The `brew360` command line."""

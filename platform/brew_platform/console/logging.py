@@ -1,21 +1,16 @@
-"""The full log in a file, and a console that shows only what brew360 itself has to say.
-
-Owns: where log records of this process go, and hands on `Stages` and its console (brew_platform.console.progress), the other
-half of what a user sees. Does not own what other processes print.
-"""
+"""The log file of a command, and a console that prints only the warnings of brew360 itself."""
 
 import logging
 import sys
 from pathlib import Path
 
-from brew_platform.console.progress import PipeSafeConsole, Stages
 from brew_platform.errors import UserError
 
-__all__ = ["OpenLog", "PipeSafeConsole", "Stages", "open_log"]
+__all__ = ["OpenLog", "open_log"]
 
 
 class OpenLog:
-    """A log file that is open; see `open_log`. Closing it, or leaving its `with` block, restores what was before."""
+    """An open log file; see `open_log`. Closing it, or leaving its `with` block, restores the previous handlers."""
 
     def __init__(self, path: Path, level: int) -> None:
         self.path = path
@@ -39,7 +34,7 @@ class OpenLog:
         self.quiet()
 
     def quiet(self) -> None:
-        """Sends what libraries log to the file only. A library that sets up its log later needs another call."""
+        """Send the records of libraries to the file only. Call it again after a library has set up its logging."""
         console = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)  # a live bar replaces the first two
         loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
         for logger in [self._root, *loggers]:
@@ -50,7 +45,7 @@ class OpenLog:
                     logger.propagate = True
 
     def close(self) -> None:
-        """Restores the handlers and the level that were there before, and closes the file."""
+        """Restore the previous handlers and level, and close the file."""
         for logger, handler, propagate in reversed(self._quieted):
             logger.addHandler(handler)
             logger.propagate = propagate
@@ -69,29 +64,29 @@ class OpenLog:
 
 
 def open_log(path: Path, *, level: int = logging.INFO) -> OpenLog:
-    """Sends every log record of this process, and Python's warnings, to the file `path`, which is appended to.
+    """Append every log record of this process, and Python's warnings, to a file.
 
-    The console keeps only warnings and errors of brew360's own loggers (`brew_*`).
+    The console shows only warnings and errors of brew360's own loggers (`brew_*`).
 
     Args:
-        path: of the file; its folder is made.
-        level: the least severe level that is recorded.
+        path: The file; its folder is created.
+        level: Least severe level that is recorded.
 
     Returns:
-        The open log; used as `with open_log(path):` it is closed at the end, otherwise it stays for the whole process.
+        The open log. As `with open_log(path):` it is closed at the end of the block.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     return OpenLog(path, level)
 
 
 class _OurWarnings(logging.Handler):
-    """Prints records of brew360's loggers to what is the standard error at that moment, so also above a live bar."""
+    """Prints records of brew360's loggers to the current standard error, which a live bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith("brew_"):
             try:
                 print(self.format(record), file=sys.stderr)
-            except (OSError, ValueError):  # the console is gone; the file has it
+            except (OSError, ValueError):  # the console is closed; the file has the record
                 return

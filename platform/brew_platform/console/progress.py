@@ -1,7 +1,4 @@
-"""How far a road of named stages has come: a live bar on a terminal, plain lines elsewhere, and both in the log.
-
-Owns: the display and the seconds per stage. Does not own what a stage does.
-"""
+"""Progress of a command's phases: a live bar on a terminal, plain lines elsewhere; both go to the log."""
 
 import logging
 import os
@@ -16,13 +13,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-__all__ = ["PipeSafeConsole", "StageProgress", "Stages", "duration"]
+__all__ = ["PhaseProgress", "Phases", "PipeSafeConsole", "duration"]
 
 _log = logging.getLogger(__name__)
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: "0.4 s", "12 s", "1 min 30 s", "2 h 05 min"."""
+    """Format seconds: "0.4 s", "12 s", "1 min 30 s", "2 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -33,13 +30,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class StageProgress:
-    """How far one stage has come; made by `Stages.stage`. `update` may be called from any thread, as often as you like.
+class PhaseProgress:
+    """Progress of one phase; created by `Phases.phase`. `update` may be called often, from any thread.
 
     Args:
-        total: units in the whole stage; None where that is not known.
-        unit: what is counted, in the plural.
-        clock: seconds that never run backwards.
+        total: Number of units in the phase; None if unknown.
+        unit: Name of the counted units, in the plural.
+        clock: Monotonic time in seconds.
     """
 
     def __init__(self, *, total: float | None, unit: str, clock: Callable[[], float]) -> None:
@@ -48,16 +45,16 @@ class StageProgress:
         self._unit = unit
         self._clock = clock
         self._start = clock()
-        self._first: tuple[float, float] | None = None  # time and count of the first update; what precedes is start-up
+        self._first: tuple[float, float] | None = None  # time and count of the first update; before it is start-up
         self._facts: dict[str, object] = {}
 
     def update(self, done: float, *, total: float | None = None, **facts: object) -> None:
-        """Tells that `done` units are complete in all.
+        """Set the number of units that are complete.
 
         Args:
-            done: units since the start of the stage, not since the last call.
-            total: replaces the stage's total.
-            **facts: shown as they are given (`loss=2.31`), until they are given anew.
+            done: Units since the start of the phase, not since the last call.
+            total: Replaces the phase's total.
+            **facts: Shown by name (`loss=2.31`) until replaced.
         """
         self.done = done
         self.total = self.total if total is None else total
@@ -66,47 +63,47 @@ class StageProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the start of the stage."""
+        """Seconds since the start of the phase."""
         return self._clock() - self._start
 
     @property
     def rate(self) -> float | None:
-        """Units per second, measured from the first update on; None before the second one."""
+        """Units per second since the first update; None before the second update."""
         if self._first is None or self.done <= self._first[1]:
             return None
         return (self.done - self._first[1]) / max(self._clock() - self._first[0], 1e-9)
 
     def status(self) -> str:
-        """One line, such as `120/400 steps, 3.1 steps/s, 1 min 30 s left, loss 2.31`."""
+        """Return one line, such as `120/400 steps, 3.1 steps/s, 1 min 30 s left, loss 2.31`."""
         rate, parts = self.rate, []
         if self._first is not None or self.total is not None:
-            of = "" if self.total is None else f"/{_number(self.total)}"
-            parts.append(f"{_number(self.done)}{of} {self._unit}")
+            of = "" if self.total is None else f"/{_format_number(self.total)}"
+            parts.append(f"{_format_number(self.done)}{of} {self._unit}")
         if rate is not None:
-            parts.append(f"{_number(rate)} {self._unit}/s")
+            parts.append(f"{_format_number(rate)} {self._unit}/s")
         if rate is not None and self.total is not None and self.done < self.total:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
         else:
             parts.append(duration(self.seconds))
-        return ", ".join([*parts, *_told(self._facts)])
+        return ", ".join([*parts, *_format_facts(self._facts)])
 
     def summary(self) -> str:
-        """The line at the end, such as `400 steps in 2 min 10 s, loss 2.02`."""
-        counted = "" if self._first is None else f"{_number(self.done)} {self._unit} in "
-        return ", ".join([f"{counted}{duration(self.seconds)}", *_told(self._facts)])
+        """Return the final line, such as `400 steps in 2 min 10 s, loss 2.02`."""
+        counted = "" if self._first is None else f"{_format_number(self.done)} {self._unit} in "
+        return ", ".join([f"{counted}{duration(self.seconds)}", *_format_facts(self._facts)])
 
 
-class Stages:
-    """The road, stage by stage; `with stages.stage("train", total=400, unit="steps") as progress: ...`.
+class Phases:
+    """The phases of a command: `with phases.phase("train", total=400, unit="steps") as progress: ...`.
 
     Args:
-        names: all stages, in order.
-        console: where to show them; by default a PipeSafeConsole on the standard output.
-        clock: seconds that never run backwards.
-        every_seconds: between two plain lines.
+        names: All phases, in order.
+        console: Output; a PipeSafeConsole on the standard output if None.
+        clock: Monotonic time in seconds.
+        every_seconds: Interval between two plain lines.
 
     Attributes:
-        seconds: of each stage that has ended, also of one that failed; a stage that ran twice has the sum.
+        seconds: Duration of each phase that ended or failed; the sum if a phase ran twice.
     """
 
     def __init__(
@@ -124,16 +121,16 @@ class Stages:
         self._every = every_seconds
 
     @contextmanager
-    def stage(self, name: str, *, total: float | None = None, unit: str = "steps") -> Iterator[StageProgress]:
-        """Shows the stage while the block runs, and records its seconds.
+    def phase(self, name: str, *, total: float | None = None, unit: str = "steps") -> Iterator[PhaseProgress]:
+        """Show the phase while the block runs, and record its seconds.
 
         Args:
-            name: one of `names`.
-            total: units in the whole stage; None where that is not known.
-            unit: what is counted, in the plural.
+            name: One of `names`.
+            total: Number of units in the phase; None if unknown.
+            unit: Name of the counted units, in the plural.
         """
         head = f"[{self.names.index(name) + 1}/{len(self.names)}] {name}"
-        progress = StageProgress(total=total, unit=unit, clock=self._clock)
+        progress = PhaseProgress(total=total, unit=unit, clock=self._clock)
         ended = threading.Event()
         ticker = threading.Thread(target=self._tick, args=(head, progress, ended), name="progress", daemon=True)
         bar = self._bar(head, progress)
@@ -155,7 +152,7 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + progress.seconds
             self._line(f"{head}: {outcome}{progress.summary()}", show=True)
 
-    def _tick(self, head: str, progress: StageProgress, ended: threading.Event) -> None:
+    def _tick(self, head: str, progress: PhaseProgress, ended: threading.Event) -> None:
         while not ended.wait(self._every):
             self._line(f"{head} ... {progress.status()}", show=not self._console.is_terminal)
 
@@ -166,7 +163,7 @@ class Stages:
             with suppress(OSError, ValueError):  # a closed or broken output; the log has the line
                 self._console.print(Text(writable), soft_wrap=True)
 
-    def _bar(self, head: str, progress: StageProgress) -> Progress | None:
+    def _bar(self, head: str, progress: PhaseProgress) -> Progress | None:
         if not self._console.is_terminal:
             return None
         columns = [SpinnerColumn("line"), TextColumn(Text(head).markup), _Bar(progress), _Status(progress)]
@@ -176,9 +173,9 @@ class Stages:
 
 
 class _Bar(BarColumn):
-    """Rich's bar, filled from a StageProgress."""
+    """Rich's bar, filled from a PhaseProgress."""
 
-    def __init__(self, progress: StageProgress) -> None:
+    def __init__(self, progress: PhaseProgress) -> None:
         super().__init__(bar_width=30)
         self._progress = progress
 
@@ -190,7 +187,7 @@ class _Bar(BarColumn):
 class _Status(ProgressColumn):
     """The text beside the bar."""
 
-    def __init__(self, progress: StageProgress) -> None:
+    def __init__(self, progress: PhaseProgress) -> None:
         super().__init__()
         self._progress = progress
 
@@ -199,20 +196,20 @@ class _Status(ProgressColumn):
 
 
 class PipeSafeConsole(Console):
-    """A console whose reader may leave (`| head`): the work goes on, unseen. Rich's own would end the process."""
+    """A console that becomes quiet if its pipe closes (`| head`). Rich's own console would end the process."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
-def _told(facts: dict[str, object]) -> list[str]:
+def _format_facts(facts: dict[str, object]) -> list[str]:
     pairs = list(facts.items())  # another thread may be adding one
-    return [f"{name.replace('_', ' ')} {_number(v) if isinstance(v, int | float) else v}" for name, v in pairs]
+    return [f"{name.replace('_', ' ')} {_format_number(v) if isinstance(v, int | float) else v}" for name, v in pairs]
 
 
-def _number(value: float) -> str:
-    """To three digits, and never with an exponent where it is large."""
+def _format_number(value: float) -> str:
+    """Format to three digits, without an exponent for large numbers."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.files import replace_folder
+from brew_platform.files import fsync_folder, replace_folder
 from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Blobs", "File"]
@@ -89,7 +89,11 @@ class Blobs:
                 self._download(file, part)
             if _is_whole(folder, files):  # another process was faster, and may be reading it
                 return
-            replace_folder(part, folder)
+            if folder.exists():  # its files were changed after it was fetched
+                replace_folder(part, folder)
+            else:  # unlike a replacement, this fails if another process was faster
+                part.rename(folder)
+                fsync_folder(folder.parent)
         except OSError as error:
             if not _is_whole(folder, files):  # else another process was faster by a hair
                 raise StorageError(

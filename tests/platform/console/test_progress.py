@@ -1,4 +1,4 @@
-"""What a stage shows, with a clock that the test moves, on a terminal, in a pipe, and on a pipe that broke."""
+"""what a phase shows, with a clock that the test moves, on a terminal, in a pipe, and on a pipe that broke."""
 
 import io
 import logging
@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from brew_platform.console.progress import StageProgress, Stages, duration
+from brew_platform.console.progress import PhaseProgress, Phases, duration
 
 
 class Clock:
@@ -32,7 +32,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_status_shows_count_rate_and_time_left_without_counting_the_start_up() -> None:
     clock = Clock()
-    progress = StageProgress(total=400, unit="steps", clock=clock)
+    progress = PhaseProgress(total=400, unit="steps", clock=clock)
     clock.now += 30  # start-up: workers import, kernels compile
     assert progress.status() == "0/400 steps, 30 s"
     progress.update(20)
@@ -45,9 +45,9 @@ def test_status_shows_count_rate_and_time_left_without_counting_the_start_up() -
     assert progress.summary() == "400 steps in 1 min 03 s, loss 2.31, note warm, tps 14,000"
 
 
-def test_a_stage_of_unknown_length_shows_what_it_can() -> None:
+def test_a_phase_of_unknown_length_shows_what_it_can() -> None:
     clock = Clock()
-    progress = StageProgress(total=None, unit="rows", clock=clock)
+    progress = PhaseProgress(total=None, unit="rows", clock=clock)
     clock.now += 2
     assert progress.status() == "2.0 s"
     progress.update(1000)
@@ -61,10 +61,10 @@ def test_a_stage_of_unknown_length_shows_what_it_can() -> None:
 def test_without_a_terminal_there_are_plain_lines_which_the_log_has_too(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, out = Clock(), io.StringIO()
-    stages = Stages(["data", "train"], console=Console(file=out, width=20), clock=clock, every_seconds=0.05)
-    with stages.stage("data"):
+    phases = Phases(["data", "train"], console=Console(file=out, width=20), clock=clock, every_seconds=0.05)
+    with phases.phase("data"):
         clock.now += 3
-    with stages.stage("train", total=400) as progress:
+    with phases.phase("train", total=400) as progress:
         progress.update(10)
         clock.now += 10
         progress.update(110, loss=2.5)
@@ -74,25 +74,25 @@ def test_without_a_terminal_there_are_plain_lines_which_the_log_has_too(caplog: 
     assert set(lines[3:-1]) == {"[2/2] train ... 110/400 steps, 10 steps/s, 29 s left, loss 2.5"}
     assert lines[-1] == "[2/2] train: 110 steps in 10 s, loss 2.5"
     assert caplog.messages == lines
-    assert stages.seconds == {"data": 3.0, "train": 10.0}
+    assert phases.seconds == {"data": 3.0, "train": 10.0}
 
 
-def test_a_stage_that_fails_says_so_and_keeps_its_seconds() -> None:
+def test_a_phase_that_fails_says_so_and_keeps_its_seconds() -> None:
     clock, out = Clock(), io.StringIO()
-    stages = Stages(["data"], console=Console(file=out), clock=clock)
-    with pytest.raises(KeyboardInterrupt), stages.stage("data"):  # noqa: PT012
+    phases = Phases(["data"], console=Console(file=out), clock=clock)
+    with pytest.raises(KeyboardInterrupt), phases.phase("data"):  # noqa: PT012
         clock.now += 4
         raise KeyboardInterrupt
     assert out.getvalue().splitlines()[-1] == "[1/1] data: failed after 4.0 s"
-    assert stages.seconds == {"data": 4.0}
+    assert phases.seconds == {"data": 4.0}
 
 
 @pytest.mark.parametrize("width", [4, 30, 120])
 def test_a_terminal_of_any_width_shows_a_bar(width: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     out = io.StringIO()
-    stages = Stages(["train"], console=Console(file=out, width=width, force_terminal=True), every_seconds=0.1)
-    with stages.stage("train", total=4) as progress:
+    phases = Phases(["train"], console=Console(file=out, width=width, force_terminal=True), every_seconds=0.1)
+    with phases.phase("train", total=4) as progress:
         for step in range(5):
             progress.update(step, loss=1.5)
             time.sleep(0.08)
@@ -106,8 +106,8 @@ def test_a_terminal_of_any_width_shows_a_bar(width: int, caplog: pytest.LogCaptu
 
 def test_facts_are_not_markup() -> None:
     out = io.StringIO()
-    stages = Stages(["a"], console=Console(file=out))
-    with stages.stage("a") as progress:
+    phases = Phases(["a"], console=Console(file=out))
+    with phases.phase("a") as progress:
         progress.update(1, path="[/red]")
     assert out.getvalue().splitlines()[-1].endswith("path [/red]")
 
@@ -115,10 +115,10 @@ def test_facts_are_not_markup() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_the_work_goes_on_when_the_reader_leaves(encoding: str) -> None:
     code = (
-        "import sys, time; from brew_platform.console.progress import Stages\n"
-        "stages = Stages([f's{i}' for i in range(50)], every_seconds=0.01)\n"
-        "for name in stages.names:\n"
-        "    with stages.stage(name, total=2) as p: p.update(1, title='caf\\xe9'); time.sleep(0.02)\n"
+        "import sys, time; from brew_platform.console.progress import Phases\n"
+        "phases = Phases([f's{i}' for i in range(50)], every_seconds=0.01)\n"
+        "for name in phases.names:\n"
+        "    with phases.phase(name, total=2) as p: p.update(1, title='caf\\xe9'); time.sleep(0.02)\n"
         "print('finished', file=sys.stderr)"
     )
     child = subprocess.Popen(

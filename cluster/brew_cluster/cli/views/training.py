@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from brew_cluster.cli.loss_curve import loss_curve_svg
+from brew_cluster.cli.views.loss_curve import loss_curve_svg
 from brew_platform.console.progress import duration
 from brew_train.config import StageConfig
 from brew_train.loop import BEST, TrainResult

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from brew_data.prompts.suite import TaskSuite
 from brew_serve.http.auth import Team
-from brew_serve.http.service_status import FleetStatus
 from brew_serve.schemas.rank import RankResponse
+from brew_serve.schemas.status import FleetStatus
 
 __all__ = ["example_request", "show_keys", "show_ranking", "show_service", "show_status"]
 
@@ -23,7 +23,7 @@ __all__ = ["example_request", "show_keys", "show_ranking", "show_service", "show
 def example_request(suite: TaskSuite) -> dict[str, Any]:
     """A request that any service with this suite answers: its first task, everything inline."""
     task = suite.tasks[0]
-    fields = _fields(suite.entities[task.entity_type])
+    fields = _fields(suite.entities[suite.surface(task.surface).entity_type])
     return {
         "task": task.name,
         "member": {"profile": {name: f"any {name}" for name in _fields(suite.profile)}},

@@ -1,8 +1,6 @@
-"""How a command of `brew360` runs and ends: one sentence for a failure, an exit code, a log, and no orphans.
+"""How a command runs and ends: error sentences, exit codes, the log file, and cleanup of the processes it started.
 
-Owns: that frame. Does not own: what any command does.
-
-Exit codes: 0 done; 1 something failed; 2 what was given cannot work; 130 interrupted.
+Exit codes: 0 success; 1 failure; 2 invalid input (UserError); 130 interrupted.
 """
 
 import logging
@@ -19,12 +17,12 @@ from brew_platform.console.logging import open_log
 from brew_platform.errors import BrewError, UserError, first_cause
 from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
 
-__all__ = ["logged", "one_sentence", "plain_sentence"]
+__all__ = ["log_to", "report_errors", "supervise"]
 
 
 @contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """A full log in a file; of a failure, too, of which the console gets one sentence."""
+def log_to(path: Path) -> Iterator[None]:
+    """Write the log of the block to a file, including the traceback of a failure."""
     with open_log(path):
         try:
             yield
@@ -34,8 +32,8 @@ def logged(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def plain_sentence(console: Console) -> Iterator[None]:
-    """Turns a failure into one sentence and an exit code, for commands that start no process."""
+def report_errors(console: Console) -> Iterator[None]:
+    """Print a failure of the block as one sentence and exit with its code. For commands that start no process."""
     code = 0
     try:
         yield
@@ -43,21 +41,22 @@ def plain_sentence(console: Console) -> Iterator[None]:
         console.print("interrupted.")
         code = 130
     except Exception as error:
-        code = _tell(error, console)
+        code = _print_error(error, console)
     if code:
         sys.exit(code)
 
 
 @contextmanager
-def one_sentence(console: Console, *, keep_children: bool = False, relaunched: bool = False) -> Iterator[None]:
-    """Turns any failure into one sentence and an exit code, and leaves no process behind.
+def supervise(console: Console, *, keep_children: bool = False, relaunched: bool = False) -> Iterator[None]:
+    """Same as `report_errors`, and end all processes that the block started.
 
     Args:
-        keep_children: processes started by the block stay if it succeeds.
-        relaunched: this process is a relauncher's child; of an interrupt that one tells, which always outlives it.
+        console: Where the sentence is printed.
+        keep_children: Processes that the block started keep running if it succeeds.
+        relaunched: This process is the child of a relauncher, which reports interrupts itself.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    if relaunched:  # SIGINT is ignored where a shell started the job with &, but it is how the relauncher interrupts
+    if relaunched:  # a shell that starts a job with & ignores SIGINT, but the relauncher interrupts its child with it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     become_subreaper()
     code = 0
@@ -67,11 +66,11 @@ def one_sentence(console: Console, *, keep_children: bool = False, relaunched: b
     except (KeyboardInterrupt, SystemExit):
         if not relaunched:
             console.print(
-                "interrupted: everything that was started is being stopped; run the same command again.", soft_wrap=True
+                "interrupted: stopping everything that was started; run the same command again.", soft_wrap=True
             )
         code = 130
     except Exception as error:
-        code = _tell(error, console)
+        code = _print_error(error, console)
     if code or not keep_children:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the processes
         kill_descendants()
@@ -79,8 +78,8 @@ def one_sentence(console: Console, *, keep_children: bool = False, relaunched: b
         sys.exit(code)
 
 
-def _tell(error: Exception, console: Console) -> int:
-    """Prints the sentence of `error`, and returns the exit code that it means."""
+def _print_error(error: Exception, console: Console) -> int:
+    """Print the sentence of `error` and return the exit code."""
     cause = first_cause(error)
     if isinstance(cause, BrewError):
         console.print(f"error: {cause}", style="red", soft_wrap=True, markup=False, highlight=False)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from brew_cluster.cli.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
-from brew_cluster.cli.train_view import TrainView, sparkline
+from brew_cluster.cli.views.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
+from brew_cluster.cli.views.training import TrainView, sparkline
 from brew_train.config import StageConfig
 from brew_train.loop import TrainResult
 from brew_train.telemetry.recorder import Recorder

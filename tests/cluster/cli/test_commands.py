@@ -27,9 +27,9 @@ def test_help_shows_the_ways_to_run_the_demo(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--source", "movielens"], "source movielens needs --path"),
-        (["--source", "movielens", "--path", "nowhere"], "nowhere is no folder: pass --path"),
+        (["--source", "movielens", "--path", "nowhere"], "nowhere is not a folder. Set --path"),
         (["--path", "somewhere"], "takes no --path; leave it out"),
-        (["--source", "mars"], "source 'mars' is unknown; choose one of movielens, synthetic"),
+        (["--source", "mars"], "source 'mars' is unknown; installed are movielens, synthetic"),
         (["vocabulary_sise=3"], "vocabulary_size"),
         (["train.workers=many"], "train.workers"),
     ],

@@ -1,0 +1,1 @@
+"""What commands print: training runs, the service, loss curves."""
