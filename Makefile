@@ -49,7 +49,7 @@ types: setup ## check types with mypy, strict
 	$(BIN)/mypy
 
 docs: $(VENV)/docs/.ready ## build the documentation site into site/; fails on broken links
-	PYTHONPATH=$(VENV)/docs $(BIN)/python -m mkdocs build --quiet --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(VENV)/docs $(BIN)/python -m mkdocs build --quiet --strict $(ARGS)
 
 $(VENV)/docs/.ready: requirements/docs.txt $(VENV)/.ready
 	rm -rf $(VENV)/docs

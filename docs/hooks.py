@@ -65,8 +65,8 @@ def packages() -> dict[str, list[str]]:
 def configuration_page() -> str:
     """Describe every keyword-only dataclass whose name ends in `Config` or that a recipe fills."""
     text = [
-        "# Configuration\n\nRecipes are YAML files; `key=value` on the command line overrides a field, with dots between "
-        "the levels. An unknown key is an error that names the nearest known one.\n"
+        "# Configuration\n\nRecipes are YAML files; `key=value` on the command line overrides a field, with dots\n"
+        "between the levels. An unknown key is an error that names the nearest known one.\n"
     ]
     for module, file in modules():
         source = file.read_text()
@@ -129,9 +129,11 @@ def commands(name: str, command: Any) -> Iterator[str]:
         for word, below in sorted(subcommands.items()):
             yield from commands(f"{name} {word}", below)
         return
-    yield f"\n## {name}\n\n{escape(inspect.cleandoc(command.help or ''))}\n\n| argument or option | meaning |\n|---|---|\n"
+    yield f"\n## {name}\n\n{escape(inspect.cleandoc(command.help or ''))}\n\n"
+    yield "| argument or option | meaning |\n|---|---|\n"
     for parameter in command.params:
-        names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.human_readable_name
+        is_option = parameter.param_type_name == "option"
+        names = ", ".join(parameter.opts) if is_option else parameter.metavar or (parameter.name or "").upper()
         plain = isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool)
         default = f" Default: `{parameter.default}`." if plain else ""
         meaning = " ".join((getattr(parameter, "help", None) or "").split())
@@ -145,8 +147,8 @@ def http_page() -> str:
     """Describe every route from the OpenAPI document, with its parameters, bodies and answers."""
     document = openapi()
     text = [
-        "# HTTP\n\nGenerated from the OpenAPI document, which a running service has at `/openapi.json` and shows at `/docs`."
-        "\n"
+        "# HTTP\n\nGenerated from the OpenAPI document. A running service has it at `/openapi.json`, and shows it at "
+        "`/docs`.\n"
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -194,6 +196,8 @@ def kind(schema: dict[str, Any]) -> str:
 
 def openapi() -> dict[str, Any]:
     """Return the OpenAPI document of an online service with the nearline routes."""
-    from brew_serve.http.app import create_api
+    from brew_serve.http.app import create_app
+    from brew_serve.http.routes.nearline import nearline_router
 
-    return create_api(lambda: None).openapi()
+    backend: Any = None  # the document needs the routes only
+    return create_app(backend, routers=[nearline_router(lambda: None)]).openapi()
