@@ -1,4 +1,4 @@
-"""How a batch is scored: the settings of its engines' actors, free of Ray so that recipes can hold them."""
+"""Settings of the engine actors of a batch. Free of Ray, so that recipes can contain them."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,6 @@
-"""Batch scoring: a Ray Data step with the same engine and the same scorer as online serving.
+"""Scores a Ray Data dataset with engine actors, which use the same engine and scorer as online serving.
 
-Owns: how requests flow through engine actors. Does not own: making requests (`brew_data.pipelines.requests` makes one row per
-prefix), what a score is (`brew_serve.ranking.scoring`), or batches that outlive their process (`brew_serve.batch.part_scoring`).
+`brew_data.pipelines.requests` makes the requests, one row per prefix.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ SCORES = pa.schema(
         "task": pa.string(),
         "score": pa.float64(),  # P(any positive action)
         "probabilities": pa.list_(pa.struct({"action": pa.string(), "probability": pa.float64()})),
-        "version": pa.string(),  # as `score_requests` was given it; null where it was not
+        "version": pa.string(),  # the argument of `score_requests`; null without it
     }
 )
 
@@ -88,7 +87,7 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
     _check_columns(requests.column_names)
     free = asyncio.Semaphore(in_flight)
 
-    async def one(task_name: str, prefix: list[int], question: list[int]) -> Scored:
+    async def score_question(task_name: str, prefix: list[int], question: list[int]) -> Scored:
         async with free:
             return await scorer.score_prompt(scorer.compiler.suite.task(task_name), prefix, question)
 
@@ -103,7 +102,7 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
             )
         ids += row["interaction_ids"]
         tasks += [row["task"]] * len(row["interaction_ids"])
-        calls += [one(row["task"], row["prefix_ids"], question) for question in row["question_ids"]]
+        calls += [score_question(row["task"], row["prefix_ids"], question) for question in row["question_ids"]]
     return _as_table(ids, tasks, await asyncio.gather(*calls), version)
 
 
@@ -120,11 +119,13 @@ def _as_table(ids: list[int], tasks: list[str], scored: Iterable[Scored], versio
         {
             "interaction_id": id_,
             "task": task,
-            "score": one.score,
-            "probabilities": [{"action": name, "probability": value} for name, value in one.probabilities.items()],
+            "score": candidate.score,
+            "probabilities": [
+                {"action": name, "probability": value} for name, value in candidate.probabilities.items()
+            ],
             "version": version,
         }
-        for id_, task, one in zip(ids, tasks, scored, strict=True)
+        for id_, task, candidate in zip(ids, tasks, scored, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=SCORES)
 

@@ -1,10 +1,7 @@
-"""Scores a planned batch with Ray Data: prompts are made on the fly, from ids, beside the engines that score them.
+"""Scores the parts of a planned batch with Ray Data. Prompts are compiled from ids beside the engines.
 
-A part travels as one row, so no border between blocks can cut it; the engine that scored it writes its file. A run that
-is killed loses the parts under way and no more: the next one makes the same plan and scores what is missing.
-
-Owns: the flow of parts, and what a scored row says. Does not own: the plan and its files (`batch.plan`), prompts
-(`brew_data.prompts.compiler`), members (`context`), or scores (`scoring`).
+A part is one row, so block boundaries cannot split it; the actor that scores it writes its file. A killed run loses
+only the parts in progress: the next run makes the same plan and scores the missing parts.
 """
 
 from collections.abc import Callable
@@ -141,10 +138,10 @@ def _list_request(
         try:
             entity: Entity = context.entity(id_)
             questions[len(listed)] = version.compiler.question(task, profile, entity)[0]
-            error_told = None
+            reason = None
         except UserError as error:
-            error_told = str(error)
-        listed.append({**same, "candidate_id": id_, "error": error_told})
+            reason = str(error)
+        listed.append({**same, "candidate_id": id_, "error": reason})
     if questions:
         prompts.append(
             {

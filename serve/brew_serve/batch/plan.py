@@ -1,13 +1,10 @@
-"""What a resumable batch scores, and how far it is: the input cut into parts, each of which becomes one file.
+"""Plan of a resumable batch: the input is cut into parts, and each part becomes one file.
 
-    _plan.json            written first and never changed: input, version, how it is cut
-    part-00000.parquet    the scores of part 0; there once it is complete, and then never written again
-    _done.json            totals; there once every part is
+    _plan.json            written first and never changed: input, version, rows per part
+    part-00000.parquet    the scores of part 0; complete once it exists
+    _done.json            totals; exists once all parts exist
 
-Readers of Parquet folders pass over names that begin with `_` or `.`, so the folder is a data set at any time.
-
-Owns: the plan and its file, which parts are missing, and writing a part whole or not at all. Does not own: scores
-(`batch.parts`).
+Readers of Parquet folders skip names that begin with `_` or `.`, so the folder is a valid dataset at any time.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""How a model is run: the seam, vLLM and plain PyTorch behind it, and what runs inside vLLM's process."""
+"""Inference engines: the protocol, a registry, vLLM, and a plain PyTorch reference."""

@@ -1,8 +1,6 @@
-"""The seam between scoring and whatever runs the model: token ids in; label log-probabilities or a text out.
+"""The `Engine` protocol between scoring and model execution, its data types, and request checks for all engines.
 
-Owns: the `Engine` protocol, what it takes and gives, and the checks that every engine makes of what it is given.
-Implementations: `VllmEngine` (serving and batch) and `TorchEngine` (the plain reference that every other must equal).
-One suite of contract tests runs on each.
+`VllmEngine` runs in production; `TorchEngine` is the reference. The same contract tests run on both.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -24,7 +22,7 @@ class Sampling:
     top_p: float = 1.0  # only the likeliest tokens that together have this probability may follow
     seed: int | None = None  # the same seed on the same engine gives the same text
     stop_ids: tuple[int, ...] = ()  # any of these ends the text and is not part of it
-    top_logprobs: int = 0  # alternatives told per token, at most 20
+    top_logprobs: int = 0  # alternatives returned per token, at most 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class Shared:
         """All that they share: what the smallest and the largest do, as no other differs earlier."""
         ends = min(prompts, default=()), max(prompts, default=())
         same = takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
-        return cls(ids=tuple(one for one, _ in same))
+        return cls(ids=tuple(first for first, _ in same))
 
 
 class Engine(Protocol):

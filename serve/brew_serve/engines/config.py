@@ -1,4 +1,4 @@
-"""Settings of the engine that runs the model. This module does not import vLLM, so that recipes can contain the settings."""
+"""Settings of the engine that runs the model; free of vLLM, so that recipes can contain them."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ class EngineConfig:
     # Compute label scores in packed passes (scoring_worker) instead of through vLLM's scheduler. None: on CPU only;
     # packed passes are not tested on a GPU.
     passes: bool | None = None
-    # Cache of keys and values. With packed passes, label scores have a second cache of this size; memory is allocated as
-    # the caches fill. None: on CPU 256 MiB (130,000 tokens of the demo model, enough for all members in flight); on a
-    # GPU the memory that gpu_memory_utilization leaves beside the weights.
+    # Cache of keys and values. With packed passes, label scores have a second cache of this size; memory is allocated
+    # as the caches fill. None: on CPU 256 MiB (130,000 tokens of the demo model, enough for all members in flight); on
+    # a GPU the memory that gpu_memory_utilization leaves beside the weights.
     kv_cache_bytes: int | None = None
     # Tokens per block; only whole blocks of a prefix are shared. None: on CPU 32, the smallest there; on a GPU vLLM's
     # default.
@@ -53,7 +53,8 @@ class EngineConfig:
             raise ConfigError(f"engine.dtype is {self.dtype!r}; it is float32, bfloat16 or float16.")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
-                f"engine.gpu_memory_utilization is {self.gpu_memory_utilization}; give a fraction greater than 0, up to 1."
+                f"engine.gpu_memory_utilization is {self.gpu_memory_utilization}; give a fraction greater than 0, up "
+                f"to 1."
             )
         if self.quantization not in (None, "fp8"):
             raise ConfigError(f"engine.quantization is {self.quantization!r}; it is fp8 or null.")

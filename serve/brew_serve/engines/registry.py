@@ -35,8 +35,8 @@ def create_engine(folder: Path, config: EngineConfig) -> Engine:
     if not found:
         raise ConfigError(
             f"engine.kind is {config.kind!r}, but no installed package registers an engine of this name (installed: "
-            f"{', '.join(engine_kinds()) or 'none'}). Correct the name, or install the package that contains the engine "
-            f"(for the engines of brew360 itself: pip install -e . again)."
+            f"{', '.join(engine_kinds()) or 'none'}). Correct the name, or install the package that contains the "
+            f"engine (for the engines of brew360 itself: pip install -e . again)."
         )
     try:
         factory: Callable[[Path, EngineConfig], Engine] = found[0].load()

@@ -1,7 +1,7 @@
-"""The reference engine: one plain forward of a Hugging Face model in fp32, without Ray and without vLLM.
+"""The reference engine: a plain fp32 forward of a Hugging Face model, without Ray and vLLM.
 
-What it answers defines what every other engine must answer. It computes each prompt from its first token and one at a
-time, so it is for tests and for machines without vLLM, not for traffic.
+Every other engine must agree with its results. It computes one prompt at a time from its first token, so it is for
+tests and for machines without vLLM.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class TorchEngine:
         )
 
     def check(self) -> None:
-        """Always well."""
+        """Do nothing: a model in this process cannot fail by itself."""
 
     def close(self) -> None:
         """Ends the worker; the model goes with this object."""

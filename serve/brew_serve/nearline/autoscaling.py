@@ -1,7 +1,4 @@
-"""How many nearline consumers there should be.
-
-Owns: the decision, and the policy object that Ray Serve's controller asks for it. Runs without Ray.
-"""
+"""Number of nearline consumers: the decision, and the policy object for Ray Serve. Runs without Ray."""
 
 import logging
 import math
@@ -11,18 +8,18 @@ from typing import Any
 from brew_serve.nearline.outbox import Outbox
 from brew_serve.stores.sqlite_file import Unavailable
 
-__all__ = ["OutboxDepthPolicy", "consumers_wanted"]
+__all__ = ["OutboxDepthPolicy", "consumers_needed"]
 
 _LOG = logging.getLogger("brew_serve")
 
 
-def consumers_wanted(open_jobs: int, jobs_per_consumer: int) -> int:
-    """Replicas for that many open jobs; Serve keeps it between its least and most."""
+def consumers_needed(open_jobs: int, jobs_per_consumer: int) -> int:
+    """Return the replicas for `open_jobs`; Serve clamps it to its minimum and maximum."""
     return max(1, math.ceil(open_jobs / jobs_per_consumer))
 
 
 class OutboxDepthPolicy:
-    """A Serve autoscaling policy: as many consumers as the outbox's open jobs ask for.
+    """Serve autoscaling policy: consumers in proportion to the outbox's open jobs.
 
     For the filesystem broker, whose length Serve's own policy cannot read. The controller must see the outbox's file.
     """
@@ -35,6 +32,6 @@ class OutboxDepthPolicy:
         try:
             depth = Outbox.depth(self._path)
         except Unavailable as error:
-            _LOG.warning("the number of consumers stays: %s", error)
+            _LOG.warning("the number of consumers is unchanged: %s", error)
             return context.target_num_replicas, {}
-        return consumers_wanted(depth, self._jobs), {}
+        return consumers_needed(depth, self._jobs), {}

@@ -1,10 +1,7 @@
 """The nearline queue on Celery, through Ray Serve's task API: a filesystem broker, or Redis.
 
-Owns: how Celery is set up on both sides, and the form of a message. Does not own: what a message means
-(`nearline.work`), or that it arrives (`nearline.dispatch`).
-
-Celery does not retry, keep results or dead letters for us: the outbox does, and it keeps the payload (Serve's own dead
-letters hold `str(args)`).
+Celery does not retry and keeps no results or dead letters: the outbox does. Serve's own dead letters hold `str(args)`,
+from which the payload cannot be recovered.
 """
 
 import os
@@ -25,10 +22,10 @@ TASK = "brew360.nearline"  # the handler's name
 _CELERY = {
     "worker_hijack_root_logger": False,  # the replica's log is Serve's
     "worker_redirect_stdouts": False,
-    "worker_prefetch_multiplier": 1,  # what a consumer holds beyond its threads is late when it is killed
-    "worker_cancel_long_running_tasks_on_connection_loss": False,  # the work is idempotent, and its outcome is ours
+    "worker_prefetch_multiplier": 1,  # prefetched messages are delayed when the consumer is killed
+    "worker_cancel_long_running_tasks_on_connection_loss": False,  # work is idempotent; receipts hold its outcome
     "broker_connection_retry_on_startup": True,
-    "broker_connection_max_retries": None,  # for ever: a consumer outlives its broker
+    "broker_connection_max_retries": None,  # unlimited: a consumer waits for its broker
     "task_publish_retry": False,  # the outbox sends again
 }
 
@@ -78,9 +75,9 @@ class CeleryQueue:
     def __init__(self, config: NearlineConfig) -> None:
         from ray.serve.task_consumer import instantiate_adapter_from_config
 
-        made = celery_config(config, send=True)
-        self._adapter = instantiate_adapter_from_config(made)
-        options = made.adapter_config.broker_transport_options
+        settings = celery_config(config, send=True)
+        self._adapter = instantiate_adapter_from_config(settings)
+        options = settings.adapter_config.broker_transport_options
         self._staging = None if config.redis_url is not None else Path(options["data_folder_out"])
         self._inbox = config.queue_folder / "inbox"
 
@@ -93,14 +90,14 @@ class CeleryQueue:
                     file.rename(self._inbox / file.name)
         except Exception as error:  # kombu's and its transports' own have no common base
             raise Unavailable(
-                f"the nearline queue took no message ({type(error).__name__}: {error}). It is sent again; where this "
-                f"goes on, see that the broker runs."
+                f"the nearline queue did not accept a message ({type(error).__name__}: {error}). It is sent again. If "
+                f"this persists, check that the broker runs."
             ) from error
 
     def close(self) -> None:
-        """Nothing to end: the connections go with this object."""
+        """Nothing to close: the connections end with this object."""
 
 
 def message_of(member_id: str, jobs: Sequence[Mapping[str, Any]]) -> Message:
-    """The message that `send` was given, from what the handler gets."""
+    """Rebuild the message of `send` from the arguments of the handler."""
     return Message(member_id=member_id, jobs=[Job(**job) for job in jobs])

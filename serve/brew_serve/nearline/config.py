@@ -1,7 +1,7 @@
-"""Where the nearline plane keeps things and how it is sized; which backend that makes it use is decided here alone.
+"""Settings of the nearline plane, and the choice of its backends.
 
-Without `redis_url` all of it is files of one machine: SQLite, and Celery's filesystem broker. With it, member context,
-rankings and queue are in that Redis; the outbox stays a file beside the ingress, since it must not depend on Redis.
+Without `redis_url`, all data are files of one machine: SQLite, and Celery's filesystem broker. With it, member context,
+rankings and queue are in that Redis; the outbox remains a file of the ingress, so that it does not depend on Redis.
 """
 
 from dataclasses import dataclass, field
@@ -39,8 +39,8 @@ class NearlineConfig:
 
     def __post_init__(self) -> None:
         if (self.context_path is None) == (self.redis_url is None):
-            given = "neither" if self.redis_url is None else "both"
-            raise ConfigError(f"nearline: {given} of context_path and redis_url given; give exactly one of them.")
+            count = "neither" if self.redis_url is None else "both"
+            raise ConfigError(f"nearline: {count} of context_path and redis_url given; give exactly one of them.")
         if self.redis_url is not None and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
             raise ConfigError("nearline.redis_url must begin with redis://, rediss:// or unix://.")
         if min(self.most_open, self.threads, self.min_consumers, self.jobs_per_consumer, self.most_attempts) < 1:

@@ -1,7 +1,4 @@
-"""The nearline consumer on Ray Serve's task API: replicas that take messages from the queue, each with an engine.
-
-Owns: the deployment, its replica's life, and how many replicas there are. Does not own: the work (`nearline.work`).
-"""
+"""The nearline consumer on Ray Serve's task API: replicas that take messages from the queue, each with an engine."""
 
 import asyncio
 import logging
@@ -94,7 +91,7 @@ class _Consumer:
         async def load() -> Engine:
             return engine_factory(folder, version.engine)
 
-        # On our loop: vLLM takes its answers in on the loop that it was made on, and here that would be Serve's.
+        # On this loop: vLLM receives answers on the loop that created it, and here that would be Serve's.
         self._engine = asyncio.run_coroutine_threadsafe(load(), self._loop).result()
         self._worker = NearlineWorker(
             number,
@@ -113,10 +110,10 @@ class _Consumer:
             self._engine.check()  # before the attempt is counted: the replica is about to be replaced
             self._worker.handle(message.member_id, message.jobs)
         except BrewError as error:  # the outbox sends it again
-            _LOG.warning("nearline work for %s is put off: %s", member_id, error)
+            _LOG.warning("nearline work for %s is delayed: %s", member_id, error)
 
     def describe(self) -> int:
-        """The version's number; who can be asked for it, works."""
+        """Return the version number; a replica that answers is ready."""
         return self._number
 
     def check_health(self) -> None:
@@ -126,9 +123,9 @@ class _Consumer:
             BrewError: the engine failed, or Celery's worker ended, which Celery does for a message it cannot read.
         """
         self._engine.check()
-        worker = getattr(self._adapter, "_worker_thread", None)  # Serve tells it in no other way
+        worker = getattr(self._adapter, "_worker_thread", None)  # Serve has no public attribute for it
         if self._adapter is not None and (worker is None or not worker.is_alive()):
-            raise BrewError("Celery's worker has ended; its log says why. The replica is replaced.")
+            raise BrewError("Celery's worker has ended; its log says why. Serve replaces the replica.")
 
     def __del__(self) -> None:
         if hasattr(self, "_worker"):

@@ -1,9 +1,7 @@
-"""Moves jobs from the outbox to the queue, and their outcomes back: the loop that makes an accepted job certain to end.
+"""Moves jobs from the outbox to the queue and their outcomes back.
 
-One step collects the receipts of what was sent, and then sends what is due. All that it must remember is in the outbox,
-so it may be killed anywhere, and several may run on one outbox.
-
-Owns: that loop and its rules. Does not own: the queue (`Queue`), nor the work (`nearline.work`).
+One step collects the receipts of sent jobs and then sends the jobs that are due. All state is in the outbox, so the
+process may be killed at any point, and several dispatchers may run on one outbox.
 """
 
 import logging
@@ -26,13 +24,13 @@ _PRUNE_SECONDS = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class DispatchConfig:
-    """When things are sent, and sent again."""
+    """When jobs are sent and sent again."""
 
-    window: int = 512  # jobs in the queue at a time; the rest waits in the outbox, where nothing is lost or overtaken
+    window: int = 512  # jobs in the queue at a time; the rest waits in the outbox, which is durable and ordered
     most_jobs: int = 100  # of one member in a message: they share one ranking
-    lost_seconds: float = 60.0  # without an outcome, then a job is sent again; longer than its work takes; doubles
+    lost_seconds: float = 60.0  # without an outcome until a job is sent again; longer than the work takes; doubles
     retry_seconds: float = 10.0  # before a job that failed is sent again; doubles
-    poll_seconds: float = 0.2  # between looks at outbox and receipts
+    poll_seconds: float = 0.2  # between polls of outbox and receipts
     keep_seconds: float = 7 * 86_400  # done jobs stay for `Outbox.replay_done`, and their ids are known that long
 
     def __post_init__(self) -> None:
@@ -44,30 +42,30 @@ class DispatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """Jobs of one member that a consumer does together."""
+    """Jobs of one member that a consumer handles together."""
 
     member_id: str
     jobs: list[Job]
 
 
 class Queue(Protocol):
-    """Carries messages to consumers: each at least once, it is hoped; the outbox makes up for the rest."""
+    """Carries messages to consumers. It may lose or repeat them; the outbox sends lost ones again."""
 
     def send(self, message: Message) -> None:
-        """Hands the message over.
+        """Send the message.
 
         Raises:
-            Unavailable: it was not taken.
+            Unavailable: The queue did not accept it.
         """
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
 
 
 def messages(jobs: Iterable[Job], most_jobs: int) -> list[Message]:
     """Groups jobs by member, at most `most_jobs` each.
 
-    A job that was sent before goes alone: should it be one that kills its consumer, it takes no other along again.
+    A job that was sent before gets its own message: if it kills its consumer, no other job is affected.
     """
     alone: list[Message] = []
     by_member: dict[str, list[Job]] = {}
@@ -77,18 +75,18 @@ def messages(jobs: Iterable[Job], most_jobs: int) -> list[Message]:
         else:
             by_member.setdefault(job.member_id, []).append(job)
     grouped = [
-        Message(member_id=member_id, jobs=mine[start : start + most_jobs])
-        for member_id, mine in by_member.items()
-        for start in range(0, len(mine), most_jobs)
+        Message(member_id=member_id, jobs=own_jobs[start : start + most_jobs])
+        for member_id, own_jobs in by_member.items()
+        for start in range(0, len(own_jobs), most_jobs)
     ]
     return [*grouped, *alone]
 
 
 class Dispatcher:
-    """Steps by itself in a thread between `start` and `close`; tests call `step`.
+    """Runs `step` in a thread between `start` and `close`; tests call `step` themselves.
 
     Args:
-        outbox, queue, store: the caller's, who closes them after this.
+        outbox, queue, store: The caller closes them after the dispatcher.
         clock: seconds since 1970.
     """
 
@@ -109,34 +107,34 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begins to step in a thread."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._loop, name="nearline-dispatch", daemon=True)
         self._thread.start()
 
     def kick(self) -> None:
-        """There is something to send: do not wait for the next look."""
+        """Run the next step now: there are new jobs."""
         self._kick.set()
 
     def close(self) -> None:
-        """Ends the thread; what is not sent stays in the outbox."""
+        """Stop the thread; unsent jobs stay in the outbox."""
         self._stop.set()
         self._kick.set()
         if self._thread is not None:
             self._thread.join()
 
     def step(self) -> int:
-        """Collects and sends once.
+        """Collect receipts and send due jobs once.
 
         Returns:
-            How many messages were sent.
+            Number of messages sent.
 
         Raises:
-            Unavailable: outbox, store or queue cannot be used now; what was not done is done by a later step.
+            Unavailable: Outbox, store or queue cannot be used now; a later step does the rest.
         """
         now = self._clock()
         try:
             self._collect(now)
-        finally:  # a store that is down holds up no message
+        finally:  # messages are sent even if the store is down
             sent = self._send(now)
         if now - self._pruned > _PRUNE_SECONDS:
             self._outbox.prune(now - self._config.keep_seconds)
@@ -150,14 +148,16 @@ class Dispatcher:
         done = {job_id for job_id, receipt in receipts.items() if receipt.state == "done"}
         self._seen = {job_id: self._seen.get(job_id, now) for job_id in done}
         settled = [job_id for job_id, since in self._seen.items() if now - since >= self._store.settle_seconds]
-        dead = {id_: (one.error or "", one.attempts) for id_, one in receipts.items() if one.state == "dead"}
-        failed = {id_: one for id_, one in receipts.items() if one.state == "failed"}
+        dead = {
+            id_: (receipt.error or "", receipt.attempts) for id_, receipt in receipts.items() if receipt.state == "dead"
+        }
+        failed = {id_: receipt for id_, receipt in receipts.items() if receipt.state == "failed"}
         self._outbox.settle(settled, now)
         self._outbox.bury(dead, now)
         for job_id, receipt in failed.items():
             wait = self._config.retry_seconds * 2 ** (receipt.attempts - 1)
             self._outbox.retry({job_id: receipt.error or ""}, due_at=now + wait)
-        # Last: a crash before leaves receipts that nobody misses, or a failure that is read once more.
+        # Last: after a crash before this line, unused receipts stay or a failure is read twice, which is harmless.
         if failed:
             self._store.reset(list(failed))
         if settled or dead:
@@ -176,19 +176,19 @@ class Dispatcher:
         return len(waiting)
 
     def _loop(self) -> None:
-        told = ""
+        last_error = ""
         while not self._stop.is_set():
             wait = self._config.poll_seconds
             try:
                 self.step()
-                told = ""
+                last_error = ""
             except Unavailable as error:
                 wait = max(wait, 1.0)
-                if str(error) != told:  # once, not every second until it is mended
-                    told = str(error)
-                    _LOG.warning("nearline work waits: %s", error)
-            except Exception:  # a bug must not end the only loop that sends; the outbox keeps all
+                if str(error) != last_error:  # once per error, not every second
+                    last_error = str(error)
+                    _LOG.warning("nearline dispatch is paused: %s", error)
+            except Exception:  # a bug must not end the loop; the outbox keeps all jobs
                 wait = max(wait, 5.0)
-                _LOG.exception("the nearline dispatcher failed, and goes on")
+                _LOG.exception("the nearline dispatcher failed; it continues")
             self._kick.wait(wait)
             self._kick.clear()

@@ -1,9 +1,7 @@
-"""What a nearline consumer does with a message: adds events to the member's history, and ranks their slates anew.
+"""Handles a nearline message: adds the events to the member's history and recomputes the member's rankings.
 
-At-least-once: a message may come twice, late, or with others in any order, and work may end anywhere. Every write is
-keyed (events by their id, slates and rankings by how new they are), so that doing it again changes nothing.
-
-Owns: that work and its outcome. Does not own: the queue, nor how an outcome reaches the outbox (`nearline.dispatch`).
+Delivery is at least once: a message may arrive twice, late, or out of order, and the consumer may be killed at any
+point. Every write is keyed (events by id, slates and rankings by `newness`), so that repeating it changes nothing.
 """
 
 import logging
@@ -22,20 +20,20 @@ from brew_serve.ranking.scoring import Scorer
 __all__ = ["NearlineWorker"]
 
 _LOG = logging.getLogger("brew_serve")
-_EVENT_IDS = 100  # told with a ranking
+_EVENT_IDS = 100  # ids of the newest events that are stored with a ranking
 
 
 class NearlineWorker:
-    """Does jobs with one model version.
+    """Handles jobs with one model version.
 
     Args:
-        number: of the version, in the registry.
-        scorer: of the version; the one that online requests use.
-        context: where events go and histories come from.
-        store: of slates, rankings and receipts.
-        run: runs a coroutine of the scorer and waits for it.
-        most_attempts: after as many that ended without a word (the consumer died), a job is given up.
-        clock: seconds since 1970.
+        number: Version number in the registry.
+        scorer: Scorer of the version, the same as for online requests.
+        context: Member context: stores events, returns histories.
+        store: Slates, rankings and receipts.
+        run: Runs a coroutine of the scorer and returns its result.
+        most_attempts: Attempts after which a job that kills its consumer becomes dead.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(
@@ -53,13 +51,13 @@ class NearlineWorker:
         self._run, self._most_attempts, self._clock = run, most_attempts, clock
 
     def handle(self, member_id: str, jobs: Sequence[Job]) -> None:
-        """Does jobs of one member, and leaves a receipt for each.
+        """Handle jobs of one member and write a receipt for each.
 
-        What a job itself is wrong about (UserError) makes it dead and stops no other; any other failure makes all that
-        are not done yet failed.
+        A UserError concerns one job: that job becomes dead, and the others continue. Any other error marks all
+        unfinished jobs as failed.
 
         Raises:
-            Unavailable: no receipt could be written; the jobs are sent again when their time is up.
+            Unavailable: No receipt could be written; the dispatcher sends the jobs again after `lost_seconds`.
         """
         receipts = self._store.begin([job.job_id for job in jobs], self._clock())
         outcomes: dict[str, Outcome] = {}
@@ -67,18 +65,18 @@ class NearlineWorker:
         for job in jobs:
             receipt = receipts[job.job_id]
             if receipt.attempts > self._most_attempts:
-                told = receipt.error or "the consumer ended while it worked on this, and left no word"
-                outcomes[job.job_id] = Outcome(state="dead", error=told)
+                reason = receipt.error or "the consumer exited during this job without reporting"
+                outcomes[job.job_id] = Outcome(state="dead", error=reason)
             elif receipt.state not in ("done", "dead"):
                 todo.append(job)
         try:
             self._do(member_id, todo, outcomes)
         except Exception as error:
             _LOG.warning("nearline work for %s failed: %s", member_id, error)
-            told = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
             for job in todo:
                 last = receipts[job.job_id].attempts >= self._most_attempts
-                outcomes.setdefault(job.job_id, Outcome(state="dead" if last else "failed", error=told))
+                outcomes.setdefault(job.job_id, Outcome(state="dead" if last else "failed", error=reason))
         self._store.settle(outcomes)
 
     def _do(self, member_id: str, jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> None:
@@ -97,7 +95,7 @@ class NearlineWorker:
         slates: list[CandidateSlate] = []
         if events:
             self._context.record(list(events.values()))
-            slates = self._store.slates(member_id)  # read after the events are in: see `_rank_and_keep`
+            slates = self._store.slates(member_id)  # read after the events are recorded: see `_rank_and_keep`
         for job in jobs:
             if job.kind == "rank":
                 try:
@@ -108,22 +106,23 @@ class NearlineWorker:
         for slate in slates:
             try:
                 self._rank(slate)
-            except UserError as error:  # the event is in; what it cannot be shown in stays as it is
-                _LOG.warning("the ranking of %s for %s is not renewed: %s", slate.task, member_id, error)
+            except UserError as error:  # the event is recorded; the stored ranking stays
+                _LOG.warning("the ranking of %s for %s is not updated: %s", slate.task, member_id, error)
         outcomes |= {job_id: Outcome(state="done") for job_id in events}
 
     def _readable(self, profile: Mapping[str, object], event: MemberEvent) -> MemberEvent:
-        """The event, if the model can read it: a turn that it cannot read would spoil all of the member's prompts."""
+        """Return the event if a turn can be compiled from it; otherwise it would break all later prompts."""
         entity = event.entity or self._context.entity(event.entity_id)
         past = Past(entity=entity, surface=event.surface, action=event.action, timestamp=event.timestamp)
         self._scorer.compiler.turn(profile, past)
         return event
 
     def _rank_and_keep(self, slate: CandidateSlate) -> None:
-        """Ranks what was asked for, and then keeps the slate: one that cannot be ranked must not spoil later events.
+        """Rank a requested slate, then store it. A slate that cannot be ranked is not stored.
 
-        Another consumer may record an event meanwhile, and see no slate to rank anew. So we look again once the slate
-        is there: either that consumer sees the slate, or we see its event.
+        Another consumer may record an event before the slate is stored, and then finds no slate to rank again. The loop
+        therefore reads the revision again after the slate is stored: either that consumer sees the slate, or this loop
+        sees its event.
         """
         seen = ""
         while seen < (revision := self._context.snapshot(slate.member_id).revision):
@@ -132,9 +131,9 @@ class NearlineWorker:
             seen = revision
 
     def _rank(self, slate: CandidateSlate) -> None:
-        """Ranks a slate, unless the ranking that is there has seen all that this one would, or is of a newer slate.
+        """Rank a slate, unless the stored ranking includes the same events or belongs to a newer slate.
 
-        Whichever version made that one: work that is done twice while versions change is not told by two of them.
+        This holds for rankings of any model version, so a job that runs on two versions is stored once.
         """
         snapshot = self._context.snapshot(slate.member_id)
         newness = f"{slate.newness}.{snapshot.revision}"
@@ -147,10 +146,10 @@ class NearlineWorker:
         task = suite.task(slate.task)
         entity_type = suite.surface(task.surface).entity_type
         candidates = [
-            (one, self._context.entity(one))
-            if isinstance(one, str)
-            else (one["id"], Entity(entity_type=entity_type, fields=one["fields"]))
-            for one in slate.candidates
+            (candidate, self._context.entity(candidate))
+            if isinstance(candidate, str)
+            else (candidate["id"], Entity(entity_type=entity_type, fields=candidate["fields"]))
+            for candidate in slate.candidates
         ]
         ranking = self._run(
             self._scorer.rank(task, snapshot.profile, snapshot.history, candidates, own_words=slate.instruction)

@@ -1,13 +1,11 @@
-"""The durable record of what the nearline plane has promised to do: a SQLite file, synced before it is promised.
+"""Durable record of accepted nearline jobs and their states: a SQLite file, synced before a request is acknowledged.
 
     accepted ──claim──> enqueued ──settle──> done
        ^                  │   │
        └──retry, release──┘   └──bury──> dead ──replay──> accepted
 
-A job that stays enqueued beyond its time counts as lost and is claimed again: a queue may lose messages, and deliver
-them twice or out of order.
-
-Owns: the jobs' states. Does not own: sending them (`nearline.dispatch`) or doing them (`nearline.work`).
+A job that has no outcome after `lost_after` counts as lost and is claimed again: a queue may lose, repeat or reorder
+messages.
 """
 
 # ruff: noqa: S608 - what is put into the statements are constants of this file

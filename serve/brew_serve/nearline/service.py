@@ -1,8 +1,4 @@
-"""What the nearline routes call, without HTTP and without Ray: events and requests into the outbox, rankings out.
-
-Owns: the ingress side, from the parsed request to the durable record, and the dispatcher's life. Does not own: routes
-(`nearline.api`), or the work (`nearline.work`).
-"""
+"""Ingress of the nearline plane, without HTTP and Ray: stores events and requests in the outbox, returns rankings."""
 
 import time
 import uuid
@@ -29,7 +25,7 @@ from brew_serve.schemas.nearline import (
 
 __all__ = ["NearlineService"]
 
-_AHEAD_SECONDS = 3600.0  # of our clock, that an event's may be; one of next year would stay the newest until then
+_AHEAD_SECONDS = 3600.0  # clock skew allowed for events; an event dated next year would stay the newest until then
 
 
 class NearlineService:
@@ -131,10 +127,10 @@ class NearlineService:
         waiting = self.outbox.waiting(member_id, task)
         stored = self._store.ranking(task, member_id)
         if stored is None:
-            raise UnknownId(self._why_none(task, member_id, any(one.job_id.startswith("rank:") for one in waiting)))
-        # What was done a moment ago may not be settled yet.
+            raise UnknownId(self._why_none(task, member_id, any(job.job_id.startswith("rank:") for job in waiting)))
+        # Jobs that were just done may not be settled yet.
         shown = {f"event:{id_}" for id_ in stored.event_ids} | {f"rank:{stored.request_id}"}
-        unseen = [one.accepted_at for one in waiting if one.job_id not in shown]
+        unseen = [job.accepted_at for job in waiting if job.job_id not in shown]
         return NearlineRanking(
             version=stored.version,
             task=task,

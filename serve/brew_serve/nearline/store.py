@@ -1,11 +1,11 @@
-"""What the nearline plane shares between those who ask and those who compute: slates, rankings, and receipts of work.
+"""Data shared by nearline ingress and consumers: slates, rankings and receipts.
 
-    slate      what is to be ranked for a member on a task; the newest request stays, and is ranked anew after an event
-    ranking    its latest result; an older one never replaces a newer one
-    receipt    what became of a job: how often its work was begun, and how that ended
+    slate      candidates to rank for a member on a task; the newest request is kept and ranked again after each event
+    ranking    the latest result; an older result never replaces a newer one
+    receipt    attempts at a job and its outcome
 
-Owns: the seam (`NearlineStore`) and the embedded default, a SQLite file. `redis_store.py` holds the production one;
-one suite of contract tests runs on both.
+`NearlineStore` is the protocol, `SqliteNearlineStore` the embedded default. `redis_store.py` has the production
+one. The same contract tests run on both.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ __all__ = [
     "StoredRanking",
 ]
 
-KEPT_SECONDS = 86_400  # a receipt that nobody collected, because the job was sent twice and is done
+KEPT_SECONDS = 86_400  # lifetime of a receipt that is not collected because its job was sent twice
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS slates (
@@ -46,7 +46,7 @@ State = Literal["failed", "done", "dead"]
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateSlate:
-    """Candidates that a member shall have ranked on a task.
+    """Candidates to rank for a member on a task.
 
     Args:
         request_id: of the request that asked.
@@ -96,7 +96,7 @@ class StoredRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What is known of a job's work; `state` is None while none has ended since it was last sent."""
+    """Attempts and outcome of a job; `state` is None until an attempt ends after the job was last sent."""
 
     attempts: int
     state: State | None = None
@@ -120,7 +120,7 @@ class NearlineStore(Protocol):
         """Stores the slate, unless one as new or newer of its member and task is there; whether it is stored."""
 
     def slates(self, member_id: str) -> list[CandidateSlate]:
-        """All that the member shall have ranked, by task."""
+        """Return the slates of a member, sorted by task."""
 
     def put_ranking(self, ranking: StoredRanking) -> bool:
         """Stores the ranking, unless one as new or newer of its member and task is there; whether it is stored."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import BrewError
-from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_wanted
+from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_needed
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
 from brew_serve.stores.sqlite_file import Unavailable
 
@@ -44,7 +44,7 @@ def test_a_job_that_kills_its_consumer_is_given_up_and_takes_no_other_along(plan
     assert plane.outbox.counts() == {"done": 3, "dead": 1}
     letter = plane.outbox.dead_letters()[0]
     assert (letter.job.job_id, letter.attempts) == ("rank:poison", 4)
-    assert letter.error == "the consumer ended while it worked on this, and left no word"
+    assert letter.error == "the consumer exited during this job without reporting"
     assert deaths == 3
     assert plane.context.snapshot("ada").events == ["1", "2"]
 
@@ -143,11 +143,11 @@ def test_the_thread_goes_on_after_an_outage_and_ends_when_told(plane: Plane, cap
         time.sleep(0.02)
     dispatcher.close()
     assert [job.job_id for job in plane.lane.held[0].jobs] == ["event:1"]
-    assert caplog.text.count("nearline work waits: the queue is down.") == 1
+    assert caplog.text.count("nearline dispatch is paused: the queue is down.") == 1
 
 
 def test_consumers_follow_the_depth(plane: Plane) -> None:
-    assert [consumers_wanted(depth, 64) for depth in (0, 1, 64, 65, 640)] == [1, 1, 1, 2, 10]
+    assert [consumers_needed(depth, 64) for depth in (0, 1, 64, 65, 640)] == [1, 1, 1, 2, 10]
     plane.accept(*(event(n) for n in range(5)))
     policy = OutboxDepthPolicy(str(plane.folder / "outbox.sqlite"), 2)
     assert policy(None) == (3, {})

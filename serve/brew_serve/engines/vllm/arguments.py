@@ -1,7 +1,6 @@
-"""From our settings to vLLM's: the arguments of `AsyncEngineArgs` and the environment of its process, pure functions.
+"""Maps engine settings to vLLM's: arguments of `AsyncEngineArgs` and the environment of its process. Pure functions.
 
-Owns: which setting becomes which argument on CPU and on a GPU. Does not own: starting anything (`vllm_engine`). Imports
-no vLLM, so that a GPU's arguments can be checked where there is none.
+Does not import vLLM, so that the arguments for a GPU can be tested on a machine without one.
 """
 
 from collections.abc import Mapping

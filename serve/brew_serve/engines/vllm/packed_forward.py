@@ -1,10 +1,7 @@
-"""One forward of vLLM's loaded model over segments of many prompts, with a cache of keys and values of its own.
+"""One forward of vLLM's model over segments of many prompts, with a separate cache of keys and values.
 
-The cache is as large as vLLM's, which is for texts, and laid out alike. Its first blocks hold nothing beyond a pass:
-tails, and what prompts need for themselves in a forward. The others are `prefix_blocks`' to give out.
-
-Owns: that cache, and how segments become the model's inputs. Does not own: what is computed when (`scoring_worker`).
-Importing this module needs vLLM.
+The cache has the size and layout of vLLM's, which is for generation. Its first blocks are scratch space of a pass;
+`prefix_blocks` allocates the others. Importing this module requires vLLM.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,9 +1,7 @@
-"""Which cache blocks hold which beginnings of prompts: the bookkeeping of a prefix cache, without a byte of the cache.
+"""Bookkeeping of a prefix cache: which cache blocks hold which prompt prefixes.
 
-A block holds the keys and values of a fixed number of tokens, and depends on these and all tokens before them. Its name
-is therefore a digest over all of them. Blocks that were used longest ago are given to others first.
-
-Owns: that, for one caller at a time. Does not own: the cache itself, or its computation (`scoring_worker`).
+A block holds the keys and values of a fixed number of tokens, which depend on these and all earlier tokens. Its key is
+therefore a digest of all of them. The least recently used blocks are reclaimed first. Not thread-safe.
 """
 
 import hashlib
@@ -11,10 +9,10 @@ from collections import OrderedDict
 
 import numpy as np
 
-__all__ = ["NoRoom", "PrefixBlocks"]
+__all__ = ["OutOfBlocks", "PrefixBlocks"]
 
 
-class NoRoom(Exception):
+class OutOfBlocks(Exception):
     """More blocks are needed at once than there are."""
 
 
@@ -54,11 +52,11 @@ class PrefixBlocks:
             fills the others before anything reads them.
 
         Raises:
-            NoRoom: others hold too many; nothing was taken.
+            OutOfBlocks: others hold too many; nothing was taken.
         """
         names = self._names(ids)
         known = next((i for i, name in enumerate(names) if name not in self._block), len(names))
-        self._require_room(names, known)
+        self._require_blocks(names, known)
         blocks = [self._block[name] for name in names[:known]]
         self._held.update(names)
         for name in names[known:]:
@@ -79,11 +77,11 @@ class PrefixBlocks:
             names.append(name)
         return names
 
-    def _require_room(self, names: list[bytes], known: int) -> None:
+    def _require_blocks(self, names: list[bytes], known: int) -> None:
         wanted = sum(name not in self._block for name in names[known:])
         ours = sum(name not in self._held for name in names if name in self._block)
         if wanted > len(self._free) + len(self._block) - len(self._held) - ours:
-            raise NoRoom
+            raise OutOfBlocks
 
     def _reclaim(self) -> int:
         name = next(name for name in self._block if name not in self._held)

@@ -1,17 +1,13 @@
-"""Computes label log-probabilities in vLLM's process, a pass at a time: with its model and kernels, not its scheduler.
+"""Computes label log-probabilities inside vLLM's process, in packed passes with its model and kernels.
 
-A prompt that asks for one token never waits for another step, so there is nothing to schedule. A pass takes many
-prompts, and what groups of them begin with is computed once, to the last token:
+A prompt that needs one token never waits for another step, so no scheduler is needed. One pass takes many prompts and
+computes the prefix that a group shares once:
 
-    beginnings that are not in the cache  -> one forward  -> their keys and values, in cache blocks
-    what each prompt has for itself       -> one forward  -> the last hidden states -> head -> log-probabilities
+    shared prefixes that are not cached  -> one forward  -> keys and values in cache blocks
+    remaining tokens of each prompt      -> one forward  -> last hidden states -> head -> log-probabilities
 
-Full blocks of a beginning stay in the cache for later passes. What it has beyond them, up to 31 tokens on CPU, is
-copied into a block of each prompt, which goes on in it.
-
-Owns: what is computed, and in which order. Does not own: which prompts go together (`scoring_queue`), a forward and its
-cache (`packed_forward`), or which blocks hold what (`prefix_blocks`). vLLM mixes `ScoringWorker` into its worker, which
-is its place for calls of our own. Importing this module needs vLLM. Source: issue 4.
+Full blocks of a prefix stay in the cache. The tokens beyond them (up to 31 on CPU) are copied into a block of each
+prompt. vLLM mixes `ScoringWorker` into its worker (`worker_extension_cls`). Importing this module requires vLLM.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +18,7 @@ import numpy as np
 import torch
 
 from brew_serve.engines.vllm.packed_forward import PackedForward, Segment
-from brew_serve.engines.vllm.prefix_blocks import NoRoom, PrefixBlocks
+from brew_serve.engines.vllm.prefix_blocks import OutOfBlocks, PrefixBlocks
 from brew_serve.engines.vllm.scoring_queue import Group, prompt_tokens_of
 
 __all__ = ["ScoringWorker"]
@@ -141,7 +137,7 @@ class _Passes:
             ids = np.frombuffer(begins, np.int32)
             try:
                 blocks, known = self._prefixes.take(ids)
-            except NoRoom:
+            except OutOfBlocks:
                 if not begun:
                     raise
                 break

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_serve.engines.vllm.prefix_blocks import NoRoom, PrefixBlocks
+from brew_serve.engines.vllm.prefix_blocks import OutOfBlocks, PrefixBlocks
 
 SIZE = 4
 
@@ -50,7 +50,7 @@ def test_the_longest_unused_goes_first_and_ends_go_before_beginnings() -> None:
 def test_what_is_held_is_not_given_away() -> None:
     blocks = PrefixBlocks(first=0, count=3, size=1)
     held, _ = blocks.take(ids(1, 2))
-    with pytest.raises(NoRoom):
+    with pytest.raises(OutOfBlocks):
         blocks.take(ids(3, 4))
     assert blocks.take(ids(1, 2)) == (held, 2)
     assert blocks.take(ids(1, 2, 3))[1] == 2
@@ -81,7 +81,7 @@ def test_a_cache_that_follows_it_always_reads_what_was_written_for_the_same_toke
         prompt = data.draw(st.lists(st.integers(0, 1), max_size=14))
         try:
             given_, known = blocks.take(ids(*prompt))
-        except NoRoom:
+        except OutOfBlocks:
             assert len(held) + len(prompt) // 2 > count, "there was room for it"
             continue
         assert len(given_) == len(set(given_)) == len(prompt) // 2
