@@ -1,6 +1,6 @@
 """Load on an HTTP service: one after the other, several at a time, or at random moments.
 
-Owns: sending and timing. Does not own: what is sent (bench.serve.workload), or what times mean (bench.serve.result).
+Holds sending and timing.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What `make bench-serve` leaves behind: bench/out/serve.json, and the table on the terminal.
 
-Owns: the file's form and the arithmetic from times to figures. Does not own: any measurement.
+Holds the file's form and the arithmetic from times to figures.
 """
 
 import json

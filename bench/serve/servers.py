@@ -1,6 +1,6 @@
 """The contenders that answer HTTP: our service on a Ray of its own, and vLLM's own server.
 
-Owns: starting them on the same model with the same precision and cores, and stopping them. Does not own: load.
+Holds starting them on the same model with the same precision and cores, and stopping them.
 """
 
 import os

@@ -1,6 +1,6 @@
 """What every contender is asked: members whom nobody has seen, with histories and candidates of known token counts.
 
-Owns: the requests, in the form of each protocol, and the random model. Does not own: who answers.
+Holds the requests, in the form of each protocol, and the random model.
 
 Workload R (text ranking): a history of 600 tokens on average, 100 candidates of 24 tokens. Workload S (SGLang's): 120
 tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the product's synthetic vocabulary, never

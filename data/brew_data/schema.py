@@ -1,7 +1,6 @@
 """The tables that everything starts from, and the check that a set of tables is one.
 
-Owns: column names, types, and what must hold between the tables (design: "bring your own data" means writing these).
-Does not own: where tables come from (`brew_data.sources.synthetic.generator`, `brew_data.sources.movielens`).
+Holds column names, types, and what must hold between the tables (design: "bring your own data" means writing these).
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@
     ├── StorageError       the object store failed: full, unreachable, refused
     └── RegistryError      a version is missing, damaged or may not be promoted
 
-Owns: the tree, and `first_cause`, which finds a BrewError inside what Ray wraps around it.
+Holds the tree, and `first_cause`, which finds a BrewError inside what Ray wraps around it.
 Every error takes one sentence and survives pickling, because it crosses process borders.
 """
 

@@ -1,6 +1,6 @@
 """The processes below this one: how much memory they hold together, and that none of them outlives it.
 
-Owns: measuring and ending descendants. Does not start any.
+Holds measuring and ending descendants. Does not start any.
 """
 
 import ctypes

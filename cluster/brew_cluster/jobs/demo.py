@@ -1,6 +1,6 @@
 """The demo: the whole road from tables to ranked candidates over HTTP, on real components, top to bottom.
 
-Owns: the order of the stages and what passes between them. Every stage is another area's work.
+Holds the order of the stages and what passes between them. Every stage is another area's work.
 """
 
 import statistics

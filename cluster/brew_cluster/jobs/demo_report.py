@@ -1,6 +1,6 @@
 """What the demo leaves behind: `report.json`, and the tables that it prints.
 
-Owns: their form. Does not own: the figures, which each stage measures.
+Holds their form.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Finds the recipe that a user names: a YAML file of their own, or one that ships.
 
-Owns: the folder of recipes and their names, `<kind>_<name>.yaml`. Does not own: what is in them (each job's dataclass).
+Holds the folder of recipes and their names, `<kind>_<name>.yaml`.
 """
 
 from pathlib import Path

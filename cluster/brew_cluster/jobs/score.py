@@ -1,7 +1,6 @@
 """A batch as a user describes it: which requests, which version, which folder; and its run, top to bottom.
 
-Owns: the settings, and the order of a run on this machine's Ray or a given cluster. Does not own: what is done already
-(brew_serve.batch.plan) or scoring (brew_serve.batch.part_scoring).
+Holds the settings, and the order of a run on this machine's Ray or a given cluster.
 """
 
 from collections.abc import Sequence

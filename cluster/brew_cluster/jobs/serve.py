@@ -1,7 +1,6 @@
 """The service as a user describes it, and its start on this machine's Ray or a given cluster, top to bottom.
 
-Owns: the settings with their defaults for one machine, the order of a start, and how it is stopped. Does not own: the
-application (brew_serve.deployment.online_service) or what is printed about it (`service_view`).
+Holds the settings with their defaults for one machine, the order of a start, and how it is stopped.
 """
 
 import os

@@ -1,6 +1,6 @@
 """One training job as a user describes it: which data, which run folder, which settings; and its run, top to bottom.
 
-Owns: the job's settings, the recipes that ship, and the order of a run on this machine's Ray or a given cluster. Does
+Holds the job's settings, the recipes that ship, and the order of a run on this machine's Ray or a given cluster. Does
 not own: training (brew_train) or coming back after this process is lost (brew_cluster.ray.relauncher).
 """
 

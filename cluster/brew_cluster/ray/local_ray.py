@@ -1,6 +1,6 @@
 """One machine's Ray: started for a command, or left running for `--keep`, and always stopped without orphans.
 
-Owns: start, stop, the refusal to share a Ray that someone else started, and the choice of a cluster instead.
+Holds start, stop, the refusal to share a Ray that someone else started, and the choice of a cluster instead.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A job that outlives its driver: starts it as a child, and again when it is lost.
 
-Owns: the decision and the loop. Does not own: what the job does; a job that is started again must continue by itself.
+Holds the decision and the loop.
 Ray Train restarts lost workers, but its controller dies with the driver's node. On a cluster a RayJob's backoffLimit
 does the same as this loop.
 """

@@ -5,7 +5,7 @@ A row says that to `prompt` the answer `chosen` is better than the answer `rejec
     {"prompt": "Summarise this post: ...", "chosen": "A nurse ...", "rejected": "Posts are ..."}
 
 `instruction` and `profile` may be added: what opens the chat, and the member that it is about (docs/preferences.md).
-Owns: reading JSONL and Parquet, and what is refused. Does not own: token ids (brew_data.corpora.preferences).
+Holds reading JSONL and Parquet, and what is refused.
 """
 
 import json

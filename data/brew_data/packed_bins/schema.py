@@ -1,7 +1,6 @@
 """Folders of packed bins: their columns, their files, and the plan that comes last.
 
-Owns: what is written. Does not own: which documents share a bin (brew_data.packed_bins.packing), the documents (brew_data.prompts.compiler,
-brew_data.corpora.preferences), or what runs in parallel (brew_data.pipelines.documents). brew_train.inputs.bin_reader reads these folders.
+Holds what is written. brew_train.inputs.bin_reader reads these folders.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The tokenizer: a byte-level BPE trained on the corpus, with turn markers that no outside text can produce.
 
-Owns: the control tokens, training, loading, and `encode` (text in, ids without control tokens out).
+Holds the control tokens, training, loading, and `encode` (text in, ids without control tokens out).
 """
 
 from collections.abc import Iterable

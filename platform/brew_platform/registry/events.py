@@ -1,6 +1,6 @@
 """What happened to the versions of a model: events, the gates that decided, and the aliases that follow from them.
 
-Owns: the event types and the fold from events to aliases, pure functions. Does not own where events are stored
+Holds the event types and the fold from events to aliases, pure functions. Does not own where events are stored
 (brew_platform.registry.registry).
 """
 

@@ -9,7 +9,7 @@ within the angles that it saw in training:
 
 Source: "NTK-Aware Scaled RoPE" (bloc97, r/LocalLLaMA, June 2023); YaRN, arXiv 2309.00071, section 3.1, equation 14.
 
-Owns: that formula, and what it changes in a model's config.json, the same for every engine.
+Holds that formula, and what it changes in a model's config.json, the same for every engine.
 """
 
 from collections.abc import Mapping

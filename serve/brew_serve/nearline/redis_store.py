@@ -6,7 +6,7 @@ Keys below a prefix:
     rankings:<member_id>    hash: task -> newness, a line feed, and the ranking as JSON
     receipt:<job_id>        hash: attempts, state, error; expires by itself
 
-Owns: these keys, and the scripts that make its writes atomic. Redis must keep an append-only file (`appendonly yes`);
+Holds these keys, and the scripts that make its writes atomic. Redis must keep an append-only file (`appendonly yes`);
 with `appendfsync everysec` a crash of its machine takes the last second, which is why a receipt counts only later
 (`settle_seconds`): if it survives, so does all that was written before it.
 """

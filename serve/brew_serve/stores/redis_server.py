@@ -1,6 +1,6 @@
 """A connection to Redis as our stores use it: short time limits, and failures that say so in our words.
 
-Owns: how we connect, and how its errors read. Does not own: any key.
+Holds how we connect, and how its errors read.
 """
 
 from collections.abc import Iterator

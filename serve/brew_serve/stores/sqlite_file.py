@@ -1,6 +1,6 @@
 """One SQLite file in WAL mode that threads and processes of one machine share: the embedded default of every store.
 
-Owns: opening it, transactions, and how its failures read. Does not own: any table.
+Holds opening it, transactions, and how its failures read.
 """
 
 import sqlite3

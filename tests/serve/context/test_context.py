@@ -110,7 +110,7 @@ def test_a_revision_sorts_after_all_earlier_ones(context: Context, backend: Any,
     for at in range(12):
         context.record([replace(EVENT, event_id=str(at))])
         revisions.append(context.snapshot("ada").revision)
-    backend[0](tables)  # built anew: the events are gone, and what was ranked with them is older all the same
+    backend[0](tables)  # built again: the events are gone, and what was ranked with them is older all the same
     other = backend[1]()
     revisions.append(other.snapshot("ada").revision)
     other.close()

@@ -1,6 +1,6 @@
 """The loss of a training run as a picture: one SVG file that any browser shows.
 
-Owns: the drawing. Does not own: the rows (brew_train.telemetry.recorder).
+Holds the drawing.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What the commands around the service print: how to ask it, a ranking, the versions that serve, keys.
 
-Owns: their form. Does not own: the answers, which the service gives (brew_serve.client).
+Holds their form.
 """
 
 import json

@@ -1,7 +1,6 @@
 """What someone who trains sees: a live view on a terminal, a line every ten seconds elsewhere, a table at the end.
 
-Owns: the display, and `loss.svg` in the run folder. Does not own: the figures
-(brew_train.telemetry.recorder, brew_train.telemetry.goodput).
+Holds the display, and `loss.svg` in the run folder.
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 In eager mode vLLM writes the norm out in six PyTorch operations on CPU; they take a tenth of a small model's forward.
 
-Owns: that choice. Importing this module needs vLLM.
+Holds that choice. Importing this module needs vLLM.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,6 @@
 """The engine that serves: vLLM's `AsyncLLM` behind the `Engine` seam, on CPU and on GPU.
 
-Owns: how vLLM is started, what its failures mean to the user, and that its process ends with ours. Does not own: which
-setting becomes which argument (`engine_arguments`), or what a score is (`brew_serve.ranking.scoring`).
+Holds how vLLM is started, what its failures mean to the user, and that its process ends with ours.
 """
 
 import asyncio

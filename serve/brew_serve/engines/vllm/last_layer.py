@@ -3,8 +3,7 @@
 Of all tokens it owes keys and values; queries, attention, experts and norms only of the last token of each sequence.
 With 3 layers that is a quarter of a pass, with 8 a tenth. vLLM leaves it out nowhere, as its batches are cut otherwise.
 
-Owns: cutting the rows, inside of vLLM's layer. Does not own: which rows, or the metadata of the attention over them
-(`packed_forward`).
+Holds cutting the rows, inside of vLLM's layer.
 """
 
 from collections.abc import Iterator

@@ -2,8 +2,7 @@
 
     calls -> waiting, first come first served -> a pass of what has come, up to a limit -> answers -> the next pass
 
-Owns: which calls go together, and what becomes of them when they are cancelled or the pass fails. Does not own: how a
-pass is computed (`scoring_worker`) or sent (`vllm_engine`). Runs without vLLM.
+Holds which calls go together, and what becomes of them when they are cancelled or the pass fails. Runs without vLLM.
 """
 
 import asyncio
