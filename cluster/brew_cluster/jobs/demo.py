@@ -50,7 +50,7 @@ __all__ = ["DemoOptions", "run_demo"]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Where a run reads, writes and listens."""
+    """Paths and port of a run."""
 
     run: Path  # folder of this run's files
     registry: str  # store that the version is published to
@@ -61,14 +61,13 @@ class DemoOptions:
 
 
 def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict[str, object]:
-    """Runs the road and returns its report (also written to `options.report`).
+    """Run the pipeline, write its report to `options.report`, and return it.
 
     Raises:
-        BrewError: one clear sentence about what failed. Nothing is left half-written in the registry, and no Ray is
-            left running.
+        BrewError: A step failed. The registry has no partial version, and Ray has been stopped.
     """
     require_space(options.run)
-    commit = source_commit()  # of the code that is loaded now; the checkout may move while the model trains
+    commit = source_commit()  # read first, because the checkout may change during training
     run = options.run
     phases = Phases(PHASES, console=console)
 
@@ -120,7 +119,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                 registry.promote(version.number, gates=_gates(config, quality), author="brew360 demo")
 
             with phases.phase("serve"):
-                # Members as they were at the cut: what they did with the candidates is not known yet.
+                # Only interactions up to the cut: later ones include the candidates' outcomes.
                 known = pc.less_equal(micros(tables.interactions), split.train_until)
                 at_the_cut = replace(tables, interactions=tables.interactions.filter(known))
                 MemberContext.build(at_the_cut, run / "context.sqlite")
@@ -137,7 +136,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
             with phases.phase("rank", total=config.release.requests, unit="requests") as progress:
                 slates = choose_slates(tables, suite, split, count=config.release.requests, size=config.release.slate)
                 rankings, milliseconds = _rank(url, slates, progress)
-        # ^ unless it is kept, the service and Ray end here
+        # Without `keep`, the service and Ray stop here.
 
     report: dict[str, object] = {
         "source": config.source,
@@ -193,9 +192,9 @@ def _rank(url: str, slates: list[Slate], progress) -> tuple[list, list[float]]: 
     rankings, milliseconds = [], []
     with RankClient(url) as client:
         for done, slate in enumerate(slates, start=1):
-            asked = time.perf_counter()
+            start = time.perf_counter()
             ranking = client.rank(task=slate.task, member_id=slate.member_id, candidates=slate.candidates)
-            milliseconds.append((time.perf_counter() - asked) * 1000)  # as the caller waits, HTTP included
+            milliseconds.append((time.perf_counter() - start) * 1000)  # includes HTTP
             rankings.append(ranking)
             progress.update(done)
     return rankings, milliseconds
