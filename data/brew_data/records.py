@@ -1,4 +1,4 @@
-"""Rows of the tables as the records that the prompt compiler reads."""
+"""Converts rows of the tables to the records that the prompt compiler reads."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ class Records:
     """Profiles and entities by id, and a member's rows as a history.
 
     Args:
-        tables: checked tables; opted-out members are left out here, so that they reach no prompt.
+        tables: Checked tables. Members who opted out are left out, so that they never occur in a prompt.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -28,15 +28,15 @@ class Records:
 
     @staticmethod
     def read(folder: Path) -> "Records":
-        """The records of a folder of tables.
+        """Read the records of a folder of tables.
 
         Raises:
-            DataError: as `read_tables`.
+            DataError: As in `read_tables`.
         """
         return Records(read_tables(folder))
 
     def history(self, interactions: pa.Table) -> list[Past]:
-        """Rows of the interactions table, in order of time (then id), as past interactions."""
+        """Convert rows of the interactions table to past interactions, ordered by time and then id."""
         rows = interactions.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
         return [
             Past(entity=self.entities[entity], surface=surface, action=action, timestamp=timestamp)

@@ -1,4 +1,4 @@
-"""Which part of a member's history fits a prompt."""
+"""The policy that selects the part of a member's history that fits a prompt."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ __all__ = ["first_kept"]
 
 
 def first_kept(lengths: Sequence[int], *, budget: int, hop: int, most: int) -> int:
-    """Index of the oldest turn that is kept when the newest must fit.
+    """Return the index of the oldest turn to keep, so that the newest turns fit.
 
-    The oldest turns are dropped `hop` at a time: a window that slid by one turn would change every prompt's prefix and
-    defeat the prefix cache; a window that hops keeps the prefix for `hop` more interactions.
+    The oldest turns are dropped `hop` at a time: a window that moves by one turn changes the prefix of every prompt, so
+    the prefix cache misses; a window that hops keeps the prefix for `hop` more interactions.
 
     Args:
-        lengths: tokens of each turn, oldest first.
-        budget: tokens that the kept turns may take in all.
-        hop: how many turns are dropped at a time; at least 1.
-        most: turns that may be kept at most.
+        lengths: Tokens of each turn, oldest first.
+        budget: The maximum number of tokens of the kept turns together.
+        hop: Turns that are dropped at a time; at least 1.
+        most: The maximum number of turns to keep.
 
     Returns:
-        The smallest multiple of `hop` whose tail fits both limits, or len(lengths) where no tail does.
+        The smallest multiple of `hop` whose tail fits both limits, or len(lengths) if no tail does.
     """
     total = sum(lengths)
     start = 0

@@ -22,20 +22,20 @@ LONGEST_TOKEN = 64  # bytes; no merge grows beyond it
 class Tokenizer:
     """Text to token ids.
 
-    Text that spells a control token is encoded as ordinary bytes: nothing from outside can forge a turn.
+    Text that spells a control token is encoded as ordinary bytes: external text cannot forge a turn.
 
     Args:
-        fast: a Hugging Face fast tokenizer that has the control tokens.
+        fast: A Hugging Face fast tokenizer that has the control tokens.
 
     Raises:
-        UserError: it lacks a control token.
+        UserError: It lacks a control token.
     """
 
     def __init__(self, fast: FastTokenizer) -> None:
         self._fast = fast
         self._fast.encode_special_tokens = True
         self.pad, self.end, self.system, self.member, self.user, self.assistant = map(self._control_id, CONTROL_TOKENS)
-        self.encode = lru_cache(maxsize=200_000)(self._encode)  # an entity is tokenised once, then reused
+        self.encode = lru_cache(maxsize=200_000)(self._encode)  # entities repeat
 
     def _control_id(self, token: str) -> int:
         id_ = self._fast.token_to_id(token)
@@ -51,24 +51,24 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, control tokens included."""
+        """Return the number of ids, including control tokens."""
         return int(self._fast.get_vocab_size())
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids in words, control tokens spelled out; for people, and for tests."""
+        """Convert ids to text that includes the control tokens; for logs and tests."""
         return str(self._fast.decode(list(ids), skip_special_tokens=False))
 
     def to_json(self) -> str:
-        """The whole tokenizer as text, which `from_json` reads back."""
+        """Serialize the tokenizer as text that `from_json` reads."""
         return str(self._fast.to_str())
 
     @staticmethod
     def from_json(text: str) -> "Tokenizer":
-        """The tokenizer that `to_json` wrote."""
+        """Read a tokenizer that `to_json` wrote."""
         return Tokenizer(FastTokenizer.from_str(text))
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers and vLLM load."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers and vLLM load."""
         from transformers import PreTrainedTokenizerFast
 
         PreTrainedTokenizerFast(
@@ -80,7 +80,7 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: Path) -> "Tokenizer":
-        """The tokenizer in `folder/tokenizer.json`.
+        """Load the tokenizer in `folder/tokenizer.json`.
 
         Raises:
             UserError: the file is missing, unreadable, or lacks a control token.
@@ -95,10 +95,10 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
-    """Trains a byte-level BPE whose merges may cross words, but never the end of a line.
+    """Train a byte-level BPE whose merges may cross words, but not the end of a line.
 
     Templates write one phrase a line, so a title or "in Berlin" that occurs often becomes a single token: prompts are
-    half as long as with merges inside words only, and what is rare still falls into pieces (SuperBPE, Liu et al. 2025,
+    half as long as with merges inside words only, and rare phrases are still split into tokens (SuperBPE, Liu et al. 2025,
     arXiv:2503.13423, takes the same step for prose).
 
     Args:

@@ -19,7 +19,8 @@ from brew_data.prompts.suite import load_suite
 from brew_data.schema import ENTITIES, INTERACTIONS, TIMESTAMP, Tables, micros, write_tables
 from brew_data.split import Split
 
-WORDS = [
+WORDS = ["nurse", "welder", "clerk", "senior", "junior", "berlin", "health", "software", "care"]
+WORDS += ["law", "steel", "video", "ada", "acme", "bolt", "night"]
     "nurse",
     "welder",
     "clerk",
