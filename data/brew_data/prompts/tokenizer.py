@@ -98,8 +98,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     """Train a byte-level BPE whose merges may cross words, but not the end of a line.
 
     Templates write one phrase a line, so a title or "in Berlin" that occurs often becomes a single token: prompts are
-    half as long as with merges inside words only, and rare phrases are still split into tokens (SuperBPE, Liu et al. 2025,
-    arXiv:2503.13423, takes the same step for prose).
+    half as long as with merges inside words only, and rare phrases are still split into
+    tokens (SuperBPE, Liu et al. 2025, arXiv:2503.13423, takes the same step for prose).
 
     Args:
         texts: the corpus; a text that occurs twice counts twice.

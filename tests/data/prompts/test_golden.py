@@ -21,23 +21,6 @@ from brew_data.split import Split
 
 WORDS = ["nurse", "welder", "clerk", "senior", "junior", "berlin", "health", "software", "care"]
 WORDS += ["law", "steel", "video", "ada", "acme", "bolt", "night"]
-    "nurse",
-    "welder",
-    "clerk",
-    "senior",
-    "junior",
-    "berlin",
-    "health",
-    "software",
-    "care",
-    "law",
-    "steel",
-    "video",
-    "ada",
-    "acme",
-    "bolt",
-    "night",
-]
 SURFACES = {
     "economic_graph": {
         "jobs": ("job", ["apply", "skip"]),
