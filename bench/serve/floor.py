@@ -1,4 +1,4 @@
-"""The floor: one plain PyTorch pass over all candidates of a request at once, in this process, without a server."""
+"""Lower bound of the latency: one PyTorch pass over all candidates of a request, without a server."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""Load on an HTTP service: one after the other, several at a time, or at random moments.
-
-Holds sending and timing.
-"""
+"""Sends requests to an HTTP service, sequentially, concurrently or at random times, and measures latencies."""
 
 import asyncio
 import time

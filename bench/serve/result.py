@@ -1,7 +1,4 @@
-"""What `make bench-serve` leaves behind: bench/out/serve.json, and the table on the terminal.
-
-Holds the file's form and the arithmetic from times to figures.
-"""
+"""Results of `make bench-serve`: bench/out/serve.json and the table on the terminal."""
 
 import json
 import statistics

@@ -1,6 +1,6 @@
-"""The contenders that answer HTTP: our service on a Ray of its own, and vLLM's own server.
+"""Starts and stops the HTTP contenders: our service on a Ray of its own, and vLLM's server.
 
-Holds starting them on the same model with the same precision and cores, and stopping them.
+All run the same model with the same precision and cores.
 """
 
 import os

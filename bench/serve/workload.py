@@ -1,10 +1,8 @@
-"""What every contender is asked: members whom nobody has seen, with histories and candidates of known token counts.
-
-Holds the requests, in the form of each protocol, and the random model.
+"""Requests and random models of the serving benchmark, in the format of each protocol. Members are always new.
 
 Workload R (text ranking): a history of 600 tokens on average, 100 candidates of 24 tokens. Workload S (SGLang's): 120
-tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the product's synthetic vocabulary, never
-one word again and again: a repeated token would make every prefix cache look perfect.
+tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the synthetic vocabulary, because a repeated
+token would make every prefix cache look perfect.
 """
 
 import itertools

@@ -1,16 +1,16 @@
 """The typed client of a ranking service, blocking (`RankClient`) and for asyncio (`AsyncRankClient`).
 
-    Call           what is asked: a route, its body, the type of its answer
-    _rank, ...     a function for each route, which makes the Call of its arguments
-    exchange       one call from first try to answer or error: retries, waits, errors; it neither sends nor sleeps
-    the clients    send and sleep for it, each in its own way, and have a method for each route
+    Call           a request: a route, its body, the type of its answer
+    _rank, ...     one function per route, which builds the Call
+    exchange       one call with its retries and errors; it neither sends nor sleeps
+    the clients    send and sleep for `exchange`, and have one method per route
 
-All calls may be repeated without harm: a ranking changes nothing, events carry their `event_id`, and a nearline
-request its `request_id`. So 429 and 503 are asked again, as often as allowed, after the time that Retry-After names.
+All calls are idempotent: a ranking changes nothing, events carry an `event_id`, nearline requests a `request_id`. So
+429 and 503 are retried after the time in Retry-After.
 
-Errors are ours (`brew_platform.errors`, `brew_serve.errors`), with the service's own sentence: Unauthorized 401,
-Forbidden 403, Expired 408, BodyTooLarge 413, QuotaExceeded 429, Late 504, UserError for other 4xx, BrewError for the
-rest and for no answer. A 503 is Overloaded, Lost or Unavailable, by the answer's `code`.
+Errors carry the service's message: Unauthorized 401, Forbidden 403, Expired 408, BodyTooLarge 413, QuotaExceeded 429,
+Late 504, UserError for other 4xx, BrewError for the rest and for no answer. A 503 is Overloaded, Lost or Unavailable,
+according to the `code` of the answer.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ _BY_CODE: dict[str, type[Refusal]] = {kind.code: kind for kind in (Lost, Unavail
 _BY_STATUS: dict[int, type[Refusal]] = {
     kind.status: kind for kind in (Unauthorized, Forbidden, Expired, BodyTooLarge, QuotaExceeded, Overloaded, Late)
 }
-_WITHOUT_WORD_SECONDS = 1.0  # waited at a 429 or 503 that names no time; doubled each time
+_DEFAULT_WAIT_SECONDS = 1.0  # before a retry of a 429 or 503 without Retry-After; doubled each time
 
 
 class Health(BaseModel):
@@ -207,7 +207,7 @@ def exchange(call: Call[T], retries: Retries, base_url: str) -> Generator[float,
                     f"that a ranking service listens there, of the same release as this client."
                 ) from error
         after = _retry_after(came)
-        wait = _WITHOUT_WORD_SECONDS * 2**tries if after is None else after
+        wait = _DEFAULT_WAIT_SECONDS * 2**tries if after is None else after
         most = retries.most_seconds if call.most_wait is None else min(call.most_wait, retries.most_seconds)
         if came.status_code not in (429, 503) or tries == retries.most or wait > most:
             raise _error(came, after)

@@ -1,7 +1,4 @@
-"""A connection to Redis as our stores use it: short time limits, and failures that say so in our words.
-
-Holds how we connect, and how its errors read.
-"""
+"""Connects to Redis with short timeouts and translates its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

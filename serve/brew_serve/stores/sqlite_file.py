@@ -1,7 +1,4 @@
-"""One SQLite file in WAL mode that threads and processes of one machine share: the embedded default of every store.
-
-Holds opening it, transactions, and how its failures read.
-"""
+"""A SQLite file in WAL mode, shared by threads and processes of one machine; the default of every store."""
 
 import sqlite3
 import threading

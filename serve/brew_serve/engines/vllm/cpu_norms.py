@@ -1,8 +1,7 @@
-"""RMSNorm on CPU by the kernels that vLLM has compiled for it, and which it leaves to GPUs.
+"""RMSNorm on CPU with vLLM's compiled CPU kernels.
 
-In eager mode vLLM writes the norm out in six PyTorch operations on CPU; they take a tenth of a small model's forward.
-
-Holds that choice. Importing this module needs vLLM.
+In eager mode vLLM computes the norm in six PyTorch operations on CPU, which take a tenth of a small model's forward.
+Importing this module requires vLLM.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""The engine that serves: vLLM's `AsyncLLM` behind the `Engine` seam, on CPU and on GPU.
+"""The production engine: vLLM's `AsyncLLM` as an `Engine`, on CPU and GPU.
 
-Holds how vLLM is started, what its failures mean to the user, and that its process ends with ours.
+Starts and stops vLLM's process and translates its failures into errors with a remedy.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What runs first inside vLLM's engine process: it ties the process to its owner and reports why a start failed.
+"""Executors that tie vLLM's engine process to its owner and report why a start failed.
 
-vLLM's engine core outlives an owner that was killed, and tells it no more than "initialization failed". Executors are
-vLLM's public place for code of our own in that process. Importing this module needs vLLM.
+Without them, the engine process outlives a killed owner, and a failed start reports only "initialization failed".
+Importing this module requires vLLM.
 """
 
 import json

@@ -1,8 +1,6 @@
-"""Calls for label log-probabilities wait here, and are sent to the engine together, one pass after the other.
+"""Collects concurrent calls for label log-probabilities and sends them in passes, first come first served.
 
-    calls -> waiting, first come first served -> a pass of what has come, up to a limit -> answers -> the next pass
-
-Holds which calls go together, and what becomes of them when they are cancelled or the pass fails. Runs without vLLM.
+Runs without vLLM.
 """
 
 import asyncio
