@@ -68,7 +68,7 @@ def test_a_bad_file_is_refused_with_its_line_and_the_remedy(folder: Path, file: 
 
 
 def test_a_missing_folder_or_file_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="is no folder: pass --path the folder that holds"):
+    with pytest.raises(DataError, match="is not a folder. Set --path to the folder that holds"):
         read_movielens(folder / "nowhere")
     (folder / "ml-100k.user").unlink()
     with pytest.raises(DataError, match=r"ml-100k\.user does not exist"):
@@ -113,7 +113,7 @@ def test_shipped_suites_load_and_survive_a_round_trip(name: str) -> None:
 
 
 def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither one that ships \\(economic_graph, movielens\\) nor a folder"):
+    with pytest.raises(ConfigError, match="neither a suite that ships \\(economic_graph, movielens\\) nor a folder"):
         load_suite("nope")
     (tmp_path / "suite.yaml").write_text("name: x\nprofil: [a]\nentities: {}\n")
     with pytest.raises(ConfigError, match="profil.*profile"):

@@ -148,15 +148,15 @@ def test_measuring_without_an_oracle_says_what_to_do(tables: Tables):
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"members": 0}, "synthetic.members is 0, but it must be above 0. Change members."),
+        ({"members": 0}, "source_config.members is 0, but it must be above 0. Change members."),
         (
             {"interactions_per_member": float("nan")},
-            "synthetic.interactions_per_member is nan, but it must be above 0.",
+            "source_config.interactions_per_member is nan, but it must be above 0.",
         ),
-        ({"months": 1}, "synthetic.months is 1, but it must be 2 or more, since the last one is the benchmark."),
-        ({"like_rate": 1.0}, "synthetic.like_rate is 1.0, but it must be strictly between 0 and 1."),
-        ({"interest_share": 0.9}, "synthetic.interest_share is 0.9, but it must be at most 1 - related_share."),
-        ({"noise_sd": -1.0}, "synthetic.noise_sd is -1.0, but it must be 0 or more."),
+        ({"months": 1}, "source_config.months is 1, but it must be 2 or more, since the last one is the benchmark."),
+        ({"like_rate": 1.0}, "source_config.like_rate is 1.0, but it must be strictly between 0 and 1."),
+        ({"interest_share": 0.9}, "source_config.interest_share is 0.9, but it must be at most 1 - related_share."),
+        ({"noise_sd": -1.0}, "source_config.noise_sd is -1.0, but it must be 0 or more."),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_the_remedy(setting: dict, text: str):
@@ -174,7 +174,7 @@ def test_action_noise_is_that_of_a_coin_with_the_true_probability(tables: Tables
 
 
 def test_the_page_gives_the_defaults():
-    page = (Path(__file__).parents[2] / "docs" / "synthetic.md").read_text()
+    page = (Path(__file__).parents[4] / "docs" / "synthetic.md").read_text()
     written = dict(re.findall(r"^\| `(\w+)` \| ([\d.,]+) \|", page, flags=re.MULTILINE))
     defaults = {field.name: field.default for field in dataclasses.fields(SyntheticConfig)}
     assert {name: float(value.replace(",", "")) for name, value in written.items()} == defaults
