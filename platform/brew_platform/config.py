@@ -1,6 +1,6 @@
 """Typed configuration: YAML recipes and `key=value` overrides, merged into the dataclass that its owner declares.
 
-Holds merging, and the sentence that a user reads when a setting is wrong. Does not own any setting: each dataclass
+Holds merging, and the sentence that a user reads when a setting is wrong. Has no setting: each dataclass
 lives beside the code it configures, and so do checks between its fields (raise a ConfigError in `__post_init__`).
 """
 

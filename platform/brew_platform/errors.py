@@ -1,7 +1,7 @@
 """The errors that a user of brew360 can meet, each with what was given, why it fails, and what to do.
 
     BrewError
-    ├── UserError          the caller can mend it: a path, a setting, a table, a request
+    ├── UserError          the caller can fix it: a path, a setting, a table, a request
     │   ├── ConfigError    an unknown or malformed setting
     │   └── DataError      a table or a row that cannot be read
     ├── StorageError       the object store failed: full, unreachable, refused

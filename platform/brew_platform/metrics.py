@@ -1,6 +1,6 @@
 """What a ranking is judged by: AUC, log loss, and the popularity baseline that a model must beat.
 
-Holds the formulas. Does not own which rows are compared (brew_serve's benchmarks).
+Holds the formulas.
 """
 
 from typing import Any

@@ -120,7 +120,7 @@ def _rank(
 
 
 def _health() -> Call[Health]:
-    """Whether the service lives; an error where it should be started anew."""
+    """Whether the service lives; an error where it should be started again."""
     return Call(method="GET", path="/health", answer=Health)
 
 

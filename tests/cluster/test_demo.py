@@ -30,7 +30,7 @@ PORT = 18_360
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind(tmp_path: Path) -> Iterator[None]:
-    """No test of this file may leave a process of the road."""
+    """No test of this file may leave a process of the demo."""
     yield
     wait_until_gone(tmp_path)
 
@@ -59,7 +59,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         [str(Path(sys.executable).parent / "brew360"), "demo", *SMALL, "--port", str(PORT), *arguments],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "HOME": str(cwd), "COLUMNS": "200"},
-        # whoever runs the tests in the background has SIGINT ignored, which a child would inherit
+        # a shell that runs the tests in the background has SIGINT ignored, which a child would inherit
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 

@@ -176,9 +176,9 @@ def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompile
         (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "line 2: chosen and rejected are the same text"),
         (b'{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}', "line 2: prompt is of type list"),
         (b'{"prompt": "a", "chosen": "b", "rejected": "c", "profile": 7}', "line 2: profile is of type int"),
-        (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2: rejected is no valid Unicode"),
-        (b'{"prompt": "a", "cho', "line 2 is no JSON"),
-        (b"[" * 100_000, "line 2 is no JSON"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2: rejected is not valid Unicode"),
+        (b'{"prompt": "a", "cho', "line 2 is not JSON"),
+        (b"[" * 100_000, "line 2 is not JSON"),
         (b'["a", "b", "c"]', "line 2 is a JSON list; write one JSON object a line"),
         (b'{"prompt": "\xff", "chosen": "b", "rejected": "c"}', "line 2 is no UTF-8"),
     ],
@@ -209,7 +209,7 @@ def test_a_bad_parquet_file_is_refused(tmp_path: Path) -> None:
 def test_other_files_are_refused_and_empty_ones_hold_no_pair(compiler: PromptCompiler, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.csv is neither \.jsonl nor \.parquet"):
         read_preferences(tmp_path / "a.csv")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         read_preferences(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match=r"a\.jsonl holds no pair to train on"):
         build_pairs(jsonl(tmp_path / "a.jsonl", []), compiler, tmp_path / "bins")

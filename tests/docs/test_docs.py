@@ -34,7 +34,7 @@ BANNED = {
     r"\bdearer\b": "more expensive",
     r"\bwhere least is done\b": "to the least-loaded replica",
     r"\bdone again is\b": "replayed steps are",
-    r"\bis no (?:multiple|number|valid|finite|even|folder|file|JSON|divisor|task|positive|claim)\b": "is not a",
+    r"(?<!there )\bis no (?:multiple|number|valid|finite|even|folder|file|JSON|divisor|task)\b": "is not a",
     r"\bbelieved at the start\b": "initial estimate",
     r"\bask(?:s|ed|ing)? over HTTP\b": "call the HTTP API",
     r"\b[Oo]wns: |\bDoes not own\b": "one or two sentences on what the module contains",

@@ -221,7 +221,9 @@ def tables(history: list[Past]) -> Tables:
 
 
 @pytest.fixture(scope="module")
-def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankingService]:
+def service(
+    version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RankingService]:
     path = tmp_path_factory.mktemp("context") / "context.sqlite"
     MemberContext.build(tables, path)
     service = RankingService(3, version, TorchEngine(version.folder), MemberContext(path))

@@ -27,8 +27,8 @@ from brew_platform.storage.base import open_store
 from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
 from brew_serve.http.app import create_app
-from brew_serve.http.backend import LocalBackend
 from brew_serve.http.auth import create_key
+from brew_serve.http.backend import LocalBackend
 from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.config import NearlineConfig
@@ -196,7 +196,7 @@ def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> N
     listed = brew360("keys", "list", "--file", file).output
     assert re.search(rf"{id_}\s*│\s*feed\s*│\s*5\s*│\s*no limit", listed)
     assert printed[-43:] not in listed + Path(file).read_text()
-    assert f"key {id_} of team feed is refused from now on" in brew360("keys", "revoke", id_, "--file", file).output
+    assert f"key {id_} of team feed is revoked" in brew360("keys", "revoke", id_, "--file", file).output
     again = brew360("keys", "revoke", id_, "--file", file)
     assert (again.exit_code, "holds no key" in again.output) == (2, True)
     nowhere = brew360("keys", "list", "--file", str(tmp_path / "none.yaml"))

@@ -34,7 +34,7 @@ def test_a_recipe_that_cannot_work_says_so_itself() -> None:
         (lambda: TrainConfig(stages=[StageConfig(), StageConfig()]), "a name of its own"),
         (lambda: TrainConfig(checkpoint_every=0), "must be at least 1"),
         (lambda: TrainConfig(workers=2, min_workers=3), "between 1 and train.workers=2"),
-        (lambda: TrainConfig(workers=3, sharding=ShardingConfig(replicas=2)), "no multiple of train.sharding.repl"),
+        (lambda: TrainConfig(workers=3, sharding=ShardingConfig(replicas=2)), "not a multiple of train.sharding.repl"),
         (lambda: ShardingConfig(replicas=0), "at least 1"),
         (lambda: StageConfig(steps=0), "steps=0"),
         (lambda: StageConfig(objective="ppo"), "stage cpt: .*one of dpo, next_token, orpo"),

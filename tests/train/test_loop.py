@@ -1,4 +1,4 @@
-"""A whole run in one process: it learns, resumes bitwise, exports the average, and stops when the loss is no number."""
+"""A whole run in one process: it learns, resumes bitwise, exports the average, stops when the loss is not finite."""
 
 import json
 import shutil

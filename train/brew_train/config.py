@@ -59,12 +59,12 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: it must be at least 1.")
         if self.hidden_size % (2 * self.heads):
             raise ConfigError(
-                f"model.hidden_size={self.hidden_size} over model.heads={self.heads} is no even head size, which "
+                f"model.hidden_size={self.hidden_size} over model.heads={self.heads} is not an even head size, which "
                 f"rotary positions need; choose hidden_size as a multiple of {2 * self.heads}."
             )
         if self.heads % self.kv_heads:
             raise ConfigError(
-                f"model.heads={self.heads} is no multiple of model.kv_heads={self.kv_heads}: every key head serves "
+                f"model.heads={self.heads} is not a multiple of model.kv_heads={self.kv_heads}: every key head serves "
                 f"the same number of query heads; choose a divisor of {self.heads}."
             )
         if self.experts_per_token > self.experts:
@@ -117,7 +117,7 @@ class StageConfig:
     weight_decay: float = 0.05  # decoupled, on matrices only: norm gains are not decayed
     max_grad_norm: float = 1.0  # gradients with a larger global norm are scaled down to it
     max_loss_rise: float = 5.0  # a loss so many nats above its running mean counts as exploding
-    on_bad_step: str = "stop"  # a loss or gradient that is no number, or explodes: stop, or skip the step and record it
+    on_bad_step: str = "stop"  # a loss or gradient that is not finite or explodes: stop, or skip the step and record it
     max_skipped: int = 10  # skipped steps in a row before the run stops all the same
     evaluate_every: int = 0  # steps between evaluations of the averaged weights on the evaluation bins; 0: never
 
@@ -176,7 +176,7 @@ class TrainConfig:
             )
         if self.workers % self.sharding.replicas:
             raise ConfigError(
-                f"train.workers={self.workers} is no multiple of train.sharding.replicas={self.sharding.replicas}: "
+                f"train.workers={self.workers} is not a multiple of train.sharding.replicas={self.sharding.replicas}: "
                 f"every copy of the model needs the same number of workers."
             )
         if not self.stages:

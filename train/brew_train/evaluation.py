@@ -70,7 +70,7 @@ def load_reference(path: Path, bins: BinReader) -> Reference:
     """What `compute_reference` wrote, as a function of bin ids.
 
     Raises:
-        UserError: the file is missing or damaged; a stage that has begun cannot make it anew.
+        UserError: the file is missing or damaged; a stage that has begun cannot make it again.
     """
     try:
         with np.load(path) as held:

@@ -36,14 +36,14 @@ class Bins(Protocol):
 class StepResult:
     """What one step came to, of all workers together and the same on each."""
 
-    loss: float | None  # the objective, in nats; None where it is no number
+    loss: float | None  # the objective, in nats; None where it is not finite
     measures: dict[str, float | None]  # means by name, as the objective defines them; None without such targets
-    grad_norm: float | None  # before clipping; None where it is no number
+    grad_norm: float | None  # before clipping; None where it is not finite
     tokens: int  # real ones; there is no padding
     document_length: float  # tokens in a document, mean over tokens; attention's cost depends on it
     data_wait_seconds: float  # this worker's, reading and collating
     skipped: bool = False  # the weights were left as they were
-    bad_bins: list[int] = field(default_factory=list)  # of a skipped step: those with a loss that is no number, or all
+    bad_bins: list[int] = field(default_factory=list)  # of a skipped step: those with a loss that is not finite, or all
 
 
 def share(bin_ids: np.ndarray, context: DistributedContext, micro_steps: int) -> list[np.ndarray]:
@@ -73,7 +73,7 @@ def take_step(
         mean_loss: running mean of the stage's losses, which an exploding one is told by; None: too early to tell.
 
     Raises:
-        UserError: the loss or the gradient is no finite number, or the loss explodes, and `stage.on_bad_step` is stop;
+        UserError: the loss or the gradient is not finite, or the loss explodes, and `stage.on_bad_step` is stop;
             the weights are unchanged.
         DataError: a bin is damaged; on all workers, whichever read it.
     """
@@ -161,7 +161,7 @@ def _complaint(loss: float, norm: float, mean_loss: float | None, stage: StageCo
 def _bad_bins(
     parts: list[np.ndarray], bins: Bins, finite: list[torch.Tensor], context: DistributedContext
 ) -> list[int]:
-    """Ids of the bins, of all workers, that hold a position whose loss is no number."""
+    """Ids of the bins, of all workers, that hold a position whose loss is not finite."""
     mine: list[int] = []
     for part, ok_T in zip(parts, finite, strict=True):
         lengths = [len(bins[int(bin_id)].input_ids) for bin_id in part]

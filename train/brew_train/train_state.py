@@ -43,7 +43,7 @@ class TrainState:
     def improves(self, evaluated: dict[str, float | None] | None) -> bool:
         """Whether an evaluation is the stage's best so far; if so, it is noted as that."""
         loss = evaluated["loss"] if evaluated else None
-        if loss is None or not loss < self.best.get("loss", float("inf")):  # so a loss that is no number is none
+        if loss is None or not loss < self.best.get("loss", float("inf")):  # so a loss that is not finite is none
             return False
         self.best = {"step": self.step, "loss": loss}
         return True

@@ -1,4 +1,4 @@
-"""The demo: the whole road from tables to ranked candidates over HTTP, on real components, top to bottom.
+"""The demo: the end-to-end pipeline from tables to ranked candidates over HTTP, on real components, top to bottom.
 
 Holds the order of the stages and what passes between them. Every stage is another area's work.
 """

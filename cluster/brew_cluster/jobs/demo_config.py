@@ -58,7 +58,7 @@ def load_recipe(source_name: str, overrides: list[str], *, recipe: Path | None =
     source = load_source(source_name)
     path = _find_recipe(source, recipe)
     # The type of `source_config` is known only now. A subclass with that type makes `load_config` check the settings.
-    config_class = make_dataclass(
+    config_class: type[DemoConfig] = make_dataclass(
         "DemoConfig",
         [("source_config", source.config_class, field(default_factory=source.config_class))],
         bases=(DemoConfig,),

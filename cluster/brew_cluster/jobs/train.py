@@ -128,7 +128,7 @@ def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: 
         what = (
             f"starting it again from step {progress():,}"
             if decision.again
-            else "giving up; run the same command again once the cause is mended"
+            else "giving up; run the same command again once the cause is fixed"
         )
         console.print(f"the training driver {how}: {what}.", style="yellow", soft_wrap=True)
 

@@ -51,7 +51,7 @@ def read_preferences(path: Path) -> Iterator[Preference]:
     if path.suffix not in readers:
         raise UserError(f"{path} is neither .jsonl nor .parquet: preference pairs are read from these two.")
     if not path.is_file():
-        raise UserError(f"{path} is no file: pass a file of preference pairs.")
+        raise UserError(f"{path} is not a file: pass a file of preference pairs.")
     return (_preference(values, origin) for values, origin in readers[path.suffix](path))
 
 
@@ -87,7 +87,7 @@ def _text(value: object, name: str, origin: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half a character, e.g. "\ud83d"
-        raise DataError(f"{origin}: {name} is no valid Unicode ({error}); write it again as UTF-8.") from error
+        raise DataError(f"{origin}: {name} is not valid Unicode ({error}); write it again as UTF-8.") from error
     return value
 
 
@@ -102,7 +102,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
             except UnicodeDecodeError as error:
                 raise DataError(f"{origin} is no UTF-8 ({error}); write the file as UTF-8.") from error
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{origin} is no JSON ({error}); write one JSON object a line.") from error
+                raise DataError(f"{origin} is not JSON ({error}); write one JSON object a line.") from error
             if not isinstance(values, dict):
                 raise DataError(f"{origin} is a JSON {type(values).__name__}; write one JSON object a line.")
             yield values, origin

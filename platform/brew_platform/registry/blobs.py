@@ -1,6 +1,6 @@
 """Content-addressed files in an object store: `<prefix>/sha256/<digest>`, uploaded once.
 
-Holds folder → blobs → the same folder again, verified. Does not own which files make a version.
+Holds folder → blobs → the same folder again, verified.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """What happened to the versions of a model: events, the gates that decided, and the aliases that follow from them.
 
-Holds the event types and the fold from events to aliases, pure functions. Does not own where events are stored
-(brew_platform.registry.registry).
+Holds the event types and the fold from events to aliases, pure functions.
 """
 
 import math

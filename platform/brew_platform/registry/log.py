@@ -1,6 +1,6 @@
 """A create-only log of JSON documents in an object store: `<prefix>/<20 digits>.json`, numbered from 1.
 
-Holds how a writer takes the next number without a server, and how a document is read. Does not own what documents say.
+Holds how a writer takes the next number without a server, and how a document is read.
 """
 
 import json

@@ -4,7 +4,7 @@
     models/<name>/versions/<20 digits>.json    create-only manifest; a version exists when this does
     models/<name>/events/<20 digits>.json      create-only log; an alias is a fold of it
 
-Holds publishing, fetching and the moves of aliases. Does not own what a gate measures, nor what a version's files mean.
+Holds publishing, fetching and the moves of aliases.
 """
 
 import re

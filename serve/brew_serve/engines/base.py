@@ -32,7 +32,7 @@ class Generated:
     Args:
         ids: its tokens.
         logprobs: of each token, as many.
-        top: the likeliest tokens at each position with theirs, as many; empty dicts where none were asked for.
+        top: the likeliest tokens at each position with theirs, as many; empty dicts where none were requested.
         finish: stop at a stop token, else length.
     """
 
@@ -61,7 +61,7 @@ class EngineUsage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shared:
-    """What prompts that are asked for together begin with, token ids: an engine may compute it once for all of them."""
+    """What prompts that are requested together begin with, token ids: an engine may compute it once for all of them."""
 
     ids: tuple[int, ...]
 
@@ -88,7 +88,7 @@ class Engine(Protocol):
         Args:
             prompt: token ids, one or more; at most the model's context length less one.
             token_ids: the wanted tokens, one or more, all different.
-            shared: the same object with each of several prompts that are asked for at once; `prompt` begins with its
+            shared: the same object with each of several prompts that are requested at once; `prompt` begins with its
                 ids. It saves work and changes no answer.
 
         Returns:

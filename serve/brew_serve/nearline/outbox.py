@@ -221,7 +221,7 @@ class Outbox:
             ).rowcount
 
     def replay_done(self, *, after: int) -> int:
-        """Does jobs again that are done: after the member context was built anew from tables, those that came since.
+        """Does jobs again that are done: after the member context was built again from tables, those that came since.
 
         Args:
             after: the tables hold everything up to then, in microseconds since 1970: events with a later timestamp of

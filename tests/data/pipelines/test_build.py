@@ -20,7 +20,7 @@ from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split, SplitConfig, is_in_part, member_hash
 
-from ...serve.running_ray import RAY, running_ray  # noqa: TID252
+from ...serve.running_ray import RAY, running_ray
 
 pytestmark = RAY
 

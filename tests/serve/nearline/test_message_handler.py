@@ -9,7 +9,7 @@ from ..nearline_plane import Plane, ask, event
 
 
 def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane) -> None:
-    """The other consumer finds no slate to rank anew, so this one must find the other's event."""
+    """The other consumer finds no slate to rank again, so this one must find the other's event."""
 
     class Between:
         def __getattr__(self, name: str) -> Any:

@@ -191,7 +191,7 @@ def test_without_gradients_each_chunk_is_projected_once_and_nothing_else() -> No
 
 @pytest.mark.skipif(find_spec("liger_kernel") is None, reason="liger-kernel is not installed")
 def test_ligers_kernels_give_the_same_losses_and_gradients() -> None:
-    """On the CPU Triton's interpreter runs them; it must be asked for before Triton is imported."""
+    """On the CPU Triton's interpreter runs them; it must be requested before Triton is imported."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", LIGER], env=environment, capture_output=True, text=True, timeout=300, check=False

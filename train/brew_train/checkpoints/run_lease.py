@@ -15,7 +15,7 @@ LEASE = "lease"  # a file in the run folder: the id of the attempt that may writ
 
 
 class RunLease:
-    """The right to write a run folder, taken on construction from whoever had it.
+    """The right to write a run folder, taken on construction from its previous holder.
 
     Args:
         run: the run folder, which exists.

@@ -49,7 +49,7 @@ def dry_run(
         gpus: processes, each with one GPU.
         shape: vocabulary of the tokenizer, and tokens in a bin.
         bins_per_gpu: bins in one micro-step of one GPU; None: as many as `bins_per_step` comes to.
-        document_length: tokens in each document of a bin; more of them make attention dearer, and little else.
+        document_length: tokens in each document of a bin; more of them make attention more expensive, and little else.
         gpu: what to compare with; None: an H100 with 80 GB.
 
     Raises:

@@ -65,7 +65,7 @@ class Speed:
     predicted_bytes: int  # the dry run's
     first_loss: float
     last_loss: float
-    checkpoint_bytes: int | None  # None where no checkpoint was asked for
+    checkpoint_bytes: int | None  # None where no checkpoint was requested
     checkpoint_blocked_seconds: (
         float | None
     )  # that training would have waited; of the second one, as all later ones are

@@ -36,7 +36,7 @@ class DistributedContext:
         Each process takes the GPU that LOCAL_RANK names, or the CPU where there is none.
 
         Args:
-            replicas: copies of the model that are asked for. Where the number of workers is no multiple of it (an
+            replicas: copies of the model that are requested. Where the number of workers is not a multiple of it (an
                 elastic run that lost a node), the largest number of copies that divides both is taken.
         """
         device = torch.device("cpu")
@@ -92,7 +92,7 @@ class DistributedContext:
             make: returns something picklable.
 
         Raises:
-            BrewError: the one that `make` raised, on every worker, so that none waits for another in vain.
+            BrewError: the one that `make` raised, on every worker, so that none waits for another forever.
         """
         outcome = _attempt(make) if self.rank == 0 else None
         if self.size > 1:

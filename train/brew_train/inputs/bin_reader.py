@@ -1,6 +1,6 @@
 """Random access to a folder of packed bins, with checks that they fit the model.
 
-Row groups are read when a bin of theirs is asked for, so memory does not grow with the data; small sets stay in the
+Row groups are read when a bin of theirs is requested, so memory does not grow with the data; small sets stay in the
 cache whole.
 """
 
@@ -162,7 +162,7 @@ def _read_plan(folder: Path) -> dict[str, Any]:
         plan = json.loads(path.read_text())
         missing = PLAN - set(plan)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no JSON object ({error}); build the data again.") from error
+        raise DataError(f"{path} is not JSON object ({error}); build the data again.") from error
     if missing:
         raise DataError(f"{path} lacks {', '.join(sorted(missing))}; build the data again.")
     return dict(plan)

@@ -113,7 +113,7 @@ def _flash(
         window_size=(-1, 0),  # causal
         **(_GROUPED if query_THD.shape[1] != key_TGD.shape[1] else {}),
     )
-    assert isinstance(out_THD, torch.Tensor)  # no auxiliary output was asked for
+    assert isinstance(out_THD, torch.Tensor)  # no auxiliary output was requested
     return out_THD
 
 

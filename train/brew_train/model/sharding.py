@@ -39,7 +39,7 @@ def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfi
         sharding: what is traded for memory or speed. How many replicas there are is the mesh's to say.
 
     Raises:
-        UserError: compilation is asked for, but there is no compiler; or so many workers cannot share large experts.
+        UserError: compilation is requested, but there is no compiler; or so many workers cannot share large experts.
     """
     if sharding.compile and context.device.type == "cpu":
         _require_compiler()

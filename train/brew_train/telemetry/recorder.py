@@ -42,13 +42,13 @@ MEASURES: dict[str, Measure] = {
     "stage": _m("", "the stage's name"),
     "step": _m("steps", "optimizer steps done, over all stages"),
     "steps": _m("steps", "of the whole run"),
-    "loss": _m("nats", "the objective over all workers' bins; null where it is no finite number"),
+    "loss": _m("nats", "the objective over all workers' bins; null where it is not finite"),
     "prompt_loss": _m("nats", "mean cross-entropy of prompt tokens"),
     "answer_loss": _m("nats", "mean cross-entropy of answer tokens; in pairs, of the chosen answers"),
     "rejected_loss": _m("nats", "pairs only: mean cross-entropy of the rejected answers"),
     "accuracy": _m("ratio", "pairs only: share of pairs with a margin above 0"),
     "margin": _m("nats", "pairs only: mean of what the objective drives apart (brew_train.objectives.base)"),
-    "grad_norm": _m("", "the gradient's global norm before clipping; null where it is no finite number"),
+    "grad_norm": _m("", "the gradient's global norm before clipping; null where it is not finite"),
     "skipped": _m("", "whether the step was left out (on_bad_step=skip)"),
     "learning_rate": _m("", "of this step"),
     "tokens": _m("tokens", "real ones in this step, over all workers; there is no padding"),
@@ -123,7 +123,7 @@ class Recorder:
             row: MEASURES of the step, and those of its objective; `attempt`, `time` and `goodput` are added here.
 
         Returns:
-            The row as recorded: with null for what is no finite number. As given where this process records nothing.
+            The row as recorded: with null for what is not finite. As given where this process records nothing.
         """
         if not self._writes:
             return dict(row)

@@ -119,7 +119,7 @@ class TrainView:
             return ", ".join([self._head(), *(f"{name} {text}".strip() for name, text in self._facts())])
 
     def summary(self, result: TrainResult) -> None:
-        """Prints what the run came to, over all its attempts, and draws `loss.svg`."""
+        """Print the run summary over all attempts, and draw `loss.svg`."""
         rows, events = read_run(self._run)
         total = goodput(rows, events)
         table = Table(title="Training", title_justify="left", show_header=False)
