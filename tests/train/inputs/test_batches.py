@@ -110,7 +110,7 @@ def leave_one_document_alone(folder: Path) -> None:
     ("damage", "error", "text"),
     [
         (lambda folder: (folder / "plan.json").unlink(), UserError, "has no plan.json"),
-        (lambda folder: (folder / "plan.json").write_text("{"), DataError, "is not JSON object"),
+        (lambda folder: (folder / "plan.json").write_text("{"), DataError, "is not a JSON object"),
         (change_plan(plan_hash=None), DataError, "lacks plan_hash"),
         (change_plan(vocabulary_size=98), UserError, "a vocabulary of 98 ids, but the model has 97"),
         (change_plan(context_length=65), UserError, "up to 65 tokens"),

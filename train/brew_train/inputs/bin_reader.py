@@ -162,7 +162,7 @@ def _read_plan(folder: Path) -> dict[str, Any]:
         plan = json.loads(path.read_text())
         missing = PLAN - set(plan)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not JSON object ({error}); build the data again.") from error
+        raise DataError(f"{path} is not a JSON object ({error}); build the data again.") from error
     if missing:
         raise DataError(f"{path} lacks {', '.join(sorted(missing))}; build the data again.")
     return dict(plan)

@@ -202,7 +202,7 @@ def _read_model(folder: Path) -> dict[str, Any]:
     try:
         model: dict[str, Any] = json.loads(path.read_text())
         if not isinstance(model, dict):
-            raise ValueError("it is not JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise UserError(_no_model(folder, error)) from error
     return model
