@@ -32,9 +32,7 @@ class AppConfig:
     nearline: NearlineConfig | None = None  # accept events, and rank again after them; None: online only
     follow_seconds: float = 5.0  # between two reads of the registry's log
     start_seconds: float = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB
-    request_seconds: float = (
-        55.0  # time limit without a deadline; less than our client's 60 s
-    )
+    request_seconds: float = 55.0  # time limit without a deadline; less than our client's 60 s
     drain_seconds: float = 60.0  # for a removed replica to finish the requests it has accepted
     # Requests in a replica at a time. Admission, which counts tokens, should refuse requests before this limit does,
     # because it does not see requests in Serve's own queue.
@@ -44,9 +42,7 @@ class AppConfig:
     max_replicas: int = 1  # more than min_replicas: the number follows the outstanding tokens
     target_tokens: int = 100_000  # outstanding per replica; a higher load for upscale_seconds starts more replicas
     upscale_seconds: float = 10.0  # for which the load must exceed the target before replicas start
-    downscale_seconds: float = (
-        300.0  # for which the load must be low before replicas stop
-    )
+    downscale_seconds: float = 300.0  # for which the load must be low before replicas stop
     cpus: float = 1.0  # Ray CPUs that each replica reserves
     gpus: float = 0.0  # Ray GPUs that each replica reserves
 
