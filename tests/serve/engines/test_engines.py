@@ -169,7 +169,7 @@ async def test_vllm_scores_as_plain_pytorch_does(
     candidates: list[tuple[str, Entity]],
 ) -> None:
     task = version.suite.task(task_name)
-    if task.entity_type == "post":
+    if task.surface == "feed":
         candidates = [(id_, Entity(entity_type="post", fields={"topic": e.fields["title"]})) for id_, e in candidates]
     profile = {"title": "engineer", "location": "berlin"}
     expected = await Scorer(reference, version.compiler).rank(task, profile, history, candidates)
