@@ -72,7 +72,9 @@ class TestWithRay:
         from brew_serve.nearline.celery_queue import CeleryQueue
 
         queue = CeleryQueue(NearlineConfig(folder=str(tmp_path), redis_url="redis://127.0.0.1:1/0"))
-        with pytest.raises(Unavailable, match="the nearline queue did not accept a message .*check that the broker runs"):
+        with pytest.raises(
+            Unavailable, match="the nearline queue did not accept a message .*check that the broker runs"
+        ):
             queue.send(Message(member_id="ada", jobs=[JOB]))
 
     async def test_serves_own_policy_sees_the_length_of_the_redis_queue(self, tmp_path: Path, redis_url: str) -> None:
