@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from brew_data.split import EVERYONE, Split, SplitConfig, is_in_part, member_hash
@@ -101,6 +101,7 @@ def test_both_sides_have_rows_and_no_training_row_is_after_the_cut(times: list[i
     assert training.max() < benchmark.min()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(times_ascending, configs)
 def test_validation_reads_no_row_of_the_benchmark(times: list[int], config: SplitConfig) -> None:
     rows = np.array(times, dtype=np.int64)
