@@ -100,7 +100,7 @@ def test_a_service_is_started_asked_and_stopped(folder: Path) -> None:
         assert logs is not None
         assert Path(logs[1]) == folder / "runs/serve/logs/serve.log"
         assert Path(logs[1]).is_file()
-        assert any(Path(logs[2]).glob("*Ranker*")), "the replicas' logs must be where the command says"
+        assert any(Path(logs[2]).glob("*Replica*")), "the replicas' logs must be where the command says"
 
         code, second = run("serve", "up", f"port={free_port()}", cwd=folder)
         assert (code, "Ray is already running" in second, "brew360 serve down" in second) == (2, True, True), second
