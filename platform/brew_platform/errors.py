@@ -34,7 +34,7 @@ class DataError(UserError):
 
 
 class StorageError(BrewError):
-    """The object store did not do what was asked; nothing was half-written."""
+    """The object store failed; no object was written in part."""
 
 
 class RegistryError(BrewError):
@@ -61,8 +61,8 @@ def first_cause(error: BaseException) -> BaseException:
                 f"choose another disk with --run-dir."
             )
         current = getattr(current, "cause", None) or current.__cause__ or current.__context__
-    if not isinstance(found, BrewError) and (told := _IN_TEXT.findall(str(error))):
-        name, sentence = told[0]
+    if not isinstance(found, BrewError) and (quoted := _IN_TEXT.findall(str(error))):
+        name, sentence = quoted[0]
         return _BY_NAME[name](sentence)
     return found
 

@@ -1,4 +1,4 @@
-"""Whether a port can be listened on, asked before anything is started for it."""
+"""Checks that a port is free before a service starts."""
 
 import socket
 

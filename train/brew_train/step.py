@@ -70,17 +70,17 @@ def take_step(
         bin_ids: int64, all workers' bins of this step.
         sharding: how the model is sharded; it says what micro-steps may keep gathered.
         reference: of the objectives that compare with one (DPO).
-        mean_loss: running mean of the stage's losses, which an exploding one is told by; None: too early to tell.
+        mean_loss: running mean of the stage's losses, the reference for an exploding loss; None: not known yet.
 
     Raises:
         UserError: the loss or the gradient is not finite, or the loss explodes, and `stage.on_bad_step` is stop;
             the weights are unchanged.
         DataError: a bin is damaged; on all workers, whichever read it.
     """
-    asked = time.perf_counter()
+    started = time.perf_counter()
     parts = share(bin_ids, context, stage.micro_steps)
     batches, counts_3 = _read(parts, bins, context)
-    waited = time.perf_counter() - asked
+    waited = time.perf_counter() - started
 
     objective = make_objective(stage.objective)
     sums = torch.zeros(0, dtype=torch.float64, device=context.device)

@@ -27,7 +27,7 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
     with what others had.
 
     Args:
-        count: slates wanted; fewer are returned where the benchmark has fewer members.
+        count: number of slates; fewer if the benchmark has fewer members.
         size: candidates of a slate; fewer where the task shows fewer entities.
 
     Returns:

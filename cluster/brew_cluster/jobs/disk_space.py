@@ -1,4 +1,4 @@
-"""Whether there is room for a run, asked before the demo does any work."""
+"""Checks for free disk space before a job starts."""
 
 import shutil
 import tempfile

@@ -40,7 +40,7 @@ class TrainJob:
     """A training job. Paths are relative to the folder that the command runs in.
 
     Raises:
-        ConfigError: bins are given for what is no stage.
+        ConfigError: bins name an unknown stage.
     """
 
     data: str = ""  # folder that `brew360 data` made; the paths below may refer to it as ${data}
@@ -56,7 +56,7 @@ class TrainJob:
         unknown = sorted({*self.bins, *self.evaluation} - {stage.name for stage in self.train.stages})
         if unknown:
             raise ConfigError(
-                f"bins are given for {', '.join(unknown)}, which is no stage; the stages are "
+                f"bins are given for {', '.join(unknown)}, but the stages are "
                 f"{', '.join(stage.name for stage in self.train.stages)}."
             )
 

@@ -33,7 +33,7 @@ def refuse_running_ray() -> None:
     address = os.environ.get("RAY_ADDRESS") or next(iter(services.find_gcs_addresses()), None)
     if address:
         raise UserError(
-            f"Ray is already running at {address}, and this command starts its own so as to disturb nobody. "
+            f"Ray is already running at {address}, and this command starts its own Ray, which must not mix with it. "
             f"Stop that one with `brew360 serve down` (or `ray stop`), unset RAY_ADDRESS if it is set, and try again."
         )
 
@@ -121,7 +121,7 @@ def logs_folder() -> Path:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Nothing reaches file descriptor 2: Ray's C++ announces there that it was told to be quiet."""
+    """Silences file descriptor 2, where Ray's C++ code prints its log level."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

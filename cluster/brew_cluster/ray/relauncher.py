@@ -57,7 +57,7 @@ def relaunch(
             once. Two signals at about one time would cut short what the first one had it tidy up.
         most: losses in a row without progress that are borne.
         progress: how far the job is, in steps.
-        on_loss: told of each lost child and what is done about it.
+        on_loss: called with a message for each lost child.
 
     Raises:
         KeyboardInterrupt: this process or the child was interrupted; the child has ended.
@@ -80,7 +80,7 @@ def relaunch(
 
 
 def _wait(child: subprocess.Popen) -> int:
-    """Its exit code; `INTERRUPTED` after an interrupt however the child ends then, even killed: nobody wants it back.
+    """Returns its exit code, or `INTERRUPTED` after an interrupt, however the child then ends.
 
     The first interrupt asks the child to end, a further one kills it.
     """

@@ -29,7 +29,7 @@ KINDS = (*MOVES, "blocked", "failed", "approve", "retire", "tag")  # failed: a s
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """One gate of a promotion: what was measured, what was asked, and whether that is enough.
+    """One gate of a promotion: the measured value, its threshold, and whether it passed.
 
     Raises:
         UserError: a gate passed without a finite value.
@@ -61,7 +61,7 @@ class Event:
     number: int  # position in the log, from 1
     kind: str  # one of KINDS
     version: int  # the version that it is about; for a move, where the alias points from now on
-    alias: str | None  # the alias that it moves, or that a blocked promotion wanted to move
+    alias: str | None  # the alias that it moves, or that a blocked promotion would have moved
     author: str
     time: str  # ISO 8601, UTC
     gates: tuple[GateOutcome, ...] = ()

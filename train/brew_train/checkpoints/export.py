@@ -201,8 +201,8 @@ class _Regions:
         stored = self._tensors[name]
         size = torch.Size((past - first, *stored.size[1:]))
         offset = torch.Size((first, *(0 for _ in stored.size[1:])))
-        wanted = ChunkStorageMetadata(offsets=offset, sizes=size)
-        plan = LoadPlan(create_read_items_for_chunk_list(name, stored, [wanted]))
+        chunk = ChunkStorageMetadata(offsets=offset, sizes=size)
+        plan = LoadPlan(create_read_items_for_chunk_list(name, stored, [chunk]))
         rows = torch.empty(size)
         self._reader.read_data(plan, _Into(rows)).wait()
         return rows

@@ -180,10 +180,10 @@ def _row_groups(files: list[Path]) -> list[RowGroup]:
         missing = [name for name in COLUMNS if name not in schema.names]
         if missing:
             raise DataError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(schema.names)}.")
-        for name, wanted in COLUMNS.items():
-            if not schema.field(name).type.equals(wanted):
+        for name, expected in COLUMNS.items():
+            if not schema.field(name).type.equals(expected):
                 raise DataError(
-                    f"{path} has {name} as {schema.field(name).type} instead of {wanted}; build the data again."
+                    f"{path} has {name} as {schema.field(name).type} instead of {expected}; build the data again."
                 )
         for index in range(metadata.num_row_groups):
             rows = metadata.row_group(index).num_rows

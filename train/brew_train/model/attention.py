@@ -20,7 +20,7 @@ from brew_platform.errors import UserError
 __all__ = ["ATTENTION", "register_attention", "varlen_attention"]
 
 ATTENTION = "brew_varlen"  # transformers makes no mask for a name that it has no mask function for
-# PyTorch 2.11, which a lent GPU may come with, shares key heads among query heads without being asked.
+# PyTorch 2.11, shares key heads among query heads by default.
 _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
@@ -48,7 +48,7 @@ def varlen_attention(
         module: the attention layer; not used, transformers passes it.
         query: shape [1, H, T, D].
         key, value: shape [1, G, T, D]; H is a multiple of G.
-        attention_mask: must be None: documents are told apart by `cu_seq_lens_q`.
+        attention_mask: must be None: `cu_seq_lens_q` separates the documents.
         scaling: of the scores; None means 1/sqrt(D).
         dropout: probability of dropping a score.
         cu_seq_lens_q: int32, shape [documents + 1]: where each document starts, and T.
@@ -58,7 +58,7 @@ def varlen_attention(
         The attended values, shape [1, T, H, D], and None (no scores are kept).
 
     Raises:
-        UserError: dropout is wanted, but only PyTorch's kernel is there, which has none.
+        UserError: dropout is set, but only PyTorch's kernel is installed, which does not support it.
     """
     assert attention_mask is None, "a mask beside document boundaries would be ignored"
     if query.dtype != torch.float32:
@@ -117,7 +117,7 @@ def _flash(
     return out_THD
 
 
-@cache  # asked once per layer and pass
+@cache  # called once per layer and pass
 def _flash_attn() -> Any:
     """The flash-attn package; None where it is not installed."""
     return import_module("flash_attn") if find_spec("flash_attn") else None

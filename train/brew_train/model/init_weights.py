@@ -71,13 +71,13 @@ def _fill(parameter: torch.Tensor, parts: Sequence[Piece], source: _Source) -> N
         (chunk,) = parameter.__create_chunk_list__()  # type: ignore[no-untyped-call]  # a shard's offsets and sizes
         start, local = tuple(chunk.offsets), parameter.to_local()
     for piece in parts:
-        wanted, place = [], []
+        slices, place = [], []
         for shard_start, shard_size, offset, extent in zip(start, local.shape, piece.offset, piece.extent, strict=True):
             begin, end = max(shard_start, offset), min(shard_start + shard_size, offset + extent)
-            wanted.append(slice(begin - offset, end - offset))
+            slices.append(slice(begin - offset, end - offset))
             place.append(slice(begin - shard_start, end - shard_start))
         if all(part.start < part.stop for part in place):
-            region = tuple(wanted[len(wanted) - len(piece.shape) :])
+            region = tuple(slices[len(slices) - len(piece.shape) :])
             local[tuple(place)].copy_(source.read(piece, region).view(local[tuple(place)].shape))
 
 

@@ -85,9 +85,9 @@ def fused_cross_entropy(
     if uses_liger(hidden_TH.device) if liger is None else liger:
         losses_T = _liger_losses(hidden_TH, head_VH, targets_T)
         return (losses_T * weights_T).sum(), losses_T.detach()
-    # Inside a Function gradients are always off, and its inputs do not tell whether they are wanted.
-    wanted = torch.is_grad_enabled() and (hidden_TH.requires_grad or head_VH.requires_grad)
-    loss, losses_T = _FusedCrossEntropy.apply(hidden_TH, head_VH, targets_T, weights_T, wanted)  # type: ignore[no-untyped-call]
+    # Inside a Function gradients are always off, and its inputs do not show whether they are needed.
+    needs_grad = torch.is_grad_enabled() and (hidden_TH.requires_grad or head_VH.requires_grad)
+    loss, losses_T = _FusedCrossEntropy.apply(hidden_TH, head_VH, targets_T, weights_T, needs_grad)  # type: ignore[no-untyped-call]
     return loss, losses_T
 
 
@@ -133,10 +133,10 @@ class _FusedCrossEntropy(torch.autograd.Function):
         head_VH: torch.Tensor,
         targets_T: torch.Tensor,
         weights_T: torch.Tensor,
-        wanted: bool,
+        needs_grad: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=hidden_TH.device)
-        gradients = _Gradients(hidden_TH, head_VH) if wanted else None
+        gradients = _Gradients(hidden_TH, head_VH) if needs_grad else None
         for part in _chunks(hidden_TH):
             log_p_CV = F.log_softmax((hidden_TH[part] @ head_VH.T).float(), dim=-1)
             picked_C = log_p_CV.gather(1, _index(targets_T[part])).squeeze(1)

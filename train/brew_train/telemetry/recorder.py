@@ -71,7 +71,7 @@ KINDS = {  # of events, beside time, attempt and kind
     "ready": "the first step of an attempt or a stage begins (stage, step, checkpoint_blocked_seconds)",
     "checkpointed": "a checkpoint is complete (step, background_seconds)",
     "skipped": "a bad step was left out (step, bins, loss)",
-    "noticed": "asked to, or because a node will be taken away, the run checkpointed at once (step)",
+    "noticed": "on request or because of a preemption, the run wrote a checkpoint at once (step)",
     "failed": "the run ended with an error that starting it again would only repeat (error)",
     "stopped": "someone interrupted the run",
     "finished": "all steps are done and exported (step, checkpoint_blocked_seconds)",

@@ -65,14 +65,14 @@ def show_ranking(console: Console, answer: RankResponse) -> None:
         table.add_row(str(place), item.id, *(f"{value:.4f}" for value in values))
     console.print(table)
     cut = answer.truncated
-    told = [
+    lines = [
         f"{answer.usage.candidates} scored, {answer.usage.prompt_tokens:,} tokens read, {answer.milliseconds:.0f} ms",
         *([f"not scored by the deadline: {', '.join(answer.unscored)}"] if answer.partial else []),
         *([f"{cut.turns_dropped} past interactions did not fit"] if cut.turns_dropped else []),
         *([f"{cut.head_tokens_dropped} tokens of instruction and profile cut"] if cut.head_tokens_dropped else []),
         *([f"cut for length: {', '.join(cut.candidates)}"] if cut.candidates else []),
     ]
-    console.print("; ".join(told), soft_wrap=True, markup=False, highlight=False)
+    console.print("; ".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
 def show_status(console: Console, status: FleetStatus, ready: str) -> None:
@@ -96,8 +96,8 @@ def show_keys(console: Console, keys: Iterable[tuple[str, Team]]) -> None:
         table.add_column(column, justify="right" if "/" in column else "left")
     for id_, team in keys:
         limits = [team.requests_per_second, team.tokens_per_minute]
-        told = ["no limit" if limit is None else f"{limit:,g}" for limit in limits]
-        table.add_row(id_, team.name, *told, "yes" if team.admin else "")
+        shown = ["no limit" if limit is None else f"{limit:,g}" for limit in limits]
+        table.add_row(id_, team.name, *shown, "yes" if team.admin else "")
     console.print(table)
 
 
