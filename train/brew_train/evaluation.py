@@ -15,7 +15,7 @@ from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
 from brew_train.objectives.base import BatchLoss, make_objective
 from brew_train.objectives.reference import reference_log_probabilities
-from brew_train.step import Reference
+from brew_train.step import ReferenceLogProbs
 
 __all__ = ["compute_reference", "evaluate", "load_reference"]
 
@@ -26,7 +26,7 @@ def evaluate(
     bins: BinReader,
     context: DistributedContext,
     *,
-    reference: Reference | None = None,
+    reference: ReferenceLogProbs | None = None,
 ) -> dict[str, float | None]:
     """The stage's objective on all of `bins`, with the weights that `model` holds.
 
@@ -66,7 +66,7 @@ def compute_reference(model: RankingLM, bins: BinReader, path: Path, context: Di
     context.on_first(lambda: _write(path, every))
 
 
-def load_reference(path: Path, bins: BinReader) -> Reference:
+def load_reference(path: Path, bins: BinReader) -> ReferenceLogProbs:
     """What `compute_reference` wrote, as a function of bin ids.
 
     Raises:

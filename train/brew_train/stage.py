@@ -17,7 +17,7 @@ from brew_train.model.model import RankingLM
 from brew_train.objectives.base import make_objective
 from brew_train.optim.optimizer import make_optimizer
 from brew_train.run_context import RunContext
-from brew_train.step import Reference, StepResult, take_step
+from brew_train.step import ReferenceLogProbs, StepResult, take_step
 from brew_train.train_state import TrainState
 
 __all__ = ["RunningStage", "seed_step"]
@@ -75,7 +75,7 @@ class RunningStage:
     def _open(self, folders: Mapping[str, Path], run: RunContext) -> BinReader:
         return self._context.on_all(lambda: BinReader(folders[self.name], run.shape))
 
-    def _load(self, reader: BinReader | None, path: Path) -> Reference | None:
+    def _load(self, reader: BinReader | None, path: Path) -> ReferenceLogProbs | None:
         if not self._needs_reference or reader is None:
             return None
         return self._context.on_all(lambda: load_reference(path, reader))

@@ -21,9 +21,11 @@ from brew_train.model.sharding import micro_step
 from brew_train.objectives.base import make_objective
 from brew_train.optim.optimizer import Optimizer
 
-__all__ = ["Bins", "Reference", "StepResult", "share", "take_step"]
+__all__ = ["Bins", "ReferenceLogProbs", "StepResult", "share", "take_step"]
 
-Reference = Callable[[np.ndarray], torch.Tensor]  # bin ids -> float32 reference log-probability of each document
+ReferenceLogProbs = Callable[
+    [np.ndarray], torch.Tensor
+]  # bin ids -> float32 reference log-probability of each document
 
 
 class Bins(Protocol):
@@ -60,7 +62,7 @@ def take_step(
     context: DistributedContext,
     *,
     sharding: ShardingConfig,
-    reference: Reference | None = None,
+    reference: ReferenceLogProbs | None = None,
     mean_loss: float | None = None,
 ) -> StepResult:
     """Updates the weights once.

@@ -24,7 +24,7 @@ from brew_cluster.jobs.demo_report import (
     task_figures,
     write_report,
 )
-from brew_cluster.jobs.demo_slates import Slate, choose_slates
+from brew_cluster.jobs.demo_slates import DemoSlate, choose_slates
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.pipelines.requests import build_requests
@@ -188,7 +188,7 @@ def _gate(name: str, value: float, threshold: float) -> GateOutcome:
     return GateOutcome(name=name, value=value, threshold=threshold, passed=value >= threshold)
 
 
-def _rank(url: str, slates: list[Slate], progress) -> tuple[list, list[float]]:  # type: ignore[no-untyped-def]
+def _rank(url: str, slates: list[DemoSlate], progress) -> tuple[list, list[float]]:  # type: ignore[no-untyped-def]
     rankings, milliseconds = [], []
     with RankClient(url) as client:
         for done, slate in enumerate(slates, start=1):

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from brew_cluster.jobs.demo_slates import Slate
+from brew_cluster.jobs.demo_slates import DemoSlate
 from brew_data.prompts.suite import TaskSuite
 from brew_data.records import Records
 from brew_platform.files import replace_atomically
@@ -55,7 +55,7 @@ def show_quality(console: Console, quality: Mapping[str, TaskQuality]) -> None:
 
 
 def show_rankings(
-    console: Console, answers: Sequence[tuple[Slate, RankResponse]], records: Records, suite: TaskSuite
+    console: Console, answers: Sequence[tuple[DemoSlate, RankResponse]], records: Records, suite: TaskSuite
 ) -> None:
     """Prints the first slates, best candidate first: what the entity says, and its probability."""
     for slate, answer in answers[:SHOWN]:
@@ -80,7 +80,7 @@ def show_figures(console: Console, report: Mapping[str, Any]) -> None:
     )
 
 
-def show_curl(console: Console, url: str, slate: Slate) -> None:
+def show_curl(console: Console, url: str, slate: DemoSlate) -> None:
     """Prints a request that works as it stands."""
     body = json.dumps({"task": slate.task, "member_id": slate.member_id, "candidates": slate.candidates})
     console.print("\nThe service is up. Ask it yourself:")

@@ -10,11 +10,11 @@ from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
 
-__all__ = ["Slate", "choose_slates"]
+__all__ = ["DemoSlate", "choose_slates"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slate:
+class DemoSlate:
     """One request: a member, a task, and the entities to rank."""
 
     task: str
@@ -22,7 +22,7 @@ class Slate:
     candidates: list[str]
 
 
-def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int, size: int) -> list[Slate]:
+def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int, size: int) -> list[DemoSlate]:
     """Slates going round the tasks, each for another member: what the member had before them after the cut, filled up
     with what others had.
 
@@ -44,7 +44,7 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
         for task_on_surface in suite.tasks_of(surface):
             shown.setdefault((member, task_on_surface.name), []).append(entity)
     names = [task.name for task in suite.tasks]
-    slates: list[Slate] = []
+    slates: list[DemoSlate] = []
     for member in rng.permutation(sorted(taking_part)).tolist():
         if len(slates) == count:
             break
@@ -53,5 +53,5 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
         if own:
             others = rng.permutation(sorted({e for (_, name), seen in shown.items() if name == task for e in seen}))
             candidates = list(dict.fromkeys([*own, *others.tolist()]))[:size]
-            slates.append(Slate(task=task, member_id=member, candidates=candidates))
+            slates.append(DemoSlate(task=task, member_id=member, candidates=candidates))
     return slates

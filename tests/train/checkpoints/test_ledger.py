@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from brew_platform.errors import DataError
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.ledger import LEDGER, LedgerStep, audit, exactly_once, read_ledger, write_segment
-from brew_train.checkpoints.manifest import Reference
+from brew_train.checkpoints.manifest import LedgerReference
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_order import BinOrder
 
@@ -35,7 +35,9 @@ def uninterrupted(per_step: int) -> list[LedgerStep]:
     return steps
 
 
-def killed(folder: Path, steps: list[LedgerStep], *, every: int, kills: list[tuple[int, int]]) -> Reference | None:
+def killed(
+    folder: Path, steps: list[LedgerStep], *, every: int, kills: list[tuple[int, int]]
+) -> LedgerReference | None:
     """Checkpointer `steps` as a run does that is killed again and again; returns the last segment.
 
     Args:
@@ -43,7 +45,7 @@ def killed(folder: Path, steps: list[LedgerStep], *, every: int, kills: list[tup
             checkpoints are damaged, so that the next attempt falls back past them.
     """
     names = itertools.count()
-    checkpointer: list[tuple[int, Reference | None]] = [(0, None)]  # steps done, ledger
+    checkpointer: list[tuple[int, LedgerReference | None]] = [(0, None)]  # steps done, ledger
     for life, lost in [*kills, (len(steps), 0)]:
         del checkpointer[max(1, len(checkpointer) - lost) :]
         done, parent = checkpointer[-1]

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
-from brew_train.model.hf_tensor_map import FAMILIES, pieces
+from brew_train.model.hf_tensor_map import FAMILIES, tensor_regions
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 
@@ -80,9 +80,9 @@ def test_every_family_loads_as_transformers_loads_it(model_type: str, tied: bool
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in lm.named_buffers())
     assert (lm.lm_head.weight is lm.model.embed_tokens.weight) == tied
 
-    mapped = [piece for name, p in found.items() for piece in pieces(name, p.shape, model_type)]
-    assert sorted(piece.name for piece in mapped) == sorted(written)
-    assert sum(piece.size for piece in mapped) == sum(p.numel() for p in found.values())
+    mapped = [entry for name, p in found.items() for entry in tensor_regions(name, p.shape, model_type)]
+    assert sorted(entry.name for entry in mapped) == sorted(written)
+    assert sum(entry.size for entry in mapped) == sum(p.numel() for p in found.values())
 
 
 def test_half_precision_files_become_float32(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from brew_train.checkpoints.ledger import LEDGER, LedgerStep, write_segment
 from brew_train.checkpoints.manifest import (
     MANIFEST,
     Checkpoint,
-    Reference,
+    LedgerReference,
     complaint,
     digest_file,
     finished,
@@ -73,7 +73,7 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None  # of the checkpoint in flight; the same kind on every worker
         self._last: Checkpoint | None = None  # written by us, or found by `newest`
-        self._ledger: Reference | None = None  # segment that the next one follows
+        self._ledger: LedgerReference | None = None  # segment that the next one follows
         self._passed: set[Path] = set()  # damaged checkpoints that `newest` passed over
         self._kept_step: int | None = None
 

@@ -29,7 +29,7 @@ from brew_platform.files import replace_folder
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
-from brew_train.model.hf_tensor_map import Piece, pieces
+from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 
 __all__ = ["export"]
 
@@ -124,39 +124,39 @@ def _reading(checkpoint: Checkpoint) -> Iterator[None]:
 
 def _plan(
     shapes: Mapping[str, tuple[int, ...]], model_type: str, dtype: torch.dtype, max_bytes: int
-) -> list[dict[str, list[Piece]]]:
-    """What each output file holds: for each parameter in it, the pieces. Pieces of a parameter stay together."""
-    files: list[dict[str, list[Piece]]] = [{}]
+) -> list[dict[str, list[TensorRegion]]]:
+    """What each output file holds: for each parameter in it, the tensors. Tensors of a parameter stay together."""
+    files: list[dict[str, list[TensorRegion]]] = [{}]
     size = 0
     for parameter in sorted(shapes):
-        for piece in pieces(parameter, shapes[parameter], model_type):
-            bytes_ = piece.size * dtype.itemsize
+        for entry in tensor_regions(parameter, shapes[parameter], model_type):
+            bytes_ = entry.size * dtype.itemsize
             if size and size + bytes_ > max_bytes:
                 files.append({})
                 size = 0
-            files[-1].setdefault(parameter, []).append(piece)
+            files[-1].setdefault(parameter, []).append(entry)
             size += bytes_
     return files
 
 
 def _average(
-    reader: "_Regions", parameter: str, parts: list[Piece], weight: float | None, dtype: torch.dtype
+    reader: "_Regions", parameter: str, parts: list[TensorRegion], weight: float | None, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """The pieces of one parameter by their names, read in one go: stored shards cut across pieces."""
+    """The tensors of one parameter by their names, read in one go: stored shards cut across tensors."""
     first, past = parts[0].offset[0], parts[-1].offset[0] + parts[-1].extent[0]
     region = reader.read(MODEL + parameter, first, past)
     if weight is not None:
         region.lerp_(reader.read(ITERATE + parameter, first, past), weight)
     named = {}
-    for piece in parts:
-        place = [slice(start, start + size) for start, size in zip(piece.offset, piece.extent, strict=True)]
+    for entry in parts:
+        place = [slice(start, start + size) for start, size in zip(entry.offset, entry.extent, strict=True)]
         place[0] = slice(place[0].start - first, place[0].stop - first)
-        named[piece.name] = region[tuple(place)].view(piece.shape).to(dtype)
+        named[entry.name] = region[tuple(place)].view(entry.shape).to(dtype)
     return named
 
 
 def _write_configs(
-    hf_config: PretrainedConfig, files: list[dict[str, list[Piece]]], dtype: torch.dtype, folder: Path
+    hf_config: PretrainedConfig, files: list[dict[str, list[TensorRegion]]], dtype: torch.dtype, folder: Path
 ) -> None:
     config = copy.deepcopy(hf_config)
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]  # what vLLM chooses its model by
@@ -164,11 +164,11 @@ def _write_configs(
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     if len(files) > 1:
-        held = [[piece for parts in file.values() for piece in parts] for file in files]
+        held = [[entry for parts in file.values() for entry in parts] for file in files]
         index = {
-            "metadata": {"total_size": sum(piece.size for part in held for piece in part) * dtype.itemsize},
+            "metadata": {"total_size": sum(entry.size for part in held for entry in part) * dtype.itemsize},
             "weight_map": {
-                piece.name: _file_name(number, len(files)) for number, part in enumerate(held) for piece in part
+                entry.name: _file_name(number, len(files)) for number, part in enumerate(held) for entry in part
             },
         }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import DataError
-from brew_train.checkpoints.manifest import CHECKPOINTS, Reference, peek_checkpoint, seal, unseal
+from brew_train.checkpoints.manifest import CHECKPOINTS, LedgerReference, peek_checkpoint, seal, unseal
 
 __all__ = ["LEDGER", "Audit", "LedgerStep", "audit", "exactly_once", "read_ledger", "write_segment"]
 
@@ -40,7 +40,9 @@ class Audit:
     skipped: dict[str, list[int]]  # by stage, the bins of skipped steps
 
 
-def write_segment(folder: Path, name: str, steps: Sequence[LedgerStep], parent: Reference | None) -> Reference:
+def write_segment(
+    folder: Path, name: str, steps: Sequence[LedgerStep], parent: LedgerReference | None
+) -> LedgerReference:
     """Writes the steps since `parent`'s last one, at least one, all of one stage.
 
     Args:
@@ -64,7 +66,7 @@ def write_segment(folder: Path, name: str, steps: Sequence[LedgerStep], parent: 
     return seal(folder / f"{name}.json", body)
 
 
-def read_ledger(folder: Path, newest: Reference | None) -> list[LedgerStep]:
+def read_ledger(folder: Path, newest: LedgerReference | None) -> list[LedgerStep]:
     """The steps from the first to those of segment `newest`, followed back over each segment's parent.
 
     Raises:
@@ -80,7 +82,7 @@ def read_ledger(folder: Path, newest: Reference | None) -> list[LedgerStep]:
                 f"segment after it begins with step {segments[-1]['first_step']}."
             )
         segments.append(body)
-        reference = Reference(**body["parent"]) if body["parent"] else None
+        reference = LedgerReference(**body["parent"]) if body["parent"] else None
     if segments and segments[-1]["first_step"] != 1:
         raise DataError(f"the ledger in {folder} begins with step {segments[-1]['first_step']} instead of 1.")
     return [
@@ -136,7 +138,7 @@ def audit(run: Path, n_bins: Mapping[str, int]) -> Audit:
     return exactly_once(steps, n_bins)
 
 
-def _read_segment(folder: Path, reference: Reference) -> dict[str, Any]:
+def _read_segment(folder: Path, reference: LedgerReference) -> dict[str, Any]:
     try:
         body = unseal(folder / reference.name, sha256=reference.sha256)
     except FileNotFoundError as error:

@@ -16,7 +16,7 @@ __all__ = [
     "CHECKPOINTS",
     "MANIFEST",
     "Checkpoint",
-    "Reference",
+    "LedgerReference",
     "complaint",
     "digest_file",
     "finished",
@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class LedgerReference:
     """A sealed file by name and content."""
 
     name: str
@@ -47,7 +47,7 @@ class Checkpoint:
     folder: Path
     step: int  # over all stages
     state: dict[str, Any]  # what the writer passed: data position, counters, the optimizer's numbers
-    ledger: Reference | None = None  # the segment of the bins up to this step (checkpoints.ledger)
+    ledger: LedgerReference | None = None  # the segment of the bins up to this step (checkpoints.ledger)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: {"bytes", "sha256"}
 
 
@@ -68,7 +68,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     try:
         body = unseal(folder / MANIFEST)
         ledger = body.pop("ledger")
-        return Checkpoint(folder=folder, ledger=Reference(**ledger) if ledger else None, **body)
+        return Checkpoint(folder=folder, ledger=LedgerReference(**ledger) if ledger else None, **body)
     except (KeyError, TypeError) as error:  # sealed, but not by this code
         raise ValueError(f"its manifest has another form ({error})") from error
 
@@ -128,18 +128,18 @@ def digest_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
 
 
-def seal(path: Path, body: dict[str, Any]) -> Reference:
+def seal(path: Path, body: dict[str, Any]) -> LedgerReference:
     """Writes a sealed file; it appears at once and complete, or not at all."""
     digest = _digest(body)
     replace_atomically(path, json.dumps({"body": body, "sha256": digest}))
-    return Reference(name=path.name, sha256=digest)
+    return LedgerReference(name=path.name, sha256=digest)
 
 
 def unseal(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     """The body of a sealed file.
 
     Args:
-        sha256: what a Reference says of it, if there is one.
+        sha256: what a LedgerReference says of it, if there is one.
 
     Raises:
         ValueError: it is no longer what was written.

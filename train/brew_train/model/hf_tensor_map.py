@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FAMILIES", "Piece", "pieces"]
+__all__ = ["FAMILIES", "TensorRegion", "tensor_regions"]
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")
 EXPERTS = {  # model type -> block of experts, and the names of gate, up and down projection
@@ -26,7 +26,7 @@ _LAYER = re.compile(r"(?P<layer>.*\.layers\.\d+)\.mlp\.(?P<rest>.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class TensorRegion:
     """One tensor of a checkpoint as a region of a parameter."""
 
     name: str  # of the tensor
@@ -44,7 +44,7 @@ class Piece:
         return (1,) * (len(self.offset) - len(self.shape)) + self.shape
 
 
-def pieces(parameter: str, shape: Sequence[int], model_type: str) -> list[Piece]:
+def tensor_regions(parameter: str, shape: Sequence[int], model_type: str) -> list[TensorRegion]:
     """The tensors that make up a parameter, in the order of its experts.
 
     Args:
@@ -53,9 +53,9 @@ def pieces(parameter: str, shape: Sequence[int], model_type: str) -> list[Piece]
         model_type: one of `FAMILIES`.
 
     Returns:
-        Pieces that fill the parameter and do not overlap.
+        Regions that fill the parameter and do not overlap.
     """
-    whole = Piece(name=parameter, shape=tuple(shape), offset=(0,) * len(shape))
+    whole = TensorRegion(name=parameter, shape=tuple(shape), offset=(0,) * len(shape))
     found = _LAYER.fullmatch(parameter)
     if model_type in DENSE or found is None:
         return [whole]
@@ -67,10 +67,10 @@ def pieces(parameter: str, shape: Sequence[int], model_type: str) -> list[Piece]
     elif rest == "experts.down_proj":
         projections = (down,)
     else:
-        return [Piece(name=f"{layer}.{rest}", shape=whole.shape, offset=whole.offset)]
+        return [TensorRegion(name=f"{layer}.{rest}", shape=whole.shape, offset=whole.offset)]
     rows = shape[1] // len(projections)
     return [
-        Piece(
+        TensorRegion(
             name=f"{layer}.experts.{expert}.{projection}.weight",
             shape=(rows, shape[2]),
             offset=(expert, index * rows, 0),

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelConfig
 from brew_train.distributed.context import DistributedContext
-from brew_train.model.hf_tensor_map import Piece, pieces
+from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 from brew_train.model.model import RankingLM
 
 __all__ = ["materialize"]
@@ -25,8 +25,8 @@ FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names; anything else is a
 
 
 class _Source(Protocol):
-    def read(self, piece: Piece, region: tuple[slice, ...]) -> torch.Tensor:
-        """That region of the piece, on the CPU, in any float type."""
+    def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
+        """That region of the tensor, on the CPU, in any float type."""
 
 
 def materialize(model: RankingLM, config: ModelConfig, context: DistributedContext, *, seed: int) -> None:
@@ -54,7 +54,7 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
         if config.init_from is not None:
             source = _Folder(Path(config.init_from), files)
         for name, parameter in lm.named_parameters():
-            _fill(parameter, pieces(name, parameter.shape, lm.config.model_type), source)
+            _fill(parameter, tensor_regions(name, parameter.shape, lm.config.model_type), source)
 
 
 def _compute_buffers(lm: nn.Module) -> None:
@@ -64,33 +64,33 @@ def _compute_buffers(lm: nn.Module) -> None:
             buffer.copy_(getattr(type(module)(module.config), name))
 
 
-def _fill(parameter: torch.Tensor, parts: Sequence[Piece], source: _Source) -> None:
-    """Copies what this worker holds of `parameter` from the pieces that it meets."""
+def _fill(parameter: torch.Tensor, parts: Sequence[TensorRegion], source: _Source) -> None:
+    """Copies what this worker holds of `parameter` from the tensors that it meets."""
     start, local = (0,) * parameter.ndim, parameter
     if isinstance(parameter, DTensor):
         (chunk,) = parameter.__create_chunk_list__()  # type: ignore[no-untyped-call]  # a shard's offsets and sizes
         start, local = tuple(chunk.offsets), parameter.to_local()
-    for piece in parts:
+    for entry in parts:
         slices, place = [], []
-        for shard_start, shard_size, offset, extent in zip(start, local.shape, piece.offset, piece.extent, strict=True):
+        for shard_start, shard_size, offset, extent in zip(start, local.shape, entry.offset, entry.extent, strict=True):
             begin, end = max(shard_start, offset), min(shard_start + shard_size, offset + extent)
             slices.append(slice(begin - offset, end - offset))
             place.append(slice(begin - shard_start, end - shard_start))
         if all(part.start < part.stop for part in place):
-            region = tuple(slices[len(slices) - len(piece.shape) :])
-            local[tuple(place)].copy_(source.read(piece, region).view(local[tuple(place)].shape))
+            region = tuple(slices[len(slices) - len(entry.shape) :])
+            local[tuple(place)].copy_(source.read(entry, region).view(local[tuple(place)].shape))
 
 
 class _Drawn:
     def __init__(self, seed: int, deviation: float) -> None:
         self._seed, self._deviation = seed, deviation
 
-    def read(self, piece: Piece, region: tuple[slice, ...]) -> torch.Tensor:
-        if len(piece.shape) == 1:
-            return torch.full(piece.shape, 0.0 if piece.name.endswith("bias") else 1.0)[region]
-        digest = hashlib.sha256(f"{self._seed}/{piece.name}".encode()).digest()
+    def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
+        if len(entry.shape) == 1:
+            return torch.full(entry.shape, 0.0 if entry.name.endswith("bias") else 1.0)[region]
+        digest = hashlib.sha256(f"{self._seed}/{entry.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-        return torch.empty(piece.shape).normal_(std=self._deviation, generator=generator)[region].contiguous()
+        return torch.empty(entry.shape).normal_(std=self._deviation, generator=generator)[region].contiguous()
 
 
 class _Folder:
@@ -126,28 +126,28 @@ class _Folder:
             self._open[name] = self._files.enter_context(file)
         return self._open[name]
 
-    def read(self, piece: Piece, region: tuple[slice, ...]) -> torch.Tensor:
-        if piece.name not in self._index:
+    def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
+        if entry.name not in self._index:
             raise UserError(
-                f"{self._folder} has no tensor {piece.name}, which its config.json asks for: the two belong to "
+                f"{self._folder} has no tensor {entry.name}, which its config.json asks for: the two belong to "
                 f"different models; copy the model again, or start from another one."
             )
-        path = self._folder / self._index[piece.name]
+        path = self._folder / self._index[entry.name]
         try:
-            tensor = self._file(path.name).get_slice(piece.name)
+            tensor = self._file(path.name).get_slice(entry.name)
             shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
-            if shape == piece.shape and kind in FLOATS:
+            if shape == entry.shape and kind in FLOATS:
                 return tensor[region]
         except SafetensorError as error:
             raise DataError(
-                f"the tensor {piece.name} cannot be read from {path} ({error}): copy the model again."
+                f"the tensor {entry.name} cannot be read from {path} ({error}): copy the model again."
             ) from error
-        if shape != piece.shape:
+        if shape != entry.shape:
             raise UserError(
-                f"the tensor {piece.name} in {path} has the shape {list(shape)}, but config.json asks for "
-                f"{list(piece.shape)}: the two belong to different models; copy the model again."
+                f"the tensor {entry.name} in {path} has the shape {list(shape)}, but config.json asks for "
+                f"{list(entry.shape)}: the two belong to different models; copy the model again."
             )
         raise UserError(
-            f"the tensor {piece.name} in {path} has the type {kind}, so the model is quantised: start from its "
+            f"the tensor {entry.name} in {path} has the type {kind}, so the model is quantised: start from its "
             f"unquantised weights."
         )
