@@ -19,7 +19,7 @@ from brew_train.inputs.bin_order import BinOrder
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 from brew_train.model.sharding import shard
-from brew_train.optim.optimizer import make_optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.stage import seed_step
 from brew_train.step import take_step
 

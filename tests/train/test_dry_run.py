@@ -41,7 +41,7 @@ from brew_train.config import ShardingConfig
 from brew_train.config import StageConfig
 from brew_train.diagnostics.memory_tracker import Footprint
 from brew_train.model.model import build_model
-from brew_train.optim.optimizer import make_optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.model.sharding import shard
 from brew_train.step import take_step
 from brew_train.model.init_weights import materialize

@@ -25,7 +25,7 @@ from brew_train.evaluation import evaluate
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.loop import TrainResult, train
 from brew_train.model.model import RankingLM
-from brew_train.optim.optimizer import make_optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.run_context import RunContext
 
 

@@ -15,7 +15,7 @@ from brew_train.inputs.bin_order import BinOrder
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
 from brew_train.objectives.base import make_objective
-from brew_train.optim.optimizer import make_optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.run_context import RunContext
 from brew_train.step import ReferenceLogProbs, StepResult, take_step
 from brew_train.train_state import TrainState

@@ -19,7 +19,7 @@ from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.model import RankingLM
 from brew_train.model.sharding import micro_step
 from brew_train.objectives.base import make_objective
-from brew_train.optim.optimizer import Optimizer
+from brew_train.optim.base import Optimizer
 
 __all__ = ["Bins", "ReferenceLogProbs", "StepResult", "share", "take_step"]
 

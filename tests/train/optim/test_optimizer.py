@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from brew_train.config import SCHEDULES, StageConfig
-from brew_train.optim.optimizer import make_optimizer, scheduled_rate
+from brew_train.optim.factory import make_optimizer
+from brew_train.optim.scheduled import scheduled_rate
 
 
 def stage(schedule: str) -> StageConfig:

@@ -27,7 +27,8 @@ from brew_train.inputs.batches import Batch, Bin, collate
 from brew_train.model.model import RankingLM, build_model
 from brew_train.model.sharding import micro_step, shard
 from brew_train.objectives.base import make_objective
-from brew_train.optim.optimizer import Optimizer, make_optimizer
+from brew_train.optim.base import Optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.telemetry.flops import ModelSize
 
 __all__ = ["DryRun", "Gpu", "dry_run"]

@@ -23,7 +23,8 @@ from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 from brew_train.model.sharding import shard
 from brew_train.objectives.fused_losses import NO_TARGET, fused_cross_entropy, token_log_probabilities, token_weights
-from brew_train.optim.optimizer import Optimizer, make_optimizer
+from brew_train.optim.base import Optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.step import take_step
 
 __all__ = ["Check", "Scale", "check_attention", "check_loss", "check_restore", "check_steps", "counting_bin"]

@@ -18,7 +18,8 @@ from brew_train.distributed.context import DistributedContext
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import build_model
 from brew_train.model.sharding import shard
-from brew_train.optim.optimizer import Optimizer, make_optimizer
+from brew_train.optim.base import Optimizer
+from brew_train.optim.factory import make_optimizer
 from brew_train.step import take_step
 from brew_train.telemetry.flops import ModelSize, mfu, peak_flops
 
