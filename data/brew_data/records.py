@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables, micros, read_tables
 
 __all__ = ["Records"]
@@ -35,11 +35,11 @@ class Records:
         """
         return Records(read_tables(folder))
 
-    def history(self, interactions: pa.Table) -> list[Past]:
+    def history(self, interactions: pa.Table) -> list[PastInteraction]:
         """Convert rows of the interactions table to past interactions, ordered by time and then id."""
         rows = interactions.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
         return [
-            Past(entity=self.entities[entity], surface=surface, action=action, timestamp=timestamp)
+            PastInteraction(entity=self.entities[entity], surface=surface, action=action, timestamp=timestamp)
             for entity, surface, action, timestamp in zip(
                 rows["entity_id"].to_pylist(),
                 rows["surface"].to_pylist(),

@@ -113,7 +113,7 @@ def test_shipped_suites_load_and_survive_a_round_trip(name: str) -> None:
 
 
 def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a suite that ships \\(economic_graph, movielens\\) nor a folder"):
+    with pytest.raises(ConfigError, match="neither a built-in suite \\(economic_graph, movielens\\) nor a folder"):
         load_suite("nope")
     (tmp_path / "suite.yaml").write_text("name: x\nprofil: [a]\nentities: {}\n")
     with pytest.raises(ConfigError, match="profil.*profile"):
@@ -137,7 +137,7 @@ def test_a_tokenizer_survives_its_folder_and_a_broken_one_is_refused(tmp_path: P
     assert again.encode("some <|user|> words é") == tokenizer.encode("some <|user|> words é")
     assert again.decode(again.encode("some <|user|> words é")) == "some <|user|> words é"
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="is no tokenizer"):
+    with pytest.raises(UserError, match="is not a valid tokenizer file"):
         Tokenizer.load(tmp_path)
-    with pytest.raises(UserError, match="vocabulary_size is 10; it needs at least 262"):
+    with pytest.raises(UserError, match="vocabulary_size is 10; set it to at least 262"):
         train_tokenizer([""], vocabulary_size=10)

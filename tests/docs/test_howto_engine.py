@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.config import load_config
@@ -94,7 +94,7 @@ def engine(package: Path, version: LoadedVersion) -> Engine:
 async def test_the_engine_of_the_page_ranks_candidates(engine: Engine, version: LoadedVersion) -> None:
     assert "bigram" in engine_kinds()
     scorer = Scorer(engine, version.compiler)
-    past = [Past(entity=JOBS[0][1], surface="jobs", action="apply", timestamp=1)]
+    past = [PastInteraction(entity=JOBS[0][1], surface="jobs", action="apply", timestamp=1)]
     ranking = await scorer.rank(version.suite.task("job_apply"), {"title": "nurse"}, past, JOBS)
     assert {candidate.id for candidate in ranking.candidates} == {"job0", "job1"}
     prompt = scorer.compile_prompts(version.suite.task("job_apply"), {"title": "nurse"}, past, JOBS)

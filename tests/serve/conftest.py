@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
@@ -173,7 +173,7 @@ def version(version_folder: Path) -> LoadedVersion:
 
 
 @pytest.fixture(scope="session")
-def history() -> list[Past]:
+def history() -> list[PastInteraction]:
     """Eight past interactions on both surfaces, a second apart."""
     past = []
     for i, title in enumerate(TITLES):
@@ -181,12 +181,12 @@ def history() -> list[Past]:
             entity, surface, action = Entity(entity_type="post", fields={"topic": title}), "feed", "hide"
         else:
             entity, surface, action = job(title), "jobs", "apply"
-        past.append(Past(entity=entity, surface=surface, action=action, timestamp=i * 1_000_000))
+        past.append(PastInteraction(entity=entity, surface=surface, action=action, timestamp=i * 1_000_000))
     return past
 
 
 @pytest.fixture(scope="session")
-def tables(history: list[Past]) -> Tables:
+def tables(history: list[PastInteraction]) -> Tables:
     """Ada's history as tables; beside her a member without history, and one who opted out."""
     entities = [past.entity for past in history]
     fields = pa.struct({"title": pa.string(), "company": pa.string(), "topic": pa.string()})
@@ -232,7 +232,7 @@ def service(
 
 
 @pytest.fixture
-def body(history: list[Past], candidates: list[tuple[str, Entity]]) -> dict[str, Any]:
+def body(history: list[PastInteraction], candidates: list[tuple[str, Entity]]) -> dict[str, Any]:
     """A complete inline request."""
     return {
         "task": "job_apply",

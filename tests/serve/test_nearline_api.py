@@ -207,7 +207,7 @@ async def test_bad_events_get_a_sentence_and_none_is_taken(
 
 
 BAD_RANKS = [
-    ({"task": "nothing"}, 400, "there is no task 'nothing'; this model has job_apply, post_interest."),
+    ({"task": "nothing"}, 400, "task 'nothing' is unknown; this model knows job_apply, post_interest."),
     ({"candidates": []}, 400, "candidates: List should have at least 1 item"),
     ({"candidates": ["e0", {"id": "e0", "fields": {}}]}, 400, "candidate id 'e0' is given twice; give every one once."),
     ({"candidates": [str(n) for n in range(1001)]}, 400, "candidates: List should have at most 1000 items"),
@@ -228,7 +228,7 @@ async def test_a_bad_request_to_rank_gets_a_sentence(
 
 async def test_an_unknown_task_is_told_when_a_ranking_is_read(http: httpx.AsyncClient) -> None:
     answer = await http.get("/v1/nearline/rankings/nothing/ada")
-    assert (answer.status_code, answer.json()["error"][:27]) == (400, "there is no task 'nothing';")
+    assert (answer.status_code, answer.json()["error"][:26]) == (400, "task 'nothing' is unknown;")
 
 
 async def test_too_much_work_is_refused_with_a_time_to_come_back(http: httpx.AsyncClient, plane: Plane) -> None:

@@ -11,7 +11,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from brew_data.prompts.compiler import Past
+from brew_data.prompts.compiler import PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
 from brew_platform.registry.registry import Registry
@@ -62,7 +62,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def inline(history: list[Past]) -> dict[str, Any]:
+def inline(history: list[PastInteraction]) -> dict[str, Any]:
     return {
         "profile": {"title": "engineer", "location": "berlin"},
         "history": [
@@ -81,7 +81,7 @@ def inline(history: list[Past]) -> dict[str, Any]:
 JOBS = ["e0", "e2", "e4", "e6"]
 
 
-def batch_requests(version: LoadedVersion, tables: Tables, history: list[Past]) -> pa.Table:
+def batch_requests(version: LoadedVersion, tables: Tables, history: list[PastInteraction]) -> pa.Table:
     """Both tasks, Ada's whole history, every entity of the task's type; ids are the entities' numbers."""
     rows = []
     for task in version.suite.tasks:
@@ -101,7 +101,7 @@ def batch_requests(version: LoadedVersion, tables: Tables, history: list[Past]) 
 
 
 def test_online_and_batch_give_the_same_scores_and_leave_nothing(
-    ray_session: None, config: "AppConfig", version: LoadedVersion, tables: Tables, history: list[Past]
+    ray_session: None, config: "AppConfig", version: LoadedVersion, tables: Tables, history: list[PastInteraction]
 ) -> None:
     import ray.data
     from ray import serve
@@ -115,7 +115,7 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
         candidates = [{"id": id_, "fields": history[int(id_[1:])].entity.fields} for id_ in JOBS]
         carried = client.rank(task="job_apply", member=inline(history), candidates=candidates)
         posts = client.rank(task="post_interest", member_id="ada", candidates=["e1", "e3", "e5", "e7"])
-        with pytest.raises(UserError, match="there is no task 'nothing'; this model has"):
+        with pytest.raises(UserError, match="task 'nothing' is unknown; this model knows"):
             client.rank(task="nothing", member_id="ada", candidates=JOBS)
         with pytest.raises(UserError, match="member 'nobody' is unknown here"):
             client.rank(task="job_apply", member_id="nobody", candidates=JOBS)
@@ -155,7 +155,7 @@ def require_a_replica_that_hangs_to_be_left(url: str) -> None:
     (engine,) = engine_cores()
     replica = engine.parent()
     assert replica is not None
-    with RankClient(url, retries=Retries(most=0)) as client:
+    with RankClient(url, retries=Retries(max_retries=0)) as client:
         client.rank(task="job_apply", member_id="ada", candidates=JOBS)
         replica.suspend()
         try:
@@ -169,7 +169,7 @@ def require_a_replica_that_hangs_to_be_left(url: str) -> None:
 
 
 def test_a_batch_that_lacks_a_column_is_refused_by_name(
-    ray_session: None, version: LoadedVersion, tables: Tables, history: list[Past]
+    ray_session: None, version: LoadedVersion, tables: Tables, history: list[PastInteraction]
 ) -> None:
     import ray.data
 

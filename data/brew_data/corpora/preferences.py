@@ -19,7 +19,7 @@ from brew_data.corpora.preference_file import Preference, read_preferences
 from brew_data.packed_bins.packing import pack
 from brew_data.packed_bins.schema import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
 from brew_data.prompts.chat import head_ids, question_ids
-from brew_data.prompts.compiler import Past, PromptCompiler
+from brew_data.prompts.compiler import PastInteraction, PromptCompiler
 from brew_data.prompts.suite import TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.records import Records
@@ -194,8 +194,8 @@ def pairs_from_interactions(
     records = Records(tables)
     rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
     rows = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
-    histories: dict[str, list[Past]] = {member: [] for member in records.profiles}
-    scorable: list[tuple[str, TaskSpec, Past, int]] = []
+    histories: dict[str, list[PastInteraction]] = {member: [] for member in records.profiles}
+    scorable: list[tuple[str, TaskSpec, PastInteraction, int]] = []
     for member, past, id_ in zip(
         rows["member_id"].to_pylist(), records.history(rows), rows["interaction_id"].to_pylist(), strict=True
     ):
@@ -220,8 +220,8 @@ def _pair_of(
     compiler: PromptCompiler,
     task: TaskSpec,
     profile: dict[str, object],
-    history: list[Past],
-    scored: Past,
+    history: list[PastInteraction],
+    scored: PastInteraction,
     random: np.random.Generator,
     origin: str,
 ) -> Pair:

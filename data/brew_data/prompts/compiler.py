@@ -1,7 +1,7 @@
-"""The prompt compiler: one code path from records to token ids, for training, batch, nearline and online scoring.
+"""The prompt compiler renders records as token ids, for training and for batch, nearline and online scoring.
 
-A prompt is a chat of many turns with its stable parts first, so that all candidates of a request share one prefix and
-a member's next request shares most of it:
+A prompt is a chat of many turns. The parts that rarely change come first, so all candidates of a request share one
+prefix, and the member's next request shares most of it:
 
     <|system|> instruction <|member|> profile                          head
     <|user|> question entity <|assistant|> label      one per past interaction, oldest to newest
@@ -22,7 +22,7 @@ from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import UserError
 
-__all__ = ["Document", "Entity", "Past", "Prefix", "PromptCompiler", "PromptFormat"]
+__all__ = ["Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
 
 Ids = tuple[int, ...]
 
@@ -32,9 +32,10 @@ class PromptFormat:
     """The token budget of a prompt. It is part of a model version, because training and serving must use the same one.
 
     Args:
-        context_length: Tokens of a whole prompt, including the answer.
+        context_length: The maximum number of tokens of a prompt, including the answer.
         head_tokens: The maximum number of tokens of instruction and profile together.
-        question_tokens: Tokens reserved for the candidate, so that the prefix does not depend on the candidate.
+        question_tokens: The number of tokens reserved for the candidate. The reservation is fixed, so that the prefix
+            does not depend on the candidate.
     """
 
     context_length: int
@@ -47,7 +48,7 @@ class Entity:
     """An item that can be shown to a member.
 
     Args:
-        entity_type: Selects the template of the suite.
+        entity_type: Selects the suite's template that renders the entity.
         fields: Values by name, as in the entities table or in a request.
     """
 
@@ -56,13 +57,13 @@ class Entity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class PastInteraction:
     """A past interaction of a member.
 
     Args:
-        entity: What the member saw.
-        surface: Where.
-        action: What the member did.
+        entity: The entity that the member saw.
+        surface: The name of the surface that showed it.
+        action: The name of the action that the member took.
         timestamp: Microseconds since 1970, UTC.
     """
 
@@ -78,9 +79,9 @@ class Prefix:
 
     Args:
         ids: Token ids.
-        turns: Past interactions that are shown.
-        turns_dropped: Past interactions that the policy's maximum or the token budget excluded, the oldest first.
-        tokens_dropped: Tokens that were cut from instruction and profile.
+        turns: The number of past interactions in the prefix.
+        turns_dropped: The number of oldest interactions that the policy's maximum or the token budget excluded.
+        tokens_dropped: The number of tokens that were cut from instruction and profile.
     """
 
     ids: Ids
@@ -107,7 +108,7 @@ class PromptCompiler:
 
     Args:
         suite: Surfaces, tasks and templates.
-        tokenizer: Of the model that reads the prompts.
+        tokenizer: The tokenizer of the model that reads the prompts.
         format: The token budget.
 
     Raises:
@@ -144,7 +145,7 @@ class PromptCompiler:
         return self._labels[task.name]
 
     def label(self, task: TaskSpec, action: str) -> Ids:
-        """Return the token ids of the label that an action on the task's surface counts as.
+        """Return the token ids of the label of an action, as the task maps actions to outcomes.
 
         Raises:
             UserError: The surface has no such action.
@@ -155,9 +156,9 @@ class PromptCompiler:
         """Render instruction and profile.
 
         Args:
-            task: Gives the instruction.
+            task: The task whose instruction is rendered.
             profile: The member's fields by name.
-            own_words: The member's own wishes as text; they follow the task's instruction.
+            own_words: Preferences that the member wrote; they are appended to the task's instruction.
 
         Returns:
             Token ids, and the number of tokens that were cut to fit `head_tokens`.
@@ -172,10 +173,12 @@ class PromptCompiler:
         return head_ids(self.tokenizer, kept_instruction, kept_profile), cut
 
     def question(self, source: TaskSpec | Surface, profile: Mapping[str, object], entity: Entity) -> tuple[Ids, int]:
-        """Render the turn about `entity`, up to the token that the answer follows.
+        """Render the turn about `entity`, up to and including the control token that the answer follows.
 
         Args:
             source: The task of a candidate, or the surface of a past interaction.
+            profile: The member's fields by name.
+            entity: The candidate, or the entity of the past interaction.
 
         Returns:
             Token ids, and the number of tokens that were cut to fit `question_tokens`.
@@ -187,8 +190,12 @@ class PromptCompiler:
         kept = ids[: self.format.question_tokens - 2]
         return question_ids(self.tokenizer, kept), len(ids) - len(kept)
 
-    def turn(self, profile: Mapping[str, object], past: Past) -> tuple[Ids, Ids]:
-        """Render a past interaction of this member as its surface says.
+    def turn(self, profile: Mapping[str, object], past: PastInteraction) -> tuple[Ids, Ids]:
+        """Render a past interaction with the question and labels of its surface.
+
+        Args:
+            profile: The member's fields by name.
+            past: The interaction.
 
         Returns:
             Token ids of the question, and of the answer.
@@ -204,7 +211,7 @@ class PromptCompiler:
         self,
         task: TaskSpec,
         profile: Mapping[str, object],
-        history: Sequence[Past],
+        history: Sequence[PastInteraction],
         *,
         before: int | None = None,
         own_words: str = "",
@@ -212,11 +219,14 @@ class PromptCompiler:
         """Render head and history: everything before the candidate.
 
         Args:
-            task: Gives the instruction and the history policy.
+            task: The task whose instruction and history policy are used.
             profile: The member's fields by name.
             history: The member's past interactions, sorted by time.
-            before: Only interactions strictly earlier than this are shown (microseconds); None shows all.
+            before: Only interactions strictly earlier than this time (microseconds) are shown; None shows all.
             own_words: As in `head`.
+
+        Returns:
+            Token ids, and the numbers of turns and tokens that were dropped to fit the budget.
 
         Raises:
             UserError: As in `turn`.
@@ -241,17 +251,22 @@ class PromptCompiler:
             tokens_dropped=cut,
         )
 
-    def documents(self, profile: Mapping[str, object], history: Sequence[Past], *, turn_of: int = 0) -> list[Document]:
+    def documents(
+        self, profile: Mapping[str, object], history: Sequence[PastInteraction], *, turn_of: int = 0
+    ) -> list[Document]:
         """Render a member's interactions as training documents, none longer than the context.
 
-        Tasks that follow their surface train on whole histories: head, turns with all answers, `<|end|>`. Those of them
-        that show the same surfaces share documents, and their instructions alternate. Every other task trains on
-        `example`s of the newest interactions on its surface.
+        Tasks that follow their surface train on whole histories: head, turns with all answers, `<|end|>`. Such tasks
+        share documents if their histories show the same surfaces; the documents use their instructions in turn. Every
+        other task trains on an `example` for each of the newest interactions on its surface.
 
         Args:
             profile: The member's fields by name.
-            history: Sorted by time.
-            turn_of: Which task's instruction comes first; pass a hash of the member.
+            history: The member's past interactions, sorted by time.
+            turn_of: Selects the task whose instruction the first document uses; pass a hash of the member.
+
+        Returns:
+            The documents: whole histories first, then examples.
 
         Raises:
             UserError: As in `turn`.
@@ -288,13 +303,16 @@ class PromptCompiler:
                 documents += [self.example(task, profile, history, past) for past in scored]
         return documents
 
-    def example(self, task: TaskSpec, profile: Mapping[str, object], history: Sequence[Past], scored: Past) -> Document:
+    def example(
+        self, task: TaskSpec, profile: Mapping[str, object], history: Sequence[PastInteraction], scored: PastInteraction
+    ) -> Document:
         """Render the prompt that serving builds for an interaction, followed by the outcome's label and `<|end|>`.
 
         Args:
-            task: Predicts the outcome; it must be of the interaction's surface.
+            task: The task that predicts the outcome. Its surface must be the surface of the interaction.
             profile: The member's fields by name.
-            history: Sorted by time; only interactions strictly earlier than `scored` are shown.
+            history: The member's past interactions, sorted by time. The prompt shows those strictly earlier than
+                `scored`.
             scored: The interaction to predict.
 
         Raises:

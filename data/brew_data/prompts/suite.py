@@ -1,7 +1,7 @@
 """Task suites: surfaces, tasks, and the templates that render records as text.
 
-A surface says how a past interaction is rendered. A task says what is predicted for an entity of a surface. Several
-tasks may share a surface, and a task may derive its outcomes from sets of the surface's actions.
+A surface defines how a past interaction is rendered. A task defines what is predicted for an entity of a surface.
+Several tasks can share a surface, and a task can define its outcomes as sets of the surface's actions.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ class Action:
     """An action that a member can take on an entity.
 
     Args:
-        name: As in the interactions table.
-        label: The words that stand for the action in a prompt.
+        name: The value in column `action` of the interactions table.
+        label: The text of the action in a prompt.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Surface:
     """How past interactions on one surface are rendered.
 
     Args:
-        name: As in the interactions table.
+        name: The value in column `surface` of the interactions table.
         entity_type: The type of the entities that the surface shows.
-        question: Phrases that can open a turn, before the entity. The first phrase whose fields the member's profile
-            has is used.
+        question: Phrases for the start of a turn, before the entity. The turn uses the first phrase whose fields are
+            all present in the member's profile.
         actions: The actions that members can take on the surface.
 
     Raises:
@@ -70,11 +70,11 @@ class Surface:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One of the answers of a task.
+    """One of the possible answers of a task.
 
     Args:
-        name: Names the outcome in `TaskSpec.positive` and in responses.
-        label: The words that the model predicts.
+        name: The name of the outcome in `TaskSpec.positive` and in responses.
+        label: The text that the model predicts.
         actions: The surface's actions that count as this outcome.
     """
 
@@ -85,13 +85,13 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryPolicy:
-    """Which past interactions a prompt shows. They are always strictly earlier than the scored moment.
+    """Selects the past interactions that a prompt shows.
 
     Args:
-        surfaces: Interactions of these surfaces are shown, in order of time.
+        surfaces: Interactions on these surfaces are shown, in order of time.
         max_interactions: The maximum number of interactions; the token budget may allow fewer.
-        hop: The oldest interactions are dropped this many at a time, so that the prefix of a member's next prompt is
-            usually cached.
+        hop: The number of oldest interactions that are dropped at a time, so that the prefix of a member's next prompt
+            is usually cached.
     """
 
     surfaces: list[str]
@@ -104,16 +104,16 @@ class TaskSpec:
     """A task: a prediction for entities of one surface.
 
     Args:
-        name: Names the task in requests.
+        name: The name of the task in requests.
         surface: The surface whose entities are scored.
-        instruction: Opens the prompt.
+        instruction: The first text of the prompt.
         history: Which past interactions the prompt shows.
         positive: Names of outcomes. The score of an entity is the probability that any of them occurs.
-        question: As `Surface.question`, for the candidate only; None: the question of the surface.
+        question: Like `Surface.question`, for the candidate only; None: the question of the surface.
         outcomes: The answers to predict; None: one outcome per action of the surface, with its name and label.
         in_training: False: the task has no training documents and only serves to evaluate a finished model.
         examples_per_member: The maximum number of training documents per member, the newest interactions first.
-            Used only by a task with a question or outcomes of its own; other tasks train on whole histories.
+            Only tasks with their own question or outcomes use it; other tasks train on whole histories.
 
     Raises:
         ConfigError: `examples_per_member` is less than 1.
@@ -138,7 +138,7 @@ class TaskSpec:
 
     @property
     def follows_surface(self) -> bool:
-        """Whether the task asks its surface's question and predicts its surface's actions, unchanged."""
+        """Whether the task uses the question and the actions of its surface unchanged."""
         return self.question is None and self.outcomes is None
 
 
@@ -151,16 +151,16 @@ class TaskSuite:
     is absent is left out.
 
     Args:
-        name: Of the suite.
+        name: The name of the suite.
         format_version: `FORMAT_VERSION`.
         profile: The template of member profiles.
         entities: Templates by entity type.
-        surfaces: How past interactions are rendered.
-        tasks: What is predicted.
+        surfaces: The surfaces, which define how past interactions are rendered.
+        tasks: The tasks, which define what is predicted.
 
     Raises:
-        ConfigError: The format version is another one, a name is repeated, a reference has no target, or the outcomes
-            of a task do not cover each action of its surface exactly once.
+        ConfigError: The format version is not `FORMAT_VERSION`, a name is repeated, a task or surface refers to an
+            unknown name, or the outcomes of a task do not cover each action of its surface exactly once.
     """
 
     name: str
@@ -218,10 +218,10 @@ class TaskSuite:
             )
 
     def surface(self, name: str) -> Surface:
-        """Return the surface of that name.
+        """Return the surface with this name.
 
         Raises:
-            UserError: There is none; the message lists those that exist.
+            UserError: The suite has no such surface; the message lists the known ones.
         """
         for surface in self.surfaces:
             if surface.name == name:
@@ -230,18 +230,18 @@ class TaskSuite:
         raise UserError(f"surface {name!r} is unknown; this model knows {known}.")
 
     def task(self, name: str) -> TaskSpec:
-        """Return the task of that name.
+        """Return the task with this name.
 
         Raises:
-            UserError: There is none; the message lists those that exist.
+            UserError: The suite has no such task; the message lists the known ones.
         """
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise UserError(f"there is no task {name!r}; this model has {', '.join(task.name for task in self.tasks)}.")
+        raise UserError(f"task {name!r} is unknown; this model knows {', '.join(task.name for task in self.tasks)}.")
 
     def tasks_of(self, surface: str) -> list[TaskSpec]:
-        """Return the tasks that score entities of a surface; an empty list if there are none."""
+        """Return the tasks that score entities of a surface; the list can be empty."""
         return [task for task in self.tasks if task.surface == surface]
 
     def outcomes(self, task: TaskSpec) -> list[Outcome]:
@@ -249,7 +249,7 @@ class TaskSuite:
         return self._outcomes[task.name]
 
     def outcome(self, task: TaskSpec, action: str) -> Outcome:
-        """Return the outcome that an action on the task's surface counts as.
+        """Return the task's outcome that contains an action of its surface.
 
         Raises:
             UserError: The surface has no such action.
@@ -280,14 +280,17 @@ class TaskSuite:
     ) -> str:
         """Render the question of a turn and its entity, one phrase per line.
 
-        A question may repeat an important field of the profile: the model learns a match of two adjacent words faster
-        than one across hundreds of tokens.
+        A question can repeat an important field of the profile, because the model learns to compare adjacent words
+        faster than words that are hundreds of tokens apart.
 
         Args:
             source: A task for a candidate, a surface for a past interaction.
+            profile: The member's fields by name.
+            entity_type: The type of the entity.
+            fields: The entity's fields by name.
 
         Raises:
-            UserError: The entity is of another type than the surface shows.
+            UserError: The surface shows entities of another type.
         """
         surface = source if isinstance(source, Surface) else self.surface(source.surface)
         if entity_type != surface.entity_type:
@@ -314,15 +317,15 @@ class TaskSuite:
         return _lines(_filled(self.entities[entity_type], fields))
 
     def to_dict(self) -> dict:
-        """Return plain data that `from_dict` reads; the registry stores it beside a model."""
+        """Return plain data that `from_dict` reads; the registry stores it with each model."""
         return asdict(self)
 
     @staticmethod
     def from_dict(data: Mapping) -> "TaskSuite":
-        """Read the suite that `to_dict` wrote.
+        """Read a suite that `to_dict` wrote.
 
         Raises:
-            ConfigError: The format version is another one, or a key is unknown or of the wrong type.
+            ConfigError: The format version is not `FORMAT_VERSION`, or a key is unknown or of the wrong type.
         """
         _check_format_version(str(data.get("name")), data.get("format_version"))
         return load_config(TaskSuite, data)
@@ -377,10 +380,10 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
     """Load a suite from a folder with `suite.yaml` (templates and surfaces) and `tasks/*.yaml` (one task each).
 
     Args:
-        name_or_folder: A suite that ships (`economic_graph`, `movielens`) or the path of a folder.
+        name_or_folder: The name of a built-in suite (`economic_graph`, `movielens`) or the path of a folder.
 
     Raises:
-        ConfigError: There is no such suite, or a file in it is malformed.
+        ConfigError: The suite does not exist, it has no task, or a file in it is malformed.
     """
     folder = SUITES / str(name_or_folder)
     if not (folder / "suite.yaml").exists():
@@ -388,10 +391,10 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
     if not (folder / "suite.yaml").exists():
         shipped = ", ".join(sorted(path.name for path in SUITES.iterdir() if path.is_dir()))
         raise ConfigError(
-            f"suite {name_or_folder!r} is neither a suite that ships ({shipped}) nor a folder with suite.yaml."
+            f"suite {name_or_folder!r} is neither a built-in suite ({shipped}) nor a folder that contains suite.yaml."
         )
     suite = load_config(TaskSuite, folder / "suite.yaml")
     tasks = [load_config(TaskSpec, path) for path in sorted((folder / "tasks").glob("*.yaml"))]
     if not tasks:
-        raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} holds no task file (*.yaml). Add one per task.")
+        raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} contains no task file (*.yaml). Add one per task.")
     return replace(suite, tasks=[*suite.tasks, *tasks])

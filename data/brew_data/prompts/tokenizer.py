@@ -1,6 +1,6 @@
-"""The tokenizer: a byte-level BPE trained on the corpus, with turn markers that no outside text can produce.
+"""Trains, loads and applies the tokenizer: a byte-level BPE with control tokens that mark the turns of a chat.
 
-Holds the control tokens, training, loading, and `encode` (text in, ids without control tokens out).
+`Tokenizer.encode` never returns a control token, so external text cannot forge a turn.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ __all__ = ["CONTROL_TOKENS", "Tokenizer", "train_tokenizer"]
 
 # The order fixes their ids (0 ... 5) in every tokenizer that brew360 trains.
 CONTROL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|member|>", "<|user|>", "<|assistant|>"]
-LONGEST_TOKEN = 64  # bytes; no merge grows beyond it
+LONGEST_TOKEN = 64  # bytes
 
 
 class Tokenizer:
-    """Text to token ids.
+    """Converts text to token ids, and back.
 
     Text that spells a control token is encoded as ordinary bytes: external text cannot forge a turn.
 
@@ -28,7 +28,7 @@ class Tokenizer:
         fast: A Hugging Face fast tokenizer that has the control tokens.
 
     Raises:
-        UserError: It lacks a control token.
+        UserError: The tokenizer lacks a control token.
     """
 
     def __init__(self, fast: FastTokenizer) -> None:
@@ -51,7 +51,7 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Return the number of ids, including control tokens."""
+        """The number of ids, including control tokens."""
         return int(self._fast.get_vocab_size())
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -83,33 +83,39 @@ class Tokenizer:
         """Load the tokenizer in `folder/tokenizer.json`.
 
         Raises:
-            UserError: the file is missing, unreadable, or lacks a control token.
+            UserError: The file is missing, unreadable, or lacks a control token.
         """
         path = folder / "tokenizer.json"
         if not path.exists():
-            raise UserError(f"{path} does not exist: pass a model folder that holds its tokenizer.")
+            raise UserError(f"{path} does not exist. Pass a model folder that contains a tokenizer.")
         try:
             return Tokenizer.from_json(path.read_text())
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise UserError(f"{path} is no tokenizer ({error}).") from error
+            raise UserError(
+                f"{path} is not a valid tokenizer file ({error}). Replace it with the tokenizer.json of the model."
+            ) from error
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     """Train a byte-level BPE whose merges may cross words, but not the end of a line.
 
-    Templates write one phrase a line, so a title or "in Berlin" that occurs often becomes a single token: prompts are
-    half as long as with merges inside words only, and rare phrases are still split into
-    tokens (SuperBPE, Liu et al. 2025, arXiv:2503.13423, takes the same step for prose).
+    Templates write one phrase per line, so a frequent title or "in Berlin" becomes a single token. Prompts are half as
+    long as with merges inside words only. Rare phrases are still split into several tokens.
+
+    Source: SuperBPE, Liu et al. 2025, arXiv:2503.13423, uses merges across words for prose.
 
     Args:
-        texts: the corpus; a text that occurs twice counts twice.
-        vocabulary_size: ids at most, control tokens and the 256 bytes included.
+        texts: The corpus. A text that occurs twice counts twice.
+        vocabulary_size: The maximum number of ids, including control tokens and the 256 bytes.
+
+    Returns:
+        The trained tokenizer. Control tokens have the ids 0 to 5, in the order of `CONTROL_TOKENS`.
 
     Raises:
-        UserError: vocabulary_size is too small to hold the bytes and the control tokens.
+        UserError: `vocabulary_size` is smaller than the number of bytes and control tokens.
     """
     if vocabulary_size < 256 + len(CONTROL_TOKENS):
-        raise UserError(f"vocabulary_size is {vocabulary_size}; it needs at least {256 + len(CONTROL_TOKENS)}.")
+        raise UserError(f"vocabulary_size is {vocabulary_size}; set it to at least {256 + len(CONTROL_TOKENS)}.")
     fast = FastTokenizer(models.BPE())
     fast.pre_tokenizer = pre_tokenizers.Sequence(
         [

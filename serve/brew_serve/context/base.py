@@ -15,7 +15,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables, micros
 from brew_platform.errors import UserError
 from brew_platform.files import atomic_file
@@ -120,7 +120,7 @@ class Snapshot:
     """
 
     profile: dict[str, object]
-    history: list[Past]
+    history: list[PastInteraction]
     revision: str
     events: list[str]
 
@@ -128,7 +128,7 @@ class Snapshot:
 class Context(Protocol):
     """Members and entities by id; every method may be called from any thread."""
 
-    def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
+    def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
         """Profile and all interactions, oldest first.
 
         Raises:
@@ -190,7 +190,7 @@ class MemberContext:
         except (UserError, Unavailable, IndexError) as error:
             raise UserError(f"{path} is not a member context ({error}). Build it again.") from error
 
-    def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
+    def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
         snapshot = self.snapshot(member_id)
         return snapshot.profile, snapshot.history
 
@@ -203,7 +203,9 @@ class MemberContext:
         return Snapshot(
             profile=json.loads(profiles[0][0]),
             history=[
-                Past(entity=_entity(entity_type, fields), surface=surface, action=action, timestamp=timestamp)
+                PastInteraction(
+                    entity=_entity(entity_type, fields), surface=surface, action=action, timestamp=timestamp
+                )
                 for entity_type, fields, surface, action, timestamp, _ in rows
             ],
             revision=f"{self._built:020d}.{len(events):012d}",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables, micros
 from brew_serve.context.base import MemberEvent, Snapshot, json_of, table_rows, unknown_entity, unknown_member
 from brew_serve.stores.redis_server import connect, redis_errors
@@ -38,7 +38,7 @@ class RedisContext:
     def __init__(self, url: str, prefix: str = "brew360:") -> None:
         self._redis, self._prefix = connect(url), prefix
 
-    def member(self, member_id: str) -> tuple[dict[str, object], list[Past]]:
+    def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
         snapshot = self.snapshot(member_id)
         return snapshot.profile, snapshot.history
 
@@ -60,7 +60,7 @@ class RedisContext:
         return Snapshot(
             profile=json.loads(profile),
             history=[
-                Past(entity=entities[entity_id], surface=surface, action=action, timestamp=timestamp)
+                PastInteraction(entity=entities[entity_id], surface=surface, action=action, timestamp=timestamp)
                 for entity_id, surface, action, timestamp, _ in rows
             ],
             revision=f"{int(key.removeprefix(self._prefix)[:-1]):020d}.{len(events):012d}",

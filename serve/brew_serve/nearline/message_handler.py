@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_platform.errors import UserError
 from brew_serve.context.base import Context, MemberEvent, Snapshot, UnknownId
 from brew_serve.nearline.outbox import Job
@@ -113,7 +113,7 @@ class NearlineWorker:
     def _readable(self, profile: Mapping[str, object], event: MemberEvent) -> MemberEvent:
         """Return the event if a turn can be compiled from it; otherwise it would break all later prompts."""
         entity = event.entity or self._context.entity(event.entity_id)
-        past = Past(entity=entity, surface=event.surface, action=event.action, timestamp=event.timestamp)
+        past = PastInteraction(entity=entity, surface=event.surface, action=event.action, timestamp=event.timestamp)
         self._scorer.compiler.turn(profile, past)
         return event
 

@@ -16,7 +16,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from brew_data.prompts.compiler import Entity, Past, Prefix, PromptCompiler
+from brew_data.prompts.compiler import Entity, PastInteraction, Prefix, PromptCompiler
 from brew_data.prompts.suite import TaskSpec
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.ranking.concurrency import gather_until
@@ -142,7 +142,7 @@ class Scorer:
         self,
         task: TaskSpec,
         profile: Mapping[str, object],
-        history: Sequence[Past],
+        history: Sequence[PastInteraction],
         candidates: Sequence[tuple[str, Entity]],
         own_words: str = "",
         before: int | None = None,
@@ -221,7 +221,7 @@ class Scorer:
         self,
         task: TaskSpec,
         profile: Mapping[str, object],
-        history: Sequence[Past],
+        history: Sequence[PastInteraction],
         candidates: Sequence[tuple[str, Entity]],
         own_words: str = "",
         before: int | None = None,

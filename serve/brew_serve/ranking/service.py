@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.prompts.suite import TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import Context
@@ -160,7 +160,7 @@ class RankingService:
         for candidate in ranking.candidates:
             histogram.observe(candidate.score)
 
-    def _member(self, request: RankRequest) -> tuple[dict, list[Past]]:
+    def _member(self, request: RankRequest) -> tuple[dict, list[PastInteraction]]:
         if request.member is not None:
             history = sorted((item.past() for item in request.member.history), key=lambda past: past.timestamp)
             for past in history:  # validates surfaces that the task does not show too, where a typo would go unnoticed

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.config import JsonDict
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 
 __all__ = ["Closed", "InlineCandidate", "Member", "RankRequest", "RankResponse", "RankedItem", "Truncated", "Usage"]
 
@@ -49,9 +49,9 @@ class Interaction(Closed):
     action: Name
     timestamp: Timestamp = Field(description="ISO 8601 with its zone, such as 2026-01-31T12:00:00Z")
 
-    def past(self) -> Past:
+    def past(self) -> PastInteraction:
         """As the prompt compiler reads it."""
-        return Past(
+        return PastInteraction(
             entity=Entity(entity_type=self.entity_type, fields=self.fields),
             surface=self.surface,
             action=self.action,

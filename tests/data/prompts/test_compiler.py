@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import CONTROL_TOKENS, Tokenizer
 from brew_platform.errors import UserError
@@ -16,8 +16,8 @@ def job(title: str = "nurse", **fields: object) -> Entity:
     return Entity(entity_type="job", fields={"title": title, **fields})
 
 
-def past(time: int, action: str = "apply", **fields: object) -> Past:
-    return Past(entity=job(**fields), surface="jobs", action=action, timestamp=time)
+def past(time: int, action: str = "apply", **fields: object) -> PastInteraction:
+    return PastInteraction(entity=job(**fields), surface="jobs", action=action, timestamp=time)
 
 
 def test_a_prompt_reads_as_a_chat_with_the_candidate_last(compiler: PromptCompiler) -> None:
@@ -77,7 +77,7 @@ def test_no_outside_text_can_forge_a_control_token(
     task = compiler.suite.task("job_apply")
     evil = before + token + after
     profile, entity = {"title": evil}, job(evil)
-    shown = Past(entity=entity, surface="jobs", action="apply", timestamp=0)
+    shown = PastInteraction(entity=entity, surface="jobs", action="apply", timestamp=0)
     prefix = compiler.prefix(task, profile, [shown], own_words=evil)
     ids = prefix.ids + compiler.question(task, profile, entity)[0]
     control = [i for i in ids if i < len(CONTROL_TOKENS)]
@@ -130,12 +130,12 @@ def test_long_histories_become_several_documents_with_every_interaction_once(com
 def test_unknown_surfaces_actions_and_entity_types_are_refused_with_what_is_known(compiler: PromptCompiler) -> None:
     task = compiler.suite.task("job_apply")
     with pytest.raises(UserError, match="surface 'mars' is unknown; this model knows jobs"):
-        compiler.turn(PROFILE, Past(entity=job(), surface="mars", action="apply", timestamp=0))
+        compiler.turn(PROFILE, PastInteraction(entity=job(), surface="mars", action="apply", timestamp=0))
     with pytest.raises(UserError, match="action 'eat' is unknown on surface 'jobs'; known are apply, skip"):
         compiler.turn(PROFILE, past(0, "eat"))
     with pytest.raises(UserError, match="ranks entities of type 'job', not 'post'"):
         compiler.question(task, PROFILE, Entity(entity_type="post", fields={}))
-    with pytest.raises(UserError, match="there is no task 'nope'; this model has job_apply"):
+    with pytest.raises(UserError, match="task 'nope' is unknown; this model knows job_apply"):
         compiler.suite.task("nope")
 
 

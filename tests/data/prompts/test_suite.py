@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_data.prompts.compiler import Entity, Past, PromptCompiler, PromptFormat
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import Action, HistoryPolicy, Outcome, Surface, TaskSpec, TaskSuite, load_suite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
@@ -44,10 +44,10 @@ def feed_suite() -> TaskSuite:
     return make_suite(make_task("act"), engage)
 
 
-def interactions(count: int) -> list[Past]:
+def interactions(count: int) -> list[PastInteraction]:
     # Two interactions share each timestamp.
     return [
-        Past(
+        PastInteraction(
             entity=Entity(entity_type="post", fields={"topic": f"nurse {i}"}),
             surface="feed",
             action=ACTIONS[i % len(ACTIONS)],
@@ -128,7 +128,7 @@ def test_no_document_exceeds_the_context(
         surface = suite.surfaces[i % len(suite.surfaces)]
         fields = {"title": "nurse " * length, "topic": "care " * length}
         history.append(
-            Past(
+            PastInteraction(
                 entity=Entity(entity_type=surface.entity_type, fields=fields),
                 surface=surface.name,
                 action=surface.actions[i % len(surface.actions)].name,

@@ -83,7 +83,7 @@ def test_the_vocabulary_has_at_most_the_size_requested(texts: list[str], request
 
 @pytest.mark.parametrize("size", [-1, 0, SMALLEST - 1])
 def test_a_vocabulary_without_room_for_all_bytes_is_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"vocabulary_size is {size}; it needs at least {SMALLEST}"):
+    with pytest.raises(UserError, match=f"vocabulary_size is {size}; set it to at least {SMALLEST}"):
         train_tokenizer(["a"], vocabulary_size=size)
 
 

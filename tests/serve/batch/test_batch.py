@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from brew_data.prompts.compiler import Past
+from brew_data.prompts.compiler import PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
 from brew_serve.batch.dataset_scoring import score_table
@@ -206,8 +206,8 @@ def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
         (1, "nowhere", True, "candidate 'nowhere' is"),
         (1, "e1", True, "task job_apply ranks e"),
         (1, "e2", False, ""),
-        (2, "e0", True, "there is no task 'mars"),
-        (2, "e2", True, "there is no task 'mars"),
+        (2, "e0", True, "task 'mars' is unknown"),
+        (2, "e2", True, "task 'mars' is unknown"),
         (4, "e0", True, "member None is unknown"),
         (5, "e0", False, ""),
         (5, "e2", False, ""),
@@ -217,7 +217,7 @@ def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
 
 
 def test_before_hides_what_came_later(
-    service: RankingService, version: LoadedVersion, context_path: Path, tmp_path: Path, history: list[Past]
+    service: RankingService, version: LoadedVersion, context_path: Path, tmp_path: Path, history: list[PastInteraction]
 ) -> None:
     cut = datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)
     early, late = scored([ROW | {"before": cut}, ROW | {"before": None}], service, context_path, tmp_path)[::2]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import UserError
 from brew_serve.context.base import Context, MemberContext, MemberEvent, UnknownId
@@ -42,7 +42,7 @@ def context(backend: Any, tables: Tables) -> Iterator[Context]:
 EVENT = MemberEvent(event_id="a", member_id="ada", entity_id="e2", surface="jobs", action="skip", timestamp=20_000_000)
 
 
-def test_a_member_has_their_profile_and_history_in_order(context: Context, history: list[Past]) -> None:
+def test_a_member_has_their_profile_and_history_in_order(context: Context, history: list[PastInteraction]) -> None:
     profile, past = context.member("ada")
     assert profile == {"title": "engineer", "location": "berlin"}
     assert past == history
@@ -72,7 +72,7 @@ def test_an_unknown_entity_is_refused(context: Context) -> None:
 
 
 def test_events_take_their_place_in_time_and_only_once(
-    context: Context, backend: tuple[Any, Open], history: list[Past]
+    context: Context, backend: tuple[Any, Open], history: list[PastInteraction]
 ) -> None:
     early = replace(EVENT, event_id="b", timestamp=500_000, action="apply")
     assert context.record([EVENT, early]) == 2
@@ -82,14 +82,16 @@ def test_events_take_their_place_in_time_and_only_once(
     snapshot = other.snapshot("ada")
     other.close()
     entity = context.entity("e2")
-    mine = [Past(entity=entity, surface="jobs", action="apply", timestamp=500_000)]
-    late = Past(entity=entity, surface="jobs", action="skip", timestamp=20_000_000)
+    mine = [PastInteraction(entity=entity, surface="jobs", action="apply", timestamp=500_000)]
+    late = PastInteraction(entity=entity, surface="jobs", action="skip", timestamp=20_000_000)
     assert snapshot.history == [history[0], *mine, *history[1:], late, late]
     assert snapshot.events == ["b", "a", "c"]
     assert context.member("new") == ({"title": "nurse"}, [])
 
 
-def test_events_of_one_moment_follow_what_the_tables_hold_of_it(context: Context, history: list[Past]) -> None:
+def test_events_of_one_moment_follow_what_the_tables_hold_of_it(
+    context: Context, history: list[PastInteraction]
+) -> None:
     context.record([replace(EVENT, event_id=id_, timestamp=history[3].timestamp) for id_ in "zy"])
     snapshot = context.snapshot("ada")
     assert snapshot.history[:4] == history[:4]
@@ -129,7 +131,7 @@ def test_building_again_replaces_it(context: Context, backend: Any, tables: Tabl
     replaced.close()
 
 
-def test_threads_that_record_and_read_at_once_lose_nothing(context: Context, history: list[Past]) -> None:
+def test_threads_that_record_and_read_at_once_lose_nothing(context: Context, history: list[PastInteraction]) -> None:
     def tell(thread: int) -> None:
         for at in range(20):
             context.record([replace(EVENT, event_id=f"{at}", timestamp=10**8 + at)])  # all tell of the same
@@ -175,7 +177,7 @@ def test_a_file_that_was_opened_to_be_read_is_not_written(file: Path) -> None:
     context.close()
 
 
-def test_a_reader_sees_what_another_records(file: Path, history: list[Past]) -> None:
+def test_a_reader_sees_what_another_records(file: Path, history: list[PastInteraction]) -> None:
     reader, writer = MemberContext(file), MemberContext(file, writable=True)
     assert len(reader.member("ada")[1]) == len(history)
     writer.record([EVENT])
@@ -184,7 +186,9 @@ def test_a_reader_sees_what_another_records(file: Path, history: list[Past]) -> 
     reader.close()
 
 
-def test_a_build_beside_a_writer_takes_nothing_of_the_old_file(file: Path, tables: Tables, history: list[Past]) -> None:
+def test_a_build_beside_a_writer_takes_nothing_of_the_old_file(
+    file: Path, tables: Tables, history: list[PastInteraction]
+) -> None:
     writer = MemberContext(file, writable=True)
     writer.record([EVENT])  # is in the old file's log, which SQLite would read into the new one
     MemberContext.build(tables, file)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_platform.errors import UserError
 from brew_serve.engines.base import Engine, Sampling
 from brew_serve.engines.config import EngineConfig
@@ -165,7 +165,7 @@ async def test_vllm_scores_as_plain_pytorch_does(
     vllm: Engine,
     reference: Engine,
     version: LoadedVersion,
-    history: list[Past],
+    history: list[PastInteraction],
     candidates: list[tuple[str, Entity]],
 ) -> None:
     task = version.suite.task(task_name)

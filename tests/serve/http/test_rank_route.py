@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from brew_data.prompts.compiler import Entity, Past
+from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_platform.errors import BrewError, UserError
 from brew_serve.client import RankClient, Retries
 from brew_serve.http.app import create_app
@@ -27,7 +27,7 @@ async def test_the_answer_is_the_scorers_ranking(
     http: httpx.AsyncClient,
     body: dict[str, Any],
     service: RankingService,
-    history: list[Past],
+    history: list[PastInteraction],
     candidates: list[tuple[str, Entity]],
 ) -> None:
     scorer = Scorer(service.engine, service.version.compiler)
@@ -90,7 +90,7 @@ def past(**values: Any) -> Any:
 
 
 BAD = [
-    (change(task="nothing"), 400, "there is no task 'nothing'; this model has job_apply, post_interest."),
+    (change(task="nothing"), 400, "task 'nothing' is unknown; this model knows job_apply, post_interest."),
     (change(task=5), 400, "task: Input should be a valid string."),
     (lambda body: body.pop("task"), 400, "task is missing; give it (GET /docs describes the request)."),
     (lambda body: body.pop("member"), 400, "neither of member and member_id given; give exactly one of them."),
@@ -213,7 +213,7 @@ def test_the_client_passes_on_the_services_sentences(body: dict[str, Any]) -> No
             raise httpx.ConnectError("refused")
         return answers[task]
 
-    with RankClient("http://test", transport=httpx.MockTransport(answer), retries=Retries(most=0)) as client:
+    with RankClient("http://test", transport=httpx.MockTransport(answer), retries=Retries(max_retries=0)) as client:
         assert client.rank(task="good", member_id="ada", candidates=["a"]).ranking[0].id == "a"
         with pytest.raises(UserError, match=r"^do this\.$"):
             client.rank(task="bad", member_id="ada", candidates=["a"])

@@ -117,7 +117,7 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
         ),
         (complete(model="brew360", prompt="x", stream=True), bad, "stream: Input should be False"),
         (complete(model="brew360", prompt="x", stop="y"), bad, "stop is not a key of this request; remove it"),
-        (chat(model="brew360", messages=[{"role": "assistant", "content": "x"}]), bad, "the last message is of role"),
+        (chat(model="brew360", messages=[{"role": "assistant", "content": "x"}]), bad, "the last message has role"),
         (openai.with_options(api_key="wrong").models.list(), package.AuthenticationError, "the API key is not known"),
     ]
     for call, kind, sentence in asked:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brew_data.prompts.compiler import Entity, Past, PromptCompiler
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
 from brew_serve.ranking.scoring import Scorer
@@ -64,7 +64,7 @@ async def test_a_ranking_is_sorted_and_reports_what_it_cost_and_cut(
     suite: TaskSuite,
     compiler: PromptCompiler,
     table_engine: Any,
-    history: list[Past],
+    history: list[PastInteraction],
     candidates: list[tuple[str, Entity]],
 ) -> None:
     task = suite.task("job_apply")
@@ -96,7 +96,7 @@ async def test_only_interactions_strictly_earlier_than_before_are_shown(
     suite: TaskSuite,
     compiler: PromptCompiler,
     table_engine: Any,
-    history: list[Past],
+    history: list[PastInteraction],
     candidates: list[tuple[str, Entity]],
 ) -> None:
     scorer, task = Scorer(table_engine, compiler), suite.task("job_apply")
