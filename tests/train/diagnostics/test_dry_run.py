@@ -30,7 +30,7 @@ SMALL = TrainConfig(
 )
 # a layer of SMALL: query, key, value and output, four experts of three matrices, their router, and two norms
 LAYER = 32 * (32 + 16 + 16 + 32) + 4 * 3 * 32 * 64 + 4 * 32 + 2 * 32
-RECIPE = Path(__file__).parents[2] / "cluster/brew_cluster/recipes/train_mixtral_8x22b.yaml"
+RECIPE = Path(__file__).parents[3] / "cluster/brew_cluster/recipes/train_mixtral_8x22b.yaml"
 
 WORKER = """
 import json, sys

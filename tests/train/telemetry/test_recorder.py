@@ -264,7 +264,7 @@ def test_every_measure_of_an_objective_is_described() -> None:
 
 
 def test_the_documentation_has_every_measure_event_and_cause() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "observability.md").read_text()
     assert [name for name in [*MEASURES, *KINDS, *CAUSES] if f"`{name}`" not in text] == []
 
 
