@@ -110,7 +110,9 @@ def test_after_kill_9_nothing_remains_and_the_next_run_ends_with_a_service_that_
         assert len(manifests) >= 2, "no checkpoint was written before the kill"
 
         running = "\n".join(processes_in(tmp_path))
-        assert all(name in running for name in ["raylet", "gcs_server", "ray::ServeReplica", "VLLM"]), running
+        assert all(name in running for name in ["raylet", "gcs_server", "ray::ServeReplica"]), running
+        # The engine's process is spawned by its replica. vLLM sets the title VLLM::EngineCore, which some hosts ignore.
+        assert any(name in running for name in ["VLLM", "multiprocessing.spawn"]), running
 
         line = next(line for line in output.splitlines() if line.startswith("curl "))
         answer = json.loads(subprocess.run(shlex.split(line), capture_output=True, text=True, check=True).stdout)
