@@ -133,7 +133,7 @@ def test_what_goes_wrong_when_ranking_is_one_sentence(
         ([str(tmp_path / "none.json")], 2, "none.json cannot be read (No such file or directory)"),
         ([str(tmp_path / "half.json")], 2, "half.json is not valid JSON"),
         ([str(tmp_path / "list.json")], 2, "list.json does not hold a JSON object"),
-        ([str(request_file), "--url", NOWHERE], 1, f"no answer from {NOWHERE} (ConnectError"),
+        ([str(request_file), "--url", NOWHERE], 1, f"no response from {NOWHERE} (ConnectError"),
         ([str(request_file), "--url", keyed.url], 2, "the API key is missing; send your team's"),
         ([str(request_file), "--url", keyed.url, "--key-file", "none"], 2, "none cannot be read"),
         ([str(request_file), "--url", f"{listening.url}/there"], 2, "POST /there/v1/rank is not served"),

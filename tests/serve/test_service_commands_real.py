@@ -108,7 +108,7 @@ def test_a_service_is_started_asked_and_stopped(folder: Path) -> None:
         code, told = run("serve", "down", cwd=folder)
     assert code == 0, told
     code, refused = run("rank", "request.json", "--url", url, cwd=folder)
-    assert (code, f"no answer from {url} (ConnectError" in refused) == (1, True), refused
+    assert (code, f"no response from {url} (ConnectError" in refused) == (1, True), refused
 
 
 def test_in_the_foreground_ctrl_c_ends_the_service_and_all_of_it(folder: Path) -> None:

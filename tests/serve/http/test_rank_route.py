@@ -219,7 +219,7 @@ def test_the_client_passes_on_the_services_sentences(body: dict[str, Any]) -> No
             client.rank(task="bad", member_id="ada", candidates=["a"])
         with pytest.raises(BrewError, match="the service answered 503: upstream"):
             client.rank(task="down", member_id="ada", candidates=["a"])
-        with pytest.raises(BrewError, match=r"no answer from http://test.* \(ConnectError: refused\)"):
+        with pytest.raises(BrewError, match=r"no response from http://test.* \(ConnectError: refused\)"):
             client.rank(task="lost", member_id="ada", candidates=["a"])
 
 

@@ -40,7 +40,7 @@ def rank(
         from brew_serve.schemas.rank import RankResponse
 
         with open_client(url, key_file) as client:
-            response = client.send(Call(method="POST", path="/v1/rank", answer=RankResponse, body=body))
+            response = client.send(Call(method="POST", path="/v1/rank", response_type=RankResponse, body=body))
         if as_json:
             typer.echo(response.model_dump_json(indent=2))
         else:

@@ -21,8 +21,8 @@ from brew_serve.context.base import MemberContext
 from brew_serve.errors import Late
 from brew_serve.version import LoadedVersion
 
-from .engine_processes import engine_cores
-from .running_ray import RAY, running_ray
+from ..engine_processes import engine_cores
+from ..running_ray import RAY, running_ray
 
 if TYPE_CHECKING:
     from brew_serve.deployment.online_service import AppConfig

@@ -155,7 +155,7 @@ def test_a_busy_service_is_asked_again_when_it_says_so(ask: Callable[..., Any], 
 def test_without_a_word_the_waits_double_and_an_end_comes(ask: Callable[..., Any]) -> None:
     service = Service(busy(503, None))
     with pytest.raises(Overloaded, match=r"^wait\.$"):
-        ask(service, "rank", RANK, retries=Retries(most=3))
+        ask(service, "rank", RANK, retries=Retries(max_retries=3))
     assert service.waits == [0, 1, 2, 4]
 
 
@@ -184,7 +184,7 @@ def test_an_error_is_the_services_sentence_in_our_class(
 ) -> None:
     service = Service(httpx.Response(status, json={"error": "do this."}))
     with pytest.raises(BrewError, match=r"^do this\.$") as told:
-        ask(service, "rank", RANK, retries=Retries(most=0))
+        ask(service, "rank", RANK, retries=Retries(max_retries=0))
     assert type(told.value) is kind
     assert len(service.requests) == 1
 
@@ -199,7 +199,7 @@ def test_a_lost_replica_is_no_overload(ask: Callable[..., Any], code: str, kind:
     theirs = httpx.Response(503, json={"error": of_openai}, headers={"retry-after": "5"})
     for method, arguments, answer in [("rank", RANK, ours), ("models", {}, theirs)]:
         with pytest.raises(kind, match=r"^do this\. \(Retry-After: 5 s\)$") as told:
-            ask(Service(answer), method, arguments, retries=Retries(most=0))
+            ask(Service(answer), method, arguments, retries=Retries(max_retries=0))
         assert type(told.value) is kind
         assert told.value.retry_after == 5
 
@@ -207,10 +207,16 @@ def test_a_lost_replica_is_no_overload(ask: Callable[..., Any], code: str, kind:
 @pytest.mark.parametrize(
     ("came", "sentence"),
     [
-        (httpx.ConnectError("refused"), "no answer from http://test (ConnectError: refused). Check that the service"),
-        (httpx.ReadTimeout("slow"), "no answer from http://test in time (ReadTimeout). Give the client more seconds"),
+        (httpx.ConnectError("refused"), "no response from http://test (ConnectError: refused). Check that the service"),
+        (
+            httpx.ReadTimeout("slow"),
+            "no response from http://test in time (ReadTimeout). Give the client a longer timeout",
+        ),
         (httpx.Response(502, text="bad gateway"), "the service answered 502: bad gateway"),
-        (httpx.Response(200, text="<html>"), "http://test/v1/rank answered what is no RankResponse: '<html>'. Check"),
+        (
+            httpx.Response(200, text="<html>"),
+            "the response of http://test/v1/rank is not a valid RankResponse: '<html>'. Check",
+        ),
     ],
 )
 def test_what_is_no_answer_of_a_service_is_said(
@@ -221,5 +227,5 @@ def test_what_is_no_answer_of_a_service_is_said(
 
 
 def test_what_is_no_url_is_said() -> None:
-    with pytest.raises(UserError, match=r"'http://a:b' is no URL .*give one such as"):
+    with pytest.raises(UserError, match=r"'http://a:b' is not a URL .*Pass one such as"):
         RankClient("http://a:b")
