@@ -134,3 +134,13 @@ def test_the_bounds_of_a_part_are_half_open() -> None:
 def test_a_part_holds_about_its_share_of_the_members() -> None:
     share = sum(is_in_part(f"member-{i}", (0.0, 0.05)) for i in range(20_000)) / 20_000
     assert share == pytest.approx(0.05, abs=0.006)  # four standard deviations
+
+
+def test_validation_cuts_inside_the_training_part() -> None:
+    times = np.arange(100)
+    assert Split.of(times, SplitConfig(train_share=0.8)) == Split(train_until=79, until=99)
+    assert Split.of(times, SplitConfig(train_share=0.8, validation=True)) == Split(train_until=63, until=79)
+    with pytest.raises(UserError, match="exactly one of train_share and last_days"):
+        Split.of(times, SplitConfig())
+    with pytest.raises(UserError, match="leaves no rows on one side"):
+        Split.of(times, SplitConfig(last_days=400))

@@ -1,6 +1,7 @@
 """`first_cause` finds our own sentence whatever was wrapped around it."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,12 @@ def test_errors_survive_pickling(kind: type[BrewError]) -> None:
     again = pickle.loads(pickle.dumps(kind("a sentence")))
     assert type(again) is kind
     assert str(again) == "a sentence"
+
+
+def test_enospc_anywhere_in_a_chain_becomes_one_sentence() -> None:
+    with pytest.raises(OSError) as caught:
+        Path("/dev/full").write_bytes(b"x" * 10_000)
+    wrapped = RuntimeError("a worker died")
+    wrapped.__cause__ = caught.value
+    assert "no space left on the disk" in str(first_cause(wrapped))
+    assert "--run-dir" in str(first_cause(wrapped))

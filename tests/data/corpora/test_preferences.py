@@ -92,7 +92,7 @@ def test_both_formats_give_the_same_bins(compiler: PromptCompiler, tmp_path: Pat
 def test_the_documents_example_and_code_run(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "preferences.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "preferences.md").read_text()
     example, code = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("json", "python"))  # type: ignore[index]
     (tmp_path / "pairs.jsonl").write_text(example)
     tokenizer.save(tmp_path / "data" / "synthetic" / "tokenizer")

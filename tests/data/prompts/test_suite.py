@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +197,17 @@ def test_a_suite_of_another_format_version_is_refused(feed_suite: TaskSuite, ver
         ConfigError, match=f"suite feed_suite has {found}.*reads format_version 2 only. Use the release"
     ):
         TaskSuite.from_dict(data)
+
+
+@pytest.mark.parametrize("name", ["economic_graph", "movielens"])
+def test_shipped_suites_load_and_survive_a_round_trip(name: str) -> None:
+    suite = load_suite(name)
+    assert type(suite).from_dict(suite.to_dict()) == suite
+
+
+def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a built-in suite \\(economic_graph, movielens\\) nor a folder"):
+        load_suite("nope")
+    (tmp_path / "suite.yaml").write_text("name: x\nprofil: [a]\nentities: {}\n")
+    with pytest.raises(ConfigError, match="profil.*profile"):
+        load_suite(tmp_path)

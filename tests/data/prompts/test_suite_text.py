@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.suite import TaskSuite, load_suite
 from brew_platform.errors import UserError
 
 # All that `str.splitlines` takes for the end of a line.
@@ -83,3 +83,13 @@ def test_a_list_adds_at_most_one_line_per_element(words: TaskSuite, elements: li
 def test_an_unknown_entity_type_is_refused_with_the_known_ones(words: TaskSuite) -> None:
     with pytest.raises(UserError, match="entity type 'film' is unknown; this model reads job, post"):
         words.entity_text("film", {})
+
+
+def test_phrases_of_absent_fields_are_left_out() -> None:
+    suite = load_suite("economic_graph")
+    assert suite.profile_text({"title": "nurse", "location": None, "skills": "care"}) == "nurse\ncare\n"
+
+
+def test_a_list_is_one_line_each_and_no_field_can_forge_a_line() -> None:
+    suite = load_suite("economic_graph")
+    assert suite.profile_text({"title": "a\nb, c", "skills": "care, law"}) == "a b, c\ncare\nlaw\n"

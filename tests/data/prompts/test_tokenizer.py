@@ -142,3 +142,16 @@ def test_a_missing_or_malformed_file_is_refused_by_path(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("[]")
     with pytest.raises(UserError, match=r"tokenizer\.json is no"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_survives_its_folder_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["some words, some more words"], vocabulary_size=300)
+    tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.encode("some <|user|> words é") == tokenizer.encode("some <|user|> words é")
+    assert again.decode(again.encode("some <|user|> words é")) == "some <|user|> words é"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a valid tokenizer file"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match="vocabulary_size is 10; set it to at least 262"):
+        train_tokenizer([""], vocabulary_size=10)

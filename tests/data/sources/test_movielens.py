@@ -1,19 +1,16 @@
-"""MovieLens files, table checks, suites and the split: what they read, and what they refuse and how."""
+"""`read_movielens` converts the files to tables and refuses malformed files by name and line."""
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from brew_data.prompts.suite import load_suite
-from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables, micros, read_tables, write_tables
 from brew_data.sources.movielens import read_movielens
 from brew_data.split import Split, SplitConfig
-from brew_platform.errors import ConfigError, DataError, UserError
+from brew_platform.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "ml-100k"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "ml-100k"
 
 FILES = {
     "ml-100k.user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
@@ -94,50 +91,3 @@ def test_tables_refuse_wrong_columns_and_order(folder: Path) -> None:
     as_text = good.interactions.set_column(index, "timestamp", pa.array(["a", "b"]))
     with pytest.raises(DataError, match=f"column 'timestamp' is string, but {TIMESTAMP} is needed".replace("[", r"\[")):
         Tables(members=good.members, entities=good.entities, interactions=as_text)
-
-
-def test_validation_cuts_inside_the_training_part() -> None:
-    times = np.arange(100)
-    assert Split.of(times, SplitConfig(train_share=0.8)) == Split(train_until=79, until=99)
-    assert Split.of(times, SplitConfig(train_share=0.8, validation=True)) == Split(train_until=63, until=79)
-    with pytest.raises(UserError, match="exactly one of train_share and last_days"):
-        Split.of(times, SplitConfig())
-    with pytest.raises(UserError, match="leaves no rows on one side"):
-        Split.of(times, SplitConfig(last_days=400))
-
-
-@pytest.mark.parametrize("name", ["economic_graph", "movielens"])
-def test_shipped_suites_load_and_survive_a_round_trip(name: str) -> None:
-    suite = load_suite(name)
-    assert type(suite).from_dict(suite.to_dict()) == suite
-
-
-def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a built-in suite \\(economic_graph, movielens\\) nor a folder"):
-        load_suite("nope")
-    (tmp_path / "suite.yaml").write_text("name: x\nprofil: [a]\nentities: {}\n")
-    with pytest.raises(ConfigError, match="profil.*profile"):
-        load_suite(tmp_path)
-
-
-def test_phrases_of_absent_fields_are_left_out() -> None:
-    suite = load_suite("economic_graph")
-    assert suite.profile_text({"title": "nurse", "location": None, "skills": "care"}) == "nurse\ncare\n"
-
-
-def test_a_list_is_one_line_each_and_no_field_can_forge_a_line() -> None:
-    suite = load_suite("economic_graph")
-    assert suite.profile_text({"title": "a\nb, c", "skills": "care, law"}) == "a b, c\ncare\nlaw\n"
-
-
-def test_a_tokenizer_survives_its_folder_and_a_broken_one_is_refused(tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(["some words, some more words"], vocabulary_size=300)
-    tokenizer.save(tmp_path)
-    again = Tokenizer.load(tmp_path)
-    assert again.encode("some <|user|> words é") == tokenizer.encode("some <|user|> words é")
-    assert again.decode(again.encode("some <|user|> words é")) == "some <|user|> words é"
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match="is not a valid tokenizer file"):
-        Tokenizer.load(tmp_path)
-    with pytest.raises(UserError, match="vocabulary_size is 10; set it to at least 262"):
-        train_tokenizer([""], vocabulary_size=10)
