@@ -136,12 +136,12 @@ NORM = "model.norm.weight"
         (
             lambda folder: change_file(folder, lambda tensors: tensors.pop(NORM)),
             UserError,
-            r"has no tensor model\.norm\.weight, which its config\.json asks for",
+            r"has no tensor model\.norm\.weight, which its config\.json requires",
         ),
         (
             lambda folder: change_file(folder, lambda tensors: tensors.update({NORM: torch.ones(17)})),
             UserError,
-            r"model\.norm\.weight in .* has the shape \[17\], but config\.json asks for \[16\]",
+            r"model\.norm\.weight in .* has the shape \[17\], but config\.json requires \[16\]",
         ),
         (
             lambda folder: change_file(

@@ -195,10 +195,10 @@ def test_a_dense_half_precision_model_is_trained_in_float32_and_without_a_router
 @pytest.mark.parametrize(
     ("changes", "sizes", "message"),
     [
-        ({}, {"vocabulary_size": 51}, "knows 50 token ids, but the bins were made with 51"),
+        ({}, {"vocabulary_size": 51}, "has 50 token ids, but the bins were made with 51"),
         ({}, {"context_length": 65}, "reads at most 64 tokens"),
         ({"model_type": "mistral", "sliding_window": 32}, {}, "attends to the last 32 tokens only"),
-        ({"model_type": "gpt2"}, {}, r"is a gpt2, .* start from one of llama, .*mixtral"),
+        ({"model_type": "gpt2"}, {}, r"is of type gpt2, .* start from one of llama, .*mixtral"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(

@@ -161,7 +161,7 @@ def test_placement_at_full_size(shape: tuple[int, ...], parts: int, dim: int) ->
 
 
 def test_large_experts_that_many_workers_cannot_share_are_refused_with_a_number_that_works() -> None:
-    with pytest.raises(UserError, match=r"250 workers .* of shape \[8, 32768, 6144\] evenly, .*: take 192, or another"):
+    with pytest.raises(UserError, match=r"250 workers .* of shape \[8, 32768, 6144\] evenly, .*: use 192, or another"):
         placement(torch.Size((8, 32768, 6144)), 250)
     assert placement(torch.Size((8, 250, 130)), 7).dim == 0  # fewer workers than experts: nothing is padded
     assert placement(torch.Size((4, 33, 35)), 6).dim == 0  # small: padding costs nothing

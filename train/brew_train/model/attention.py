@@ -1,7 +1,7 @@
 """Attention over a packed row: each document attends to itself only, causally.
 
-No dense block-diagonal mask is ever made: on CPU that costs more than half of the training speed. Legend: T packed
-tokens, H query heads, G key/value heads, D head size.
+There is no dense block-diagonal mask: on CPU it would cost more than half of the training speed.
+Legend: T packed tokens, H query heads, G key/value heads, D head size.
 """
 
 from functools import cache
@@ -19,12 +19,12 @@ from brew_platform.errors import UserError
 
 __all__ = ["ATTENTION", "register_attention", "varlen_attention"]
 
-ATTENTION = "brew_varlen"  # transformers makes no mask for a name that it has no mask function for
-# PyTorch 2.11, shares key heads among query heads by default.
+ATTENTION = "brew_varlen"  # transformers creates no mask for an unknown name
+# PyTorch 2.11 has no such argument: it shares key heads among query heads by default.
 _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
-# How a row is split into documents is data, not shape, so it cannot be compiled.
+# Not compiled: the document lengths are data, not shapes.
 @torch.compiler.disable
 def varlen_attention(
     module: torch.nn.Module,
@@ -39,33 +39,33 @@ def varlen_attention(
     max_length_q: int,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each document of one packed row.
+    """Computes causal attention inside each document of one packed row.
 
-    In half precision, which is what a GPU trains in, by FlashAttention: flash-attn's kernel where that package is
-    installed, else the one inside PyTorch. In float32, which neither kernel knows, by SDPA document by document.
+    Half precision, which a GPU trains in, uses FlashAttention: the kernel of the package flash-attn if it is installed,
+    else PyTorch's own. Neither kernel supports float32, which uses SDPA for each document.
 
     Args:
-        module: the attention layer; not used, transformers passes it.
+        module: the attention layer; unused, but transformers passes it.
         query: shape [1, H, T, D].
         key, value: shape [1, G, T, D]; H is a multiple of G.
-        attention_mask: must be None: `cu_seq_lens_q` separates the documents.
-        scaling: of the scores; None means 1/sqrt(D).
+        attention_mask: None, because `cu_seq_lens_q` separates the documents.
+        scaling: factor of the scores; None: 1/sqrt(D).
         dropout: probability of dropping a score.
-        cu_seq_lens_q: int32, shape [documents + 1]: where each document starts, and T.
+        cu_seq_lens_q: int32, shape [documents + 1], start of each document, then T.
         max_length_q: tokens in the longest document.
 
     Returns:
-        The attended values, shape [1, T, H, D], and None (no scores are kept).
+        The attention output, shape [1, T, H, D], and None instead of the scores.
 
     Raises:
-        UserError: dropout is set, but only PyTorch's kernel is installed, which does not support it.
+        UserError: `dropout` is not 0, and flash-attn is not installed; PyTorch's kernel does not support dropout.
     """
     assert attention_mask is None, "a mask beside document boundaries would be ignored"
     if query.dtype != torch.float32:
         rows_THD = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
         return _flash(rows_THD, cu_seq_lens_q, max_length_q, scaling=scaling, dropout=dropout).unsqueeze(0), None
     lengths = cu_seq_lens_q.diff().tolist()
-    # split, not slices: the gradient of a slice is a zero-filled row as long as the whole bin, once per document.
+    # torch.split instead of slices: the gradient of each slice would be a zero-filled row as long as the whole bin.
     documents = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
     out = [
@@ -78,7 +78,7 @@ def varlen_attention(
 def _flash(
     rows_THD: list[torch.Tensor], cu_seqlens: torch.Tensor, longest: int, *, scaling: float | None, dropout: float
 ) -> torch.Tensor:
-    """FlashAttention's variable-length kernel on query, key and value; the output is shaped like the query."""
+    """Applies FlashAttention to query, key and value; returns a tensor of the query's shape."""
     query_THD, key_TGD, value_TGD = rows_THD
     package = _flash_attn() if query_THD.is_cuda else None
     if package is not None:
@@ -99,7 +99,7 @@ def _flash(
     if dropout > 0:
         raise UserError(
             f"the model drops {dropout:.0%} of its attention scores in training (attention_dropout), which PyTorch's "
-            f"own FlashAttention cannot: install flash-attn, or set attention_dropout to 0 in the model's config.json."
+            f"own FlashAttention does not support: install flash-attn, or set attention_dropout to 0 in config.json."
         )
     out_THD = varlen_attn(
         query_THD,
@@ -119,10 +119,10 @@ def _flash(
 
 @cache  # called once per layer and pass
 def _flash_attn() -> Any:
-    """The flash-attn package; None where it is not installed."""
+    """Returns the package flash-attn, or None if it is not installed."""
     return import_module("flash_attn") if find_spec("flash_attn") else None
 
 
 def register_attention() -> None:
-    """Makes `attn_implementation="brew_varlen"` known to transformers; may be called again."""
+    """Registers `varlen_attention` with transformers as `attn_implementation="brew_varlen"`; may be called again."""
     AttentionInterface.register(ATTENTION, varlen_attention)

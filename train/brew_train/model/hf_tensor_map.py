@@ -1,8 +1,8 @@
 """The mapping between parameters of a transformers model and tensors of a Hugging Face checkpoint.
 
-transformers 5 keeps the experts of a layer in two fused parameters, gate_up_proj [E, 2I, H] and down_proj [E, H, I],
-but its checkpoints, and vLLM, keep one matrix per expert and projection (transformers' conversion_mapping.py). All
-other parameters have their own name there, but that Mixtral calls its block of experts differently.
+transformers 5 stores the experts of a layer in two fused parameters, gate_up_proj [E, 2I, H] and down_proj [E, H, I].
+Its checkpoints and vLLM have one matrix per expert and projection (transformers' conversion_mapping.py). All other
+parameters have the same name in both, except that Mixtral has another name for the block of experts.
 Legend: E experts, I their inner width, H hidden size.
 """
 
@@ -20,40 +20,40 @@ EXPERTS = {  # model type -> block of experts, and the names of gate, up and dow
     "qwen3_moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
 }
 FAMILIES = (*DENSE, *EXPERTS)
-"""Values of `model_type` in config.json that are known here."""
+"""Supported values of `model_type` in config.json."""
 
 _LAYER = re.compile(r"(?P<layer>.*\.layers\.\d+)\.mlp\.(?P<rest>.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRegion:
-    """One tensor of a checkpoint as a region of a parameter."""
+    """A tensor of a checkpoint and the region of the parameter that it fills."""
 
-    name: str  # of the tensor
-    shape: tuple[int, ...]  # of the tensor; a parameter with one dimension more has size 1 there
-    offset: tuple[int, ...]  # where the region starts, in the parameter's dimensions
+    name: str  # name of the tensor
+    shape: tuple[int, ...]  # shape of the tensor; the region has size 1 in an additional leading dimension
+    offset: tuple[int, ...]  # start of the region, in the parameter's dimensions
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """The region's size, in the parameter's dimensions."""
+        """Size of the region, in the parameter's dimensions."""
         return (1,) * (len(self.offset) - len(self.shape)) + self.shape
 
 
 def tensor_regions(parameter: str, shape: Sequence[int], model_type: str) -> list[TensorRegion]:
-    """The tensors that make up a parameter, in the order of its experts.
+    """Returns the tensors that a parameter consists of, in the order of its experts.
 
     Args:
         parameter: name in the causal LM, as in `lm.named_parameters()`.
-        shape: of the whole parameter.
+        shape: shape of the whole parameter.
         model_type: one of `FAMILIES`.
 
     Returns:
-        Regions that fill the parameter and do not overlap.
+        Regions that cover the parameter and do not overlap.
     """
     whole = TensorRegion(name=parameter, shape=tuple(shape), offset=(0,) * len(shape))
     found = _LAYER.fullmatch(parameter)

@@ -21,33 +21,34 @@ from brew_train.model.model import RankingLM
 __all__ = ["materialize"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names; anything else is a quantised model
+FLOATS = ("F64", "F32", "F16", "BF16")  # dtype names of safetensors; a model with another dtype is quantised
 
 
 class _Source(Protocol):
     def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
-        """That region of the tensor, on the CPU, in any float type."""
+        """Returns a region of the tensor `entry`, on the CPU, in any float dtype."""
 
 
 def materialize(model: RankingLM, config: ModelConfig, context: DistributedContext, *, seed: int) -> None:
-    """Allocates this worker's shards on `world.device`, in float32, and fills them.
+    """Allocates this worker's shards on `context.device`, in float32, and fills them.
 
-    The same weights result whatever the number of workers and however the model is cut. At most one tensor of the
-    checkpoint (for fused experts: of one expert) is held beside the shards.
+    The weights do not depend on the number of workers or on the sharding. Besides the shards, at most one tensor of the
+    Hugging Face folder (one expert's, if experts are fused) is in memory.
 
     Args:
-        model: from `build_model`, sharded or not; what it held is lost.
-        config: the same that `build_model` was given. Without `init_from`, matrices are normal with standard deviation
-            `initializer_range`, gains 1 and biases 0.
-        seed: of the draw; each tensor has a generator of its own, seeded by this and its name.
+        model: from `build_model`, sharded or not; its current weights are lost.
+        config: the argument of `build_model`. Without `init_from`, matrices are drawn from a normal distribution with
+            standard deviation `initializer_range`, gains are 1 and biases 0.
+        context: the workers; every worker calls this function.
+        seed: seed of the random weights; each tensor has its own generator, seeded by this number and its name.
 
     Raises:
-        UserError: the folder's weights are not those that its config.json describes, or are no safetensors.
+        UserError: the weights in the folder do not match its config.json, are quantised, or are not in safetensors.
         DataError: a file is damaged.
     """
     lm = model.lm
     model.to_empty(device=context.device)
-    lm.tie_weights()  # without FSDP2, tied parameters were given memory of their own
+    lm.tie_weights()  # without FSDP2, to_empty allocates tied parameters separately
     _compute_buffers(lm)
     with ExitStack() as files, torch.no_grad():
         source: _Source = _Drawn(seed, lm.config.initializer_range)
@@ -58,17 +59,17 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
 
 
 def _compute_buffers(lm: nn.Module) -> None:
-    """Buffers are no part of a checkpoint (rotary frequencies): each module makes its own from the config."""
+    """Fills the buffers (rotary frequencies), which a checkpoint does not contain, from the config of each module."""
     for module in lm.modules():
         for name, buffer in module.named_buffers(recurse=False):
             buffer.copy_(getattr(type(module)(module.config), name))
 
 
 def _fill(parameter: torch.Tensor, parts: Sequence[TensorRegion], source: _Source) -> None:
-    """Copies what this worker holds of `parameter` from the tensors that it meets."""
+    """Fills this worker's shard of `parameter` from the tensors that overlap it."""
     start, local = (0,) * parameter.ndim, parameter
     if isinstance(parameter, DTensor):
-        (chunk,) = parameter.__create_chunk_list__()  # type: ignore[no-untyped-call]  # a shard's offsets and sizes
+        (chunk,) = parameter.__create_chunk_list__()  # type: ignore[no-untyped-call]  # offsets and sizes of the shard
         start, local = tuple(chunk.offsets), parameter.to_local()
     for entry in parts:
         slices, place = [], []
@@ -82,6 +83,8 @@ def _fill(parameter: torch.Tensor, parts: Sequence[TensorRegion], source: _Sourc
 
 
 class _Drawn:
+    """Random weights."""
+
     def __init__(self, seed: int, deviation: float) -> None:
         self._seed, self._deviation = seed, deviation
 
@@ -94,7 +97,7 @@ class _Drawn:
 
 
 class _Folder:
-    """Regions of the tensors in a folder's safetensors files, which are mapped into memory, not read."""
+    """Weights in the memory-mapped safetensors files of a Hugging Face folder."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
         self._folder, self._files = folder, files
@@ -102,7 +105,7 @@ class _Folder:
         self._index = self._find()
 
     def _find(self) -> dict[str, str]:
-        """File of each tensor."""
+        """Returns the file name of each tensor."""
         if (self._folder / INDEX).is_file():
             try:
                 index: dict[str, str] = json.loads((self._folder / INDEX).read_text())["weight_map"]
@@ -112,7 +115,7 @@ class _Folder:
         if not (self._folder / SINGLE).is_file():
             raise UserError(
                 f"{self._folder} has neither {SINGLE} nor {INDEX}: load the model with transformers and write it with "
-                f"save_pretrained, which makes safetensors."
+                f"save_pretrained, which creates safetensors files."
             )
         return dict.fromkeys(self._file(SINGLE).keys(), SINGLE)
 
@@ -129,8 +132,8 @@ class _Folder:
     def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
         if entry.name not in self._index:
             raise UserError(
-                f"{self._folder} has no tensor {entry.name}, which its config.json asks for: the two belong to "
-                f"different models; copy the model again, or start from another one."
+                f"{self._folder} has no tensor {entry.name}, which its config.json requires: the two belong to "
+                f"different models; copy the model again, or start from another model."
             )
         path = self._folder / self._index[entry.name]
         try:
@@ -144,7 +147,7 @@ class _Folder:
             ) from error
         if shape != entry.shape:
             raise UserError(
-                f"the tensor {entry.name} in {path} has the shape {list(shape)}, but config.json asks for "
+                f"the tensor {entry.name} in {path} has the shape {list(shape)}, but config.json requires "
                 f"{list(entry.shape)}: the two belong to different models; copy the model again."
             )
         raise UserError(

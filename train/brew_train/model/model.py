@@ -18,12 +18,12 @@ __all__ = ["RankingLM", "balance_loss", "build_model"]
 
 
 class RankingLM(nn.Module):
-    """A causal LM whose forward is the whole training step up to the loss.
+    """A causal LM whose forward pass returns the loss.
 
-    The head is applied inside this forward because, under FSDP2, its weights exist only while the root module runs.
+    The forward pass includes the head, because FSDP2 gathers the weights of the head only while the root module runs.
 
     Args:
-        lm: a causal LM that attends with `brew_varlen`.
+        lm: a causal LM with the attention `brew_varlen`.
         router_aux_loss: weight of the load-balancing loss; 0 for models without a router.
     """
 
@@ -35,27 +35,26 @@ class RankingLM(nn.Module):
     def forward(
         self, batch: Batch, objective: BatchLoss, context: DistributedContext
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss of one packed row.
+        """Computes the loss of one packed row.
 
-        In training mode the router's load-balancing loss is added to it, in each of the objective's micro-steps its
-        share; the other results are the objective's alone.
+        In training mode `loss` includes the load-balancing loss of the router, divided by the number of micro-steps.
+        The other results do not include it. FSDP2 requires a tuple to find the tensors that it attaches hooks to.
 
         Args:
             batch: this worker's share of the step, or of the micro-step.
-            objective: of the stage, made for this batch.
-            world: for the router's statistics, which are of all workers' tokens.
+            objective: the loss of the stage, bound to this batch.
+            context: the workers; the router's statistics are computed over all of their tokens.
 
         Returns:
-            loss: this worker's part of the step's loss, float32 scalar, differentiable.
-            losses_T: cross-entropy of each position, float32, 0 without a target; not differentiable.
-            sums_K: float64, the sums that the objective measures; not differentiable.
-            (A tuple, as FSDP2 finds the tensors to hook its backward to in tuples only.)
+            loss: float32 scalar, this worker's part of the loss of the step; differentiable.
+            losses_T: float32, cross-entropy of each position, 0 without a target; not differentiable.
+            sums_K: float64, the loss and the sum of each measure of the objective; not differentiable.
         """
         balanced = self.training and self.router_aux_loss > 0
         out = self.lm.get_decoder()(
             input_ids=batch.input_ids_1T,
             position_ids=batch.position_ids_1T,
-            attention_mask=None,  # with a mask or a cache, documents of one bin would see each other
+            attention_mask=None,  # with a mask or a cache, a token would attend to other documents of the bin
             use_cache=False,
             cu_seq_lens_q=batch.cu_seqlens,
             cu_seq_lens_k=batch.cu_seqlens,
@@ -72,18 +71,20 @@ class RankingLM(nn.Module):
 
 
 def balance_loss(router_logits: tuple[torch.Tensor, ...], *, top_k: int, context: DistributedContext) -> torch.Tensor:
-    """This worker's part of the load-balancing loss, the mean over layers of E · Σ_e f_e · P_e.
+    """Computes this worker's part of the load-balancing loss, the mean over layers of E · Σ_e f_e · P_e.
 
-    f_e is the share of all workers' assignments that go to expert e, P_e the mean probability that the router gives it
-    (Switch Transformer, arXiv:2101.03961, equations 4-6). f is summed over the workers first, and P_e is linear in the
-    tokens, so the workers' parts add up to the same loss whatever their number.
+    f_e is the share of all workers' assignments that go to expert e, P_e the mean router probability of expert e
+    (Switch Transformer, arXiv:2101.03961, equations 4-6). f_e is summed over the workers first, and P_e is linear in
+    the tokens. So the parts of all workers add up to the same loss for any number of workers.
+    Legend: L layers, T tokens, E experts, K experts per token.
 
     Args:
-        router_logits: per layer, shape [T, E].
-        top_k: experts per token.
+        router_logits: for each layer a tensor of shape [T, E].
+        top_k: K.
+        context: the workers.
 
     Returns:
-        float32 scalar; 1 / workers when routing is uniform.
+        float32 scalar; 1 / workers if the routing is uniform.
     """
     logits_LTE = torch.stack(router_logits).float()
     layers, experts = logits_LTE.shape[0], logits_LTE.shape[2]
@@ -98,15 +99,14 @@ def balance_loss(router_logits: tuple[torch.Tensor, ...], *, top_k: int, context
 
 
 def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
-    """The model on the meta device: shapes and float32 types without memory, until `weights.materialize` fills it.
+    """Returns the model on the meta device, in float32; `init_weights.materialize` allocates and fills its weights.
 
     Args:
         config: sizes, or the folder to start from.
-        shape: vocabulary of the tokenizer, and the longest document in tokens.
+        shape: size of the vocabulary, and context length in tokens.
 
     Raises:
-        UserError: `init_from` is no model that can be trained here, or has a smaller vocabulary or context than the
-            data need.
+        UserError: the model in `init_from` is not supported, or its vocabulary or context is smaller than `shape`.
     """
     register_attention()
     if config.init_from is None:
@@ -120,13 +120,13 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
     lm.set_attn_implementation(ATTENTION)
     has_router = getattr(lm.config, "num_experts_per_tok", None) is not None
     if has_router:  # transformers has no setter for models without experts
-        # On CPU batched_mm is 60 times slower. grouped_mm wants rows of 16 bytes, in bfloat16 too.
+        # On CPU batched_mm is 60 times slower. grouped_mm requires rows of a multiple of 16 bytes, also in bfloat16.
         aligned = all(size % 8 == 0 for p in lm.parameters() if p.ndim == 3 for size in p.shape[1:])
         lm.set_experts_implementation("grouped_mm" if aligned else "eager")
     if getattr(lm.get_output_embeddings(), "bias", None) is not None:
         raise UserError(
-            f"the model in {config.init_from} has a bias on its output head, which the fused loss leaves out; start "
-            f"from a model without one (Mixtral, Llama and Qwen have none)."
+            f"the model in {config.init_from} has a bias on its output head, which the fused loss does not support; "
+            f"start from a model without it, such as Mixtral, Llama or Qwen."
         )
     return RankingLM(lm, router_aux_loss=config.router_aux_loss if has_router else 0.0)
 
@@ -146,7 +146,7 @@ def _from_scratch(config: ModelConfig, *, vocabulary_size: int, context_length: 
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         tie_word_embeddings=config.tie_embeddings,
         router_aux_loss_coef=config.router_aux_loss,
-        # special tokens belong to the tokenizer, which travels beside the weights
+        # special tokens are defined by the tokenizer, which is exported beside the weights
         bos_token_id=None,
         eos_token_id=None,
         use_cache=True,
@@ -164,17 +164,17 @@ def _of_folder(folder: str, *, vocabulary_size: int, context_length: int) -> Pre
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"the config.json in {folder} cannot be read ({str(error).splitlines()[0]}): copy the model again, or "
-            f"start from another one."
+            f"start from another model."
         ) from error
     if settings.model_type not in FAMILIES:
         raise UserError(
-            f"the model in {folder} is a {settings.model_type}, whose weights and attention are not known here: start "
-            f"from one of {', '.join(FAMILIES)}."
+            f"the model in {folder} is of type {settings.model_type}, which is not supported: start from one of "
+            f"{', '.join(FAMILIES)}."
         )
     if settings.vocab_size < vocabulary_size:
         raise UserError(
-            f"the model in {folder} knows {settings.vocab_size} token ids, but the bins were made with "
-            f"{vocabulary_size}: build the data with that model's own tokenizer."
+            f"the model in {folder} has {settings.vocab_size} token ids, but the bins were made with "
+            f"{vocabulary_size}: build the data with the tokenizer of that model."
         )
     if settings.max_position_embeddings < context_length:
         raise UserError(
@@ -185,7 +185,7 @@ def _of_folder(folder: str, *, vocabulary_size: int, context_length: int) -> Pre
     if window and window < context_length:
         raise UserError(
             f"the model in {folder} attends to the last {window} tokens only (sliding_window), but the bins hold "
-            f"documents of up to {context_length}, and training attends to all of a document: build the data with a "
-            f"context length of at most {window}, or start from a model without a window."
+            f"documents of up to {context_length} tokens, and training attends to whole documents: build the data with "
+            f"a context length of at most {window}, or start from a model without a window."
         )
     return settings

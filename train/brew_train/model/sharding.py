@@ -1,7 +1,4 @@
-"""Sharding of the model over workers: FSDP2, HSDP, activation checkpointing and compilation.
-
-Works on a model on the meta device.
-"""
+"""Sharding of the model over workers: FSDP2, HSDP, activation checkpointing and compilation."""
 
 import math
 import os
@@ -22,24 +19,25 @@ from brew_train.model.model import RankingLM
 
 __all__ = ["micro_step", "placement", "shard"]
 
-LARGE_EXPERT = 2**24  # parameters; 64 MB of float32 on every worker, and as much for each of the optimizer's averages
+LARGE_EXPERT = 2**24  # parameters; each worker would hold 64 MB in float32, and as much for each optimizer state
 
 
 def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfig) -> None:
-    """Prepares `model` for training in this context, in place; without a mesh it stays whole.
+    """Shards `model` over the workers, in place. Without a mesh the model stays whole.
 
-    FSDP2 makes one group per decoder layer. Embeddings, last norm and head form the root group: the head must exist
-    while the root's forward makes the loss. Shards are float32, because the optimizer's averages are useless in
-    bfloat16; a GPU computes in bfloat16 and adds gradients up in float32. With a two-dimensional mesh every replica
-    holds a whole model, sharded over its own workers (HSDP).
+    Each decoder layer is one FSDP2 group. Embeddings, last norm and head form the root group, because the loss needs
+    the gathered head in the forward pass of the root. Shards are float32, because bfloat16 is too coarse for the
+    optimizer's averages. A GPU computes in bfloat16 and reduces gradients in float32. With a two-dimensional mesh every
+    replica holds a whole model, sharded over its own workers (HSDP).
 
     Args:
-        model: on any device, the meta device included.
-        world: its device decides the precision, its mesh how parameters are cut.
-        sharding: what is traded for memory or speed. How many replicas there are is the mesh's to say.
+        model: on any device, including the meta device.
+        context: its device determines the precision, its mesh the sharding and the number of replicas.
+        sharding: resharding, activation checkpointing and compilation; `replicas` is not used.
 
     Raises:
-        UserError: compilation is requested, but there is no compiler; or so many workers cannot share large experts.
+        UserError: `compile` is set, but there is no C++ compiler; or the number of workers cannot share large experts
+            evenly.
     """
     if sharding.compile and context.device.type == "cpu":
         _require_compiler()
@@ -48,13 +46,13 @@ def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfi
         _wrap(layer, sharding, context.device)
     if context.mesh is None:
         return
-    # Inputs are not cast: activations have the weights' type already, and a cast would reach the objective's numbers.
+    # Inputs are not cast: activations have the dtype of the weights already, and the objective's counts stay float64.
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if context.device.type == "cuda":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     parts = context.size // context.replicas
     for module in (*layers, model):
-        first_in_backward = module in (layers[-1], model)  # freed after the forward, they would be gathered right again
+        first_in_backward = module in (layers[-1], model)  # resharded, they would be gathered again immediately
         fully_shard(
             module,
             mesh=context.mesh,
@@ -66,15 +64,19 @@ def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfi
 
 
 def placement(shape: torch.Size, parts: int) -> Shard:
-    """The dimension along which a parameter is cut into `parts`.
+    """Returns the dimension along which a parameter is sharded.
 
-    Fused experts are [experts, out, in]: over dim 0 every worker beyond the number of experts would hold padding as
-    large as an expert, so they are cut along `out` or `in`. FSDP2 wants those to divide evenly: Mixtral 8x22B's
-    gate_up_proj [8, 32768, 6144] is cut along `out` over 256 workers, and along `in` over 384. Small experts may be cut
-    along dim 0 all the same.
+    Fused experts have the shape [experts, out, in]. Along dimension 0, every worker beyond the number of experts would
+    hold padding of the size of an expert, so they are sharded along `out` or `in`. FSDP2 requires shards of equal sizes
+    in these dimensions: gate_up_proj of Mixtral 8x22B, [8, 32768, 6144], is sharded along `out` over 256 workers, and
+    along `in` over 384. Small experts are sharded along dimension 0 if neither can be divided evenly.
+
+    Args:
+        shape: shape of the whole parameter.
+        parts: number of shards.
 
     Raises:
-        UserError: the experts are large, and neither dimension divides evenly.
+        UserError: the experts are large, and neither dimension is a multiple of `parts`.
     """
     if len(shape) == 3:
         for dim in (1, 2):
@@ -83,23 +85,24 @@ def placement(shape: torch.Size, parts: int) -> Shard:
         if parts > shape[0] and math.prod(shape[1:]) > LARGE_EXPERT:
             fitting = max(n for n in range(1, parts) if shape[1] % n == 0 or shape[2] % n == 0)
             raise UserError(
-                f"{parts} workers (in each replica) cannot share experts of shape {list(shape)} evenly, and each would "
-                f"hold a whole expert: take {fitting}, or another number that divides {shape[1]} or {shape[2]}."
+                f"{parts} workers (in each replica) cannot share experts of shape {list(shape)} evenly, so each would "
+                f"hold a whole expert: use {fitting}, or another number that divides {shape[1]} or {shape[2]}."
             )
     return Shard(0)
 
 
 def micro_step(model: nn.Module, *, last: bool, sharding: ShardingConfig) -> None:
-    """Says what the next forward and backward pass may leave out, because another one follows before the update.
+    """Sets which communication the next forward and backward pass omits, before a micro-step.
 
-    Where weights stay gathered between forward and backward, they stay so until the step's last backward, and gradients
-    are added up whole, in float32, and reduced once. Where the whole model does not fit (`reshard_after_forward`),
-    neither would whole gradients: each micro-step gathers and reduce-scatters, and only the all-reduce between
-    replicas waits for the last.
+    Without `reshard_after_forward`, weights stay gathered until the last backward pass of the step, and whole gradients
+    are accumulated in float32 and reduced once. With `reshard_after_forward`, whole weights and whole gradients do not
+    fit into memory: each micro-step gathers and reduce-scatters, and only the all-reduce between replicas is deferred
+    to the last one.
 
     Args:
-        model: as `shard` left it; a whole one communicates nothing anyway.
-        last: whether the update follows.
+        model: the model after `shard`; has no effect on a model that is not sharded.
+        last: whether the update follows this micro-step.
+        sharding: the argument of `shard`.
     """
     if not isinstance(model, FSDPModule):
         return
@@ -111,28 +114,29 @@ def micro_step(model: nn.Module, *, last: bool, sharding: ShardingConfig) -> Non
 
 
 def _wrap(layer: nn.Module, sharding: ShardingConfig, device: torch.device) -> None:
-    """Wraps the layer's forward inside of FSDP2's hooks, which then run once per pass and are not compiled.
+    """Adds compilation and activation checkpointing to the forward method of a layer, inside FSDP2's hooks.
 
-    Module wrappers would do the same, but they rename parameters, and a checkpoint must not depend on such settings.
+    The hooks then run once per pass and are not compiled. Module wrappers are not used, because they rename parameters:
+    checkpoints would depend on these settings.
     """
     forward: Any = layer.forward
     if sharding.compile:
         if device.type == "cpu":
             for module in layer.modules():
                 if any(parameter.ndim == 3 for parameter in module.parameters(recurse=False)):
-                    # inductor has no grouped_mm for CPU, and the way around it that transformers takes is far slower
+                    # inductor has no grouped_mm for CPU, and the replacement in transformers is much slower
                     module.forward = torch.compiler.disable(module.forward)  # type: ignore[no-untyped-call]
-        forward = torch.compile(forward, dynamic=True)  # each row has another length
+        forward = torch.compile(forward, dynamic=True)  # the lengths of rows differ
     if sharding.activation_checkpointing:
         forward = partial(checkpoint, forward, use_reentrant=False)
     layer.forward = forward
 
 
 def _forget_gathered(model: nn.Module, args: Any, output: Any) -> None:
-    """Frees gathered weights after a pass without gradients.
+    """Frees the gathered weights after a forward pass without gradients.
 
-    No backward pass will do it, and if the shards change before the next forward (an evaluation of averaged weights),
-    FSDP2 would go on with the stale copies.
+    No backward pass frees them. If the shards change before the next forward pass (evaluation of the averaged weights),
+    FSDP2 would use the stale copies.
     """
     if not torch.is_grad_enabled():
         for module in model.modules():
@@ -145,5 +149,5 @@ def _require_compiler() -> None:
     if shutil.which(compiler) is None:
         raise UserError(
             f"train.sharding.compile is on, but the C++ compiler {compiler} that torch.compile needs on CPU is not on "
-            f"the PATH: install it, name another in the environment variable CXX, or switch compile off."
+            f"the PATH: install it, set the environment variable CXX to another compiler, or switch compile off."
         )
