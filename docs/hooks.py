@@ -101,7 +101,7 @@ def row(field: ast.AnnAssign, lines: list[str]) -> str:
     default = "required" if field.value is None else f"`{ast.unparse(field.value)}`"
     factory = re.fullmatch(r"`field\(default_factory=(.+)\)`", default)
     default = f"`{factory[1]}()`" if factory else default
-    cells = (f"`{ast.unparse(field.target)}`", f"`{ast.unparse(field.annotation)}`", default)
+    cells = (f"`{ast.unparse(field.target).rstrip('_')}`", f"`{ast.unparse(field.annotation)}`", default)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, escape(comment or " ".join(above)))) + " |\n"
 
 

@@ -34,6 +34,9 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         sources: each a mapping, or the path of a YAML file. Mappings merge key by key, lists are replaced.
         overrides: `key=value`, the key dotted (`model.layers=2`, `tasks[0].weight=3`), the value YAML.
 
+    The key of a field whose name ends with an underscore, because the key is a Python keyword, has no underscore: the
+    field `from_` is written as `from`.
+
     Raises:
         ConfigError: unknown key (names the nearest known one), wrong type, missing value, malformed override,
             malformed YAML, missing file.
@@ -45,7 +48,7 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         else:
             config = _merge(cls, config, _read_yaml(Path(source)), str(source))
     for override in overrides:
-        config = _merge(cls, config, _nested(override, config), f"the override {override!r}")
+        config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}")
     try:
         return cast(T, OmegaConf.to_object(config))
     except MissingMandatoryValue as error:
@@ -75,7 +78,7 @@ def config_digest(obj: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name.rstrip("_"): getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, Enum):
@@ -101,7 +104,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], loaded)
 
 
-def _nested(override: str, config: DictConfig) -> Mapping[str, Any]:
+def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
     """`a.b[1].c=3` as nested mappings; the list elements beside the one named are taken from `config`."""
     key, equals, text = override.partition("=")
     parts = key.strip().replace("[", ".").replace("]", "").split(".")
@@ -114,7 +117,7 @@ def _nested(override: str, config: DictConfig) -> Mapping[str, Any]:
             f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put it in "
             f"quotes to give plain text."
         ) from error
-    current = OmegaConf.to_container(config, resolve=False)
+    current = _with_names(cls, OmegaConf.to_container(config, resolve=False), keys=True)
     return cast(Mapping[str, Any], _placed(parts, cast(dict, value)["value"], current, override))
 
 
@@ -136,7 +139,7 @@ def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
 def _merge(cls: type, config: DictConfig, values: Any, origin: str) -> DictConfig:
     _check(cls, values, "", origin)
     try:
-        return cast(DictConfig, OmegaConf.merge(config, values))
+        return cast(DictConfig, OmegaConf.merge(config, _with_names(cls, values)))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ConfigError(f"{origin}: {str(error).splitlines()[0]}. Correct it there.") from error
 
@@ -151,7 +154,7 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
     if isinstance(value, str) and value.startswith("${"):  # an interpolation: known only when all is merged
         return
     if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(inner)
+        hints = _hints_by_key(inner)
         for name, below in value.items():
             path = f"{key}.{name}" if key else str(name)
             renamed: Mapping[str, str] = getattr(inner, "RENAMED", {})  # earlier keys -> the keys that replace them
@@ -176,6 +179,32 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
         )
 
 
+def _hints_by_key(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields by their keys."""
+    hints = typing.get_type_hints(cls)
+    return {field.name.rstrip("_"): hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _with_names(hint: Any, value: Any, *, keys: bool = False) -> Any:
+    """`value`, whose mappings have keys, with field names instead; or the reverse with `keys`."""
+    inner = _bare(hint)
+    kind = typing.get_origin(inner)
+    if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(inner)
+        names = {field.name.rstrip("_"): field.name for field in dataclasses.fields(inner)}
+        if keys:
+            names = {name: key for key, name in names.items()}
+        return {
+            names.get(name, name): _with_names(hints.get(name if keys else names.get(name, name)), below, keys=keys)
+            for name, below in value.items()
+        }
+    if kind is dict and isinstance(value, Mapping):
+        return {name: _with_names(typing.get_args(inner)[1], below, keys=keys) for name, below in value.items()}
+    if kind in (list, tuple) and isinstance(value, list | tuple):
+        return [_with_names(typing.get_args(inner)[0], below, keys=keys) for below in value]
+    return value
+
+
 def _holds(hint: Any, value: Any) -> bool:
     """Whether OmegaConf would put `value` into a field of type `hint`, with its conversions ("3" is an int)."""
     field = dataclasses.make_dataclass("Field", [("value", hint)])
@@ -197,7 +226,7 @@ def _bare(hint: Any) -> Any:
 def _wanted(hint: Any) -> str:
     bare = _bare(hint)
     if dataclasses.is_dataclass(bare):
-        text = f"settings ({', '.join(field.name for field in dataclasses.fields(bare))})"
+        text = f"settings ({', '.join(_hints_by_key(bare))})"
     elif isinstance(bare, type) and issubclass(bare, Enum):
         text = f"one of {', '.join(bare.__members__)}"
     elif typing.get_origin(bare) in (list, tuple):

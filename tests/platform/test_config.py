@@ -171,3 +171,40 @@ def test_the_digest_depends_on_the_settings_only() -> None:
         config_digest({"rate": float("nan")})
     with pytest.raises(ConfigError, match="a set has no canonical form"):
         config_digest({"names": {"a"}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    from_: str | None = None  # the key is a Python keyword
+    size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    origin: Origin = field(default_factory=Origin)
+    others: list[Origin] = field(default_factory=list)
+    named: dict[str, Origin] = field(default_factory=dict)
+
+
+def test_a_field_whose_key_is_a_keyword_is_written_without_its_underscore(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("origin: {from: a}\nothers: [{from: b}]\nnamed: {x: {from: c}}\n")
+    loaded = load_config(Import, recipe, overrides=["origin.size=2", "others[0].from=d"])
+    assert loaded == Import(
+        origin=Origin(from_="a", size=2), others=[Origin(from_="d")], named={"x": Origin(from_="c")}
+    )
+    assert load_config(Import, overrides=["origin.from=e"]).origin == Origin(from_="e")
+    assert config_digest(Origin(from_="a")) == config_digest({"from": "a", "size": 1})
+
+
+@pytest.mark.parametrize("key", ["from_", "frm"])
+def test_the_field_name_of_a_keyword_key_is_unknown(key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"unknown key origin\.{key} in .*Did you mean origin\.from\? Known there: from, size"
+    ):
+        load_config(Import, {"origin": {key: "a"}})
+
+
+def test_a_section_of_the_wrong_type_names_its_keys() -> None:
+    with pytest.raises(ConfigError, match=r"origin must be settings \(from, size\)"):
+        load_config(Import, {"origin": 3})
