@@ -192,7 +192,7 @@ def test_nothing_that_cannot_be_recorded_stops_a_run(tmp_path: Path, caplog: pyt
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2, warnings  # each told once
     assert "metrics.jsonl cannot be written ([Errno 27] File too large)" in warnings[0]
-    assert warnings[1] == "metrics no longer go to Broken: no space left on device"
+    assert warnings[1] == "Broken failed and receives no more metrics: no space left on device"
     assert [event["kind"] for event in read_run(tmp_path)[1]] == ["finished"]
 
 

@@ -1,1 +1,1 @@
-"""Metrics and events of a run, and where they are written."""
+"""Records metrics and events of a training run, and sends them to sinks."""

@@ -1,7 +1,7 @@
 """Parameters and FLOPs per token of a model, and model FLOPs utilisation (MFU).
 
-MFU counts the model's own arithmetic only (PaLM, arXiv:2204.02311, appendix B): activation checkpointing runs the
-forward pass once more, which takes time and does not count.
+MFU counts the arithmetic of the model only (PaLM, arXiv:2204.02311, appendix B). The second forward pass of activation
+checkpointing takes time, but does not count.
 """
 
 import re
@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 __all__ = ["ModelSize", "mfu", "peak_flops"]
 
-# Dense bf16 FLOP/s of tensor cores at boost clock, from NVIDIA's data sheets, where figures "with sparsity" are twice
-# these. Matched as whole words of a device's name, the first one counts.
+# Dense bf16 FLOP/s of tensor cores at boost clock, from NVIDIA's data sheets; their figures "with sparsity" are twice
+# these. The first name that is part of the device name (as whole words) is used.
 PEAKS = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835e12),
@@ -28,37 +28,37 @@ PEAKS = (
     ("L40S", 362e12),
     ("L4", 121e12),
 )
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # of Mixtral, Qwen, DeepSeek: experts per layer
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # experts per layer in Mixtral, Qwen, DeepSeek
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """The sizes of a decoder that its arithmetic depends on."""
+    """Sizes of a decoder that determine its FLOPs."""
 
-    total: int  # parameters
-    active: int  # parameters that one token meets: of the experts, only the share that it is routed to
-    matmul: int  # of the active ones, those in matrix products: neither norms nor the look-up of embeddings
+    total: int  # number of parameters
+    active: int  # number of parameters per token: of the experts, only those that the token is routed to
+    matmul: int  # number of active parameters in matrix products, without norms and the look-up of embeddings
     attention: int  # query heads · head size, summed over the layers
 
     @classmethod
     def of(cls, lm: PreTrainedModel) -> "ModelSize":
-        """The size of `lm`, which may be on the meta device, or sharded (FSDP2's parameters know their whole size)."""
+        """Returns the size of `lm`, which may be on the meta device or sharded."""
         config = lm.config
-        share = 1.0  # of the experts' parameters
+        share = 1.0  # active share of the experts' parameters
         experts = next((n for key in EXPERTS if (n := getattr(config, key, None))), None)
         if experts and getattr(config, "num_experts_per_tok", None):
             share = config.num_experts_per_tok / experts
-        looked_up = lm.get_input_embeddings().weight
-        if looked_up is lm.get_output_embeddings().weight:
-            looked_up = None  # tied: the same matrix is also the head
+        lookup_weight = lm.get_input_embeddings().weight
+        if lookup_weight is lm.get_output_embeddings().weight:
+            lookup_weight = None  # tied: the same matrix is also the head
         total, active, matmul = 0, 0.0, 0.0
         for name, parameter in lm.named_parameters():
             size = parameter.numel()
-            met = size * share if ".experts." in name else float(size)
+            active_size = size * share if ".experts." in name else float(size)
             total += size
-            active += met
-            if parameter.ndim > 1 and parameter is not looked_up:
-                matmul += met
+            active += active_size
+            if parameter.ndim > 1 and parameter is not lookup_weight:
+                matmul += active_size
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             total=total,
@@ -69,40 +69,42 @@ class ModelSize:
 
     @classmethod
     def of_config(cls, config: PretrainedConfig) -> "ModelSize":
-        """The size of the causal LM that `config` describes, without making its weights."""
+        """Returns the size of the causal LM that `config` describes, without allocating its weights."""
         with torch.device("meta"):
             return cls.of(AutoModelForCausalLM.from_config(config))
 
     def flops_per_token(self, document_length: float, *, training: bool = True) -> float:
-        """Model FLOPs of one token.
+        """Returns the model FLOPs of one token.
 
         A matrix product costs 2 FLOPs per parameter and token in the forward pass, and twice that in the backward
-        pass. Attention multiplies each query with the keys up to itself, half of its document on average, and the
-        scores with as many values: 2 · 2 · `attention` · length / 2, and again twice that in the backward pass (a
-        kernel that makes the scores again in the backward pass does more, which does not count).
+        pass. Attention multiplies each query with the keys up to its position, on average half of its document, and the
+        scores with as many values: 2 · 2 · `attention` · length / 2, and twice that in the backward pass. The scores
+        that a kernel computes again in the backward pass do not count.
 
         Args:
-            document_length: tokens in the document that a token belongs to, mean over *tokens* (the sum of the
-                squared lengths over the sum of the lengths): long documents cost more than their number says.
-            training: forward and backward; False: the forward pass alone.
+            document_length: tokens in the document that a token belongs to, mean over *tokens*: the sum of the squared
+                lengths divided by the sum of the lengths.
+            training: True: forward and backward pass; False: forward pass only.
         """
         forward = 2.0 * self.matmul + 2.0 * self.attention * document_length
         return 3.0 * forward if training else forward
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 FLOP/s of a GPU, from the name that `torch.cuda.get_device_name` gives; None where it is not known."""
+    """Returns the dense bf16 FLOP/s of a GPU by `torch.cuda.get_device_name`; None for an unknown device."""
     return next((peak for name, peak in PEAKS if re.search(rf"\b{name}\b", device_name)), None)
 
 
 def mfu(*, tokens_per_second: float, flops_per_token: float, peak: float | None, devices: int) -> float | None:
-    """Model FLOPs utilisation: the share of the devices' peak that the model's own arithmetic takes.
+    """Returns the model FLOPs utilisation: model FLOP/s divided by the peak FLOP/s of the devices.
 
     Args:
-        tokens_per_second: real tokens of all devices together; padding does not count.
-        peak: FLOP/s of one device; None where it is not known, on CPUs above all.
+        tokens_per_second: tokens of all devices together, without padding.
+        flops_per_token: model FLOPs of one token, from `ModelSize.flops_per_token`.
+        peak: peak FLOP/s of one device; None if it is unknown, as for a CPU.
+        devices: number of devices.
 
     Returns:
-        A share between 0 and 1, or None without a peak.
+        A ratio between 0 and 1, or None without a peak.
     """
     return None if peak is None else tokens_per_second * flops_per_token / (peak * devices)

@@ -1,8 +1,9 @@
-"""Goodput: the share of the held time that went into steps done for the first time, and the causes of the rest.
+"""Goodput: the productive share of the time that a run holds its workers, and the causes of the lost time.
 
-The time line of a run is cut at its records, and each piece goes to exactly one cause: all pieces add up to the time
-held, whatever the records say. A piece ends at a record, which names parts of it (waiting for data, a checkpoint, an
-evaluation); what it does not name is the step, the start, the build ... that the record completes.
+Productive time is time in steps that are neither repeated nor skipped. The records of a run divide its time into
+intervals. Each record names parts of the interval before it (waiting for data, a checkpoint, an evaluation). The rest
+of the interval counts as the phase that the record completes: a step, the start, the build and so on. All parts add up
+to the held time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,63 +12,63 @@ from typing import Any
 
 __all__ = ["CAUSES", "Goodput", "GoodputMeter", "goodput"]
 
-CAUSES = {  # in the order that people are shown
-    "start": "from the launch until the workers enter our code: processes, imports, process groups",
-    "build": "building the model, restoring a checkpoint, opening bins, a stage's reference pass; until its first step",
-    "down": "from the last record of a lost attempt until the workers of the next one enter",
-    "repeated": "steps repeated because a worker was lost after the last checkpoint (the time of the repeats)",
-    "skipped": "steps left out because their loss was no number or exploded",
+CAUSES = {  # in the order of display
+    "start": "from the launch until the workers enter train(): processes, imports, process groups",
+    "build": "building the model, restoring a checkpoint, opening bins, reference pass; until the stage's first step",
+    "down": "from the last record of a lost attempt until the workers of the next attempt enter train()",
+    "repeated": "repeating steps that were lost with a worker after the last checkpoint",
+    "skipped": "steps that were skipped because of a bad loss or gradient",
     "data": "rank 0 waiting for bins",
-    "checkpoint": "training held up by a checkpoint",
+    "checkpoint": "training blocked by a checkpoint",
     "evaluation": "evaluating the averaged weights",
     "export": "after the last step: writing the exported weights",
-    "other": "between steps: writing records, agreeing with the other workers; and the last, unfinished step",
-    "unknown": "since the last record: a step under way, or workers that are gone; the next record tells",
+    "other": "between steps: writing records, synchronizing the workers; and the last, unfinished step",
+    "unknown": "since the last record: a step in progress, or lost workers; the next record assigns it to a cause",
 }
-_PARTS = {  # fields of any record that name a part of the time before it
+_PARTS = {  # cause -> field of a record that counts it in the interval before the record
     "checkpoint": "checkpoint_blocked_seconds",
     "evaluation": "evaluation_seconds",
     "data": "data_wait_seconds",
 }
 _ENDED_BY = {"launch": "down", "attempt": "down", "ready": "build", "finished": "export"}
-_TAKES = ("launch", "attempt")  # the first of these begins the time held
-_RELEASES = ("finished", "failed", "stopped")  # nothing is held from here to the next of those
+_TAKES = ("launch", "attempt")  # the first of these starts the held time
+_RELEASES = ("finished", "failed", "stopped")  # each of these ends the held time, until the next of _TAKES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goodput:
-    """What the time of a run came to, up to a moment; `productive_seconds` and `lost` add up to `held_seconds`."""
+    """Productive and lost time of a run; `productive_seconds` and the values of `lost` add up to `held_seconds`."""
 
-    held_seconds: float  # from the first launch until the run ends, with the gaps in which workers were down
-    productive_seconds: float  # inside steps that were done for the first time, without waiting
-    lost: dict[str, float]  # seconds by cause; every one of CAUSES
-    restarts: int  # times that workers entered after the first
+    held_seconds: float  # from the first launch to the end of the run, including the time when workers were down
+    productive_seconds: float  # in steps that are neither repeated nor skipped, without waiting for data
+    lost: dict[str, float]  # seconds by cause, for all CAUSES
+    restarts: int  # attempts after the first
     repeated_steps: int
     skipped_steps: int
 
     @property
     def goodput(self) -> float:
-        """Productive share of the time held, from 0 to 1; 0 before anything was held."""
+        """Productive share of the held time, from 0 to 1; 0 if no time was held."""
         return self.productive_seconds / self.held_seconds if self.held_seconds else 0.0
 
 
 class GoodputMeter:
-    """Folds a run's records, in the order of their times, into its goodput."""
+    """Computes the goodput of a run from its records, which are added in the order of their times."""
 
     def __init__(self) -> None:
-        self._holding = False  # workers, or waiting for them
-        self._mark = 0.0  # everything before is accounted for
+        self._holding = False  # whether the run holds workers or waits for them
+        self._mark = 0.0  # unix seconds up to which time is counted
         self._last = ""  # kind of the record at the mark
-        self._step = 0  # the furthest step ever done
+        self._step = 0  # largest step number so far
         self._held = self._productive = 0.0
         self._lost = dict.fromkeys(CAUSES, 0.0)
         self._attempts = self._repeated = self._skipped = 0
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Accounts for the time up to `record`, a row of metrics.jsonl or events.jsonl.
+        """Counts the time up to `record`, a row of metrics.jsonl or events.jsonl.
 
-        A time before the last one (clocks of two nodes differ) counts as no time. Events that happen inside a step
-        (restored, skipped, checkpointed, noticed) are ignored: the rows tell what they took.
+        A record that is earlier than the last one (the clocks of two nodes differ) adds no time. Events inside a step
+        (restored, skipped, checkpointed, noticed) are ignored, because the rows contain their times.
         """
         kind = record.get("kind", "step")
         if kind not in ("step", *_ENDED_BY, *_RELEASES) or (not self._holding and kind not in _TAKES):
@@ -86,7 +87,7 @@ class GoodputMeter:
         self._holding = kind not in _RELEASES
 
     def at(self, now: float) -> Goodput:
-        """The goodput at `now`, in unix seconds; what follows may still be added."""
+        """Returns the goodput at `now`, in unix seconds; more records may be added afterwards."""
         unknown = max(0.0, now - self._mark) if self._holding else 0.0
         return Goodput(
             held_seconds=self._held + unknown,
@@ -98,7 +99,7 @@ class GoodputMeter:
         )
 
     def _count_step(self, row: Mapping[str, Any], left: float) -> float:
-        """Counts a step's own seconds, at most those that are `left`, and returns them."""
+        """Counts the seconds of a step without its wait for data, at most `left`, and returns them."""
         own = min(left, max(0.0, (row.get("seconds") or 0.0) - (row.get("data_wait_seconds") or 0.0)))
         if row["step"] <= self._step:
             self._repeated += 1
@@ -120,12 +121,12 @@ class GoodputMeter:
 def goodput(
     rows: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]], *, now: float | None = None
 ) -> Goodput:
-    """The goodput of a run from its records (`telemetry.recorder.read_run` reads them).
+    """Returns the goodput of a run from its records (`telemetry.recorder.read_run` reads them).
 
     Args:
-        rows: of metrics.jsonl.
-        events: of events.jsonl.
-        now: unix seconds; None: the time of the last record, as of a run that is over.
+        rows: records of metrics.jsonl.
+        events: records of events.jsonl.
+        now: unix seconds; None: the time of the last record, for a run that has ended.
     """
     records = sorted([*events, *rows], key=lambda record: record["time"])
     meter = GoodputMeter()

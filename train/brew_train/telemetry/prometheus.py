@@ -1,6 +1,6 @@
 """Prometheus sink: gauges on the metrics endpoint of the Ray node that runs rank 0.
 
-Needs Ray, initialised in this process.
+Ray must be initialised in this process.
 """
 
 import threading
@@ -15,26 +15,26 @@ from brew_train.telemetry.recorder import MEASURES
 __all__ = ["PrometheusSink", "gauge_name"]
 
 _LABELS = ("attempt", "stage", "evaluation", "skipped")
-_CLEARER = {"time": "last_step_time_seconds", "seconds": "step_seconds"}  # where a row's name says too little alone
+_RENAMED = {"time": "last_step_time_seconds", "seconds": "step_seconds"}  # fields whose name is too short for a gauge
 _FROM_GOODPUT = {
-    "held_seconds": "time held since the first launch, with the gaps in which workers were down",
-    "productive_seconds": "time inside steps that were done for the first time",
-    "restarts": "times that workers entered after the first",
-    "repeated_steps": "steps done again after a loss",
-    "skipped_steps": "steps left out because of a bad loss",
+    "held_seconds": "time held since the first launch, including the time when workers were down",
+    "productive_seconds": "time in steps that are neither repeated nor skipped",
+    "restarts": "attempts after the first",
+    "repeated_steps": "steps repeated after a lost worker",
+    "skipped_steps": "steps skipped because of a bad loss or gradient",
 }
 REPEAT_SECONDS = 5.0  # below Ray's report interval of 10 s
 
 
 class PrometheusSink:
-    """Gauges of the last row; Ray puts `ray_` before their names, and adds tags of its own to `run` and `stage`.
+    """Exports the last row as gauges. Ray adds the prefix `ray_` to their names, and its own tags to `run` and `stage`.
 
-    Ray reports only gauges that were set since its last report, and forgets them 20 s later: those of a model whose
-    steps take longer would come and go. So a thread sets them again, until `close`; a run that is gone disappears.
+    Ray reports only gauges that were set since its last report, and removes them 20 s later. Steps may take longer than
+    that, so a thread sets the gauges again until `close`.
 
     Args:
-        run: tells runs apart.
-        repeat_seconds: how often the thread sets them.
+        run: value of the tag `run`.
+        repeat_seconds: interval between two settings by the thread.
     """
 
     def __init__(self, *, run: str, repeat_seconds: float = REPEAT_SECONDS) -> None:
@@ -42,13 +42,13 @@ class PrometheusSink:
         self._repeat = repeat_seconds
         self._gauges: dict[str, Gauge] = {}
         self._stage = ""
-        self._values: dict[tuple[str, str], float] = {}  # by name and cause; the cause is empty but for lost time
+        self._values: dict[tuple[str, str], float] = {}  # by name and cause; only lost time has a cause
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def step(self, row: Mapping[str, Any], goodput: Goodput) -> None:
-        """Sets the gauges to this row; what it has no number for is no longer reported."""
+        """Sets the gauges to the values of `row`, and stops reporting fields for which it has no number."""
         with self._lock:
             if row["stage"] != self._stage:
                 self._stage = row["stage"]
@@ -68,7 +68,7 @@ class PrometheusSink:
             self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread; Ray forgets the gauges soon after."""
+        """Stops the thread; Ray removes the gauges soon after."""
         self._closed.set()
         if self._thread:
             self._thread.join()
@@ -93,13 +93,13 @@ class PrometheusSink:
 
 
 def gauge_name(field: str) -> str:
-    """The gauge of a field of a metrics row or of a Goodput, without Ray's `ray_`."""
-    return f"brew_train_{_CLEARER.get(field, field)}"
+    """Returns the name of the gauge of a field of a metrics row or of `Goodput`, without Ray's prefix `ray_`."""
+    return f"brew_train_{_RENAMED.get(field, field)}"
 
 
 def _description(name: str) -> str:
     fields = {gauge_name(field): f"{m.meaning} [{m.unit}]" for field, m in MEASURES.items()}
     fields |= {gauge_name(field): meaning for field, meaning in _FROM_GOODPUT.items()}
-    fields["brew_train_lost_seconds"] = f"time held that was lost, by cause: {', '.join(CAUSES)}"
+    fields["brew_train_lost_seconds"] = f"held time that was lost, by cause: {', '.join(CAUSES)}"
     evaluation = name.replace("_evaluation_", "_")
     return fields.get(name) or f"evaluation: {fields.get(evaluation, 'a measure of the objective')}"

@@ -1,8 +1,8 @@
 """Records a training run: a metrics row after every optimizer step, and events.
 
-Both files have one JSON object per line and are only ever appended to, so a step that is repeated after a loss has a
-row for each time: the last one counts. A worker may be killed in the middle of a line; readers leave a torn line out,
-and writers begin a new one after it. Recording never stops a training: what cannot be written is logged, and left out.
+Both files have one JSON object per line and are append-only. A step that is repeated after a lost worker has several
+rows, of which the last is valid. A worker may be killed in the middle of a line: readers skip incomplete lines, and
+writers start a new line after them. A record that cannot be written is logged and dropped; it does not stop training.
 """
 
 import json
@@ -21,14 +21,14 @@ from brew_train.telemetry.goodput import Goodput, GoodputMeter
 __all__ = ["EVENTS", "KINDS", "MEASURES", "METRICS", "TENSORBOARD", "Measure", "Recorder", "Sink", "Tail", "read_run"]
 
 _log = logging.getLogger(__name__)
-METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"  # inside the run folder
+METRICS, EVENTS, TENSORBOARD = "metrics.jsonl", "events.jsonl", "tensorboard"  # names in the run folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """A field of a metrics row."""
 
-    unit: str  # empty: a name, a count, or a ratio
+    unit: str  # empty for a name or a number without a unit
     meaning: str
 
 
@@ -37,66 +37,66 @@ def _m(unit: str, meaning: str) -> Measure:
 
 
 MEASURES: dict[str, Measure] = {
-    "attempt": _m("", "which start of the workers made the row"),
+    "attempt": _m("", "id of the attempt (one start of the workers) that wrote the row"),
     "time": _m("unix seconds", "when the row was written, after the step and its evaluation"),
     "stage": _m("", "the stage's name"),
     "step": _m("steps", "optimizer steps done, over all stages"),
-    "steps": _m("steps", "of the whole run"),
-    "loss": _m("nats", "the objective over all workers' bins; null where it is not finite"),
+    "steps": _m("steps", "optimizer steps of the whole run"),
+    "loss": _m("nats", "loss of the objective over all workers' bins; null if it is not finite"),
     "prompt_loss": _m("nats", "mean cross-entropy of prompt tokens"),
     "answer_loss": _m("nats", "mean cross-entropy of answer tokens; in pairs, of the chosen answers"),
     "rejected_loss": _m("nats", "pairs only: mean cross-entropy of the rejected answers"),
     "accuracy": _m("ratio", "pairs only: share of pairs with a margin above 0"),
-    "margin": _m("nats", "pairs only: mean of what the objective drives apart (brew_train.objectives.base)"),
-    "grad_norm": _m("", "the gradient's global norm before clipping; null where it is not finite"),
-    "skipped": _m("", "whether the step was left out (on_bad_step=skip)"),
-    "learning_rate": _m("", "of this step"),
-    "tokens": _m("tokens", "real ones in this step, over all workers; there is no padding"),
+    "margin": _m("nats", "pairs only: mean of the difference that the objective increases (objectives.preference)"),
+    "grad_norm": _m("", "global norm of the gradient before clipping; null if it is not finite"),
+    "skipped": _m("", "whether the step was skipped (on_bad_step=skip)"),
+    "learning_rate": _m("", "learning rate of this step"),
+    "tokens": _m("tokens", "tokens in this step, over all workers; there is no padding"),
     "tokens_per_second": _m("tokens/s", "tokens of this step / seconds, all workers together"),
-    "mfu": _m("ratio", "model FLOP/s over the devices' peak; null where the peak is not known"),
-    "memory_bytes": _m("bytes", "most that rank 0 ever held: allocated on its GPU, or resident on CPU"),
-    "seconds": _m("seconds", "of the step: reading, forward, backward, update; no checkpoint, no evaluation"),
+    "mfu": _m("ratio", "model FLOP/s over the devices' peak; null if the peak is unknown"),
+    "memory_bytes": _m("bytes", "peak memory of rank 0: allocated on its GPU, or resident on CPU"),
+    "seconds": _m("seconds", "duration of the step: reading, forward, backward, update; no checkpoint or evaluation"),
     "data_wait_seconds": _m("seconds", "part of the step in which rank 0 read and packed bins"),
-    "checkpoint_blocked_seconds": _m("seconds", "that checkpoints held up training since the row before"),
-    "evaluation": _m("", "the objective's measures of the averaged weights on the evaluation bins, or null"),
-    "evaluation_seconds": _m("seconds", "that this evaluation took"),
-    "seconds_left": _m("seconds", "until the last step, if steps stay as fast as they were"),
-    "goodput": _m("ratio", "productive share of the time held so far (telemetry.goodput)"),
+    "checkpoint_blocked_seconds": _m("seconds", "time that checkpoints blocked training since the previous row"),
+    "evaluation": _m("", "loss and measures of the averaged weights on the evaluation bins, or null"),
+    "evaluation_seconds": _m("seconds", "duration of this evaluation"),
+    "seconds_left": _m("seconds", "estimated time until the last step, at the mean speed so far"),
+    "goodput": _m("ratio", "productive share of the held time so far (telemetry.goodput)"),
 }
 
-KINDS = {  # of events, beside time, attempt and kind
-    "launch": "a driver (or its relauncher) begins to start workers",
-    "attempt": "the workers are in our code and have checked what they were given (workers, checked_seconds)",
-    "restored": "a checkpoint was read (step, checkpoint)",
-    "ready": "the first step of an attempt or a stage begins (stage, step, checkpoint_blocked_seconds)",
+KINDS = {  # kind of event -> meaning, and its fields besides time, attempt and kind
+    "launch": "a driver (or its relauncher) starts workers",
+    "attempt": "the workers are in train() and have validated its arguments (workers, checked_seconds)",
+    "restored": "a checkpoint was restored (step, checkpoint)",
+    "ready": "the first step of an attempt or a stage starts (stage, step, checkpoint_blocked_seconds)",
     "checkpointed": "a checkpoint is complete (step, background_seconds)",
-    "skipped": "a bad step was left out (step, bins, loss)",
-    "noticed": "on request or because of a preemption, the run wrote a checkpoint at once (step)",
-    "failed": "the run ended with an error that starting it again would only repeat (error)",
-    "stopped": "someone interrupted the run",
+    "skipped": "a step with a bad loss or gradient was skipped (step, bins, loss)",
+    "noticed": "the run wrote a checkpoint at once, on request or because of a preemption (step)",
+    "failed": "the run ended with an error that a restart cannot fix (error)",
+    "stopped": "a user interrupted the run",
     "finished": "all steps are done and exported (step, checkpoint_blocked_seconds)",
 }
 
 
 class Sink(Protocol):
-    """Where rows go beside metrics.jsonl. One that raises is logged, and left out from then on."""
+    """Receives the rows of metrics.jsonl. A sink that raises is logged, and receives no more rows."""
 
     def step(self, row: Mapping[str, Any], goodput: Goodput) -> None:
-        """Takes a row as metrics.jsonl has it, and the goodput up to it."""
+        """Receives a row of metrics.jsonl, and the goodput up to it."""
 
     def close(self) -> None:
-        """Gives back what it holds; may be called twice."""
+        """Releases the resources of the sink; may be called twice."""
 
 
 class Recorder:
-    """Records a run, from one process at a time. Leaving its `with` block by a UserError records that, too.
+    """Records a run, from one process at a time. A UserError that leaves its `with` block is recorded as an event.
 
     Args:
-        run: the run's folder; it exists.
-        attempt: names this start of the workers, different from every other.
-        sinks: take the rows, too. TensorBoard's is added where tensorboardX is installed.
-        writes: false on the workers that record nothing, so that all can make the same calls.
-        clock: unix seconds.
+        run: run folder, which must exist.
+        attempt: unique id of this start of the workers.
+        sinks: receive the rows, too. The TensorBoard sink is added if tensorboardX is installed.
+        writes: False: record nothing. All workers make the same calls, but only rank 0 writes.
+        clock: returns unix seconds.
     """
 
     def __init__(
@@ -113,17 +113,17 @@ class Recorder:
         self._sinks = list(sinks)
         self._writes = writes
         self._clock = clock
-        self._meter: GoodputMeter | None = None  # made by the first step, from all that was recorded before
-        self._failed: set[str] = set()  # files that could not be written to
+        self._meter: GoodputMeter | None = None  # created by the first step, from all earlier records
+        self._failed: set[str] = set()  # names of files whose last write failed
 
     def step(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Records an optimizer step.
 
         Args:
-            row: MEASURES of the step, and those of its objective; `attempt`, `time` and `goodput` are added here.
+            row: MEASURES of the step, including those of its objective; `attempt`, `time` and `goodput` are added.
 
         Returns:
-            The row as recorded: with null for what is not finite. As given where this process records nothing.
+            The recorded row, with None for numbers that are not finite; a copy of `row` if `writes` is False.
         """
         if not self._writes:
             return dict(row)
@@ -137,13 +137,18 @@ class Recorder:
         for sink in list(self._sinks):
             try:
                 sink.step(recorded, goodput)
-            except Exception as error:  # whatever a sink meets must not cost the training
-                _log.warning("metrics no longer go to %s: %s", type(sink).__name__, error)
+            except Exception as error:  # an error of a sink must not stop training
+                _log.warning("%s failed and receives no more metrics: %s", type(sink).__name__, error)
                 self._sinks.remove(sink)
         return recorded
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Records that something of one of KINDS happened now. Any thread may tell of a checkpoint."""
+        """Records an event at the current time; may be called from any thread.
+
+        Args:
+            kind: one of KINDS.
+            **fields: JSON values.
+        """
         if not self._writes:
             return
         record = _finite({"time": self._clock(), "attempt": self._attempt, "kind": kind, **fields})
@@ -160,7 +165,7 @@ class Recorder:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, UserError):  # others may pass; the run is then launched again
+        if isinstance(error, UserError):  # other errors may be temporary, and the run is launched again
             self.event("failed", error=str(error))
         self.close()
 
@@ -174,7 +179,7 @@ class Recorder:
 
             self._sinks.append(TensorBoardSink(self._run / TENSORBOARD, attempt=self._attempt))
         except (ImportError, OSError) as error:
-            _log.info("no TensorBoard files: %s", error)
+            _log.info("TensorBoard files are not written: %s", error)
         return meter
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
@@ -182,18 +187,18 @@ class Recorder:
             append_line(self._run / name, record)
         except OSError as error:
             if name not in self._failed:
-                _log.warning("%s cannot be written (%s); training goes on without it", self._run / name, error)
+                _log.warning("%s cannot be written (%s); training continues without it", self._run / name, error)
             self._failed.add(name)
         else:
             self._failed.discard(name)
 
 
 class Tail:
-    """The records that are added to a file of records, whenever one looks.
+    """Reads the records that are appended to a file.
 
     Args:
-        path: may not exist yet.
-        from_end: leave out what it holds already.
+        path: file with one JSON object per line, which may not exist yet.
+        from_end: whether to skip the records that the file contains already.
     """
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
@@ -201,7 +206,7 @@ class Tail:
         self._position = path.stat().st_size if from_end and path.exists() else 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The records since the last call; without torn lines, and without one that is not complete yet."""
+        """Returns the records since the last call, without lines that are damaged or not complete yet."""
         try:
             with self._path.open("rb") as handle:
                 handle.seek(self._position)
@@ -213,21 +218,25 @@ class Tail:
         for line in lines:
             try:
                 records.append(json.loads(line))
-            except ValueError:  # torn, in the middle of a character at worst
+            except ValueError:  # the line is cut off, perhaps in the middle of a character
                 continue
         return records
 
 
 def read_run(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All rows of a run's metrics.jsonl, and all its events, as far as they are written."""
+    """Returns all rows of the metrics.jsonl of a run, and all its events."""
     return Tail(run / METRICS).read(), Tail(run / EVENTS).read()
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds one record in one write, on a line of its own even where a killed writer left half a line.
+    """Appends one record in one write, on a new line even if the last line is incomplete.
+
+    Args:
+        path: created if it does not exist.
+        record: JSON values; numbers must be finite.
 
     Raises:
-        OSError: it could not be written, or only in part.
+        OSError: the record could not be written completely.
     """
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -243,7 +252,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """`value` as JSON can hold it: NaN and infinities become null."""
+    """Returns `value` with None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

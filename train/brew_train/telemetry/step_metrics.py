@@ -16,23 +16,23 @@ __all__ = ["StepMetrics", "memory_bytes"]
 
 
 class StepMetrics:
-    """Makes the rows of one run.
+    """Computes the metrics rows of one run.
 
     Args:
-        model: whose arithmetic the MFU counts; whole or sharded.
-        world: the workers that a step's tokens are divided among.
-        steps: of the run, over all stages.
+        model: the model, whole or sharded; its size determines the MFU.
+        context: the workers that share the tokens of a step.
+        steps: number of steps of the run, over all stages.
     """
 
     def __init__(self, model: RankingLM, context: DistributedContext, *, steps: int) -> None:
         self._size = ModelSize.of(model.lm)
         self._peak = peak_flops(torch.cuda.get_device_name()) if context.device.type == "cuda" else None
-        self._world, self._steps = context, steps
+        self._context, self._steps = context, steps
 
     def row(
         self,
         stage: RunningStage,
-        done: StepResult,
+        result: StepResult,
         state: TrainState,
         *,
         seconds: float,
@@ -40,35 +40,38 @@ class StepMetrics:
         evaluated: dict[str, float | None] | None,
         evaluation_seconds: float,
     ) -> dict[str, Any]:
-        """Of the step that `state` has just been advanced by.
+        """Returns the metrics row of the last step; its fields are described in `recorder.MEASURES`.
 
         Args:
-            seconds: inside the step.
-            blocked_seconds: that training has waited for checkpoints since the row before.
-            evaluated: the objective on held-out bins; None where this step does not evaluate.
-            evaluation_seconds: that it took.
+            stage: the stage that the step belongs to.
+            result: result of the step.
+            state: counters after the step.
+            seconds: duration of the step.
+            blocked_seconds: time that training waited for checkpoints since the previous row.
+            evaluated: loss and measures on the evaluation bins; None without an evaluation after this step.
+            evaluation_seconds: duration of the evaluation.
         """
-        speed = done.tokens / seconds
+        speed = result.tokens / seconds
         return {
             "stage": stage.settings.name,
             "step": state.step,
             "steps": self._steps,
-            "loss": done.loss,
-            **done.measures,
-            "grad_norm": done.grad_norm,
-            "skipped": done.skipped,
+            "loss": result.loss,
+            **result.measures,
+            "grad_norm": result.grad_norm,
+            "skipped": result.skipped,
             "learning_rate": stage.optimizer.learning_rate,
-            "tokens": done.tokens,
+            "tokens": result.tokens,
             "tokens_per_second": speed,
             "mfu": mfu(
                 tokens_per_second=speed,
-                flops_per_token=self._size.flops_per_token(done.document_length),
+                flops_per_token=self._size.flops_per_token(result.document_length),
                 peak=self._peak,
-                devices=self._world.size,
+                devices=self._context.size,
             ),
-            "memory_bytes": memory_bytes(self._world.device),
+            "memory_bytes": memory_bytes(self._context.device),
             "seconds": seconds,
-            "data_wait_seconds": done.data_wait_seconds,
+            "data_wait_seconds": result.data_wait_seconds,
             "checkpoint_blocked_seconds": blocked_seconds,
             "evaluation": evaluated,
             "evaluation_seconds": evaluation_seconds if evaluated else 0.0,
@@ -77,7 +80,7 @@ class StepMetrics:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most memory that this process ever held, in bytes: allocated on its GPU, or resident on CPU."""
+    """Returns the peak memory of this process in bytes: allocated on its GPU, or resident on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux returns KiB

@@ -1,9 +1,7 @@
-"""TensorBoard sink: every number of a metrics row, by step.
+"""TensorBoard sink: every number of a metrics row, by step. Needs tensorboardX.
 
-Needs tensorboardX.
-
-tensorboardX's SummaryWriter is not used: it hands events to a thread through a bounded queue, and once that thread died
-(a full disk) the training would wait for it for ever. Its protocol buffers and checksum are.
+It uses the protocol buffers and the checksum of tensorboardX, but not its SummaryWriter, which sends events to a thread
+through a bounded queue: if that thread fails (a full disk), training would block.
 """
 
 import struct
@@ -24,26 +22,26 @@ _LABELS = ("attempt", "stage", "step", "steps", "time", "evaluation")
 
 
 class TensorBoardSink:
-    """Writes scalars `train/<name>` and `evaluation/<name>`, whole records and unbuffered, so that a kill loses none.
+    """Writes scalars `train/<name>` and `evaluation/<name>`, unbuffered, so that a killed process loses no record.
 
     Args:
-        folder: made if needed; `tensorboard --logdir` takes it or any folder above it.
-        attempt: tells this attempt's file from others'.
+        folder: created if it does not exist; `tensorboard --logdir` accepts it or a parent folder.
+        attempt: unique id of the attempt, for the file name.
     """
 
     def __init__(self, folder: Path, *, attempt: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names, hence the time in front
+        # TensorBoard reads the files of a folder in the order of their names, so the time comes before the attempt
         self._file = (folder / f"events.out.tfevents.{time.time():017.6f}.{attempt}").open("xb", buffering=0)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        self._began = False
+        self._started = False
 
     def step(self, row: Mapping[str, Any], goodput: Goodput) -> None:
-        """Adds the row's numbers; the first one hides what an earlier attempt wrote of this step and of later ones."""
-        if not self._began:
+        """Adds the numbers of a row. The first call hides the values of earlier attempts from this step on."""
+        if not self._started:
             start = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=row["time"], step=row["step"], session_log=start))
-            self._began = True
+            self._started = True
         numbers = {f"train/{name}": value for name, value in row.items() if name not in _LABELS}
         numbers |= {f"evaluation/{name}": value for name, value in (row.get("evaluation") or {}).items()}
         values = [
@@ -58,7 +56,7 @@ class TensorBoardSink:
         self._file.close()
 
     def _write(self, event: Event) -> None:
-        """One TFRecord: the length, its checksum, the bytes, their checksum."""
+        """Writes one TFRecord: the length, its checksum, the bytes, their checksum."""
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
         checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
