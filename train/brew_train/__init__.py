@@ -1,1 +1,1 @@
-"""From packed bins to averaged weights: model, losses, checkpoints, the loop, and its launch on Ray Train."""
+"""Trains models on packed bins: model, objectives, optimizers, checkpoints, training loop, launch on Ray Train."""

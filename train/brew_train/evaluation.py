@@ -28,60 +28,83 @@ def evaluate(
     *,
     reference: ReferenceLogProbs | None = None,
 ) -> dict[str, float | None]:
-    """The stage's objective on all of `bins`, with the weights that `model` holds.
+    """Computes loss and measures of the stage's objective on all of `bins`, with the current weights of `model`.
+
+    Args:
+        model: whole or sharded.
+        stage: its objective is evaluated.
+        bins: the evaluation bins.
+        context: the workers, which share the bins; every worker calls this function.
+        reference: log-probabilities of the reference model, for an objective that needs them.
 
     Returns:
-        `loss` and the objective's measures, of all bins together, the same on every worker; without the router's loss.
+        `loss` without the router's loss, and the mean of each measure, over all bins; the same on every worker.
     """
-    dealt = list(_dealt(bins, context))
-    counts_3 = context.sum_(torch.stack([batch.counts() * float(mine) for _, mine, batch in dealt]).sum(dim=0))
+    shared = list(_share_bins(bins, context))
+    counts_3 = context.sum_(
+        torch.stack([batch.counts() * float(is_counted) for _, is_counted, batch in shared]).sum(dim=0)
+    )
     objective = make_objective(stage.objective)
     total: torch.Tensor | None = None
-    for bin_id, mine, batch in dealt:
+    for bin_id, is_counted, batch in shared:
         reference_D = reference(np.array([bin_id])).to(context.device) if reference else None
         _, _, sums_K = _forward(model, batch, objective.bind(counts_3, reference_D=reference_D), context)
-        sums_K = sums_K * float(mine)
+        sums_K = sums_K * float(is_counted)
         total = sums_K if total is None else total + sums_K
     assert total is not None  # a reader has at least one bin
-    loss, *measured = context.sum_(total).tolist()
-    return {"loss": loss, **objective.means(torch.tensor(measured, dtype=torch.float64), counts_3)}
+    loss, *sums = context.sum_(total).tolist()
+    return {"loss": loss, **objective.means(torch.tensor(sums, dtype=torch.float64), counts_3)}
 
 
 def compute_reference(model: RankingLM, bins: BinReader, path: Path, context: DistributedContext) -> None:
-    """Writes the log-probability that `model` gives each document's answer to `path`, unless that is there already.
+    """Writes the log-probability of each document's answer under the current weights of `model` to `path`.
 
-    One pass at the stage's start stands for a second model in memory: the reference never changes in a stage.
+    The reference does not change within a stage, so this pass at its start replaces a second model in memory. The
+    function does nothing if the file exists.
+
+    Args:
+        model: the reference model, whole or sharded.
+        bins: the bins of the stage.
+        path: an npz file, visible to all workers under the same path.
+        context: the workers, which share the bins; every worker calls this function.
 
     Raises:
-        StorageError: it could not be written.
+        StorageError: the file could not be written.
     """
     if context.on_first(path.is_file):
         return
-    found: dict[int, np.ndarray] = {}
-    for bin_id, mine, batch in _dealt(bins, context):
+    computed: dict[int, np.ndarray] = {}
+    for bin_id, is_counted, batch in _share_bins(bins, context):
         _, _, logp_D = _forward(model, batch, reference_log_probabilities, context)
-        if mine:
-            found[bin_id] = logp_D[1:].to("cpu", torch.float32).numpy()
-    every = {bin_id: logp_D for part in context.gather(found) for bin_id, logp_D in part.items()}
-    context.on_first(lambda: _write(path, every))
+        if is_counted:
+            computed[bin_id] = logp_D[1:].to("cpu", torch.float32).numpy()
+    by_bin = {bin_id: logp_D for part in context.gather(computed) for bin_id, logp_D in part.items()}
+    context.on_first(lambda: _write(path, by_bin))
 
 
 def load_reference(path: Path, bins: BinReader) -> ReferenceLogProbs:
-    """What `compute_reference` wrote, as a function of bin ids.
+    """Returns the log-probabilities that `compute_reference` wrote, as a function of bin ids.
+
+    Args:
+        path: the npz file.
+        bins: the bins of the stage.
 
     Raises:
-        UserError: the file is missing or damaged; a stage that has begun cannot make it again.
+        UserError: the file is missing, damaged, or has another number of bins.
     """
     try:
-        with np.load(path) as held:
-            logp, ends = held["log_probabilities"], held["ends"]
+        with np.load(path) as arrays:
+            logp, ends = arrays["log_probabilities"], arrays["ends"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"the reference log-probabilities {path} cannot be read ({error}): the weights that they came from are "
-            f"trained on by now; restore the file from a backup, or start the stage in a new run folder."
+            f"the reference log-probabilities {path} cannot be read ({error}), and cannot be computed again, because "
+            f"training has changed the weights: restore the file from a backup, or start the stage in a new run folder."
         ) from error
     if len(ends) != bins.n_bins + 1:
-        raise UserError(f"{path} is of {len(ends) - 1} bins, but {bins.n_bins} are given: restore the stage's bins.")
+        raise UserError(
+            f"{path} has log-probabilities of {len(ends) - 1} bins, but the stage has {bins.n_bins} bins: restore the "
+            f"bins of the stage."
+        )
 
     def reference(bin_ids: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.concatenate([logp[ends[i] : ends[i + 1]] for i in bin_ids]))
@@ -89,8 +112,8 @@ def load_reference(path: Path, bins: BinReader) -> ReferenceLogProbs:
     return reference
 
 
-def _write(path: Path, every: dict[int, np.ndarray]) -> None:
-    parts = [every[bin_id] for bin_id in sorted(every)]
+def _write(path: Path, by_bin: dict[int, np.ndarray]) -> None:
+    parts = [by_bin[bin_id] for bin_id in sorted(by_bin)]
     ends = np.cumsum([0, *map(len, parts)])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,16 +126,17 @@ def _write(path: Path, every: dict[int, np.ndarray]) -> None:
         ) from error
 
 
-def _dealt(bins: BinReader, context: DistributedContext) -> Iterator[tuple[int, bool, Batch]]:
-    """(bin id, whether it counts, batch): bins dealt out to the workers, equally many to each.
+def _share_bins(bins: BinReader, context: DistributedContext) -> Iterator[tuple[int, bool, Batch]]:
+    """Yields this worker's share of the bins: (bin id, whether it is counted, batch).
 
-    FSDP2 needs every worker in every forward: who has no bin left reads bin 0 again, and it does not count.
+    Every worker gets the same number of bins, because FSDP2 needs all workers in every forward pass. A worker without a
+    bin reads bin 0 again, which does not count.
     """
     for start in range(0, bins.n_bins, context.size):
         bin_id = start + context.rank
-        mine = bin_id < bins.n_bins
-        bin_id = bin_id if mine else 0
-        yield bin_id, mine, collate([bins[bin_id]]).to(context.device)
+        is_counted = bin_id < bins.n_bins
+        bin_id = bin_id if is_counted else 0
+        yield bin_id, is_counted, collate([bins[bin_id]]).to(context.device)
 
 
 def _forward(

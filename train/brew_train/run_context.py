@@ -1,4 +1,4 @@
-"""What a training process gets from the program that starts it, besides the settings."""
+"""The arguments of a training run besides its settings: data, run folder, workers and callbacks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A stage in training: its bins and the position in them, its optimizer and its reference."""
+"""The state of a stage in training: its bins, the position in them, its optimizer and its reference."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,17 +24,17 @@ __all__ = ["RunningStage", "seed_step"]
 
 
 class RunningStage:
-    """A stage in training: its next step is the first one, or the one after a checkpoint.
+    """A stage in training. Its next step is the first one, or the one after a checkpoint.
 
     Args:
         config: settings of the run.
-        index: of the stage in `config.stages`.
-        model: holds the weights that the stage starts from; a checkpoint overwrites them.
-        run: data, run folder and workers. A stage with a reference keeps its log-probabilities in `out/reference/`.
-        resume: the checkpointer and a checkpoint of this stage; None starts the stage.
+        index: index of the stage in `config.stages`.
+        model: the model, with the weights that the stage starts from; a checkpoint overwrites them.
+        run: data, run folder and workers. The reference log-probabilities of a stage are in `out/reference/`.
+        resume: the checkpointer and a checkpoint of this stage; None: start the stage.
 
     Raises:
-        UserError: the bins do not fit, or the checkpoint is of another plan or model.
+        UserError: the bins do not fit the model, or the checkpoint belongs to another plan or model.
         DataError: the bins are damaged.
     """
 
@@ -84,19 +84,20 @@ class RunningStage:
         """Trains on the next bins.
 
         Args:
-            number: steps of the run done before this one; with the seed and the rank it fixes all random numbers.
-            mean_loss: running mean of the stage's losses.
+            number: number of steps of the run before this one. The random numbers of the step are a function of the
+                seed, this number and the rank.
+            mean_loss: running mean of the stage's losses; None: no loss is known yet.
 
         Returns:
-            What the step came to, and all workers' bin ids in it.
+            The result of the step, and the ids of its bins over all workers.
 
         Raises:
-            UserError: as `take_step`, with the stage and the step.
+            UserError: the error of `take_step`, with the names of the stage and the step.
         """
         bin_ids, position = self._order.take(self.position, self.settings.bins_per_step)
         seed_step(self._config.seed, number, self._context.rank)
         try:
-            done = take_step(
+            result = take_step(
                 self.model,
                 self.optimizer,
                 self.settings,
@@ -110,10 +111,10 @@ class RunningStage:
         except UserError as error:
             raise UserError(f"stage {self.settings.name}, step {number + 1}: {error}") from error
         self.position = position
-        return done, bin_ids.tolist()
+        return result, bin_ids.tolist()
 
     def evaluate(self) -> dict[str, float | None]:
-        """The objective of the averaged weights on the evaluation bins; the training weights are back afterwards."""
+        """Returns loss and measures of the averaged weights on the evaluation bins; keeps the training weights."""
         assert self.held_out is not None, "the stage does not evaluate"
         with self.optimizer.averaged():
             return evaluate(self.model, self.settings, self.held_out, self._context, reference=self._held_reference)
@@ -131,6 +132,12 @@ class RunningStage:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds torch for one step of one worker: a pure function of its arguments."""
+    """Seeds torch for one step of one worker with a pure function of the arguments.
+
+    Args:
+        seed: seed of the run.
+        step: number of steps of the run before this one.
+        rank: rank of the worker.
+    """
     (state,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state))

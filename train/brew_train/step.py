@@ -1,6 +1,6 @@
-"""One optimizer step: forward, backward, clipping, update and measures.
+"""One optimizer step: forward and backward passes, clipping, update and measures.
 
-Needs neither Ray nor pyarrow.
+Imports neither Ray nor pyarrow.
 """
 
 import math
@@ -23,33 +23,32 @@ from brew_train.optim.base import Optimizer
 
 __all__ = ["Bins", "ReferenceLogProbs", "StepResult", "share", "take_step"]
 
-ReferenceLogProbs = Callable[
-    [np.ndarray], torch.Tensor
-]  # bin ids -> float32 reference log-probability of each document
+ReferenceLogProbs = Callable[[np.ndarray], torch.Tensor]
+"""Returns the reference log-probability of each document, float32 [D], of the bins with these ids, int64 [B]."""
 
 
 class Bins(Protocol):
-    """Random access to bins by their ids."""
+    """Bins by their ids."""
 
     def __getitem__(self, bin_id: int) -> Bin: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step came to, of all workers together and the same on each."""
+    """Result of one step over all workers; the same on each, except `data_wait_seconds`."""
 
-    loss: float | None  # the objective, in nats; None where it is not finite
-    measures: dict[str, float | None]  # means by name, as the objective defines them; None without such targets
-    grad_norm: float | None  # before clipping; None where it is not finite
-    tokens: int  # real ones; there is no padding
-    document_length: float  # tokens in a document, mean over tokens; attention's cost depends on it
-    data_wait_seconds: float  # this worker's, reading and collating
-    skipped: bool = False  # the weights were left as they were
-    bad_bins: list[int] = field(default_factory=list)  # of a skipped step: those with a loss that is not finite, or all
+    loss: float | None  # loss of the objective in nats; None if it is not finite
+    measures: dict[str, float | None]  # mean of each measure of the objective; None without targets
+    grad_norm: float | None  # before clipping; None if it is not finite
+    tokens: int  # there is no padding
+    document_length: float  # tokens in a document, mean over tokens; the cost of attention depends on it
+    data_wait_seconds: float  # time in which this worker read and collated bins
+    skipped: bool = False  # whether the weights were not updated
+    bad_bins: list[int] = field(default_factory=list)  # of a skipped step: bins whose loss is not finite, or all bins
 
 
 def share(bin_ids: np.ndarray, context: DistributedContext, micro_steps: int) -> list[np.ndarray]:
-    """This worker's part of a step's bins, for each micro-step; sizes differ by one bin at most."""
+    """Returns this worker's share of the bins of a step, one array per micro-step; sizes differ by at most one bin."""
     return np.array_split(np.array_split(bin_ids, context.size)[context.rank], micro_steps)
 
 
@@ -65,33 +64,40 @@ def take_step(
     reference: ReferenceLogProbs | None = None,
     mean_loss: float | None = None,
 ) -> StepResult:
-    """Updates the weights once.
+    """Updates the weights once. Every worker calls this function with the same arguments.
 
     Args:
-        bins: where the bins are read from.
-        bin_ids: int64, all workers' bins of this step.
-        sharding: how the model is sharded; it says what micro-steps may keep gathered.
-        reference: of the objectives that compare with one (DPO).
-        mean_loss: running mean of the stage's losses, the reference for an exploding loss; None: not known yet.
+        model: in training mode, whole or sharded.
+        optimizer: the optimizer of the model's parameters.
+        stage: settings of the stage.
+        bins: the bins of the stage.
+        bin_ids: int64 [B], the bins of this step over all workers.
+        context: the workers.
+        sharding: how the model is sharded, which determines the communication of micro-steps.
+        reference: log-probabilities of the reference model, for an objective that needs them (DPO).
+        mean_loss: running mean of the stage's losses, to detect an exploding loss; None: no loss is known yet.
+
+    Returns:
+        The result of the step, which is skipped after a bad loss or gradient if `stage.on_bad_step` is skip.
 
     Raises:
         UserError: the loss or the gradient is not finite, or the loss explodes, and `stage.on_bad_step` is stop;
             the weights are unchanged.
-        DataError: a bin is damaged; on all workers, whichever read it.
+        DataError: a bin of any worker is damaged; raised on all workers.
     """
     started = time.perf_counter()
-    parts = share(bin_ids, context, stage.micro_steps)
-    batches, counts_3 = _read(parts, bins, context)
-    waited = time.perf_counter() - started
+    bin_ids_by_micro_step = share(bin_ids, context, stage.micro_steps)
+    batches, counts_3 = _read(bin_ids_by_micro_step, bins, context)
+    data_wait_seconds = time.perf_counter() - started
 
     objective = make_objective(stage.objective)
     sums = torch.zeros(0, dtype=torch.float64, device=context.device)
-    finite = []  # per micro-step, whether each position's loss is a number
-    for part, batch in zip(parts, batches, strict=True):
+    finite = []  # bool [T] per micro-step: whether the loss of each position is finite
+    for micro_step_ids, batch in zip(bin_ids_by_micro_step, batches, strict=True):
         loss_of_batch = objective.bind(
             counts_3,
             micro_steps=stage.micro_steps,
-            reference_D=reference(part).to(context.device) if reference else None,
+            reference_D=reference(micro_step_ids).to(context.device) if reference else None,
         )
         micro_step(model, last=batch is batches[-1], sharding=sharding)
         loss, losses_T, sums_K = model(batch, loss_of_batch, context)
@@ -102,20 +108,20 @@ def take_step(
     gradients = optimizer.gradients()
     squares = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
     lengths_D = torch.cat([batch.cu_seqlens.diff() for batch in batches]).double()
-    # Shards add up to the whole gradient; with several replicas each part is counted once per replica.
+    # The shards add up to the whole gradient; with several replicas each shard is counted once per replica.
     totals = context.sum_(torch.stack([squares / context.replicas, lengths_D.sum(), lengths_D.square().sum(), *sums]))
-    squared_norm, tokens, squared_lengths, total_loss, *measured = totals.tolist()
+    squared_norm, tokens, squared_lengths, total_loss, *measure_sums = totals.tolist()
     norm = math.sqrt(squared_norm)
-    means = objective.means(torch.tensor(measured, dtype=torch.float64), counts_3)
-    complaint = _complaint(total_loss, norm, mean_loss, stage)
-    bad: list[int] = []
-    if complaint:
+    means = objective.means(torch.tensor(measure_sums, dtype=torch.float64), counts_3)
+    fault = _find_fault(total_loss, norm, mean_loss, stage)
+    bad_bins: list[int] = []
+    if fault:
         optimizer.drop_gradients()
-        bad = _bad_bins(parts, bins, finite, context) or sorted(bin_ids.tolist())
+        bad_bins = _find_bad_bins(bin_ids_by_micro_step, bins, finite, context) or sorted(bin_ids.tolist())
         if stage.on_bad_step == "stop":
             raise UserError(
-                f"{complaint} in bins {bad}: lower learning_rate or max_grad_norm, look at those bins, or set "
-                f"on_bad_step=skip to leave such steps out; the last checkpoint is unharmed."
+                f"{fault} in bins {bad_bins}: lower learning_rate or max_grad_norm, inspect those bins, or set "
+                f"on_bad_step=skip to skip such steps; the last checkpoint is intact."
             )
     else:
         if norm > stage.max_grad_norm:
@@ -127,18 +133,22 @@ def take_step(
         grad_norm=norm if math.isfinite(norm) else None,
         tokens=int(tokens),
         document_length=squared_lengths / tokens,
-        data_wait_seconds=waited,
-        skipped=bool(complaint),
-        bad_bins=bad,
+        data_wait_seconds=data_wait_seconds,
+        skipped=bool(fault),
+        bad_bins=bad_bins,
     )
 
 
-def _read(parts: list[np.ndarray], bins: Bins, context: DistributedContext) -> tuple[list[Batch], torch.Tensor]:
-    """This worker's batches, and the global step's counts; an error of one worker is raised on all."""
+def _read(
+    bin_ids_by_micro_step: list[np.ndarray], bins: Bins, context: DistributedContext
+) -> tuple[list[Batch], torch.Tensor]:
+    """Returns this worker's batches, and the counts of the global step; raises an error of any worker on all."""
     batches: list[Batch] = []
     failure: BrewError | None = None
     try:
-        batches = [collate([bins[int(bin_id)] for bin_id in part]).to(context.device) for part in parts]
+        batches = [
+            collate([bins[int(bin_id)] for bin_id in bin_ids]).to(context.device) for bin_ids in bin_ids_by_micro_step
+        ]
     except BrewError as error:
         failure = error
     counts_4 = torch.zeros(4, dtype=torch.float64, device=context.device)
@@ -151,8 +161,8 @@ def _read(parts: list[np.ndarray], bins: Bins, context: DistributedContext) -> t
     return batches, counts_4[:3]
 
 
-def _complaint(loss: float, norm: float, mean_loss: float | None, stage: StageConfig) -> str:
-    """What is wrong with a step; empty if nothing is. The same on every worker."""
+def _find_fault(loss: float, norm: float, mean_loss: float | None, stage: StageConfig) -> str:
+    """Describes the fault of a step, the same on every worker; empty for a good step."""
     if not math.isfinite(loss) or not math.isfinite(norm):
         return f"the loss became {loss} and the gradient's norm {norm}"
     if mean_loss is not None and loss > mean_loss + stage.max_loss_rise:
@@ -160,14 +170,13 @@ def _complaint(loss: float, norm: float, mean_loss: float | None, stage: StageCo
     return ""
 
 
-def _bad_bins(
-    parts: list[np.ndarray], bins: Bins, finite: list[torch.Tensor], context: DistributedContext
+def _find_bad_bins(
+    bin_ids_by_micro_step: list[np.ndarray], bins: Bins, finite: list[torch.Tensor], context: DistributedContext
 ) -> list[int]:
-    """Ids of the bins, of all workers, that hold a position whose loss is not finite."""
-    mine: list[int] = []
-    for part, ok_T in zip(parts, finite, strict=True):
-        lengths = [len(bins[int(bin_id)].input_ids) for bin_id in part]
-        mine += [
-            int(bin_id) for bin_id, ok in zip(part, torch.split(ok_T.cpu(), lengths), strict=True) if not bool(ok.all())
-        ]
-    return sorted(bin_id for theirs in context.gather(mine) for bin_id in theirs)
+    """Returns the ids of all workers' bins that have a position whose loss is not finite."""
+    bad_bins: list[int] = []
+    for bin_ids, finite_T in zip(bin_ids_by_micro_step, finite, strict=True):
+        lengths = [len(bins[int(bin_id)].input_ids) for bin_id in bin_ids]
+        by_bin = torch.split(finite_T.cpu(), lengths)
+        bad_bins += [int(bin_id) for bin_id, ok in zip(bin_ids, by_bin, strict=True) if not bool(ok.all())]
+    return sorted(bin_id for worker_bins in context.gather(bad_bins) for bin_id in worker_bins)

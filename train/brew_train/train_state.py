@@ -9,54 +9,68 @@ from brew_train.step import StepResult
 
 __all__ = ["TrainState"]
 
-MEAN_DECAY = 0.98  # of the running mean of losses: about the last 50 steps
+MEAN_DECAY = 0.98  # decay of the running mean of losses: about the last 50 steps
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """How far the run is; a checkpoint holds it, beside tensors and the optimizer's numbers."""
+    """Counters of a run. A checkpoint stores them besides the tensors and the numbers of the optimizer."""
 
     stage: int = 0  # index into config.stages
     stage_step: int = 0  # steps done in that stage
     step: int = 0  # steps done over all stages
     tokens: int = 0
-    step_seconds: float = 0.0  # spent inside steps
+    step_seconds: float = 0.0  # total duration of the steps
     mean_loss: float | None = None  # running mean of the stage's losses
     skipped_in_a_row: int = 0
-    best: dict[str, Any] = field(default_factory=dict)  # of the stage: {step, loss} of its best evaluation so far
+    best: dict[str, Any] = field(default_factory=dict)  # {step, loss} of the best evaluation of the stage so far
 
     def enter(self, stage: int) -> None:
-        """Begins a stage."""
+        """Resets the counters of the stage, at the start of the stage with this index."""
         self.stage, self.stage_step, self.mean_loss, self.skipped_in_a_row, self.best = stage, 0, None, 0, {}
 
-    def advance(self, done: StepResult, seconds: float) -> None:
-        """Counts one step."""
+    def advance(self, result: StepResult, seconds: float) -> None:
+        """Counts one step.
+
+        Args:
+            result: result of the step.
+            seconds: duration of the step.
+        """
         self.stage_step += 1
         self.step += 1
-        self.tokens += done.tokens
+        self.tokens += result.tokens
         self.step_seconds += seconds
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if done.skipped else 0
-        if not done.skipped and done.loss is not None:
-            mean = done.loss if self.mean_loss is None else self.mean_loss
-            self.mean_loss = MEAN_DECAY * mean + (1 - MEAN_DECAY) * done.loss
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
+        if not result.skipped and result.loss is not None:
+            mean = result.loss if self.mean_loss is None else self.mean_loss
+            self.mean_loss = MEAN_DECAY * mean + (1 - MEAN_DECAY) * result.loss
 
     def improves(self, evaluated: dict[str, float | None] | None) -> bool:
-        """Whether an evaluation is the stage's best so far; if so, it is noted as that."""
+        """Returns whether an evaluation is the best of the stage so far, and stores it in `best` if it is.
+
+        Args:
+            evaluated: result of the evaluation; None without an evaluation.
+        """
         loss = evaluated["loss"] if evaluated else None
-        if loss is None or not loss < self.best.get("loss", float("inf")):  # so a loss that is not finite is none
+        if loss is None or not loss < self.best.get("loss", float("inf")):  # false for a NaN
             return False
         self.best = {"step": self.step, "loss": loss}
         return True
 
-    def is_due(self, every: int, stage: StageConfig) -> bool:
-        """Whether something that happens every `every` steps of a stage, and at its end, happens now; 0 is never."""
-        return every > 0 and (self.stage_step % every == 0 or self.stage_step == stage.steps)
+    def is_due(self, interval: int, stage: StageConfig) -> bool:
+        """Returns whether an action is due after this step.
+
+        Args:
+            interval: steps of the stage between two actions; the end of the stage is always due. 0: never due.
+            stage: the current stage.
+        """
+        return interval > 0 and (self.stage_step % interval == 0 or self.stage_step == stage.steps)
 
     def require_patience(self, stage: StageConfig) -> None:
-        """Raises a UserError after more skipped steps in a row than the stage bears."""
+        """Raises a UserError after more skipped steps in a row than `stage.max_skipped`."""
         if self.skipped_in_a_row > stage.max_skipped:
             raise UserError(
                 f"stage {stage.name}: the last {self.skipped_in_a_row} steps, up to {self.step}, were skipped, more "
-                f"than max_skipped={stage.max_skipped}: lower learning_rate, or look at the bins that events.jsonl in "
-                f"the run folder names."
+                f"than max_skipped={stage.max_skipped}: lower learning_rate, or inspect the bins that events.jsonl in "
+                f"the run folder lists."
             )
