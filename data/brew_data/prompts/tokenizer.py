@@ -1,99 +1,254 @@
-"""Trains, loads and applies the tokenizer: a byte-level BPE with control tokens that mark the turns of a chat.
+"""Trains, loads and applies the tokenizer: text to token ids, and back, with control tokens that mark a chat's turns.
 
 `Tokenizer.encode` never returns a control token, so external text cannot forge a turn.
 """
 
+import hashlib
+import json
+import sys
 from collections.abc import Iterable
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
+from tokenizers import Encoding, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from brew_platform.errors import UserError
+from brew_data.prompts.control_tokens import CONTROL_TOKENS, OWN_TOKENS, ControlTokens
+from brew_data.prompts.tokenizer_file import FILE, file_digest, read_model_tokenizer, sanitize
+from brew_platform.errors import ConfigError, UserError
+from brew_platform.files import replace_atomically
 
-__all__ = ["CONTROL_TOKENS", "Tokenizer", "train_tokenizer"]
+__all__ = ["CONTROL_TOKENS", "Tokenizer", "TokenizerConfig", "train_tokenizer"]
 
-# The order fixes their ids (0 ... 5) in every tokenizer that brew360 trains.
-CONTROL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|member|>", "<|user|>", "<|assistant|>"]
 LONGEST_TOKEN = 64  # bytes
+CACHE_BYTES = 64 * 2**20  # of the texts and ids that a tokenizer keeps
+PROBE = "Aa0 ~!@#$%^&*()_+-=[]{};':\",./<>?\\|`\n(b)\n\nc\td \u00e9\u00df \u6771\u4eac \U0001f600 \u0639\u0631"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Which tokenizer the data use.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    from_: str | None = None  # folder of a Hugging Face model whose tokenizer is used; null trains one on the data
+    vocabulary_size: int = 2_000  # largest number of ids of a trained tokenizer, 262 to 1,000,000; not used with `from`
+
+    def __post_init__(self) -> None:
+        smallest = 256 + len(CONTROL_TOKENS)
+        if not smallest <= self.vocabulary_size <= 1_000_000:
+            raise ConfigError(
+                f"tokenizer.vocabulary_size is {self.vocabulary_size}; set it to a number from {smallest} to 1000000."
+            )
+        if self.from_ == "":
+            raise ConfigError("tokenizer.from is empty; give the folder of a model, or null to train a tokenizer.")
 
 
 class Tokenizer:
     """Converts text to token ids, and back.
 
-    Text that spells a control token is encoded as ordinary bytes: external text cannot forge a turn.
+    Text that spells a control token is encoded as ordinary bytes: external text cannot forge a turn. This holds for
+    any file: control tokens that are not marked special, normalizers that rewrite text into a control token, and
+    vocabularies that contain one.
 
     Args:
-        fast: A Hugging Face fast tokenizer that has the control tokens.
+        json_text: The content of a `tokenizer.json`.
+        control_tokens: The tokens that have a role in a chat.
+        base_digest: SHA-256 of the tokenizer file of the base model that the tokenizer is from; None for others.
 
     Raises:
-        UserError: The tokenizer lacks a control token.
+        UserError: The file is not a tokenizer, it lacks a control token, or it cannot encode every text.
     """
 
-    def __init__(self, fast: FastTokenizer) -> None:
-        self._fast = fast
-        self._fast.encode_special_tokens = True
-        self.pad, self.end, self.system, self.member, self.user, self.assistant = map(self._control_id, CONTROL_TOKENS)
-        self.encode = lru_cache(maxsize=200_000)(self._encode)  # entities repeat
+    def __init__(
+        self, json_text: str, control_tokens: ControlTokens = OWN_TOKENS, *, base_digest: str | None = None
+    ) -> None:
+        self.control_tokens, self.base_digest = control_tokens, base_digest
+        self._json = sanitize(json_text)
+        try:
+            self._fast = FastTokenizer.from_str(self._json)
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise UserError(f"the {FILE} cannot be read ({error}). Replace it with that of the model.") from error
+        self._fast.encode_special_tokens = True  # text that spells a special token is ordinary text
+        roles = {role: self._id(token) for role, token in asdict(control_tokens).items() if token is not None}
+        self.pad, self.end, self.system = roles["pad"], roles["end"], roles["system"]
+        self.member, self.user, self.assistant = roles["member"], roles["user"], roles["assistant"]
+        self.bos = roles.get("bos")
+        added = self._fast.get_added_tokens_decoder()
+        self._control = frozenset(roles.values()) | {id_ for id_, token in added.items() if token.special}
+        text_ids = (id_ for id_ in self._fast.get_vocab().values() if id_ not in self._control)
+        self._vocabulary_size = max(*roles.values(), *text_ids) + 1
+        self._bytes = self._byte_ids()
+        self._cache: dict[str, tuple[int, ...]] = {}
+        self._cache_bytes = 0
+        if (decoded := self.decode(self.encode(PROBE, cached=False))) != PROBE:
+            raise UserError(
+                f"the tokenizer changes text: {PROBE!r} becomes {decoded!r}. Use the tokenizer.json that the model was "
+                f"published with."
+            )
 
-    def _control_id(self, token: str) -> int:
+    def _id(self, token: str) -> int:
         id_ = self._fast.token_to_id(token)
         if id_ is None:
-            raise UserError(f"the tokenizer has no {token} token; add {' '.join(CONTROL_TOKENS)} to it.")
+            raise UserError(f"the tokenizer has no {token} token; add {' '.join(self._tokens())} to it.")
         return int(id_)
 
+    def _tokens(self) -> list[str]:
+        return [token for token in asdict(self.control_tokens).values() if token is not None]
+
+    def _byte_ids(self) -> list[int]:
+        """The id of each byte: tokens <0x00> to <0xFF>, or the alphabet of a byte-level tokenizer."""
+        for names in ([f"<0x{byte:02X}>" for byte in range(256)], _byte_level_alphabet()):
+            ids = [self._fast.token_to_id(name) for name in names]
+            if None not in ids and self._control.isdisjoint(ids):
+                return ids
+        raise UserError(
+            "the tokenizer has no token for each byte, so it cannot encode every text. Use a byte-level tokenizer or "
+            "one with byte fallback."
+        )
+
+    def encode(self, text: str, *, cached: bool = True) -> tuple[int, ...]:
+        """Return the ids of a text. None of them is a control token, and no part of the text is cut.
+
+        Args:
+            text: Any text.
+            cached: Keep the result: for texts that repeat, such as entities. Texts of requests are not kept.
+        """
+        ids = self._cache.get(text)
+        if ids is None:
+            ids = self._encode(text)
+            if cached:
+                self._keep(text, ids)
+        return ids
+
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._fast.encode(text, add_special_tokens=False).ids)
+        encoding = self._fast.encode(text, add_special_tokens=False)
+        if self._control.isdisjoint(encoding.ids):
+            return tuple(encoding.ids)
+        return self._without_control(text, encoding)
+
+    def _without_control(self, text: str, encoding: Encoding) -> tuple[int, ...]:
+        """Replace each control token, and the tokens that share characters with it, by the bytes of its characters."""
+        ids: list[int] = []
+        spelled = -1  # end of the characters that have been spelled in bytes
+        tokens = list(zip(encoding.ids, encoding.offsets, strict=True))
+        index = 0
+        while index < len(tokens):
+            last, (start, end) = index, tokens[index][1]
+            found = tokens[index][0] in self._control
+            while last + 1 < len(tokens) and tokens[last + 1][1][0] < end:  # tokens of the same characters
+                last += 1
+                found |= tokens[last][0] in self._control
+                end = max(end, tokens[last][1][1])
+            if found:
+                start = max(start, spelled)
+                ids += (self._bytes[byte] for byte in text[start:end].encode())
+                spelled = end
+            else:
+                ids += (id_ for id_, _ in tokens[index : last + 1])
+            index = last + 1
+        return tuple(ids)
+
+    def _keep(self, text: str, ids: tuple[int, ...]) -> None:
+        size = sys.getsizeof(text) + sys.getsizeof(ids) + 32 * len(ids)
+        if self._cache_bytes + size > CACHE_BYTES:
+            self._cache, self._cache_bytes = {}, 0
+        if size <= CACHE_BYTES:
+            self._cache[text] = ids
+            self._cache_bytes += size
 
     def __reduce__(self) -> tuple:
-        return Tokenizer.from_json, (self.to_json(),)
+        return _load, (self._json, self.control_tokens, self.base_digest)
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of ids, including control tokens."""
-        return int(self._fast.get_vocab_size())
+        """One more than the largest id that prompts contain: a model needs so many rows of embeddings.
+
+        Control tokens without a role are not counted; Gemma's tokenizer has one that its text models lack.
+        """
+        return self._vocabulary_size
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """The ids of all control tokens; no text yields them."""
+        return self._control
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of `tokenizer.json`."""
+        return hashlib.sha256(self._json.encode()).hexdigest()
 
     def decode(self, ids: Iterable[int]) -> str:
         """Convert ids to text that includes the control tokens; for logs and tests."""
         return str(self._fast.decode(list(ids), skip_special_tokens=False))
 
     def to_json(self) -> str:
-        """Serialize the tokenizer as text that `from_json` reads."""
-        return str(self._fast.to_str())
+        """Return the content of `tokenizer.json`."""
+        return self._json
 
     @staticmethod
-    def from_json(text: str) -> "Tokenizer":
+    def from_json(text: str, control_tokens: ControlTokens = OWN_TOKENS) -> "Tokenizer":
         """Read a tokenizer that `to_json` wrote."""
-        return Tokenizer(FastTokenizer.from_str(text))
+        return Tokenizer(text, control_tokens)
+
+    @staticmethod
+    def from_model(folder: str | Path) -> "Tokenizer":
+        """Load the tokenizer of a base model of a known family, with control tokens for the roles of a chat.
+
+        The family's reserved tokens take the roles; where it has none, tokens are added (`control_tokens`).
+
+        Raises:
+            UserError: The folder has no tokenizer, it cannot be read, or it belongs to no known family.
+        """
+        text, tokens = read_model_tokenizer(Path(folder))
+        return Tokenizer(text, tokens, base_digest=file_digest(Path(folder)))
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers and vLLM load."""
-        from transformers import PreTrainedTokenizerFast
-
-        PreTrainedTokenizerFast(
-            tokenizer_object=self._fast,
-            pad_token="<|pad|>",  # noqa: S106  (a token, not a password)
-            eos_token="<|end|>",  # noqa: S106
-            split_special_tokens=True,
-        ).save_pretrained(folder)
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": self.control_tokens.pad,
+            "eos_token": self.control_tokens.end,
+            "bos_token": self.control_tokens.bos,
+            "split_special_tokens": True,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": int(1e30),  # what transformers writes for "no limit"
+        }
+        replace_atomically(folder / FILE, self._json)
+        replace_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2))
 
     @staticmethod
-    def load(folder: Path) -> "Tokenizer":
+    def load(
+        folder: Path, control_tokens: ControlTokens = OWN_TOKENS, *, base_digest: str | None = None
+    ) -> "Tokenizer":
         """Load the tokenizer in `folder/tokenizer.json`.
 
         Raises:
             UserError: The file is missing, unreadable, or lacks a control token.
         """
-        path = folder / "tokenizer.json"
+        path = folder / FILE
         if not path.exists():
             raise UserError(f"{path} does not exist. Pass a model folder that contains a tokenizer.")
         try:
-            return Tokenizer.from_json(path.read_text())
-        except Exception as error:  # the tokenizers library raises bare Exception
+            return Tokenizer(path.read_text(), control_tokens, base_digest=base_digest)
+        except (OSError, UnicodeDecodeError, UserError) as error:
             raise UserError(
                 f"{path} is not a valid tokenizer file ({error}). Replace it with the tokenizer.json of the model."
             ) from error
+
+
+def _load(json_text: str, control_tokens: ControlTokens, base_digest: str | None) -> Tokenizer:
+    return Tokenizer(json_text, control_tokens, base_digest=base_digest)
+
+
+def _byte_level_alphabet() -> list[str]:
+    """The character of each byte in a byte-level vocabulary: printable bytes stand for themselves (GPT-2)."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
@@ -132,4 +287,4 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
         show_progress=False,
     )
     fast.train_from_iterator(texts, trainer)
-    return Tokenizer(fast)
+    return Tokenizer(fast.to_str())

@@ -133,7 +133,7 @@ def test_a_tokenizer_without_a_control_token_is_refused_by_name(tokenizer: Token
         Tokenizer.from_json(json.dumps(content))
     assert missing in str(refusal.value)
     with pytest.raises(UserError, match="has no <"):
-        Tokenizer(FastTokenizer(models.BPE()))
+        Tokenizer(FastTokenizer(models.BPE()).to_str())
 
 
 def test_a_missing_or_malformed_file_is_refused_by_path(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""All that turns records into token ids, as one unit with a digest: it travels from the data to every served version.
+
+tokenizer.json          the tokenizer
+tokenizer_config.json   the same for transformers and vLLM
+suite.json              tasks, surfaces and templates (`TaskSuite.to_dict`)
+prompt.json             token budget, control tokens, the digest; written last
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from brew_data.prompts.compiler import PromptCompiler, PromptFormat
+from brew_data.prompts.control_tokens import ControlTokens
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tokenizer import Tokenizer
+from brew_platform.config import config_digest, load_config
+from brew_platform.errors import UserError
+from brew_platform.files import replace_atomically
+
+__all__ = ["PROMPT_FILE", "PromptBundle"]
+
+FORMAT_VERSION = 1
+PROMPT_FILE, SUITE_FILE = "prompt.json", "suite.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptBundle:
+    """Suite, prompt format and tokenizer. Data, model and server fit together if their bundles have the same digest.
+
+    Args:
+        suite: Surfaces, tasks and templates.
+        format: The token budget of a prompt.
+        tokenizer: The tokenizer of the model that reads the prompts.
+    """
+
+    suite: TaskSuite
+    format: PromptFormat
+    tokenizer: Tokenizer
+
+    @staticmethod
+    def of(compiler: PromptCompiler) -> "PromptBundle":
+        """Return the bundle of a compiler."""
+        return PromptBundle(suite=compiler.suite, format=compiler.format, tokenizer=compiler.tokenizer)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) over suite, prompt format, control tokens and tokenizer."""
+        return config_digest(
+            {
+                "format_version": FORMAT_VERSION,
+                "suite": self.suite.to_dict(),
+                "format": asdict(self.format),
+                "control_tokens": asdict(self.tokenizer.control_tokens),
+                "tokenizer": self.tokenizer.digest,
+            }
+        )
+
+    def compiler(self) -> PromptCompiler:
+        """Build the compiler.
+
+        Raises:
+            UserError: As `PromptCompiler`.
+        """
+        return PromptCompiler(self.suite, self.tokenizer, self.format)
+
+    def save(self, folder: Path) -> None:
+        """Write the files of the bundle, `prompt.json` last.
+
+        Args:
+            folder: Created if it does not exist; may contain a model.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PROMPT_FILE).unlink(missing_ok=True)  # a mix of two bundles must not look complete
+        self.tokenizer.save(folder)
+        replace_atomically(folder / SUITE_FILE, json.dumps(self.suite.to_dict(), indent=1, ensure_ascii=False))
+        content = {
+            "format_version": FORMAT_VERSION,
+            "format": asdict(self.format),
+            "control_tokens": asdict(self.tokenizer.control_tokens),
+            "base_tokenizer": self.tokenizer.base_digest,
+            "digest": self.digest,
+        }
+        replace_atomically(folder / PROMPT_FILE, json.dumps(content, indent=1, ensure_ascii=False))
+
+    @staticmethod
+    def load(folder: Path) -> "PromptBundle":
+        """Load what `save` wrote.
+
+        Raises:
+            UserError: A file is missing, malformed, or not the one that was saved with the others.
+            ConfigError: As `TaskSuite.from_dict`, or the prompt format has an unknown key.
+        """
+        content = _read(folder / PROMPT_FILE)
+        if content.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"{folder / PROMPT_FILE} has format_version {content.get('format_version')!r}, but this release reads "
+                f"{FORMAT_VERSION} only. Build the data again with this release."
+            )
+        bundle = PromptBundle(
+            suite=TaskSuite.from_dict(_read(folder / SUITE_FILE)),
+            format=load_config(PromptFormat, content.get("format") or {}),
+            tokenizer=Tokenizer.load(
+                folder,
+                ControlTokens.from_dict(content.get("control_tokens")),
+                base_digest=content.get("base_tokenizer"),
+            ),
+        )
+        if bundle.digest != content.get("digest"):
+            raise UserError(
+                f"the prompts in {folder} have the digest {bundle.digest[:12]}, but {PROMPT_FILE} records "
+                f"{str(content.get('digest'))[:12]}: tokenizer.json, suite.json or {PROMPT_FILE} was changed or comes "
+                f"from other data. Copy all of them from the data that the model was trained on."
+            )
+        return bundle
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist: prompts need tokenizer.json, suite.json and {PROMPT_FILE}. Pass a folder that "
+            f"`brew360 data build` or training wrote."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}). Copy the file again.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not a JSON object. Copy the file again.")
+    return data
