@@ -1,6 +1,9 @@
 """Benchmark quality per task: AUC and log loss of the scores, the popularity baseline, and the best reachable AUC."""
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +12,11 @@ import pyarrow.compute as pc
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
-from brew_platform.errors import BrewError
+from brew_platform.errors import BrewError, ConfigError
 from brew_platform.metrics import auc, logloss, smoothed_mean
+from brew_platform.registry.gates import Gate
 
-__all__ = ["TaskQuality", "benchmark", "count_benchmark_scores"]
+__all__ = ["TaskQuality", "benchmark", "count_benchmark_scores", "validate_gates"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,46 @@ class TaskQuality:
         if self.best_auc == self.baseline_auc:
             return None
         return (self.auc - self.baseline_auc) / (self.best_auc - self.baseline_auc)
+
+    @property
+    def gain(self) -> float | None:
+        """auc - baseline_auc; None if one is unknown."""
+        return None if self.auc is None or self.baseline_auc is None else self.auc - self.baseline_auc
+
+    def figures(self) -> dict[str, Any]:
+        """All figures by name, as reports and the registry store them and gates name them."""
+        return {**asdict(self), "gain": self.gain, "gap_closed": self.gap_closed}
+
+
+_NEED_TRUTH = ("best_auc", "gap_closed")
+_FIGURES = (*(field.name for field in fields(TaskQuality)), "gain", "gap_closed")
+
+
+def validate_gates(gates: Sequence[Gate], tasks: Collection[str], *, has_true_probabilities: bool) -> None:
+    """Check that a benchmark can measure the figure of every gate.
+
+    Args:
+        gates: Figures are TASK.FIGURE.
+        tasks: Names of the suite's tasks.
+        has_true_probabilities: Whether the data have the true probability of every interaction.
+
+    Raises:
+        ConfigError: A gate names an unknown task or figure, or one that the data cannot give.
+    """
+    for gate in gates:
+        task, _, figure = gate.figure.rpartition(".")
+        for name, known, what in [(task, tasks, "task"), (figure, _FIGURES, "figure")]:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise ConfigError(
+                    f"release.gates names {gate.figure}, but the benchmark does not have the {what} {name!r}. Did you "
+                    f"mean {near[0] if near else 'another'}? Write TASK.FIGURE; the {what}s are {', '.join(known)}."
+                )
+        if figure in _NEED_TRUTH and not has_true_probabilities:
+            raise ConfigError(
+                f"release.gates names {gate.figure}, but the source does not have true probabilities, so that the best "
+                f"reachable AUC is unknown. Set {task}.gain or {task}.auc instead."
+            )
 
 
 def count_benchmark_scores(tables: Tables, suite: TaskSuite, split: Split) -> int:

@@ -23,7 +23,7 @@ SMALL = [
     "train.model.hidden_size=64", "train.model.heads=2", "train.model.kv_heads=1", "train.model.intermediate_size=64",
     "train.model.layers=2",
     "train.stages.0.steps=4", "train.stages.1.steps=8", "train.checkpoint_every=4",
-    "release.requests=4", "release.min_gap_closed=null",
+    "release.requests=4", "release.force_reason=tiny",
 ]  # fmt: skip
 PORT = 18_360
 

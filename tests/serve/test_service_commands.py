@@ -284,7 +284,7 @@ def test_help_and_wrong_settings_wait_for_no_heavy_import(tmp_path: Path) -> Non
 def test_requests_that_do_not_exist_are_named(tmp_path: Path, version: LoadedVersion, tables: Tables) -> None:
     registry = Registry(open_store(str(tmp_path / "runs/registry")))
     registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, gates=[], author="test")
+    registry.promote(1, force=True, reason="test", author="test")
     MemberContext.build(tables, tmp_path / "c.db")
     done = run("score", "none.parquet", "out", "context_path=c.db", cwd=tmp_path)
     assert (done.returncode, "none.parquet is no Parquet file" in done.stdout) == (2, True), done.stdout

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, version: LoadedVersion, tables: Tables) -> Iterator[P
     """A folder to run in, with a registry and a member context; no process that was started in it may be left."""
     registry = Registry(open_store(str(tmp_path / "runs/registry")))
     registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, gates=[], author="test")
+    registry.promote(1, force=True, reason="test", author="test")
     MemberContext.build(tables, tmp_path / "context.sqlite")
     yield tmp_path
     deadline = time.monotonic() + 20
@@ -161,7 +161,7 @@ def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
 
     registry = Registry(open_store(str(folder / "runs/registry")))  # production moves meanwhile
     registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(2, gates=[], author="test")
+    registry.promote(2, force=True, reason="test", author="test")
 
     code, output = run(*command, cwd=folder)
     assert code == 0, output

@@ -21,7 +21,6 @@ from brew_cluster.jobs.demo_report import (
     show_figures,
     show_quality,
     show_rankings,
-    task_figures,
     write_report,
 )
 from brew_cluster.jobs.demo_slates import DemoSlate, choose_slates
@@ -34,10 +33,10 @@ from brew_platform.config import config_digest
 from brew_platform.console.progress import Phases
 from brew_platform.processes import ProcessTreeMeter
 from brew_platform.provenance import source_commit
-from brew_platform.registry.registry import GateOutcome, Registry
+from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.batch.dataset_scoring import score_requests
-from brew_serve.benchmark import TaskQuality, benchmark, count_benchmark_scores
+from brew_serve.benchmark import benchmark, count_benchmark_scores
 from brew_serve.client import RankClient
 from brew_serve.context.base import MemberContext
 from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
@@ -113,10 +112,16 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                         "commit": commit,
                         "job": ray.get_runtime_context().get_job_id(),
                     },
-                    metrics={name: task_figures(task) for name, task in quality.items()},
+                    metrics={name: task.figures() for name, task in quality.items()},
+                    gates=config.release.gates,
                     author="brew360 demo",
                 )
-                registry.promote(version.number, gates=_gates(config, quality), author="brew360 demo")
+                registry.promote(
+                    version.number,
+                    author="brew360 demo",
+                    force=bool(config.release.force_reason),
+                    reason=config.release.force_reason,
+                )
 
             with phases.phase("serve"):
                 # Only interactions up to the cut: later ones include the candidates' outcomes.
@@ -140,7 +145,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
 
     report: dict[str, object] = {
         "source": config.source,
-        "tasks": {name: task_figures(task) for name, task in quality.items()},
+        "tasks": {name: task.figures() for name, task in quality.items()},
         "train": {
             "tokens_per_second": trained.tokens_per_second,
             "steps": trained.steps,
@@ -172,20 +177,6 @@ def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # 
         done += batch.num_rows
         progress.update(done)
     return pa.concat_tables(batches).sort_by([("interaction_id", "ascending"), ("task", "ascending")])
-
-
-def _gates(config: DemoConfig, quality: dict[str, TaskQuality]) -> list[GateOutcome]:
-    gates = []
-    for name, task in quality.items():
-        if config.release.min_gap_closed is not None and task.gap_closed is not None:
-            gates.append(_gate(f"{name}.gap_closed", task.gap_closed, config.release.min_gap_closed))
-        if config.release.min_gain is not None and task.auc is not None and task.baseline_auc is not None:
-            gates.append(_gate(f"{name}.gain", task.auc - task.baseline_auc, config.release.min_gain))
-    return gates
-
-
-def _gate(name: str, value: float, threshold: float) -> GateOutcome:
-    return GateOutcome(name=name, value=value, threshold=threshold, passed=value >= threshold)
 
 
 def _rank(url: str, slates: list[DemoSlate], progress) -> tuple[list, list[float]]:  # type: ignore[no-untyped-def]

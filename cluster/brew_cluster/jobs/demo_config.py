@@ -2,27 +2,34 @@
 
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.suite import load_suite
 from brew_data.sources.base import NoSettings, Source, load_source
 from brew_data.split import SplitConfig
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
+from brew_platform.registry.gates import ReleaseConfig
+from brew_serve.benchmark import validate_gates
 from brew_serve.engines.config import EngineConfig
 from brew_train.config import TrainConfig
 
-__all__ = ["RECIPES", "DemoConfig", "ReleaseConfig", "load_recipe"]
+__all__ = ["RECIPES", "DemoConfig", "DemoReleaseConfig", "load_recipe"]
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseConfig:
-    """The thresholds of a promotion, and the slates that the demo ranks over HTTP."""
+class DemoReleaseConfig(ReleaseConfig):
+    """The conditions of a promotion, and the slates that the demo ranks over HTTP."""
 
-    min_gap_closed: float | None = None  # least (AUC - popularity AUC) / (best AUC - popularity AUC) of each task
-    min_gain: float | None = None  # least AUC above the popularity baseline
+    RENAMED: ClassVar[dict[str, str]] = {  # `load_config` names the new key in its error
+        "min_gap_closed": "gates: [{figure: TASK.gap_closed, at_least: VALUE}]",
+        "min_gain": "gates: [{figure: TASK.gain, at_least: VALUE}]",
+    }
+
+    force_reason: str = ""  # promote without gates, or although one fails; the registry's log keeps this reason
     slate: int = 8  # candidates in each request that is shown
     requests: int = 30  # requests that the latency is measured on
 
@@ -39,7 +46,7 @@ class DemoConfig:
     vocabulary_size: int = 2_000  # tokens of the byte-level BPE, including 256 bytes and 6 control tokens
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    release: ReleaseConfig = field(default_factory=ReleaseConfig)
+    release: DemoReleaseConfig = field(default_factory=DemoReleaseConfig)
 
 
 def load_recipe(source_name: str, overrides: list[str], *, recipe: Path | None = None) -> DemoConfig:
@@ -72,11 +79,11 @@ def load_recipe(source_name: str, overrides: list[str], *, recipe: Path | None =
             f"the recipe {path} and the overrides set source to {config.source!r}, but --source is {source_name!r}. "
             f"Pass --source {config.source}, or another recipe."
         )
-    if config.release.min_gap_closed is not None and not source.has_true_probabilities:
-        raise ConfigError(
-            f"release.min_gap_closed is set, but the source {source_name} does not have true probabilities, so that "
-            f"the best reachable AUC is unknown. Set release.min_gain instead."
-        )
+    validate_gates(
+        config.release.gates,
+        [task.name for task in load_suite(config.suite).tasks],
+        has_true_probabilities=source.has_true_probabilities,
+    )
     return config
 
 

@@ -6,7 +6,6 @@ Holds their form.
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from brew_platform.files import replace_atomically
 from brew_serve.benchmark import TaskQuality
 from brew_serve.schemas.rank import RankResponse
 
-__all__ = ["show_curl", "show_figures", "show_quality", "show_rankings", "task_figures", "write_report"]
+__all__ = ["show_curl", "show_figures", "show_quality", "show_rankings", "write_report"]
 
 SHOWN = 3  # slates that are printed
 
@@ -29,11 +28,6 @@ def write_report(path: Path, report: Mapping[str, object]) -> None:
     """Writes the report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_atomically(path, json.dumps(report, indent=2) + "\n")
-
-
-def task_figures(quality: TaskQuality) -> dict[str, object]:
-    """One task's part of the report."""
-    return {**asdict(quality), "gap_closed": quality.gap_closed}
 
 
 def show_quality(console: Console, quality: Mapping[str, TaskQuality]) -> None:

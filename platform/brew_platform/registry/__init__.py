@@ -1,1 +1,1 @@
-"""The versioned model registry on an object store."""
+"""Publishes, fetches and promotes model versions on an object store."""

@@ -1,24 +1,24 @@
-"""Content-addressed files in an object store: `<prefix>/sha256/<digest>`, uploaded once.
+"""Uploads folders to an object store as content-addressed blobs, and downloads them with verification.
 
-Holds folder → blobs → the same folder again, verified.
+The key of a blob is `<prefix>/sha256/<digest>`. Each blob is uploaded once.
 """
 
 import hashlib
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from brew_platform.errors import RegistryError, StorageError, UserError
 from brew_platform.files import fsync_folder, replace_folder
-from brew_platform.storage.base import ObjectStore
+from brew_platform.storage.base import Digest, ObjectStore
 
-__all__ = ["Blobs", "File"]
+__all__ = ["Blobs", "File", "digest_of", "list_files"]
 
-_ABANDONED_SECONDS = 24 * 3600.0  # a partial folder of that age was left by a process that was killed
+_ABANDONED_SECONDS = 24 * 3600.0  # a partial folder of this age belongs to a killed process
 
 
 @dataclass(frozen=True)
@@ -31,63 +31,86 @@ class File:
 
 
 class Blobs:
-    """Files by their content.
+    """Content-addressed files in an object store.
 
     Args:
-        store: where.
-        prefix: common start of their keys, without the last slash.
+        store: The object store.
+        prefix: The common prefix of the keys, without a slash at the end.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self.store = store
         self.prefix = prefix
 
-    def upload(self, folder: Path) -> tuple[File, ...]:
+    def upload(
+        self, folder: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> tuple[File, ...]:
         """Uploads all files of `folder` that the store does not have yet, and returns all, sorted by path.
+
+        Args:
+            folder: The files to upload.
+            on_progress: Called with (bytes of the files that are in the store, bytes of all files).
 
         Raises:
             UserError: `folder` is missing or empty.
-            RegistryError: a file changed while it was uploaded.
+            RegistryError: The store has a damaged blob of one of the files.
+            StorageError: The store failed, or a file changed while it was uploaded; its changed content is not stored.
         """
-        if not folder.is_dir():
-            raise UserError(f"cannot publish {folder}: there is no such folder. Give the folder of an exported model.")
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        if not paths:
-            raise UserError(f"cannot publish {folder}: it holds no files. Give the folder of an exported model.")
+        paths = list_files(folder)
+        total, done = sum(path.stat().st_size for path in paths), 0
         files = []
         for path in paths:
-            before = path.stat()
-            file = File(path.relative_to(folder).as_posix(), before.st_size, _sha256(path))
-            self.store.upload_if_absent(self._key(file), path)
-            after = path.stat()
-            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            digest = digest_of(path)
+            file = File(path.relative_to(folder).as_posix(), digest.size, digest.sha256)
+            # The store hashes the bytes that it receives, because the file may change after it was hashed here.
+            if not self.store.upload_if_absent(self._key(file), path, expected=digest) and (fault := self.check(file)):
                 raise RegistryError(
-                    f"{path} changed while it was published. Publish again when nothing writes to {folder}."
+                    f"cannot publish {path}: {fault}. Delete the object {self._key(file)} from the store and publish "
+                    f"again."
                 )
             files.append(file)
+            done += file.size
+            on_progress(done, total)
         return tuple(files)
 
-    def fetch(self, files: Sequence[File], folder: Path) -> None:
-        """Makes `folder` with the content of `files`; it appears only when all sizes and digests are right.
+    def check(self, file: File) -> str | None:
+        """Hash the blob of a file in the store again; return what is wrong with it, or None."""
+        key = self._key(file)
+        if not self.store.exists(key):
+            return f"blob {key} ({file.path}) is gone from the store"
+        found = self.store.digest(key)
+        if (found.size, found.sha256) != (file.size, file.sha256):
+            return (
+                f"blob {key} ({file.path}) is damaged: it has {found.size} bytes with sha256 {found.sha256[:12]}..., "
+                f"and {file.size} bytes were published"
+            )
+        return None
 
-        A folder that has all files in their sizes is re-used; another one there is replaced. Safe for processes that
-        fetch into the same folder at the same time.
+    def fetch(self, files: Sequence[File], folder: Path) -> None:
+        """Download `files` into `folder`, which appears after all sizes and digests are verified.
+
+        An existing folder is reused if it has all files with the right sizes, and replaced otherwise. Several processes
+        can fetch into the same folder at the same time.
+
+        Args:
+            files: The files to download.
+            folder: The folder to create.
 
         Raises:
-            RegistryError: a blob is missing or damaged (it is named), or a path leads out of the folder.
-            StorageError: the store or the disk failed.
+            RegistryError: A blob is missing or damaged (the message names it), or a path leads out of the folder.
+            StorageError: The store or the disk failed.
         """
         if _is_whole(folder, files):
             return
         for left in folder.parent.glob(f".{folder.name}.*.part"):
-            with suppress(FileNotFoundError):  # another process has just finished with it
+            with suppress(FileNotFoundError):  # another process has just deleted it
                 if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
         part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
         try:
             for file in files:
                 self._download(file, part)
-            if _is_whole(folder, files):  # another process was faster, and may be reading it
+            if _is_whole(folder, files):  # another process was faster, and may read it now
                 return
             if folder.exists():  # its files were changed after it was fetched
                 replace_folder(part, folder)
@@ -95,9 +118,9 @@ class Blobs:
                 part.rename(folder)
                 fsync_folder(folder.parent)
         except OSError as error:
-            if not _is_whole(folder, files):  # else another process was faster by a hair
+            if not _is_whole(folder, files):  # otherwise another process was faster
                 raise StorageError(
-                    f"cannot write {folder}: {error.strerror}. Free space there, or choose another folder."
+                    f"cannot write {folder}: {error.strerror}. Free space on its disk, or choose another folder."
                 ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -105,31 +128,48 @@ class Blobs:
     def _download(self, file: File, folder: Path) -> None:
         path = folder / file.path
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise RegistryError(f"a manifest names {file.path!r}, outside its folder. Do not use that version.")
+            raise RegistryError(
+                f"a manifest names {file.path!r}, which is outside its folder. Do not use that version."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         key = self._key(file)
         remedy = "publish the same files again, or serve another version."
         if not self.store.exists(key):
-            raise RegistryError(f"blob {key} ({file.path}) is gone from the store: {remedy}")
+            raise RegistryError(f"blob {key} ({file.path}) is missing in the store; {remedy}")
         self.store.download(key, path)
-        size, digest = path.stat().st_size, _sha256(path)
-        if (size, digest) != (file.size, file.sha256):
+        found = digest_of(path)
+        if (found.size, found.sha256) != (file.size, file.sha256):
             raise RegistryError(
-                f"blob {key} ({file.path}) is damaged: it has {size} bytes with sha256 {digest[:12]}..., and "
-                f"{file.size} bytes were published. Delete that object from the store and {remedy}"
+                f"blob {key} ({file.path}) is damaged: it has {found.size} bytes with sha256 {found.sha256[:12]}..., "
+                f"and {file.size} bytes were published. Delete that object from the store and {remedy}"
             )
 
     def _key(self, file: File) -> str:
         return f"{self.prefix}/sha256/{file.sha256}"
 
 
-def _sha256(path: Path) -> str:
+def digest_of(path: Path) -> Digest:
+    """Hash a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Digest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Return all files below a folder that is published, sorted.
+
+    Raises:
+        UserError: `folder` is missing or empty.
+    """
+    if not folder.is_dir():
+        raise UserError(f"cannot publish {folder}: the folder does not exist. Pass the folder of an exported model.")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not paths:
+        raise UserError(f"cannot publish {folder}: it contains no files. Pass the folder of an exported model.")
+    return paths
 
 
 def _is_whole(folder: Path, files: Sequence[File]) -> bool:
-    """Whether `folder` has all of `files`, in their sizes."""
+    """Return whether `folder` has all `files` with the right sizes."""
     paths = [(folder / file.path, file.size) for file in files]
     try:
         return all(path.is_file() and path.stat().st_size == size for path, size in paths)

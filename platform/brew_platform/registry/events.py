@@ -1,20 +1,19 @@
-"""What happened to the versions of a model: events, the gates that decided, and the aliases that follow from them.
+"""The events of a model's versions, the outcomes of release gates, and the aliases that result from the events.
 
-Holds the event types and the fold from events to aliases, pure functions.
+All functions are pure.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from brew_platform.errors import RegistryError, UserError
+from brew_platform.registry.gates import GateOutcome
 
 __all__ = [
     "KINDS",
     "SHARED",
     "Event",
-    "GateOutcome",
     "alias_histories",
     "aliases",
     "last_moves",
@@ -22,59 +21,37 @@ __all__ = [
     "rollback_target",
 ]
 
-SHARED = ("canary", "shadow")  # these give the version of the alias of their name a share of the traffic
-MOVES = ("promote", "rollback", *SHARED)  # these point an alias at their version; the other kinds only record
+SHARED = ("canary", "shadow")  # kinds that give a version a share of the traffic, under the alias of the same name
+MOVES = ("promote", "rollback", *SHARED)  # kinds that point an alias at their version; the others only record
 KINDS = (*MOVES, "blocked", "failed", "approve", "retire", "tag")  # failed: a service could not load the version
-
-
-@dataclass(frozen=True)
-class GateOutcome:
-    """One gate of a promotion: the measured value, its threshold, and whether it passed.
-
-    Raises:
-        UserError: a gate passed without a finite value.
-    """
-
-    name: str
-    value: float | None  # None: could not be measured
-    threshold: float
-    passed: bool
-
-    def __post_init__(self) -> None:
-        if self.passed and (self.value is None or not math.isfinite(self.value)):
-            raise UserError(
-                f"gate {self.name} passed with value {self.value}: only a finite value can pass. Measure it."
-            )
-        if self.value is not None and not math.isfinite(self.value):
-            object.__setattr__(self, "value", None)  # JSON has no NaN
-
-    def __str__(self) -> str:
-        verdict = "passed" if self.passed else "failed"
-        value = "not measured" if self.value is None else f"value {self.value:.6g}"
-        return f"gate {self.name} {verdict} ({value}, threshold {self.threshold:.6g})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One entry of a model's log."""
+    """One entry of a model's event log."""
 
     number: int  # position in the log, from 1
     kind: str  # one of KINDS
-    version: int  # the version that it is about; for a move, where the alias points from now on
-    alias: str | None  # the alias that it moves, or that a blocked promotion would have moved
+    version: int  # the version of the event; if the event moves an alias, the new target
+    alias: str | None  # the alias that the event moves, or that a blocked promotion would have moved
     author: str
     time: str  # ISO 8601, UTC
     gates: tuple[GateOutcome, ...] = ()
     note: str = ""
     share: float | None = None  # of the traffic, 0 to 1; canary and shadow only
-    write_id: str = ""  # unique to the write
+    force_reason: str | None = None  # why a promotion was forced; None: it was not forced
+    write_id: str = ""  # unique per write
 
     @classmethod
     def from_document(cls, number: int, document: Mapping[str, Any]) -> "Event":
-        """The event that a stored document holds; fields that a later release added are left out.
+        """Read an event from a stored document. Unknown fields, which a later release may have added, are ignored.
+
+        Args:
+            number: The position in the log.
+            document: The stored document.
 
         Raises:
-            RegistryError: a field is missing.
+            RegistryError: A field is missing.
         """
         try:
             return cls(
@@ -84,29 +61,36 @@ class Event:
                 alias=document["alias"],
                 author=document["author"],
                 time=document["time"],
-                gates=tuple(GateOutcome(**gate) for gate in document["gates"]),
+                gates=tuple(GateOutcome(**_known(gate)) for gate in document["gates"]),
                 note=document["note"],
-                share=document.get("share"),  # events of earlier releases have none
+                share=document.get("share"),  # events of earlier releases have neither
+                force_reason=document.get("force_reason"),
                 write_id=document["write_id"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UserError) as error:
             raise RegistryError(
                 f"event {number} is damaged: {error}. Restore its object from a backup of the store."
             ) from error
 
     def document(self) -> dict[str, Any]:
-        """What is stored: all fields but the number, which is the key's, and a share where there is none."""
+        """The stored form: all fields but the number, which is in the key, and optional fields without a value."""
         return {
             name: value
             for name, value in asdict(self).items()
-            if name != "number" and (name != "share" or value is not None)
+            if name != "number" and (name not in ("share", "force_reason") or value is not None)
         }
 
 
-def alias_histories(events: Iterable[Event]) -> dict[str, list[int]]:
-    """For each alias the versions it can be rolled back through, oldest first; the last is where it points.
+def _known(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a stored outcome that this release has."""
+    names = {field.name for field in fields(GateOutcome)}
+    return {name: value for name, value in gate.items() if name in names}
 
-    A promotion adds its version; a rollback drops what came after the version that it names.
+
+def alias_histories(events: Iterable[Event]) -> dict[str, list[int]]:
+    """Return the versions of each alias, oldest first. The last one is the current target.
+
+    A promotion appends its version. A rollback removes the versions after its own.
     """
     histories: dict[str, list[int]] = {}
     for event in events:
@@ -122,25 +106,25 @@ def alias_histories(events: Iterable[Event]) -> dict[str, list[int]]:
 
 
 def aliases(events: Iterable[Event]) -> dict[str, int]:
-    """Where each alias points: at the version of the last event that moved it."""
+    """Return the version of each alias: that of the last event that moved it."""
     return {alias: history[-1] for alias, history in sorted(alias_histories(events).items())}
 
 
 def last_moves(events: Iterable[Event]) -> dict[str, Event]:
-    """The event that pointed each alias where it points now."""
+    """Return the last event that moved each alias."""
     return {event.alias: event for event in events if event.kind in MOVES and event.alias is not None}
 
 
 def retired(events: Iterable[Event]) -> set[int]:
-    """Versions that were retired: they keep serving where an alias points, but no alias moves to them any more."""
+    """Return the retired versions. An alias that points to one keeps doing so, but no alias can move to one."""
     return {event.version for event in events if event.kind == "retire"}
 
 
 def rollback_target(alias: str, events: Sequence[Event]) -> int:
-    """The version that `alias` pointed to before its present one, retired ones left out.
+    """Return the version that `alias` pointed to before the current one, skipping retired versions.
 
     Raises:
-        RegistryError: there is none.
+        RegistryError: There is no such version.
     """
     history = alias_histories(events).get(alias, [])
     gone = retired(events)
@@ -149,5 +133,5 @@ def rollback_target(alias: str, events: Sequence[Event]) -> int:
             return version
     raise RegistryError(
         f"{alias} cannot be rolled back: it points to {f'version {history[-1]}' if history else 'no version'} and no "
-        f"earlier one is left. Promote the version that should serve."
+        f"earlier version is available. Promote the version that should serve."
     )

@@ -1,6 +1,6 @@
-"""A create-only log of JSON documents in an object store: `<prefix>/<20 digits>.json`, numbered from 1.
+"""Appends numbered JSON documents to a create-only log in an object store, without a server.
 
-Holds how a writer takes the next number without a server, and how a document is read.
+The key of a document is `<prefix>/<20 digits>.json`. Numbers start at 1.
 """
 
 import json
@@ -14,11 +14,11 @@ __all__ = ["NumberedLog"]
 
 
 class NumberedLog:
-    """Documents under one prefix; each number is written once, by one writer, and never changed.
+    """A log of documents. Each number is written once, by one writer, and never changes.
 
     Args:
-        store: where.
-        prefix: key of the log, without the last slash.
+        store: The object store.
+        prefix: The common prefix of the keys, without a slash at the end.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
@@ -26,22 +26,22 @@ class NumberedLog:
         self.prefix = prefix
 
     def numbers(self) -> list[int]:
-        """Numbers in use, ascending."""
+        """Return the numbers of all documents, ascending."""
         names = [key.removeprefix(f"{self.prefix}/") for key in self.store.list(f"{self.prefix}/")]
         return [
             int(name[:20]) for name in names if len(name) == 25 and name[:20].isdecimal() and name.endswith(".json")
         ]
 
     def exists(self, number: int) -> bool:
-        """Whether the document is there."""
+        """Return whether the document exists."""
         return self.store.exists(self._key(number))
 
     def read(self, number: int) -> dict[str, Any]:
-        """The document.
+        """Return a document.
 
         Raises:
-            RegistryError: it is not a JSON object.
-            StorageError: there is none.
+            RegistryError: It is not a JSON object.
+            StorageError: It does not exist.
         """
         try:
             document = json.loads(self.store.get(self._key(number)))
@@ -54,16 +54,19 @@ class NumberedLog:
         return document
 
     def append(self, make: Callable[[int], Mapping[str, Any]], *, write_id: str) -> int:
-        """Writes one document at the next free number, and returns that number.
+        """Write one document at the next free number.
 
         Args:
-            make: number → document. Called again for a later number when another writer took the one before, so that
-                what it decides may depend on all documents below its number.
-            write_id: unique to this call. A store may lose the answer to a write that succeeded, and then report that
-                the key exists; the id tells our own document from another writer's.
+            make: Returns the document for a number. It is called again with a later number if another writer took the
+                previous one, so the document can depend on all earlier documents.
+            write_id: Unique per call. A store can lose the response to a write that succeeded, and then report that the
+                key exists. The id shows whether the existing document is from this call.
+
+        Returns:
+            The number of the document.
 
         Raises:
-            UserError: the document holds what JSON cannot.
+            UserError: The document contains a value that JSON cannot represent.
         """
         number = max(self.numbers(), default=0) + 1
         while True:
@@ -71,8 +74,8 @@ class NumberedLog:
                 text = json.dumps({**make(number), "write_id": write_id}, indent=1, sort_keys=True, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise UserError(
-                    f"{self._key(number)} cannot be written as JSON: {error}. Give numbers that are finite (null for "
-                    f"an unknown one), strings, lists and maps only."
+                    f"{self._key(number)} cannot be written as JSON: {error}. Use only finite numbers (null for an "
+                    f"unknown one), strings, lists and maps."
                 ) from error
             if self.store.put_if_absent(self._key(number), text.encode()):
                 return number

@@ -1,10 +1,10 @@
-"""The versioned model registry, on any object store; no server and no database.
+"""The versioned model registry on an object store. It needs no server and no database.
 
     models/<name>/blobs/sha256/<digest>        content of each file, uploaded first
-    models/<name>/versions/<20 digits>.json    create-only manifest; a version exists when this does
-    models/<name>/events/<20 digits>.json      create-only log; an alias is a fold of it
+    models/<name>/versions/<20 digits>.json    manifest, created last; a version exists if its manifest exists
+    models/<name>/events/<20 digits>.json      create-only log of events; aliases are computed from it
 
-Holds publishing, fetching and the moves of aliases.
+All objects are immutable.
 """
 
 import re
@@ -19,49 +19,61 @@ from brew_platform.errors import RegistryError, UserError
 from brew_platform.registry.blobs import Blobs, File
 from brew_platform.registry.events import (
     KINDS,
-    MOVES,
     SHARED,
     Event,
-    GateOutcome,
     aliases,
     retired,
     rollback_target,
 )
+from brew_platform.registry.gates import Gate, GateOutcome, Measured, judge
 from brew_platform.registry.log import NumberedLog
 from brew_platform.storage.base import ObjectStore
 
-__all__ = ["Event", "File", "GateOutcome", "Registry", "Version"]
+__all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version"]
 
-_SHARES = {"canary": 0.05, "shadow": 0.1}  # of the traffic, where none is given
+_SHARES = {"canary": 0.05, "shadow": 0.1}  # default share of the traffic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One published model; never changed after it was written."""
+    """One published model version. It never changes."""
 
     number: int
     files: tuple[File, ...]
     signature: Mapping[str, Any]  # what a server must know: task suite, prompt format, context length
     lineage: Mapping[str, Any]  # where it comes from: parent version, plan hash, config digest, git commit, job id
-    metrics: Mapping[str, Any]  # the benchmark's report
+    metrics: Mapping[str, Any]  # figures of the benchmark, by task
+    gates: tuple[Gate, ...] = ()  # a promotion judges them unless it names others
     author: str
     time: str  # ISO 8601, UTC
-    write_id: str  # unique to the publication
+    write_id: str  # unique per publication
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The total size of all files, in bytes."""
         return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A manifest or a blob that `Registry.verify` found missing or damaged."""
+
+    version: int
+    name: str  # path of the file in the version; "manifest" for the manifest
+    problem: str
 
 
 class Registry:
     """The versions of one model.
 
     Args:
-        store: where it lives; several registries, and many processes, may share one.
-        model: its name there.
-        clock: the present time, with its zone.
-        new_id: a string that no other call returns, of letters and digits.
+        store: The object store. Several registries and processes can share it.
+        model: The name of the model in the store.
+        clock: Returns the current time with a time zone.
+        new_id: Returns a unique string of letters and digits.
+
+    Raises:
+        UserError: `model` is not a valid name.
     """
 
     def __init__(
@@ -74,7 +86,7 @@ class Registry:
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
             raise UserError(
-                f"{model!r} cannot name a model: use letters, digits and ._- and begin with one of the first two."
+                f"{model!r} is not a valid model name. Use letters, digits and ._- and start with a letter or a digit."
             )
         self.store = store
         self.model = model
@@ -83,7 +95,7 @@ class Registry:
         self._blobs = Blobs(store, f"models/{model}/blobs")
         self._versions = NumberedLog(store, f"models/{model}/versions")
         self._events = NumberedLog(store, f"models/{model}/events")
-        self._seen: dict[int, Event] = {}  # an event never changes, so it is read once
+        self._seen: dict[int, Event] = {}  # a cache: events never change
 
     def publish(
         self,
@@ -93,37 +105,49 @@ class Registry:
         lineage: Mapping[str, Any],
         metrics: Mapping[str, Any],
         author: str,
+        gates: Sequence[Gate] = (),
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Version:
         """Publishes all files of `folder` as the next version.
 
         Blobs go first and the manifest last, so a crash on the way leaves no version; publishing again then re-uses
         what was uploaded.
 
+        Args:
+            folder: The files of the version.
+            signature: What a server must know: tasks, prompt format, prompt digest.
+            lineage: Where the version comes from.
+            metrics: Figures of its benchmark, by task; the gates of a promotion are judged on them.
+            author: Who publishes.
+            gates: The gates of its promotions.
+            on_progress: Called with (bytes in the store, bytes of all files).
+
         Raises:
             UserError: `folder` is missing or empty, or a mapping holds what JSON cannot.
-            RegistryError: a file changed while it was published.
-            StorageError: the store failed.
+            RegistryError: The store has a damaged blob of one of the files.
+            StorageError: The store failed, or a file changed while it was published.
         """
-        files = self._blobs.upload(folder)
+        files = self._blobs.upload(folder, on_progress)
         document = {
             "files": [asdict(file) for file in files],
             "signature": signature,
             "lineage": lineage,
             "metrics": metrics,
+            "gates": [gate.document() for gate in gates],
             "author": author,
             "time": self._time(),
         }
         return self.version(self._versions.append(lambda number: document, write_id=self._new_id()))
 
     def versions(self) -> list[int]:
-        """Numbers of all published versions, ascending."""
+        """Return the numbers of all published versions, ascending."""
         return self._versions.numbers()
 
     def version(self, number: int) -> Version:
-        """The manifest of a version.
+        """Read the manifest of a version.
 
         Raises:
-            RegistryError: there is none, or it is damaged.
+            RegistryError: The version does not exist, or its manifest is damaged.
         """
         self._require(number)
         document = self._versions.read(number)
@@ -131,32 +155,73 @@ class Registry:
             return Version(
                 number=number,
                 files=tuple(File(**file) for file in document["files"]),
+                gates=tuple(Gate(**gate) for gate in document.get("gates", ())),  # earlier releases wrote none
                 **{name: document[name] for name in ("signature", "lineage", "metrics", "author", "time", "write_id")},
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, UserError) as error:
             raise RegistryError(
                 f"the manifest of version {number} of {self.model} is damaged: {error}. Restore its object from a "
                 f"backup of the store, or serve another version."
             ) from error
 
     def fetch(self, number: int, folder: Path) -> Path:
-        """A folder below `folder` with the verified files of a version; fetched once, re-used afterwards.
+        """Download the files of a version into a new folder below `folder`, or reuse the existing one.
 
-        Size and sha256 of each file are checked when it is fetched, and the folder appears only when all is right; a
-        folder found there is re-used when its sizes are right. Safe for processes that fetch at the same time.
+        The size and SHA-256 of each file are verified at the download, and the new folder appears only after that. An
+        existing folder is reused if its file sizes are right. Several processes can fetch at the same time.
+
+        Args:
+            number: The number of the version.
+            folder: The cache folder.
+
+        Returns:
+            The folder with the files.
 
         Raises:
-            RegistryError: there is no such version, or a blob is missing or damaged (it is named).
-            StorageError: the store or the disk failed.
+            RegistryError: The version does not exist, or a blob is missing or damaged (the message names it).
+            StorageError: The store or the disk failed.
         """
         version = self.version(number)
-        unique = re.sub(r"\W", "", version.write_id)[:12]  # two stores may share one cache
+        unique = re.sub(r"\W", "", version.write_id)[:12]  # several stores can share one cache folder
         target = folder / f"{self.model}-{number}-{unique}"
         self._blobs.fetch(version.files, target)
         return target
 
+    def verify(
+        self, numbers: Sequence[int] | None = None, *, on_version: Callable[[int], None] = lambda number: None
+    ) -> list[Fault]:
+        """Hash every blob of versions again, and compare it with what was published.
+
+        Args:
+            numbers: The versions; None: all.
+            on_version: Called with each version that was checked.
+
+        Returns:
+            Every manifest and blob that is missing or damaged; empty if all are right.
+
+        Raises:
+            RegistryError: A number in `numbers` is not a version.
+            StorageError: The store failed.
+        """
+        faults = []
+        checked: dict[File, str | None] = {}  # versions share blobs
+        for number in self.versions() if numbers is None else numbers:
+            self._require(number)
+            try:
+                files = self.version(number).files
+            except RegistryError as error:
+                faults.append(Fault(version=number, name="manifest", problem=str(error)))
+                continue
+            for file in files:
+                if file not in checked:
+                    checked[file] = self._blobs.check(file)
+                if problem := checked[file]:
+                    faults.append(Fault(version=number, name=file.path, problem=problem))
+            on_version(number)
+        return faults
+
     def events(self) -> list[Event]:
-        """The whole log, oldest first."""
+        """Return all events, oldest first."""
         numbers = self._events.numbers()
         for number in numbers:
             if number not in self._seen:
@@ -164,14 +229,14 @@ class Registry:
         return [self._seen[number] for number in numbers]
 
     def aliases(self) -> dict[str, int]:
-        """Where each alias points."""
+        """Return the version number of each alias."""
         return aliases(self.events())
 
     def resolve(self, alias_or_number: str | int) -> int:
-        """The number of the version that an alias (`production`) or a number (`7`, `"7"`) means.
+        """Return the version number of an alias (`production`), or check a number (`7`, `"7"`).
 
         Raises:
-            RegistryError: no such alias or version.
+            RegistryError: The alias or the version does not exist.
         """
         if isinstance(alias_or_number, int) or alias_or_number.isdecimal():
             self._require(int(alias_or_number))
@@ -180,7 +245,7 @@ class Registry:
         if alias_or_number not in known:
             names = ", ".join(known) or "none yet"
             raise RegistryError(
-                f"{self.model} has no alias {alias_or_number!r}; there are: {names}. Promote a version to it first."
+                f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. Promote a version to it first."
             )
         return known[alias_or_number]
 
@@ -194,22 +259,29 @@ class Registry:
         note: str = "",
         share: float | None = None,
     ) -> Event:
-        """Records an event that no gate decides: canary, shadow, failed, approve, retire, tag.
+        """Record an event that does not depend on a gate.
 
-        A canary moves the alias `canary`, a shadow the alias `shadow`; a share of 0 ends either.
+        A canary moves the alias `canary`, a shadow the alias `shadow`. A share of 0 ends the canary or shadow.
 
         Args:
-            share: of the traffic, 0 to 1; for a canary .05 and for a shadow .1 where it is not given.
+            kind: canary, shadow, failed, approve, retire or tag. Promotions and rollbacks have their own methods.
+            number: The number of the version.
+            author: The name of the author.
+            alias: The alias of the event; None for the default of `kind`.
+            note: A comment.
+            share: The share of the traffic, from 0 to 1, of a canary (default .05) or a shadow (default .1).
+
+        Returns:
+            The recorded event.
 
         Raises:
-            UserError: another kind, as promotions and rollbacks have methods of their own; or a share where there can
-                be none, or that is none.
-            RegistryError: no such version, or a canary or shadow of a retired one.
+            UserError: `kind`, `alias` or `share` is invalid.
+            RegistryError: The version does not exist, or it is retired and `kind` is canary or shadow.
         """
         if kind not in KINDS or kind in ("promote", "rollback", "blocked"):
             raise UserError(
-                f"{kind!r} cannot be appended: use canary, shadow, failed, approve, retire or tag, or promote() or "
-                f"rollback()."
+                f"{kind!r} cannot be appended. Use canary, shadow, failed, approve, retire or tag, or call promote() "
+                f"or rollback()."
             )
         self._require(number)
         if kind in SHARED:
@@ -217,76 +289,110 @@ class Registry:
             share = _SHARES[kind] if share is None else share
             if not 0 <= share <= 1:
                 raise UserError(
-                    f"the share of a {kind} is {share}; give a number from 0 (no traffic) to 1 (all of it)."
+                    f"the share of a {kind} is {share}. Set a number from 0 (no traffic) to 1 (all traffic)."
                 )
-            self._refuse_retired(number)
         elif share is not None:
             raise UserError(
-                f"an event of kind {kind} has no share of the traffic; leave it out, or use canary or shadow."
+                f"an event of kind {kind} has no share of the traffic. Leave it out, or use canary or shadow."
             )
-        return self._append(lambda events: number, kind=kind, alias=alias, author=author, note=note, share=share)
+
+        def decide(events: list[Event]) -> dict[str, Any]:
+            if kind in SHARED:
+                self._refuse_retired(number, events)
+            return {"kind": kind, "version": number}
+
+        return self._append(decide, alias=alias, author=author, note=note, share=share)
 
     def promote(
-        self, number: int, *, alias: str = "production", gates: Sequence[GateOutcome], author: str, note: str = ""
+        self,
+        number: int,
+        *,
+        alias: str = "production",
+        gates: Sequence[Gate] | None = None,
+        author: str,
+        note: str = "",
+        force: bool = False,
+        reason: str = "",
     ) -> Event:
-        """Points `alias` at a version, when every gate passed; the outcome of the gates is recorded either way.
+        """Point `alias` at a version if its recorded figures pass every gate. The outcome is recorded either way.
+
+        Args:
+            number: The version.
+            alias: The alias to move.
+            gates: Judged on the version's metrics; None: the gates that the version was published with.
+            author: Who promotes.
+            note: Kept in the event.
+            force: Promote without gates, or although a gate fails.
+            reason: Why the promotion is forced; kept in the event.
 
         Raises:
-            RegistryError: a gate failed (recorded as an event of kind "blocked"), no such version, or it is retired.
+            UserError: There are no gates and the promotion is not forced, or `force` and `reason` are not given
+                together.
+            RegistryError: A gate failed (recorded as an event of kind "blocked"), there is no such version, or it is
+                retired.
         """
-        self._require(number)
-        self._refuse_retired(number)
-        failed = [gate for gate in gates if not gate.passed]
-        kind = "blocked" if failed else "promote"
-        event = self._append(lambda events: number, kind=kind, alias=alias, author=author, note=note, gates=gates)
-        if failed:
+        version = self.version(number)
+        gates = version.gates if gates is None else gates
+        if not all(isinstance(gate, Gate) for gate in gates):
+            raise UserError("a promotion takes gates, of type Gate: the registry judges them itself.")
+        if force != bool(reason.strip()):
+            raise UserError(
+                f"version {number} of {self.model} was not promoted: "
+                + ("a forced promotion needs a reason, which the log keeps." if force else "a reason needs force.")
+                + " Give both, or neither."
+            )
+        if not gates and not force:
+            raise UserError(
+                f"version {number} of {self.model} was not promoted: it has no gates, so that nothing was judged. Name "
+                f"gates in the recipe (release.gates), or force the promotion with a reason."
+            )
+
+        def decide(events: list[Event]) -> dict[str, Any]:
+            self._refuse_retired(number, events)
+            current = aliases(events).get(alias)
+            replaced = None if current is None else _measured(self.version(current))
+            outcomes = judge(gates, _measured(version), replaced)
+            passes = force or all(outcome.passed for outcome in outcomes)
+            return {"kind": "promote" if passes else "blocked", "version": number, "gates": outcomes}
+
+        event = self._append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
+        if event.kind == "blocked":
+            failed = "; ".join(str(gate) for gate in event.gates if not gate.passed)
             raise RegistryError(
-                f"version {number} of {self.model} was not promoted to {alias}: {'; '.join(map(str, failed))}. Event "
-                f"{event.number} records it. Publish a version that passes, or correct the gate."
+                f"version {number} of {self.model} was not promoted to {alias}: {failed}. Event {event.number} records "
+                f"it. Publish a version that passes, or correct the gate."
             )
         return event
 
     def rollback(self, alias: str = "production", *, author: str, note: str = "") -> Event:
-        """Points `alias` back at the version it pointed to before, retired ones left out.
+        """Point `alias` back at the version it pointed to before, retired ones left out.
 
         Raises:
-            RegistryError: there is no earlier version.
+            RegistryError: There is no earlier version.
         """
         return self._append(
-            lambda events: rollback_target(alias, events), kind="rollback", alias=alias, author=author, note=note
+            lambda events: {"kind": "rollback", "version": rollback_target(alias, events)},
+            alias=alias,
+            author=author,
+            note=note,
         )
 
-    def _append(
-        self,
-        decide: Callable[[list[Event]], int],
-        *,
-        kind: str,
-        alias: str | None,
-        author: str,
-        note: str,
-        gates: Sequence[GateOutcome] = (),
-        share: float | None = None,
-    ) -> Event:
-        """Writes an event about the version that `decide` takes from all events before it."""
-        if (alias is None and kind in MOVES) or (
-            alias is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", alias)
-        ):
-            raise UserError(f"{alias!r} cannot be an alias: use letters, digits and ._- and start with a letter.")
+    def _append(self, decide: Callable[[list[Event]], Mapping[str, Any]], *, alias: str | None, **fields: Any) -> Event:
+        """Write an event.
+
+        Args:
+            decide: All events before it -> its kind, its version, and further fields that depend on them. Called again
+                if another process wrote an event meanwhile.
+            alias: The alias of the event.
+            **fields: Its other fields.
+        """
+        if alias is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", alias):
+            raise UserError(f"{alias!r} is not a valid alias. Use letters, digits and ._- and start with a letter.")
         write_id, time = self._new_id(), self._time()
 
         def make(slot: int) -> dict[str, Any]:
             before = [event for event in self.events() if event.number < slot]
-            return Event(
-                number=slot,
-                kind=kind,
-                version=decide(before),
-                alias=alias,
-                author=author,
-                time=time,
-                gates=tuple(gates),
-                note=note,
-                share=share,
-            ).document()
+            return Event(number=slot, alias=alias, time=time, **fields, **decide(before)).document()
 
         number = self._events.append(make, write_id=write_id)
         return Event.from_document(number, self._events.read(number))
@@ -298,8 +404,12 @@ class Registry:
         if number < 1 or not self._versions.exists(number):
             known = self.versions()
             last = f"the newest is {known[-1]}" if known else "none was published yet"
-            raise RegistryError(f"{self.model} has no version {number}; {last}. Give the number of one that exists.")
+            raise RegistryError(f"{self.model} has no version {number}; {last}. Use the number of an existing version.")
 
-    def _refuse_retired(self, number: int) -> None:
-        if number in retired(self.events()):
+    def _refuse_retired(self, number: int, events: list[Event]) -> None:
+        if number in retired(events):
             raise RegistryError(f"version {number} of {self.model} is retired. Promote another, or publish it again.")
+
+
+def _measured(version: Version) -> Measured:
+    return Measured(number=version.number, metrics=version.metrics, lineage=version.lineage)

@@ -1,1 +1,1 @@
-"""Object stores behind one interface."""
+"""Object stores with a common interface."""

@@ -1,6 +1,7 @@
-"""An object store in a local folder."""
+"""Implements an object store in a local folder."""
 
 import errno
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -9,16 +10,17 @@ from pathlib import Path
 
 from brew_platform.errors import StorageError
 from brew_platform.files import atomic_file, exclusive_file, fsync_folder
-from brew_platform.storage.base import Keys, validate_key
+from brew_platform.storage.base import Digest, Keys, validate_key
 
 __all__ = ["LocalStore"]
 
-_ABANDONED_SECONDS = 24 * 3600.0  # a temporary file of that age belongs to a process that was killed
+_ABANDONED_SECONDS = 24 * 3600.0  # a temporary file of this age belongs to a killed process
 _TEMPORARY = ".tmp"  # folder of files that are being written
+_CHUNK = 8 * 1024 * 1024  # bytes that are copied at a time
 
 
 class LocalStore:
-    """An ObjectStore in a folder; safe for concurrent processes, and for `kill -9` and power loss at any moment.
+    """An ObjectStore in a folder. It is safe under concurrent processes, `kill -9` and power loss.
 
     An object is written to the folder `.tmp` below the root, synced, and hard-linked to its final name, which fails if
     that name exists. The folder must be on one file system with hard links.
@@ -36,8 +38,8 @@ class LocalStore:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._create(key, lambda temporary: temporary.write_bytes(data))
 
-    def upload_if_absent(self, key: str, path: Path) -> bool:
-        return self._create(key, lambda temporary: _copy(path, temporary))
+    def upload_if_absent(self, key: str, path: Path, *, expected: Digest | None = None) -> bool:
+        return self._create(key, lambda temporary: _copy(path, temporary, expected))
 
     def get(self, key: str) -> bytes:
         with self._errors("read", key):
@@ -52,7 +54,11 @@ class LocalStore:
             atomic_file(path) as temporary,
             temporary.open("wb") as target,
         ):
-            shutil.copyfileobj(source, target, 8 * 1024 * 1024)
+            shutil.copyfileobj(source, target, _CHUNK)
+
+    def digest(self, key: str) -> Digest:
+        with self._errors("read", key), self._path(key).open("rb") as file:
+            return Digest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -83,7 +89,7 @@ class LocalStore:
             return True
 
     def _temporary_folder(self) -> Path:
-        """Return the folder for temporary files, after deleting the abandoned ones."""
+        """Return the folder for temporary files, and delete abandoned files in it."""
         folder = self.root / _TEMPORARY
         self._make_folder(folder)
         for path in folder.iterdir():
@@ -119,6 +125,17 @@ class LocalStore:
             raise StorageError(f"cannot {action} {key!r} in {self.root}: {reason}") from error
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, expected: Digest | None) -> None:
+    digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, 8 * 1024 * 1024)
+        while chunk := reader.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            writer.write(chunk)
+    copied = Digest(size=size, sha256=digest.hexdigest())
+    if expected is not None and copied != expected:
+        raise StorageError(
+            f"{source} changed while it was uploaded: {expected.size} bytes with sha256 {expected.sha256[:12]}... were "
+            f"expected, and {copied.size} with {copied.sha256[:12]}... were read. Upload it again when no process "
+            f"writes to it."
+        )

@@ -1,11 +1,10 @@
 """The fold from events to aliases, held against its definition on any sequence of events."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_platform.errors import RegistryError, UserError
-from brew_platform.registry.events import KINDS, MOVES, Event, GateOutcome, aliases, rollback_target
+from brew_platform.errors import RegistryError
+from brew_platform.registry.events import KINDS, MOVES, Event, aliases, rollback_target
 
 
 def event(number: int, kind: str, version: int, alias: str | None = "production") -> Event:
@@ -46,11 +45,3 @@ def test_rollbacks_walk_back_through_the_promotions(versions: list[int], rollbac
 def test_the_version_after_a_rollback_is_not_rolled_back_to() -> None:
     events = [event(1, "promote", 1), event(2, "promote", 2), event(3, "rollback", 1), event(4, "promote", 3)]
     assert rollback_target("production", events) == 1
-
-
-def test_a_gate_cannot_pass_unmeasured() -> None:
-    with pytest.raises(
-        UserError, match=r"gate auc passed with value None: only a finite value can pass\. Measure it\."
-    ):
-        GateOutcome("auc", None, 0.5, True)
-    assert GateOutcome("auc", float("nan"), 0.5, False).value is None

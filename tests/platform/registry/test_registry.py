@@ -1,5 +1,6 @@
 """The registry: versions are whole or absent, numbers are never shared, and aliases follow the log."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.registry.registry import GateOutcome, Registry, Version
+from brew_platform.registry.registry import Fault, Gate, GateOutcome, Registry, Version
+from brew_platform.storage.base import Digest
 from brew_platform.storage.local import LocalStore
 
-GOOD = GateOutcome("jobs.auc", 0.7, 0.65, True)
-BAD = GateOutcome("jobs.auc", 0.61, 0.65, False)
+GOOD = Gate(figure="jobs.auc", at_least=0.65)
+FORCE = {"force": True, "reason": "a test"}
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def publish(registry: Registry, folder: Path, **values: Any) -> Version:
-    about = {"signature": {"context": 512}, "lineage": {}, "metrics": {"jobs.auc": 0.7}, "author": "ana"} | values
+    about = {"signature": {"context": 512}, "lineage": {}, "metrics": {"jobs": {"auc": 0.7}}, "author": "ana"} | values
     return registry.publish(folder, **about)
 
 
@@ -72,7 +74,9 @@ def test_the_layout_is_the_documented_one(registry: Registry, store: LocalStore,
         "alias": "production",
         "author": "ana",
         "time": "2026-01-02T03:04:05+00:00",
-        "gates": [{"name": "jobs.auc", "value": 0.7, "threshold": 0.65, "passed": True}],
+        "gates": [
+            {"name": "jobs.auc", "value": 0.7, "threshold": 0.65, "passed": True, "rule": "at_least", "reason": ""}
+        ],
         "note": "",
         "write_id": registry.events()[0].write_id,
     }
@@ -225,7 +229,7 @@ def test_a_crash_between_blobs_and_manifest_leaves_no_version(
 def test_a_lost_answer_does_not_publish_or_promote_twice(registry: Registry, store: LocalStore, folder: Path) -> None:
     flaky = Registry(Flaky(store.root, ".json", written=True))
     assert publish(flaky, folder).number == 1
-    assert flaky.promote(1, gates=[], author="ana").number == 1
+    assert flaky.promote(1, gates=[GOOD], author="ana").number == 1
     assert registry.versions() == [1]
     assert len(registry.events()) == 1
 
@@ -253,28 +257,165 @@ def test_promote_and_roll_back(registry: Registry, folder: Path) -> None:
 
 def test_a_failed_gate_blocks_with_its_numbers_and_is_recorded(registry: Registry, folder: Path) -> None:
     publish(registry, folder)
-    unmeasured = GateOutcome("posts.auc", float("nan"), 0.6, False)
+    bad, unmeasured = Gate(figure="jobs.auc", at_least=0.75), Gate(figure="posts.auc", at_least=0.6)
     with pytest.raises(RegistryError) as caught:
-        registry.promote(1, gates=[GOOD, BAD, unmeasured], author="ana")
+        registry.promote(1, gates=[GOOD, bad, unmeasured], author="ana")
     assert str(caught.value) == (
-        "version 1 of brew360 was not promoted to production: gate jobs.auc failed (value 0.61, threshold 0.65); gate "
+        "version 1 of brew360 was not promoted to production: gate jobs.auc failed (value 0.7, threshold 0.75); gate "
         "posts.auc failed (not measured, threshold 0.6). Event 1 records it. Publish a version that passes, or correct "
         "the gate."
     )
     (event,) = registry.events()
-    assert (event.kind, event.version, event.alias, len(event.gates)) == ("blocked", 1, "production", 3)
+    assert (event.kind, event.version, event.alias) == ("blocked", 1, "production")
+    assert [(gate.name, gate.value, gate.passed) for gate in event.gates] == [
+        ("jobs.auc", 0.7, True), ("jobs.auc", 0.7, False), ("posts.auc", None, False),
+    ]  # fmt: skip
     assert registry.aliases() == {}
+
+
+def test_the_gates_of_the_publication_are_judged_unless_others_are_named(registry: Registry, folder: Path) -> None:
+    published = publish(registry, folder, gates=[Gate(figure="jobs.auc", at_least=0.75, at_most=1.0)])
+    assert published.gates == (Gate(figure="jobs.auc", at_least=0.75, at_most=1.0),)
+    with pytest.raises(RegistryError, match=r"gate jobs\.auc failed \(value 0\.7, threshold 0\.75\)"):
+        registry.promote(1, author="ana")
+    assert registry.promote(1, gates=[GOOD], author="ana").kind == "promote"
+
+
+def test_a_promotion_that_judges_nothing_must_be_forced_with_a_reason_that_the_log_keeps(
+    registry: Registry, folder: Path
+) -> None:
+    publish(registry, folder)
+    for gates in (None, []):
+        with pytest.raises(
+            UserError, match=r"it has no gates, .*or force the promotion with a reason"
+        ):
+            registry.promote(1, gates=gates, author="ana")
+    for fields in ({"force": True}, {"force": True, "reason": " \n"}):
+        with pytest.raises(UserError, match=r"needs a reason, which the log keeps"):
+            registry.promote(1, author="ana", **fields)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="a reason needs force"):
+        registry.promote(1, gates=[GOOD], author="ana", reason="because")
+    with pytest.raises(UserError, match="the registry judges them itself"):
+        registry.promote(1, gates=[GateOutcome("jobs.auc", 0.7, 0.65, True)], author="ana")  # type: ignore[list-item]
+    assert registry.events() == []
+    event = registry.promote(1, author="ana", force=True, reason=" the first version ")
+    assert (event.kind, event.force_reason, event.gates) == ("promote", "the first version", ())
+    assert registry.events() == [event]
+
+
+def test_a_forced_promotion_records_the_gates_that_failed(registry: Registry, folder: Path) -> None:
+    publish(registry, folder)
+    event = registry.promote(1, gates=[Gate(figure="jobs.auc", at_least=0.9)], author="ana", **FORCE)  # type: ignore[arg-type]
+    assert (event.kind, event.force_reason, event.gates[0].passed) == ("promote", "a test", False)
+    assert registry.resolve("production") == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "digest", "kind", "value", "reason"),
+    [
+        (0.71, "r", "promote", 0.01, ""),
+        (0.69, "r", "blocked", -0.01, ""),
+        (0.71, "other", "blocked", None, "version 1 was not measured on the same rows"),
+        (float("inf"), "r", "blocked", None, ""),
+    ],
+)
+def test_a_change_is_judged_against_the_version_that_is_replaced(
+    registry: Registry, store: LocalStore, folder: Path, after: float, digest: str, kind: str, value: Any, reason: str
+) -> None:
+    gate = Gate(figure="jobs.auc", at_least=0.5, min_change=0.0)
+    publish(registry, folder, lineage={"benchmark": {"rows_digest": "r"}})
+    assert registry.promote(1, gates=[gate], author="ana").kind == "promote"  # nothing is replaced yet
+    metrics = {"jobs": {"auc": after if after < 1 else "inf"}}
+    publish(registry, folder, metrics=metrics, lineage={"benchmark": {"rows_digest": digest}})
+    with contextlib.suppress(RegistryError):
+        registry.promote(2, gates=[gate], author="ana")
+    event = registry.events()[-1]
+    outcome = event.gates[-1]
+    assert (event.kind, outcome.rule, outcome.value, outcome.reason) == (
+        kind, "min_change", value if value is None else pytest.approx(value), reason
+    )  # fmt: skip
+
+
+def test_events_and_manifests_of_earlier_releases_are_read(registry: Registry, store: LocalStore, folder: Path) -> None:
+    publish(registry, folder)
+    manifest = json.loads(store.get("models/brew360/versions/00000000000000000001.json"))
+    del manifest["gates"]
+    store.put_if_absent("models/brew360/versions/00000000000000000002.json", json.dumps(manifest).encode())
+    event = {
+        "kind": "promote", "version": 2, "alias": "production", "author": "ana", "time": "2026-01-02T03:04:05+00:00",
+        "gates": [{"name": "jobs.auc", "value": 0.6, "threshold": 0.65, "passed": True}], "note": "", "write_id": "x",
+    }  # fmt: skip
+    store.put_if_absent("models/brew360/events/00000000000000000001.json", json.dumps(event).encode())
+    assert registry.version(2).gates == ()
+    (read,) = registry.events()
+    assert read.gates == (GateOutcome("jobs.auc", 0.6, 0.65, True),)
+    assert read.force_reason is None
+    assert registry.resolve("production") == 2
+
+
+def test_a_file_that_changes_while_it_is_published_is_never_stored_under_the_wrong_digest(
+    registry: Registry, store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    weights = folder / "model.safetensors"
+    right = weights.read_bytes()
+
+    class Slow(LocalStore):
+        """Another process writes to the weights between hashing and upload; size and time stay the same."""
+
+        def upload_if_absent(self, key: str, path: Path, *, expected: Digest | None = None) -> bool:
+            if path == weights:
+                status = path.stat()
+                path.write_bytes(right[::-1])
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            return super().upload_if_absent(key, path, expected=expected)
+
+    with pytest.raises(
+        StorageError, match=r"model\.safetensors changed while it was uploaded: 25600 bytes"
+    ):
+        publish(Registry(Slow(store.root)), folder)
+    assert registry.versions() == []
+    assert store.list() == []
+    weights.write_bytes(right)
+    publish(registry, folder)
+    assert (registry.fetch(1, tmp_path / "cache") / "model.safetensors").read_bytes() == right
+
+
+def test_verify_names_every_missing_or_damaged_blob(registry: Registry, store: LocalStore, folder: Path) -> None:
+    publish(registry, folder)
+    (folder / "tokenizer/tokenizer.json").write_text("{ }")
+    first = registry.version(1)
+    second = publish(registry, folder)
+    assert registry.verify() == []
+    weights, tokenizer = (store.root / f"models/brew360/blobs/sha256/{file.sha256}" for file in first.files)
+    weights.write_bytes(bytes(25600))
+    tokenizer.unlink()
+    faults = registry.verify()
+    assert [(fault.version, fault.name) for fault in faults] == [
+        (1, "model.safetensors"), (1, "tokenizer/tokenizer.json"), (2, "model.safetensors"),
+    ]  # fmt: skip
+    assert "is damaged: it has 25600 bytes with sha256" in faults[0].problem
+    assert "is gone from the store" in faults[1].problem
+    assert [fault.name for fault in registry.verify([second.number])] == ["model.safetensors"]
+    with pytest.raises(RegistryError, match="is damaged"):  # a version with this blob could not be fetched
+        publish(registry, folder)
+    (store.root / "models/brew360/versions/00000000000000000002.json").write_text("{}")
+    assert registry.verify()[-1] == Fault(
+        version=2, name="manifest", problem="the manifest of version 2 of brew360 is damaged: 'files'. Restore its "
+        "object from a backup of the store, or serve another version.",
+    )  # fmt: skip
+    with pytest.raises(RegistryError, match="no version 9"):
+        registry.verify([9])
 
 
 def test_a_retired_version_is_passed_over(registry: Registry, folder: Path) -> None:
     for number in (1, 2, 3):
         publish(registry, folder)
-        registry.promote(number, gates=[], author="ana")
+        registry.promote(number, gates=[GOOD], author="ana")
     registry.append("retire", 2, author="ana", note="trained on wrong labels")
     with pytest.raises(
         RegistryError, match=r"version 2 of brew360 is retired\. Promote another, or publish it again\."
     ):
-        registry.promote(2, gates=[], author="ana")
+        registry.promote(2, gates=[GOOD], author="ana")
     assert registry.rollback(author="ana").version == 1
 
 
@@ -295,7 +436,7 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
     with pytest.raises(
         UserError, match=r"'7' cannot be an alias: use letters, digits and \._- and start with a letter"
     ):
-        registry.promote(1, alias="7", gates=[], author="ana")
+        registry.promote(1, alias="7", gates=[GOOD], author="ana")
     with pytest.raises(UserError, match=r"'a/b' cannot name a model"):
         Registry(registry.store, "a/b")
 

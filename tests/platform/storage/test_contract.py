@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from brew_platform.errors import StorageError
-from brew_platform.storage.base import ObjectStore, open_store
+from brew_platform.storage.base import Digest, ObjectStore, open_store
 from brew_platform.storage.local import LocalStore
 
 BACKENDS: dict[str, Callable[[Path], str]] = {"local": str, "file-url": lambda folder: f"file://{folder}"}
@@ -50,6 +50,18 @@ def test_a_file_is_uploaded_and_downloaded_whole(store: ObjectStore, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["copy.bin", "weights.bin"]
 
 
+def test_an_upload_of_other_bytes_than_expected_creates_no_object(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "weights.bin"
+    source.write_bytes(b"abc")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    for wrong in (Digest(size=4, sha256=sha256), Digest(size=3, sha256="0" * 64)):
+        with pytest.raises(StorageError, match=r"weights\.bin changed while it was uploaded: . bytes with sha256"):
+            store.upload_if_absent("w", source, expected=wrong)
+    assert store.list() == []
+    assert store.upload_if_absent("w", source, expected=Digest(size=3, sha256=sha256))
+    assert store.digest("w") == Digest(size=3, sha256=sha256)
+
+
 def test_empty_objects_are_objects(store: ObjectStore) -> None:
     assert store.put_if_absent("empty", b"")
     assert store.get("empty") == b""
@@ -71,6 +83,8 @@ def test_a_missing_object_is_a_clear_error_and_leaves_no_file(store: ObjectStore
         store.get("no/such")
     with pytest.raises(StorageError, match="no such object"):
         store.download("no/such", tmp_path / "out")
+    with pytest.raises(StorageError, match="no such object"):
+        store.digest("no/such")
     with pytest.raises(StorageError, match=r"cannot write 'k' .*absent\.bin does not exist\. Check the key and"):
         store.upload_if_absent("k", tmp_path / "absent.bin")
     assert not (tmp_path / "out").exists()
@@ -85,6 +99,7 @@ def test_a_malformed_key_is_refused_by_every_method(store: ObjectStore, tmp_path
         lambda: store.get(key),
         lambda: store.download(key, tmp_path / "x"),
         lambda: store.exists(key),
+        lambda: store.digest(key),
     ]
     for call in calls:
         with pytest.raises(StorageError, match="is not a valid key: its parts, between single slashes, must consist"):

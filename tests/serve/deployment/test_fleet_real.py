@@ -168,7 +168,7 @@ def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.Tem
         elif number == 3:
             weights.unlink()
         registry.publish(folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, gates=[], author="test")
+    registry.promote(1, force=True, reason="test", author="test")
     MemberContext.build(tables, root / "context.sqlite")
     config = AppConfig(
         registry_url=str(root / "store"),
@@ -189,7 +189,7 @@ def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Servic
     (old,) = processes("EngineCor")
     with Load(service) as load:
         until(lambda: len(load.answers) > 20, 60)
-        service.registry.promote(2, gates=[], author="test")
+        service.registry.promote(2, force=True, reason="test", author="test")
         until(lambda: load.answers[-1].version == 2, 180)
         until(lambda: set(service.status()) == {2}, 60)
         count = len(load.answers)
@@ -203,11 +203,11 @@ def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Servic
 
 def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(service: Service) -> None:
     with Load(service) as load:
-        moved = service.registry.promote(3, gates=[], author="test").number
+        moved = service.registry.promote(3, force=True, reason="test", author="test").number
         (event,) = until(lambda: [one for one in service.registry.events() if one.number > moved], 120)
         until(lambda: set(service.status()) == {2}, 60)
     assert (event.kind, event.version, event.alias) == ("failed", 3, "production")
-    assert "holds no weights" in event.note
+    assert "contains no weights" in event.note
     assert load.failed == []
     assert {answer.version for answer in load.answers} == {2}
     time.sleep(3)

@@ -47,7 +47,7 @@ def config(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.Temp
     root = tmp_path_factory.mktemp("serving")
     registry = Registry(open_store(str(root / "store")))
     published = registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(published.number, gates=[], author="test")
+    registry.promote(published.number, force=True, reason="test", author="test")
     MemberContext.build(tables, root / "context.sqlite")
     return AppConfig(
         registry_url=str(root / "store"),
@@ -185,7 +185,7 @@ def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config:
     from brew_serve.engines.config import EngineConfig
 
     app = build_app(replace(config, engine=EngineConfig(kv_cache_bytes=65536)))
-    with pytest.raises(UserError, match=r"^kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
+    with pytest.raises(UserError, match=r"^kv_cache_bytes is 65536, which is too little for one prompt of 384 tokens"):
         serve_http(app, port=free_port())
     assert not engine_cores()
 

@@ -26,7 +26,7 @@ class Stage:
         return VersionReconciler("production", start_seconds=100, retire_seconds=5, clock=lambda: self.now)
 
     def promote(self, number: int) -> None:
-        self.registry.promote(number, gates=[], author="t")
+        self.registry.promote(number, force=True, reason="test", author="t")
 
     def step(self, seconds: float = 1.0) -> Plan:
         """Decides, and does it; what was started before is not up before the test says so."""
@@ -185,7 +185,7 @@ def test_events_of_the_registry_carry_shares_and_failures(stage: Stage) -> None:
     assert (event.alias, event.note, event.share) == ("production", "no weights", None)
     assert registry.aliases() == {"canary": 2, "production": 1}
     assert [one.share for one in Registry(registry.store).events()] == [None, 0.05, None]
-    with pytest.raises(UserError, match=r"the share of a shadow is 1\.5; give a number from 0"):
+    with pytest.raises(UserError, match=r"the share of a shadow is 1\.5\. Set a number from 0"):
         registry.append("shadow", 2, author="t", share=1.5)
     with pytest.raises(UserError, match="an event of kind tag has no share of the traffic"):
         registry.append("tag", 2, author="t", share=0.5)

@@ -146,7 +146,7 @@ def two_versions(version: LoadedVersion, folder: Path) -> Registry:
             tensors = load_file(weights)
             save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] * 1.5}, weights, {"format": "pt"})
         registry.publish(files, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, gates=[], author="test")
+    registry.promote(1, force=True, reason="test", author="test")
     return registry
 
 
@@ -219,7 +219,7 @@ def test_from_an_event_over_http_to_its_ranking_and_through_a_promotion(
             first = until(shown, 60)
             require_equal_online(first, 1, began)
 
-            registry.promote(2, gates=[], author="test")
+            registry.promote(2, force=True, reason="test", author="test")
 
             def moved() -> bool:  # events go on meanwhile
                 send()
