@@ -21,13 +21,14 @@ import pytest
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Engine, EngineUsage, Generated, Sampling, Shared
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.ranking.service import RankingService
-from brew_serve.version import LoadedVersion, load_version, write_suite_files
+from brew_serve.version import LoadedVersion, load_version
 
 from .engine_processes import engine_cores
 from .nearline_plane import Plane
@@ -162,8 +163,7 @@ def version_folder(tmp_path_factory: pytest.TempPathFactory, suite: TaskSuite, t
         model.get_input_embeddings().weight.mul_(0.1)
         model.get_output_embeddings().weight.mul_(0.15)
     model.save_pretrained(folder)
-    tokenizer.save(folder)
-    write_suite_files(folder, suite, FORMAT)
+    PromptBundle(suite=suite, format=FORMAT, tokenizer=tokenizer).save(folder)
     return folder
 
 

@@ -287,7 +287,7 @@ def test_requests_that_do_not_exist_are_named(tmp_path: Path, version: LoadedVer
     registry.promote(1, force=True, reason="test", author="test")
     MemberContext.build(tables, tmp_path / "c.db")
     done = run("score", "none.parquet", "out", "context_path=c.db", cwd=tmp_path)
-    assert (done.returncode, "none.parquet is no Parquet file" in done.stdout) == (2, True), done.stdout
+    assert (done.returncode, "none.parquet is neither a Parquet file" in done.stdout) == (2, True), done.stdout
     assert not (tmp_path / "out").exists()
 
 

@@ -196,4 +196,4 @@ def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
     code, output = run(*command, cwd=folder)  # nothing is left to do, and no engine is started for it
     assert (code, "going on" in output, "version 1 scored" in output) == (0, True, True), output
     code, output = run(*command[:-1], "batch.rows=7", cwd=folder)
-    assert (code, "holds another batch: rows differs" in output) == (2, True), output
+    assert (code, "contains another batch: rows differs" in output) == (2, True), output

@@ -54,13 +54,13 @@ def test_an_unknown_key_is_refused(folder: Path) -> None:
 
 def test_prompts_longer_than_the_models_context_are_refused(folder: Path) -> None:
     edit(folder / "prompt_format.json", context_length=512)
-    with pytest.raises(UserError, match="prompts may take 512 tokens, but the model was made for 384"):
+    with pytest.raises(UserError, match="prompts can have 512 tokens, but the model reads 384"):
         load_version(folder)
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     edit(folder / "config.json", vocab_size=100)
-    with pytest.raises(UserError, match="the tokenizer has .* ids, but the model knows 100"):
+    with pytest.raises(UserError, match="the tokenizer has .* ids, but the model has 100"):
         load_version(folder)
 
 

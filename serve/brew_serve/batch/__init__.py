@@ -1,1 +1,1 @@
-"""Tables of requests, scored by the engine that serves."""
+"""Batch scoring of request tables, with the engines of online serving."""

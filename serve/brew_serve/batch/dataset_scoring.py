@@ -41,30 +41,31 @@ def score_requests(
     version: str | None = None,
     config: BatchConfig | None = None,
 ) -> ray.data.Dataset:
-    """Scores every candidate of every request.
+    """Score every candidate of every request.
 
-    Rows of one member should follow each other by time: each prefix then extends the one before it, and the engine
-    computes only what is new.
+    The rows of one member should be consecutive and sorted by time. Each prefix then extends the previous one, and the
+    engine computes only the new tokens.
 
     Args:
-        requests: rows {task: str, prefix_ids: list<int32>, question_ids: list<list<int32>>, interaction_ids:
-            list<int64>}, further columns ignored; question_ids and interaction_ids have one entry per candidate.
-        version_folder: see `brew_serve.version`; every node must see it.
-        engine: settings of each engine.
-        version: written to every row.
+        requests: Rows {task: str, prefix_ids: list<int32>, question_ids: list<list<int32>>, interaction_ids:
+            list<int64>}. Other columns are ignored. question_ids and interaction_ids have one entry per candidate.
+        version_folder: A folder as described in `brew_serve.version`, at the same path on every node.
+        engine: Settings of each engine.
+        version: Value of the column `version`.
+        config: Number of engines, and the work per engine.
 
     Returns:
-        One row per candidate, as `SCORES`; lazy, as Ray Data is.
+        One row per candidate with the schema `SCORES`; computed lazily by Ray Data.
 
     Raises:
-        UserError: the folder is no version, or the requests are known to lack a column. What fails later, while the
-            result is consumed, Ray Data raises as its own error, whose text holds ours.
+        UserError: The folder is not a valid version, or a column is known to be missing. Ray Data raises later errors,
+            while the result is consumed, as its own; their text contains ours.
     """
     load_version(version_folder, engine)
     if (schema := requests.schema(fetch_if_missing=False)) is not None:
         _check_columns(schema.names)
     config = config or BatchConfig()
-    # One block a batch: a block's scores come out together, however many batches it is given to the engine in.
+    # One block per batch: Ray Data returns a block only when all its batches are done.
     return requests.repartition(target_num_rows_per_block=config.rows).map_batches(
         EngineActor,
         fn_constructor_args=(version_folder, engine, version, config.in_flight),
@@ -78,11 +79,20 @@ def score_requests(
 
 
 async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None, in_flight: int) -> pa.Table:
-    """Scores one table of requests, in its order, with at most `in_flight` prompts in the engine.
+    """Score one table of requests.
+
+    Args:
+        scorer: Scores the prompts.
+        requests: Rows as in `score_requests`.
+        version: Value of the column `version`.
+        in_flight: Maximum number of prompts in the engine at a time.
+
+    Returns:
+        One row per candidate with the schema `SCORES`, in the order of the requests.
 
     Raises:
-        DataError: a column is missing, or a row has as many questions as it has not ids.
-        UserError: an unknown task, or a prompt that the model cannot read.
+        DataError: A column is missing, or a row's numbers of questions and ids differ.
+        UserError: A task is unknown, or a prompt is invalid for the model.
     """
     _check_columns(requests.column_names)
     free = asyncio.Semaphore(in_flight)
@@ -109,7 +119,7 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
 def _check_columns(names: Sequence[str]) -> None:
     if missing := [name for name in COLUMNS if name not in names]:
         raise DataError(
-            f"scoring requests lack column {missing[0]!r} (they have {', '.join(names)}). Make rows of "
+            f"scoring requests lack column {missing[0]!r} (they have {', '.join(names)}). Build rows with the columns "
             f"{', '.join(COLUMNS)}."
         )
 
@@ -144,6 +154,6 @@ class EngineActor:
         return self._runner.run(score_table(self._scorer, requests, version=self._version, in_flight=self._in_flight))
 
     def __del__(self) -> None:
-        """Called by Ray Data when the job ends well; an actor that is killed takes its engine with it all the same."""
+        """Called by Ray Data at the end of the job. The engine also ends if the actor is killed."""
         if hasattr(self, "_engine"):
             self._engine.close()

@@ -1,7 +1,7 @@
-"""Scores the parts of a planned batch with Ray Data. Prompts are compiled from ids beside the engines.
+"""Scores the parts of a planned batch with Ray Data. Ray tasks compile the prompts, and engine actors score them.
 
-A part is one row, so block boundaries cannot split it; the actor that scores it writes its file. A killed run loses
-only the parts in progress: the next run makes the same plan and scores the missing parts.
+A part is one row of the dataset, so block boundaries cannot split it. The actor that scores it writes its file. A
+killed run loses only the parts in progress: the next run makes the same plan and scores the missing parts.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ __all__ = ["SCORED", "score_parts"]
 
 SCORED = pa.schema(
     {
-        "row": pa.int64(),  # of the input, counted from 0 over all its files in the order of their names
+        "row": pa.int64(),  # row of the input, counted from 0 over all files, sorted by name
         "task": pa.string(),
         "member_id": pa.string(),
         "candidate_id": pa.string(),
-        "score": pa.float64(),  # P(any positive action); null where it could not be scored
+        "score": pa.float64(),  # P(any positive action); null if it could not be scored
         "probabilities": pa.list_(pa.struct({"action": pa.string(), "probability": pa.float64()})),
-        "version": pa.int64(),  # of the model, in the registry
+        "version": pa.int64(),  # model version in the registry
         "error": pa.string(),  # why there is no score; else null
     }
 )
@@ -42,7 +42,7 @@ _PROMPTS = pa.schema(
         "task": pa.string(),
         "prefix_ids": pa.list_(pa.int32()),
         "question_ids": pa.list_(pa.list_(pa.int32())),
-        "interaction_ids": pa.list_(pa.int64()),  # here: places in the list of candidates
+        "interaction_ids": pa.list_(pa.int64()),  # here: indices in the list of candidates
     }
 )
 _LISTED = pa.schema([SCORED.field(name) for name in ("row", "task", "member_id", "candidate_id", "error")])
@@ -59,17 +59,22 @@ def score_parts(
     *,
     on_part: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Scores `parts` and writes their files; Ray must be initialised, and every node must see the folders.
+    """Score parts and write their files. Ray must be initialised, and the paths must exist on every node.
+
+    A row that cannot be scored raises no error: the column `error` of its candidates says why.
 
     Args:
-        out: of the plan.
-        version_folder: see `brew_serve.version`.
-        context_path: file of `MemberContext`.
-        on_part: told the input rows of each part that is written.
+        plan: Plan of the batch.
+        parts: The parts to score.
+        out: Output folder of the plan.
+        version_folder: A folder as described in `brew_serve.version`.
+        engine: Settings of each engine.
+        context_path: SQLite file of the `MemberContext`.
+        config: Number of engines, and the work per engine.
+        on_part: Called with the number of input rows of each part that was written.
 
     Raises:
-        BrewError: the engine failed, or the input or the context cannot be read. Rows that cannot be scored raise
-            nothing: their error is written beside them.
+        BrewError: The engine failed, or the input or the context cannot be read.
     """
     requests = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=len(parts))
     prompts = requests.map_batches(
@@ -95,7 +100,18 @@ def score_parts(
 def make_prompts(
     batch: pa.Table, *, plan: BatchPlan, version_folder: Path, engine: EngineConfig, context_path: Path
 ) -> pa.Table:
-    """One part's candidates and prompts, each a serialised table, in one row."""
+    """Compile the prompts of one part.
+
+    Args:
+        batch: One row with the fields of `Part`.
+        plan: Plan of the batch.
+        version_folder: A folder as described in `brew_serve.version`.
+        engine: Settings of the engine.
+        context_path: SQLite file of the `MemberContext`.
+
+    Returns:
+        One row: number and rows of the part, its candidates (`listed`), and its prompts, as serialized Arrow tables.
+    """
     (row,) = batch.to_pylist()
     part = Part(**row)
     version, context = _version(version_folder, engine), _context(context_path)
@@ -107,8 +123,8 @@ def make_prompts(
         {
             "part": [part.number],
             "rows": [part.rows],
-            "listed": pa.array([_packed(pa.Table.from_pylist(listed, schema=_LISTED))], pa.large_binary()),
-            "prompts": pa.array([_packed(pa.Table.from_pylist(prompts, schema=_PROMPTS))], pa.large_binary()),
+            "listed": pa.array([_serialize(pa.Table.from_pylist(listed, schema=_LISTED))], pa.large_binary()),
+            "prompts": pa.array([_serialize(pa.Table.from_pylist(prompts, schema=_PROMPTS))], pa.large_binary()),
         }
     )
 
@@ -121,8 +137,8 @@ def _list_request(
     listed: list[dict[str, Any]],
     prompts: list[dict[str, Any]],
 ) -> None:
-    """Adds a request's candidates to `listed`, and its prompts to `prompts`: the same as online (`Scorer.prompts`)."""
-    same = {"row": number, "task": request["task"], "member_id": request["member_id"]}
+    """Add the candidates of a request to `listed`, and its prompts to `prompts`; as `Scorer.compile_prompts` online."""
+    columns = {"row": number, "task": request["task"], "member_id": request["member_id"]}
     candidates = request["candidates"] or []
     try:
         task = version.suite.task(request["task"])
@@ -131,7 +147,7 @@ def _list_request(
         own_words = request["instruction"] or ""
         prefix = version.compiler.prefix(task, profile, history, before=before, own_words=own_words)
     except UserError as error:
-        listed += [{**same, "candidate_id": id_, "error": str(error)} for id_ in candidates]
+        listed += [{**columns, "candidate_id": id_, "error": str(error)} for id_ in candidates]
         return
     questions: dict[int, tuple[int, ...]] = {}
     for id_ in candidates:
@@ -141,7 +157,7 @@ def _list_request(
             reason = None
         except UserError as error:
             reason = str(error)
-        listed.append({**same, "candidate_id": id_, "error": reason})
+        listed.append({**columns, "candidate_id": id_, "error": reason})
     if questions:
         prompts.append(
             {
@@ -154,7 +170,7 @@ def _list_request(
 
 
 class _PartActor(EngineActor):
-    """One engine that scores parts and writes them."""
+    """An engine that scores parts and writes their files."""
 
     def __init__(self, folder: Path, config: EngineConfig, in_flight: int, version: int, out: Path) -> None:
         super().__init__(folder, config, None, in_flight)
@@ -162,18 +178,24 @@ class _PartActor(EngineActor):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (part,) = batch.to_pylist()
-        listed, prompts = _unpacked(part["listed"]), _unpacked(part["prompts"])
-        write_part(self._out, part["part"], _scored(listed, super().__call__(prompts), self._number))
+        listed, prompts = _deserialize(part["listed"]), _deserialize(part["prompts"])
+        write_part(self._out, part["part"], _join_scores(listed, super().__call__(prompts), self._number))
         return pa.table({"rows": [part["rows"]]})
 
 
-def _scored(listed: pa.Table, scores: pa.Table, version: int) -> pa.Table:
-    """`SCORED` for every listed candidate; `scores` are those that have one, by their place in the list."""
-    places = scores["interaction_id"].to_pylist()
+def _join_scores(listed: pa.Table, scores: pa.Table, version: int) -> pa.Table:
+    """Return a table with the schema `SCORED` and one row per listed candidate.
+
+    Args:
+        listed: Candidates, with the schema `_LISTED`.
+        scores: Scores, with the schema `SCORES`; `interaction_id` is the index of the candidate in `listed`.
+        version: Model version in the registry.
+    """
+    indices = scores["interaction_id"].to_pylist()
     columns: dict[str, list[Any]] = {"score": [None] * listed.num_rows, "probabilities": [None] * listed.num_rows}
     for name, column in columns.items():
-        for place, value in zip(places, scores[name].to_pylist(), strict=True):
-            column[place] = value
+        for index, value in zip(indices, scores[name].to_pylist(), strict=True):
+            column[index] = value
     columns["version"] = [version] * listed.num_rows
     arrays = {name: listed[name] for name in listed.column_names} | {
         name: pa.array(values, SCORED.field(name).type) for name, values in columns.items()
@@ -181,16 +203,16 @@ def _scored(listed: pa.Table, scores: pa.Table, version: int) -> pa.Table:
     return pa.table({name: arrays[name] for name in SCORED.names}, schema=SCORED)
 
 
-def _packed(table: pa.Table) -> bytes:
+def _serialize(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
-    packed: bytes = sink.getvalue().to_pybytes()
-    return packed
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
-def _unpacked(packed: bytes) -> pa.Table:
-    return pa.ipc.open_stream(packed).read_all()
+def _deserialize(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
 
 
 @lru_cache(maxsize=1)

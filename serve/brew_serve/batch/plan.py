@@ -1,8 +1,8 @@
-"""Plan of a resumable batch: the input is cut into parts, and each part becomes one file.
+"""Plan of a resumable batch: the input is split into parts, and each part becomes one file.
 
-    _plan.json            written first and never changed: input, version, rows per part
-    part-00000.parquet    the scores of part 0; complete once it exists
-    _done.json            totals; exists once all parts exist
+    _plan.json            input, version, rows per part; written first and never changed
+    part-00000.parquet    the scores of part 0; complete if it exists
+    _done.json            totals; exists if all parts exist
 
 Readers of Parquet folders skip names that begin with `_` or `.`, so the folder is a valid dataset at any time.
 """
@@ -24,50 +24,60 @@ from brew_platform.files import atomic_file, replace_atomically
 __all__ = ["REQUESTS", "BatchPlan", "Part", "Totals", "write_part"]
 
 PLAN, DONE = "_plan.json", "_done.json"
-_TAIL_BYTES = 65_536  # of a file that tell it from others: Parquet's footer, with the statistics of its columns
+_TAIL_BYTES = 65_536  # hashed to identify a file: they include Parquet's footer with the statistics of the columns
 
 REQUESTS = pa.schema(
     {
         "task": pa.string(),
         "member_id": pa.string(),
-        "candidates": pa.list_(pa.string()),  # ids that the member context holds
-        "instruction": pa.string(),  # optional column: what the member wants, in their own words
+        "candidates": pa.list_(pa.string()),  # ids of entities in the member context
+        "instruction": pa.string(),  # optional column: the member's instruction, in their own words
         "before": pa.timestamp("us", tz="UTC"),  # optional column: only earlier interactions are shown
     }
 )
-_NEEDED = ("task", "member_id", "candidates")
+_REQUIRED = ("task", "member_id", "candidates")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some rows of one row group of one input file."""
+    """A slice of one row group of one input file.
+
+    Args:
+        number: Number of the part.
+        file: Path of the input file.
+        group: Index of the row group.
+        slice: Index of the slice in the row group; slices have `BatchPlan.rows` rows.
+        rows: Number of rows of this slice.
+        first: Index of its first row in the whole input.
+    """
 
     number: int
     file: str
-    group: int  # row group
-    slice: int  # which `rows`-sized slice of the row group
-    rows: int  # in it
-    first: int  # its first row, counted over the whole input
+    group: int
+    slice: int
+    rows: int
+    first: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What a finished batch holds."""
+    """Totals of a finished batch."""
 
-    rows: int  # of the input
+    rows: int  # input rows
     candidates: int
     failed: int  # candidates without a score; their column `error` says why
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """One batch. Two plans are equal when the same rows would get the same scores.
+    """The plan of one batch. Two plans are equal if the same rows get the same scores.
 
     Args:
-        model, version: in the registry.
-        engine: the settings that change scores.
-        rows: of a part, at most.
-        files: of the input, in order: path, bytes, rows of each row group, and sha256 of the end.
+        model: Name of the model in the registry.
+        version: Its version.
+        engine: The engine settings that change scores.
+        rows: Maximum number of rows of a part.
+        files: The input files in order: path, bytes, rows of each row group, and SHA-256 of the end.
     """
 
     model: str
@@ -78,37 +88,45 @@ class BatchPlan:
 
     @staticmethod
     def of(source: Path, *, model: str, version: int, engine: Mapping[str, Any], rows: int) -> "BatchPlan":
-        """The plan for a Parquet file, or for all `*.parquet` in a folder, in the order of their names.
+        """Make the plan for a Parquet file, or for all `*.parquet` in a folder, sorted by name.
+
+        Args:
+            source: The file or the folder.
+            model: Name of the model in the registry.
+            version: Its version.
+            engine: The engine settings that change scores.
+            rows: Maximum number of rows of a part.
 
         Raises:
-            DataError: there is none, or one cannot be read or lacks a column.
+            DataError: There is no file, or a file cannot be read or lacks a column.
         """
         files = [source] if source.is_file() else sorted(source.glob("[!._]*.parquet"))
         if not files:
-            raise DataError(f"{source} is no Parquet file and no folder of them (*.parquet). Check the path.")
-        return BatchPlan(model=model, version=version, engine=engine, rows=rows, files=[_look(file) for file in files])
+            raise DataError(f"{source} is neither a Parquet file nor a folder with *.parquet files. Check the path.")
+        described = [_describe(file) for file in files]
+        return BatchPlan(model=model, version=version, engine=engine, rows=rows, files=described)
 
     @staticmethod
     def read(out: Path) -> "BatchPlan | None":
-        """The plan of a batch that was begun in `out`; None where none was.
+        """Read the plan of the batch in the folder `out`; None if it contains no batch.
 
         Raises:
-            UserError: the folder holds something else.
+            UserError: The folder contains something else.
         """
         try:
             return BatchPlan(**json.loads((out / PLAN).read_text()))
         except FileNotFoundError:
             if out.exists() and (not out.is_dir() or any(out.glob("[!.]*.parquet"))):
-                raise UserError(f"{out} holds something else than a batch; choose another folder.") from None
+                raise UserError(f"{out} exists, but does not contain a batch. Choose another folder.") from None
             return None
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{out / PLAN} is no plan of a batch ({error}). Choose another folder.") from error
+            raise UserError(f"{out / PLAN} is not a plan of a batch ({error}). Choose another folder.") from error
 
     def begin(self, out: Path) -> None:
-        """Writes the plan, or checks that the one in `out` is the same; removes what a killed run left half-written.
+        """Write the plan to the folder `out`, or check that its plan is equal. Removes temporary files of killed runs.
 
         Raises:
-            UserError: another batch was begun there.
+            UserError: The folder contains another batch.
         """
         before = BatchPlan.read(out)
         if before is None:
@@ -117,14 +135,14 @@ class BatchPlan:
         elif before != self:
             differs = [name for name in asdict(self) if getattr(before, name) != getattr(self, name)]
             raise UserError(
-                f"{out} holds another batch: {', '.join(differs)} {'differ' if len(differs) > 1 else 'differs'} from "
-                f"its plan ({out / PLAN}). Choose another folder, or give what that batch was begun with to go on."
+                f"{out} contains another batch: {', '.join(differs)} {'differ' if len(differs) > 1 else 'differs'} "
+                f"from its plan ({out / PLAN}). Choose another folder, or resume that batch with its own settings."
             )
         for draft in out.glob(".part-*.tmp"):
             draft.unlink(missing_ok=True)
 
     def parts(self) -> Iterator[Part]:
-        """All parts, in the order of the input."""
+        """Yield all parts, in the order of the input."""
         number = first = 0
         for file in self.files:
             for group, rows in enumerate(file["groups"]):
@@ -134,12 +152,12 @@ class BatchPlan:
                     number, first = number + 1, first + taken
 
     def missing(self, out: Path) -> list[Part]:
-        """The parts that are not there yet."""
-        there = {path.name for path in out.glob("part-*.parquet")}
-        return [part for part in self.parts() if _name(part.number) not in there]
+        """Return the parts without a file in the folder `out`."""
+        existing = {path.name for path in out.glob("part-*.parquet")}
+        return [part for part in self.parts() if _name(part.number) not in existing]
 
     def finish(self, out: Path) -> Totals:
-        """Counts what the parts hold, from their footers alone, and writes it to `_done.json`."""
+        """Compute the totals from the footers of the parts in the folder `out`, and write them to `_done.json`."""
         candidates = failed = 0
         for part in self.parts():
             footer = pq.read_metadata(out / _name(part.number))
@@ -152,10 +170,10 @@ class BatchPlan:
         return totals
 
     def requests(self, part: Part) -> list[dict[str, Any]]:
-        """The rows of a part; optional columns that are not there are null.
+        """Read the rows of a part. Missing optional columns are null.
 
         Raises:
-            DataError: the file is no longer what the plan says.
+            DataError: The file cannot be read, or has changed since the plan was made.
         """
         try:
             file = pq.ParquetFile(part.file)
@@ -166,12 +184,18 @@ class BatchPlan:
                     absent = dict.fromkeys(set(REQUESTS.names) - set(columns))
                     return [absent | row for row in batch.to_pylist()]
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{part.file} cannot be read any more ({error}). Restore it and run again.") from error
-        raise DataError(f"{part.file} has changed since the batch was begun. Restore it, or begin a new batch.")
+            raise DataError(f"{part.file} cannot be read ({error}). Restore it and run again.") from error
+        raise DataError(f"{part.file} has changed since the batch was started. Restore it, or start a new batch.")
 
 
 def write_part(out: Path, number: int, table: pa.Table) -> None:
-    """Writes the scores of a part; its file is there complete, or not at all, whenever this process is killed."""
+    """Write the scores of a part atomically: after a kill its file is complete or does not exist.
+
+    Args:
+        out: Output folder of the plan.
+        number: Number of the part.
+        table: Scores of its candidates.
+    """
     with atomic_file(out / _name(number)) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -180,7 +204,8 @@ def _name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
-def _look(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> dict[str, Any]:
+    """Check the columns of an input file, and return its entry of `BatchPlan.files`."""
     try:
         footer = pq.read_metadata(path)
         schema = pq.read_schema(path)
@@ -190,25 +215,24 @@ def _look(path: Path) -> dict[str, Any]:
             digest = hashlib.sha256(file.read()).hexdigest()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error
-    if lacking := [name for name in _NEEDED if name not in schema.names]:
+    if missing := [name for name in _REQUIRED if name not in schema.names]:
         raise DataError(
-            f"{path} lacks column {lacking[0]!r} (it has {', '.join(schema.names)}). A batch needs "
-            f"{', '.join(_NEEDED)}, one row for each request."
+            f"{path} lacks column {missing[0]!r} (it has {', '.join(schema.names)}). A batch needs "
+            f"{', '.join(_REQUIRED)}, one row for each request."
         )
     for field in REQUESTS:
         if field.name in schema.names and not _fits(schema.field(field.name).type, field.type):
             raise DataError(
-                f"{path}: column {field.name!r} is {schema.field(field.name).type}, but {field.type} is needed. "
-                f"Cast it."
+                f"{path}: column {field.name!r} is {schema.field(field.name).type}, but must be {field.type}. Cast it."
             )
     groups = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
     return {"path": str(path.absolute()), "bytes": size, "groups": groups, "sha256_of_end": digest}
 
 
-def _fits(given: pa.DataType, wanted: pa.DataType) -> bool:
-    if pa.types.is_list(wanted):
-        listed = pa.types.is_list(given) or pa.types.is_large_list(given)
-        return listed and _fits(given.value_type, wanted.value_type)
-    if pa.types.is_string(wanted):
-        return bool(pa.types.is_string(given) or pa.types.is_large_string(given))
-    return bool(pa.types.is_timestamp(given) and given.tz is not None)
+def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_list(expected):
+        is_list = pa.types.is_list(actual) or pa.types.is_large_list(actual)
+        return is_list and _fits(actual.value_type, expected.value_type)
+    if pa.types.is_string(expected):
+        return bool(pa.types.is_string(actual) or pa.types.is_large_string(actual))
+    return bool(pa.types.is_timestamp(actual) and actual.tz is not None)

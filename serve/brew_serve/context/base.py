@@ -1,7 +1,7 @@
-"""The member context: profiles, histories and entities by id, so that a request can name them.
+"""The member context: profiles, histories and entities by id, for requests that contain ids only.
 
-`Context` is the protocol. `MemberContext` is the embedded default, a SQLite file that is built from the tables and to
-which nearline events are added. `context.redis` is for production. One suite of contract tests runs on both.
+`Context` is the protocol. `MemberContext` is the embedded default: a SQLite file that is built from the tables and
+receives nearline events. `context.redis` has the production implementation. The same contract tests run on both.
 """
 
 import json
@@ -33,12 +33,12 @@ __all__ = [
     "unknown_member",
 ]
 
-_ROWS = 10_000  # written at a time
+_ROWS = 10_000  # rows converted to Python objects at a time
 
 _SCHEMA = """
 CREATE TABLE members (member_id TEXT PRIMARY KEY, profile TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entities (entity_id TEXT PRIMARY KEY, entity_type TEXT NOT NULL, fields TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE interactions (  -- those of the tables
+CREATE TABLE interactions (  -- from the tables
     member_id TEXT NOT NULL,
     timestamp INTEGER NOT NULL,  -- microseconds since 1970, UTC
     interaction_id INTEGER NOT NULL,
@@ -47,7 +47,7 @@ CREATE TABLE interactions (  -- those of the tables
     action TEXT NOT NULL,
     PRIMARY KEY (member_id, timestamp, interaction_id)
 ) WITHOUT ROWID;
-CREATE TABLE events (  -- those that came since
+CREATE TABLE events (  -- recorded since the build
     event_id TEXT PRIMARY KEY,
     member_id TEXT NOT NULL,
     timestamp INTEGER NOT NULL,
@@ -75,18 +75,17 @@ class UnknownId(UserError):
 
 
 def unknown_member(member_id: str) -> UnknownId:
-    """Return the error for a member that a context does not hold."""
+    """Return the error for a member that a context does not contain."""
     return UnknownId(
-        f"member {member_id!r} is unknown here, or has opted out; send the member inline as `member`, or give an id "
-        f"that the context holds."
+        f"member {member_id!r} is unknown here, or has opted out; send the member inline as `member`, or send the id "
+        f"of a known member."
     )
 
 
 def unknown_entity(entity_id: str) -> UnknownId:
-    """Return the error for an entity that a context does not hold."""
+    """Return the error for an entity that a context does not contain."""
     return UnknownId(
-        f"candidate {entity_id!r} is unknown here; send it inline as {{id, fields}}, or give an id that the context "
-        f"holds."
+        f"candidate {entity_id!r} is unknown here; send it inline as {{id, fields}}, or send the id of a known entity."
     )
 
 
@@ -95,9 +94,9 @@ class MemberEvent:
     """One interaction that was recorded after the tables were built.
 
     Args:
-        event_id: From the caller; an id that was recorded before changes nothing.
-        timestamp: microseconds since 1970, UTC.
-        entity: what `entity_id` is; needed where the context may not hold it, and else not used.
+        event_id: Id from the caller. An event with a recorded id changes nothing.
+        timestamp: Microseconds since 1970, UTC.
+        entity: The entity with the id `entity_id`; required if the context does not contain it, else ignored.
     """
 
     event_id: str
@@ -111,12 +110,12 @@ class MemberEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """One moment of a member.
+    """The state of a member at one time.
 
     Args:
-        history: oldest first.
-        revision: of fixed width; sorts after every earlier one of this member.
-        events: ids of the events in `history`, oldest first.
+        history: Interactions, oldest first.
+        revision: String of fixed width that sorts after every earlier revision of this member.
+        events: Ids of the events in `history`, oldest first.
     """
 
     profile: dict[str, object]
@@ -126,52 +125,51 @@ class Snapshot:
 
 
 class Context(Protocol):
-    """Members and entities by id; every method may be called from any thread."""
+    """Members and entities by id. All methods are thread-safe, and raise Unavailable if the store cannot be used."""
 
     def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
-        """Profile and all interactions, oldest first.
+        """Return the profile and all interactions, oldest first.
 
         Raises:
-            UnknownId: no such member, or one who opted out.
-            Unavailable: the store cannot be read now; so do all methods.
+            UnknownId: The member does not exist, or has opted out.
         """
 
     def snapshot(self, member_id: str) -> Snapshot:
-        """`member`, and what tells this moment from others.
+        """Return the state of a member with its revision.
 
         Raises:
-            UnknownId: as `member`.
+            UnknownId: As `member`.
         """
 
     def entity(self, entity_id: str) -> Entity:
-        """The entity.
+        """Return an entity.
 
         Raises:
-            UnknownId: there is none of that id.
+            UnknownId: The context does not contain it.
         """
 
     def record(self, events: Sequence[MemberEvent]) -> int:
-        """Adds events of one member to their history, all or none; those that are there already change nothing.
+        """Add events of one member to the history, all or none. Recorded events change nothing.
 
-        An entity that comes with an event is added where the context does not hold it, and never changed.
+        The entity of an event is added if the context does not contain it. Existing entities never change.
 
         Returns:
-            How many were new.
+            Number of new events.
 
         Raises:
-            UnknownId: the member or an entity is unknown; nothing was written.
+            UnknownId: The member or an entity is unknown; nothing was written.
         """
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
 
 
 class MemberContext:
     """A `Context` on a SQLite file.
 
     Args:
-        path: a file that `build` wrote.
-        writable: whether `record` may be called; False opens the file read-only.
+        path: A file that `build` wrote.
+        writable: Whether `record` can be called; False opens the file read-only.
 
     Raises:
         UserError: The file does not exist, or is not a member context.
@@ -179,7 +177,7 @@ class MemberContext:
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         if not path.is_file():
-            raise UserError(f"{path} does not exist: build the member context first, or leave context_path out.")
+            raise UserError(f"{path} does not exist. Build the member context first, or remove context_path.")
         try:
             self._file = SqliteFile(path, writable=writable)
             try:
@@ -188,7 +186,7 @@ class MemberContext:
                 self._file.close()
                 raise
         except (UserError, Unavailable, IndexError) as error:
-            raise UserError(f"{path} is not a member context ({error}). Build it again.") from error
+            raise UserError(f"{path} is not a member context ({error}). Rebuild it.") from error
 
     def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
         snapshot = self.snapshot(member_id)
@@ -242,11 +240,15 @@ class MemberContext:
 
     @staticmethod
     def build(tables: Tables, path: Path) -> None:
-        """Writes the context of `tables` to `path`, whole or not at all, in place of one that is there.
+        """Write the context of `tables` to a file, which atomically replaces an existing one.
 
-        Members who opted out are left out, with all they did. Events recorded in the file that was there are gone with
-        it: those that the tables do not hold yet are applied again with `Outbox.replay_done`. Whoever has the old file
-        open keeps reading it; start them again.
+        Members who opted out are excluded with all their interactions. Events recorded in the old file are lost;
+        `Outbox.replay_done` applies those again that the tables do not contain. Processes that have the old file open
+        continue to read it, and must be restarted.
+
+        Args:
+            tables: Members, entities and interactions.
+            path: The file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as draft:
@@ -258,8 +260,8 @@ class MemberContext:
                 db.execute("DELETE FROM interactions WHERE member_id NOT IN (SELECT member_id FROM members)")
                 db.execute("INSERT INTO built VALUES (?)", (time.time_ns() // 1000,))
                 db.commit()
-                db.execute("PRAGMA journal_mode = WAL")  # readers never wait for the one that records events
-            for name in ("-wal", "-shm"):  # of the old file: SQLite would read its last transactions into the new one
+                db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer of events
+            for name in ("-wal", "-shm"):  # of the old file; SQLite would apply its last transactions to the new one
                 path.with_name(path.name + name).unlink(missing_ok=True)
 
 
@@ -285,11 +287,11 @@ def _interactions(table: pa.Table) -> Iterator[tuple[str, int, int, str, str, st
 
 
 def table_rows(table: pa.Table, columns: list[str]) -> Iterator[dict]:
-    """The table's rows, a batch in memory at a time."""
+    """Yield the rows of a table as dicts. Only one batch is in memory at a time."""
     for batch in table.select(columns).to_batches(max_chunksize=_ROWS):
         yield from batch.to_pylist()
 
 
 def json_of(values: Mapping[str, object]) -> str:
-    """As JSON, without the fields that are null because another type of record has them."""
+    """Return the values as JSON without nulls, which stand for fields of other record types."""
     return json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)

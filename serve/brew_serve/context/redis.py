@@ -24,15 +24,15 @@ from brew_serve.stores.sqlite_file import Unavailable
 
 __all__ = ["RedisContext"]
 
-_COMMANDS = 5_000  # sent to the server at a time
+_COMMANDS = 5_000  # commands sent to the server at a time
 
 
 class RedisContext:
     """A `Context` on Redis.
 
     Args:
-        url: of the server.
-        prefix: of every key, so that several services can share a server.
+        url: Address of the server, such as redis://:password@host:6379/0.
+        prefix: Prefix of every key, so that several services can share a server.
     """
 
     def __init__(self, url: str, prefix: str = "brew360:") -> None:
@@ -54,7 +54,7 @@ class RedisContext:
             rows = sorted(
                 ((*json.loads(text), field.decode()) for field, text in stored.items()),
                 key=lambda row: (row[3], row[4][0] == "e", len(row[4]) if row[4][0] == "t" else 0, row[4]),
-            )  # by time; then those of the tables by number, then events
+            )  # by time, then interactions of the tables by number, then events
             entities = self._entities(key, sorted({row[0] for row in rows}))
         events = [field[1:] for *_, field in rows if field[0] == "e"]
         return Snapshot(
@@ -87,7 +87,7 @@ class RedisContext:
                     raise unknown_member(event.member_id)
                 if not entity and event.entity is None:
                     raise unknown_entity(event.entity_id)
-            # Members and entities of a generation are never removed, so what was found is still there.
+            # Members and entities of a generation are never removed, so those that were found still exist.
             transaction = self._redis.pipeline(transaction=True)
             for event in events:
                 if event.entity is not None:
@@ -99,7 +99,7 @@ class RedisContext:
                 )
             answers = transaction.execute()
         new, at = 0, 0
-        for event in events:  # the answer to HSETNX is the last one of each event
+        for event in events:  # the answer to HSETNX is the last answer of each event
             at += 1 if event.entity is None else 2
             new += answers[at - 1]
         return new
@@ -109,13 +109,18 @@ class RedisContext:
 
     @staticmethod
     def build(tables: Tables, url: str, prefix: str = "brew360:") -> None:
-        """Writes the context of `tables`; readers see the old one until it is whole, and then the new one.
+        """Write the context of `tables`. Readers see the old context until the new one is complete.
 
-        Members who opted out are left out, with all they did. Events recorded since the old one was built are gone with
-        it: those that the tables do not hold yet are applied again with `Outbox.replay_done`.
+        Members who opted out are excluded with all their interactions. Events recorded in the old context are lost;
+        `Outbox.replay_done` applies those again that the tables do not contain.
+
+        Args:
+            tables: Members, entities and interactions.
+            url: Address of the server.
+            prefix: Prefix of every key.
 
         Raises:
-            Unavailable: the server failed; the old context is still served.
+            Unavailable: The server failed; the old context is still served.
         """
         redis = connect(url)
         with redis_errors():
@@ -132,17 +137,17 @@ class RedisContext:
         redis.close()
 
     def _generation(self) -> str:
-        """The prefix of the keys that are served now."""
+        """Return the prefix of the keys that are served now."""
         built = self._redis.get(f"{self._prefix}built")
         if built is None:
             raise Unavailable(
-                "this Redis holds no member context: build it with RedisContext.build, then replay the events that its "
-                "tables do not hold with Outbox.replay_done."
+                "this Redis contains no member context. Build it with RedisContext.build, then replay the events that "
+                "its tables do not contain with Outbox.replay_done."
             )
         return f"{self._prefix}{int(built)}:"
 
     def _entities(self, key: str, ids: Sequence[str]) -> dict[str, Entity]:
-        """Those of `ids` that are known."""
+        """Return the entities that exist, by id."""
         if not ids:
             return {}
         texts = self._redis.mget([f"{key}entity:{id_}" for id_ in ids])

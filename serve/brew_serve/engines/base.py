@@ -15,25 +15,25 @@ __all__ = ["Engine", "EngineUsage", "Generated", "Sampling", "Shared", "check_ge
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a text is continued."""
+    """Settings of text generation."""
 
     max_tokens: int
     temperature: float = 1.0  # 0 takes the likeliest token each time
-    top_p: float = 1.0  # only the likeliest tokens that together have this probability may follow
+    top_p: float = 1.0  # samples from the likeliest tokens that together have this probability
     seed: int | None = None  # the same seed on the same engine gives the same text
-    stop_ids: tuple[int, ...] = ()  # any of these ends the text and is not part of it
+    stop_ids: tuple[int, ...] = ()  # each of these token ids ends the text and is not part of it
     top_logprobs: int = 0  # alternatives returned per token, at most 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """A continuation; log-probabilities are over the whole vocabulary, at temperature 1.
+    """A continuation of a prompt. Log-probabilities are over the whole vocabulary, at temperature 1.
 
     Args:
-        ids: its tokens.
-        logprobs: of each token, as many.
-        top: the likeliest tokens at each position with theirs, as many; empty dicts where none were requested.
-        finish: stop at a stop token, else length.
+        ids: Token ids, without the stop token.
+        logprobs: Natural log-probability of each token.
+        top: Per position, the likeliest token ids with their log-probabilities; empty dicts if none were requested.
+        finish: "stop" if a stop token ended the text, "length" if max_tokens did.
     """
 
     ids: tuple[int, ...]
@@ -44,14 +44,14 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineUsage:
-    """What an engine has done since it was loaded."""
+    """Work of an engine since it was loaded."""
 
     prompts: int = 0
     prompt_tokens: int = 0
-    cached_tokens: int = 0  # of these, taken from the prefix cache
+    cached_tokens: int = 0  # prompt tokens that came from the prefix cache
 
     def plus(self, *, prompts: int = 1, prompt_tokens: int, cached_tokens: int = 0) -> "EngineUsage":
-        """With so many prompts more."""
+        """Return the usage after further work."""
         return EngineUsage(
             prompts=self.prompts + prompts,
             prompt_tokens=self.prompt_tokens + prompt_tokens,
@@ -61,58 +61,66 @@ class EngineUsage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shared:
-    """What prompts that are requested together begin with, token ids: an engine may compute it once for all of them."""
+    """The common prefix of prompts that are requested together, in token ids. An engine can compute it once for all."""
 
     ids: tuple[int, ...]
 
     @classmethod
     def of(cls, prompts: Sequence[tuple[int, ...]]) -> "Shared":
-        """All that they share: what the smallest and the largest do, as no other differs earlier."""
+        """Return the longest common prefix: that of the smallest and the largest prompt in lexicographic order."""
         ends = min(prompts, default=()), max(prompts, default=())
         same = takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
         return cls(ids=tuple(first for first, _ in same))
 
 
 class Engine(Protocol):
-    """A loaded model that answers many calls at once. A call that is cancelled is not computed any further."""
+    """A loaded model that answers many calls concurrently. Cancelling a call stops its computation."""
 
     usage: EngineUsage
 
     def next_token_logprobs(
         self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None
     ) -> Awaitable[list[float]]:
-        """Natural log of each wanted token's probability to come next after `prompt`.
+        """Return the natural log-probability of each of `token_ids` as the next token after `prompt`.
 
-        The log-softmax is over the whole vocabulary and is taken from fp32 logits, at temperature 1.
+        The log-softmax is over the whole vocabulary, of fp32 logits, at temperature 1.
 
         Args:
-            prompt: token ids, one or more; at most the model's context length less one.
-            token_ids: the wanted tokens, one or more, all different.
-            shared: the same object with each of several prompts that are requested at once; `prompt` begins with its
-                ids. It saves work and changes no answer.
+            prompt: Token ids, one or more; at most the model's context length minus one.
+            token_ids: Target token ids, one or more, all different.
+            shared: A common prefix; `prompt` begins with its ids. Pass the same object with each of several concurrent
+                prompts. It saves work and does not change results.
 
         Returns:
-            As many floats as `token_ids`, in its order.
+            One float per target token, in the order of `token_ids`.
 
         Raises:
-            UserError: the prompt is empty or too long, or an id is not in the vocabulary.
-            BrewError: the engine failed.
+            UserError: The prompt is empty or too long, or an id is not in the vocabulary.
+            BrewError: The engine failed.
         """
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
-        """Continues `prompt`.
+        """Continue a prompt.
+
+        Args:
+            prompt: Token ids, one or more.
+            sampling: Settings of the generation.
 
         Raises:
-            UserError: the prompt is empty, it and max_tokens are longer than the context, or an id is not in the
+            UserError: The prompt is empty, prompt and max_tokens together exceed the context, or an id is not in the
                 vocabulary.
-            BrewError: the engine failed.
+            BrewError: The engine failed.
         """
 
     def check(self) -> None:
-        """Raises a BrewError when the engine can answer no more calls, so that its owner can be restarted."""
+        """Check that the engine can answer calls.
+
+        Raises:
+            BrewError: It cannot; its owner should be restarted.
+        """
 
     def close(self) -> None:
-        """Ends the engine and every process it started; harmless when called twice."""
+        """Stop the engine and every process it started. A second call does nothing."""
 
 
 def check_request(
@@ -123,39 +131,49 @@ def check_request(
     vocabulary_size: int,
     length: int | None = None,
 ) -> None:
-    """Refuses what no engine can answer.
+    """Validate a request for next-token log-probabilities.
 
     Args:
-        length: of the whole prompt, where `prompt` is but a part of it.
+        prompt: Token ids of the prompt, or of a part of it.
+        token_ids: Target token ids.
+        context_length: Tokens that the model reads.
+        vocabulary_size: Number of token ids of the model.
+        length: Tokens of the whole prompt, if `prompt` is a part of it.
 
     Raises:
-        UserError: the prompt is empty or longer than context_length - 1, or an id is not in the vocabulary.
+        UserError: The prompt is empty or longer than context_length - 1, or an id is not in the vocabulary.
     """
     if not prompt or not token_ids:
-        raise UserError("the prompt and the wanted token ids must each hold at least one id; give both.")
+        raise UserError("the prompt or the list of target token ids is empty. Pass at least one id of each.")
     length = len(prompt) if length is None else length
     if length >= context_length:
         raise UserError(
-            f"the prompt has {length} tokens, but this model reads {context_length - 1} before an answer. Shorten "
+            f"the prompt has {length} tokens, but this model reads {context_length - 1} before the next token. Shorten "
             f"it, or load the model with a longer context."
         )
     low, high = min(min(prompt), min(token_ids)), max(max(prompt), max(token_ids))
     if low < 0 or high >= vocabulary_size:
         raise UserError(
             f"token id {low if low < 0 else high} is not in the vocabulary (0 to {vocabulary_size - 1}). Encode "
-            f"prompts with this model's own tokenizer."
+            f"prompts with the tokenizer of this model."
         )
 
 
 def check_generation(prompt: Sequence[int], sampling: Sampling, *, context_length: int, vocabulary_size: int) -> None:
-    """Refuses what no engine can continue.
+    """Validate a request for text generation.
+
+    Args:
+        prompt: Token ids.
+        sampling: Settings of the generation.
+        context_length: Tokens that the model reads and generates together.
+        vocabulary_size: Number of token ids of the model.
 
     Raises:
-        UserError: as `check_request`, or the answer would not fit.
+        UserError: As `check_request`, or prompt and max_tokens together exceed the context.
     """
     check_request(prompt, [0], context_length=context_length, vocabulary_size=vocabulary_size)
     if len(prompt) + sampling.max_tokens > context_length:
         raise UserError(
-            f"the prompt has {len(prompt)} tokens and may be continued by {sampling.max_tokens}, but this model reads "
-            f"{context_length} in all. Shorten it, or ask for at most {context_length - len(prompt)} tokens."
+            f"the prompt has {len(prompt)} tokens and max_tokens is {sampling.max_tokens}, but this model reads "
+            f"{context_length} in all. Shorten the prompt, or set max_tokens to {context_length - len(prompt)} or less."
         )

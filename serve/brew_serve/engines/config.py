@@ -10,11 +10,11 @@ __all__ = ["EngineConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How a model is run.
+    """Settings of an engine.
 
     The defaults fit a demo model of a few million parameters in fp32 on two CPU cores. With prefixes of about 1,000
-    tokens that grow by 14 tokens per row, the forward takes 96% of the engine's time there, so the limits per step
-    have little effect; `block_size` and threads that do not spin while idle have much.
+    tokens that grow by 14 tokens per row, the forward pass takes 96% of the engine's time there. The limits per step
+    therefore have little effect; `block_size`, and threads that do not spin while idle, have a large one.
     """
 
     kind: str = "vllm"  # name of an installed engine: vllm, torch, or an entry point in the group brew360.engines
@@ -30,8 +30,8 @@ class EngineConfig:
     # default.
     block_size: int | None = None
     max_num_seqs: int = 128  # prompts per engine step; more adds latency and no measurable throughput
-    max_num_batched_tokens: int = 4096  # tokens computed per engine step; raised to max_model_len where that is longer
-    threads: int = 0  # of the engine process; 0: all cores that this process may use
+    max_num_batched_tokens: int = 4096  # tokens computed per engine step; at least max_model_len
+    threads: int = 0  # threads of the engine process; 0: all cores that this process can use
     dtype: str = "float32"  # float32 agrees with the reference to 1e-5; bfloat16 for GPUs (logits stay fp32)
     quantization: str | None = None  # fp8: weights and activations, quantized at load, GPU only; the head stays fp32
     tensor_parallel_size: int = 1  # GPUs of one machine that each matrix is split over

@@ -1,15 +1,15 @@
-"""Prompts longer than a model was trained on, without training: its rotary embedding scaled when it is loaded.
+"""NTK-aware scaling of a model's rotary embedding, which extends the context at load time without training.
 
-A rotary embedding turns the i-th pair of a head's d dimensions by position times theta^(-2i/d). NTK-aware scaling
-raises the base instead of dividing positions: the fastest pair turns exactly as in training, so that neighbouring
-tokens stay as far apart, and the slowest pair turns alpha times slower, so that alpha times as many positions stay
-within the angles that it saw in training:
+A rotary embedding rotates the i-th pair of a head's d dimensions by position times theta^(-2i/d). NTK-aware scaling
+raises the base instead of dividing positions. The fastest pair rotates as in training, so neighbouring tokens remain
+equally distinguishable. The slowest pair rotates alpha times slower, so alpha times as many positions stay within the
+angles of training:
 
     theta' = theta * alpha^(d / (d - 2))
 
 Source: "NTK-Aware Scaled RoPE" (bloc97, r/LocalLLaMA, June 2023); YaRN, arXiv 2309.00071, section 3.1, equation 14.
 
-Holds that formula, and what it changes in a model's config.json, the same for every engine.
+All engines use the resulting overrides of the model's config.json.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ __all__ = ["RopeScaling", "context_of", "rope_overrides", "scaled_theta"]
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How a model's rotary embedding is scaled at inference."""
+    """Scaling of a model's rotary embedding at inference."""
 
     alpha: float  # the context becomes this many times original_length; 1 changes nothing
-    original_length: int | None = None  # tokens that the model was trained on; None: its max_position_embeddings
-    theta: float | None = None  # base that it was trained with; None: its config.json's
+    original_length: int | None = None  # context length in training, in tokens; None: max_position_embeddings
+    theta: float | None = None  # base in training; None: the base in config.json
 
     def __post_init__(self) -> None:
         if not self.alpha >= 1:
@@ -41,23 +41,25 @@ class RopeScaling:
 
 
 def scaled_theta(theta: float, *, alpha: float, dimensions: int) -> float:
-    """The base that makes `alpha` times the trained context readable; the formula at the head of this file.
+    """Return the base that extends the context by the factor `alpha`, by the formula of this module.
 
     Args:
-        theta: base in training.
-        dimensions: of a head that are rotated, more than 2.
+        theta: Base in training.
+        alpha: Factor of the context length, 1 or more.
+        dimensions: Rotated dimensions of a head, more than 2.
     """
     return float(theta * alpha ** (dimensions / (dimensions - 2)))
 
 
 def context_of(model: Mapping[str, Any], rope: RopeScaling | None) -> int:
-    """Tokens that a model reads.
+    """Return the context length of a model, in tokens.
 
     Args:
-        model: its config.json.
+        model: Content of its config.json.
+        rope: Scaling of its rotary embedding; None without scaling.
 
     Raises:
-        KeyError, TypeError, ValueError: config.json does not say.
+        KeyError, TypeError, ValueError: config.json does not contain it.
     """
     if rope is None:
         return int(model["max_position_embeddings"])
@@ -65,37 +67,41 @@ def context_of(model: Mapping[str, Any], rope: RopeScaling | None) -> int:
 
 
 def rope_overrides(model: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:
-    """What replaces entries of config.json: `rope_parameters` as transformers 5 has them, `max_position_embeddings`.
+    """Return the entries of config.json to replace, in the form of transformers 5.
 
     Args:
-        model: its config.json.
+        model: Content of its config.json.
+        rope: Scaling of its rotary embedding; None without scaling.
+
+    Returns:
+        `rope_parameters` and `max_position_embeddings`; empty without scaling.
 
     Raises:
-        UserError: the model scales its rotary embedding already, or its base is not known.
+        UserError: The model already scales its rotary embedding, or its base is unknown.
     """
     if rope is None:
         return {}
-    given = dict(model.get("rope_parameters") or model.get("rope_scaling") or {})
-    kind = given.get("rope_type", given.get("type", "default"))
+    parameters = dict(model.get("rope_parameters") or model.get("rope_scaling") or {})
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":
         raise UserError(
-            f"rope.alpha is {rope.alpha}, but the model scales its rotary embedding already (rope_type {kind!r}), and "
-            f"the two do not add up. Leave engine.rope out, or export the model without its own scaling."
+            f"rope.alpha is {rope.alpha}, but the model already scales its rotary embedding (rope_type {kind!r}), and "
+            f"the two cannot be combined. Remove engine.rope, or export the model without its own scaling."
         )
-    theta = rope.theta or given.get("rope_theta") or model.get("rope_theta")
+    theta = rope.theta or parameters.get("rope_theta") or model.get("rope_theta")
     if theta is None:
         raise UserError(
-            "config.json names no rope_theta, so it cannot be scaled. Give the base of training as engine.rope.theta."
+            "config.json has no rope_theta, so it cannot be scaled. Set engine.rope.theta to the base of training."
         )
     size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
-    dimensions = int(size * given.get("partial_rotary_factor", 1.0))
+    dimensions = int(size * parameters.get("partial_rotary_factor", 1.0))
     if dimensions <= 2:
         raise UserError(
-            f"the model rotates {dimensions} dimensions of a head, too few to scale. Leave engine.rope out."
+            f"the model rotates {dimensions} dimensions of a head, which is too few to scale. Remove engine.rope."
         )
     return {
         "rope_parameters": {
-            **given,
+            **parameters,
             "rope_type": "default",
             "rope_theta": scaled_theta(theta, alpha=rope.alpha, dimensions=dimensions),
         },

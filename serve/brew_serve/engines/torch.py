@@ -1,7 +1,7 @@
-"""The reference engine: a plain fp32 forward of a Hugging Face model, without Ray and vLLM.
+"""The reference engine: a plain fp32 forward pass of a Hugging Face model, without Ray and vLLM.
 
-Every other engine must agree with its results. It computes one prompt at a time from its first token, so it is for
-tests and for machines without vLLM.
+Every other engine must agree with its results. It computes one prompt at a time, without a cache; use it for tests and
+on machines without vLLM.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ class TorchEngine:
 
     Args:
         model_folder: Hugging Face files: config.json and safetensors.
-        config: of which `max_model_len` and `rope` count here.
+        config: Settings; this engine uses `max_model_len` and `rope` only.
 
     Raises:
-        UserError: the folder holds no model that transformers can load, or its rotary embedding cannot be scaled.
+        UserError: transformers cannot load a model from the folder, or the rotary embedding cannot be scaled.
     """
 
     def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
@@ -37,7 +37,7 @@ class TorchEngine:
 
         if not (model_folder / "config.json").is_file():
             raise UserError(
-                f"{model_folder} holds no model (config.json is missing): pass a folder that save_pretrained wrote."
+                f"{model_folder} does not contain a model (config.json is missing). Pass a folder of save_pretrained."
             )
         try:
             settings = AutoConfig.from_pretrained(model_folder, local_files_only=True)
@@ -50,7 +50,7 @@ class TorchEngine:
             raise UserError(f"{model_folder} cannot be loaded as a model ({error}). Export it again.") from error
         self._torch, self._model = torch, model.eval()
         self._context = (config.max_model_len if config else None) or model.config.max_position_embeddings
-        self._worker = ThreadPoolExecutor(1, "torch-engine")  # one call at a time, beside the event loop
+        self._worker = ThreadPoolExecutor(1, "torch-engine")  # one call at a time, outside the event loop
         self.usage = EngineUsage()
 
     async def next_token_logprobs(
@@ -92,14 +92,14 @@ class TorchEngine:
         """Do nothing: a model in this process cannot fail by itself."""
 
     def close(self) -> None:
-        """Ends the worker; the model goes with this object."""
+        """Stop the worker thread. The model is freed with this object."""
         self._worker.shutdown(cancel_futures=True)
 
     async def _run(self, compute: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, compute)
 
     def _next(self, prompt: Sequence[int]) -> Any:
-        """Log-probabilities of the next token, float32 [vocabulary]."""
+        """Return the log-probabilities of the next token, float32 [vocabulary]."""
         with self._torch.inference_mode():
             logits = self._model(self._torch.tensor([list(prompt)]), use_cache=False, logits_to_keep=1).logits[0, -1]
             return logits.float().log_softmax(-1)
@@ -110,7 +110,7 @@ class TorchEngine:
         probabilities, tokens = (logprobs / sampling.temperature).softmax(-1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
         kept = probabilities.where(before < sampling.top_p, 0.0)
-        kept[0] = probabilities[0]  # always; a top_p that float32 cannot tell from 0 would leave none
+        kept[0] = probabilities[0]  # a top_p that rounds to 0 in float32 would remove all tokens
         return int(tokens[self._torch.multinomial(kept, 1, generator=generator)])
 
     def _sizes(self) -> dict[str, int]:

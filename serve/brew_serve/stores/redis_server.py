@@ -9,17 +9,20 @@ from brew_serve.stores.sqlite_file import Unavailable
 
 __all__ = ["connect", "redis_errors"]
 
-_SECONDS = 2.0  # to connect, and for an answer; the largest that we read is one member's history
+_SECONDS = 2.0  # time limit to connect and to answer; the largest value that we read is one member's history
 
 
 def connect(url: str) -> Any:
-    """A client of the Redis at `url`, such as redis://:password@host:6379/0; it connects when it is first used.
+    """Create a Redis client, which connects when it is first used.
+
+    Args:
+        url: Address of the server, such as redis://:password@host:6379/0.
 
     Returns:
-        redis.Redis with bytes as answers; safe to use from several threads.
+        redis.Redis that returns bytes; thread-safe.
 
     Raises:
-        UserError: the URL is malformed.
+        UserError: The URL is malformed.
     """
     import redis
     from redis.backoff import ConstantBackoff
@@ -30,22 +33,22 @@ def connect(url: str) -> Any:
             url,
             socket_timeout=_SECONDS,
             socket_connect_timeout=_SECONDS,
-            # One more try: the first one after a restart of the server meets a connection that has ended.
+            # One retry: after a restart of the server, the first command fails on a closed connection.
             retry=Retry(ConstantBackoff(0.05), 1),
         )
     except ValueError as error:
-        raise UserError(f"{url!r} is no URL of a Redis ({error}); give one such as redis://host:6379/0.") from error
+        raise UserError(f"{url!r} is not a URL of Redis ({error}). Pass one such as redis://host:6379/0.") from error
 
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Raises Unavailable for what the server did not do."""
+    """Raise Unavailable in place of the errors of the Redis client inside the block."""
     import redis
 
     try:
         yield
     except redis.exceptions.RedisError as error:
         raise Unavailable(
-            f"Redis did not answer ({type(error).__name__}: {error}). Ask again; where this goes on, see that it runs, "
-            f"has memory left, and may be written to."
+            f"Redis did not answer ({type(error).__name__}: {error}). Try again. If this persists, check that it runs, "
+            f"has free memory, and allows writes."
         ) from error

@@ -12,11 +12,11 @@ from brew_serve.errors import Refusal
 
 __all__ = ["SqliteFile", "Unavailable"]
 
-_WAIT_SECONDS = 30.0  # for another process's transaction; ours take milliseconds
+_WAIT_SECONDS = 30.0  # for the transaction of another process; ours take milliseconds
 
 
 class Unavailable(Refusal):
-    """A store cannot be used at the moment; nothing was half-written, and asking again may succeed."""
+    """A store cannot be used now. Nothing was written partially, and a retry can succeed."""
 
     status, code = 503, "unavailable"
 
@@ -25,15 +25,15 @@ class Unavailable(Refusal):
 
 
 class SqliteFile:
-    """A connection that may be used from any thread; a transaction of one thread waits for that of another.
+    """A connection for use from any thread. Transactions of different threads wait for each other.
 
     Args:
-        path: of the file; its folder is made.
-        schema: statements that make its tables where they are missing; None: the file must exist.
-        writable: False opens it read-only.
+        path: Path of the file; its folder is created.
+        schema: SQL statements that create missing tables. None requires that the file exists.
+        writable: False opens the file read-only.
 
     Raises:
-        UserError: the file does not exist, or it is no SQLite database.
+        UserError: The file does not exist, or it is not a SQLite database.
     """
 
     def __init__(self, path: Path, schema: str | None = None, *, writable: bool = True) -> None:
@@ -42,13 +42,13 @@ class SqliteFile:
         if schema is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.is_file():
-            raise UserError(f"{path} does not exist; give the path of a file that was built, or build it first.")
+            raise UserError(f"{path} does not exist. Pass the path of an existing file, or build it first.")
         mode = "rwc" if schema is not None else "rw" if writable else "ro"
         self._db = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             check_same_thread=False,
-            isolation_level=None,  # transactions begin where we say so
+            isolation_level=None,  # no implicit transactions
             timeout=_WAIT_SECONDS,
         )
         try:
@@ -61,18 +61,16 @@ class SqliteFile:
                 self._db.executescript(schema)
         except sqlite3.Error as error:
             self._db.close()
-            raise UserError(
-                f"{path} cannot be used as a database ({error}). Move it away, or build it again."
-            ) from error
+            raise UserError(f"{path} cannot be used as a database ({error}). Move it away, or rebuild it.") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed and synced where the block ends well, undone where it raises.
+        """Run the block in a write transaction: committed and synced at its end, rolled back if it raises.
 
         Raises:
-            Unavailable: the file is locked for too long, or the disk is full or fails.
+            Unavailable: The file is locked for too long, or the disk is full or fails.
         """
-        with self._lock, self._told():
+        with self._lock, self._translate_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -82,25 +80,29 @@ class SqliteFile:
                     self._db.execute("ROLLBACK")
 
     def rows(self, sql: str, arguments: Sequence[object] | Mapping[str, object] = ()) -> list[Any]:
-        """All rows of one SELECT, which sees one moment of the file.
+        """Return all rows of one SELECT, which reads a consistent snapshot of the file.
+
+        Args:
+            sql: The statement.
+            arguments: Values of its placeholders.
 
         Raises:
-            Unavailable: as `transaction`.
+            Unavailable: As `transaction`.
         """
-        with self._lock, self._told():
+        with self._lock, self._translate_errors():
             return self._db.execute(sql, arguments).fetchall()
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         with self._lock:
             self._db.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
             raise Unavailable(
-                f"{self.path.name} cannot be used now ({error}). Ask again; where this goes on, see to the space and "
-                f"the rights of its disk."
+                f"{self.path.name} cannot be used now ({error}). Try again. If this persists, check the free space and "
+                f"the permissions of its disk."
             ) from error

@@ -14,7 +14,7 @@ from brew_data.prompts.compiler import PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
 from brew_serve.batch.dataset_scoring import score_table
-from brew_serve.batch.part_scoring import SCORED, _scored, _unpacked, make_prompts
+from brew_serve.batch.part_scoring import SCORED, _deserialize, _join_scores, make_prompts
 from brew_serve.batch.plan import BatchPlan, Part, write_part
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.config import EngineConfig
@@ -77,16 +77,16 @@ def test_a_batch_goes_on_with_its_plan_and_another_one_is_refused(tmp_path: Path
     (out / ".part-00001.parquet.1.tmp").write_text("half")
     plan_of(source).begin(out)
     assert not list(out.glob(".part-*"))
-    with pytest.raises(UserError, match=r"holds another batch: version differs from its plan .*Choose another folder"):
+    with pytest.raises(UserError, match=r"contains another batch: version differs from its plan .*Choose another"):
         plan_of(source, version=2).begin(out)
-    with pytest.raises(UserError, match="holds another batch: rows, files differ from its plan"):
+    with pytest.raises(UserError, match="contains another batch: rows, files differ from its plan"):
         plan_of(write(tmp_path / "other.parquet", [ROW] * 8), rows=2).begin(out)
     (out / "_plan.json").write_text("{}")
-    with pytest.raises(UserError, match="is no plan of a batch"):
+    with pytest.raises(UserError, match="is not a plan of a batch"):
         BatchPlan.read(out)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/scores.parquet").write_text("")
-    with pytest.raises(UserError, match="taken holds something else than a batch"):
+    with pytest.raises(UserError, match="taken exists, but does not contain a batch"):
         BatchPlan.read(tmp_path / "taken")
 
 
@@ -109,7 +109,7 @@ def test_what_is_there_is_not_missing_and_totals_count_what_has_no_score(tmp_pat
 
 
 def test_input_that_cannot_be_a_batch_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere is no Parquet file and no folder of them"):
+    with pytest.raises(DataError, match="nowhere is neither a Parquet file nor a folder with"):
         plan_of(tmp_path / "nowhere")
     (tmp_path / "text.parquet").write_text("no")
     with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
@@ -118,7 +118,7 @@ def test_input_that_cannot_be_a_batch_is_refused_by_name(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"lacks column 'candidates' \(it has task, member_id\)"):
         plan_of(tmp_path / "lacks.parquet")
     pq.write_table(pa.table({"task": ["a"], "member_id": [1], "candidates": [["x"]]}), tmp_path / "type.parquet")
-    with pytest.raises(DataError, match="column 'member_id' is int64, but string is needed"):
+    with pytest.raises(DataError, match="column 'member_id' is int64, but must be string"):
         plan_of(tmp_path / "type.parquet")
 
 
@@ -126,10 +126,10 @@ def test_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", [ROW] * 9)
     plan = plan_of(source)
     write(source, [ROW] * 6)
-    with pytest.raises(DataError, match="has changed since the batch was begun"):
+    with pytest.raises(DataError, match="has changed since the batch was started"):
         plan.requests(list(plan.parts())[-1])
     source.unlink()
-    with pytest.raises(DataError, match="cannot be read any more"):
+    with pytest.raises(DataError, match=r"cannot be read .*Restore it and run again"):
         plan.requests(next(plan.parts()))
 
 
@@ -155,9 +155,9 @@ def scored(
         batch, plan=plan, version_folder=service.version.folder, engine=EngineConfig(), context_path=context_path
     )
     (row,) = made.to_pylist()
-    listed, prompts = _unpacked(row["listed"]), _unpacked(row["prompts"])
+    listed, prompts = _deserialize(row["listed"]), _deserialize(row["prompts"])
     scorer = Scorer(service.engine, service.version.compiler)
-    table = _scored(listed, asyncio.run(score_table(scorer, prompts, version=None, in_flight=4)), 7)
+    table = _join_scores(listed, asyncio.run(score_table(scorer, prompts, version=None, in_flight=4)), 7)
     assert table.schema == SCORED
     answer: list[dict[str, Any]] = table.to_pylist()
     return answer

@@ -149,17 +149,17 @@ def test_threads_that_record_and_read_at_once_lose_nothing(context: Context, his
 def test_a_redis_without_a_context_is_not_an_empty_one(redis_url: str) -> None:
     context = RedisContext(redis_url, "nothing-here:")
     for ask in (lambda: context.member("ada"), lambda: context.record([EVENT])):
-        with pytest.raises(Unavailable, match=r"this Redis holds no member context: build it"):
+        with pytest.raises(Unavailable, match=r"this Redis contains no member context\. Build it"):
             ask()
     context.close()
 
 
 def test_a_redis_that_is_down_is_told(tables: Tables) -> None:
     context = RedisContext("redis://127.0.0.1:1/0")
-    with pytest.raises(Unavailable, match=r"Redis did not answer \(ConnectionError: .*\)\. Ask again") as error:
+    with pytest.raises(Unavailable, match=r"Redis did not answer \(ConnectionError: .*\)\. Try again") as error:
         context.member("ada")
     assert error.value.retry_after == 2.0
-    with pytest.raises(UserError, match="'http://x' is no URL of a Redis"):
+    with pytest.raises(UserError, match="'http://x' is not a URL of Redis"):
         RedisContext("http://x")
 
 
@@ -205,7 +205,7 @@ def test_a_build_beside_a_writer_takes_nothing_of_the_old_file(
 
 
 def test_what_is_no_context_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist: build the member context first"):
+    with pytest.raises(UserError, match=r"does not exist\. Build the member context first"):
         MemberContext(tmp_path / "missing.sqlite")
     (tmp_path / "other.sqlite").write_bytes(pa.py_buffer(b"not a database at all" * 99).to_pybytes())
     with pytest.raises(UserError, match="is not a member context"):

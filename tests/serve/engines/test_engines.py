@@ -119,7 +119,7 @@ async def test_a_text_must_fit_the_context(engine: Engine, version: LoadedVersio
     most = version.compiler.format.context_length
     made = await engine.generate([9] * (most - 2), Sampling(max_tokens=2, temperature=0))
     assert len(made.ids) == 2
-    with pytest.raises(UserError, match=f"may be continued by 3, but this model reads {most} in all"):
+    with pytest.raises(UserError, match=f"max_tokens is 3, but this model reads {most} in all"):
         await engine.generate([9] * (most - 2), Sampling(max_tokens=3))
     with pytest.raises(UserError, match="at least one id"):
         await engine.generate([], Sampling(max_tokens=3))

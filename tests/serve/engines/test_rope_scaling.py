@@ -60,9 +60,9 @@ def test_what_it_changes_in_a_model() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "scales its rotary embedding already"),
-        ({"rope_parameters": None}, "names no rope_theta, so it cannot be scaled"),
-        ({"head_dim": 2}, "rotates 2 dimensions of a head, too few"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "already scales its rotary embedding"),
+        ({"rope_parameters": None}, "has no rope_theta, so it cannot be scaled"),
+        ({"head_dim": 2}, "rotates 2 dimensions of a head, which is too few"),
     ],
 )
 def test_a_model_that_cannot_be_scaled_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -90,14 +90,14 @@ def test_prompts_take_what_the_model_then_reads(version_folder: Path) -> None:
     assert (longer.compiler.format.context_length, longer.engine.max_model_len) == (768, 768)
     chosen = load_version(version_folder, EngineConfig(rope=RopeScaling(alpha=2), max_model_len=500))
     assert (chosen.compiler.format.context_length, chosen.engine.max_model_len) == (500, 500)
-    with pytest.raises(UserError, match="prompts may take 800 tokens, but the model was made for 768"):
+    with pytest.raises(UserError, match="prompts can have 800 tokens, but the model reads 768"):
         load_version(version_folder, EngineConfig(rope=RopeScaling(alpha=2), max_model_len=800))
 
 
 async def test_pytorch_reads_beyond_the_trained_length(version_folder: Path) -> None:
     plain, scaled = TorchEngine(version_folder), TorchEngine(version_folder, EngineConfig(rope=RopeScaling(alpha=2)))
     short, long = [9, 30, 40] * 20, [9, 30, 40] * 200
-    with pytest.raises(UserError, match="this model reads 383 before an answer"):
+    with pytest.raises(UserError, match="this model reads 383 before the next token"):
         await plain.next_token_logprobs(long, [7])
     assert len(await scaled.next_token_logprobs(long, [7, 8])) == 2
     same, other = await plain.next_token_logprobs(short, [7]), await scaled.next_token_logprobs(short, [7])

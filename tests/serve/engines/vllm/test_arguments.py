@@ -94,9 +94,7 @@ def test_a_scaled_rotary_embedding_is_an_override_beside_the_heads(device: Any) 
 
 def test_what_this_device_cannot_do_is_refused() -> None:
     engine = EngineConfig(dtype="bfloat16", quantization="fp8")
-    with pytest.raises(
-        UserError, match=r"engine\.quantization is fp8, which needs a GPU, but this vLLM computes on CPU"
-    ):
+    with pytest.raises(UserError, match=r"engine\.quantization is fp8, which needs a GPU, but this vLLM runs on CPU"):
         engine_arguments(FOLDER, MODEL, engine, device="cpu")
     for wrong, sentence in [
         ({"quantization": "fp8"}, r"which needs 16-bit activations, but engine\.dtype is float32"),

@@ -26,10 +26,10 @@ async def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path, versi
     from brew_serve.engines.vllm.engine import VllmEngine
 
     for make in (TorchEngine, VllmEngine):
-        with pytest.raises(UserError, match="holds no model"):
+        with pytest.raises(UserError, match="does not contain a model"):
             make(tmp_path)
     shutil.copy(version_folder / "config.json", tmp_path)
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         VllmEngine(tmp_path)
     with pytest.raises(UserError, match=r"max_model_len is 4096, but the model in .* was made for 384 tokens"):
         VllmEngine(version_folder, EngineConfig(max_model_len=4096))
@@ -44,7 +44,7 @@ async def test_heads_that_vllm_cannot_compute_are_refused_before_they_crash_it(
     shutil.copytree(version_folder, tmp_path / "model")
     path = tmp_path / "model/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 8}))
-    with pytest.raises(UserError, match="has attention heads of 8 dimensions, but on CPU vLLM computes only 32, 64"):
+    with pytest.raises(UserError, match="has attention heads of 8 dimensions, but on CPU vLLM supports only 32, 64"):
         VllmEngine(tmp_path / "model")
 
 
@@ -53,7 +53,7 @@ async def test_a_cache_too_small_for_one_prompt_is_refused_with_the_reason(versi
     from brew_serve.engines.vllm.engine import VllmEngine
 
     before = engine_cores()
-    with pytest.raises(UserError, match=r"kv_cache_bytes is 65536, which cannot hold one prompt of 384 tokens"):
+    with pytest.raises(UserError, match=r"kv_cache_bytes is 65536, which is too little for one prompt of 384 tokens"):
         VllmEngine(version_folder, EngineConfig(kv_cache_bytes=65536))
     assert engine_cores() == before
 

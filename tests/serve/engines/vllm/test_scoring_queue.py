@@ -37,7 +37,7 @@ class Sums:
 
 
 def made(engine: Sums, *, prompts: int = 100, tokens: int = 1000) -> ScoringQueue:
-    return ScoringQueue(engine.send, prompts=prompts, tokens=tokens)
+    return ScoringQueue(engine.send, max_prompts=prompts, max_tokens=tokens)
 
 
 async def ask(queue: ScoringQueue, *prompts: Sequence[int], shared: Shared | None = None) -> list[list[float]]:
