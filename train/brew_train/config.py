@@ -20,8 +20,8 @@ class ModelShape:
     """Sizes of the model that the data determine.
 
     Args:
-        vocabulary_size: number of ids that the tokenizer can produce.
-        context_length: number of tokens that the model reads.
+        vocabulary_size: number of token ids of the tokenizer.
+        context_length: maximum number of tokens in a document.
     """
 
     vocabulary_size: int
@@ -30,26 +30,26 @@ class ModelShape:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """The decoder to train. From scratch it is a Mixtral (mixture of experts); `init_from` takes any causal LM.
+    """The decoder to train: a Mixtral (mixture of experts) from scratch, or the causal LM in `init_from`.
 
-    The defaults make about 2 million parameters with a vocabulary of 2,500: minutes on two CPU cores.
+    The defaults have about 2 million parameters with a vocabulary of 2,500, and train on two CPU cores in minutes.
 
     Raises:
-        ConfigError: sizes that do not fit each other.
+        ConfigError: a size is out of range, or two sizes contradict each other.
     """
 
     hidden_size: int = 128  # width of the residual stream; a multiple of twice `heads`
-    intermediate_size: int = 256  # width inside one expert; 2x the hidden size, as several are active per token
+    intermediate_size: int = 256  # inner width of one expert; several experts are active per token
     layers: int = 4  # decoder layers
     heads: int = 4  # query heads; 32 dimensions each
-    kv_heads: int = 2  # key and value heads; shared by heads / kv_heads query heads, which halves the serving cache
+    kv_heads: int = 2  # key and value heads, each shared by heads / kv_heads query heads; 2 of 4 halve the KV cache
     experts: int = 4  # feed-forward experts per layer
     experts_per_token: int = 2  # experts that each token is routed to (Mixtral uses 2)
-    rope_theta: float = 1e6  # base of the rotary frequencies (Mixtral's): most of a head then matches at any distance
-    initializer_range: float = 0.06  # sd of the initial weights; about 1/sqrt(hidden_size), .02 is for 2,000 and more
-    tie_embeddings: bool = True  # one matrix for input and output: at this size two would be half of the model
-    router_aux_loss: float = 0.01  # weight of the load-balancing loss (Switch Transformer §2.2); 0 switches it off
-    init_from: str | None = None  # a Hugging Face causal-LM folder to start from; the sizes above are then ignored
+    rope_theta: float = 1e6  # base of the rotary frequencies, as in Mixtral; large, so that distant tokens can match
+    initializer_range: float = 0.06  # sd of the initial weights; about 1/sqrt(hidden_size), .02 for 2,000 and more
+    tie_embeddings: bool = True  # one matrix for input and output; at this size two would be half of the model
+    router_aux_loss: float = 0.01  # weight of the load-balancing loss (Switch Transformer §2.2); 0 disables it
+    init_from: str | None = None  # Hugging Face causal-LM folder to start from; the sizes above are then ignored
 
     def __post_init__(self) -> None:
         if self.init_from is not None:
@@ -64,28 +64,28 @@ class ModelConfig:
             )
         if self.heads % self.kv_heads:
             raise ConfigError(
-                f"model.heads={self.heads} is not a multiple of model.kv_heads={self.kv_heads}: every key head serves "
-                f"the same number of query heads; choose a divisor of {self.heads}."
+                f"model.heads={self.heads} is not a multiple of model.kv_heads={self.kv_heads}: every key head is "
+                f"shared by the same number of query heads; choose a divisor of {self.heads}."
             )
         if self.experts_per_token > self.experts:
             raise ConfigError(
                 f"model.experts_per_token={self.experts_per_token} is more than model.experts={self.experts}; lower "
-                f"the first or raise the second."
+                f"experts_per_token or raise experts."
             )
 
 
 @dataclass(kw_only=True)
 class ShardingConfig:
-    """How FSDP2 spreads the model over the workers, and what it trades for memory.
+    """Sharding of the model over the workers by FSDP2, and its trade-offs between memory and speed.
 
     Raises:
         ConfigError: fewer than one replica.
     """
 
-    replicas: int = 1  # copies of the model (HSDP), each sharded over workers / replicas; 1 is plain FSDP
-    reshard_after_forward: bool = False  # free gathered weights between forward and backward: for models that must
-    activation_checkpointing: bool = False  # keep each layer's input only, and run its forward again in backward
-    compile: bool = False  # torch.compile each decoder layer but its attention; on CPU fused experts are left out, too
+    replicas: int = 1  # copies of the model (HSDP), each sharded over workers / replicas; 1: FSDP
+    reshard_after_forward: bool = False  # free gathered weights between forward and backward; slower, needs less memory
+    activation_checkpointing: bool = False  # keep only the input of each layer, and repeat its forward in backward
+    compile: bool = False  # torch.compile the decoder layers, without attention and, on CPU, without fused experts
 
     def __post_init__(self) -> None:
         if self.replicas < 1:
@@ -94,31 +94,31 @@ class ShardingConfig:
 
 @dataclass(kw_only=True)
 class StageConfig:
-    """One stage of training; the next stage starts from the averaged weights of this one, with a fresh optimizer.
+    """One stage of training. The next stage starts from its averaged weights, with a new optimizer.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is out of range.
     """
 
-    RENAMED = MappingProxyType(  # earlier keys: load_config refuses them and names the new ones
+    RENAMED = MappingProxyType(  # old key -> new key; load_config refuses the old keys and names the new ones
         {"prompt_weight": "objective.prompt_weight", "dpo_beta": "objective.beta", "orpo_weight": "objective.weight"}
     )
     name: str = "cpt"  # names the stage in metrics, checkpoints and the `bins` mapping
-    objective: Any = "next_token"  # a name, or {name: dpo, beta: 0.1}: the objective and its settings
+    objective: Any = "next_token"  # name of an objective, or its name and settings: {name: dpo, beta: 0.1}
     steps: int = 100  # optimizer steps
-    bins_per_step: int = 8  # bins in one step over all workers and micro-steps; at least one for each
-    micro_steps: int = 1  # forward-backward passes that one step's bins are spread over, for lack of memory
-    schedule: str = "schedule_free"  # or cosine | constant, AdamW with warm-up: what the paper compared (§5)
-    learning_rate: float = 5e-3  # reached after the warm-up; schedule-free needs no decay
-    final_learning_rate: float = 0.1  # cosine only: what it ends at, as a share of learning_rate
-    warmup_steps: int = 20  # steps of linear warm-up; Adam's second moments are noise before
+    bins_per_step: int = 8  # bins in one step over all workers and micro-steps; each needs at least one
+    micro_steps: int = 1  # forward-backward passes per step; more passes need less memory
+    schedule: str = "schedule_free"  # schedule_free, or AdamW with cosine or constant (360Brew §5 compares the three)
+    learning_rate: float = 5e-3  # learning rate after the warm-up; schedule-free needs no decay
+    final_learning_rate: float = 0.1  # cosine only: final learning rate, as a share of learning_rate
+    warmup_steps: int = 20  # steps of linear warm-up; Adam's second moments are noisy before
     beta1: float = 0.9  # schedule-free: interpolation between the average x (1) and the iterate z (0); else Adam's β1
-    beta2: float = 0.95  # decay of the second moments; shorter than Adam's 0.999 because runs here are short
+    beta2: float = 0.95  # decay of the second moments; less than Adam's 0.999, because the demo's runs are short
     weight_decay: float = 0.05  # decoupled, on matrices only: norm gains are not decayed
-    max_grad_norm: float = 1.0  # gradients with a larger global norm are scaled down to it
-    max_loss_rise: float = 5.0  # a loss so many nats above its running mean counts as exploding
-    on_bad_step: str = "stop"  # a loss or gradient that is not finite or explodes: stop, or skip the step and record it
-    max_skipped: int = 10  # skipped steps in a row before the run stops all the same
+    max_grad_norm: float = 1.0  # gradients with a larger global norm are scaled down to this norm
+    max_loss_rise: float = 5.0  # nats; a loss that exceeds its running mean by more counts as exploding
+    on_bad_step: str = "stop"  # a loss or gradient is not finite, or the loss explodes: stop, or skip the step
+    max_skipped: int = 10  # number of skipped steps in a row after which the run stops
     evaluate_every: int = 0  # steps between evaluations of the averaged weights on the evaluation bins; 0: never
 
     def __post_init__(self) -> None:
@@ -130,7 +130,9 @@ class StageConfig:
             ("on_bad_step", ("stop", "skip")),
         ):
             if getattr(self, name) not in known:
-                raise ConfigError(f"stage {self.name} has {name}={getattr(self, name)}; it is {' or '.join(known)}.")
+                raise ConfigError(
+                    f"stage {self.name} has {name}={getattr(self, name)}, which is unknown: use {' or '.join(known)}."
+                )
         try:
             self.objective = resolve_objective(self.objective)
         except ConfigError as error:
@@ -144,10 +146,10 @@ class StageConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """A whole run. `stages` run in order; a restart continues from the last good checkpoint.
+    """Settings of a run. `stages` run in order; a restart continues from the newest intact checkpoint.
 
     Raises:
-        ConfigError: naming the setting, its value and what would work.
+        ConfigError: a value is out of range, or two settings contradict each other.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,13 +160,13 @@ class TrainConfig:
             StageConfig(name="sft", objective={"name": "next_token", "prompt_weight": 0.01}),
         ]
     )
-    workers: int = 2  # processes that share the model by FSDP2; one CPU core or one GPU each
-    min_workers: int | None = None  # elastic: go on with as few as this while nodes are missing; null: never fewer
-    seed: int = 0  # of the initial weights, the order of bins, and every step's random numbers
-    checkpoint_every: int = 50  # steps between checkpoints; a lost worker costs at most so many steps
-    keep_checkpoints: int = 3  # newest checkpoints kept, so that a damaged one still leaves two to fall back to
-    export_best: bool = True  # where a stage evaluates: also keep and export the checkpoint with the lowest loss there
-    max_failures: int = 2  # restarts after a lost worker; Ray's own default is none
+    workers: int = 2  # processes that share the model by FSDP2, each with one CPU core or one GPU
+    min_workers: int | None = None  # elastic: least number of workers while nodes are missing; null: not elastic
+    seed: int = 0  # seed of the initial weights, the order of bins, and the random numbers of each step
+    checkpoint_every: int = 50  # steps between checkpoints; at most so many are repeated after a lost worker
+    keep_checkpoints: int = 3  # number of newest checkpoints to keep; older ones replace a damaged one
+    export_best: bool = True  # if a stage evaluates: also keep and export the checkpoint with the lowest loss
+    max_failures: int = 2  # restarts after a lost worker
 
     def __post_init__(self) -> None:
         for name in ("workers", "checkpoint_every", "keep_checkpoints"):
@@ -172,7 +174,7 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: it must be at least 1.")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(
-                f"train.min_workers is {self.min_workers}: it lies between 1 and train.workers={self.workers}."
+                f"train.min_workers is {self.min_workers}: it must be between 1 and train.workers={self.workers}."
             )
         if self.workers % self.sharding.replicas:
             raise ConfigError(
@@ -180,10 +182,10 @@ class TrainConfig:
                 f"every copy of the model needs the same number of workers."
             )
         if not self.stages:
-            raise ConfigError("train.stages is empty: there is nothing to train; give at least one stage.")
+            raise ConfigError("train.stages is empty, so nothing would be trained: give at least one stage.")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise ConfigError(f"train.stages are named {names}: each stage needs a name of its own; rename one.")
+            raise ConfigError(f"train.stages are named {names}: each stage needs a unique name; rename one.")
         for stage in self.stages:
             if stage.bins_per_step < self.workers * stage.micro_steps:
                 raise ConfigError(

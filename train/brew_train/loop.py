@@ -1,7 +1,7 @@
 """The training run: stages in order, a checkpoint at intervals, and an export at the end.
 
 Runs without Ray: torchrun or `brew_train.ray_launcher` start the processes. All random numbers of a step are a function
-of (seed, step, rank), so a restart with the same number of workers repeats the lost steps bitwise.
+of (seed, step, rank), so steps that are repeated with the same number of workers are bitwise identical.
 """
 
 import logging
@@ -34,34 +34,34 @@ from brew_train.validate import require
 __all__ = ["BEST", "EXPORT", "METRICS", "MODEL", "TrainResult", "train"]
 
 logger = logging.getLogger(__name__)
-EXPORT, BEST, MODEL = "export", "best", "model"  # inside the run folder
-CHECKPOINT_NOW = "checkpoint-now"  # a file of this name in the run folder requests a checkpoint, which removes it
+EXPORT, BEST, MODEL = "export", "best", "model"  # names in the run folder
+CHECKPOINT_NOW = "checkpoint-now"  # a file of this name in the run folder requests a checkpoint, and is then removed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """Run summary; a step that was repeated after a loss counts once."""
+    """Run summary; a step that was repeated after a lost worker counts once."""
 
     export: Path  # Hugging Face folder with the averaged weights
     steps: int  # over all stages
-    tokens: int  # real tokens trained on; there is no padding
+    tokens: int  # tokens trained on; there is no padding
     tokens_per_second: float  # tokens / seconds inside steps, all workers together
-    seconds: float  # duration of this process, with checkpoints and export
+    seconds: float  # duration of this attempt, including checkpoints and export
 
 
 def train(config: TrainConfig, run: RunContext) -> TrainResult:
     """Trains all stages, or those that are left, and exports the averaged weights.
 
     Args:
-        config: settings of the run.
-        run: data, run folder, workers and callbacks. All workers call this function with the same settings.
+        config: settings of the run, the same on all workers.
+        run: data, run folder, workers and callbacks.
 
     Returns:
         The run summary, on every worker.
 
     Raises:
-        UserError: settings or bins that cannot work, a checkpoint of another format version, or a loss that is not
-            finite.
+        UserError: settings, bins or the checkpoint do not fit, or a loss is not finite or explodes.
+        DataError: bins are damaged.
         StorageError: a checkpoint could not be written.
     """
     started = time.perf_counter()
@@ -120,7 +120,7 @@ class _Attempt:
     ledger: list[LedgerStep] = field(default_factory=list)  # steps since the last checkpoint
 
     def train_stage(self, stage: RunningStage) -> Checkpoint:
-        """Trains the steps that are left and puts the average into the model; returns the last checkpoint."""
+        """Trains the remaining steps, and leaves the averaged weights in the model; returns the last checkpoint."""
         state, context = self.state, self.run.distributed
         self.recorder.event(
             "ready",
@@ -155,7 +155,7 @@ class _Attempt:
         evaluation_started = time.perf_counter()
         evaluated = stage.evaluate() if state.is_due(settings.evaluate_every, settings) else None
         improved = state.improves(evaluated)
-        row = self.recorder.step(  # before the checkpoint: a step in a checkpoint is not repeated, so it needs its row
+        row = self.recorder.step(  # before the checkpoint, because a step in a checkpoint is not repeated
             self.metrics.row(
                 stage,
                 result,

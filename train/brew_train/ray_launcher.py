@@ -1,7 +1,4 @@
-"""Runs training on Ray Train: starts processes, restarts them after a loss, and reports metrics.
-
-Needs Ray.
-"""
+"""Runs training on Ray Train: starts processes, restarts them after a lost worker, and reports metrics."""
 
 import contextlib
 import os
@@ -28,15 +25,15 @@ from brew_train.validate import require
 
 __all__ = ["run_on_ray"]
 
-POLL_SECONDS = 0.2  # how often the metrics file is looked at; well under a step
-HEALTH_SECONDS = "0.5"  # how often Ray Train looks for lost workers; its 2 s would be time lost by every failure
-PLACE_SECONDS = "20"  # elastic: how long to wait for room for all workers, a lost node's too, before taking fewer
-RESIZE_SECONDS = 10.0  # how often an elastic run looks for nodes that came back; a resize costs a restart
+POLL_SECONDS = 0.2  # interval of reading the metrics file; less than a step
+HEALTH_SECONDS = "0.5"  # interval of Ray Train's health checks; with its default of 2 s, each failure loses more time
+PLACE_SECONDS = "20"  # elastic: time to wait for resources for all workers, before a start with fewer
+RESIZE_SECONDS = 10.0  # elastic: interval of checks for additional nodes; a resize is a restart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Arguments of each worker; sent by pickle."""
+    """Arguments of a worker; pickled by Ray."""
 
     config: TrainConfig
     bins: Mapping[str, Path]
@@ -45,7 +42,7 @@ class Job:
     shape: ModelShape
 
     def run_context(self, distributed: DistributedContext, **options: Any) -> RunContext:
-        """Returns the context of a process; `options` are other fields of it."""
+        """Returns the run context of a process; `options` are its other fields."""
         return RunContext(
             bins=self.bins,
             evaluation=self.evaluation,
@@ -65,29 +62,32 @@ def run_on_ray(
     evaluation: Mapping[str, Path] | None = None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
-    """Trains on `config.workers` Ray workers, restarting after a lost worker from the last checkpoint in `out`.
+    """Trains on `config.workers` Ray workers. After a lost worker, it restarts from the newest checkpoint in `out`.
 
-    After the loss of the driver, call it again with the same arguments: the run continues from its checkpoint. Ray
-    must be initialised; where its cluster has GPUs, each worker takes one. With `config.min_workers` the run is
-    elastic: after a lost node it goes on with what is there, and grows again when nodes come back.
+    If the driver is lost, call this function again with the same arguments: the run continues from its checkpoint. Ray
+    must be initialised. If its cluster has GPUs, each worker uses one. With `config.min_workers` the run is elastic: it
+    continues on fewer workers after a lost node, and grows again when nodes are added.
 
     Args:
-        config: the run's settings.
-        bins: folder of packed bins for each stage, by its name.
-        out: run folder, seen by all nodes under the same path.
+        config: settings of the run.
+        bins: folder of packed bins for each stage, by stage name.
+        out: run folder, visible to all nodes under the same path.
         shape: sizes that the data determine.
-        evaluation: folder of bins for each stage that evaluates, by its name.
-        on_metrics: called in a thread of this process with each step's metrics, as in `out/metrics.jsonl`; a step
-            that is repeated after a loss is reported again.
+        evaluation: folder of bins for each stage that evaluates, by stage name.
+        on_metrics: called in a thread of this process with each row of `out/metrics.jsonl`; a step that is repeated
+            after a lost worker is reported again.
+
+    Returns:
+        The run summary.
 
     Raises:
-        BrewError: the first cause on any worker, where it is one of ours; bins are checked before anything starts.
-        ray.train.TrainingFailedError: workers failed otherwise, more than `config.max_failures` times.
+        BrewError: settings or bins do not fit, or training failed on a worker with an error that a restart cannot fix.
+        ray.train.TrainingFailedError: workers failed for another reason, more than `config.max_failures` times.
     """
     out = out.resolve()
     if config.model.init_from is not None:
         config = replace(config, model=replace(config.model, init_from=str(Path(config.model.init_from).resolve())))
-    job = Job(  # paths are absolute: workers run in a folder of Ray's
+    job = Job(  # absolute paths: Ray runs the workers in another folder
         config=config,
         bins={name: folder.resolve() for name, folder in bins.items()},
         evaluation={name: folder.resolve() for name, folder in (evaluation or {}).items()},
@@ -96,8 +96,8 @@ def run_on_ray(
     )
     require(config, job.run_context(DistributedContext(device=torch.device("cpu"))))
     out.mkdir(parents=True, exist_ok=True)
-    news = Recorder(out, attempt="driver")
-    news.event("launch")
+    recorder = Recorder(out, attempt="driver")
+    recorder.event("launch")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
     elastic = config.min_workers is not None
@@ -112,14 +112,14 @@ def run_on_ray(
             resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
-        # gloo beside nccl: checkpoints move through the CPU
+        # gloo besides nccl, because checkpoints use collectives on the CPU
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         run_config=ray.train.RunConfig(
-            # a new name each time: what continues is our own checkpoints, not Ray's record of an earlier attempt
+            # a new name for each attempt: the run continues from its own checkpoints, not from Ray's state
             name=f"attempt-{secrets.token_hex(4)}",
             storage_path=str(out / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # Ray's log files still hold everything
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # for the console only
         ),
     )
     with _following(out / METRICS, on_metrics):
@@ -127,8 +127,8 @@ def run_on_ray(
             outcome = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
-        except (KeyboardInterrupt, SystemExit):  # the second is how Ray Train ends an interrupted `fit`
-            news.event("stopped")
+        except (KeyboardInterrupt, SystemExit):  # Ray Train raises SystemExit from an interrupted `fit`
+            recorder.event("stopped")
             raise
     if isinstance(outcome, BrewError):
         raise outcome
@@ -137,23 +137,24 @@ def run_on_ray(
 
 
 def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
-    """One worker. An error of ours is returned, not raised: Ray would only repeat what cannot succeed.
+    """Runs one worker. A BrewError is returned instead of raised, because Ray would restart a run that must fail again.
 
     All workers get the same error (`on_first` and `on_all` of DistributedContext), so no worker deadlocks.
     """
     job: Job = arguments["job"]
-    torch.set_num_threads(1)  # each worker owns one core
+    torch.set_num_threads(1)  # each worker has one CPU core
     context = DistributedContext.current(replicas=job.config.sharding.replicas)
     try:
         sinks = [PrometheusSink(run=job.out.name)] if context.rank == 0 else []
-        run = job.run_context(context, sinks=sinks, notice=Notice(), read_bins=False)  # the driver has read the bins
+        # the driver has read the bins
+        run = job.run_context(context, sinks=sinks, notice=PreemptionNotice(), read_bins=False)
         return train(job.config, run)
     except BrewError as error:
         return error
 
 
-class Notice:
-    """True once for each preemption of this run's nodes that Ray hears of (a draining node)."""
+class PreemptionNotice:
+    """Returns True once for each preemption of a node of this run that Ray reports (a draining node)."""
 
     def __init__(self) -> None:
         self._known: Any = None
@@ -166,7 +167,7 @@ class Notice:
 
 
 def _cause(error: Exception) -> BaseException:
-    """The first cause of a failed run: Ray keeps the workers' exceptions by rank."""
+    """Returns the first cause of a failed run; Ray stores the exceptions of workers by rank."""
     for failure in getattr(error, "worker_failures", {}).values():
         cause = first_cause(failure)
         if isinstance(cause, BrewError):
@@ -176,7 +177,7 @@ def _cause(error: Exception) -> BaseException:
 
 @contextlib.contextmanager
 def _following(path: Path, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Calls `on_metrics` for each line added to `path` until the block ends, its last moment included."""
+    """Calls `on_metrics` for each line that is appended to `path` until the end of the block."""
     done = threading.Event()
     tail = Tail(path, from_end=True)
 
