@@ -19,11 +19,12 @@ from bench.words import draw_words, vocabulary
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
 
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PromptFormat
 from brew_data.prompts.suite import TaskSpec
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_serve.schemas.rank import RankRequest
-from brew_serve.version import LoadedVersion, write_suite_files
+from brew_serve.version import LoadedVersion
 
 __all__ = ["WORKLOADS", "Request", "RequestMaker", "Sizes", "write_random_version"]
 
@@ -172,6 +173,6 @@ def write_random_version(folder: Path, like: LoadedVersion) -> int:
     logging.disable_progress_bar()
     lm.save_pretrained(folder)
     logging.enable_progress_bar()
-    tokenizer.save(folder)
-    write_suite_files(folder, like.suite, PromptFormat(context_length=CONTEXT, question_tokens=256))
+    prompts = PromptFormat(context_length=CONTEXT, question_tokens=256)
+    PromptBundle(suite=like.suite, format=prompts, tokenizer=tokenizer).save(folder)
     return sum(parameter.numel() for parameter in lm.parameters())

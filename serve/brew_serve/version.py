@@ -62,8 +62,8 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
         )
     if (vocabulary := model.get("vocab_size", 0)) < bundle.tokenizer.vocabulary_size:
         raise UserError(
-            f"{folder}: the tokenizer has {bundle.tokenizer.vocabulary_size} ids, but the model has {vocabulary}. Publish "
-            f"the model with the tokenizer of its training."
+            f"{folder}: the tokenizer has {bundle.tokenizer.vocabulary_size} ids, but the model has {vocabulary}. "
+            f"Publish the model with the tokenizer of its training."
         )
     return LoadedVersion(
         folder=folder,

@@ -10,6 +10,7 @@ import torch
 
 from brew_data.pipelines.documents import build_bins, corpus_tokenizer
 from brew_data.pipelines.requests import build_requests
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import micros, write_tables
@@ -20,7 +21,7 @@ from brew_serve.batch.dataset_scoring import score_table
 from brew_serve.benchmark import TaskQuality, benchmark
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.ranking.scoring import Scorer
-from brew_serve.version import load_version, write_suite_files
+from brew_serve.version import load_version
 from brew_train.config import ModelConfig, ModelShape, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
@@ -62,8 +63,7 @@ def measure(folder: Path, steps: int) -> dict[str, TaskQuality]:
         distributed=DistributedContext(device=torch.device("cpu")),
     )
     export = train(TrainConfig(model=model, stages=[stage], workers=1, checkpoint_every=1_000), run).export
-    tokenizer.save(export)
-    write_suite_files(export, suite, prompt)
+    PromptBundle.of(compiler).save(export)
 
     version = load_version(export)
     requests = pa.Table.from_pylist(build_requests(folder / "tables", compiler, split).take_all())

@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
-from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
 from brew_serve.context.base import MemberContext

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
 from brew_platform.errors import ConfigError, UserError
 from brew_serve.engines.config import EngineConfig
@@ -32,14 +34,14 @@ def test_settings_given_are_kept(version_folder: Path) -> None:
     assert (loaded.engine.max_model_len, loaded.engine.threads) == (300, 1)
 
 
-@pytest.mark.parametrize("name", ["suite.json", "prompt_format.json", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("name", ["suite.json", "prompt.json", "tokenizer.json", "config.json"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name} does not exist"):
         load_version(folder)
 
 
-@pytest.mark.parametrize("name", ["suite.json", "prompt_format.json", "config.json"])
+@pytest.mark.parametrize("name", ["suite.json", "prompt.json", "config.json"])
 def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text('{"half": ')
     with pytest.raises(UserError, match=f"{name} cannot be read as JSON"):
@@ -47,14 +49,30 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_an_unknown_key_is_refused(folder: Path) -> None:
-    edit(folder / "prompt_format.json", contextlength=9)
+    edit(folder / "prompt.json", format={"context_length": 384, "contextlength": 9})
     with pytest.raises(ConfigError, match="contextlength"):
         load_version(folder)
 
 
-def test_prompts_longer_than_the_models_context_are_refused(folder: Path) -> None:
-    edit(folder / "prompt_format.json", context_length=512)
+def test_prompts_longer_than_the_models_context_are_refused(folder: Path, version: LoadedVersion) -> None:
+    bundle = PromptBundle.of(version.compiler)
+    replace(bundle, format=replace(bundle.format, context_length=512)).save(folder)
     with pytest.raises(UserError, match="prompts can have 512 tokens, but the model reads 384"):
+        load_version(folder)
+
+
+@pytest.mark.parametrize("name", ["suite.json", "prompt.json", "tokenizer.json"])
+def test_files_that_were_changed_after_training_are_refused(folder: Path, name: str) -> None:
+    content = json.loads((folder / name).read_text())
+    if name == "suite.json":
+        content["tasks"][0]["instruction"] += " Again."
+    elif name == "prompt.json":
+        content["format"]["question_tokens"] -= 1
+    else:
+        merges = content["model"]["merges"]
+        merges.append(merges.pop(0))
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"was changed or comes from other data\. Copy all of them"):
         load_version(folder)
 
 

@@ -9,16 +9,20 @@ from brew_cluster.jobs.demo_config import DemoConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
+from brew_data.data_folder import DatasetInfo
 from brew_data.packed_bins.schema import BinsPlan
 from brew_data.pipelines.documents import build_bins, corpus_tokenizer
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite, load_suite
 from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.base import open_source, read_source
 from brew_data.split import EVERYONE, Split
+from brew_platform.config import config_digest
 from brew_platform.console.progress import Phases
+from brew_platform.provenance import source_commit
 
-__all__ = ["Prepared", "make_bins", "make_dataset", "prepare"]
+__all__ = ["Prepared", "finish_dataset", "make_bins", "make_dataset", "prepare"]
 
 HELD_OUT = 0.05  # share of the members who are only evaluated on
 EVALUATION_MEMBERS, TRAINING_MEMBERS = (0.0, HELD_OUT), (HELD_OUT, 1.0)
@@ -84,7 +88,7 @@ def make_bins(
 
 
 def make_dataset(config: DemoConfig, out: Path, console: Console, *, path: Path | None, pairs: int) -> None:
-    """Write `tables/`, `tokenizer/`, `bins/`, `evaluation/` and, with pairs, `pairs/` and `pairs-evaluation/`.
+    """Write `tables/`, `prompts/`, `bins/`, `evaluation/` and, with pairs, `pairs/` and `pairs-evaluation/`.
 
     Args:
         config: Names the source, the suite and the split.
@@ -100,7 +104,7 @@ def make_dataset(config: DemoConfig, out: Path, console: Console, *, path: Path 
     names = ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if pairs else [])]
     phases = Phases(names, console=console)
     prepared = prepare(config, out, phases, path=path)
-    prepared.compiler.tokenizer.save(out / "tokenizer")
+    PromptBundle.of(prepared.compiler).save(out / "prompts")
     with local_ray(detached=False, logs=out / "logs" / "ray"):
         make_bins(prepared, out / "bins", phases, members=TRAINING_MEMBERS)
         make_bins(prepared, out / "evaluation", phases, phase="evaluation", members=EVALUATION_MEMBERS)
@@ -116,4 +120,17 @@ def make_dataset(config: DemoConfig, out: Path, console: Console, *, path: Path 
                 )
                 build_pairs(made, prepared.compiler, out / folder)
             progress.update(pairs)
-    console.print(f"data: {out}", soft_wrap=True)
+    finish_dataset(config, prepared)
+    console.print(f"data: {out}", soft_wrap=True, markup=False)
+
+
+def finish_dataset(config: DemoConfig, prepared: Prepared) -> None:
+    """Write `dataset.json`, which marks the data folder as complete."""
+    DatasetInfo(
+        source=config.source,
+        split=prepared.split,
+        has_true_probabilities=prepared.tables.oracle is not None,
+        config_digest=config_digest(config),
+        prompt_digest=PromptBundle.of(prepared.compiler).digest,
+        commit=source_commit(),
+    ).write(prepared.folder)

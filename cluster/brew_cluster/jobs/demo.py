@@ -27,6 +27,7 @@ from brew_cluster.jobs.demo_slates import DemoSlate, choose_slates
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.pipelines.requests import build_requests
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.records import Records
 from brew_data.schema import micros
 from brew_platform.config import config_digest
@@ -40,7 +41,6 @@ from brew_serve.benchmark import benchmark, count_benchmark_scores
 from brew_serve.client import RankClient
 from brew_serve.context.base import MemberContext
 from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
-from brew_serve.version import write_suite_files
 from brew_train.config import ModelShape
 from brew_train.ray_launcher import run_on_ray
 
@@ -73,7 +73,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
         prepared = prepare(config, run, phases, path=options.path)
         tables, split, suite, compiler = prepared.tables, prepared.split, prepared.suite, prepared.compiler
-        tokenizer = compiler.tokenizer
+        tokenizer, bundle = compiler.tokenizer, PromptBundle.of(compiler)
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
             plan = make_bins(prepared, run / "bins", phases)
@@ -90,8 +90,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                     on_metrics=lambda row: progress.update(row["step"], loss=row["loss"]),
                 )
                 model = trained.export
-                tokenizer.save(model)
-                write_suite_files(model, suite, config.prompt)
+                bundle.save(model)
 
             rows = count_benchmark_scores(tables, suite, split)
             with phases.phase("benchmark", total=rows, unit="rows") as progress:
@@ -104,7 +103,12 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                 registry = Registry(open_store(options.registry))
                 version = registry.publish(
                     model,
-                    signature={"suite": suite.name, "tasks": list(quality), "prompt": asdict(config.prompt)},
+                    signature={
+                        "suite": suite.name,
+                        "tasks": list(quality),
+                        "prompt": asdict(config.prompt),
+                        "prompt_digest": bundle.digest,
+                    },
                     lineage={
                         "parent": None,  # trained from scratch
                         "plan_hash": plan.plan_hash,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import ray
 import torch
@@ -20,7 +21,7 @@ from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.recipe import find_recipe
 from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
-from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.prompts.bundle import PromptBundle
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_train.checkpoints.checkpointer import Checkpointer
@@ -43,9 +44,11 @@ class TrainJob:
         ConfigError: bins name an unknown stage.
     """
 
+    RENAMED: ClassVar[dict[str, str]] = {"tokenizer": "prompts"}  # `load_config` names the new key in its error
+
     data: str = ""  # folder that `brew360 data` made; the paths below may refer to it as ${data}
     run: str = ""  # folder of this run; the same folder again continues it
-    tokenizer: str = "${data}/tokenizer"  # folder of the bins' tokenizer; it goes beside the exported weights
+    prompts: str = "${data}/prompts"  # folder of the data's prompts (tokenizer, suite, format); exports contain them
     bins: dict[str, str] = field(default_factory=dict)  # folder of packed bins for each stage, by its name
     evaluation: dict[str, str] = field(default_factory=dict)  # likewise, for stages with evaluate_every
     context_length: int = 512  # tokens that the model reads
@@ -88,8 +91,7 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
         BrewError: one clear sentence about what failed; the run folder can be continued.
     """
     run = Path(job.run)
-    tokenizer = Tokenizer.load(Path(job.tokenizer))
-    _refuse_other_tokenizer(job, tokenizer)
+    bundle = _load_prompts(job)
     require_space(run)
     with _ray(job, run), TrainView(run, console, stages=job.train.stages) as view:
         result = run_on_ray(
@@ -97,11 +99,11 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
             bins={name: Path(folder) for name, folder in job.bins.items()},
             evaluation={name: Path(folder) for name, folder in job.evaluation.items()},
             out=run,
-            shape=ModelShape(vocabulary_size=tokenizer.vocabulary_size, context_length=job.context_length),
+            shape=ModelShape(vocabulary_size=bundle.tokenizer.vocabulary_size, context_length=job.context_length),
             on_metrics=view.update,
         )
     for folder in [result.export, *sorted((run / BEST).glob("[!.]*"))]:
-        tokenizer.save(folder)
+        bundle.save(folder)
     view.summary(result)
     return result
 
@@ -141,7 +143,7 @@ def dry_run_job(job: TrainJob, gpus: int, console: Console) -> None:
     Raises:
         UserError: the job cannot run on so many GPUs, or neither a tokenizer nor a vocabulary size is given.
     """
-    vocabulary_size = job.vocabulary_size or Tokenizer.load(Path(job.tokenizer)).vocabulary_size
+    vocabulary_size = job.vocabulary_size or PromptBundle.load(Path(job.prompts)).tokenizer.vocabulary_size
     shape = ModelShape(vocabulary_size=vocabulary_size, context_length=job.context_length)
     dry_run(job.train, gpus=gpus, shape=shape).render(console)
 
@@ -162,16 +164,14 @@ def export_run(run: Path, out: Path) -> int:
     return checkpoint.step
 
 
-def _refuse_other_tokenizer(job: TrainJob, tokenizer: Tokenizer) -> None:
-    """A model that another tokenizer feeds reads other words, and nothing else would tell."""
-    if job.train.model.init_from is None:
-        return
-    folder = Path(job.train.model.init_from)
-    if (folder / "tokenizer.json").is_file() and Tokenizer.load(folder).to_json() != tokenizer.to_json():
-        raise UserError(
-            f"the model in {job.train.model.init_from} was trained with another tokenizer than {job.tokenizer}: its "
-            f"ids would mean other words. Build the bins with that model's tokenizer, or start from another model."
-        )
+def _load_prompts(job: TrainJob) -> PromptBundle:
+    """Load the prompts of the data, and check that all bins and the initial model were made with them."""
+    bundle = PromptBundle.load(Path(job.prompts))
+    for folder in (*job.bins.values(), *job.evaluation.values()):
+        bundle.require_bins(Path(folder))
+    if job.train.model.init_from is not None:
+        bundle.require_model(Path(job.train.model.init_from))
+    return bundle
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Preference pairs as packed bins, for DPO and ORPO.
+"""Packs preference pairs into bins, for DPO and ORPO.
 
-A pair becomes two documents, the prompt followed by each answer, in one bin: document 2k of a bin is the chosen one,
-document 2k + 1 the rejected one. Roles are 1 on the answers only. An answer from a file ends with `<|end|>`, because
-the model must learn to stop. An answer from our own tables is a task's label alone, as in training documents, where
-the next turn may follow.
+A pair becomes two documents of one bin, each the prompt followed by an answer. Document 2k of a bin has the chosen
+answer, document 2k + 1 the rejected one. Roles are 1 on the answers only. An answer from a file ends with `<|end|>`,
+because the model must learn to stop. An answer from the interactions table is only the label of a task, as in training
+documents, where another turn can follow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from brew_data.corpora.preference_file import Preference, read_preferences
 from brew_data.packed_bins.packing import pack
 from brew_data.packed_bins.schema import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.compiler import PastInteraction, PromptCompiler
 from brew_data.prompts.suite import TaskSpec
@@ -55,19 +56,25 @@ class PairsPlan(BinsPlan):
 
 
 def compile_preference(preference: Preference, tokenizer: Tokenizer) -> Pair:
-    """Encode a row of a file, in the layout of a chat:
+    """Encode a row of a file in the layout of a chat.
 
         <|system|> instruction <|member|> profile <|user|> prompt <|assistant|> answer <|end|>
 
-    The texts are encoded without control tokens, so that they cannot forge a turn.
+    The texts are encoded without control tokens, so they cannot forge a turn.
+
+    Args:
+        preference: The row.
+        tokenizer: The tokenizer of the model to train.
+
+    Returns:
+        The encoded pair.
     """
     t = tokenizer
-    encode = t.encode.__wrapped__  # uncached: these texts do not repeat
     head = head_ids(t, t.encode(preference.instruction), t.encode(preference.profile))
     return Pair(
-        prompt=_ids((*head, *question_ids(t, encode(preference.prompt)))),
-        chosen=_ids((*encode(preference.chosen), t.end)),
-        rejected=_ids((*encode(preference.rejected), t.end)),
+        prompt=_ids((*head, *question_ids(t, t.encode(preference.prompt, cached=False)))),
+        chosen=_ids((*t.encode(preference.chosen, cached=False), t.end)),
+        rejected=_ids((*t.encode(preference.rejected, cached=False), t.end)),
         origin=preference.origin,
     )
 
@@ -87,12 +94,16 @@ def build_pairs(
     of memory.
 
     Args:
-        pairs: A file that `read_preferences` reads, or pairs.
-        compiler: Provides the tokenizer; its context length is the capacity of a bin.
-        out: Receives `bins-*.parquet` and, last, `plan.json`. Nothing is written before every pair has been checked.
+        pairs: A file that `read_preferences` reads, or a list of pairs.
+        compiler: Provides the tokenizer; its context length is the capacity of a bin, in tokens.
+        out: The folder for `bins-*.parquet` and `plan.json`, which is written last. All pairs are checked before
+            anything is written.
         skip_long: Leave out and count pairs that exceed a bin, instead of raising.
-        bins_per_file: Bins per Parquet file.
+        bins_per_file: The number of bins per Parquet file.
         on_progress: Called with (bins written, total bins).
+
+    Returns:
+        The contents of `plan.json`.
 
     Raises:
         UserError: A pair exceeds a bin, or there are no pairs.
@@ -112,13 +123,13 @@ def build_pairs(
             skipped += 1
         else:
             raise UserError(
-                f"{pair.origin}: prompt and answers make {pair.length} tokens (the prompt counts twice), but a bin "
-                f"holds {capacity}; shorten them, raise prompt.context_length, or leave such pairs out with skip_long."
+                f"{pair.origin}: prompt and answers have {pair.length} tokens (the prompt counts twice), but a bin "
+                f"holds {capacity}. Shorten them, raise prompt.context_length, or set skip_long to skip such pairs."
             )
     if not kept:
         raise UserError(
-            f"{pairs if isinstance(pairs, Path) else 'the list given'} holds no pair to train on ({skipped} were too "
-            f"long for a bin of {capacity} tokens); give some pairs."
+            f"{pairs if isinstance(pairs, Path) else 'the list'} contains no pair to train on ({skipped} were too "
+            f"long for a bin of {capacity} tokens). Add pairs that fit."
         )
     plan = pack([pair.length for pair in kept], capacity)
     out.mkdir(parents=True, exist_ok=True)
@@ -132,6 +143,7 @@ def build_pairs(
         n_documents=2 * len(kept),
         context_length=capacity,
         vocabulary_size=compiler.tokenizer.vocabulary_size,
+        prompt_digest=PromptBundle.of(compiler).digest,
         on_progress=on_progress,
     )
     result = PairsPlan(**asdict(finished), n_pairs=len(kept), n_skipped=skipped)
@@ -170,19 +182,19 @@ def pairs_from_interactions(
     seed: int,
     members: tuple[float, float] = EVERYONE,
 ) -> list[Pair]:
-    """Make pairs from interactions before the cut: a task's question, the label of its outcome, and another label.
+    """Make pairs from interactions before the cut.
 
-    The chosen answer is the outcome of the action in the table, not the outcome that the oracle finds likelier: the
-    oracle must not influence training. If a task has more than two outcomes, the rejected one is drawn at random from
-    the others.
+    The prompt asks the question of a task about an interaction. The chosen answer is the label of the outcome that the
+    interactions table has. It is not the outcome that the oracle considers more likely, because the oracle must not
+    influence training. The rejected answer is the label of another outcome; it is drawn at random if there are several.
 
     Args:
-        tables: From any source; members who opted out are left out.
+        tables: The tables of any source; members who opted out are excluded.
         compiler: Compiles the prompts with half of its context length, because two documents share a bin. The oldest
-            history that does not fit is left out.
-        split: Only interactions at or before its cut become pairs. Each prompt shows strictly earlier ones only.
-        count: Number of pairs. Each pair of task and interaction is drawn at most once.
-        seed: Of the random draws.
+            history that does not fit is dropped.
+        split: Only interactions at or before its cut become pairs. Each prompt shows only strictly earlier ones.
+        count: The number of pairs. Each combination of task and interaction is drawn at most once.
+        seed: The seed of the random draws.
         members: The part of the members whose interactions become pairs (`is_in_part`).
 
     Returns:
@@ -206,8 +218,8 @@ def pairs_from_interactions(
                 scorable += [(member, task, past, id_) for task in tasks if task.in_training]
     if count > len(scorable):
         raise UserError(
-            f"{count} preference pairs are requested, but the training part holds {len(scorable)} interactions of "
-            f"eligible members; request fewer pairs, or generate more data."
+            f"{count} preference pairs are requested, but the training part has {len(scorable)} interactions of "
+            f"eligible members. Request fewer pairs, or generate more data."
         )
     random = np.random.default_rng(seed)
     return [

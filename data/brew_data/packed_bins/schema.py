@@ -1,6 +1,6 @@
-"""Folders of packed bins: their columns, their files, and the plan that comes last.
+"""Writes folders of packed bins: Parquet files, and `plan.json`, which is written last.
 
-Holds what is written. brew_train.inputs.bin_reader reads these folders.
+`brew_train.inputs.bin_reader` reads these folders.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from brew_platform.files import replace_atomically
 __all__ = ["BINS_PER_FILE", "BinsPlan", "finish_plan", "write_file", "write_plan"]
 
 BINS_PER_FILE = 256
-BINS_PER_ROW_GROUP = 16  # training reads bins in random order, a row group at a time
+BINS_PER_ROW_GROUP = 16  # training reads bins in random order, one row group at a time
 COLUMNS = pa.schema(
     {
         "bin_id": pa.int64(),
@@ -32,25 +32,28 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class BinsPlan:
-    """What `plan.json` says of a folder of bins."""
+    """The contents of `plan.json` in a folder of bins."""
 
-    plan_hash: str  # sha256 over every bin's documents and token ids, in order
-    context_length: int
-    vocabulary_size: int
+    plan_hash: str  # SHA-256 of the content of all bins, in order
+    context_length: int  # tokens of a bin
+    vocabulary_size: int  # ids of the tokenizer
+    prompt_digest: str  # of the `PromptBundle` that compiled the documents
     n_bins: int
     n_documents: int
     n_tokens: int
-    fill: float  # share of the bins' capacity that holds tokens
+    fill: float  # n_tokens / (n_bins * context_length)
 
 
 def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
-    """Writes one file of bins.
+    """Write one file of bins.
 
     Args:
-        documents: the documents of one file's bins: file, bin_id, slot (place in the bin), length, ids, roles.
+        documents: The documents of one file's bins, with the columns file, bin_id, slot (index in the bin), length, ids
+            and roles.
+        out: The folder of the bins.
 
     Returns:
-        One row {file, digest, bins, tokens}, for `finish_plan`.
+        One row {file, digest, bins, tokens} for `finish_plan`.
     """
     rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
     bins = []
@@ -87,13 +90,22 @@ def finish_plan(
     n_documents: int,
     context_length: int,
     vocabulary_size: int,
+    prompt_digest: str,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BinsPlan:
-    """The plan of the files that `write_file` wrote, in whatever order they are done.
+    """Compute the plan of the files that `write_file` wrote.
 
     Args:
-        files: the rows that it returned.
-        on_progress: called with (bins written, bins in all).
+        files: The rows that `write_file` returned, in any order.
+        n_bins: The number of bins in all files.
+        n_documents: The number of documents in all files.
+        context_length: The capacity of a bin, in tokens.
+        vocabulary_size: The number of ids of the tokenizer.
+        prompt_digest: The digest of the `PromptBundle` that compiled the documents.
+        on_progress: Called with (bins written, total bins).
+
+    Returns:
+        The plan. It does not depend on the order of `files`.
     """
     digests: dict[int, str] = {}
     tokens = done = 0
@@ -106,6 +118,7 @@ def finish_plan(
         plan_hash=hashlib.sha256("".join(digests[file] for file in sorted(digests)).encode()).hexdigest(),
         context_length=context_length,
         vocabulary_size=vocabulary_size,
+        prompt_digest=prompt_digest,
         n_bins=n_bins,
         n_documents=n_documents,
         n_tokens=tokens,
@@ -114,5 +127,5 @@ def finish_plan(
 
 
 def write_plan(plan: BinsPlan, out: Path) -> None:
-    """Writes `plan.json`, which says that the folder is complete."""
+    """Write `plan.json`, which marks the folder as complete."""
     replace_atomically(out / "plan.json", json.dumps(asdict(plan), indent=2))

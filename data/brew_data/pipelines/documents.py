@@ -17,6 +17,7 @@ from brew_data.pipelines.member_groups import (
     load_compiler,
     load_records,
 )
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
@@ -29,9 +30,22 @@ __all__ = ["build_bins", "compile_documents", "corpus_tokenizer"]
 
 
 def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabulary_size: int) -> Tokenizer:
-    """Train a tokenizer on the text of the training part: every turn as often as it occurs, and every profile.
+    """Train a tokenizer on the text of the training part.
 
-    Answers are counted with their turns, so that label words become single tokens.
+    The corpus has each turn as often as it occurs, each profile once, and the instructions. It includes the answers, so
+    label words become single tokens.
+
+    Args:
+        tables_folder: The folder with members, entities and interactions as Parquet.
+        suite: Renders the text.
+        split: Only rows at or before its cut are read.
+        vocabulary_size: The maximum number of ids.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UserError: A row has an unknown surface or action, or `vocabulary_size` is too small.
     """
     tables = read_tables(tables_folder)
     records = Records(tables)
@@ -68,13 +82,16 @@ def build_bins(
     """Compile every member's training rows into documents, pack them, and write the bins.
 
     Args:
-        tables_folder: Folder with members, entities and interactions as Parquet.
-        compiler: Compiles the documents; its context length is the size of a bin in tokens.
+        tables_folder: The folder with members, entities and interactions as Parquet.
+        compiler: Compiles the documents; its context length is the capacity of a bin, in tokens.
         split: Only rows at or before its cut are read.
-        out: Receives `bins-*.parquet` (one row per bin, unpadded) and, last, `plan.json`.
-        members: Part of the members whose rows are read (`is_in_part`).
-        bins_per_file: Bins in each Parquet file.
-        on_progress: Called with (bins written, bins in total).
+        out: The folder for `bins-*.parquet` (one row per bin, unpadded) and `plan.json`, which is written last.
+        members: The part of the members whose rows are read (`is_in_part`).
+        bins_per_file: The number of bins per Parquet file.
+        on_progress: Called with (bins written, total bins).
+
+    Returns:
+        The contents of `plan.json`.
 
     Raises:
         UserError: The training part is empty, or a row has an unknown surface or action.
@@ -88,11 +105,11 @@ def build_bins(
         batch_format="pyarrow",
     ).materialize()
 
-    # The plan needs only lengths: the driver receives a few bytes per document and no tokens.
+    # The plan needs lengths only, so the driver receives a few bytes per document and no tokens.
     lengths = _to_dict(documents, key="document", value="length")
     if not lengths:
         raise UserError(
-            f"{tables_folder} has no interaction of a trained surface before the cut, so there is nothing to train on. "
+            f"{tables_folder} has no interaction on a trained surface before the cut, so there is nothing to train on. "
             f"Move the cut, or set in_training for a task."
         )
     names = sorted(lengths)
@@ -113,6 +130,7 @@ def build_bins(
         n_documents=len(names),
         context_length=capacity,
         vocabulary_size=compiler.tokenizer.vocabulary_size,
+        prompt_digest=PromptBundle.of(compiler).digest,
         on_progress=on_progress,
     )
     write_plan(result, out)

@@ -16,6 +16,7 @@ from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.control_tokens import ControlTokens
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.prompts.tokenizer_file import file_digest
 from brew_platform.config import config_digest, load_config
 from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
@@ -84,6 +85,47 @@ class PromptBundle:
             "digest": self.digest,
         }
         replace_atomically(folder / PROMPT_FILE, json.dumps(content, indent=1, ensure_ascii=False))
+
+    def require_bins(self, folder: Path) -> None:
+        """Check that the documents of packed bins were compiled with this bundle.
+
+        Args:
+            folder: Contains `plan.json`; a missing or malformed one is not this method's business.
+
+        Raises:
+            UserError: They were compiled with other prompts.
+        """
+        try:
+            digest = json.loads((folder / "plan.json").read_text()).get("prompt_digest")
+        except (OSError, ValueError, AttributeError):
+            return
+        if digest != self.digest:
+            found = f"digest {str(digest)[:12]}" if digest else "no prompt_digest: an older release wrote it"
+            raise UserError(
+                f"the bins in {folder} were made with other prompts ({found}) than those that the export is to carry "
+                f"({self.digest[:12]}), so the served model would read other token ids than it was trained on. Build "
+                f"all bins and the prompts folder in one run of `brew360 data build`."
+            )
+
+    def require_model(self, folder: Path) -> None:
+        """Check that a model that training starts from has the tokenizer of this bundle.
+
+        Args:
+            folder: A base model, or an export of brew360.
+
+        Raises:
+            UserError: It has another tokenizer, or none.
+        """
+        if (folder / PROMPT_FILE).is_file():
+            other = PromptBundle.load(folder).tokenizer
+            same = (other.digest, other.control_tokens) == (self.tokenizer.digest, self.tokenizer.control_tokens)
+        else:
+            same = file_digest(folder) == self.tokenizer.base_digest
+        if not same:
+            raise UserError(
+                f"the model in {folder} has another tokenizer than the data, so their token ids mean other words. "
+                f"Build the data with tokenizer.from={folder}, or start from the model whose tokenizer the data have."
+            )
 
     @staticmethod
     def load(folder: Path) -> "PromptBundle":

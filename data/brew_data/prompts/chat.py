@@ -1,6 +1,6 @@
 """Lays out a chat with control tokens and renders chat messages in this layout.
 
-    <|system|> instruction <|member|> profile                    head
+    <bos> <|system|> instruction <|member|> profile              head; <bos> only for models that were trained with it
     <|user|> text <|assistant|> text ...                         turns
     <|assistant|>                                                the model's next token answers
 
@@ -30,7 +30,8 @@ def head_ids(tokenizer: Tokenizer, instruction: Sequence[int], profile: Sequence
     Returns:
         Token ids.
     """
-    return (tokenizer.system, *instruction, tokenizer.member, *profile)
+    start = () if tokenizer.bos is None else (tokenizer.bos,)
+    return (*start, tokenizer.system, *instruction, tokenizer.member, *profile)
 
 
 def question_ids(tokenizer: Tokenizer, text: Sequence[int]) -> tuple[int, ...]:

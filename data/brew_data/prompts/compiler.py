@@ -14,17 +14,21 @@ Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-tu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import chain
 
 from brew_data.prompts.chat import head_ids, question_ids
-from brew_data.prompts.history import first_kept
-from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
+from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
+from brew_data.prompts.fields import field_values
+from brew_data.prompts.history import first_kept, first_possible, hop_limit
+from brew_data.prompts.suite import Action, Outcome, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
-from brew_platform.errors import UserError
+from brew_platform.errors import ConfigError, UserError
 
-__all__ = ["Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
+__all__ = ["Cut", "Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
 
 Ids = tuple[int, ...]
+_FITTED = 4096  # entities whose shortened form is cached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +39,30 @@ class PromptFormat:
         context_length: The maximum number of tokens of a prompt, including the answer.
         head_tokens: The maximum number of tokens of instruction and profile together.
         question_tokens: The number of tokens reserved for the candidate. The reservation is fixed, so that the prefix
-            does not depend on the candidate.
+            does not depend on the candidate. A turn of the history has the same limit.
+
+    Raises:
+        ConfigError: A number is too small for the control tokens, or the context has no tokens left for history beside
+            the other two budgets.
     """
 
     context_length: int
     head_tokens: int = 192
     question_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for key in ("head_tokens", "question_tokens"):
+            if getattr(self, key) < 4:
+                raise ConfigError(f"prompt.{key} is {getattr(self, key)}; set it to 4 or more.")
+        if self.context_length <= self.head_tokens + 2 * self.question_tokens:
+            raise ConfigError(_no_history(self))
+
+
+def _no_history(format: PromptFormat) -> str:
+    return (
+        f"context_length {format.context_length} leaves no tokens for history beside head_tokens {format.head_tokens} "
+        f"and question_tokens {format.question_tokens}; raise it, or lower those."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +76,15 @@ class Entity:
 
     entity_type: str
     fields: Mapping[str, object]
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """The text of each field that is present.
+
+        Raises:
+            UserError: As in `field_values`.
+        """
+        return field_values(self.fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +112,15 @@ class Prefix:
         ids: Token ids.
         turns: The number of past interactions in the prefix.
         turns_dropped: The number of oldest interactions that the policy's maximum or the token budget excluded.
-        tokens_dropped: The number of tokens that were cut from instruction and profile.
+        head_cut: What was cut from instruction and profile.
+        history_cut: What was cut from the entities of the shown interactions.
     """
 
     ids: Ids
     turns: int
     turns_dropped: int
-    tokens_dropped: int
+    head_cut: Cut
+    history_cut: Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +130,14 @@ class Document:
     Args:
         ids: Token ids, `<|end|>` last.
         roles: One per token: 1 for tokens of an answer that is trained, else 0.
+        cut: What was cut from instruction, profile and entities.
+        turns_dropped: The number of interactions that the prompt of an `example` does not show.
     """
 
     ids: Ids
     roles: Ids
+    cut: Cut = NOTHING_CUT
+    turns_dropped: int = 0
 
 
 class PromptCompiler:
@@ -112,47 +149,66 @@ class PromptCompiler:
         format: The token budget.
 
     Raises:
-        UserError: The budget leaves no tokens for history, or the token ids of a label start with those of another
-            label of the same task, so that their probabilities cannot be separated.
+        UserError: The budget leaves no tokens for history, the fixed text of a question exceeds `question_tokens`, or
+            two labels of a task have the same token ids.
     """
 
     def __init__(self, suite: TaskSuite, tokenizer: Tokenizer, format: PromptFormat) -> None:
         self.suite, self.tokenizer, self.format = suite, tokenizer, format
-        self._labels = {task.name: self._label_ids(task) for task in suite.tasks}
-        longest = max(len(ids) for labels in self._labels.values() for ids in labels.values())
+        self._labels = {
+            task.name: self._answers(f"task {task.name}", suite.outcomes(task), "outcome") for task in suite.tasks
+        }
+        self._surface_labels = {
+            surface.name: self._answers(f"surface {surface.name}", surface.actions, "action")
+            for surface in suite.surfaces
+        }
+        self._instructions = {task.name: suite.instruction(task) for task in suite.tasks}
+        self._budget = Budget(tokenizer)
+        self._fit = lru_cache(maxsize=_FITTED)(self._fit_entity)  # only of entities that exceed their budget
+        longest = max((len(ids) for labels in self._labels.values() for ids in labels.values()), default=1)
         # A training document of a task that does not follow its surface is a serving prompt, the answer, and <|end|>.
         end = any(not task.follows_surface for task in suite.tasks)
         self._prefix_budget = format.context_length - format.question_tokens - longest - end
-        if self._prefix_budget < format.head_tokens + format.question_tokens:
-            raise UserError(
-                f"context_length {format.context_length} leaves no tokens for history beside head_tokens "
-                f"{format.head_tokens} and question_tokens {format.question_tokens}; raise it, or lower those."
-            )
+        past = max((len(ids) for labels in self._surface_labels.values() for ids in labels.values()), default=1)
+        if self._prefix_budget < format.head_tokens + format.question_tokens + (past if past > longest else 0):
+            raise UserError(_no_history(format))
+        # A head can be shorter than its budget, so the budget of history varies; the hop must not vary with it.
+        history = self._prefix_budget - format.head_tokens
+        self._hops = {task.name: hop_limit(task.history.hop_tokens, history) for task in suite.tasks}
 
-    def _label_ids(self, task: TaskSpec) -> dict[str, Ids]:
-        labels = {outcome.name: self.tokenizer.encode(outcome.label) for outcome in self.suite.outcomes(task)}
+    def _answers(self, owner: str, labelled: Sequence[Outcome | Action], kind: str) -> dict[str, Ids]:
+        """Return the token ids of each label, by name; `<|end|>` follows every label if one begins another."""
+        labels = {item.name: self.tokenizer.encode(item.label) for item in labelled}
+        texts = {item.name: item.label for item in labelled}
+        ends = False
         for name, ids in labels.items():
             for other, other_ids in labels.items():
-                if name != other and other_ids[: len(ids)] == ids:
+                if name != other and ids == other_ids:
                     raise UserError(
-                        f"task {task.name}: the label of {other!r} starts with the label of {name!r}, so their "
+                        f"{owner}: the labels of {kind}s {name!r} and {other!r} have the same token ids, so their "
                         f"probabilities cannot be separated; change one of them."
                     )
-        return labels
+                if name != other and (other_ids[: len(ids)] == ids or texts[other].startswith(texts[name])):
+                    ends = True
+        return {name: (*ids, self.tokenizer.end) for name, ids in labels.items()} if ends else labels
 
     def labels(self, task: TaskSpec) -> dict[str, Ids]:
-        """Return the token ids of each outcome's label, by outcome name; no label starts with another."""
+        """Return the token ids of each outcome's answer, by outcome name; none begins another.
+
+        An answer is the label. If a label of the task begins another one, as "like" begins "like strongly", each answer
+        of the task is its label and `<|end|>`.
+        """
         return self._labels[task.name]
 
     def label(self, task: TaskSpec, action: str) -> Ids:
-        """Return the token ids of the label of an action, as the task maps actions to outcomes.
+        """Return the token ids of the answer for an action (`labels`), as the task maps actions to outcomes.
 
         Raises:
             UserError: The surface has no such action.
         """
         return self._labels[task.name][self.suite.outcome(task, action).name]
 
-    def head(self, task: TaskSpec, profile: Mapping[str, object], own_words: str = "") -> tuple[Ids, int]:
+    def head(self, task: TaskSpec, profile: Mapping[str, object], own_words: str = "") -> tuple[Ids, Cut]:
         """Render instruction and profile.
 
         Args:
@@ -161,18 +217,26 @@ class PromptCompiler:
             own_words: Preferences that the member wrote; they are appended to the task's instruction.
 
         Returns:
-            Token ids, and the number of tokens that were cut to fit `head_tokens`.
+            Token ids, and what was cut to fit `head_tokens`: own words first, then the instruction. The profile has at
+            most half of the tokens.
+
+        Raises:
+            UserError: As in `field_values`.
         """
+        return self._head(task, field_values(profile), own_words)
+
+    def _head(self, task: TaskSpec, profile: Mapping[str, str], own_words: str = "") -> tuple[Ids, Cut]:
         limit = self.format.head_tokens - 2
-        profile_ids = self.tokenizer.encode(self.suite.profile_text(profile))
-        kept_profile = profile_ids[: limit // 2]
-        instruction = f"{task.instruction} {own_words.strip()}" if own_words.strip() else task.instruction
+        kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=limit // 2)
+        instruction = self._instructions[task.name]
+        if own_words.strip():
+            instruction = f"{instruction} {own_words.strip()}"
         instruction_ids = self.tokenizer.encode(instruction)
         kept_instruction = instruction_ids[: limit - len(kept_profile)]
-        cut = len(profile_ids) + len(instruction_ids) - len(kept_profile) - len(kept_instruction)
+        cut += Cut(tokens=len(instruction_ids) - len(kept_instruction))
         return head_ids(self.tokenizer, kept_instruction, kept_profile), cut
 
-    def question(self, source: TaskSpec | Surface, profile: Mapping[str, object], entity: Entity) -> tuple[Ids, int]:
+    def question(self, source: TaskSpec | Surface, profile: Mapping[str, object], entity: Entity) -> tuple[Ids, Cut]:
         """Render the turn about `entity`, up to and including the control token that the answer follows.
 
         Args:
@@ -181,14 +245,34 @@ class PromptCompiler:
             entity: The candidate, or the entity of the past interaction.
 
         Returns:
-            Token ids, and the number of tokens that were cut to fit `question_tokens`.
+            Token ids, and what was cut from the entity to fit `question_tokens`.
 
         Raises:
-            UserError: The entity is of another type than the surface shows.
+            UserError: The entity is of another type than the surface shows, or as in `field_values`.
         """
-        ids = self.tokenizer.encode(self.suite.question_text(source, profile, entity.entity_type, entity.fields))
-        kept = ids[: self.format.question_tokens - 2]
-        return question_ids(self.tokenizer, kept), len(ids) - len(kept)
+        return self._question(source, field_values(profile), entity)
+
+    def _question(self, source: TaskSpec | Surface, profile: Mapping[str, str], entity: Entity) -> tuple[Ids, Cut]:
+        self.suite.check_entity_type(source, entity.entity_type)
+        template, values = self.suite.entities[entity.entity_type], entity.values
+        text = template.render(values)
+        before, after = self.suite.question_frame(source, profile, has_entity=bool(text))
+        ids = self.tokenizer.encode(f"{before}{text}{after}")
+        cut = NOTHING_CUT
+        if template.max_tokens or len(ids) > self.format.question_tokens - 2:
+            ids, cut = self._fit(entity.entity_type, tuple(values.items()), before, after)
+        return question_ids(self.tokenizer, ids), cut
+
+    def _fit_entity(
+        self, entity_type: str, values: tuple[tuple[str, str], ...], before: str, after: str
+    ) -> tuple[Ids, Cut]:
+        return self._budget.fit(
+            self.suite.entities[entity_type],
+            dict(values),
+            limit=self.format.question_tokens - 2,
+            before=before,
+            after=after,
+        )
 
     def turn(self, profile: Mapping[str, object], past: PastInteraction) -> tuple[Ids, Ids]:
         """Render a past interaction with the question and labels of its surface.
@@ -198,14 +282,24 @@ class PromptCompiler:
             past: The interaction.
 
         Returns:
-            Token ids of the question, and of the answer.
+            Token ids of the question, and of the answer. The answer ends with `<|end|>` if a label of the surface
+            begins another one.
 
         Raises:
-            UserError: The surface is unknown, it has no such action, or it shows entities of another type.
+            UserError: The surface is unknown, it has no such action, it shows entities of another type, or as in
+                `field_values`.
         """
+        question, answer, _ = self._turn(field_values(profile), past)
+        return question, answer
+
+    def _turn(self, profile: Mapping[str, str], past: PastInteraction) -> tuple[Ids, Ids, Cut]:
         surface = self.suite.surface(past.surface)
-        answer = self.tokenizer.encode(surface.label(past.action))
-        return self.question(surface, profile, past.entity)[0], answer
+        answer = self._surface_labels[surface.name].get(past.action)
+        if answer is None:
+            surface.label(past.action)  # raises
+            raise AssertionError
+        question, cut = self._question(surface, profile, past.entity)
+        return question, answer, cut
 
     def prefix(
         self,
@@ -233,22 +327,22 @@ class PromptCompiler:
         """
         surfaces = set(task.history.surfaces)
         relevant = [p for p in history if p.surface in surfaces and (before is None or p.timestamp < before)]
-        head, cut = self.head(task, profile, own_words)
-        # Only turns that may be shown are compiled: the newest max_interactions, rounded up to a multiple of the hop.
-        oldest = max(0, len(relevant) - task.history.max_interactions - task.history.hop)
-        oldest -= oldest % task.history.hop
-        turns = [tuple(chain(*self.turn(profile, past))) for past in relevant[oldest:]]
+        values = field_values(profile)
+        head, head_cut = self._head(task, values, own_words)
+        oldest = first_possible(len(relevant), task.history.max_interactions)  # only turns from here on are compiled
+        turns = [self._turn(values, past) for past in relevant[oldest:]]
         start = first_kept(
-            [len(turn) for turn in turns],
+            [len(question) + len(answer) for question, answer, _ in turns],
             budget=self._prefix_budget - len(head),
-            hop=task.history.hop,
+            hop=self._hops[task.name],
             most=task.history.max_interactions,
         )
         return Prefix(
-            ids=tuple(chain(head, *turns[start:])),
+            ids=tuple(chain(head, *chain.from_iterable((turn[:2] for turn in turns[start:])))),
             turns=len(turns) - start,
             turns_dropped=oldest + start,
-            tokens_dropped=cut,
+            head_cut=head_cut,
+            history_cut=sum((cut for _, _, cut in turns[start:]), NOTHING_CUT),
         )
 
     def documents(
@@ -279,24 +373,26 @@ class PromptCompiler:
             if task.follows_surface:
                 groups.setdefault(tuple(s for s in task.history.surfaces if s in shown), []).append(task)
         documents: list[Document] = []
+        values = field_values(profile)
         for surfaces, tasks in groups.items():
             pending = [
-                (*self.turn(profile, past), int(past.surface in answered))
+                (*self._turn(values, past), int(past.surface in answered))
                 for past in history
                 if past.surface in surfaces
             ]
             while pending:
-                head, _ = self.head(tasks[(turn_of + len(documents)) % len(tasks)], profile)
+                head, cut = self._head(tasks[(turn_of + len(documents)) % len(tasks)], values)
                 ids, roles = list(head), [0] * len(head)
                 taken = 0
-                for question, answer, role in pending:
+                for question, answer, turn_cut, role in pending:
                     if len(ids) + len(question) + len(answer) + 1 > self.format.context_length:
                         break
                     ids += question + answer
                     roles += [0] * len(question) + [role] * len(answer)
+                    cut += turn_cut
                     taken += 1
                 pending = pending[taken:]
-                documents.append(Document(ids=(*ids, self.tokenizer.end), roles=(*roles, 0)))
+                documents.append(self._ended(ids, roles, cut))
         for task in trained:
             if not task.follows_surface:
                 scored = [past for past in history if past.surface == task.surface][-task.examples_per_member :]
@@ -315,10 +411,21 @@ class PromptCompiler:
                 `scored`.
             scored: The interaction to predict.
 
+        The answer can include `<|end|>` (`labels`); it is then trained.
+
         Raises:
             UserError: As in `turn`.
         """
-        prefix = self.prefix(task, profile, history, before=scored.timestamp).ids
-        prompt = prefix + self.question(task, profile, scored.entity)[0]
-        answer = self.label(task, scored.action)
-        return Document(ids=(*prompt, *answer, self.tokenizer.end), roles=(*[0] * len(prompt), *[1] * len(answer), 0))
+        prefix = self.prefix(task, profile, history, before=scored.timestamp)
+        question, cut = self.question(task, profile, scored.entity)
+        prompt, answer = prefix.ids + question, self.label(task, scored.action)
+        cut += prefix.head_cut + prefix.history_cut
+        return self._ended(
+            (*prompt, *answer), [0] * len(prompt) + [1] * len(answer), cut, turns_dropped=prefix.turns_dropped
+        )
+
+    def _ended(self, ids: Sequence[int], roles: Sequence[int], cut: Cut, *, turns_dropped: int = 0) -> Document:
+        """Return a document that ends with `<|end|>`, which a last answer can bring itself."""
+        if ids[-1] == self.tokenizer.end:
+            return Document(ids=tuple(ids), roles=tuple(roles), cut=cut, turns_dropped=turns_dropped)
+        return Document(ids=(*ids, self.tokenizer.end), roles=(*roles, 0), cut=cut, turns_dropped=turns_dropped)

@@ -198,11 +198,16 @@ class Tokenizer:
     def from_model(folder: str | Path) -> "Tokenizer":
         """Load the tokenizer of a base model of a known family, with control tokens for the roles of a chat.
 
-        The family's reserved tokens take the roles; where it has none, tokens are added (`control_tokens`).
+        The family's reserved tokens take the roles; where it has none, tokens are added (`control_tokens`). An export
+        of brew360 has its tokens already.
 
         Raises:
             UserError: The folder has no tokenizer, it cannot be read, or it belongs to no known family.
         """
+        from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
+
+        if (Path(folder) / PROMPT_FILE).is_file():
+            return PromptBundle.load(Path(folder)).tokenizer
         text, tokens = read_model_tokenizer(Path(folder))
         return Tokenizer(text, tokens, base_digest=file_digest(Path(folder)))
 

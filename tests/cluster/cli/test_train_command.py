@@ -14,6 +14,9 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_train.checkpoints.ledger import audit
 
@@ -37,8 +40,11 @@ RECIPE = {
 def folder(tmp_path: Path, write_bins: Callable[..., Path]) -> Path:
     """A folder to run in, with data and a recipe."""
     tokenizer = train_tokenizer(["counting " * 50], vocabulary_size=300)
-    write_bins(tmp_path / "data" / "bins", vocabulary_size=tokenizer.vocabulary_size)
-    tokenizer.save(tmp_path / "data" / "tokenizer")
+    prompts = PromptFormat(context_length=64)
+    bundle = PromptBundle(suite=load_suite("movielens"), format=prompts, tokenizer=tokenizer)
+    bundle.save(tmp_path / "data" / "prompts")
+    sizes = {"vocabulary_size": tokenizer.vocabulary_size, "prompt_digest": bundle.digest}
+    write_bins(tmp_path / "data" / "bins", **sizes)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(RECIPE))
     return tmp_path
 
@@ -86,6 +92,5 @@ def test_a_killed_driver_comes_back_and_an_interrupted_run_goes_on(folder: Path)
     assert all(losses.setdefault(row["step"], row["loss"]) == row["loss"] for row in rows)  # repeated steps, bitwise
     assert audit(folder / "run", {"cpt": 12}).bins == {"cpt": [12] * 60}
     AutoModelForCausalLM.from_pretrained(folder / "run/export")
-    assert (folder / "run/export/tokenizer.json").read_bytes() == (
-        folder / "data/tokenizer/tokenizer.json"
-    ).read_bytes()
+    for name in ("tokenizer.json", "suite.json", "prompt.json"):
+        assert (folder / "run/export" / name).read_bytes() == (folder / "data/prompts" / name).read_bytes()

@@ -31,7 +31,7 @@ def test_the_hash_of_a_plan_stays_for_ever_and_does_not_depend_on_the_order_of_f
         {"bin_id": 1, "input_ids": [7, 1], "doc_lengths": [2], "roles": [0, 1]},
     ]
     seen: list[tuple[int, int]] = []
-    sizes = {"n_documents": 3, "context_length": 4, "vocabulary_size": 9}
+    sizes = {"n_documents": 3, "context_length": 4, "vocabulary_size": 9, "prompt_digest": "ef"}
     plan = finish_plan([row], n_bins=2, **sizes, on_progress=lambda done, total: seen.append((done, total)))
     assert plan.plan_hash == "f7dcf57ea8e541cdf03744222c8836d9a9551e574e3eeb2823a037067cf0cdd9"
     assert (plan.n_tokens, plan.fill, seen) == (6, 0.75, [(2, 2)])
