@@ -1,0 +1,129 @@
+"""The folder that `brew360 data build` writes, as its readers see it.
+
+tables/         members, entities, interactions and, for synthetic data, oracle
+prompts/        suite, prompt format and tokenizer (`PromptBundle`)
+bins/           packed training documents; further folders of bins beside it
+dataset.json    source, cut in time, digests; written last, so that a folder without it is incomplete
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from brew_data.prompts.bundle import PromptBundle
+from brew_data.schema import Tables, read_tables
+from brew_data.split import Split
+from brew_platform.errors import DataError
+from brew_platform.files import replace_atomically
+
+__all__ = ["DataFolder", "DatasetInfo", "read_plan_hash"]
+
+FORMAT_VERSION = 1
+DATASET_FILE = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """The content of `dataset.json`."""
+
+    source: str  # name of the source
+    split: Split  # the cut between training and benchmark
+    has_true_probabilities: bool  # of every interaction (`Tables.oracle`)
+    config_digest: str  # of the configuration that the data were built with
+    prompt_digest: str  # of the `PromptBundle` in prompts/
+    commit: str | None  # git commit of the code
+
+    def write(self, folder: Path) -> None:
+        """Write `dataset.json` into a data folder that is otherwise complete."""
+        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        replace_atomically(folder / DATASET_FILE, json.dumps(content, indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolder:
+    """A complete data folder."""
+
+    folder: Path
+    info: DatasetInfo
+
+    @staticmethod
+    def open(folder: Path) -> "DataFolder":
+        """Read `dataset.json`.
+
+        Raises:
+            DataError: The folder is not a data folder, it is incomplete, or `dataset.json` is damaged or of another
+                release.
+        """
+        path = folder / DATASET_FILE
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder. Pass the folder that `brew360 data build` wrote.")
+        if not path.is_file():
+            raise DataError(
+                f"{folder} has no {DATASET_FILE}: it is not a data folder, or its build did not finish. Pass the "
+                f"folder that `brew360 data build` wrote, or build it again."
+            )
+        try:
+            content = json.loads(path.read_text())
+            if content["format_version"] != FORMAT_VERSION:
+                raise DataError(
+                    f"{path} has format_version {content['format_version']!r}, but this release reads {FORMAT_VERSION} "
+                    f"only. Build the data again with this release."
+                )
+            info = DatasetInfo(
+                source=str(content["source"]),
+                split=Split(train_until=int(content["split"]["train_until"]), until=int(content["split"]["until"])),
+                has_true_probabilities=bool(content["has_true_probabilities"]),
+                config_digest=str(content["config_digest"]),
+                prompt_digest=str(content["prompt_digest"]),
+                commit=content["commit"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error!r}). Build the data again.") from error
+        for part in ("tables", "prompts"):
+            if not (folder / part).is_dir():
+                raise DataError(f"{folder} has no {part}/, so that it is incomplete. Build the data again.")
+        return DataFolder(folder=folder, info=info)
+
+    @cached_property
+    def tables_folder(self) -> Path:
+        """The folder of the tables."""
+        return self.folder / "tables"
+
+    def tables(self) -> Tables:
+        """Read the tables.
+
+        Raises:
+            DataError: As `read_tables`.
+        """
+        return read_tables(self.tables_folder)
+
+    def bundle(self) -> PromptBundle:
+        """Load suite, prompt format and tokenizer.
+
+        Raises:
+            UserError: As `PromptBundle.load`, or the bundle is not the one that the data were built with.
+        """
+        bundle = PromptBundle.load(self.folder / "prompts")
+        if bundle.digest != self.info.prompt_digest:
+            raise DataError(
+                f"{self.folder / 'prompts'} has the digest {bundle.digest[:12]}, but the data were built with "
+                f"{self.info.prompt_digest[:12]}. Build the data again."
+            )
+        return bundle
+
+    def plan_hash(self) -> str | None:
+        """The hash of the packing plan of bins/; None if there are no bins."""
+        return read_plan_hash(self.folder / "bins") if (self.folder / "bins").is_dir() else None
+
+
+def read_plan_hash(bins: Path) -> str:
+    """Read the hash of the packing plan of a folder of bins or preference pairs.
+
+    Raises:
+        DataError: `plan.json` is missing or damaged.
+    """
+    try:
+        return str(json.loads((bins / "plan.json").read_text())["plan_hash"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{bins / 'plan.json'} cannot be read ({error!r}). Build the data again.") from error

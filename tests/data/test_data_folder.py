@@ -1,0 +1,77 @@
+"""Data folders: a complete one is read, and an incomplete, damaged or foreign one is refused with the remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from brew_data.data_folder import DataFolder, DatasetInfo, read_plan_hash
+from brew_data.split import Split
+from brew_platform.errors import DataError
+
+INFO = DatasetInfo(
+    source="synthetic",
+    split=Split(train_until=100, until=200),
+    has_true_probabilities=True,
+    config_digest="c" * 64,
+    prompt_digest="p" * 64,
+    commit=None,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part in ("tables", "prompts", "bins"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "bins/plan.json").write_text('{"plan_hash": "abc"}')
+    INFO.write(tmp_path)
+    return tmp_path
+
+
+def test_a_complete_folder_is_read_back(folder: Path) -> None:
+    data = DataFolder.open(folder)
+    assert data.info == INFO
+    assert data.plan_hash() == "abc"
+    (folder / "bins/plan.json").unlink()
+    (folder / "bins").rmdir()
+    assert data.plan_hash() is None
+
+
+@pytest.mark.parametrize("part", ["tables", "prompts"])
+def test_an_incomplete_folder_names_what_is_missing(folder: Path, part: str) -> None:
+    (folder / part).rmdir()
+    with pytest.raises(DataError, match=rf"has no {part}/, so that it is incomplete\. Build the data again"):
+        DataFolder.open(folder)
+
+
+def test_what_is_not_a_data_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent is not a folder\. Pass the folder that `brew360 data build` wrote"):
+        DataFolder.open(tmp_path / "absent")
+    (folder / "dataset.json").unlink()
+    with pytest.raises(DataError, match=r"has no dataset\.json: it is not a data folder, or its build did not finish"):
+        DataFolder.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("format_version", 2, "has format_version 2, but this release reads 1 only"),
+        ("split", None, "is damaged"),
+        ("split", {"train_until": "x", "until": 3}, "is damaged"),
+        ("source", ..., "is damaged"),
+    ],
+)
+def test_a_damaged_dataset_file_is_refused(folder: Path, key: str, value: object, words: str) -> None:
+    content = json.loads((folder / "dataset.json").read_text())
+    content[key] = value
+    if value is ...:
+        del content[key]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=words):
+        DataFolder.open(folder)
+
+
+def test_a_damaged_plan_is_refused(folder: Path) -> None:
+    (folder / "bins/plan.json").write_text("[]")
+    with pytest.raises(DataError, match=r"plan\.json cannot be read .*Build the data again"):
+        read_plan_hash(folder / "bins")
