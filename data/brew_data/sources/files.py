@@ -1,0 +1,612 @@
+"""Input files: local or on S3, compressed or not, as batches of raw columns with the line of every row.
+
+CSV files are parsed by pyarrow. From the first row on that pyarrow cannot parse or decode, Python's csv module reads
+the file and tells the line and the fault of each row.
+"""
+
+import codecs
+import csv
+import fnmatch
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+
+from brew_platform.errors import DataError, UserError
+
+__all__ = [
+    "BadRow",
+    "Batch",
+    "DelimitedFile",
+    "InputFile",
+    "JsonLinesFile",
+    "Location",
+    "ParquetFile",
+    "TextFormat",
+    "find_files",
+]
+
+BLOCK_BYTES = 4 * 2**20
+ROWS_PER_BATCH = 50_000
+JSON_SAMPLE = 10_000  # lines whose keys count as the columns of a JSONL file
+SEPARATOR = "\x1f"  # replaces a delimiter of several characters
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+TEXT_LIMIT = 200  # characters of a malformed row that are kept
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be parsed."""
+
+    line: int  # from 1
+    reason: str
+    detail: str
+    text: str
+
+
+class Batch(NamedTuple):
+    """Consecutive rows of a file.
+
+    `table` has the requested columns; `first` is the index of its first row among the rows of the file that can be
+    parsed. `bad` are rows that cannot be parsed.
+    """
+
+    table: pa.Table
+    first: int
+    bad: list[BadRow]
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file, local or on S3.
+
+    Args:
+        name: As the recipe names it; messages use it.
+        filesystem: The file system.
+        path: The path there.
+    """
+
+    name: str
+    filesystem: pa_fs.FileSystem
+    path: str
+
+    def open_stream(self) -> BinaryIO:
+        """Open the file for reading from its start; .gz, .bz2 and .zst files are decompressed."""
+        try:
+            return io.BufferedReader(
+                _Raw(self.filesystem.open_input_stream(self.path, compression="detect")), BLOCK_BYTES
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.name} cannot be read ({error}). Check the path and the permissions.") from error
+
+    def digest(self) -> str:
+        """Return the sha256 of the file as it is stored."""
+        digest = hashlib.sha256()
+        with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+            while block := stream.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+class _Raw(io.RawIOBase):
+    """pyarrow's stream as a raw Python stream: gzip streams of pyarrow have no readinto of their own."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._stream.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def find_files(patterns: Sequence[str]) -> list[Location]:
+    """Return the files that the patterns name, in order; the matches of one pattern are sorted.
+
+    Args:
+        patterns: Paths or globs (`*`, `?`), relative to the working folder, or `s3://bucket/key`. Credentials for S3
+            come from the environment.
+
+    Raises:
+        DataError: A pattern matches no file, or a store cannot be reached.
+        UserError: An address is not supported.
+    """
+    return [location for pattern in patterns for location in _matches(pattern)]
+
+
+def _matches(pattern: str) -> list[Location]:
+    if "://" not in pattern:
+        path = Path(pattern).expanduser()
+        has_glob = any(character in pattern for character in "*?[")
+        found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if has_glob else [path]
+        files = [file for file in found if file.is_file()]
+        if not files:
+            kind = "matches no file" if has_glob else "is not a file"
+            raise DataError(f"{pattern} {kind} (working folder: {Path.cwd()}). Correct the path in the recipe.")
+        local = pa_fs.LocalFileSystem()
+        return [Location(str(file), local, str(file.absolute())) for file in files]
+    parts = urlsplit(pattern)
+    if parts.scheme != "s3":
+        raise UserError(
+            f"{pattern}: the scheme {parts.scheme}:// is not supported. Use a local path or s3://bucket/key."
+        )
+    if "@" in parts.netloc or parts.query:
+        raise UserError(
+            f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}: the address has credentials or options. Write "
+            f"s3://bucket/key only; credentials, region and endpoint come from the environment (AWS_*)."
+        )
+    key = f"{parts.netloc}{parts.path}"
+    try:
+        store = pa_fs.S3FileSystem()
+        if not any(character in key for character in "*?["):
+            infos = [store.get_file_info(key)]
+        else:
+            folder = key.split("*")[0].split("?")[0].split("[")[0].rpartition("/")[0]
+            infos = [
+                info
+                for info in store.get_file_info(pa_fs.FileSelector(folder, recursive=True))
+                if fnmatch.fnmatchcase(info.path, key)
+            ]
+    except OSError as error:
+        raise DataError(
+            f"{pattern} cannot be read ({error}). Check the address and the credentials in the environment."
+        ) from error
+    infos = sorted((info for info in infos if info.type == pa_fs.FileType.File), key=lambda info: info.path)
+    if not infos:
+        raise DataError(f"{pattern} matches no object. Correct the address in the recipe.")
+    return [Location(f"s3://{info.path}", store, info.path) for info in infos]
+
+
+class InputFile(Protocol):
+    """A file with rows."""
+
+    @property
+    def location(self) -> Location: ...
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns; nested ones with dots, as `item.title`."""
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        """Read these columns of all rows. Columns keep the type that they have in the file; CSV columns are text."""
+
+    def lines(self, rows: Sequence[int]) -> list[int]:
+        """Return the line, from 1, of rows by their index among the rows that can be parsed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """The layout of a delimited text file.
+
+    Args:
+        delimiter: Between values; one or more characters.
+        quote: Around values that contain the delimiter; "": values are never quoted.
+        encoding: Of the text, a name that Python knows.
+        header: Names of the columns, for a file without a header line.
+    """
+
+    delimiter: str = ","
+    quote: str = '"'
+    encoding: str = "utf-8"
+    header: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class DelimitedFile:
+    """A CSV, TSV or similar file."""
+
+    location: Location
+    format: TextFormat = field(default_factory=TextFormat)
+
+    def columns(self) -> list[str]:
+        if self.format.header:
+            return list(self.format.header)
+        for _, row in self._rows():
+            if isinstance(row, BadRow):
+                raise DataError(
+                    f"{self.location.name} line {row.line}: {row.reason}: {row.detail}. Correct the header."
+                )
+            return row
+        raise DataError(f"{self.location.name} is empty. A file needs a header line and rows.")
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        names = self.columns()
+        read = 0
+        try:
+            for table in self._fast_tables(names, columns):
+                yield Batch(table, read, [])
+                read += table.num_rows
+        except (pa.ArrowInvalid, UnicodeError):
+            yield from self._slow_batches(names, columns, start=read)
+
+    def lines(self, rows: Sequence[int]) -> list[int]:
+        return self._lines.find(rows)
+
+    @cached_property
+    def _lines(self) -> "_LineFinder":
+        return _LineFinder(self._data_rows)
+
+    def _fast_tables(self, names: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        encoding = codecs.lookup(self.format.encoding).name
+        delimiter = SEPARATOR if len(self.format.delimiter) > 1 else self.format.delimiter
+        with self._open() as stream:
+            counted = _Counted(stream, self.format.quote.encode())
+            try:
+                reader = pa_csv.open_csv(
+                    pa.PythonFile(counted, mode="r"),
+                    read_options=pa_csv.ReadOptions(
+                        block_size=BLOCK_BYTES,
+                        encoding="utf8" if encoding == "utf-8" else encoding,
+                        column_names=names,
+                        skip_rows=0 if self.format.header else 1,
+                    ),
+                    parse_options=pa_csv.ParseOptions(
+                        delimiter=delimiter,
+                        quote_char=self.format.quote or False,
+                        newlines_in_values=bool(self.format.quote),
+                    ),
+                    convert_options=pa_csv.ConvertOptions(
+                        include_columns=list(dict.fromkeys(columns)),
+                        column_types={name: pa.binary() for name in columns},
+                        strings_can_be_null=False,
+                    ),
+                )
+            except pa.ArrowInvalid as error:
+                if "Empty CSV" in str(error):
+                    return
+                raise
+            for batch in reader:
+                # Binary columns make the check of the encoding ours, a batch at a time.
+                table = pa.Table.from_batches([batch])
+                yield pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
+            if counted.count % 2:  # an unclosed quote, or a lone quote inside a value
+                for _ in self._rows():
+                    pass
+
+    def _slow_batches(self, names: list[str], columns: Sequence[str], *, start: int) -> Iterator[Batch]:
+        places = [names.index(name) for name in columns]
+        values: list[list[str]] = []
+        bad: list[BadRow] = []
+        index = 0
+        for _, row in self._data_rows():
+            if isinstance(row, BadRow):
+                bad.append(row)
+            else:
+                index += 1
+                if index > start:
+                    values.append([row[place] for place in places])
+            if len(values) + len(bad) >= ROWS_PER_BATCH:
+                yield Batch(_text_table(columns, values), index - len(values), bad)
+                values, bad = [], []
+        if values or bad:
+            yield Batch(_text_table(columns, values), index - len(values), bad)
+
+    def _data_rows(self) -> Iterator[tuple[int, list[str] | BadRow]]:
+        """Yield the rows after the header, with the number of values checked."""
+        rows = self._rows()
+        expected = len(self.format.header or self.columns())
+        if not self.format.header:
+            next(rows)
+        for line, row in rows:
+            if not isinstance(row, BadRow) and len(row) != expected:
+                text = self.format.delimiter.join(row)[:TEXT_LIMIT]
+                detail = f"{len(row)} instead of {expected}"
+                yield line, BadRow(line, "the row has another number of values than the header", detail, text)
+            else:
+                yield line, row
+
+    def _rows(self) -> Iterator[tuple[int, list[str] | BadRow]]:
+        """Yield each non-empty row with the line that it starts on, parsed by Python."""
+        bad: list[BadRow] = []
+        delimiter = SEPARATOR if len(self.format.delimiter) > 1 else self.format.delimiter
+        quoting = csv.QUOTE_MINIMAL if self.format.quote else csv.QUOTE_NONE
+        with self._open() as stream:
+            lines = _NumberedLines(stream, self.format.encoding, bad)
+            quote = self.format.quote or None
+            reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, quoting=quoting, strict=False)
+            while True:
+                lines.start = 0
+                try:
+                    row = next(reader, None)
+                except csv.Error as error:
+                    row = []
+                    bad.append(BadRow(lines.start, "the row cannot be parsed", str(error), ""))
+                yield from ((problem.line, problem) for problem in bad)
+                bad.clear()
+                if row is None:
+                    return
+                if lines.start < lines.number and any(value.endswith("\n") for value in row) and lines.is_at_end():
+                    raise DataError(
+                        f"{self.location.name} line {lines.start}: a quote opens in this row and is not closed before "
+                        f"the end of the file, so that the rows after it would be read as one value. Close it, or set "
+                        f'`quote: ""` if values are not quoted.'
+                    )
+                if row:
+                    yield lines.start, row
+
+    def _open(self) -> BinaryIO:
+        stream = self.location.open_stream()
+        if len(self.format.delimiter) > 1:
+            return io.BufferedReader(_Replaced(stream, self.format.delimiter.encode(), SEPARATOR.encode()), BLOCK_BYTES)
+        return stream
+
+
+def _text_table(columns: Sequence[str], rows: list[list[str]]) -> pa.Table:
+    lists = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    return pa.table({name: pa.array(values, pa.string()) for name, values in zip(columns, lists, strict=True)})
+
+
+class _NumberedLines:
+    """The decoded lines of a stream. Lines that cannot be decoded are left out and appended to `bad`."""
+
+    def __init__(self, stream: BinaryIO, encoding: str, bad: list[BadRow]) -> None:
+        self.number = 0  # of the last line that was read
+        self.start = 0  # of the first line since it was set to 0
+        self._bad = bad
+        self._encoding = encoding
+        self._is_ascii_compatible = "\n".encode(encoding) == b"\n"
+        self._lines: Iterator[bytes | str] = (
+            iter(stream) if self._is_ascii_compatible else io.TextIOWrapper(stream, encoding=encoding, newline="")
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def is_at_end(self) -> bool:
+        """Whether no line is left; the next line is kept for the reader."""
+        line = next(self._lines, None)
+        if line is not None:
+            self._lines = itertools.chain([line], self._lines)  # type: ignore[list-item]
+        return line is None
+
+    def __next__(self) -> str:
+        while True:
+            try:
+                line = next(self._lines)
+                self.number += 1
+                text = line if isinstance(line, str) else line.decode(self._encoding)
+                self.start = self.start or self.number
+                return text.removeprefix("\ufeff") if self.number == 1 else text
+            except UnicodeError as error:
+                if not isinstance(error, UnicodeDecodeError) or not self._is_ascii_compatible:
+                    raise DataError(f"the text after line {self.number} is not {self._encoding}: {error}") from error
+                detail = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
+                raw = error.object[:TEXT_LIMIT].decode("latin-1").rstrip("\r\n")
+                likely = "utf-16" if self.number == 1 and error.object.startswith(_UTF16) else "e.g. latin-1"
+                reason = f"the line is not {self._encoding} text; set `encoding` to that of the file ({likely})"
+                self._bad.append(BadRow(self.number, reason, detail, raw))
+
+
+class _LineFinder:
+    """Finds the lines of rows by reading the file again; rows in rising order are found in one pass."""
+
+    def __init__(self, read: Callable[[], Iterator[tuple[int, Any]]]) -> None:
+        self._read = read
+        self._index = -1  # of the row that was read last
+        self._line = 0
+        self._rows: Iterator[tuple[int, Any]] = iter(())
+
+    def find(self, rows: Sequence[int]) -> list[int]:
+        found: dict[int, int] = {}
+        for wanted in sorted(set(rows)):
+            if wanted < self._index or self._index < 0:
+                self._rows, self._index = self._read(), -1
+            while self._index < wanted:
+                self._line, row = next(self._rows)
+                self._index += not isinstance(row, BadRow)
+            found[wanted] = self._line
+        return [found[row] for row in rows]
+
+
+class _Counted(io.RawIOBase):
+    """A stream that counts a byte."""
+
+    def __init__(self, stream: BinaryIO, byte: bytes) -> None:
+        self._stream = stream
+        self._byte = byte
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        self.count += block.count(self._byte) if self._byte else 0
+        return block
+
+
+class _Replaced(io.RawIOBase):
+    """A stream in which a sequence of bytes is replaced by another."""
+
+    def __init__(self, stream: BinaryIO, old: bytes, new: bytes) -> None:
+        self._stream, self._old, self._new = stream, old, new
+        self._pending = b""
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._pending:
+            block = self._stream.read(BLOCK_BYTES)
+            *parts, last = (self._rest + block).split(self._old)
+            keep = len(self._old) - 1 if block else 0  # the start of a sequence that the next block ends
+            keep = min(keep, len(last))
+            self._rest = last[len(last) - keep :] if keep else b""
+            self._pending = self._new.join([*parts, last[: len(last) - keep]])
+            if not block:
+                break
+        size = min(len(buffer), len(self._pending))
+        buffer[:size] = self._pending[:size]
+        self._pending = self._pending[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class JsonLinesFile:
+    """A file with one JSON object per line."""
+
+    location: Location
+    encoding: str = "utf-8"
+
+    def columns(self) -> list[str]:
+        names: dict[str, None] = {}
+        for count, (_, row) in enumerate(self._rows(), 1):
+            if not isinstance(row, BadRow):
+                names.update(dict.fromkeys(_paths(row)))
+            if count == JSON_SAMPLE:
+                break
+        return list(names)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        paths = [(name, name.split(".")) for name in dict.fromkeys(columns)]
+        values: dict[str, list[Any]] = {name: [] for name, _ in paths}
+        bad: list[BadRow] = []
+        index = pending = 0
+        for _, row in self._rows():
+            if isinstance(row, BadRow):
+                bad.append(row)
+            else:
+                index += 1
+                pending += 1
+                for name, path in paths:
+                    values[name].append(_at(row, path))
+            if pending + len(bad) >= ROWS_PER_BATCH:
+                yield Batch(_json_table(values), index - pending, bad)
+                values, bad, pending = {name: [] for name, _ in paths}, [], 0
+        if pending or bad:
+            yield Batch(_json_table(values), index - pending, bad)
+
+    def lines(self, rows: Sequence[int]) -> list[int]:
+        return self._lines.find(rows)
+
+    @cached_property
+    def _lines(self) -> "_LineFinder":
+        return _LineFinder(self._rows)
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+        bad: list[BadRow] = []
+        with self.location.open_stream() as stream:
+            lines = _NumberedLines(stream, self.encoding, bad)
+            for text in lines:
+                yield from ((problem.line, problem) for problem in bad)
+                bad.clear()
+                if not text.strip():
+                    continue
+                try:
+                    row = json.loads(text)
+                    reason, detail = "the line is not a JSON object", f"a {type(row).__name__}"
+                except (ValueError, RecursionError) as error:
+                    row, reason, detail = None, "the line is not valid JSON", str(error)
+                if not isinstance(row, dict):
+                    row = BadRow(lines.number, reason, detail, text.strip()[:TEXT_LIMIT])
+                yield lines.number, row
+            yield from ((problem.line, problem) for problem in bad)
+
+
+def _paths(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in row.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
+
+
+def _at(row: dict[str, Any], path: list[str]) -> Any:
+    value: Any = row
+    for key in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _json_table(columns: dict[str, list[Any]]) -> pa.Table:
+    return pa.table({name: _json_array(values) for name, values in columns.items()})
+
+
+def _json_array(values: list[Any]) -> pa.Array:
+    """Return the values with one type; values of several types, or large integers, become text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+        return pa.array([_json_text(value) for value in values])
+
+
+def _json_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(text for item in value if (text := _json_text(item)) and isinstance(text, str))
+    if value is None or isinstance(value, str | dict):
+        return json.dumps(value) if isinstance(value, dict) else value
+    if isinstance(value, float):
+        return pa.scalar(value).cast(pa.string()).as_py() if value == value else None
+    return json.dumps(value)
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A Parquet file; the line of a row is its number, from 1."""
+
+    location: Location
+
+    def columns(self) -> list[str]:
+        with self._open() as file:
+            return [name for field_ in file.schema_arrow for name in _schema_paths(field_)]
+
+    def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
+        with self._open() as file:
+            top = set(file.schema_arrow.names)
+            # A column whose own name has a dot comes before a path into a struct.
+            paths = {name: [name] if name in top else name.split(".") for name in dict.fromkeys(columns)}
+            read = 0
+            for batch in file.iter_batches(
+                batch_size=ROWS_PER_BATCH, columns=list(dict.fromkeys(path[0] for path in paths.values()))
+            ):
+                table = pa.Table.from_batches([batch])
+                yield Batch(pa.table({name: _nested(table, path) for name, path in paths.items()}), read, [])
+                read += batch.num_rows
+
+    def lines(self, rows: Sequence[int]) -> list[int]:
+        return [row + 1 for row in rows]
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.location.filesystem.open_input_file(self.location.path))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{self.location.name} cannot be read as Parquet ({error}). Write it again, or set `format`."
+            ) from error
+
+
+def _schema_paths(field_: pa.Field, prefix: str = "") -> Iterator[str]:
+    yield f"{prefix}{field_.name}"
+    if pa.types.is_struct(field_.type):
+        for inner in field_.type:
+            yield from _schema_paths(inner, f"{prefix}{field_.name}.")
+
+
+def _nested(table: pa.Table, path: list[str]) -> pa.ChunkedArray:
+    column = table[path[0]]
+    return pc.struct_field(column, path[1:]) if len(path) > 1 else column

@@ -1,0 +1,111 @@
+"""The quarantine: rows that a source leaves out because they break the schema, with the reason of each."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brew_platform.errors import ConfigError, DataError
+
+__all__ = ["Quarantine", "QuarantineConfig"]
+
+ROWS_PER_WRITE = 1_000
+EXAMPLES = 3  # of each reason that are kept for messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantineConfig:
+    """How many rows a source may leave out.
+
+    Raises:
+        ConfigError: `max_share` is not a share.
+    """
+
+    max_share: float = 0.01  # share of a table's rows that may be quarantined, 0 to 1; more stop the build
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ConfigError(
+                f"quarantine.max_share is {self.max_share}, but it must be a share from 0 to 1. Change it."
+            )
+
+
+class Quarantine:
+    """Counts the rows that are left out, keeps examples, and writes each row to a file.
+
+    Args:
+        folder: Receives `<table>.jsonl`, one row per line: file, line, reason, values. None: rows are only counted.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.reasons: dict[str, Counter[str]] = {}  # by table
+        self.examples: dict[tuple[str, str], list[str]] = {}  # by table and reason: file, line and cause
+        self._pending: dict[str, list[str]] = {}
+        self.rows: Counter[str] = Counter()  # rows read, quarantined ones included, by table
+
+    def count_rows(self, table: str, rows: int) -> None:
+        """Add to the number of rows that were read."""
+        self.rows[table] += rows
+
+    def add(
+        self, table: str, *, file: str, line: int, reason: str, detail: str = "", values: Mapping[str, Any] | str
+    ) -> None:
+        """Leave a row out.
+
+        Args:
+            table: members, entities or interactions.
+            file: The file of the row.
+            line: Its line, from 1; of a Parquet file its row, from 1.
+            reason: The kind of fault; rows are counted by it, so that it has no value of the row.
+            detail: The value that is at fault, in a few words.
+            values: The row as it was read.
+        """
+        self.reasons.setdefault(table, Counter())[reason] += 1
+        examples = self.examples.setdefault((table, reason), [])
+        if len(examples) < EXAMPLES:
+            examples.append(f"{file} line {line}{f': {detail}' if detail else ''}")
+        if self.folder is not None:
+            row = {"file": file, "line": line, "reason": f"{reason}: {detail}" if detail else reason, "values": values}
+            lines = self._pending.setdefault(table, [])
+            lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            if len(lines) >= ROWS_PER_WRITE:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are still in memory."""
+        for table, lines in self._pending.items():
+            assert self.folder is not None
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / f"{table}.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as target:
+                target.writelines(lines)
+        self._pending.clear()
+
+    def total(self, table: str) -> int:
+        """Return the number of rows of a table that were left out."""
+        return sum(self.reasons.get(table, Counter()).values())
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of rows by table and reason, most frequent reasons first."""
+        return {table: dict(reasons.most_common()) for table, reasons in self.reasons.items()}
+
+    def require_share(self, max_share: float) -> None:
+        """Check that no table lost more than a share of its rows.
+
+        Raises:
+            DataError: One did; the message has the counts, the most frequent reason, and an example.
+        """
+        self.flush()
+        for table, reasons in self.reasons.items():
+            total, rows = self.total(table), max(1, self.rows[table])
+            if total > max_share * rows:
+                reason, count = reasons.most_common(1)[0]
+                where = f" {self.folder / f'{table}.jsonl'} lists them." if self.folder is not None else ""
+                raise DataError(
+                    f"{total:,} of {rows:,} rows of {table} break the schema ({total / rows:.1%}), but "
+                    f"quarantine.max_share is {max_share:.1%}. Most frequent ({count:,}): {reason}, e.g. "
+                    f"{self.examples[table, reason][0]}.{where} Correct the files or the recipe, or raise "
+                    f"quarantine.max_share."
+                )

@@ -1,0 +1,214 @@
+"""The source `tables`: reads a user's own files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_data.problems import Problem
+from brew_data.schema import TIMESTAMP, Tables
+from brew_data.sources.files import (
+    DelimitedFile,
+    InputFile,
+    JsonLinesFile,
+    Location,
+    ParquetFile,
+    TextFormat,
+    find_files,
+)
+from brew_data.sources.quarantine import Quarantine
+from brew_data.sources.tables.config import TableConfig, TablesConfig
+from brew_data.sources.tables.mapping import drop_rows, find_mapping_problems, map_file
+from brew_platform.errors import BrewError, DataError
+
+__all__ = ["OwnTables", "assemble_tables"]
+
+SUFFIXES = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".dat": "csv",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".zst")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTables:
+    """Tables that are mapped from CSV, JSONL or Parquet files by the recipe."""
+
+    name: ClassVar[str] = "tables"
+    config_class: ClassVar[type] = TablesConfig
+    suite: ClassVar[str] = ""  # the recipe names it
+    recipe: ClassVar[Path | None] = None
+    path_contents: ClassVar[str | None] = None  # source_config names the files
+    has_true_probabilities: ClassVar[bool] = False
+
+    config: TablesConfig
+    path: Path | None = None
+
+    def read(self) -> Tables:
+        """Read the tables; every row must fit the schema.
+
+        Raises:
+            DataError: A file or a row cannot be read.
+        """
+        quarantine = Quarantine()
+        tables = self.read_rows(quarantine)
+        quarantine.require_share(0.0)
+        return tables
+
+    def input_files(self) -> list[Location]:
+        """Return the files that are read."""
+        return [file.location for config in self._configs().values() for file in _open_files(config)]
+
+    def find_problems(self) -> list[Problem]:
+        """Check that all files are there and have the columns that the recipe names."""
+        problems: list[Problem] = []
+        for table, config in self._configs().items():
+            try:
+                for file in _open_files(config):
+                    problems += find_mapping_problems(table, config, file)
+            except BrewError as error:
+                problems.append(Problem(table=table, message=str(error)))
+        return problems
+
+    def read_rows(self, quarantine: Quarantine) -> Tables:
+        """Read the tables, and send rows that break the schema to the quarantine.
+
+        Raises:
+            DataError: A file cannot be read, a column is missing, or no row is left.
+        """
+        if problems := self.find_problems():
+            more = f" ({len(problems) - 1} more; `brew360 data validate` lists them)" if len(problems) > 1 else ""
+            raise DataError(f"{problems[0].table}: {problems[0].message}{more}")
+        mapped: dict[str, tuple[pa.Table, list[InputFile]]] = {}
+        for table, config in self._configs().items():
+            files = _open_files(config)
+            batches = [
+                batch
+                for number, file in enumerate(files)
+                for batch in map_file(table, config, file, number, quarantine)
+            ]
+            if not batches or not sum(batch.num_rows for batch in batches):
+                quarantine.require_share(0.0)
+                raise DataError(f"the files of {table} have no rows: {', '.join(config.files)}.")
+            mapped[table] = pa.concat_tables(batches), files
+        return assemble_tables(mapped, quarantine)
+
+    def _configs(self) -> dict[str, TableConfig]:
+        configs: dict[str, TableConfig] = {"interactions": self.config.interactions, "entities": self.config.entities}
+        return configs | ({"members": self.config.members} if self.config.members.files else {})
+
+
+def _open_files(config: TableConfig) -> list[InputFile]:
+    return [_open_file(location, config) for location in find_files(config.files)]
+
+
+def _open_file(location: Location, config: TableConfig) -> InputFile:
+    suffixes = [suffix.lower() for suffix in Path(location.path).suffixes if suffix.lower() not in COMPRESSED]
+    kind = SUFFIXES.get(suffixes[-1] if suffixes else "") if config.format == "auto" else config.format
+    if kind == "csv":
+        delimiter = "\t" if config.delimiter == "," and suffixes[-1:] == [".tsv"] else config.delimiter
+        text = TextFormat(
+            delimiter=delimiter, quote=config.quote, encoding=config.encoding, header=tuple(config.header)
+        )
+        return DelimitedFile(location, text)
+    if kind == "jsonl":
+        return JsonLinesFile(location, config.encoding)
+    if kind == "parquet":
+        return ParquetFile(location)
+    raise DataError(f"{location.name}: the format is unknown from its ending. Set `format` to csv, jsonl or parquet.")
+
+
+def assemble_tables(mapped: dict[str, tuple[pa.Table, list[InputFile]]], quarantine: Quarantine) -> Tables:
+    """Make the tables of one source from mapped rows.
+
+    Repeated ids of entities and members, and interactions with an unknown entity or member, go to the quarantine.
+    Without members, every member of the interactions gets an empty profile.
+
+    Args:
+        mapped: Rows and files by table: interactions, entities, and members where there are any.
+        quarantine: Receives the rows that do not fit.
+
+    Raises:
+        DataError: No interaction is left.
+    """
+    entities = _without_repeated("entities", "entity_id", *mapped["entities"], quarantine)
+    interactions, files = mapped["interactions"]
+    members = None
+    if "members" in mapped:
+        members = _without_repeated("members", "member_id", *mapped["members"], quarantine)
+        interactions = _without_unknown("member_id", interactions, members, files, quarantine)
+    interactions = _without_unknown("entity_id", interactions, entities, files, quarantine)
+    if not interactions.num_rows:
+        raise DataError(
+            "no interaction is left: all of them name an entity or member that its table lacks. Map the ids of both "
+            "tables to columns with the same values."
+        )
+    ids = pa.array(np.arange(interactions.num_rows))
+    interactions = interactions.append_column("interaction_id", ids)
+    order = np.argsort(interactions["timestamp"].to_numpy(), kind="stable")
+    interactions = interactions.take(pa.array(order))
+    if members is None:
+        names = pc.unique(interactions["member_id"])
+        members = pa.table({"member_id": names})
+    return Tables(
+        members=pa.table(
+            {
+                "member_id": members["member_id"],
+                "profile": _fields(members),
+                "locale": _filled(members, "locale", pa.scalar("en")),
+                "opted_out": _filled(members, "opted_out", pa.scalar(False)),
+            }
+        ),
+        entities=pa.table(
+            {
+                "entity_id": entities["entity_id"],
+                "entity_type": entities["entity_type"],
+                "created_at": _filled(entities, "created_at", pa.scalar(0, pa.int64())).cast(TIMESTAMP),
+                "fields": _fields(entities),
+            }
+        ),
+        interactions=pa.table(
+            {
+                "interaction_id": interactions["interaction_id"],
+                "member_id": interactions["member_id"],
+                "entity_id": interactions["entity_id"],
+                "surface": interactions["surface"],
+                "action": interactions["action"],
+                "timestamp": interactions["timestamp"].cast(TIMESTAMP),
+            }
+        ),
+    )
+
+
+def _filled(rows: pa.Table, column: str, default: pa.Scalar) -> pa.Array | pa.ChunkedArray:
+    if column not in rows.column_names:
+        return pa.repeat(default, rows.num_rows)
+    return pc.fill_null(rows[column], default)
+
+
+def _fields(rows: pa.Table) -> pa.Array | pa.ChunkedArray:
+    if "fields" in rows.column_names:
+        return rows["fields"]
+    return pa.array([{}] * rows.num_rows, pa.struct([]))
+
+
+def _without_repeated(
+    table: str, key: str, rows: pa.Table, files: Sequence[InputFile], quarantine: Quarantine
+) -> pa.Table:
+    codes = rows[key].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    keep = np.zeros(len(codes), bool)
+    keep[np.unique(codes, return_index=True)[1]] = True
+    return drop_rows(table, rows, keep, f"{key} occurs before; ids must be unique", files, quarantine, key)
+
+
+def _without_unknown(
+    key: str, rows: pa.Table, owner: pa.Table, files: Sequence[InputFile], quarantine: Quarantine
+) -> pa.Table:
+    keep = pc.is_in(rows[key], value_set=owner[key].combine_chunks()).to_numpy()
+    where = "members" if key == "member_id" else "entities"
+    return drop_rows("interactions", rows, keep, f"{key} is not in the {where}", files, quarantine, key)
