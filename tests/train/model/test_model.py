@@ -190,28 +190,3 @@ def test_a_dense_half_precision_model_is_trained_in_float32_and_without_a_router
     model = build_model(config, SHAPE)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.router_aux_loss == 0.0
-
-
-@pytest.mark.parametrize(
-    ("changes", "sizes", "message"),
-    [
-        ({}, {"vocabulary_size": 51}, "has 50 token ids, but the bins were made with 51"),
-        ({}, {"context_length": 65}, "reads at most 64 tokens"),
-        ({"model_type": "mistral", "sliding_window": 32}, {}, "attends to the last 32 tokens only"),
-        ({"model_type": "gpt2"}, {}, r"is of type gpt2, .* start from one of llama, .*mixtral"),
-    ],
-)
-def test_a_model_that_does_not_fit_is_refused(
-    changes: dict[str, Any], sizes: dict[str, int], message: str, tmp_path: Path
-) -> None:
-    config = write_config(tmp_path, **changes)
-    with pytest.raises(UserError, match=message):
-        build_model(config, replace(SHAPE, **sizes))
-
-
-def test_a_folder_without_a_readable_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"which has no config\.json"):
-        build_model(ModelConfig(init_from=str(tmp_path)), SHAPE)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"the config\.json in .* cannot be read"):
-        build_model(ModelConfig(init_from=str(tmp_path)), SHAPE)

@@ -20,6 +20,7 @@ from brew_platform.errors import UserError
 __all__ = ["ATTENTION", "register_attention", "varlen_attention"]
 
 ATTENTION = "brew_varlen"  # transformers creates no mask for an unknown name
+LEAST_CHUNK = 128  # tokens of a chunk under a shorter window, so that tiny windows do not make tiny products
 # PyTorch 2.11 has no such argument: it shares key heads among query heads by default.
 _GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
@@ -35,6 +36,7 @@ def varlen_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor,
     max_length_q: int,
     **_: Any,
@@ -51,6 +53,7 @@ def varlen_attention(
         attention_mask: None, because `cu_seq_lens_q` separates the documents.
         scaling: factor of the scores; None: 1/sqrt(D).
         dropout: probability of dropping a score.
+        sliding_window: each token attends to so many tokens of its document, itself included; None: to all before it.
         cu_seq_lens_q: int32, shape [documents + 1], start of each document, then T.
         max_length_q: tokens in the longest document.
 
@@ -63,23 +66,55 @@ def varlen_attention(
     assert attention_mask is None, "a mask beside document boundaries would be ignored"
     if query.dtype != torch.float32:
         rows_THD = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
-        return _flash(rows_THD, cu_seq_lens_q, max_length_q, scaling=scaling, dropout=dropout).unsqueeze(0), None
+        window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
+        out = _flash(rows_THD, cu_seq_lens_q, max_length_q, scaling=scaling, dropout=dropout, window=window)
+        return out.unsqueeze(0), None
     lengths = cu_seq_lens_q.diff().tolist()
     # torch.split instead of slices: the gradient of each slice would be a zero-filled row as long as the whole bin.
     documents = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
-    grouped = query.shape[1] != key.shape[1]
-    out = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    attended = [
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+        if sliding_window is None or q.shape[2] <= sliding_window
+        else _attend_in_window(q, k, v, sliding_window, options)
         for q, k, v in documents
     ]
-    return torch.cat(out, dim=2).transpose(1, 2), None
+    return torch.cat(attended, dim=2).transpose(1, 2), None
+
+
+def _attend_in_window(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, options: dict[str, Any]
+) -> torch.Tensor:
+    """Attention of one document whose tokens see the last `window` tokens; shape [1, H, T, D].
+
+    The document is cut into chunks of at least a window, and each chunk attends to itself and the chunk before. Time
+    and memory grow with T * window, not with T * T.
+    """
+    size = max(window, LEAST_CHUNK)
+    queries, keys, values = (torch.split(x, size, dim=2) for x in (query, key, value))
+    out = []
+    for index, q in enumerate(queries):
+        before = max(index - 1, 0)
+        k, v = (torch.cat(parts[before : index + 1], dim=2) for parts in (keys, values))
+        rows, columns = q.shape[2], k.shape[2]
+        skipped = columns - rows  # keys of the chunk before
+        mask = torch.ones(rows, columns, dtype=torch.bool, device=q.device).tril(skipped).triu(skipped - window + 1)
+        out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options))
+    return torch.cat(out, dim=2)
 
 
 def _flash(
-    rows_THD: list[torch.Tensor], cu_seqlens: torch.Tensor, longest: int, *, scaling: float | None, dropout: float
+    rows_THD: list[torch.Tensor],
+    cu_seqlens: torch.Tensor,
+    longest: int,
+    *,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
 ) -> torch.Tensor:
     """Applies FlashAttention to query, key and value; returns a tensor of the query's shape."""
     query_THD, key_TGD, value_TGD = rows_THD
+    left = -1 if window is None else window - 1  # tokens before a token that it attends to; -1: all
     package = _flash_attn() if query_THD.is_cuda else None
     if package is not None:
         out: torch.Tensor = package.flash_attn_varlen_func(
@@ -93,6 +128,7 @@ def _flash(
             dropout_p=dropout,
             softmax_scale=scaling,
             causal=True,
+            window_size=(left, 0),
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
         return out
@@ -110,7 +146,7 @@ def _flash(
         longest,
         longest,
         scale=scaling,
-        window_size=(-1, 0),  # causal
+        window_size=(left, 0),  # causal
         **(_GROUPED if query_THD.shape[1] != key_TGD.shape[1] else {}),
     )
     assert isinstance(out_THD, torch.Tensor)  # no auxiliary output was requested

@@ -11,16 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FAMILIES", "TensorRegion", "tensor_regions"]
+__all__ = ["TensorRegion", "tensor_regions"]
 
-DENSE = ("llama", "mistral", "qwen2", "qwen3")
 EXPERTS = {  # model type -> block of experts, and the names of gate, up and down projection
     "mixtral": ("block_sparse_moe", "w1", "w3", "w2"),
     "qwen2_moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
     "qwen3_moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
 }
-FAMILIES = (*DENSE, *EXPERTS)
-"""Supported values of `model_type` in config.json."""
 
 _LAYER = re.compile(r"(?P<layer>.*\.layers\.\d+)\.mlp\.(?P<rest>.+)")
 
@@ -50,14 +47,14 @@ def tensor_regions(parameter: str, shape: Sequence[int], model_type: str) -> lis
     Args:
         parameter: name in the causal LM, as in `lm.named_parameters()`.
         shape: shape of the whole parameter.
-        model_type: one of `FAMILIES`.
+        model_type: of the model, a name in `brew_platform.model_folder.families.FAMILIES`.
 
     Returns:
         Regions that cover the parameter and do not overlap.
     """
     whole = TensorRegion(name=parameter, shape=tuple(shape), offset=(0,) * len(shape))
     found = _LAYER.fullmatch(parameter)
-    if model_type in DENSE or found is None:
+    if model_type not in EXPERTS or found is None:
         return [whole]
     block, gate, up, down = EXPERTS[model_type]
     layer, rest = f"{found['layer']}.{block}", found["rest"]

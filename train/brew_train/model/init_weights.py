@@ -1,7 +1,6 @@
 """Initial weights of a model on the meta device: random, or read from a Hugging Face folder."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -12,16 +11,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from brew_platform.errors import DataError, UserError
+from brew_platform.errors import DataError
+from brew_platform.model_folder.weight_files import read_weight_headers
 from brew_train.config import ModelConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 from brew_train.model.model import RankingLM
 
 __all__ = ["materialize"]
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")  # dtype names of safetensors; a model with another dtype is quantised
 
 
 class _Source(Protocol):
@@ -37,14 +34,14 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
 
     Args:
         model: from `build_model`, sharded or not; its current weights are lost.
-        config: the argument of `build_model`. Without `init_from`, matrices are drawn from a normal distribution with
-            standard deviation `initializer_range`, gains are 1 and biases 0.
+        config: the argument of `build_model`; `require_base_model` has checked the folder `init_from`. Without it,
+            matrices are drawn from a normal distribution with standard deviation `initializer_range`, gains are 1 and
+            biases 0.
         context: the workers; every worker calls this function.
         seed: seed of the random weights; each tensor has its own generator, seeded by this number and its name.
 
     Raises:
-        UserError: the weights in the folder do not match its config.json, are quantised, or are not in safetensors.
-        DataError: a file is damaged.
+        DataError: a file of the folder is damaged, or holds values that are not finite.
     """
     lm = model.lm
     model.to_empty(device=context.device)
@@ -59,10 +56,13 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
 
 
 def _compute_buffers(lm: nn.Module) -> None:
-    """Fills the buffers (rotary frequencies), which a checkpoint does not contain, from the config of each module."""
+    """Fills the buffers, which a checkpoint does not contain: rotary frequencies, and Gemma's scale of embeddings."""
     for module in lm.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            buffer.copy_(getattr(type(module)(module.config), name))
+            if name == "embed_scale":
+                buffer.fill_(float(module.scalar_embed_scale))  # type: ignore[arg-type]
+            else:
+                buffer.copy_(getattr(type(module)(module.config), name))
 
 
 def _fill(parameter: torch.Tensor, parts: Sequence[TensorRegion], source: _Source) -> None:
@@ -97,60 +97,27 @@ class _Drawn:
 
 
 class _Folder:
-    """Weights in the memory-mapped safetensors files of a Hugging Face folder."""
+    """Weights in the memory-mapped safetensors files of a Hugging Face folder that `require_base_model` has checked."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
-        self._folder, self._files = folder, files
-        self._open: dict[str, Any] = {}
-        self._index = self._find()
-
-    def _find(self) -> dict[str, str]:
-        """Returns the file name of each tensor."""
-        if (self._folder / INDEX).is_file():
-            try:
-                index: dict[str, str] = json.loads((self._folder / INDEX).read_text())["weight_map"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{self._folder / INDEX} is damaged ({error!r}): copy the model again.") from error
-            return index
-        if not (self._folder / SINGLE).is_file():
-            raise UserError(
-                f"{self._folder} has neither {SINGLE} nor {INDEX}: load the model with transformers and write it with "
-                f"save_pretrained, which creates safetensors files."
-            )
-        return dict.fromkeys(self._file(SINGLE).keys(), SINGLE)
-
-    def _file(self, name: str) -> Any:
-        if name not in self._open:
-            path = self._folder / name
-            try:
-                file: AbstractContextManager[Any] = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise DataError(f"{path} cannot be read ({error}): copy the model again.") from error
-            self._open[name] = self._files.enter_context(file)
-        return self._open[name]
+        self._files = files
+        self._open: dict[Path, Any] = {}
+        self._stored = read_weight_headers(folder)
 
     def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
-        if entry.name not in self._index:
-            raise UserError(
-                f"{self._folder} has no tensor {entry.name}, which its config.json requires: the two belong to "
-                f"different models; copy the model again, or start from another model."
-            )
-        path = self._folder / self._index[entry.name]
+        path = self._stored[entry.name].file
         try:
-            tensor = self._file(path.name).get_slice(entry.name)
-            shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
-            if shape == entry.shape and kind in FLOATS:
-                return tensor[region]
-        except SafetensorError as error:
+            if path not in self._open:
+                file: AbstractContextManager[Any] = safe_open(path, framework="pt")
+                self._open[path] = self._files.enter_context(file)
+            values: torch.Tensor = self._open[path].get_slice(entry.name)[region]
+        except (OSError, SafetensorError) as error:
             raise DataError(
                 f"the tensor {entry.name} cannot be read from {path} ({error}): copy the model again."
             ) from error
-        if shape != entry.shape:
-            raise UserError(
-                f"the tensor {entry.name} in {path} has the shape {list(shape)}, but config.json requires "
-                f"{list(entry.shape)}: the two belong to different models; copy the model again."
+        if not values.isfinite().all():
+            raise DataError(
+                f"the tensor {entry.name} in {path} has values that are not finite, so every loss would be NaN: copy "
+                f"the model again, or start from another one."
             )
-        raise UserError(
-            f"the tensor {entry.name} in {path} has the type {kind}, so the model is quantised: start from its "
-            f"unquantised weights."
-        )
+        return values

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
-from brew_platform.errors import UserError
 from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch
 from brew_train.model.attention import ATTENTION, register_attention
-from brew_train.model.hf_tensor_map import FAMILIES
+from brew_train.model.base_model import read_base_config
 from brew_train.objectives.base import BatchLoss
 
 __all__ = ["RankingLM", "balance_loss", "build_model"]
@@ -112,9 +111,7 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
     if config.init_from is None:
         settings = _from_scratch(config, vocabulary_size=shape.vocabulary_size, context_length=shape.context_length)
     else:
-        settings = _of_folder(
-            config.init_from, vocabulary_size=shape.vocabulary_size, context_length=shape.context_length
-        )
+        settings = read_base_config(Path(config.init_from), shape)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     lm.set_attn_implementation(ATTENTION)
@@ -123,11 +120,6 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
         # On CPU batched_mm is 60 times slower. grouped_mm requires rows of a multiple of 16 bytes, also in bfloat16.
         aligned = all(size % 8 == 0 for p in lm.parameters() if p.ndim == 3 for size in p.shape[1:])
         lm.set_experts_implementation("grouped_mm" if aligned else "eager")
-    if getattr(lm.get_output_embeddings(), "bias", None) is not None:
-        raise UserError(
-            f"the model in {config.init_from} has a bias on its output head, which the fused loss does not support; "
-            f"start from a model without it, such as Mixtral, Llama or Qwen."
-        )
     return RankingLM(lm, router_aux_loss=config.router_aux_loss if has_router else 0.0)
 
 
@@ -151,41 +143,3 @@ def _from_scratch(config: ModelConfig, *, vocabulary_size: int, context_length: 
         eos_token_id=None,
         use_cache=True,
     )
-
-
-def _of_folder(folder: str, *, vocabulary_size: int, context_length: int) -> PretrainedConfig:
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(
-            f"model.init_from is {folder}, which has no config.json: give a folder that transformers' save_pretrained "
-            f"wrote, or null to start from scratch."
-        )
-    try:
-        settings = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the config.json in {folder} cannot be read ({str(error).splitlines()[0]}): copy the model again, or "
-            f"start from another model."
-        ) from error
-    if settings.model_type not in FAMILIES:
-        raise UserError(
-            f"the model in {folder} is of type {settings.model_type}, which is not supported: start from one of "
-            f"{', '.join(FAMILIES)}."
-        )
-    if settings.vocab_size < vocabulary_size:
-        raise UserError(
-            f"the model in {folder} has {settings.vocab_size} token ids, but the bins were made with "
-            f"{vocabulary_size}: build the data with the tokenizer of that model."
-        )
-    if settings.max_position_embeddings < context_length:
-        raise UserError(
-            f"the model in {folder} reads at most {settings.max_position_embeddings} tokens, but the bins hold up to "
-            f"{context_length}: build the data with a shorter context length."
-        )
-    window = getattr(settings, "sliding_window", None)
-    if window and window < context_length:
-        raise UserError(
-            f"the model in {folder} attends to the last {window} tokens only (sliding_window), but the bins hold "
-            f"documents of up to {context_length} tokens, and training attends to whole documents: build the data with "
-            f"a context length of at most {window}, or start from a model without a window."
-        )
-    return settings

@@ -1,0 +1,80 @@
+"""Every family trains on packed rows as transformers computes each document alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+from brew_platform.model_folder.families import FAMILIES
+from brew_train.config import ModelConfig, ModelShape
+from brew_train.distributed.context import DistributedContext
+from brew_train.inputs.batches import Bin, collate
+from brew_train.model.base_model import require_base_model
+from brew_train.model.init_weights import materialize
+from brew_train.model.model import RankingLM, build_model
+from brew_train.objectives.base import make_objective
+
+from ...tiny_families import TINY, VOCABULARY, WINDOW, write_tiny
+
+SHAPE = ModelShape(vocabulary_size=VOCABULARY, context_length=200)
+LENGTHS = [5, 150, 1, WINDOW, WINDOW + 1, 40]  # 150: longer than a chunk of windowed attention
+ALONE = DistributedContext(device=torch.device("cpu"))
+
+
+def load(folder: Path) -> RankingLM:
+    config = ModelConfig(init_from=str(folder), router_aux_loss=0.0)
+    require_base_model(folder, SHAPE)
+    model = build_model(config, SHAPE)
+    materialize(model, config, ALONE, seed=0)
+    return model.train()
+
+
+def documents() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, VOCABULARY, tokens).astype(np.int32) for tokens in LENGTHS]
+
+
+def packed() -> Bin:
+    return Bin(
+        input_ids=np.concatenate(documents()),
+        doc_lengths=np.array(LENGTHS, np.int32),
+        roles=np.zeros(sum(LENGTHS), np.uint8),
+    )
+
+
+@pytest.fixture(scope="module", params=TINY)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    write_tiny(request.param, folder)
+    return folder
+
+
+def test_every_family_has_a_tiny_model() -> None:
+    assert TINY.keys() == FAMILIES.keys()
+
+
+def test_packed_training_equals_transformers_on_each_document_alone(family: Path) -> None:
+    model = load(family)
+    batch = collate([packed()])
+    objective = make_objective({"name": "next_token"}).bind(batch.counts())
+    loss, losses_T, _ = model(batch, objective, ALONE)
+    loss.backward()
+
+    plain = AutoModelForCausalLM.from_pretrained(family, attn_implementation="eager").train()
+    expected_losses = []
+    for ids in documents():
+        logits = plain(torch.from_numpy(ids).long().unsqueeze(0), use_cache=False).logits[0]
+        targets = torch.from_numpy(ids[1:]).long()
+        expected_losses.append(torch.cat([F.cross_entropy(logits[:-1], targets, reduction="none"), torch.zeros(1)]))
+    expected_T = torch.cat(expected_losses)
+    expected = expected_T.sum() / (len(expected_T) - len(LENGTHS))
+    expected.backward()
+
+    torch.testing.assert_close(losses_T, expected_T.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss.detach(), expected.detach(), atol=1e-5, rtol=0)
+    gradients = {name: p.grad for name, p in plain.named_parameters()}
+    for name, parameter in model.lm.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-4, msg=name)
