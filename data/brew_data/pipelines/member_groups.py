@@ -1,6 +1,7 @@
 """The common first steps of the Ray Data pipelines: group interactions by member, and send the compiler to workers."""
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 import ray.data
 from ray.data.grouped_data import GroupedData
 
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.control_tokens import ControlTokens
 from brew_data.prompts.suite import TaskSuite
@@ -21,23 +23,49 @@ __all__ = ["SHUFFLE_PARTITIONS", "CompilerSpec", "compiler_spec", "group_by_memb
 
 SHUFFLE_PARTITIONS = 2  # each partition of a hash shuffle starts an actor, which takes seconds on a small machine
 
-# Suite and tokenizer as JSON, control tokens, prompt format; hashable.
-CompilerSpec = tuple[str, str, ControlTokens, PromptFormat]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompilerSpec:
+    """A serialized compiler. Specs are equal if their digests are: comparing a base model's tokenizer takes long.
+
+    Args:
+        digest: The digest of the `PromptBundle`.
+        suite: The suite as JSON.
+        tokenizer: The content of `tokenizer.json`.
+        control_tokens: The tokens that have a role in a chat.
+        format: The token budget.
+    """
+
+    digest: str
+    suite: str
+    tokenizer: str
+    control_tokens: ControlTokens
+    format: PromptFormat
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CompilerSpec) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 def compiler_spec(compiler: PromptCompiler) -> CompilerSpec:
     """Serialize a compiler for Ray's workers."""
     tokenizer = compiler.tokenizer
-    return json.dumps(compiler.suite.to_dict()), tokenizer.to_json(), tokenizer.control_tokens, compiler.format
+    return CompilerSpec(
+        digest=PromptBundle.of(compiler).digest,
+        suite=json.dumps(compiler.suite.to_dict()),
+        tokenizer=tokenizer.to_json(),
+        control_tokens=tokenizer.control_tokens,
+        format=compiler.format,
+    )
 
 
 @lru_cache(maxsize=1)
 def load_compiler(spec: CompilerSpec) -> PromptCompiler:
     """Build the compiler that `compiler_spec` serialized. The result is cached, so a worker builds it once."""
-    suite, tokenizer, control_tokens, prompt_format = spec
-    return PromptCompiler(
-        TaskSuite.from_dict(json.loads(suite)), Tokenizer.from_json(tokenizer, control_tokens), prompt_format
-    )
+    suite = TaskSuite.from_dict(json.loads(spec.suite))
+    return PromptCompiler(suite, Tokenizer.from_json(spec.tokenizer, spec.control_tokens), spec.format)
 
 
 @lru_cache(maxsize=1)
