@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench.machine import machine
 from bench.serve.load import Timing, at_once, at_random, items_per_second, percentile
 from bench.serve.result import FIGURES as SERVE_FIGURES
 from bench.serve.result import figures as serve_figures
@@ -22,6 +21,7 @@ from bench.train.result import FIGURES, Result, table
 from bench.train.workload import CONTEXT, LONGEST, SHORTEST, VOCABULARY, make_workload
 
 from brew_data.prompts.suite import load_suite
+from brew_platform.provenance import machine
 from brew_serve.version import load_version
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine, now, versions
 from bench.serve.load import Timing, percentile
 
 from brew_platform.files import replace_atomically
+from brew_platform.provenance import machine, now, versions
 
 __all__ = ["FIGURES", "Result", "figures", "overhead", "table"]
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine, now, versions
 from bench.train.contenders import CONTENDERS, OPPONENTS, median_speed
 
 from brew_platform.files import replace_atomically
+from brew_platform.provenance import machine, now, versions
 
 __all__ = ["FIGURES", "Result", "code_digest", "table"]
 

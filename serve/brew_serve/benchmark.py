@@ -1,7 +1,8 @@
 """Benchmark quality per task: AUC and log loss of the scores, the popularity baseline, and the best reachable AUC."""
 
 import difflib
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,11 +13,11 @@ import pyarrow.compute as pc
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
-from brew_platform.errors import BrewError, ConfigError
+from brew_platform.errors import BrewError, ConfigError, UserError
 from brew_platform.metrics import auc, logloss, smoothed_mean
 from brew_platform.registry.gates import Gate
 
-__all__ = ["TaskQuality", "benchmark", "count_benchmark_scores", "validate_gates"]
+__all__ = ["BenchmarkRows", "TaskQuality", "benchmark", "select_rows", "validate_gates"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +81,86 @@ def validate_gates(gates: Sequence[Gate], tasks: Collection[str], *, has_true_pr
             )
 
 
-def count_benchmark_scores(tables: Tables, suite: TaskSuite, split: Split) -> int:
-    """Count the scores that `benchmark` needs: one per task and interaction after the cut on the task's surface."""
-    surfaces = _parts(tables, split)[1]["surface"].to_pylist()
-    return sum(len(suite.tasks_of(surface)) for surface in surfaces)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BenchmarkRows:
+    """The rows after the cut that a benchmark scores, or a sample of them."""
+
+    ids: Mapping[str, np.ndarray]  # by task: int64 interaction ids, ascending; every task has at least one
+    interactions: int  # in the sample; one interaction may have several tasks
+    of: int  # interactions that the sample was drawn from
+    digest: str  # SHA-256 over tasks, ids and labels: figures are comparable if it is the same
+
+    @property
+    def scores(self) -> int:
+        """The number of scores: one per task and row."""
+        return sum(len(ids) for ids in self.ids.values())
 
 
-def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) -> dict[str, TaskQuality]:
+def select_rows(
+    tables: Tables,
+    suite: TaskSuite,
+    split: Split,
+    *,
+    tasks: Collection[str] | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> BenchmarkRows:
+    """Select the rows after the cut of the members who have not opted out.
+
+    Args:
+        tables: The data.
+        suite: Its tasks.
+        split: The cut.
+        tasks: Names of the tasks to score; None: all.
+        sample: Number of interactions to draw; None, or more than there are: all.
+        seed: Of the draw. The interactions with the smallest SHA-256 of "seed:interaction_id" are drawn, so that the
+            sample is the same on every machine and a larger sample contains a smaller one.
+
+    Raises:
+        UserError: A task is unknown, the sample is not positive, or there are no rows.
+    """
+    known = [task.name for task in suite.tasks]
+    if unknown := [name for name in tasks or () if name not in known]:
+        raise UserError(f"the suite {suite.name} has no task {unknown[0]!r}; its tasks are {', '.join(known)}.")
+    if sample is not None and sample < 1:
+        raise UserError(f"the sample has {sample} rows; use at least 1, or leave it out to score all rows.")
+    chosen = [task for task in suite.tasks if tasks is None or task.name in tasks]
+    later = _parts(tables, split)[1]
+    later = later.filter(pc.is_in(later["surface"], pa.array([task.surface for task in chosen], pa.string())))
+    if not later.num_rows:
+        raise UserError(
+            f"the data have no interaction after the cut for the tasks {', '.join(task.name for task in chosen)}, so "
+            f"there is nothing to measure. Choose another task, or build the data with an earlier cut."
+        )
+    of = later.num_rows
+    if sample is not None and sample < of:
+        ids = later["interaction_id"].to_pylist()
+        order = sorted(ids, key=lambda id_: hashlib.sha256(f"{seed}:{id_}".encode()).digest())
+        later = later.filter(pc.is_in(later["interaction_id"], pa.array(order[:sample], pa.int64())))
+    digest = hashlib.sha256()
+    by_task = {}
+    for task in chosen:
+        rows = later.filter(pc.equal(later["surface"], task.surface)).sort_by("interaction_id")
+        if rows.num_rows:
+            by_task[task.name] = rows["interaction_id"].to_numpy()
+            labels = _labels(rows, suite.positive_actions(task))
+            digest.update(f"{task.name}\0{rows.num_rows}\0".encode() + by_task[task.name].astype("<i8").tobytes())
+            digest.update(labels.astype("<i8").tobytes())
+    return BenchmarkRows(ids=by_task, interactions=later.num_rows, of=of, digest=digest.hexdigest())
+
+
+def benchmark(
+    scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split, rows: BenchmarkRows | None = None
+) -> dict[str, TaskQuality]:
     """Compute the quality of each task that has benchmark rows.
 
     Args:
         scores: task string, interaction_id int64, score float64 (probability of a positive outcome), one row per
             task and benchmark row of its surface.
         tables: Tables that the rows come from; the baseline is fitted on their training rows.
+        suite: The tasks.
+        split: The cut.
+        rows: From `select_rows`; None: all rows of all tasks.
 
     Raises:
         BrewError: A benchmark row has no score or more than one.
@@ -108,6 +176,8 @@ def benchmark(scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split) 
     expected = 0
     for task in suite.tasks:
         train, test = (part.filter(pc.equal(part["surface"], task.surface)) for part in (earlier, later))
+        if rows is not None:
+            test = test.filter(pc.is_in(test["interaction_id"], pa.array(rows.ids.get(task.name, ()), pa.int64())))
         if not test.num_rows:
             continue
         expected += test.num_rows

@@ -9,8 +9,8 @@ import pytest
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import TIMESTAMP, Tables
 from brew_data.split import Split
-from brew_platform.errors import BrewError
-from brew_serve.benchmark import TaskQuality, benchmark, count_benchmark_scores
+from brew_platform.errors import BrewError, UserError
+from brew_serve.benchmark import TaskQuality, benchmark, select_rows
 
 SPLIT = Split(train_until=100, until=200)
 # (interaction id, member, entity, surface, action, time); "gone" has opted out, and time 300 is after the benchmark
@@ -65,7 +65,7 @@ def scores(by_id: dict[int, float]) -> pa.Table:
 def test_figures_are_those_computed_by_hand(suite: TaskSuite) -> None:
     oracle = {10: 0.9, 11: 0.1, 12: 0.8, 13: 0.2}
     data = tables(oracle=oracle)
-    assert count_benchmark_scores(data, suite, SPLIT) == 4
+    assert select_rows(data, suite, SPLIT).scores == 4
     [(name, quality)] = benchmark(scores({10: 0.8, 11: 0.3, 12: 0.25, 13: 0.1}), data, suite, SPLIT).items()
     assert (name, quality.rows, quality.positive_rate) == ("job_apply", 4, 0.5)
     # Positive 10 (.8) is above both negatives; positive 12 (.25) is above 13 (.1) only: 3 of 4 pairs.
@@ -75,6 +75,44 @@ def test_figures_are_those_computed_by_hand(suite: TaskSuite) -> None:
     assert quality.baseline_auc == 0.625
     assert quality.best_auc == 1.0
     assert quality.gap_closed == pytest.approx((0.75 - 0.625) / (1 - 0.625))
+    assert quality.gain == 0.125
+    assert quality.figures() == {
+        "rows": 4, "positive_rate": 0.5, "auc": 0.75, "logloss": quality.logloss, "baseline_auc": 0.625,
+        "best_auc": 1.0, "gain": 0.125, "gap_closed": quality.gap_closed,
+    }  # fmt: skip
+
+
+def test_a_sample_is_the_same_for_its_seed_and_grows_by_adding_rows(suite: TaskSuite) -> None:
+    later = [(id_, "ada", "hot", "jobs", "apply" if id_ % 2 else "skip", 110) for id_ in range(10, 60)]
+    data = tables(later)
+    all_rows = select_rows(data, suite, SPLIT)
+    assert (all_rows.interactions, all_rows.of, all_rows.scores) == (50, 50, 50)
+    small, again, large = (select_rows(data, suite, SPLIT, sample=size, seed=3) for size in (5, 5, 20))
+    assert (small.interactions, small.of, small.scores) == (5, 50, 5)
+    assert small.ids["job_apply"].tolist() == again.ids["job_apply"].tolist() == [13, 15, 22, 41, 58]
+    assert small.digest == again.digest != large.digest
+    assert set(small.ids["job_apply"]) < set(large.ids["job_apply"])
+    assert set(select_rows(data, suite, SPLIT, sample=5, seed=4).ids["job_apply"]) != set(small.ids["job_apply"])
+    assert select_rows(data, suite, SPLIT, sample=1000).digest == all_rows.digest
+    ids = small.ids["job_apply"].tolist()
+    scored = benchmark(scores({id_: 0.9 if id_ % 2 else 0.1 for id_ in ids}), data, suite, SPLIT, small)
+    assert (scored["job_apply"].rows, scored["job_apply"].auc) == (5, 1.0)
+    flipped = [(*row[:4], "skip" if row[4] == "apply" else "apply", row[5]) for row in later]
+    assert select_rows(tables(flipped), suite, SPLIT).digest != all_rows.digest  # other labels: not comparable
+
+
+def test_only_the_rows_of_the_tasks_are_selected(suite: TaskSuite) -> None:
+    later = [(10, "ada", "hot", "jobs", "apply", 110), (11, "ada", "hot", "feed", "like", 120)]
+    data = tables(later)
+    rows = select_rows(data, suite, SPLIT, tasks=["post_interest"])
+    assert {task: ids.tolist() for task, ids in rows.ids.items()} == {"post_interest": [11]}
+    assert list(select_rows(data, suite, SPLIT).ids) == ["job_apply", "post_interest"]
+    with pytest.raises(UserError, match=r"has no task 'post_lik'; its tasks are job_apply, post_interest"):
+        select_rows(data, suite, SPLIT, tasks=["post_lik"])
+    with pytest.raises(UserError, match="no interaction after the cut for the tasks job_apply"):
+        select_rows(tables([later[1]]), suite, SPLIT, tasks=["job_apply"])
+    with pytest.raises(UserError, match="the sample has 0 rows"):
+        select_rows(data, suite, SPLIT, sample=0)
 
 
 def test_ties_count_half(suite: TaskSuite) -> None:

@@ -1,8 +1,10 @@
 """The Ray Data pipeline from tables to the scoring requests of a benchmark."""
 
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import ray.data
 
@@ -29,30 +31,52 @@ REQUESTS = pa.schema(
 )
 
 
-def build_requests(tables_folder: Path, compiler: PromptCompiler, split: Split) -> ray.data.Dataset:
-    """Compile the benchmark's scoring requests: one question for every row after the cut and every task on its surface.
+def build_requests(
+    tables_folder: Path, compiler: PromptCompiler, split: Split, *, only: Mapping[str, np.ndarray] | None = None
+) -> ray.data.Dataset:
+    """Compile the scoring requests of the benchmark.
 
-    A question sees only history that is strictly earlier. Rows of one member, moment and task share a request and its
-    prefix. Requests of a member are in order of time, so that each prefix extends the previous one.
+    Each row after the cut becomes one question for every task on its surface. A question sees only strictly earlier
+    history. Rows with the same member, timestamp and task share one request with one prefix. The requests of a member
+    are sorted by time, so that each prefix extends the previous one.
+
+    Args:
+        tables_folder: The folder with members, entities and interactions as Parquet.
+        compiler: Compiles the prompts.
+        split: Rows after `train_until` and up to `until` are scored.
+        only: By task: the interaction ids that are scored, int64, ascending. None: all rows of all tasks.
 
     Returns:
         Rows of the schema `REQUESTS`.
     """
     return group_by_member(tables_folder, until=split.until).map_groups(
         compile_requests,
-        fn_kwargs={"tables_folder": tables_folder, "spec": compiler_spec(compiler), "after": split.train_until},
+        fn_kwargs={
+            "tables_folder": tables_folder,
+            "spec": compiler_spec(compiler),
+            "after": split.train_until,
+            "only": only,
+        },
         batch_format="pyarrow",
     )
 
 
-def compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec, after: int) -> pa.Table:
+def compile_requests(
+    rows: pa.Table,
+    *,
+    tables_folder: Path,
+    spec: CompilerSpec,
+    after: int,
+    only: Mapping[str, np.ndarray] | None = None,
+) -> pa.Table:
     """Compile one member's requests; runs in a Ray worker.
 
     Args:
         rows: All interactions of one member.
         tables_folder: Folder with the members and entities tables.
         spec: From `compiler_spec`.
-        after: Only rows with a later timestamp are scored, in microseconds since 1970.
+        after: Only rows with a later timestamp are scored, in microseconds since 1970, UTC.
+        only: As for `build_requests`.
 
     Returns:
         Rows of the schema `REQUESTS`; none for a member who opted out.
@@ -60,7 +84,8 @@ def compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec,
     records, compiler = load_records(tables_folder), load_compiler(spec)
     member = rows["member_id"][0].as_py()
     requests = []
-    if (profile := records.profiles.get(member)) is not None:
+    chosen = None if only is None else _choose(rows["interaction_id"].to_numpy(), only)
+    if (profile := records.profiles.get(member)) is not None and (chosen is None or any(chosen.values())):
         history = records.history(rows)
         ids = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])["interaction_id"].to_pylist()
         scored = [(past, id_) for past, id_ in zip(history, ids, strict=True) if past.timestamp > after]
@@ -70,14 +95,26 @@ def compile_requests(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec,
         ):
             pairs = list(group)
             for task in compiler.suite.tasks_of(surface):
+                kept = [(past, id_) for past, id_ in pairs if chosen is None or id_ in chosen.get(task.name, ())]
+                if not kept:
+                    continue
                 prefix = compiler.prefix(task, profile, history, before=timestamp)
                 requests.append(
                     {
                         "task": task.name,
                         "member_id": member,
                         "prefix_ids": prefix.ids,
-                        "question_ids": [compiler.question(task, profile, past.entity)[0] for past, _ in pairs],
-                        "interaction_ids": [id_ for _, id_ in pairs],
+                        "question_ids": [compiler.question(task, profile, past.entity)[0] for past, _ in kept],
+                        "interaction_ids": [id_ for _, id_ in kept],
                     }
                 )
     return pa.Table.from_pylist(requests, schema=REQUESTS)
+
+
+def _choose(ids: np.ndarray, only: Mapping[str, np.ndarray]) -> dict[str, set[int]]:
+    """Return the elements of `ids` that `only` contains, by task."""
+    chosen = {}
+    for task, sorted_ids in only.items():
+        places = np.minimum(np.searchsorted(sorted_ids, ids), max(0, len(sorted_ids) - 1))
+        chosen[task] = set(ids[sorted_ids[places] == ids].tolist()) if len(sorted_ids) else set()
+    return chosen

@@ -128,14 +128,12 @@ class Blobs:
     def _download(self, file: File, folder: Path) -> None:
         path = folder / file.path
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise RegistryError(
-                f"a manifest names {file.path!r}, which is outside its folder. Do not use that version."
-            )
+            raise RegistryError(f"a manifest names {file.path!r}, outside its folder. Do not use that version.")
         path.parent.mkdir(parents=True, exist_ok=True)
         key = self._key(file)
         remedy = "publish the same files again, or serve another version."
         if not self.store.exists(key):
-            raise RegistryError(f"blob {key} ({file.path}) is missing in the store; {remedy}")
+            raise RegistryError(f"blob {key} ({file.path}) is gone from the store: {remedy}")
         self.store.download(key, path)
         found = digest_of(path)
         if (found.size, found.sha256) != (file.size, file.sha256):

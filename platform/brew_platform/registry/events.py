@@ -133,5 +133,5 @@ def rollback_target(alias: str, events: Sequence[Event]) -> int:
             return version
     raise RegistryError(
         f"{alias} cannot be rolled back: it points to {f'version {history[-1]}' if history else 'no version'} and no "
-        f"earlier version is available. Promote the version that should serve."
+        f"earlier one is left. Promote the version that should serve."
     )

@@ -404,7 +404,7 @@ class Registry:
         if number < 1 or not self._versions.exists(number):
             known = self.versions()
             last = f"the newest is {known[-1]}" if known else "none was published yet"
-            raise RegistryError(f"{self.model} has no version {number}; {last}. Use the number of an existing version.")
+            raise RegistryError(f"{self.model} has no version {number}; {last}. Give the number of one that exists.")
 
     def _refuse_retired(self, number: int, events: list[Event]) -> None:
         if number in retired(events):

@@ -286,9 +286,7 @@ def test_a_promotion_that_judges_nothing_must_be_forced_with_a_reason_that_the_l
 ) -> None:
     publish(registry, folder)
     for gates in (None, []):
-        with pytest.raises(
-            UserError, match=r"it has no gates, .*or force the promotion with a reason"
-        ):
+        with pytest.raises(UserError, match=r"it has no gates, .*or force the promotion with a reason"):
             registry.promote(1, gates=gates, author="ana")
     for fields in ({"force": True}, {"force": True, "reason": " \n"}):
         with pytest.raises(UserError, match=r"needs a reason, which the log keeps"):
@@ -369,9 +367,7 @@ def test_a_file_that_changes_while_it_is_published_is_never_stored_under_the_wro
                 os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
             return super().upload_if_absent(key, path, expected=expected)
 
-    with pytest.raises(
-        StorageError, match=r"model\.safetensors changed while it was uploaded: 25600 bytes"
-    ):
+    with pytest.raises(StorageError, match=r"model\.safetensors changed while it was uploaded: 25600 bytes"):
         publish(Registry(Slow(store.root)), folder)
     assert registry.versions() == []
     assert store.list() == []
@@ -426,7 +422,7 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
     with pytest.raises(RegistryError, match=r"has no version 7; the newest is 1\."):
         registry.resolve("7")
     with pytest.raises(
-        RegistryError, match=r"has no alias 'production'; there are: none yet\. Promote a version to it"
+        RegistryError, match=r"has no alias 'production'; existing are: none yet\. Promote a version to it"
     ):
         registry.resolve("production")
     with pytest.raises(
@@ -444,7 +440,7 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
 def test_what_cannot_be_published_is_refused_and_makes_no_version(
     registry: Registry, folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"cannot publish .*/absent: there is no such folder\. Give the folder of an"):
+    with pytest.raises(UserError, match=r"cannot publish .*/absent: the folder does not exist\. Pass the folder of an"):
         publish(registry, tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"cannot publish .*/empty: it holds no files"):
