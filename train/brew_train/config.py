@@ -10,8 +10,9 @@ from typing import Any
 from brew_platform.errors import ConfigError
 from brew_train.objectives.base import resolve_objective
 
-__all__ = ["SCHEDULES", "ModelConfig", "ModelShape", "ShardingConfig", "StageConfig", "TrainConfig"]
+__all__ = ["EXPORT_DTYPES", "SCHEDULES", "ModelConfig", "ModelShape", "ShardingConfig", "StageConfig", "TrainConfig"]
 
+EXPORT_DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("schedule_free", "cosine", "constant")
 
 
@@ -166,6 +167,7 @@ class TrainConfig:
     checkpoint_every: int = 50  # steps between checkpoints; at most so many are repeated after a lost worker
     keep_checkpoints: int = 3  # number of newest checkpoints to keep; older ones replace a damaged one
     export_best: bool = True  # if a stage evaluates: also keep and export the checkpoint with the lowest loss
+    export_dtype: str = "auto"  # of exported weights: auto (the base model's; float32 from scratch), float32, bfloat16
     max_failures: int = 2  # restarts after a lost worker
 
     def __post_init__(self) -> None:
@@ -180,6 +182,10 @@ class TrainConfig:
             raise ConfigError(
                 f"train.workers={self.workers} is not a multiple of train.sharding.replicas={self.sharding.replicas}: "
                 f"every copy of the model needs the same number of workers."
+            )
+        if self.export_dtype not in EXPORT_DTYPES:
+            raise ConfigError(
+                f"train.export_dtype is {self.export_dtype!r}: it is one of {', '.join(EXPORT_DTYPES)}."
             )
         if not self.stages:
             raise ConfigError("train.stages is empty, so nothing would be trained: give at least one stage.")

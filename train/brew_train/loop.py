@@ -15,6 +15,7 @@ import torch
 
 from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.export import export
+from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.ledger import LedgerStep
 from brew_train.checkpoints.manifest import CHECKPOINTS
 from brew_train.checkpoints.run_lease import RunLease
@@ -96,7 +97,7 @@ def train(config: TrainConfig, run: RunContext) -> TrainResult:
                 state.enter(index)
             last = attempt.train_stage(stage)
             checkpoint = None
-        export(last, model.lm.config, run.out / EXPORT, context)
+        export(last, ExportTemplate.load(run.out / MODEL), run.out / EXPORT, context)
         recorder.event("finished", step=state.step, checkpoint_blocked_seconds=checkpointer.take_blocked_seconds())
     return TrainResult(
         export=run.out / EXPORT,
@@ -199,7 +200,8 @@ class _Attempt:
         seconds = time.perf_counter() - started
         self.recorder.event("checkpointed", step=checkpoint.step, background_seconds=seconds)
         if best is not None:
-            export(checkpoint, model.lm.config, best, DistributedContext(device=torch.device("cpu")))
+            template = ExportTemplate.load(self.run.out / MODEL)
+            export(checkpoint, template, best, DistributedContext(device=torch.device("cpu")))
 
 
 def _build(config: TrainConfig, run: RunContext) -> RankingLM:
@@ -209,5 +211,10 @@ def _build(config: TrainConfig, run: RunContext) -> RankingLM:
     context.on_all(lambda: shard(model, context, config.sharding))
     context.on_all(lambda: materialize(model, config.model, context, seed=config.seed))
     model.train()
-    context.on_first(lambda: model.lm.config.save_pretrained(run.out / MODEL))
+    base = None if config.model.init_from is None else Path(config.model.init_from)
+    context.on_first(
+        lambda: ExportTemplate.of(
+            model.lm.config, base=base, dtype=config.export_dtype, end_token_ids=run.end_token_ids
+        ).write(run.out / MODEL)
+    )
     return model

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Job:
     evaluation: Mapping[str, Path]
     out: Path
     shape: ModelShape
+    end_token_ids: tuple[int, ...]
 
     def run_context(self, distributed: DistributedContext, **options: Any) -> RunContext:
         """Returns the run context of a process; `options` are its other fields."""
@@ -49,6 +50,7 @@ class Job:
             out=self.out,
             shape=self.shape,
             distributed=distributed,
+            end_token_ids=self.end_token_ids,
             **options,
         )
 
@@ -60,6 +62,7 @@ def run_on_ray(
     out: Path,
     shape: ModelShape,
     evaluation: Mapping[str, Path] | None = None,
+    end_token_ids: Sequence[int] = (),
     on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
     """Trains on `config.workers` Ray workers. After a lost worker, it restarts from the newest checkpoint in `out`.
@@ -74,6 +77,7 @@ def run_on_ray(
         out: run folder, visible to all nodes under the same path.
         shape: sizes that the data determine.
         evaluation: folder of bins for each stage that evaluates, by stage name.
+        end_token_ids: tokens that end an answer, for generation_config.json of the exports.
         on_metrics: called in a thread of this process with each row of `out/metrics.jsonl`; a step that is repeated
             after a lost worker is reported again.
 
@@ -93,6 +97,7 @@ def run_on_ray(
         evaluation={name: folder.resolve() for name, folder in (evaluation or {}).items()},
         out=out,
         shape=shape,
+        end_token_ids=tuple(end_token_ids),
     )
     require(config, job.run_context(DistributedContext(device=torch.device("cpu"))))
     out.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ class RunContext:
             run then writes a checkpoint at once and continues.
         read_bins: whether every bin is read before the first step; False if the caller has done it.
         on_step: called on rank 0 after each step with the row of `metrics.jsonl`.
+        end_token_ids: tokens that end an answer; the exports' generation_config.json has them.
     """
 
     bins: Mapping[str, Path]
@@ -46,6 +47,7 @@ class RunContext:
     notice: Callable[[], bool] = _no_notice
     read_bins: bool = True
     on_step: Callable[[dict[str, Any]], None] = _ignore
+    end_token_ids: Sequence[int] = ()
 
     @property
     def is_first(self) -> bool:

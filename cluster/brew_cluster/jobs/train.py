@@ -14,7 +14,6 @@ from typing import ClassVar
 import ray
 import torch
 from rich.console import Console
-from transformers import AutoConfig
 
 from brew_cluster.cli.views.training import TrainView
 from brew_cluster.jobs.disk_space import require_space
@@ -26,6 +25,7 @@ from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
+from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import CHECKPOINTS, peek_checkpoint
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
@@ -100,6 +100,7 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
             evaluation={name: Path(folder) for name, folder in job.evaluation.items()},
             out=run,
             shape=ModelShape(vocabulary_size=bundle.tokenizer.vocabulary_size, context_length=job.context_length),
+            end_token_ids=(bundle.tokenizer.end, bundle.tokenizer.user),
             on_metrics=view.update,
         )
     for folder in [result.export, *sorted((run / BEST).glob("[!.]*"))]:
@@ -160,7 +161,7 @@ def export_run(run: Path, out: Path) -> int:
     checkpoint = Checkpointer(run / CHECKPOINTS, keep=1, context=context).newest()
     if checkpoint is None:
         raise UserError(f"{run} has no complete checkpoint yet: wait for the first, or check the path.")
-    export(checkpoint, AutoConfig.from_pretrained(run / MODEL), out, context)
+    export(checkpoint, ExportTemplate.load(run / MODEL), out, context)
     return checkpoint.step
 
 

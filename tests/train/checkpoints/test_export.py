@@ -4,21 +4,23 @@ import json
 import resource
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch.distributed.checkpoint.state_dict_saver import save
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from brew_platform.errors import StorageError
+from brew_platform.errors import StorageError, UserError
 from brew_train.checkpoints.export import export
+from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_order import BinOrderState
 from brew_train.train_state import TrainState
+
+from ...tiny_families import TINY, make_tiny
 
 
 def state_of(average_weight: float | None) -> CheckpointState:
@@ -32,27 +34,11 @@ def state_of(average_weight: float | None) -> CheckpointState:
     )
 
 
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mixtral": {"num_local_experts": 3},
-    "qwen2_moe": {
-        "num_experts": 3,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 8,
-        "shared_expert_intermediate_size": 12,
-    },
-}
 WEIGHT = -0.25  # w of the average x = lerp(y, z, w)
 
 
-def make_model(model_type: str) -> PreTrainedModel:
-    torch.manual_seed(1)
-    settings = AutoConfig.for_model(
-        model_type, vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=model_type == "mixtral",
-        **MODELS[model_type],
-    )  # fmt: skip
-    return AutoModelForCausalLM.from_config(settings)
+def template_of(lm: PreTrainedModel, dtype: str = "auto") -> ExportTemplate:
+    return ExportTemplate.of(lm.config, base=None, dtype=dtype)
 
 
 def checkpoint_of(lm: PreTrainedModel, folder: Path, *, average_weight: float | None = WEIGHT) -> Checkpoint:
@@ -75,14 +61,14 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("model_type", MODELS)
+@pytest.mark.parametrize("model_type", TINY)
 @pytest.mark.parametrize("max_file_bytes", [5_000, 2**30])
 def test_the_export_is_what_transformers_writes_of_the_average(
     model_type: str, max_file_bytes: int, alone: DistributedContext, tmp_path: Path
 ) -> None:
-    lm = make_model(model_type)
+    lm = make_tiny(model_type, tie_word_embeddings=model_type in ("mixtral", "gemma3_text"))
     checkpoint = checkpoint_of(lm, tmp_path / "checkpoint")
-    export(checkpoint, lm.config, tmp_path / "export", alone, max_file_bytes=max_file_bytes)
+    export(checkpoint, template_of(lm), tmp_path / "export", alone, max_file_bytes=max_file_bytes)
 
     with torch.no_grad():
         for parameter in lm.parameters():
@@ -115,36 +101,103 @@ def test_the_export_is_what_transformers_writes_of_the_average(
 def test_without_an_average_the_weights_themselves_are_exported_in_the_type_asked_for(
     alone: DistributedContext, tmp_path: Path
 ) -> None:
-    lm = make_model("mixtral")
+    lm = make_tiny("mixtral")
     checkpoint = checkpoint_of(lm, tmp_path / "checkpoint", average_weight=None)
-    export(checkpoint, lm.config, tmp_path / "export", alone, dtype=torch.bfloat16)
+    export(checkpoint, template_of(lm, "bfloat16"), tmp_path / "export", alone)
     for name, parameter in AutoModelForCausalLM.from_pretrained(tmp_path / "export").named_parameters():
         assert torch.equal(parameter, lm.get_parameter(name).bfloat16())
 
 
 def test_a_full_disk_leaves_the_earlier_export(alone: DistributedContext, tmp_path: Path) -> None:
-    lm = make_model("mixtral")
+    lm = make_tiny("mixtral")
     checkpoint = checkpoint_of(lm, tmp_path / "checkpoint")
-    export(checkpoint, lm.config, tmp_path / "export", alone)
+    export(checkpoint, template_of(lm), tmp_path / "export", alone)
     before = tensors_in(tmp_path / "export")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))  # bytes that one file may grow to
     try:
         with pytest.raises(StorageError, match=r"could not be written to .*export.*free some space"):
-            export(checkpoint, lm.config, tmp_path / "export", alone)
+            export(checkpoint, template_of(lm), tmp_path / "export", alone)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert tensors_in(tmp_path / "export").keys() == before.keys()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "export"}  # nothing half-written is left
 
-    export(checkpoint, lm.config, tmp_path / "export", alone, dtype=torch.float16)  # a newer one takes its place
+    export(checkpoint, template_of(lm, "float16"), tmp_path / "export", alone)  # a newer one takes its place
     assert {tensor.dtype for tensor in tensors_in(tmp_path / "export").values()} == {torch.float16}
 
 
 def test_a_checkpoint_that_retention_removed_meanwhile_is_named(alone: DistributedContext, tmp_path: Path) -> None:
-    lm = make_model("llama")
+    lm = make_tiny("llama")
     checkpoint = checkpoint_of(lm, tmp_path / "checkpoint")
     next((tmp_path / "checkpoint").glob("*.distcp")).unlink()
     with pytest.raises(StorageError, match=r"checkpoint .*checkpoint cannot be read for the export .* export that one"):
-        export(checkpoint, lm.config, tmp_path / "export", alone)
+        export(checkpoint, template_of(lm), tmp_path / "export", alone)
     assert not (tmp_path / "export").exists()
+
+
+def write_base(folder: Path, dtype: str | None, generation: str | None = None) -> Path:
+    """A Gemma 3 in bfloat16; `dtype` is what its config.json says."""
+    make_tiny("gemma3_text").bfloat16().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("dtype")
+    (folder / "config.json").write_text(json.dumps(config | ({"torch_dtype": dtype} if dtype else {})))
+    (folder / "generation_config.json").unlink()
+    if generation is not None:
+        (folder / "generation_config.json").write_text(generation)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dtype", "setting", "expected"),
+    [
+        ("bfloat16", "auto", torch.bfloat16),
+        (None, "auto", torch.bfloat16),  # as its weights are
+        ("float32", "auto", torch.float32),
+        ("bfloat16", "float32", torch.float32),
+    ],
+)
+def test_an_export_has_the_dtype_and_the_architecture_of_its_base(
+    dtype: str | None, setting: str, expected: torch.dtype, alone: DistributedContext, tmp_path: Path
+) -> None:
+    base = write_base(tmp_path / "base", dtype)
+    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    checkpoint = checkpoint_of(lm, tmp_path / "checkpoint", average_weight=None)
+    ExportTemplate.of(lm.config, base=base, dtype=setting).write(tmp_path / "model")
+    export(checkpoint, ExportTemplate.load(tmp_path / "model"), tmp_path / "export", alone)
+    assert {tensor.dtype for tensor in tensors_in(tmp_path / "export").values()} == {expected}
+    found, original = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("export", "base"))
+    assert found["dtype"] == str(expected).removeprefix("torch.")
+    kept = original.keys() - {"dtype", "torch_dtype"}
+    assert {"layer_types", "rope_parameters", "sliding_window", "query_pre_attn_scalar"} < kept
+    assert {name: found.get(name) for name in kept} == {name: original[name] for name in kept}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "export", dtype=torch.float32)
+    ids = torch.arange(40).unsqueeze(0)
+    torch.testing.assert_close(loaded(ids).logits, lm(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("generation", "end_token_ids", "ends"),
+    [
+        ({"eos_token_id": [1, 6], "temperature": 0.6, "top_k": 20, "do_sample": True}, (6, 9), [1, 6, 9]),
+        ({"eos_token_id": 1, "top_p": 0.9}, (), 1),
+        (None, (9,), [1, 9]),  # config.json has 1
+    ],
+)
+def test_generation_keeps_the_settings_of_the_base_and_gains_our_end_tokens(
+    generation: dict[str, object] | None, end_token_ids: tuple[int, ...], ends: object, tmp_path: Path
+) -> None:
+    base = write_base(tmp_path / "base", "bfloat16", None if generation is None else json.dumps(generation))
+    template = ExportTemplate.of(AutoConfig.from_pretrained(base), base=base, dtype="auto", end_token_ids=end_token_ids)
+    template.write(tmp_path / "model")
+    assert ExportTemplate.load(tmp_path / "model").generation == template.generation
+    loaded = GenerationConfig.from_pretrained(tmp_path / "model")
+    assert loaded.eos_token_id == ends
+    for name, value in (generation or {}).items():
+        assert name == "eos_token_id" or getattr(loaded, name) == value
+
+
+def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "bfloat16", "[]")
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be read .* remove the file"):
+        ExportTemplate.of(AutoConfig.from_pretrained(base), base=base, dtype="auto")

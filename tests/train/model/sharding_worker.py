@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from brew_train.checkpoints.export import export
+from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig
@@ -266,13 +267,14 @@ def checkpoint_and_export(context: DistributedContext, bins: list[Bin], out: Pat
         tensors |= {f"model.{name}": parameter.detach(), f"z.{name}": parameter.detach() * 3 + 1}
     save(tensors, checkpoint_id=out / "checkpoint")
     checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state=state_of(0.25).as_dict())
-    export(checkpoint, run.model.lm.config, out / "export", context, max_file_bytes=10_000)
+    template = ExportTemplate.of(run.model.lm.config, base=None, dtype="auto")
+    export(checkpoint, template, out / "export", context, max_file_bytes=10_000)
     expected = {
         name.removeprefix("lm."): torch.lerp(weight, weight * 3 + 1, 0.25) for name, weight in run.weights().items()
     }
     if context.rank == 0:
         torch.save(expected, out / "average.pt")
-        run.model.lm.config.save_pretrained(out / "config")
+        template.write(out / "config")
 
 
 def main() -> None:

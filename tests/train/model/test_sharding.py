@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import UserError
 from brew_train.checkpoints.export import export
+from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import ModelConfig, ModelShape, ShardingConfig
@@ -136,12 +137,12 @@ def test_four_workers_export_their_checkpoint(out: Path, alone: DistributedConte
         torch.testing.assert_close(parameter.detach(), expected[name], atol=1e-6, rtol=0)
 
     checkpoint = Checkpoint(folder=out / "checkpoint", step=1, state=state_of(0.25).as_dict())
-    export(checkpoint, AutoConfig.from_pretrained(out / "config"), tmp_path / "one", alone, max_file_bytes=10_000)
+    export(checkpoint, ExportTemplate.load(out / "config"), tmp_path / "one", alone, max_file_bytes=10_000)
     assert [path.read_bytes() for path in sorted((tmp_path / "one").glob("*.safetensors"))] == [
         path.read_bytes() for path in files
     ]
     whole = tmp_path / "whole"
-    export(checkpoint, AutoConfig.from_pretrained(out / "config"), whole, alone)
+    export(checkpoint, ExportTemplate.load(out / "config"), whole, alone)
     weights = load_file(whole / "model.safetensors")
     assert {name for path in files for name in load_file(path)} == weights.keys()
 

@@ -4,8 +4,8 @@ Only a checkpoint is read, never a model: training may go on meanwhile, and one 
 that fits none. Output files are dealt out to the workers, and memory is about one output file.
 """
 
-import copy
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +21,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-from transformers import GenerationConfig, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from brew_platform.errors import StorageError
 from brew_platform.files import replace_folder
+from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
@@ -35,28 +34,28 @@ __all__ = ["export"]
 
 MODEL = "model.lm."  # what a checkpoint puts before the names of the causal LM's parameters
 ITERATE = "z.lm."  # the same of schedule-free's z
+LEAST_FILE_BYTES, MOST_FILE_BYTES = 64 * 2**20, 5 * 2**30
 
 
 def export(
     checkpoint: Checkpoint,
-    hf_config: PretrainedConfig,
+    template: ExportTemplate,
     folder: Path,
     context: DistributedContext,
     *,
-    dtype: torch.dtype = torch.float32,
-    max_file_bytes: int = 5 * 2**30,
+    max_file_bytes: int | None = None,
 ) -> None:
     """Writes the average of a checkpoint's weights as safetensors; the folder appears at once, by renaming.
 
-    Every worker of `world` takes part; a world of one process may export while others train.
+    Every worker of `context` takes part; a context of one process may export while others train.
 
     Args:
         checkpoint: a verified one.
-        hf_config: of the model that was checkpointed, `lm.config`.
+        template: configs of the export, and the dtype of its weights.
         folder: to be written, seen by all workers under the same path; replaces what is there.
-        world: the workers that write.
-        dtype: of the weights in the files.
-        max_file_bytes: of one output file; a single tensor may exceed it.
+        context: the workers that write.
+        max_file_bytes: of one output file; a single tensor may exceed it. None: every worker writes a part of equal
+            size, but of no more than 5 GiB and of no less than 64 MiB.
 
     Raises:
         StorageError: it could not be written, or the checkpoint is gone; what was in `folder` is still there.
@@ -64,9 +63,7 @@ def export(
     temporary = folder.with_name(f".{folder.name}.writing")
     try:
         context.on_first(partial(_on_disk, folder, _start, temporary))
-        context.on_all(
-            partial(_on_disk, folder, _write, checkpoint, hf_config, temporary, context, dtype, max_file_bytes)
-        )
+        context.on_all(partial(_on_disk, folder, _write, checkpoint, template, temporary, context, max_file_bytes))
         context.on_first(partial(_on_disk, folder, replace_folder, temporary, folder))
     except StorageError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -80,19 +77,23 @@ def _start(temporary: Path) -> None:
 
 def _write(
     checkpoint: Checkpoint,
-    hf_config: PretrainedConfig,
+    template: ExportTemplate,
     temporary: Path,
     context: DistributedContext,
-    dtype: torch.dtype,
-    max_file_bytes: int,
+    max_file_bytes: int | None,
 ) -> None:
     """Writes this worker's files; rank 0 also writes the configs and the index."""
     average_weight = CheckpointState.of(checkpoint).average_weight
     with _reading(checkpoint):
         reader = _Regions(checkpoint.folder)
-    files = _plan(reader.shapes, hf_config.model_type, dtype, max_file_bytes)
+    dtype = template.dtype
+    if max_file_bytes is None:
+        total = sum(math.prod(shape) for shape in reader.shapes.values()) * dtype.itemsize
+        max_file_bytes = min(MOST_FILE_BYTES, max(LEAST_FILE_BYTES, -(-total // context.size)))
+    files = _plan(reader.shapes, template.config.model_type, dtype, max_file_bytes)
     if context.rank == 0:
-        _write_configs(hf_config, files, dtype, temporary)
+        template.write(temporary)
+        _write_index(files, dtype, temporary)
     for number in range(context.rank, len(files), context.size):
         tensors: dict[str, torch.Tensor] = {}
         with _reading(checkpoint):
@@ -155,14 +156,7 @@ def _average(
     return named
 
 
-def _write_configs(
-    hf_config: PretrainedConfig, files: list[dict[str, list[TensorRegion]]], dtype: torch.dtype, folder: Path
-) -> None:
-    config = copy.deepcopy(hf_config)
-    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]  # what vLLM chooses its model by
-    config.dtype = dtype
-    config.save_pretrained(folder)
-    GenerationConfig.from_model_config(config).save_pretrained(folder)
+def _write_index(files: list[dict[str, list[TensorRegion]]], dtype: torch.dtype, folder: Path) -> None:
     if len(files) > 1:
         held = [[entry for parts in file.values() for entry in parts] for file in files]
         index = {
