@@ -11,10 +11,10 @@ __all__ = ["Records"]
 
 
 class Records:
-    """Profiles and entities by id, and a member's rows as a history.
+    """Profiles and entities by id.
 
     Args:
-        tables: Checked tables. Members who opted out are left out, so that they never occur in a prompt.
+        tables: The tables. Members who opted out are excluded, so they never occur in a prompt.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -36,7 +36,7 @@ class Records:
         return Records(read_tables(folder))
 
     def history(self, interactions: pa.Table) -> list[PastInteraction]:
-        """Convert rows of the interactions table to past interactions, ordered by time and then id."""
+        """Convert rows of the interactions table to past interactions, sorted by time and then id."""
         rows = interactions.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
         return [
             PastInteraction(entity=self.entities[entity], surface=surface, action=action, timestamp=timestamp)

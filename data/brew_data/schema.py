@@ -1,6 +1,6 @@
-"""The tables that everything starts from, and the check that a set of tables is one.
+"""The schema of the input tables: columns, types, and checks between the tables.
 
-Holds column names, types, and what must hold between the tables (design: "bring your own data" means writing these).
+To use your own data, write these tables or a source that returns them (docs/how-to/add-a-source.md).
 """
 
 from dataclasses import dataclass
@@ -32,17 +32,19 @@ ORACLE = {"interaction_id": pa.int64(), "probability": pa.float64()}
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """One source's tables, checked on construction.
+    """The tables of one source. They are checked on construction.
 
     Args:
-        members: member_id, profile (struct of strings), locale, opted_out.
-        entities: entity_id, entity_type, created_at, fields (struct of strings, null where a type lacks the field).
-        interactions: interaction_id, member_id, entity_id, surface, action, timestamp; sorted by timestamp, then id.
-        oracle: the true probability of the positive action by interaction_id, where a generator knows it. It is a
-            table of its own so that it can never reach a prompt.
+        members: Columns member_id, profile (struct of strings), locale, opted_out.
+        entities: Columns entity_id, entity_type, created_at, fields (struct of strings; a field that a type does not
+            have is null).
+        interactions: Columns interaction_id, member_id, entity_id, surface, action, timestamp. Rows are sorted by
+            timestamp.
+        oracle: Columns interaction_id and probability: the true probability of the positive action; None if unknown. It
+            is a separate table, so that it never reaches a prompt.
 
     Raises:
-        DataError: a column is missing or of another type, an id is null, repeated or unknown, or rows are out of order.
+        DataError: A column is missing or has another type, an id is null, repeated or unknown, or rows are not sorted.
     """
 
     members: pa.Table
@@ -60,12 +62,12 @@ class Tables:
             ("interactions", self.interactions, "interaction_id"),
         ]:
             if pc.count_distinct(table[key], mode="all").as_py() != table.num_rows:
-                raise DataError(f"table {name}: {key} is repeated; every row needs its own. Remove the repeated rows.")
+                raise DataError(f"table {name}: {key} is repeated, but must be unique. Remove the repeated rows.")
         _check_known("member_id", self.interactions, self.members)
         _check_known("entity_id", self.interactions, self.entities)
         times = self.interactions["timestamp"]
         if len(times) > 1 and pc.any(pc.less(times.slice(1), times.slice(0, len(times) - 1))).as_py():
-            raise DataError("table interactions: rows are not sorted by timestamp; sort them before writing.")
+            raise DataError("table interactions: rows are not sorted by timestamp. Sort them before writing.")
         if self.oracle is not None:
             _check_columns("oracle", self.oracle, ORACLE)
 
@@ -77,13 +79,13 @@ def _check_columns(name: str, table: pa.Table, columns: dict) -> None:
             f"table {name}: column {missing[0]!r} is missing (it has {', '.join(table.column_names)}). "
             f"Write the columns {', '.join(columns)}."
         )
-    for column, wanted in columns.items():
-        given = table.schema.field(column).type
-        if wanted is pa.struct:
-            if not pa.types.is_struct(given):
-                raise DataError(f"table {name}: column {column!r} is {given}, but a struct of strings is needed.")
-        elif given != wanted:
-            raise DataError(f"table {name}: column {column!r} is {given}, but {wanted} is needed. Cast it.")
+    for column, expected in columns.items():
+        actual = table.schema.field(column).type
+        if expected is pa.struct:
+            if not pa.types.is_struct(actual):
+                raise DataError(f"table {name}: column {column!r} is {actual}, but a struct of strings is needed.")
+        elif actual != expected:
+            raise DataError(f"table {name}: column {column!r} is {actual}, but {expected} is needed. Cast it.")
         if table[column].null_count:
             raise DataError(f"table {name}: column {column!r} has {table[column].null_count} empty values. Fill them.")
 
@@ -99,7 +101,12 @@ def _check_known(key: str, interactions: pa.Table, owner: pa.Table) -> None:
 
 
 def write_tables(tables: Tables, folder: Path) -> None:
-    """Writes one Parquet file per table into `folder`, which is made where it does not exist."""
+    """Write one Parquet file per table.
+
+    Args:
+        tables: The tables.
+        folder: The folder of the files; it is created if it does not exist.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ["members", "entities", "interactions", "oracle"]:
         table = getattr(tables, name)
@@ -108,22 +115,28 @@ def write_tables(tables: Tables, folder: Path) -> None:
 
 
 def micros(rows: pa.Table) -> pa.ChunkedArray:
-    """The column `timestamp` as int64 microseconds since 1970, UTC: what splits and histories compare."""
+    """Return the column `timestamp` as int64 microseconds since 1970, UTC."""
     return rows["timestamp"].cast(pa.int64())
 
 
 def read_tables(folder: Path) -> Tables:
-    """The tables that `write_tables` wrote.
+    """Read tables that `write_tables` wrote.
+
+    Args:
+        folder: The folder of members.parquet, entities.parquet, interactions.parquet and, optionally, oracle.parquet.
+
+    Returns:
+        The tables, checked.
 
     Raises:
-        DataError: a table is missing or is no Parquet file, or `Tables` refuses what it holds.
+        DataError: A table is missing, is not a Parquet file, or fails a check of `Tables`.
     """
     read: dict[str, pa.Table | None] = {}
     for name in ["members", "entities", "interactions", "oracle"]:
         path = folder / f"{name}.parquet"
         if not path.exists():
             if name != "oracle":
-                raise DataError(f"{path} does not exist: a folder of tables needs {name}.parquet.")
+                raise DataError(f"{path} does not exist. A folder of tables needs {name}.parquet; write it.")
             continue
         try:
             read[name] = pq.read_table(path)

@@ -1,4 +1,4 @@
-"""The cuts between what a model may learn from and what it is judged on: one in time, and one between members."""
+"""Splits interactions into a training part and a benchmark: by time, and by members."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,29 +14,30 @@ EVERYONE = (0.0, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
-    """Where to cut; exactly one of `train_share` and `last_days` is given."""
+    """The position of the cut in time. Set exactly one of `train_share` and `last_days`."""
 
-    train_share: float | None = None  # the earliest share of interactions is for training
-    last_days: float | None = None  # the last days are the benchmark, everything earlier is for training
-    validation: bool = False  # tune here: cut the training part again in the same way and leave the benchmark untouched
+    train_share: float | None = None  # share of interactions, the earliest ones, that is for training
+    last_days: float | None = None  # length of the benchmark in days; all earlier interactions are for training
+    validation: bool = False  # for tuning: split the training part again in the same way; the benchmark is not used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Rows at or before `train_until` are for training; later ones, up to `until`, are the benchmark (microseconds)."""
+    """Training rows have timestamps up to `train_until`; benchmark rows have later ones, up to `until`."""
 
-    train_until: int
-    until: int
+    train_until: int  # microseconds since 1970, UTC
+    until: int  # microseconds since 1970, UTC
 
     @staticmethod
     def of(timestamps: np.ndarray, config: SplitConfig) -> "Split":
-        """The cut of these rows.
+        """Compute the split of interactions.
 
         Args:
             timestamps: int64 microseconds, shape (rows,), ascending.
+            config: The position of the cut.
 
         Raises:
-            UserError: the configuration is not one cut, or leaves nothing to train on or to judge.
+            UserError: The configuration sets none or both of `train_share` and `last_days`, or one part has no rows.
         """
         train_until = _cut(timestamps, config)
         until = int(timestamps[-1])
@@ -45,29 +46,32 @@ class Split:
             earlier = timestamps[timestamps <= until]
             train_until = _cut(earlier, config) if len(earlier) else until
         if not timestamps[0] <= train_until < until:
-            raise UserError(f"split {config} leaves no rows on one side of the cut; move the cut.")
+            raise UserError(f"split {config} leaves no rows on one side of the cut. Move the cut.")
         return Split(train_until=train_until, until=until)
 
 
 def is_in_part(member_id: str, part: tuple[float, float]) -> bool:
-    """Whether a member belongs to a part of all members, from 0 to 1; their id alone decides.
+    """Return whether a member belongs to a part of all members. The result depends on the id only.
 
-    (0, .05) and (.05, 1) share nobody.
+    Args:
+        member_id: The id of the member.
+        part: Lower bound (inclusive) and upper bound (exclusive), from 0 to 1. The parts (0, .05) and (.05, 1) are
+            disjoint and together contain all members.
     """
     return part[0] <= member_hash(member_id) / 2**256 < part[1]
 
 
 def member_hash(member_id: str) -> int:
-    """A number from 0 to 2**256 - 1, the same on any machine."""
+    """Return the SHA-256 hash of an id as a number from 0 to 2**256 - 1."""
     return int(hashlib.sha256(member_id.encode()).hexdigest(), 16)
 
 
 def _cut(timestamps: np.ndarray, config: SplitConfig) -> int:
     if (config.train_share is None) == (config.last_days is None):
-        raise UserError("split: give exactly one of train_share and last_days.")
+        raise UserError("split: set exactly one of train_share and last_days.")
     if config.train_share is not None:
         if not 0 < config.train_share < 1:
-            raise UserError(f"split.train_share is {config.train_share}; it is a share between 0 and 1.")
+            raise UserError(f"split.train_share is {config.train_share}, but must be between 0 and 1.")
         return int(timestamps[max(0, round(config.train_share * len(timestamps)) - 1)])
     assert config.last_days is not None
     return int(timestamps[-1] - config.last_days * 86_400_000_000)

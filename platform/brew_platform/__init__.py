@@ -1,1 +1,1 @@
-"""What every area stands on: errors, configuration, object storage, the model registry, metrics, telemetry."""
+"""Shared by all areas: errors, configuration, files, processes, console output, object storage, model registry."""

@@ -1,7 +1,7 @@
-"""Typed configuration: YAML recipes and `key=value` overrides, merged into the dataclass that its owner declares.
+"""Loads typed configuration: merges YAML recipes and `key=value` overrides into a dataclass.
 
-Holds merging, and the sentence that a user reads when a setting is wrong. Has no setting: each dataclass
-lives beside the code it configures, and so do checks between its fields (raise a ConfigError in `__post_init__`).
+Each dataclass is defined beside the code that it configures. It checks its own fields in `__post_init__`, which raises
+ConfigError.
 """
 
 import dataclasses
@@ -27,24 +27,26 @@ T = TypeVar("T")
 
 
 def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, overrides: Sequence[str] = ()) -> T:
-    """An instance of the dataclass `cls`: its defaults, then `sources`, then `overrides`; later wins.
+    """Create an instance of `cls` from its defaults, `sources` and `overrides`. Later values replace earlier ones.
+
+    If a key is a Python keyword, the name of its field ends with an underscore: the key `from` sets the field `from_`.
 
     Args:
-        cls: keyword-only dataclass, frozen or not; fields may be dataclasses, lists or dicts of them, or Optional.
-        sources: each a mapping, or the path of a YAML file. Mappings merge key by key, lists are replaced.
-        overrides: `key=value`, the key dotted (`model.layers=2`, `tasks[0].weight=3`), the value YAML.
+        cls: A keyword-only dataclass. Fields can be dataclasses, lists or dicts of them, or Optional.
+        sources: Mappings, or paths of YAML files. Mappings are merged key by key; lists are replaced.
+        overrides: Strings `key=value` with a dotted key (`model.layers=2`, `tasks[0].weight=3`) and a YAML value.
 
-    The key of a field whose name ends with an underscore, because the key is a Python keyword, has no underscore: the
-    field `from_` is written as `from`.
+    Returns:
+        The instance.
 
     Raises:
-        ConfigError: unknown key (names the nearest known one), wrong type, missing value, malformed override,
-            malformed YAML, missing file.
+        ConfigError: A key is unknown (the message suggests the nearest known one), a value has the wrong type or is
+            missing, an override or a YAML file is malformed, or a file cannot be read.
     """
     config = OmegaConf.structured(cls)
     for source in sources:
         if isinstance(source, Mapping):
-            config = _merge(cls, config, source, "the settings given")
+            config = _merge(cls, config, source, "the settings")
         else:
             config = _merge(cls, config, _read_yaml(Path(source)), str(source))
     for override in overrides:
@@ -53,26 +55,32 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         return cast(T, OmegaConf.to_object(config))
     except MissingMandatoryValue as error:
         key = error.full_key
-        raise ConfigError(f"{key} has no value and no default: give it in the recipe, or as {key}=VALUE.") from error
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a value of another type
+        raise ConfigError(f"{key} has no value and no default. Set it in the recipe, or as {key}=VALUE.") from error
+    except OmegaConfBaseException as error:  # an interpolation of an unknown key, or of a value of another type
         raise ConfigError(
             f"{error.full_key}: {str(error.msg).splitlines()[0]}. Write the value itself there."
         ) from error
 
 
 def config_digest(obj: Any) -> str:
-    """sha256 (64 hex digits) of `obj` as canonical JSON: the same settings give the same digest on any machine.
+    """Return the SHA-256 digest of `obj` as canonical JSON. Equal settings have equal digests on all machines.
 
     Args:
-        obj: a dataclass instance, or what JSON can hold; paths count as their text and enums as their name.
+        obj: A dataclass instance, or a value that JSON can represent. A path is represented by its text, an enum member
+            by its name.
+
+    Returns:
+        64 hex digits.
 
     Raises:
-        ConfigError: `obj` holds something else, or a number that is not finite.
+        ConfigError: `obj` contains a value of another type, or a number that is not finite.
     """
     try:
         text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"no digest of this configuration: {error}. Use numbers, strings, lists and maps.") from error
+        raise ConfigError(
+            f"this configuration has no digest: {error}. Use numbers, strings, lists and maps."
+        ) from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -94,28 +102,30 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"{path} is not valid YAML ({where}). Correct it there and run again.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except OSError as error:  # OmegaConf also raises it for a file that holds one number or word
+    except OSError as error:  # OmegaConf also raises it for a file that contains a single number or word
         raise ConfigError(
-            f"cannot read the recipe {path}: {error.strerror or 'it holds no settings'}. Give the path of a readable "
-            f"YAML file of `key: value` lines."
+            f"cannot read the recipe {path}: {error.strerror or 'it contains no settings'}. Pass the path of a "
+            f"readable YAML file of `key: value` lines."
         ) from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} holds a list, but settings are `key: value` lines. Name each value by its key.")
+        raise ConfigError(
+            f"{path} contains a list, but settings are `key: value` lines. Write a key before each value."
+        )
     return cast(Mapping[str, Any], loaded)
 
 
 def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
-    """`a.b[1].c=3` as nested mappings; the list elements beside the one named are taken from `config`."""
+    """Return the override `a.b[1].c=3` as nested mappings. Other elements of a list are copied from `config`."""
     key, equals, text = override.partition("=")
     parts = key.strip().replace("[", ".").replace("]", "").split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"the override {override!r} is not of the form key=value; write for example model.layers=2.")
+        raise ConfigError(f"the override {override!r} is not of the form key=value. Write for example model.layers=2.")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put it in "
-            f"quotes to give plain text."
+            f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put plain "
+            f"text in quotes."
         ) from error
     current = _with_names(cls, OmegaConf.to_container(config, resolve=False), keys=True)
     return cast(Mapping[str, Any], _placed(parts, cast(dict, value)["value"], current, override))
@@ -128,8 +138,8 @@ def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
     if isinstance(current, list):
         if not head.isdecimal() or int(head) >= len(current):
             raise ConfigError(
-                f"the override {override!r} names element {head!r} of a list that has {len(current)}, counted from 0. "
-                f"Give an index that exists, or the whole list."
+                f"the override {override!r} names element {head!r} of a list of {len(current)} elements (0 is the "
+                f"first). Use an index that exists, or set the whole list."
             )
         return [_placed(rest, value, item, override) if i == int(head) else item for i, item in enumerate(current)]
     known = current if isinstance(current, Mapping) else {}
@@ -145,13 +155,13 @@ def _merge(cls: type, config: DictConfig, values: Any, origin: str) -> DictConfi
 
 
 def _check(hint: Any, value: Any, key: str, origin: str) -> None:
-    """Raises a ConfigError for the first thing in `value` that a field of type `hint` cannot hold.
+    """Raise a ConfigError for the first value in `value` that does not fit the type `hint`.
 
-    OmegaConf checks too, but reports no key for a whole section, and a wrong one inside a list.
+    OmegaConf checks types too, but its errors do not name the key of a section, and name a wrong key inside a list.
     """
     inner = _bare(hint)
     kind = typing.get_origin(inner)
-    if isinstance(value, str) and value.startswith("${"):  # an interpolation: known only when all is merged
+    if isinstance(value, str) and value.startswith("${"):  # an interpolation; its value is known after merging
         return
     if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
         hints = _hints_by_key(inner)
@@ -163,8 +173,8 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
                 raise ConfigError(f"{path} in {origin} was renamed: write {prefix}{renamed[name]} instead.")
             if name not in hints:
                 near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)
-                meant = f" Did you mean {path.removesuffix(str(name))}{near[0]}?" if near else ""
-                raise ConfigError(f"unknown key {path} in {origin}.{meant} Known there: {', '.join(hints)}.")
+                hint_text = f" Did you mean {path.removesuffix(str(name))}{near[0]}?" if near else ""
+                raise ConfigError(f"unknown key {path} in {origin}.{hint_text} Known keys: {', '.join(hints)}.")
             _check(hints[name], below, path, origin)
     elif kind is dict and isinstance(value, Mapping):
         for name, below in value.items():
@@ -174,8 +184,8 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
             _check(typing.get_args(inner)[0], below, f"{key}[{index}]", origin)
     elif not _holds(hint, value):
         raise ConfigError(
-            f"{key}={value!r} in {origin} does not fit: {key} must be {_wanted(hint)}, and a {type(value).__name__} "
-            f"was given. Give a value of that type."
+            f"{key}={value!r} in {origin} has the wrong type: {key} must be {_type_text(hint)}, but is a "
+            f"{type(value).__name__}. Set a value of that type."
         )
 
 
@@ -206,7 +216,7 @@ def _with_names(hint: Any, value: Any, *, keys: bool = False) -> Any:
 
 
 def _holds(hint: Any, value: Any) -> bool:
-    """Whether OmegaConf would put `value` into a field of type `hint`, with its conversions ("3" is an int)."""
+    """Return whether OmegaConf accepts `value` for a field of type `hint`; it converts, for example, "3" to an int."""
     field = dataclasses.make_dataclass("Field", [("value", hint)])
     try:
         OmegaConf.merge(OmegaConf.structured(field), {"value": value})
@@ -216,14 +226,15 @@ def _holds(hint: Any, value: Any) -> bool:
 
 
 def _bare(hint: Any) -> Any:
-    """`hint` without `| None`."""
+    """Return `hint` without `| None`."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         rest = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         return rest[0] if len(rest) == 1 else hint
     return hint
 
 
-def _wanted(hint: Any) -> str:
+def _type_text(hint: Any) -> str:
+    """Describe a type in words."""
     bare = _bare(hint)
     if dataclasses.is_dataclass(bare):
         text = f"settings ({', '.join(_hints_by_key(bare))})"

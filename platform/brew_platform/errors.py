@@ -1,14 +1,14 @@
-"""The errors that a user of brew360 can meet, each with what was given, why it fails, and what to do.
+"""The errors that brew360 raises. Each message states the value, why it fails, and how to fix it.
 
     BrewError
-    ├── UserError          the caller can fix it: a path, a setting, a table, a request
+    ├── UserError          invalid input that the caller can fix: a path, a setting, a table, a request
     │   ├── ConfigError    an unknown or malformed setting
     │   └── DataError      a table or a row that cannot be read
     ├── StorageError       the object store failed: full, unreachable, refused
-    └── RegistryError      a version is missing, damaged or may not be promoted
+    └── RegistryError      a version is missing or damaged, or cannot be promoted
 
-Holds the tree, and `first_cause`, which finds a BrewError inside what Ray wraps around it.
-Every error takes one sentence and survives pickling, because it crosses process borders.
+`first_cause` finds a BrewError inside the exceptions of Ray. Every error takes one message and can be pickled, because
+Ray sends errors between processes.
 """
 
 import errno
@@ -18,11 +18,11 @@ __all__ = ["BrewError", "ConfigError", "DataError", "RegistryError", "StorageErr
 
 
 class BrewError(Exception):
-    """Base of all errors that brew360 raises on purpose; `str(error)` is one clear sentence with the remedy."""
+    """The base class of all errors that brew360 raises on purpose. `str(error)` includes how to fix the problem."""
 
 
 class UserError(BrewError):
-    """What the caller gave cannot work."""
+    """The input is invalid."""
 
 
 class ConfigError(UserError):
@@ -34,19 +34,22 @@ class DataError(UserError):
 
 
 class StorageError(BrewError):
-    """The object store failed; no object was written in part."""
+    """The object store failed. No partial object was written."""
 
 
 class RegistryError(BrewError):
-    """A registry version is missing, damaged, or failed a gate."""
+    """A registry version is missing or damaged, or failed a release gate."""
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The innermost BrewError behind `error`, or `error` itself where there is none.
+    """Return the innermost BrewError that caused `error`, or `error` itself if there is none.
 
-    Follows `__cause__`, `__context__` and Ray's `cause`. Where Ray passed an error on as text only, the text is read:
-    in a traceback the innermost error comes first. A full disk (ENOSPC) anywhere in the chain becomes a
-    StorageError with the remedy, since every stage can meet it.
+    The function follows `__cause__`, `__context__` and the attribute `cause` of Ray's errors. If Ray passed an error on
+    as text only, the function parses the text; in a traceback the innermost error comes first. A full disk (ENOSPC)
+    anywhere in the chain becomes a StorageError, because any stage can run into it.
+
+    Args:
+        error: Any exception.
     """
     seen: set[int] = set()
     found: BaseException = error
@@ -57,8 +60,8 @@ def first_cause(error: BaseException) -> BaseException:
             found = current
         elif isinstance(current, OSError) and current.errno == errno.ENOSPC:
             return StorageError(
-                f"no space left on the disk that holds {current.filename or 'the run folder'}: free some space, or "
-                f"choose another disk with --run-dir."
+                f"no space left on the disk of {current.filename or 'the run folder'}. Free some space, or choose "
+                f"another disk with --run-dir."
             )
         current = getattr(current, "cause", None) or current.__cause__ or current.__context__
     if not isinstance(found, BrewError) and (quoted := _IN_TEXT.findall(str(error))):

@@ -1,4 +1,4 @@
-"""Checks that a port is free before a service starts."""
+"""Checks that a port is free, and finds a free port."""
 
 import socket
 
@@ -8,10 +8,10 @@ __all__ = ["free_port", "require_free_port"]
 
 
 def require_free_port(port: int, host: str = "127.0.0.1") -> None:
-    """Checks that nothing listens on `host`:`port`.
+    """Check that `host`:`port` is free.
 
     Raises:
-        UserError: the port is in use, or this user may not listen on it.
+        UserError: The port is in use, or this user has no permission to listen on it.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -19,12 +19,13 @@ def require_free_port(port: int, host: str = "127.0.0.1") -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"port {port} cannot be used ({error.strerror}): stop what listens there, or choose another --port."
+                f"port {port} cannot be used ({error.strerror}). Stop the process that listens on it, or "
+                f"choose another --port."
             ) from error
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port of `host` that nothing listens on now."""
+    """Return a port of `host` that is free now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,4 @@
-"""The processes below this one: how much memory they hold together, and that none of them outlives it.
-
-Holds measuring and ending descendants. Does not start any.
-"""
+"""Measures the memory of this process and its descendants, and ends descendants."""
 
 import ctypes
 import os
@@ -20,18 +17,22 @@ import psutil
 __all__ = ["ProcessTreeMeter", "become_subreaper", "guard_descendants", "kill_descendants"]
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_MARK = "BREW_GUARDED_BY"  # environment of descendants: the marks of the guards around them, the outermost first
-_KILL_ROUNDS = 10  # of a second each; what is left then hangs in the kernel or belongs to another user
+_MARK = "BREW_GUARDED_BY"  # environment variable of descendants: the marks of their guards, the outermost first
+_KILL_ROUNDS = 10  # of one second each; processes that remain hang in the kernel or belong to another user
 
 
 class ProcessTreeMeter:
-    """Samples, in a thread, the memory of this process and all its descendants while the `with` block runs.
+    """Measures the peak memory of this process and all its descendants while the `with` block runs.
 
-    Counts PSS, where pages that processes share are divided among them, so that the sum is what the machine really
-    holds; RSS where the kernel does not tell PSS (then shared pages count once per process).
+    A thread samples PSS (proportional set size), which divides shared pages among the processes that share them, so the
+    sum is the memory that the machine uses. If the kernel does not report PSS, the thread samples RSS, which counts
+    shared pages once per process.
 
     Args:
-        interval_seconds: between samples. It is stretched so that sampling never takes over a tenth of one core.
+        interval_seconds: The time between samples. It is extended if sampling takes more than a tenth of one core.
+
+    Attributes:
+        peak_bytes: The highest sum so far.
     """
 
     def __init__(self, interval_seconds: float = 0.5) -> None:
@@ -59,7 +60,7 @@ class ProcessTreeMeter:
 
 
 def _memory(process: psutil.Process) -> int:
-    """PSS in bytes, or RSS where that cannot be read; 0 when the process is gone."""
+    """Return the PSS in bytes, the RSS if the PSS cannot be read, or 0 if the process has ended."""
     try:
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_bytes().splitlines():
             if line.startswith(b"Pss:"):
@@ -73,10 +74,10 @@ def _memory(process: psutil.Process) -> int:
 
 
 def become_subreaper() -> bool:
-    """Makes every orphan among this process's descendants its child, so that `kill_descendants` still finds it.
+    """Make orphaned descendants children of this process, so that `kill_descendants` finds them.
 
     Returns:
-        Whether the system can do that (Linux); elsewhere nothing happens.
+        True on Linux. On other systems the function does nothing and returns False.
     """
     if sys.platform != "linux":
         return False
@@ -84,13 +85,17 @@ def become_subreaper() -> bool:
 
 
 def kill_descendants(grace_seconds: float = 5.0) -> int:
-    """Ends all descendants of this process: SIGTERM, and after the grace time SIGKILL for those that remain.
+    """End all descendants of this process with SIGTERM, and with SIGKILL after the grace time.
 
-    Those that a descendant leaves behind, or starts meanwhile, are ended too; orphans only after `become_subreaper`.
-    Children are reaped, so a `Popen` that still stands for one may not learn its exit code.
+    Processes that a descendant starts meanwhile are ended too; orphans only after `become_subreaper`. Children are
+    reaped, so a `Popen` of a child may not get its exit code.
+
+    Args:
+        grace_seconds: The time between SIGTERM and SIGKILL.
 
     Returns:
-        How many processes were signalled; all have ended, but for those of another user or stuck in the kernel.
+        The number of processes that got a signal. All have ended, except processes of another user and processes that
+        hang in the kernel.
     """
     ended: set[int] = set()
     alive = _descendants()
@@ -117,20 +122,22 @@ def kill_descendants(grace_seconds: float = 5.0) -> int:
 
 @contextmanager
 def guard_descendants(interval_seconds: float = 1.0) -> Iterator[None]:
-    """Ends this process's descendants also when it is killed with SIGKILL, which it cannot see coming.
+    """Kill this process's descendants if this process itself is killed with SIGKILL during the block.
 
-    A guard process in a session of its own notes who descends from us, and kills them when we are gone. Those that were
-    started after its last look it knows by a mark in the environment, which descendants inherit; some lose it later,
-    when they give themselves a title (Ray's workers do). It does nothing where the block ends, well or badly:
-    `kill_descendants` is for that. It forks: call it before threads start.
+    A guard process in its own session records the descendants at intervals, and kills them when this process is gone.
+    It finds processes that started after its last record by a mark in the environment, which descendants inherit. Some
+    processes lose the mark when they set their title, as Ray's workers do, which is why both ways are needed. When the
+    block ends, normally or with an exception, the guard does nothing; call `kill_descendants` for that.
+
+    The function forks, so call it before threads start.
 
     Args:
-        interval_seconds: between notes.
+        interval_seconds: The time between two records.
     """
     reads, writes = os.pipe()
     guarded, before = os.getpid(), os.environ.get(_MARK)
     mark = secrets.token_hex(8)
-    os.environ[_MARK] = mark if before is None else f"{before} {mark}"  # a guard around ours may have to end them, too
+    os.environ[_MARK] = mark if before is None else f"{before} {mark}"  # keeps the marks of outer guards
     guard = os.fork()
     if guard == 0:
         os.setsid()
@@ -141,7 +148,7 @@ def guard_descendants(interval_seconds: float = 1.0) -> Iterator[None]:
     try:
         yield
     finally:
-        os.write(writes, b"x")  # we are still here: nothing is to be done
+        os.write(writes, b"x")  # this process is alive, so the guard has nothing to do
         os.close(writes)
         os.waitpid(guard, 0)
         if before is None:
@@ -157,22 +164,22 @@ def _guard(guarded: int, mark: str, reads: int, interval_seconds: float) -> None
     while not select.select([reads], [], [], interval_seconds)[0]:
         with suppress(psutil.Error):
             found = {p for p in psutil.Process(guarded).children(recursive=True) if p.pid != os.getpid()}
-            if not select.select([reads], [], [], 0)[0]:  # one that was killed meanwhile has no children any more
+            if not select.select([reads], [], [], 0)[0]:  # a killed process has no children
                 known = found
-    if os.read(reads, 1) == b"":  # the pipe broke: the guarded process was killed
+    if os.read(reads, 1) == b"":  # the pipe is closed without a byte: the guarded process was killed
         for process in known:
-            _signal(process, kill=True)  # psutil refuses where the number now belongs to another process
+            _signal(process, kill=True)  # psutil checks that the pid was not reused
         for _ in range(_KILL_ROUNDS):
             marked = _marked(mark)
             for process in marked:
                 _signal(process, kill=True)
             if not marked:
                 break
-            time.sleep(0.1)  # one of them may just have started another
+            time.sleep(0.1)  # one of them may have started another process
 
 
 def _marked(mark: str) -> list[psutil.Process]:
-    """Running processes that inherited `mark`, as far as we may know; this one did not."""
+    """Return the running processes that inherited `mark` and whose environment is readable."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -187,7 +194,7 @@ def _signal(process: psutil.Process, *, kill: bool) -> None:
 
 
 def _descendants() -> list[psutil.Process]:
-    """Descendants that still run; children of ours that have ended are reaped on the way."""
+    """Return the descendants that still run, and reap the children that have ended."""
     running = []
     for process in psutil.Process().children(recursive=True):
         try:

@@ -116,7 +116,7 @@ def test_an_interaction_of_an_unknown_id_is_refused_with_its_first_row(key: str,
 def test_rows_out_of_order_are_refused_and_equal_moments_are_not() -> None:
     good = tables().interactions
     assert micros(good).to_pylist() == [10, 10, 20]
-    with pytest.raises(DataError, match="rows are not sorted by timestamp; sort them"):
+    with pytest.raises(DataError, match="rows are not sorted by timestamp. Sort them"):
         tables(interactions=good.take([2, 0, 1]))
 
 
@@ -145,7 +145,7 @@ def test_tables_are_equal_after_a_round_trip_through_parquet(tmp_path: Path, cha
 def test_a_missing_file_is_refused_by_path(tmp_path: Path, name: str) -> None:
     write_tables(tables(), tmp_path)
     (tmp_path / f"{name}.parquet").unlink()
-    with pytest.raises(DataError, match=rf"{name}\.parquet does not exist: a folder of tables needs {name}\.parquet"):
+    with pytest.raises(DataError, match=rf"{name}\.parquet does not exist. A folder of tables needs {name}\.parquet"):
         read_tables(tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
     ],
 )
 def test_a_cut_with_an_empty_side_is_refused(times: list[int], config: dict) -> None:
-    with pytest.raises(UserError, match="leaves no rows on one side of the cut; move the cut"):
+    with pytest.raises(UserError, match="leaves no rows on one side of the cut. Move the cut"):
         cut(times, **config)
 
 

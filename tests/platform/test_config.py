@@ -76,29 +76,29 @@ def test_an_empty_file_changes_nothing_and_interpolation_works(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"modle": {}}, "unknown key modle in the settings given. Did you mean model? Known there: out, model, tasks"),
-        ({"model": {"layer": 1}}, "unknown key model.layer in the settings given. Did you mean model.layers?"),
+        ({"modle": {}}, "unknown key modle in the settings. Did you mean model? Known keys: out, model, tasks"),
+        ({"model": {"layer": 1}}, "unknown key model.layer in the settings. Did you mean model.layers?"),
         (
             {"tasks": [{"name": "a"}, {"wieght": 1}]},
-            "unknown key tasks[1].wieght in the settings given. Did you mean tasks",
+            "unknown key tasks[1].wieght in the settings. Did you mean tasks",
         ),
-        ({"tasks": [{"name": "a"}, {"wieght": 1}]}, "Did you mean tasks[1].weight? Known there: name, weight."),
-        ({"by_name": {"jobs": {"nam": "x"}}}, "unknown key by_name.jobs.nam in the settings given."),
+        ({"tasks": [{"name": "a"}, {"wieght": 1}]}, "Did you mean tasks[1].weight? Known keys: name, weight."),
+        ({"by_name": {"jobs": {"nam": "x"}}}, "unknown key by_name.jobs.nam in the settings."),
         (
             {"model": {"layers": "many"}},
-            "model.layers='many' in the settings given does not fit: model.layers ",
+            "model.layers='many' in the settings has the wrong type: model.layers ",
         ),
-        ({"model": {"layers": "many"}}, "must be int, and a str was given. Give a value of that type."),
-        ({"model": {"layers": None}}, "model.layers must be int, and a NoneType was given"),
-        ({"model": {"kind": "SPARSE"}}, "model.kind must be one of DENSE, MOE, and a str was given"),
+        ({"model": {"layers": "many"}}, "must be int, but is a str. Set a value of that type."),
+        ({"model": {"layers": None}}, "model.layers must be int, but is a NoneType"),
+        ({"model": {"kind": "SPARSE"}}, "model.kind must be one of DENSE, MOE, but is a str"),
         (
             {"model": 3},
-            "model=3 in the settings given does not fit: model must be settings (layers, kind), and a int was",
+            "model=3 in the settings has the wrong type: model must be settings (layers, kind), but is a int",
         ),
-        ({"tasks": {"name": "a"}}, "tasks must be a list of Task, and a dict was given"),
-        ({"tasks": ["a"]}, "tasks[0]='a' in the settings given does not fit: tasks[0] must be settings (name, weight)"),
+        ({"tasks": {"name": "a"}}, "tasks must be a list of Task, but is a dict"),
+        ({"tasks": ["a"]}, "tasks[0]='a' in the settings has the wrong type: tasks[0] must be settings (name, weight)"),
         ({"tasks": [{"name": "a", "weight": "x"}]}, "tasks[0].weight='x'"),
-        ({"steps": [1]}, "steps must be int or null, and a list was given"),
+        ({"steps": [1]}, "steps must be int or null, but is a list"),
         ({"teacher": {"layers": 1.5}}, "teacher.layers=1.5"),
         ({"words": [["a"]]}, "words[0]=['a']"),
         ({"steps": "${nowhere}"}, "steps: Interpolation key 'nowhere' not found. Write the value itself there."),
@@ -113,13 +113,13 @@ def test_what_cannot_be_merged_names_key_value_and_remedy(source: dict[str, Any]
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.layers", "the override 'model.layers' is not of the form key=value; write for example model.layers=2."),
+        ("model.layers", "the override 'model.layers' is not of the form key=value. Write for example model.layers=2."),
         ("=3", "is not of the form key=value"),
         ("model..layers=3", "is not of the form key=value"),
         ("model.layers=[1", "the value of the override 'model.layers=[1' is not valid YAML. Close its brackets"),
-        ("tasks[7].weight=1", "names element '7' of a list that has 2, counted from 0. Give an index that exists"),
+        ("tasks[7].weight=1", "names element '7' of a list of 2 elements (0 is the first). Use an index that exists"),
         ("model.layrs=3", "unknown key model.layrs in the override 'model.layrs=3'. Did you mean model.layers?"),
-        ("model.layers.x=3", "model.layers={'x': 3} in the override 'model.layers.x=3' does not fit"),
+        ("model.layers.x=3", "model.layers={'x': 3} in the override 'model.layers.x=3' has the wrong type"),
     ],
 )
 def test_a_wrong_override_says_which_and_what_to_write(override: str, words: str) -> None:
@@ -133,10 +133,10 @@ def test_a_wrong_override_says_which_and_what_to_write(override: str, words: str
     [
         (b"model: {layers: [", "is not valid YAML ("),
         (b"steps: 1\nsteps: 2\n", "is not valid YAML ("),
-        (b"- 1\n- 2\n", "holds a list, but settings are `key: value` lines. Name each value by its key."),
-        (b"3\n", "it holds no settings. Give the path of a readable YAML file"),
+        (b"- 1\n- 2\n", "contains a list, but settings are `key: value` lines. Write a key before each value."),
+        (b"3\n", "it contains no settings. Pass the path of a readable YAML file"),
         (b"out: \xff\n", "is not UTF-8 text"),
-        (None, "No such file or directory. Give the path of a readable YAML file"),
+        (None, "No such file or directory. Pass the path of a readable YAML file"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_remedy(tmp_path: Path, content: bytes | None, words: str) -> None:
@@ -151,7 +151,7 @@ def test_a_wrong_file_is_named_with_the_remedy(tmp_path: Path, content: bytes | 
 
 def test_a_missing_value_says_how_to_give_it() -> None:
     with pytest.raises(
-        ConfigError, match=r"^out has no value and no default: give it in the recipe, or as out=VALUE\.$"
+        ConfigError, match=r"^out has no value and no default\. Set it in the recipe, or as out=VALUE\.$"
     ):
         load_config(Recipe)
 
@@ -167,7 +167,7 @@ def test_the_digest_depends_on_the_settings_only() -> None:
     assert digest != config_digest(load(overrides=["model.layers=3"]))
     assert config_digest({"b": 1, "a": [1.5]}) == config_digest({"a": [1.5], "b": 1})
     assert len(digest) == 64
-    with pytest.raises(ConfigError, match=r"no digest of this .* Use numbers, strings, lists and maps"):
+    with pytest.raises(ConfigError, match=r"this configuration has no digest: .* Use numbers, strings, lists and maps"):
         config_digest({"rate": float("nan")})
     with pytest.raises(ConfigError, match="a set has no canonical form"):
         config_digest({"names": {"a"}})
@@ -200,7 +200,7 @@ def test_a_field_whose_key_is_a_keyword_is_written_without_its_underscore(tmp_pa
 @pytest.mark.parametrize("key", ["from_", "frm"])
 def test_the_field_name_of_a_keyword_key_is_unknown(key: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"unknown key origin\.{key} in .*Did you mean origin\.from\? Known there: from, size"
+        ConfigError, match=rf"unknown key origin\.{key} in .*Did you mean origin\.from\? Known keys: from, size"
     ):
         load_config(Import, {"origin": {key: "a"}})
 

@@ -51,17 +51,20 @@ def test_smoothed_mean_by_hand(kind: type) -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: auc([0, 1], [0.5]), "2 labels and 1 scores were given. Give one of each per row."),
-        (lambda: auc([0, 2], [0.5, 0.1]), "labels must be 0 or 1, but row 1 holds 2. Say which is positive first."),
-        (lambda: auc([0, 1], [0.5, np.nan]), "scores hold 1 values that are not finite, the first in row 1. Remove"),
-        (lambda: auc([[0, 1]], [[0.5, 1]]), "labels have shape (1, 2), and must have shape (n,)."),
+        (lambda: auc([0, 1], [0.5]), "there are 2 labels, but 1 scores. Pass one of each per row."),
+        (lambda: auc([0, 2], [0.5, 0.1]), "labels must be 0 or 1, but row 1 has 2. Convert the labels to 0 and 1."),
+        (lambda: auc([0, 1], [0.5, np.nan]), "scores have 1 values that are not finite, the first in row 1. Remove"),
+        (lambda: auc([[0, 1]], [[0.5, 1]]), "labels have shape (1, 2), but must have shape (n,)."),
         (lambda: auc([0, 1], ["a", "b"]), "scores are not numbers: could not convert string to float"),
-        (lambda: logloss([0], [1.5]), "must lie in [0, 1], but they span [1.5, 1.5]. Turn scores into probabilities"),
-        (lambda: logloss([], []), "logloss of no rows is not defined. Give at least one row."),
-        (lambda: smoothed_mean([1], [1], ["a"]), "so none would be found again. Give both as integers or both as"),
-        (lambda: smoothed_mean([], [], [1]), "no training rows to count. Give at least one."),
-        (lambda: smoothed_mean([1], [1], [1], prior=0), "prior=0 must be above 0: an unseen item has no other score."),
-        (lambda: smoothed_mean([1.5], [1], [1]), "train_items are float64 of shape (1,), and must be integers or str"),
+        (lambda: logloss([0], [1.5]), "must be in [0, 1], but they span [1.5, 1.5]. Convert scores to probabilities"),
+        (lambda: logloss([], []), "logloss of no rows is not defined. Pass at least one row."),
+        (lambda: smoothed_mean([1], [1], ["a"]), "so no item would match. Pass both as integers or both as"),
+        (lambda: smoothed_mean([], [], [1]), "no training rows. Pass at least one."),
+        (
+            lambda: smoothed_mean([1], [1], [1], prior=0),
+            "prior is 0, but must be above 0, because an unseen item has no other score.",
+        ),
+        (lambda: smoothed_mean([1.5], [1], [1]), "train_items are float64 of shape (1,), but must be integers or str"),
     ],
 )
 def test_what_cannot_be_computed_says_why(call: Callable[[], object], words: str) -> None:

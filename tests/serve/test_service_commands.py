@@ -244,8 +244,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("arguments", "code", "sentence"),
     [
         (["serve", "up", "prot=1"], 2, "Did you mean port"),
-        (["serve", "up"], 1, "brew360 has no alias 'production'; there are: none yet"),
-        (["score", "none.parquet", "out"], 2, "context_path has no value and no default: give it"),
+        (["serve", "up"], 1, "brew360 has no alias 'production'; existing are: none yet"),
+        (["score", "none.parquet", "out"], 2, "context_path has no value and no default. Set it"),
         (["score", "none.parquet", "out", "context_path=c.db", "engine.block_sise=3"], 2, "engine.block_size"),
         (["score", "none.parquet", "out", "context_path=c.db"], 1, "brew360 has no alias 'production'"),
     ],

@@ -1,1 +1,1 @@
-"""What training reads, by kind."""
+"""Builds training corpora: preference pairs."""

@@ -1,11 +1,10 @@
-"""Files of preference pairs: the format, and the check of every row.
+"""Reads preference pairs from JSONL and Parquet files, and checks every row.
 
-A row says that to `prompt` the answer `chosen` is better than the answer `rejected` (the column names are TRL's):
+A row states that `chosen` is a better answer to `prompt` than `rejected`. The columns have the names that TRL uses:
 
     {"prompt": "Summarise this post: ...", "chosen": "A nurse ...", "rejected": "Posts are ..."}
 
-`instruction` and `profile` may be added: what opens the chat, and the member that it is about (docs/preferences.md).
-Holds reading JSONL and Parquet, and what is refused.
+The columns `instruction` (the system message) and `profile` (of the member) are optional; see docs/preferences.md.
 """
 
 import json
@@ -26,32 +25,35 @@ OPTIONAL = ("instruction", "profile")
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """One row: text as it was given."""
+    """One row of a file, with its text unchanged."""
 
     prompt: str
     chosen: str
     rejected: str
     instruction: str = ""
     profile: str = ""
-    origin: str  # file and line (JSONL) or row (Parquet), counted from 1; for messages
+    origin: str  # file and line (JSONL) or row (Parquet), counted from 1; for error messages
 
 
 def read_preferences(path: Path) -> Iterator[Preference]:
-    """The rows of a file, one at a time; other columns than those of `Preference` are ignored.
+    """Read the rows of a file one at a time. Columns other than those of `Preference` are ignored.
 
     Args:
-        path: `.jsonl` (one JSON object a line, UTF-8; empty lines are skipped) or `.parquet` (columns of strings).
+        path: `.jsonl` (one JSON object per line, UTF-8; empty lines are skipped) or `.parquet` (columns of strings).
+
+    Returns:
+        An iterator over the rows, in the order of the file.
 
     Raises:
-        UserError: there is no such file, or it is of another kind.
-        DataError: a line or row cannot be read, lacks a column or its text, or prefers an answer to itself; the message
-            names it.
+        UserError: The file does not exist, or has another suffix.
+        DataError: A row cannot be read, a required column is missing or empty, or both answers are the same. The
+            message names the row. Errors of rows are raised during iteration.
     """
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
-        raise UserError(f"{path} is neither .jsonl nor .parquet: preference pairs are read from these two.")
+        raise UserError(f"{path} is neither .jsonl nor .parquet. Convert it to one of these formats.")
     if not path.is_file():
-        raise UserError(f"{path} is not a file: pass a file of preference pairs.")
+        raise UserError(f"{path} is not a file. Pass a file of preference pairs.")
     return (_preference(values, origin) for values, origin in readers[path.suffix](path))
 
 
@@ -60,19 +62,19 @@ def _preference(values: Mapping[str, object], origin: str) -> Preference:
     texts = {name: _text(values.get(name), name, origin) for name in (*REQUIRED, *OPTIONAL)}
     for name in REQUIRED:
         if not texts[name].strip():
-            raise DataError(f"{origin}: {name} is empty; give text, or leave the row out.")
+            raise DataError(f"{origin}: {name} is empty. Add text, or remove the row.")
     if texts["chosen"] == texts["rejected"]:
-        raise DataError(f"{origin}: chosen and rejected are the same text, so nothing is preferred; leave the row out.")
+        raise DataError(f"{origin}: chosen and rejected are the same text, so nothing is preferred. Remove the row.")
     return Preference(**texts, origin=origin)
 
 
 def _require_columns(names: Iterable[str], origin: str) -> None:
-    given = list(names)
-    missing = [name for name in REQUIRED if name not in given]
+    found = list(names)
+    missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise DataError(
-            f"{origin} lacks {', '.join(missing)} (it has {', '.join(given) or 'nothing'}): a preference pair needs "
-            f"{', '.join(REQUIRED)}."
+            f"{origin} lacks {', '.join(missing)} (it has {', '.join(found) or 'nothing'}). A preference pair needs "
+            f"{', '.join(REQUIRED)}; add the missing columns."
         )
 
 
@@ -81,13 +83,13 @@ def _text(value: object, name: str, origin: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{origin}: {name} is of type {type(value).__name__}, but must be text; conversations (lists of messages) "
-            f"are not read: write them as one text."
+            f"{origin}: {name} is of type {type(value).__name__}, but must be text. Conversations (lists of messages) "
+            f"are not supported; write each as one text."
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half a character, e.g. "\ud83d"
-        raise DataError(f"{origin}: {name} is not valid Unicode ({error}); write it again as UTF-8.") from error
+        raise DataError(f"{origin}: {name} is not valid Unicode ({error}). Write it as UTF-8.") from error
     return value
 
 
@@ -100,11 +102,13 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
             try:
                 values = json.loads(line.decode())
             except UnicodeDecodeError as error:
-                raise DataError(f"{origin} is no UTF-8 ({error}); write the file as UTF-8.") from error
+                raise DataError(f"{origin} is not UTF-8 ({error}). Write the file as UTF-8.") from error
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{origin} is not JSON ({error}); write one JSON object a line.") from error
+                raise DataError(f"{origin} is not JSON ({error}). Write one JSON object per line.") from error
             if not isinstance(values, dict):
-                raise DataError(f"{origin} is a JSON {type(values).__name__}; write one JSON object a line.")
+                raise DataError(
+                    f"{origin} is a JSON {type(values).__name__}, not an object. Write one JSON object per line."
+                )
             yield values, origin
 
 
@@ -119,6 +123,6 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
                     number += 1
                     yield {name: batch[name][row].as_py() for name in names}, f"{path}, row {number}"
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}, row {number} is no UTF-8 ({error}); write the column as UTF-8.") from error
+        raise DataError(f"{path}, row {number} is not UTF-8 ({error}). Write the column as UTF-8.") from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}); write it again.") from error
+        raise DataError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error

@@ -1,1 +1,1 @@
-"""Packed bins: schema, packing, files."""
+"""Packs documents into bins and writes them as Parquet files."""

@@ -1,4 +1,4 @@
-"""The packing plan: which documents share a bin, decided from their lengths alone."""
+"""Assigns documents to bins by their lengths."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,22 @@ __all__ = ["pack"]
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: each document, longest first, goes into the open bin that it leaves the least room in.
+    """Pack documents by best-fit decreasing.
 
-    Open bins are kept by their free space, and one integer's bits say which spaces occur, so that the best fit is a
-    shift and a lowest set bit: packing costs O(documents * capacity / 64).
+    Documents are placed longest first. Each goes to the open bin with the least free space that still fits it. Open
+    bins are indexed by free space. The bits of one integer mark the sizes that occur, so a shift and the lowest set bit
+    find the best fit. Packing takes O(documents * capacity / 64).
 
     Args:
-        lengths: tokens of each document.
-        capacity: tokens of a bin.
+        lengths: The number of tokens of each document.
+        capacity: The number of tokens of a bin.
 
     Returns:
-        Indices into `lengths`, one list per bin; each index occurs exactly once, no bin exceeds the capacity. Equal
-        lengths keep their order, so that equal inputs give equal plans.
+        Indices into `lengths`, one list per bin. Each index occurs exactly once, and no bin exceeds the capacity. Equal
+        lengths keep their order, so equal inputs give equal plans.
 
     Raises:
-        UserError: a document is empty or longer than a bin.
+        UserError: A document is empty or longer than a bin.
 
     Source: best-fit decreasing as in Ding et al., "Fewer Truncations Improve Language Modeling", ICML 2024.
     """

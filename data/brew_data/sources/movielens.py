@@ -1,7 +1,8 @@
-"""MovieLens-100K, read from RecBole's atomic files (tab-separated, typed headers).
+"""Reads MovieLens-100K from RecBole's atomic files (tab-separated, typed headers).
 
-The surface is `ratings`; the action of a rating of n stars is `rated_n`. Source of the data: Harper and Konstan, "The
-MovieLens Datasets", ACM TiiS 2015.
+The surface is `ratings`. A rating of n stars becomes the action `rated_n`.
+
+Source of the data: Harper and Konstan, "The MovieLens Datasets", ACM TiiS 2015.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from brew_platform.errors import DataError
 
 __all__ = ["MovieLens", "read_movielens"]
 
-FOLDER = "the folder that holds ml-100k.inter, ml-100k.item and ml-100k.user"
+FOLDER = "the folder that contains ml-100k.inter, ml-100k.item and ml-100k.user"
 
 COLUMNS = {
     "inter": ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
@@ -28,7 +29,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MovieLens:
-    """MovieLens-100K."""
+    """The source of MovieLens-100K."""
 
     name: ClassVar[str] = "movielens"
     config_class: ClassVar[type] = NoSettings
@@ -44,7 +45,7 @@ class MovieLens:
         """Read the files.
 
         Raises:
-            DataError: As `read_movielens`.
+            DataError: As in `read_movielens`.
         """
         return read_movielens(self.path)
 
@@ -53,6 +54,12 @@ def read_movielens(folder: Path) -> Tables:
     """Read the MovieLens-100K files in `folder`.
 
     The zip code is dropped, because it is personal data that no prompt uses.
+
+    Args:
+        folder: The folder of ml-100k.inter, ml-100k.item and ml-100k.user.
+
+    Returns:
+        The tables, without an oracle.
 
     Raises:
         DataError: The folder or a file is missing, a file has other columns, or a row cannot be read. The message names
@@ -97,7 +104,7 @@ def read_movielens(folder: Path) -> Tables:
 
 
 def _rows(folder: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) of each row; the header is line 1."""
+    """Yield the line number and the values of each row; the header is line 1."""
     path = folder / f"ml-100k.{kind}"
     if not path.exists():
         raise DataError(f"{path} does not exist. Set --path to {FOLDER}.")
@@ -110,7 +117,7 @@ def _rows(folder: Path, kind: str) -> Iterator[tuple[int, list[str]]]:
             f"Convert the file, or pass the folder of the original one."
         )
     if len(lines) == 1:
-        raise DataError(f"{path} has a header but no rows.")
+        raise DataError(f"{path} has a header but no rows. Copy the whole file.")
     for number, line in enumerate(lines[1:], start=2):
         values = line.split("\t")
         if len(values) != len(columns):

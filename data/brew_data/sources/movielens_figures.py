@@ -1,4 +1,4 @@
-"""The statistics of MovieLens-100K that the synthetic graph's settings are based on (docs/synthetic.md).
+"""Computes the statistics of MovieLens-100K on which the settings of the synthetic graph are based (docs/synthetic.md).
 
 `python -m brew_data.sources.movielens_figures PATH` prints them. Shape suffixes: N ratings, X movies or users.
 """
@@ -30,10 +30,10 @@ class Figures(NamedTuple):
 
 
 def measure(tables: Tables) -> Figures:
-    """Measure all ratings.
+    """Compute the statistics of all ratings.
 
     Args:
-        tables: From `read_movielens`; the action of n stars is `rated_n`.
+        tables: The tables of `read_movielens`.
     """
     liked_N = np.isin(tables.interactions["action"].to_numpy(), LIKED)
     movies, likes = _counts(tables.interactions["entity_id"].to_numpy(), liked_N)

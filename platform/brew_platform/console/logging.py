@@ -1,4 +1,4 @@
-"""The log file of a command, and a console that prints only the warnings of brew360 itself."""
+"""Writes the log file of a command, and prints only brew360's own warnings to the console."""
 
 import logging
 import sys
@@ -70,10 +70,10 @@ def open_log(path: Path, *, level: int = logging.INFO) -> OpenLog:
 
     Args:
         path: The file; its folder is created.
-        level: Least severe level that is recorded.
+        level: The lowest level that is recorded.
 
     Returns:
-        The open log. As `with open_log(path):` it is closed at the end of the block.
+        The open log. It is a context manager: `with open_log(path):` closes it at the end of the block.
 
     Raises:
         UserError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Progress of a command's phases: a live bar on a terminal, plain lines elsewhere; both go to the log."""
+"""Shows the progress of a command's phases: a live bar on a terminal, plain lines elsewhere, and lines in the log."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: "0.4 s", "12 s", "1 min 30 s", "2 h 05 min"."""
+    """Format a duration in seconds as "0.4 s", "12 s", "1 min 30 s" or "2 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 class PhaseProgress:
-    """Progress of one phase; created by `Phases.phase`. `update` may be called often, from any thread.
+    """The progress of one phase; created by `Phases.phase`. `update` is cheap and thread-safe.
 
     Args:
         total: Number of units in the phase; None if unknown.
@@ -45,7 +45,7 @@ class PhaseProgress:
         self._unit = unit
         self._clock = clock
         self._start = clock()
-        self._first: tuple[float, float] | None = None  # time and count of the first update; before it is start-up
+        self._first: tuple[float, float] | None = None  # time and count of the first update; earlier time is start-up
         self._facts: dict[str, object] = {}
 
     def update(self, done: float, *, total: float | None = None, **facts: object) -> None:

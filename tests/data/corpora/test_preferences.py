@@ -156,12 +156,12 @@ def test_every_pair_is_packed_once_side_by_side(
 
 def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompiler, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [ROWS[0], {**ROWS[1], "prompt": "nurse? " * 300}])
-    with pytest.raises(UserError, match=r"a\.jsonl, line 2: prompt and answers make \d+ tokens .* but a bin holds 512"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: prompt and answers have \d+ tokens .* but a bin holds 512"):
         build_pairs(path, compiler, tmp_path / "bins")
     assert not (tmp_path / "bins").exists()
     plan = build_pairs(path, compiler, tmp_path / "bins", skip_long=True)
     assert (plan.n_pairs, plan.n_skipped) == (1, 1)
-    with pytest.raises(UserError, match=r"holds no pair to train on \(1 were too long for a bin of 512 tokens\)"):
+    with pytest.raises(UserError, match=r"contains no pair to train on \(1 were too long for a bin of 512 tokens\)"):
         build_pairs([pair(300, 1, 1)], compiler, tmp_path / "none", skip_long=True)
     assert build_pairs([pair(255, 1, 1)], compiler, tmp_path / "full").fill == 1
 
@@ -179,8 +179,8 @@ def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompile
         (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2: rejected is not valid Unicode"),
         (b'{"prompt": "a", "cho', "line 2 is not JSON"),
         (b"[" * 100_000, "line 2 is not JSON"),
-        (b'["a", "b", "c"]', "line 2 is a JSON list; write one JSON object a line"),
-        (b'{"prompt": "\xff", "chosen": "b", "rejected": "c"}', "line 2 is no UTF-8"),
+        (b'["a", "b", "c"]', "line 2 is a JSON list, not an object. Write one JSON object per line"),
+        (b'{"prompt": "\xff", "chosen": "b", "rejected": "c"}', "line 2 is not UTF-8"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, text: bytes, message: str) -> None:
@@ -199,7 +199,7 @@ def test_a_bad_parquet_file_is_refused(tmp_path: Path) -> None:
         list(read_preferences(path))
     bad = pa.array([b"fine", b"\xff"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"prompt": ["a", "b"], "chosen": bad, "rejected": ["c", "d"]}), path)
-    with pytest.raises(DataError, match="row 2 is no UTF-8"):
+    with pytest.raises(DataError, match="row 2 is not UTF-8"):
         list(read_preferences(path))
     path.write_bytes(b"PAR1 torn")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
@@ -211,7 +211,7 @@ def test_other_files_are_refused_and_empty_ones_hold_no_pair(compiler: PromptCom
         read_preferences(tmp_path / "a.csv")
     with pytest.raises(UserError, match="is not a file"):
         read_preferences(tmp_path / "none.jsonl")
-    with pytest.raises(UserError, match=r"a\.jsonl holds no pair to train on"):
+    with pytest.raises(UserError, match=r"a\.jsonl contains no pair to train on"):
         build_pairs(jsonl(tmp_path / "a.jsonl", []), compiler, tmp_path / "bins")
 
 
@@ -285,7 +285,7 @@ def test_pairs_are_the_same_for_a_seed_and_know_nothing_of_the_oracle(
 def test_more_pairs_than_there_are_interactions_are_refused(
     tables: Tables, split: Split, compiler: PromptCompiler
 ) -> None:
-    with pytest.raises(UserError, match=r"9999999 preference pairs are requested, but the training part holds \d+"):
+    with pytest.raises(UserError, match=r"9999999 preference pairs are requested, but the training part has \d+"):
         pairs_from_interactions(tables, compiler, split, count=9_999_999, seed=0)
 
 

@@ -65,7 +65,7 @@ def test_a_bad_file_is_refused_with_its_line_and_the_remedy(folder: Path, file: 
 
 
 def test_a_missing_folder_or_file_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="is not a folder. Set --path to the folder that holds"):
+    with pytest.raises(DataError, match="is not a folder. Set --path to the folder that contains"):
         read_movielens(folder / "nowhere")
     (folder / "ml-100k.user").unlink()
     with pytest.raises(DataError, match=r"ml-100k\.user does not exist"):

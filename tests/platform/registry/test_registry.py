@@ -426,11 +426,11 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
     ):
         registry.resolve("production")
     with pytest.raises(
-        UserError, match=r"'promote' cannot be appended: use canary, shadow, failed, approve, retire or tag"
+        UserError, match=r"'promote' cannot be appended\. Use canary, shadow, failed, approve, retire or tag"
     ):
         registry.append("promote", 1, author="ana")
     with pytest.raises(
-        UserError, match=r"'7' cannot be an alias: use letters, digits and \._- and start with a letter"
+        UserError, match=r"'7' is not a valid alias\. Use letters, digits and \._- and start with a letter"
     ):
         registry.promote(1, alias="7", gates=[GOOD], author="ana")
     with pytest.raises(UserError, match=r"'a/b' cannot name a model"):
@@ -443,11 +443,9 @@ def test_what_cannot_be_published_is_refused_and_makes_no_version(
     with pytest.raises(UserError, match=r"cannot publish .*/absent: the folder does not exist\. Pass the folder of an"):
         publish(registry, tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"cannot publish .*/empty: it holds no files"):
+    with pytest.raises(UserError, match=r"cannot publish .*/empty: it contains no files"):
         publish(registry, tmp_path / "empty")
-    with pytest.raises(
-        UserError, match=r"cannot be written as JSON: .*Give numbers that are finite \(null for an unknown"
-    ):
+    with pytest.raises(UserError, match=r"cannot be written as JSON: .*Use only finite numbers \(null for an unknown"):
         publish(registry, folder, metrics={"auc": float("nan")})
     assert registry.versions() == []
 

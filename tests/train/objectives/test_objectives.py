@@ -264,7 +264,7 @@ def test_settings_of_an_objective_are_resolved_with_its_defaults() -> None:
         ("ppo", "does not name an objective.*one of dpo, next_token, orpo"),
         ({"beta": 0.1}, "does not name an objective"),
         (3, "does not name an objective"),
-        ({"name": "dpo", "weight": 1}, "objective dpo: unknown key weight.*Known there: beta"),
+        ({"name": "dpo", "weight": 1}, "objective dpo: unknown key weight.*Known keys: beta"),
         ({"name": "dpo", "beta": math.nan}, "beta=nan is out of range"),
         ({"name": "dpo", "beta": -1.0}, "beta=-1.0 is out of range; give a finite number at least 0"),
         ({"name": "orpo", "weight": math.inf}, "weight=inf is out of range"),

@@ -1,1 +1,1 @@
-"""The synthetic economic graph."""
+"""The source `synthetic`: a generated economic graph."""

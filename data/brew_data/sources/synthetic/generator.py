@@ -1,7 +1,7 @@
-"""The generator of the synthetic economic graph: what is shown to whom and when, and the probability of each action.
+"""Generates the synthetic economic graph: the entities that each member sees, and the probability of each action.
 
-docs/synthetic.md has the formula. The tables contain opted-out members and personal data on purpose, for the privacy
-steps to remove. Shape suffixes: N interactions, M members, E entities of one type.
+docs/synthetic.md has the formula. The tables contain opted-out members and personal data on purpose, as input for
+privacy filters. Shape suffixes: N interactions, M members, E entities of one type.
 """
 
 from typing import Any
@@ -24,11 +24,11 @@ FIELDS = (
 
 
 def generate(config: SyntheticConfig) -> Tables:
-    """Generate the graph; takes about 1 s for the default size.
+    """Generate the graph. The default size takes about 1 s.
 
     Returns:
-        Members, entities (jobs, then posts), interactions in order of time, and the true probability of each
-        interaction's positive action. A member sees an entity once per surface.
+        Members, entities (jobs, then posts), interactions sorted by time, and the true probability of each
+        interaction's positive action. A member sees an entity at most once per surface.
     """
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(config.seed).spawn(7)]
     members = draw_members(config, streams[0])
@@ -79,7 +79,7 @@ def _draw_visits(config: SyntheticConfig, rng: np.random.Generator, members: Mem
     first_N = np.arange(len(member_N)) - place_N % 4  # the row that opened the session
     session_N, surface_N = rng.random(len(member_N)), rng.choice(3, len(member_N), p=[s.share for s in SURFACES])
     minutes_N = place_N % 4 + rng.random(len(member_N))
-    ten_minutes = 10 / 1440  # the last session ends before the log does
+    ten_minutes = 10 / 1440  # days; the last session ends before the log ends
     day_N = members.join_M[member_N] + session_N[first_N] * (span_M[member_N] - ten_minutes) + minutes_N / 1440
     order = np.argsort(day_N, kind="stable")
     return member_N[order], day_N[order], surface_N[first_N][order]

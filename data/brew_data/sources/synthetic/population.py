@@ -1,4 +1,4 @@
-"""The members, jobs and posts of the synthetic graph, with the attributes that do not change over time.
+"""Draws the members, jobs and posts of the synthetic graph, with the attributes that do not change over time.
 
 Shape suffixes: M members, E entities of one type, S skills, V values of an attribute, T months, X any rows.
 """
@@ -35,13 +35,13 @@ class Members:
 
 @dataclass(frozen=True, kw_only=True)
 class Entities:
-    """Jobs or posts. Attributes of only one type are drawn for both, and the text of the other type leaves them out."""
+    """Jobs or posts. All attributes are drawn for both types; the text of a type contains only its own."""
 
     group_E: Array  # a job's industry, a post's topic: members have interests in groups
     format_E: Array
     source_E: Array  # a job's company, a post's author's role
-    bucket_E: Array  # 0..3: popularity that the text shows
-    industry_E: Array  # a job's own, a post's author's
+    bucket_E: Array  # 0..3: the popularity that the text shows
+    industry_E: Array  # of a job, or of a post's author
     role_E: Array
     seniority_E: Array
     city_E: Array
@@ -106,7 +106,7 @@ def draw_entities(config: SyntheticConfig, rng: np.random.Generator, kind: str) 
     # Creation starts two lifetimes before the log, so that the number of live entities is steady from day 0.
     created_E = rng.random(E) * (config.days + 2 * median) - 2 * median
     expires_E = created_E + lifetime_E
-    created_E[0], expires_E[0] = -2 * median, config.days + 1  # never expires, so that one is always live
+    created_E[0], expires_E[0] = -2 * median, config.days + 1  # never expires, so that one entity is always live
     industry_E = rng.integers(len(words.INDUSTRIES), size=E)
     source_E = rng.integers(sources, size=E)
     bucket_E = rng.integers(4, size=E)

@@ -1,4 +1,4 @@
-"""The AUC that baselines and the true probability reach on the synthetic graph.
+"""Measures the AUC of baselines and of the true probability on the synthetic graph.
 
 `python -m brew_data.sources.synthetic.reachability` prints the table of docs/synthetic.md.
 Shape suffix: N interactions.
@@ -39,14 +39,17 @@ class Reach(NamedTuple):
 
 
 def measure(tables: Tables, start: datetime) -> list[Reach]:
-    """Fit baselines on the interactions before `start` and score the others; takes about 5 s for the default size.
+    """Fit baselines on the interactions before `start` and score the others. The default size takes about 5 s.
 
-    Logistic regression takes the place of a language model. It reads only what a prompt contains: attributes, their
+    Logistic regression replaces the language model. It reads only features that a prompt contains: attributes, their
     matches, and the member's strictly earlier reactions.
 
     Args:
-        tables: From `generate`, with its oracle.
-        start: Start of the benchmark, from `benchmark_start`.
+        tables: The tables of `generate`, with the oracle.
+        start: The start of the benchmark, as `benchmark_start` returns it.
+
+    Returns:
+        One entry per task.
 
     Raises:
         ConfigError: The tables have no oracle.
@@ -90,8 +93,8 @@ def _read(tables: Tables) -> tuple[Array, list[Array]]:
     Returns:
         text: float32, shape (interactions, features): the entity's attributes, one-hot, and its matches with the
             profile.
-        keys: int arrays, shape (interactions,): equal for the same member; for the same member and group (a job's
-            industry, a post's topic); for the same member and format (jobs have none).
+        keys: int arrays, shape (interactions,). The first identifies the member; the second the member and the group (a
+            job's industry, a post's topic); the third the member and the format (jobs have none).
     """
     member = pc.index_in(tables.interactions["member_id"], tables.members["member_id"]).to_numpy()
     entity = pc.index_in(tables.interactions["entity_id"], tables.entities["entity_id"]).to_numpy()

@@ -1,4 +1,4 @@
-"""The words of the synthetic graph: small closed vocabularies, mostly single words, and the text made of them.
+"""The vocabularies of the synthetic graph: small closed sets, mostly of single words; and the text made from them.
 
 All words are our choice. Companies, addresses and numbers are invented: RFC 2606 reserves example.com for examples, and
 the North American numbering plan reserves 555-01xx for fiction.
@@ -89,6 +89,6 @@ def skill_texts(has_skill: np.ndarray) -> list[str]:
 
 
 def with_contacts(rng: np.random.Generator, texts: Sequence[str], share: float) -> list[str]:
-    """Append an invented address or number to a `share` of the texts, for the privacy step to remove."""
+    """Append an invented address or number to a `share` of the texts, as input for privacy filters."""
     marked, contacts = rng.random(len(texts)) < share, rng.choice(CONTACTS, size=len(texts))
     return [f"{text} {contact}" if mark else text for text, contact, mark in zip(texts, contacts, marked, strict=True)]
