@@ -1,1 +1,1 @@
-"""Rankings that need not be instant: events in, work on a queue, rankings to read."""
+"""The nearline plane: accepts events, recomputes rankings asynchronously, and returns the latest ones."""

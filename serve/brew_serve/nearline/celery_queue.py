@@ -31,7 +31,12 @@ _CELERY = {
 
 
 def celery_config(config: NearlineConfig, *, send: bool) -> Any:
-    """Ray Serve's TaskProcessorConfig, for the side that sends or the one that consumes; makes the broker's folders."""
+    """Return Ray Serve's TaskProcessorConfig, and create the folders of the filesystem broker.
+
+    Args:
+        config: Settings of the nearline plane.
+        send: True for the side that sends messages, False for the consumers.
+    """
     from ray.serve.schema import CeleryAdapterConfig, TaskProcessorConfig
 
     options: dict[str, Any]
@@ -50,7 +55,7 @@ def celery_config(config: NearlineConfig, *, send: bool) -> Any:
             "data_folder_in": str(folders["inbox"].absolute()),
             "data_folder_out": str(folders["staging" if send else "inbox"].absolute()),
             "control_folder": str(folders["control"].absolute()),
-            "polling_interval": 0.1,  # seconds; the transport's own is 1
+            "polling_interval": 0.1,  # seconds; the transport's default is 1
         }
     return TaskProcessorConfig(
         queue_name=config.queue_name,
@@ -66,10 +71,13 @@ def celery_config(config: NearlineConfig, *, send: bool) -> Any:
 
 
 class CeleryQueue:
-    """A `Queue` on Celery, as the ingress uses it; it connects when it first sends.
+    """A `Queue` on Celery for the ingress. It connects at the first send.
 
-    The filesystem broker writes a message in place, where a consumer may read half of it, which ends that consumer. So
-    messages are written to a folder of our own and moved from there.
+    The filesystem broker does not write messages atomically, and a consumer that reads a partial message ends. Messages
+    are therefore written to a staging folder and moved from there.
+
+    Args:
+        config: Settings of the nearline plane.
     """
 
     def __init__(self, config: NearlineConfig) -> None:
@@ -88,14 +96,14 @@ class CeleryQueue:
             if self._staging is not None:
                 for file in self._staging.iterdir():
                     file.rename(self._inbox / file.name)
-        except Exception as error:  # kombu's and its transports' own have no common base
+        except Exception as error:  # errors of kombu and its transports have no common base class
             raise Unavailable(
                 f"the nearline queue did not accept a message ({type(error).__name__}: {error}). It is sent again. If "
                 f"this persists, check that the broker runs."
             ) from error
 
     def close(self) -> None:
-        """Nothing to close: the connections end with this object."""
+        """Do nothing: the connections are closed with this object."""
 
 
 def message_of(member_id: str, jobs: Sequence[Mapping[str, Any]]) -> Message:

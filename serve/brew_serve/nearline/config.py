@@ -20,19 +20,19 @@ __all__ = ["NearlineConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class NearlineConfig:
-    """The nearline plane of one service."""
+    """Settings of the nearline plane of one service."""
 
     folder: str  # on a local disk: the outbox, and without Redis also rankings and queue
-    context_path: str | None = None  # file of `MemberContext`, where there is no Redis
+    context_path: str | None = None  # SQLite file of `MemberContext`; required without Redis
     redis_url: str | None = None  # such as redis://:password@host:6379/0
-    prefix: str = "brew360:"  # of our keys in Redis
-    queue_name: str = "brew360-nearline"  # in Redis not below the prefix: Serve's autoscaling looks for it as it is
-    most_open: int = 100_000  # jobs that may wait; more events are refused with 503 (100 MB of outbox)
-    threads: int = 4  # members that a consumer works on at a time; its engine batches their prompts together
+    prefix: str = "brew360:"  # prefix of our keys in Redis
+    queue_name: str = "brew360-nearline"  # key of the queue in Redis, without the prefix; Serve's autoscaling reads it
+    most_open: int = 100_000  # maximum number of open jobs; further events are refused with 503 (100 MB of outbox)
+    threads: int = 4  # members that a consumer handles concurrently; its engine batches their prompts
     min_consumers: int = 1  # replicas
-    max_consumers: int = 1  # more than min_consumers: as many as the queue's length asks for
-    jobs_per_consumer: int = 64  # waiting for each replica, before another one is started
-    most_attempts: int = 5  # at a job, before it is given up
+    max_consumers: int = 1  # replicas; if more than min_consumers, their number follows the number of open jobs
+    jobs_per_consumer: int = 64  # open jobs per replica; more start another replica
+    most_attempts: int = 5  # attempts at a job before it is dead
     cpus: float = 1.0  # Ray CPUs that a consumer reserves
     gpus: float = 0.0  # Ray GPUs that a consumer reserves
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
@@ -52,27 +52,27 @@ class NearlineConfig:
 
     @property
     def outbox_path(self) -> Path:
-        """The outbox's file."""
+        """File of the outbox."""
         return Path(self.folder) / "outbox.sqlite"
 
     @property
     def queue_folder(self) -> Path:
-        """The filesystem broker's folder, which is used without Redis."""
+        """Folder of the filesystem broker, which is used without Redis."""
         return Path(self.folder) / "queue"
 
     def open_outbox(self) -> Outbox:
-        """The outbox; made where it is missing.
+        """Open the outbox, which is created if missing.
 
         Raises:
-            UserError: its file is something else.
+            UserError: Its file is not a SQLite database.
         """
         return Outbox(self.outbox_path, most_open=self.most_open)
 
     def open_context(self) -> Context:
-        """The member context, writable.
+        """Open the member context for writing.
 
         Raises:
-            UserError: its file is missing, or something else.
+            UserError: Its file is missing, or is not a member context.
         """
         if self.redis_url is not None:
             return RedisContext(self.redis_url, self.prefix)
@@ -80,10 +80,10 @@ class NearlineConfig:
         return MemberContext(Path(self.context_path), writable=True)
 
     def open_store(self) -> NearlineStore:
-        """Slates, rankings and receipts.
+        """Open the store of slates, rankings and receipts.
 
         Raises:
-            UserError: its file is something else.
+            UserError: Its file is not a SQLite database.
         """
         if self.redis_url is not None:
             return RedisNearlineStore(self.redis_url, self.prefix)

@@ -34,7 +34,12 @@ EngineFactory = Callable[[Path, EngineConfig], Engine]
 
 
 def consumer_app(config: AppConfig, number: int) -> Application:
-    """The application of one version, in a service that has a nearline plane."""
+    """Build the application of one version's consumers from the settings of the service.
+
+    Args:
+        config: Settings with `nearline` set.
+        number: Version number in the registry.
+    """
     assert config.nearline is not None
     return build_consumer(config.nearline, number, lambda: config.fetch(number), config.engine)
 
@@ -47,13 +52,14 @@ def build_consumer(
     *,
     engine_factory: EngineFactory = create_engine,
 ) -> Application:
-    """The consumers of one version as an application of their own: `serve.run(app, name=..., route_prefix=None)`.
+    """Build the consumers of one version as an application for `serve.run(app, name=..., route_prefix=None)`.
 
     Args:
-        number: of the version.
-        fetch: called in each replica: the version's folder on that node.
-        engine: how its model is run.
-        engine_factory: makes the engine from that folder and these settings.
+        config: Settings of the nearline plane.
+        number: Version number in the registry.
+        fetch: Returns the version's folder on the node; called in each replica.
+        engine: Settings of the engine.
+        engine_factory: Creates the engine from the folder and the settings.
     """
     consumer = task_consumer(task_processor_config=celery_config(config, send=False))(_Consumer)
     return serve.deployment(
@@ -70,9 +76,9 @@ def build_consumer(
 
 
 class _Consumer:
-    """The replica."""
+    """The deployment class: one engine, and the worker thread of Celery."""
 
-    _adapter: Any = None  # Serve's, set by task_consumer once the constructor is done
+    _adapter: Any = None  # set by Serve's task_consumer after the constructor
 
     def __init__(
         self,
@@ -84,14 +90,14 @@ class _Consumer:
     ) -> None:
         folder = fetch()
         self._number, version = number, load_version(folder, engine)
-        self._loop = asyncio.new_event_loop()  # handlers are threads; the engine lives on one loop
+        self._loop = asyncio.new_event_loop()  # handlers run in threads; the engine runs on one loop
         threading.Thread(target=self._loop.run_forever, name="nearline-engine", daemon=True).start()
         self._context, self._store = config.open_context(), config.open_store()
 
         async def load() -> Engine:
             return engine_factory(folder, version.engine)
 
-        # On this loop: vLLM receives answers on the loop that created it, and here that would be Serve's.
+        # vLLM receives answers on the loop on which it was created, so it is not created on Serve's loop.
         self._engine = asyncio.run_coroutine_threadsafe(load(), self._loop).result()
         self._worker = NearlineWorker(
             number,
@@ -104,10 +110,10 @@ class _Consumer:
 
     @task_handler(name=TASK)
     def handle(self, member_id: str, jobs: list[dict[str, Any]]) -> None:
-        """Called by Celery in one of its threads, with what `CeleryQueue.send` was given."""
+        """Called by Celery in one of its threads, with the content of a message of `CeleryQueue.send`."""
         message = message_of(member_id, jobs)
         try:
-            self._engine.check()  # before the attempt is counted: the replica is about to be replaced
+            self._engine.check()  # before the attempt is counted: a replica with a dead engine is replaced
             self._worker.handle(message.member_id, message.jobs)
         except BrewError as error:  # the outbox sends it again
             _LOG.warning("nearline work for %s is delayed: %s", member_id, error)
@@ -120,7 +126,7 @@ class _Consumer:
         """Called by Serve, which replaces a replica that raises.
 
         Raises:
-            BrewError: the engine failed, or Celery's worker ended, which Celery does for a message it cannot read.
+            BrewError: The engine failed, or Celery's worker ended, for example at a message that it cannot read.
         """
         self._engine.check()
         worker = getattr(self._adapter, "_worker_thread", None)  # Serve has no public attribute for it
@@ -136,12 +142,12 @@ class _Consumer:
 
 
 def scaling(config: NearlineConfig) -> dict[str, Any]:
-    """The deployment's options that say how many replicas there are."""
+    """Return the deployment options for the number of replicas."""
     if config.max_consumers == config.min_consumers:
         return {"num_replicas": config.min_consumers}
     policy: Any = OutboxDepthPolicy
     values: dict[str, Any] = {"outbox_path": str(config.outbox_path), "jobs_per_consumer": config.jobs_per_consumer}
-    if config.redis_url is not None:  # Serve's own, which polls without holding up the controller
+    if config.redis_url is not None:  # Serve's own policy, which does not block the controller
         policy = "ray.serve.async_inference_autoscaling_policy:AsyncInferenceAutoscalingPolicy"
         values = {"broker_url": config.redis_url, "queue_name": config.queue_name, "poll_interval_s": 2.0}
     return {

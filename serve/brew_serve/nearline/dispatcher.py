@@ -24,14 +24,14 @@ _PRUNE_SECONDS = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class DispatchConfig:
-    """When jobs are sent and sent again."""
+    """Sizes and times of the dispatcher."""
 
-    window: int = 512  # jobs in the queue at a time; the rest waits in the outbox, which is durable and ordered
-    most_jobs: int = 100  # of one member in a message: they share one ranking
-    lost_seconds: float = 60.0  # without an outcome until a job is sent again; longer than the work takes; doubles
-    retry_seconds: float = 10.0  # before a job that failed is sent again; doubles
-    poll_seconds: float = 0.2  # between polls of outbox and receipts
-    keep_seconds: float = 7 * 86_400  # done jobs stay for `Outbox.replay_done`, and their ids are known that long
+    window: int = 512  # jobs in the queue at a time; the others wait in the outbox, which is durable and ordered
+    most_jobs: int = 100  # jobs of one member in a message; they share one ranking
+    lost_seconds: float = 60.0  # time without an outcome before a job is sent again, longer than the work; doubles
+    retry_seconds: float = 10.0  # time before a failed job is sent again; doubles
+    poll_seconds: float = 0.2  # interval between polls of outbox and receipts
+    keep_seconds: float = 7 * 86_400  # how long done jobs are kept, for `Outbox.replay_done` and to detect repeated ids
 
     def __post_init__(self) -> None:
         if min(self.window, self.most_jobs) < 1:
@@ -63,9 +63,13 @@ class Queue(Protocol):
 
 
 def messages(jobs: Iterable[Job], most_jobs: int) -> list[Message]:
-    """Groups jobs by member, at most `most_jobs` each.
+    """Group jobs by member.
 
     A job that was sent before gets its own message: if it kills its consumer, no other job is affected.
+
+    Args:
+        jobs: Jobs of any members.
+        most_jobs: Maximum number of jobs per message.
     """
     alone: list[Message] = []
     by_member: dict[str, list[Job]] = {}
@@ -83,11 +87,14 @@ def messages(jobs: Iterable[Job], most_jobs: int) -> list[Message]:
 
 
 class Dispatcher:
-    """Runs `step` in a thread between `start` and `close`; tests call `step` themselves.
+    """Runs `step` in a thread between `start` and `close`. Tests call `step` directly.
 
     Args:
-        outbox, queue, store: The caller closes them after the dispatcher.
-        clock: seconds since 1970.
+        outbox: Jobs to send. The caller closes it after the dispatcher.
+        queue: Carries messages to the consumers. The caller closes it after the dispatcher.
+        store: Receipts of the consumers. The caller closes it after the dispatcher.
+        config: Sizes and times.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(

@@ -4,11 +4,11 @@
        ^                  │   │
        └──retry, release──┘   └──bury──> dead ──replay──> accepted
 
-A job that has no outcome after `lost_after` counts as lost and is claimed again: a queue may lose, repeat or reorder
-messages.
+A job without an outcome after `lost_after` seconds counts as lost and is claimed again: a queue can lose, repeat or
+reorder messages.
 """
 
-# ruff: noqa: S608 - what is put into the statements are constants of this file
+# ruff: noqa: S608 - the SQL statements are formatted with constants of this file only
 
 import json
 import sqlite3
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     payload TEXT NOT NULL,        -- JSON, keys sorted
     accepted_at INTEGER NOT NULL, -- microseconds since 1970, UTC; no two jobs have the same
     state TEXT NOT NULL CHECK (state IN ('accepted', 'enqueued', 'done', 'dead')),
-    due_at REAL NOT NULL,         -- seconds since 1970: accepted: not sent before; enqueued: lost after
+    due_at REAL NOT NULL,         -- seconds since 1970; accepted: not sent before; enqueued: lost after
     sends INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     error TEXT,
@@ -44,19 +44,21 @@ CREATE INDEX IF NOT EXISTS jobs_accepted ON jobs (accepted_at);
 """
 _JOB = "job_id, kind, member_id, task, payload, accepted_at, sends"
 _OPEN = "state IN ('accepted', 'enqueued')"
-_MOST_BACKOFF = 16  # times the first wait
+_MAX_BACKOFF = 16  # multiple of the first waiting time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Something to do for one member.
+    """An event or a ranking request of one member.
 
     Args:
-        job_id: the caller's id of the event or of the request, behind its kind: equal ids are one job.
-        task: of a rank job; None for an event.
-        payload: JSON values; what the work needs.
-        accepted_at: microseconds since 1970, UTC; set by `accept`.
-        sends: how often it was sent before.
+        job_id: `<kind>:<id>` with the caller's id of the event or request. Equal ids are one job.
+        kind: The kind of the job.
+        member_id: The member.
+        task: Task of a ranking request; None for an event.
+        payload: JSON values for the consumer.
+        accepted_at: Microseconds since 1970, UTC; set by `accept`.
+        sends: Number of earlier sends.
     """
 
     job_id: str
@@ -70,7 +72,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """How many jobs of a batch were new, and how many were known already."""
+    """Numbers of new jobs and of known jobs in a batch."""
 
     new: int
     known: int
@@ -78,7 +80,7 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """A job that was given up: what it was, why, how often it was tried, and when (seconds since 1970)."""
+    """A dead job with its last error, the number of attempts, and the time of death in seconds since 1970."""
 
     job: Job
     error: str
@@ -88,18 +90,19 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """A job that is not done: its id, and when it was accepted (microseconds since 1970)."""
+    """An open job, and the time of its acceptance in microseconds since 1970."""
 
     job_id: str
     accepted_at: int
 
 
 class Outbox:
-    """The jobs of one node; threads and processes of that node may share the file.
+    """The jobs of one node. Threads and processes of that node can share the file.
 
     Args:
-        path: of the file, on a local disk (SQLite's locks do not hold on network file systems); made if missing.
-        most_open: jobs that may be open at a time; more are refused, so that the disk cannot fill up unnoticed.
+        path: Path of the file, which is created if missing. It must be on a local disk, because SQLite's locks do not
+            work on network file systems.
+        most_open: Maximum number of open jobs. Further jobs are refused, which bounds the size of the file.
     """
 
     def __init__(self, path: Path, *, most_open: int = 100_000) -> None:
@@ -107,12 +110,16 @@ class Outbox:
         self._most_open = most_open
 
     def accept(self, jobs: Sequence[Job], now: float) -> Accepted:
-        """Takes all of `jobs` or none; when it returns, they are on the disk.
+        """Store all jobs or none. The jobs are durable when this returns.
+
+        Args:
+            jobs: The jobs; known ones change nothing.
+            now: Seconds since 1970.
 
         Raises:
-            UserError: a job's id is known with other contents.
-            Overloaded: too many jobs are open.
-            Unavailable: the disk failed or is full.
+            UserError: A job with the same id and other content exists.
+            Overloaded: Too many jobs are open.
+            Unavailable: The disk failed or is full.
         """
         known = 0
         with self._file.transaction() as db:
@@ -123,8 +130,8 @@ class Outbox:
                 if old is not None:
                     if old != (job.kind, job.member_id, payload):
                         raise UserError(
-                            f"{job.kind} id {job.job_id.partition(':')[2]!r} was given before with other contents; "
-                            f"give every {job.kind} an id of its own, and nothing of this request was taken."
+                            f"{job.kind} id {job.job_id.partition(':')[2]!r} was used before with other content, so "
+                            f"nothing of this request was stored. Use a unique id for every {job.kind}."
                         )
                     known += 1
                     continue
@@ -136,25 +143,28 @@ class Outbox:
                 )
             if known < len(jobs) and (open_jobs := _count_open(db)) > self._most_open:
                 raise Overloaded(
-                    f"{open_jobs} nearline jobs are open, and this service takes {self._most_open}; ask again later.",
+                    f"{open_jobs} nearline jobs are open; the limit of this service is {self._most_open}. Try later.",
                     30.0,
                 )
         return Accepted(new=len(jobs) - known, known=known)
 
     def claim(self, *, window: int, now: float, lost_after: float) -> list[Job]:
-        """Marks jobs as enqueued and returns them for the caller to send at once: those that count as lost, then those
-        that wait, the oldest first.
+        """Mark jobs as enqueued and return them. The caller must send them at once.
 
         Args:
-            window: jobs that may be enqueued at a time; the rest waits here, where nothing can be lost.
-            lost_after: seconds without an outcome after which a job counts as lost; doubled each time it is sent.
+            window: Maximum number of enqueued jobs; the others wait in the outbox.
+            now: Seconds since 1970.
+            lost_after: Seconds without an outcome after which a job counts as lost; doubled at each send.
+
+        Returns:
+            Lost jobs, then accepted jobs, the oldest first.
         """
         with self._file.transaction() as db:
             in_flight = db.execute(
                 "SELECT count(*) FROM jobs WHERE state = 'enqueued' AND due_at > ?", (now,)
             ).fetchone()[0]
             jobs: list[Job] = []
-            for state in ("enqueued", "accepted"):  # one at a time, so that the index gives them in order
+            for state in ("enqueued", "accepted"):  # one query per state, so that the index provides the order
                 rows = db.execute(
                     f"SELECT {_JOB} FROM jobs WHERE state = ? AND due_at <= ? ORDER BY due_at LIMIT ?",
                     (state, now, max(0, window - in_flight - len(jobs))),
@@ -162,44 +172,59 @@ class Outbox:
                 jobs += map(_job, rows.fetchall())
             db.executemany(
                 "UPDATE jobs SET state = 'enqueued', sends = sends + 1, due_at = ? WHERE job_id = ?",
-                [(now + lost_after * min(2**job.sends, _MOST_BACKOFF), job.job_id) for job in jobs],
+                [(now + lost_after * min(2**job.sends, _MAX_BACKOFF), job.job_id) for job in jobs],
             )
         return jobs
 
     def release(self, job_ids: Sequence[str], *, due_at: float) -> None:
-        """Takes back claims: the jobs could not be sent, and wait until `due_at`."""
+        """Undo the claim of jobs that could not be sent. They wait until `due_at`, in seconds since 1970."""
         self._each(
             "UPDATE jobs SET state = 'accepted', sends = sends - 1, due_at = ? WHERE job_id = ? AND state = 'enqueued'",
             [(due_at, job_id) for job_id in job_ids],
         )
 
     def enqueued(self) -> list[str]:
-        """Ids of the jobs that were sent and have no outcome yet."""
+        """Return the ids of the jobs that were sent and have no outcome yet."""
         return [job_id for (job_id,) in self._file.rows("SELECT job_id FROM jobs WHERE state = 'enqueued'")]
 
     def settle(self, job_ids: Sequence[str], now: float) -> None:
-        """These jobs are done."""
+        """Mark jobs as done; `now` is in seconds since 1970."""
         self._each(
             f"UPDATE jobs SET state = 'done', error = NULL, settled_at = ? WHERE job_id = ? AND {_OPEN}",
             [(now, job_id) for job_id in job_ids],
         )
 
     def retry(self, errors: Mapping[str, str], *, due_at: float) -> None:
-        """These jobs failed, each with its error, and are sent again after `due_at`."""
+        """Mark jobs as failed, to be sent again.
+
+        Args:
+            errors: Error by job id.
+            due_at: Seconds since 1970 before which they are not sent.
+        """
         self._each(
             "UPDATE jobs SET state = 'accepted', due_at = ?, error = ? WHERE job_id = ? AND state = 'enqueued'",
             [(due_at, error, job_id) for job_id, error in errors.items()],
         )
 
     def bury(self, errors: Mapping[str, tuple[str, int]], now: float) -> None:
-        """These jobs are given up, each with its error and the number of attempts."""
+        """Mark jobs as dead.
+
+        Args:
+            errors: Error and number of attempts, by job id.
+            now: Seconds since 1970.
+        """
         self._each(
             f"UPDATE jobs SET state = 'dead', error = ?, attempts = ?, settled_at = ? WHERE job_id = ? AND {_OPEN}",
             [(error, attempts, now, job_id) for job_id, (error, attempts) in errors.items()],
         )
 
     def dead_letters(self, *, member_id: str | None = None, limit: int = 1_000) -> list[DeadLetter]:
-        """Jobs that were given up, the latest first."""
+        """Return the dead jobs, the latest first.
+
+        Args:
+            member_id: Only the jobs of this member; None for all.
+            limit: Maximum number of jobs.
+        """
         rows = self._file.rows(
             f"SELECT {_JOB}, error, attempts, settled_at FROM jobs WHERE state = 'dead' AND coalesce(?, member_id) = "
             f"member_id ORDER BY settled_at DESC, accepted_at DESC LIMIT ?",
@@ -211,24 +236,24 @@ class Outbox:
         ]
 
     def replay(self, job_ids: Sequence[str] | None = None) -> int:
-        """Gives dead jobs another chance; None: all of them. Returns how many."""
-        chosen = "" if job_ids is None else "AND job_id IN (SELECT value FROM json_each(?))"
+        """Send dead jobs again; None sends all of them. Returns their number."""
+        condition = "" if job_ids is None else "AND job_id IN (SELECT value FROM json_each(?))"
         with self._file.transaction() as db:
             return db.execute(
                 f"UPDATE jobs SET state = 'accepted', due_at = 0, sends = 0, attempts = 0, error = NULL, "
-                f"settled_at = NULL WHERE state = 'dead' {chosen}",
+                f"settled_at = NULL WHERE state = 'dead' {condition}",
                 () if job_ids is None else (json.dumps(list(job_ids)),),
             ).rowcount
 
     def replay_done(self, *, after: int) -> int:
-        """Does jobs again that are done: after the member context was built again from tables, those that came since.
+        """Send done jobs again that are not in the tables, after the member context was rebuilt from tables.
 
         Args:
-            after: the tables hold everything up to then, in microseconds since 1970: events with a later timestamp of
-                their own, and requests that were accepted later, are done again.
+            after: Time up to which the tables are complete, in microseconds since 1970. Events with a later timestamp
+                and requests that were accepted later are sent again.
 
         Returns:
-            How many.
+            Their number.
         """
         with self._file.transaction() as db:
             return db.execute(
@@ -238,7 +263,7 @@ class Outbox:
             ).rowcount
 
     def waiting(self, member_id: str, task: str) -> list[Waiting]:
-        """Open events of the member, and open requests for this ranking; the oldest first."""
+        """Return the open events of the member and the open requests for this ranking, the oldest first."""
         rows = self._file.rows(
             f"SELECT job_id, accepted_at FROM jobs WHERE member_id = ? AND coalesce(task, ?) = ? AND {_OPEN} "
             "ORDER BY accepted_at",
@@ -247,24 +272,24 @@ class Outbox:
         return [Waiting(job_id=job_id, accepted_at=accepted_at) for job_id, accepted_at in rows]
 
     def counts(self) -> dict[str, int]:
-        """Jobs by state."""
+        """Return the number of jobs by state."""
         return dict(self._file.rows("SELECT state, count(*) FROM jobs GROUP BY state"))
 
     def prune(self, before: float) -> int:
-        """Removes jobs that were done before that time, in seconds since 1970. Returns how many."""
+        """Remove jobs that were done before a time in seconds since 1970. Returns their number."""
         with self._file.transaction() as db:
             return db.execute("DELETE FROM jobs WHERE state = 'done' AND settled_at < ?", (before,)).rowcount
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     @staticmethod
     def depth(path: Path) -> int:
-        """How many jobs are open in the outbox at `path`; it is only read, and 0 where it does not exist.
+        """Return the number of open jobs in the outbox at `path`, which is opened read-only; 0 if it does not exist.
 
         Raises:
-            Unavailable: the file cannot be read now.
+            Unavailable: The file cannot be read now.
         """
         if not path.is_file():
             return 0

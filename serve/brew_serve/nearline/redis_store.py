@@ -6,9 +6,9 @@ Keys below a prefix:
     rankings:<member_id>    hash: task -> newness, a line feed, and the ranking as JSON
     receipt:<job_id>        hash: attempts, state, error; expires by itself
 
-Holds these keys, and the scripts that make its writes atomic. Redis must keep an append-only file (`appendonly yes`);
-with `appendfsync everysec` a crash of its machine takes the last second, which is why a receipt counts only later
-(`settle_seconds`): if it survives, so does all that was written before it.
+Lua scripts make the writes atomic. Redis must write an append-only file (`appendonly yes`). With the setting
+`appendfsync everysec`, a crash of its machine loses the writes of the last second. A receipt is therefore used only
+after `settle_seconds`: then it survives a crash, and so do all earlier writes.
 """
 
 import json
@@ -21,8 +21,9 @@ from brew_serve.stores.redis_server import connect, redis_errors
 
 __all__ = ["RedisNearlineStore"]
 
-# Both are given one hash. The first stores a document unless one as new is there; their heads are of one width.
-_NEWEST = """
+# Both scripts take the key of one hash. The first one stores a document unless one at least as new exists; the newness
+# strings have one width. The second one stores an outcome unless the job is done or dead.
+_PUT_NEWEST = """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 if old and string.sub(old, 1, #ARGV[2]) >= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '\\n' .. ARGV[3])
@@ -37,15 +38,20 @@ return 1
 
 
 class RedisNearlineStore:
-    """A `NearlineStore` on the Redis at `url`; `prefix` begins every key."""
+    """A `NearlineStore` on Redis.
 
-    settle_seconds = 2.5  # appendfsync everysec may be late by another second
+    Args:
+        url: Address of the server, such as redis://:password@host:6379/0.
+        prefix: Prefix of every key.
+    """
+
+    settle_seconds = 2.5  # appendfsync everysec can be late by another second
 
     def __init__(self, url: str, prefix: str = "brew360:") -> None:
         self._redis, self._prefix = connect(url), prefix
 
     def put_slate(self, slate: CandidateSlate) -> bool:
-        return self._newest("slates", slate, slate.newness)
+        return self._put_newest("slates", slate, slate.newness)
 
     def slates(self, member_id: str) -> list[CandidateSlate]:
         with redis_errors():
@@ -53,7 +59,7 @@ class RedisNearlineStore:
         return sorted((CandidateSlate(**_document(text)) for text in stored.values()), key=lambda slate: slate.task)
 
     def put_ranking(self, ranking: StoredRanking) -> bool:
-        return self._newest("rankings", ranking, ranking.newness)
+        return self._put_newest("rankings", ranking, ranking.newness)
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
         with redis_errors():
@@ -67,7 +73,7 @@ class RedisNearlineStore:
                 transaction.expire(self._receipt(job_id), KEPT_SECONDS)
                 transaction.hgetall(self._receipt(job_id))
             answers = transaction.execute()
-        return {job_id: _receipt(found) for job_id, found in zip(job_ids, answers[2::3], strict=True)}
+        return {job_id: _receipt(fields) for job_id, fields in zip(job_ids, answers[2::3], strict=True)}
 
     def settle(self, outcomes: Mapping[str, Outcome]) -> None:
         with redis_errors(), self._redis.pipeline(transaction=True) as transaction:
@@ -80,7 +86,7 @@ class RedisNearlineStore:
             for job_id in job_ids:
                 pipe.hgetall(self._receipt(job_id))
             answers = pipe.execute()
-        return {job_id: _receipt(found) for job_id, found in zip(job_ids, answers, strict=True) if found}
+        return {job_id: _receipt(fields) for job_id, fields in zip(job_ids, answers, strict=True) if fields}
 
     def reset(self, job_ids: Sequence[str]) -> None:
         with redis_errors(), self._redis.pipeline(transaction=True) as transaction:
@@ -97,15 +103,15 @@ class RedisNearlineStore:
             self._redis.delete(*map(self._receipt, job_ids))
 
     def prune(self, before: float) -> None:
-        """Nothing to do: receipts expire."""
+        """Do nothing: receipts expire."""
 
     def close(self) -> None:
         self._redis.close()
 
-    def _newest(self, kind: str, row: CandidateSlate | StoredRanking, newness: str) -> bool:
+    def _put_newest(self, kind: str, row: CandidateSlate | StoredRanking, newness: str) -> bool:
         key = f"{self._prefix}{kind}:{row.member_id}"
         with redis_errors():
-            return bool(self._redis.eval(_NEWEST, 1, key, row.task, newness, json.dumps(asdict(row))))
+            return bool(self._redis.eval(_PUT_NEWEST, 1, key, row.task, newness, json.dumps(asdict(row))))
 
     def _receipt(self, job_id: str) -> str:
         return f"{self._prefix}receipt:{job_id}"
@@ -115,7 +121,7 @@ def _document(text: bytes) -> dict[str, Any]:
     return json.loads(text.partition(b"\n")[2])
 
 
-def _receipt(found: dict[bytes, bytes]) -> Receipt:
-    values = {name.decode(): value.decode() for name, value in found.items()}
+def _receipt(fields: dict[bytes, bytes]) -> Receipt:
+    values = {name.decode(): value.decode() for name, value in fields.items()}
     state: Any = values.get("state")
     return Receipt(attempts=int(values.get("attempts", 0)), state=state, error=values.get("error") or None)

@@ -29,14 +29,16 @@ _AHEAD_SECONDS = 3600.0  # clock skew allowed for events; an event dated next ye
 
 
 class NearlineService:
-    """The ingress of the nearline plane; `NearlineService.open` makes one from its settings.
+    """The ingress of the nearline plane; `NearlineService.open` creates it from settings.
 
-    Its methods block for a synced write or a read: call them in a thread.
+    The methods block on disk or network, so call them in a thread.
 
     Args:
-        outbox, store, dispatcher: closed by `close`, the dispatcher first.
-        suite: the tasks of the version that is served now.
-        clock: seconds since 1970.
+        outbox: Stores accepted jobs; closed by `close`.
+        store: Slates, rankings and receipts; closed by `close`.
+        dispatcher: Sends the jobs of the outbox; closed first by `close`.
+        suite: Returns the tasks of the version that is served now.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(
@@ -53,10 +55,14 @@ class NearlineService:
 
     @staticmethod
     def open(config: NearlineConfig, suite: Callable[[], TaskSuite]) -> "NearlineService":
-        """Opens outbox, store and queue, and begins to dispatch.
+        """Open outbox, store and queue, and start the dispatcher.
+
+        Args:
+            config: Settings of the nearline plane.
+            suite: Returns the tasks of the version that is served now.
 
         Raises:
-            UserError: a file is something else.
+            UserError: A file is not a SQLite database.
         """
         from brew_serve.nearline.celery_queue import CeleryQueue
 
@@ -66,13 +72,13 @@ class NearlineService:
         return NearlineService(outbox, store, dispatcher, suite)
 
     def events(self, batch: EventBatch) -> EventsAccepted:
-        """Takes all of the events or none; when it returns, they are on the disk.
+        """Accept all events or none. They are durable when this returns.
 
         Raises:
-            UserError: an event's surface or action is unknown, it lies in the future, or its id was given before with
-                other contents.
-            Overloaded: too much is waiting.
-            Unavailable: the disk failed.
+            UserError: The surface or the action of an event is unknown, its timestamp is in the future, or its id was
+                used before with other content.
+            Overloaded: Too many jobs are open.
+            Unavailable: The disk failed.
         """
         suite = self._suite()
         latest = int((self._clock() + _AHEAD_SECONDS) * 1e6)
@@ -83,7 +89,7 @@ class NearlineService:
                 raise UserError(f"events.{at}: {error}") from error
             if micros_of(event.timestamp) > latest:
                 raise UserError(
-                    f"events.{at}: timestamp {event.timestamp.isoformat()} lies in the future; send what happened."
+                    f"events.{at}: timestamp {event.timestamp.isoformat()} is in the future. Send past events only."
                 )
         accepted = self._accept(
             [
@@ -94,11 +100,12 @@ class NearlineService:
         return EventsAccepted(accepted=accepted[0], known=accepted[1])
 
     def rank(self, request: NearlineRankRequest) -> RankAccepted:
-        """Takes the request; when it returns, it is on the disk.
+        """Accept a ranking request. It is durable when this returns.
 
         Raises:
-            UserError: an unknown task, or its id was given before with other contents.
-            Overloaded, Unavailable: as `events`.
+            UserError: The task is unknown, or the request id was used before with other content.
+            Overloaded: Too many jobs are open.
+            Unavailable: The disk failed.
         """
         task = self._suite().task(request.task)
         request_id = request.request_id or uuid.uuid4().hex
@@ -116,21 +123,23 @@ class NearlineService:
         return RankAccepted(request_id=request_id, result=_path(task.name, request.member_id))
 
     def ranking(self, task: str, member_id: str) -> NearlineRanking:
-        """The latest ranking.
+        """Return the latest ranking of a member on a task, with its staleness.
 
         Raises:
-            UnknownId: there is none; why, as far as it is known.
-            UserError: an unknown task.
-            Unavailable: the store cannot be read now.
+            UnknownId: There is no ranking; the message says why, if that is known.
+            UserError: The task is unknown.
+            Unavailable: The store cannot be read now.
         """
         self._suite().task(task)
         waiting = self.outbox.waiting(member_id, task)
         stored = self._store.ranking(task, member_id)
         if stored is None:
-            raise UnknownId(self._why_none(task, member_id, any(job.job_id.startswith("rank:") for job in waiting)))
-        # Jobs that were just done may not be settled yet.
-        shown = {f"event:{id_}" for id_ in stored.event_ids} | {f"rank:{stored.request_id}"}
-        unseen = [job.accepted_at for job in waiting if job.job_id not in shown]
+            raise UnknownId(
+                self._explain_missing(task, member_id, any(job.job_id.startswith("rank:") for job in waiting))
+            )
+        # Jobs that the ranking includes can still be open in the outbox, until the dispatcher reads their receipts.
+        included = {f"event:{id_}" for id_ in stored.event_ids} | {f"rank:{stored.request_id}"}
+        unseen = [job.accepted_at for job in waiting if job.job_id not in included]
         return NearlineRanking(
             version=stored.version,
             task=task,
@@ -144,7 +153,7 @@ class NearlineService:
         )
 
     def close(self) -> None:
-        """Ends the dispatcher; what it has not sent stays in the outbox."""
+        """Stop the dispatcher and close the stores. Unsent jobs stay in the outbox."""
         self._dispatcher.close()
         self.outbox.close()
         self._store.close()
@@ -154,13 +163,13 @@ class NearlineService:
         self._dispatcher.kick()
         return accepted.new, accepted.known
 
-    def _why_none(self, task: str, member_id: str, waits: bool) -> str:
-        if waits:
-            return f"the ranking of {task} for member {member_id!r} is being computed; ask again in a moment."
+    def _explain_missing(self, task: str, member_id: str, requested: bool) -> str:
+        if requested:
+            return f"the ranking of {task} for member {member_id!r} is being computed; try again in a moment."
         for letter in self.outbox.dead_letters(member_id=member_id):
             if letter.job.task == task:
-                return f"the ranking of {task} for member {member_id!r} was given up: {letter.error}"
-        return f"there is no ranking of {task} for member {member_id!r}; ask for one with POST /v1/nearline/rank."
+                return f"the ranking of {task} for member {member_id!r} failed: {letter.error}"
+        return f"there is no ranking of {task} for member {member_id!r}; request it with POST /v1/nearline/rank."
 
 
 def _path(task: str, member_id: str) -> str:

@@ -49,11 +49,13 @@ class CandidateSlate:
     """Candidates to rank for a member on a task.
 
     Args:
-        request_id: of the request that asked.
-        requested_at: microseconds since 1970, UTC.
-        candidates: ids that the context holds, or {"id", "fields"}.
-        instruction: what the member wants, in their own words.
-        top_k: keep the best this many only.
+        task: The task.
+        member_id: The member.
+        request_id: Id of the ranking request.
+        requested_at: Time of the request in microseconds since 1970, UTC.
+        candidates: Ids of entities in the context, or {"id", "fields"}.
+        instruction: The member's instruction, in their own words.
+        top_k: Number of candidates to keep, the best first; None for all.
     """
 
     task: str
@@ -66,21 +68,24 @@ class CandidateSlate:
 
     @property
     def newness(self) -> str:
-        """Of fixed width; sorts by time, and two requests of one microsecond always the same way."""
+        """A string of fixed width that sorts by time; requests of the same microsecond sort by a hash of their ids."""
         return f"{self.requested_at:020d}.{hashlib.sha256(self.request_id.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRanking:
-    """One result.
+    """The latest ranking of a member on a task.
 
     Args:
-        newness: the slate's, then the revision of the history that was read.
-        version: of the model.
-        computed_at: microseconds since 1970, UTC.
-        events: how many nearline events the history held.
-        event_ids: the newest of them.
-        answer: "ranking", "usage" and "truncated" as `RankResponse` has them.
+        task: The task.
+        member_id: The member.
+        request_id: Id of the ranking request.
+        newness: Newness of the slate, followed by the revision of the history.
+        version: Model version.
+        computed_at: Microseconds since 1970, UTC.
+        events: Number of nearline events in the history.
+        event_ids: Ids of the newest of these events.
+        answer: The fields "ranking", "usage" and "truncated" of `RankResponse`.
     """
 
     task: str
@@ -105,56 +110,59 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How work on a job ended: done, failed (and to be tried again), or dead (trying again cannot help)."""
+    """Outcome of an attempt: done, failed (it will be retried), or dead (a retry cannot succeed)."""
 
     state: State
     error: str | None = None
 
 
 class NearlineStore(Protocol):
-    """Every method may be called from any thread, is atomic, and raises Unavailable where the store cannot be used."""
+    """Slates, rankings and receipts. Methods are thread-safe and atomic, and raise Unavailable if the store is down."""
 
-    settle_seconds: float  # after these, what was written survives a crash of the store's machine
+    settle_seconds: float  # time after which a write survives a crash of the store's machine
 
     def put_slate(self, slate: CandidateSlate) -> bool:
-        """Stores the slate, unless one as new or newer of its member and task is there; whether it is stored."""
+        """Store the slate, unless one at least as new exists of its member and task. Returns whether it is stored."""
 
     def slates(self, member_id: str) -> list[CandidateSlate]:
         """Return the slates of a member, sorted by task."""
 
     def put_ranking(self, ranking: StoredRanking) -> bool:
-        """Stores the ranking, unless one as new or newer of its member and task is there; whether it is stored."""
+        """Store the ranking, unless one at least as new exists of its member and task. Returns whether it is stored."""
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
-        """The latest result."""
+        """Return the latest ranking; None if there is none."""
 
     def begin(self, job_ids: Sequence[str], at: float) -> dict[str, Receipt]:
-        """Counts one attempt for each job, and returns their receipts; `at` is now, in seconds since 1970."""
+        """Count one attempt for each job and return the receipts; `at` is the time in seconds since 1970."""
 
     def settle(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Notes how the work on each job ended; nothing changes for a job that is done or dead."""
+        """Record the outcome of each job; jobs that are done or dead do not change."""
 
     def receipts(self, job_ids: Sequence[str]) -> dict[str, Receipt]:
-        """Those that exist."""
+        """Return the existing receipts, by job id."""
 
     def reset(self, job_ids: Sequence[str]) -> None:
-        """Forgets that the jobs failed, but not how often they were begun."""
+        """Clear the state of failed jobs, and keep their numbers of attempts."""
 
     def forget(self, job_ids: Sequence[str]) -> None:
-        """Removes receipts."""
+        """Remove receipts."""
 
     def prune(self, before: float) -> None:
-        """Removes receipts of work begun before that time, in seconds since 1970."""
+        """Remove the receipts of attempts that began before a time in seconds since 1970."""
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
 
 
 class SqliteNearlineStore:
-    """A `NearlineStore` in a SQLite file; it is made where it is missing.
+    """A `NearlineStore` in a SQLite file, which is created if missing.
+
+    Args:
+        path: Path of the file.
 
     Raises:
-        UserError: the file is no SQLite database.
+        UserError: The file is not a SQLite database.
     """
 
     settle_seconds = 0.0
@@ -163,14 +171,14 @@ class SqliteNearlineStore:
         self._file = SqliteFile(path, _SCHEMA)
 
     def put_slate(self, slate: CandidateSlate) -> bool:
-        return self._newest("slates", slate, slate.newness)
+        return self._put_newest("slates", slate, slate.newness)
 
     def slates(self, member_id: str) -> list[CandidateSlate]:
         rows = self._file.rows("SELECT document FROM slates WHERE member_id = ? ORDER BY task", (member_id,))
         return [CandidateSlate(**json.loads(document)) for (document,) in rows]
 
     def put_ranking(self, ranking: StoredRanking) -> bool:
-        return self._newest("rankings", ranking, ranking.newness)
+        return self._put_newest("rankings", ranking, ranking.newness)
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
         rows = self._file.rows("SELECT document FROM rankings WHERE member_id = ? AND task = ?", (member_id, task))
@@ -216,7 +224,9 @@ class SqliteNearlineStore:
     def close(self) -> None:
         self._file.close()
 
-    def _newest(self, table: Literal["slates", "rankings"], row: CandidateSlate | StoredRanking, newness: str) -> bool:
+    def _put_newest(
+        self, table: Literal["slates", "rankings"], row: CandidateSlate | StoredRanking, newness: str
+    ) -> bool:
         with self._file.transaction() as db:
             return bool(
                 db.execute(

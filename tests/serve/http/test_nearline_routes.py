@@ -107,7 +107,7 @@ async def test_a_ranking_from_the_request_to_the_event_that_renews_it(http: http
     missing = await http.get(RESULT)
     assert (missing.status_code, missing.json()["error"]) == (
         404,
-        "there is no ranking of job_apply for member 'ada'; ask for one with POST /v1/nearline/rank.",
+        "there is no ranking of job_apply for member 'ada'; request it with POST /v1/nearline/rank.",
     )
     asked = await http.post("/v1/nearline/rank", json=RANK)
     assert asked.status_code == 202
@@ -115,7 +115,7 @@ async def test_a_ranking_from_the_request_to_the_event_that_renews_it(http: http
     waits = await http.get(RESULT)
     assert (waits.status_code, waits.json()["error"]) == (
         404,
-        "the ranking of job_apply for member 'ada' is being computed; ask again in a moment.",
+        "the ranking of job_apply for member 'ada' is being computed; try again in a moment.",
     )
 
     await asyncio.to_thread(plane.work)
@@ -144,9 +144,7 @@ async def test_a_ranking_that_was_given_up_says_why(http: httpx.AsyncClient, pla
     await asyncio.to_thread(plane.work)
     answer = await http.get(RESULT)
     assert answer.status_code == 404
-    assert answer.json()["error"].startswith(
-        "the ranking of job_apply for member 'ada' was given up: candidate 'e99' is"
-    )
+    assert answer.json()["error"].startswith("the ranking of job_apply for member 'ada' failed: candidate 'e99' is")
 
 
 async def test_a_request_that_is_sent_twice_under_its_id_is_one(http: httpx.AsyncClient, plane: Plane) -> None:
@@ -156,7 +154,7 @@ async def test_a_request_that_is_sent_twice_under_its_id_is_one(http: httpx.Asyn
     assert plane.outbox.counts() == {"accepted": 1}
     other = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine", "top_k": 1})
     assert other.status_code == 400
-    assert other.json()["error"].startswith("rank id 'mine' was given before with other contents")
+    assert other.json()["error"].startswith("rank id 'mine' was used before with other content")
 
 
 async def test_ids_of_any_characters_come_back_as_they_were(http: httpx.AsyncClient, plane: Plane) -> None:
@@ -176,7 +174,7 @@ BAD_EVENTS = [
     ({"events": [{**EVENT, "timestamp": 5}]}, "a timestamp is text such as"),
     (
         {"events": [{**EVENT, "timestamp": "2027-01-15T09:00:01Z"}]},
-        "events.0: timestamp 2027-01-15T09:00:01+00:00 lies",
+        "events.0: timestamp 2027-01-15T09:00:01+00:00 is in",
     ),
     ({"events": [EVENT, {**EVENT, "event_id": "b", "surface": "moon"}]}, "events.1: surface 'moon' is unknown; this"),
     (
@@ -236,7 +234,7 @@ async def test_too_much_work_is_refused_with_a_time_to_come_back(http: httpx.Asy
         events = [EVENT | {"event_id": str(start + n)} for n in range(1000)]
         answer = await http.post("/v1/events", json={"events": events})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert answer.json()["error"] == "2000 nearline jobs are open, and this service takes 1500; ask again later."
+    assert answer.json()["error"] == "2000 nearline jobs are open; the limit of this service is 1500. Try later."
     assert plane.outbox.counts() == {"accepted": 1000}
 
 

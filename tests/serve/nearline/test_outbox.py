@@ -58,11 +58,14 @@ def test_what_a_killed_process_had_accepted_is_there(tmp_path: Path) -> None:
 def test_a_job_is_taken_once_and_a_batch_whole_or_not_at_all(outbox: Outbox) -> None:
     assert outbox.accept([event(1), event(2)], 5.0) == Accepted(new=2, known=0)
     assert outbox.accept([event(2), event(3)], 6.0) == Accepted(new=1, known=1)
-    with pytest.raises(UserError, match="event id '2' was given before with other contents; give every event an id"):
+    with pytest.raises(
+        UserError,
+        match="event id '2' was used before with other content, so nothing of this request was stored. Use a unique id",
+    ):
         outbox.accept([event(4), event(2, action="skip")], 7.0)
-    with pytest.raises(UserError, match="event id '1' was given before"):
+    with pytest.raises(UserError, match="event id '1' was used before"):
         outbox.accept([event(1, member="new")], 7.0)
-    with pytest.raises(Overloaded, match="11 nearline jobs are open, and this service takes 10") as error:
+    with pytest.raises(Overloaded, match="11 nearline jobs are open; the limit of this service is 10") as error:
         outbox.accept([event(n) for n in range(10, 18)], 7.0)
     assert error.value.retry_after == 30.0
     assert outbox.counts() == {"accepted": 3}
