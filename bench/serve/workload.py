@@ -7,7 +7,6 @@ token would make every prefix cache look perfect.
 
 import itertools
 import json
-import string
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,7 +92,7 @@ class RequestMaker:
 
     def _request(self) -> Request:
         task, compiler, sizes = self.task, self.compiler, self.sizes
-        profile = self._fields(self.suite.profile)
+        profile = self._fields(self.suite.profile.fields)
         history = self._history(profile, int(self._random.integers(sizes.history // 2, sizes.history * 3 // 2 + 1)))
         candidates = [{"id": f"c{i}", "fields": self._candidate(profile)} for i in range(sizes.candidates)]
         body = {"task": task.name, "member": {"profile": profile, "history": history}, "candidates": candidates}
@@ -116,7 +115,7 @@ class RequestMaker:
     def _history(self, profile: dict[str, str], tokens: int) -> list[dict[str, Any]]:
         past: list[dict[str, Any]] = []
         while tokens > 0:
-            fields = self._fields(self.suite.entities[self.surface.entity_type])
+            fields = self._fields(self.suite.entities[self.surface.entity_type].fields)
             past.append(
                 {
                     "entity_type": self.surface.entity_type,
@@ -131,7 +130,7 @@ class RequestMaker:
 
     def _candidate(self, profile: dict[str, str]) -> dict[str, str]:
         """Fields that make a question of the wanted length, or the first length above it."""
-        fields = self._fields(self.suite.entities[self.surface.entity_type])
+        fields = self._fields(self.suite.entities[self.surface.entity_type].fields)
         names = itertools.cycle(fields)  # no field may be longer than the service takes
         wanted = min(self.sizes.candidate, self.compiler.format.question_tokens)  # no question is longer than that
         while len(self._question(profile, fields)) < wanted:
@@ -142,8 +141,7 @@ class RequestMaker:
         entity = Entity(entity_type=self.surface.entity_type, fields=fields)
         return self.compiler.question(self.task, profile, entity)[0]
 
-    def _fields(self, templates: list[str]) -> dict[str, str]:
-        names = [name for template in templates for _, name, _, _ in string.Formatter().parse(template) if name]
+    def _fields(self, names: list[str]) -> dict[str, str]:
         return {name: draw_words(self._words, self._random, 1)[0] for name in names}
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
@@ -50,8 +50,8 @@ def version(tmp_path: Path) -> LoadedVersion:
     """One task, and a model folder with a random bigram table."""
     suite = TaskSuite(
         name="tiny",
-        profile=["{title}"],
-        entities={"job": ["{title}"]},
+        profile=RecordTemplate(fields=["title"], phrases=["{{ title }}"]),
+        entities={"job": RecordTemplate(fields=["title"], phrases=["{{ title }}"])},
         surfaces=[
             Surface(
                 name="jobs",
@@ -66,7 +66,7 @@ def version(tmp_path: Path) -> LoadedVersion:
                 surface="jobs",
                 instruction="Predict whether the member applies.",
                 positive=["apply"],
-                history=HistoryPolicy(surfaces=["jobs"], max_interactions=4, hop=2),
+                history=HistoryPolicy(surfaces=["jobs"], max_interactions=4),
             )
         ],
     )

@@ -21,7 +21,7 @@ import pytest
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
 from brew_serve.context.base import MemberContext
@@ -70,11 +70,14 @@ class TableEngine:
 @pytest.fixture(scope="session")
 def suite() -> TaskSuite:
     """Two tasks: one of single-token labels, one whose labels share their first token."""
-    history = HistoryPolicy(surfaces=["jobs", "feed"], max_interactions=12, hop=4)
+    history = HistoryPolicy(surfaces=["jobs", "feed"], max_interactions=12, hop_tokens=64)
     return TaskSuite(
         name="tiny",
-        profile=["{title}", "in {location}"],
-        entities={"job": ["{title}", "at {company}"], "post": ["{topic}"]},
+        profile=RecordTemplate(fields=["title", "location"], phrases=["{{ title }}", "in {{ location }}"], cut="end"),
+        entities={
+            "job": RecordTemplate(fields=["title", "company"], phrases=["{{ title }}", "at {{ company }}"], cut="end"),
+            "post": RecordTemplate(fields=["topic"], phrases=["{{ topic }}"], cut="end"),
+        },
         surfaces=[
             Surface(
                 name="jobs",

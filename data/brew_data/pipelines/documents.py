@@ -53,7 +53,7 @@ def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabu
 
     def texts() -> Iterator[str]:
         for task in suite.tasks:
-            yield task.instruction
+            yield suite.instruction(task)
         yield from (suite.profile_text(profile) for profile in records.profiles.values())
         for member, past in zip(training_rows["member_id"].to_pylist(), records.history(training_rows), strict=True):
             if member in records.profiles:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 
-from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
+from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import first_kept, first_possible, hop_limit
 from brew_data.prompts.suite import Action, Outcome, Surface, TaskSpec, TaskSuite
@@ -170,11 +170,29 @@ class PromptCompiler:
         end = any(not task.follows_surface for task in suite.tasks)
         self._prefix_budget = format.context_length - format.question_tokens - longest - end
         past = max((len(ids) for labels in self._surface_labels.values() for ids in labels.values()), default=1)
-        if self._prefix_budget < format.head_tokens + format.question_tokens + (past if past > longest else 0):
+        if self._prefix_budget < format.head_tokens + format.question_tokens + past:
             raise UserError(_no_history(format))
+        sources: list[TaskSpec | Surface] = [*suite.surfaces, *suite.tasks]
+        for source in sources:
+            self._check_fixed_text(source)
         # A head can be shorter than its budget, so the budget of history varies; the hop must not vary with it.
         history = self._prefix_budget - format.head_tokens
         self._hops = {task.name: hop_limit(task.history.hop_tokens, history) for task in suite.tasks}
+
+    def __reduce__(self) -> tuple:
+        return PromptCompiler, (self.suite, self.tokenizer, self.format)
+
+    def _check_fixed_text(self, source: TaskSpec | Surface) -> None:
+        """Refuse a question whose text after the entity, which is never cut, leaves too few tokens for the entity."""
+        surface = source if isinstance(source, Surface) else self.suite.surface(source.surface)
+        profile = dict.fromkeys(self.suite.profile.fields, "x")
+        _, after = self.suite.question_frame(source, profile, has_entity=True)
+        fixed = len(self.tokenizer.encode(f"{self.suite.entities[surface.entity_type].end}{after}"))
+        if fixed > self.format.question_tokens // 2:
+            raise UserError(
+                f"{source.name}: the text after the entity has {fixed} tokens, more than half of question_tokens "
+                f"{self.format.question_tokens}; shorten the question, or raise question_tokens."
+            )
 
     def _answers(self, owner: str, labelled: Sequence[Outcome | Action], kind: str) -> dict[str, Ids]:
         """Return the token ids of each label, by name; `<|end|>` follows every label if one begins another."""
@@ -226,7 +244,7 @@ class PromptCompiler:
         return self._head(task, field_values(profile), own_words)
 
     def _head(self, task: TaskSpec, profile: Mapping[str, str], own_words: str = "") -> tuple[Ids, Cut]:
-        limit = self.format.head_tokens - 2
+        limit = self.format.head_tokens - len(head_ids(self.tokenizer, ()))
         kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=limit // 2)
         instruction = self._instructions[task.name]
         if own_words.strip():
@@ -338,7 +356,7 @@ class PromptCompiler:
             most=task.history.max_interactions,
         )
         return Prefix(
-            ids=tuple(chain(head, *chain.from_iterable((turn[:2] for turn in turns[start:])))),
+            ids=tuple(chain(head, *chain.from_iterable(turn[:2] for turn in turns[start:]))),
             turns=len(turns) - start,
             turns_dropped=oldest + start,
             head_cut=head_cut,

@@ -1,30 +1,61 @@
-"""Selects the part of a member's history that fits a prompt."""
+"""Selects the part of a member's history that a prompt shows.
+
+The window of shown turns starts at a boundary. Boundaries divide the history, from its first turn on, into groups: a
+group ends after `hop` tokens, and after a share of the maximum number of turns. New turns do not move the boundaries,
+so the start of the window moves only when a whole group leaves it, and the prefix cache serves the prompts in between.
+
+The newest turns that fit are always shown: a group is smaller than the budget, unless it is one turn.
+"""
 
 from collections.abc import Sequence
 
-__all__ = ["first_kept"]
+__all__ = ["HOP_SHARE", "first_kept", "first_possible", "hop_limit"]
+
+HOP_SHARE = 0.25  # the largest part of the budget, and of the maximum number of turns, that leaves at a time
+
+
+def hop_limit(hop_tokens: int, budget: int) -> int:
+    """Return the number of tokens that leave at a time: `hop_tokens`, at most a share of the budget, at least 1."""
+    return max(1, min(hop_tokens, int(HOP_SHARE * budget)))
+
+
+def first_possible(turns: int, most: int) -> int:
+    """Return the index of the oldest turn that a window can show; it is a boundary.
+
+    Args:
+        turns: The number of turns of the whole history.
+        most: The maximum number of turns to keep; at least 1.
+    """
+    oldest = max(0, turns - most)
+    return oldest - oldest % _group_turns(most)
 
 
 def first_kept(lengths: Sequence[int], *, budget: int, hop: int, most: int) -> int:
-    """Return the index of the oldest turn to keep, so that the newest turns fit.
+    """Return the index of the oldest turn to keep: the first boundary from which both limits hold.
 
-    The oldest turns are dropped `hop` at a time. If they were dropped one at a time, each new interaction would change
-    the prefix of the next prompt, and the prefix cache would miss. With hops, the prefix stays the same for up to `hop`
-    interactions.
+    If no turn is longer than the hop, more than `budget - hop` tokens are kept of a history that exceeds the budget. A
+    longer turn is a group of its own.
 
     Args:
-        lengths: Tokens of each turn, oldest first.
+        lengths: Tokens of each turn, oldest first, from `first_possible` on.
         budget: The maximum number of tokens of all kept turns together.
-        hop: Turns that are dropped at a time; at least 1.
-        most: The maximum number of turns to keep.
+        hop: Tokens that leave at a time; at least 1 and at most `budget`.
+        most: The maximum number of turns to keep; at least 1.
 
     Returns:
-        The smallest multiple of `hop` such that the turns from this index on fit both limits, or `len(lengths)` if
-        there is none.
+        The index in `lengths`, or `len(lengths)` if the newest turn exceeds the budget.
     """
-    total = sum(lengths)
-    start = 0
-    while start < len(lengths) and (total > budget or len(lengths) - start > most):
-        total -= sum(lengths[start : start + hop])
-        start = min(start + hop, len(lengths))
-    return start
+    left = sum(lengths)
+    turns_of_group, in_group = _group_turns(most), 0
+    for index, length in enumerate(lengths):
+        if index % turns_of_group == 0 or in_group + length > hop:  # a boundary
+            if left <= budget and len(lengths) - index <= most:
+                return index
+            in_group = 0
+        in_group += length
+        left -= length
+    return len(lengths)
+
+
+def _group_turns(most: int) -> int:
+    return max(1, int(HOP_SHARE * most))

@@ -4,17 +4,34 @@ A surface defines how a past interaction is rendered. A task defines what is pre
 Several tasks can share a surface, and a task can define its outcomes as sets of the surface's actions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
+import yaml
+
+from brew_data.prompts.fields import field_values
+from brew_data.prompts.templates import Phrase, Question, RecordTemplate
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 
-__all__ = ["FORMAT_VERSION", "Action", "HistoryPolicy", "Outcome", "Surface", "TaskSpec", "TaskSuite", "load_suite"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Action",
+    "HistoryPolicy",
+    "Outcome",
+    "RecordTemplate",
+    "Surface",
+    "TaskSpec",
+    "TaskSuite",
+    "load_suite",
+]
 
-FORMAT_VERSION = 2  # of suites; version 1 had no field `format_version` and no surfaces
+FORMAT_VERSION = 3  # of suites; version 2 had other templates, version 1 had no field `format_version` and no surfaces
+LABELS = "labels"  # the field of an instruction
 SUITES = Path(__file__).parent / "suites"
 
 
@@ -38,12 +55,12 @@ class Surface:
     Args:
         name: The value in column `surface` of the interactions table.
         entity_type: The type of the entities that the surface shows.
-        question: Phrases for the start of a turn, before the entity. The turn uses the first phrase whose fields are
-            all present in the member's profile.
+        question: Templates of a turn, with fields of the profile. `{{ entity }}` places the entity; without it, the
+            entity follows on the next line. The turn uses the first template whose fields are all present.
         actions: The actions that members can take on the surface.
 
     Raises:
-        ConfigError: There are fewer than two actions, or two actions share a name or a label.
+        ConfigError: There are fewer than two actions, two actions share a name or a label, or a label is blank.
     """
 
     name: str
@@ -53,7 +70,9 @@ class Surface:
 
     def __post_init__(self) -> None:
         if len(self.actions) < 2 or not _are_distinct(self.actions):
-            raise ConfigError(f"surface {self.name}: needs two or more actions with different names and labels.")
+            raise ConfigError(
+                f"surface {self.name}: needs two or more actions with different names and labels, none of them blank."
+            )
 
     def label(self, action: str) -> str:
         """Return the label of an action.
@@ -90,13 +109,23 @@ class HistoryPolicy:
     Args:
         surfaces: Interactions on these surfaces are shown, in order of time.
         max_interactions: The maximum number of interactions; the token budget may allow fewer.
-        hop: The number of oldest interactions that are dropped at a time, so that the prefix of a member's next prompt
-            is usually cached.
+        hop_tokens: Tokens of the oldest interactions that are dropped at a time, so that the prefix of a member's next
+            prompt is usually cached. It is capped at a quarter of the budget (`brew_data.prompts.history`).
+
+    Raises:
+        ConfigError: A number is less than 1.
     """
+
+    RENAMED: ClassVar[Mapping[str, str]] = MappingProxyType({"hop": "hop_tokens (counted in tokens, not in turns)"})
 
     surfaces: list[str]
     max_interactions: int = 200
-    hop: int = 32
+    hop_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for key in ("max_interactions", "hop_tokens"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"history.{key} is {getattr(self, key)}; set it to 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +135,7 @@ class TaskSpec:
     Args:
         name: The name of the task in requests.
         surface: The surface whose entities are scored.
-        instruction: The first text of the prompt.
+        instruction: The template of the first text of the prompt. `{{ labels }}` lists the labels of the outcomes.
         history: Which past interactions the prompt shows.
         positive: Names of outcomes. The score of an entity is the probability that any of them occurs.
         question: Like `Surface.question`, for the candidate only; None: the question of the surface.
@@ -146,9 +175,7 @@ class TaskSpec:
 class TaskSuite:
     """The surfaces and tasks of one model, with the templates that render its tables as text.
 
-    A template is a list of phrases such as "in {location}". Each phrase becomes a line of its own, because the
-    tokenizer merges within lines only. `{skills:each}` makes one line per element of "a, b, c". A phrase whose field
-    is absent is left out.
+    Templates are Jinja2 (`brew_data.prompts.templates`). They are compiled and checked on construction.
 
     Args:
         name: The name of the suite.
@@ -159,14 +186,15 @@ class TaskSuite:
         tasks: The tasks, which define what is predicted.
 
     Raises:
-        ConfigError: The format version is not `FORMAT_VERSION`, a name is repeated, a task or surface refers to an
-            unknown name, or the outcomes of a task do not cover each action of its surface exactly once.
+        ConfigError: The format version is not `FORMAT_VERSION`, a template is malformed or uses a field that is not
+            declared, a name is repeated, a task or surface refers to an unknown name, or the outcomes of a task do not
+            cover each action of its surface exactly once.
     """
 
     name: str
     format_version: int = FORMAT_VERSION
-    profile: list[str]
-    entities: dict[str, list[str]]
+    profile: RecordTemplate
+    entities: dict[str, RecordTemplate]
     surfaces: list[Surface]
     tasks: list[TaskSpec] = field(default_factory=list)
 
@@ -189,11 +217,26 @@ class TaskSuite:
                 )
         for task in self.tasks:
             self._check_outcomes(task)
+        self._check_templates()
+
+    def _check_templates(self) -> None:
+        place = f"suite {self.name}"
+        self.profile.check(f"{place}, profile")
+        for entity_type, template in self.entities.items():
+            if not template.phrases:
+                raise ConfigError(f"{place}, entities.{entity_type} has no phrases. Add one for each field to show.")
+            template.check(f"{place}, entities.{entity_type}")
+        assert len(self._questions) == len(self.surfaces) + len(self.tasks)  # compiles and checks them
+        for task in self.tasks:
+            instruction = Phrase(task.instruction, [LABELS], f"{place}, tasks.{task.name}.instruction")
+            instruction.check_text()
 
     def _check_outcomes(self, task: TaskSpec) -> None:
         outcomes = self.outcomes(task)
         if len(outcomes) < 2 or not _are_distinct(outcomes):
-            raise ConfigError(f"task {task.name}: needs two or more outcomes with different names and labels.")
+            raise ConfigError(
+                f"task {task.name}: needs two or more outcomes with different names and labels, none of them blank."
+            )
         names = [outcome.name for outcome in outcomes]
         if not task.positive or not set(task.positive) < set(names):
             raise ConfigError(
@@ -275,10 +318,65 @@ class TaskSuite:
             for task in self.tasks
         }
 
+    @cached_property
+    def _questions(self) -> dict[tuple[type, str], list[Question]]:
+        """Questions by kind and name of their source; a task without its own ones has those of its surface."""
+        questions: dict[tuple[type, str], list[Question]] = {
+            (Surface, surface.name): self._compile_questions(f"surfaces.{surface.name}", surface.question)
+            for surface in self.surfaces
+        }
+        for task in self.tasks:
+            questions[TaskSpec, task.name] = (
+                questions[Surface, task.surface]
+                if task.question is None
+                else self._compile_questions(f"tasks.{task.name}", task.question)
+            )
+        return questions
+
+    def _compile_questions(self, place: str, sources: Sequence[str]) -> list[Question]:
+        return [
+            Question(source, self.profile.fields, f"suite {self.name}, {place}, question {number}")
+            for number, source in enumerate(sources, start=1)
+        ]
+
+    def instruction(self, task: TaskSpec) -> str:
+        """Render the instruction of a task."""
+        labels = ", ".join(outcome.label for outcome in self.outcomes(task))
+        return Phrase(task.instruction, [LABELS], f"tasks.{task.name}.instruction").render({LABELS: labels}) or ""
+
+    def question_frame(
+        self, source: TaskSpec | Surface, profile: Mapping[str, str], *, has_entity: bool
+    ) -> tuple[str, str]:
+        """Render the question of a turn: the text before and after the entity.
+
+        Args:
+            source: A task for a candidate, a surface for a past interaction.
+            profile: The member's fields, from `field_values`.
+            has_entity: False: the entity has no text, so questions that place it are passed over.
+        """
+        for question in self._questions[type(source), source.name]:
+            if (has_entity or not question.places_entity) and (frame := question.render(profile)) is not None:
+                return frame
+        return "", ""
+
+    def check_entity_type(self, source: TaskSpec | Surface, entity_type: str) -> None:
+        """Refuse an entity of another type than the surface of `source` shows.
+
+        Raises:
+            UserError: The types differ.
+        """
+        surface = source if isinstance(source, Surface) else self.surface(source.surface)
+        if entity_type != surface.entity_type:
+            kind = "surface" if isinstance(source, Surface) else "task"
+            raise UserError(
+                f"{kind} {source.name} {'shows' if kind == 'surface' else 'ranks'} entities of type "
+                f"{surface.entity_type!r}, not {entity_type!r}."
+            )
+
     def question_text(
         self, source: TaskSpec | Surface, profile: Mapping[str, object], entity_type: str, fields: Mapping[str, object]
     ) -> str:
-        """Render the question of a turn and its entity, one phrase per line.
+        """Render the question of a turn with its entity, without any budget.
 
         A question can repeat an important field of the profile, because the model learns to compare adjacent words
         faster than words that are hundreds of tokens apart.
@@ -290,31 +388,26 @@ class TaskSuite:
             fields: The entity's fields by name.
 
         Raises:
-            UserError: The surface shows entities of another type.
+            UserError: The surface shows entities of another type, or as in `field_values`.
         """
-        surface = source if isinstance(source, Surface) else self.surface(source.surface)
-        if entity_type != surface.entity_type:
-            kind = "surface" if isinstance(source, Surface) else "task"
-            raise UserError(
-                f"{kind} {source.name} {'shows' if kind == 'surface' else 'ranks'} entities of type "
-                f"{surface.entity_type!r}, not {entity_type!r}."
-            )
-        question = surface.question if source.question is None else source.question
-        return _lines(_filled(question, profile)[:1]) + self.entity_text(entity_type, fields)
+        self.check_entity_type(source, entity_type)
+        entity = self.entity_text(entity_type, fields)
+        before, after = self.question_frame(source, field_values(profile), has_entity=bool(entity))
+        return f"{before}{entity}{after}"
 
     def profile_text(self, profile: Mapping[str, object]) -> str:
-        """Render a member's profile, one phrase per line."""
-        return _lines(_filled(self.profile, profile))
+        """Render a member's profile, without any budget."""
+        return self.profile.render(field_values(profile))
 
     def entity_text(self, entity_type: str, fields: Mapping[str, object]) -> str:
-        """Render an entity, one phrase per line.
+        """Render an entity, without any budget.
 
         Raises:
-            UserError: The suite has no template for this type.
+            UserError: The suite has no template for this type, or as in `field_values`.
         """
         if entity_type not in self.entities:
             raise UserError(f"entity type {entity_type!r} is unknown; this model reads {', '.join(self.entities)}.")
-        return _lines(_filled(self.entities[entity_type], fields))
+        return self.entities[entity_type].render(field_values(fields))
 
     def to_dict(self) -> dict:
         """Return plain data that `from_dict` reads; the registry stores it with each model."""
@@ -335,8 +428,10 @@ def _check_format_version(suite: str, version: object) -> None:
     if version != FORMAT_VERSION:
         found = "no format_version" if version is None else f"format_version {version!r}"
         raise ConfigError(
-            f"suite {suite} has {found}, but this release reads format_version {FORMAT_VERSION} only. Use the release "
-            f"that wrote the suite, or write the suite again with this one."
+            f"suite {suite} has {found}, but this release reads format_version {FORMAT_VERSION} only. There, templates "
+            f"are Jinja2 ({{{{ title }}}} instead of {{title}}, {{{{ skills | lines }}}} instead of {{skills:each}}), "
+            f"profile and entities have `fields` and `phrases`, and history has hop_tokens instead of hop. Convert the "
+            f"suite (docs/prompts.md shows how), or use the release that wrote it."
         )
 
 
@@ -346,41 +441,17 @@ def _check_distinct(owner: str, kind: str, names: list[str]) -> None:
 
 
 def _are_distinct(labelled: list[Action] | list[Outcome]) -> bool:
-    return all(
+    return all(item.label.strip() for item in labelled) and all(
         len(set(values)) == len(labelled)
-        for values in ([item.name for item in labelled], [item.label for item in labelled])
+        for values in ([item.name for item in labelled], [item.label.strip() for item in labelled])
     )
-
-
-class _Value(str):
-    """A field in a phrase; `{field:each}` puts each element of "a, b, c" on a line of its own."""
-
-    def __format__(self, spec: str) -> str:
-        return self.replace(", ", "\n") if spec == "each" else str(self)
-
-
-def _filled(phrases: list[str], values: Mapping[str, object]) -> list[str]:
-    """Fill in the phrases whose fields are all present."""
-    # A line break inside a field would forge a phrase.
-    present = {key: _Value(" ".join(str(value).split())) for key, value in values.items() if value not in (None, "")}
-    lines: list[str] = []
-    for phrase in phrases:
-        try:
-            lines.append(phrase.format_map(present))
-        except KeyError:
-            continue
-    return lines
-
-
-def _lines(phrases: list[str]) -> str:
-    return "".join(f"{phrase}\n" for phrase in phrases if phrase)
 
 
 def load_suite(name_or_folder: str | Path) -> TaskSuite:
     """Load a suite from a folder with `suite.yaml` (templates and surfaces) and `tasks/*.yaml` (one task each).
 
     Args:
-        name_or_folder: The name of a built-in suite (`economic_graph`, `movielens`) or the path of a folder.
+        name_or_folder: The name of a built-in suite (a folder of `suites/`), or the path of a folder.
 
     Raises:
         ConfigError: The suite does not exist, it has no task, or a file in it is malformed.
@@ -393,8 +464,21 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
         raise ConfigError(
             f"suite {name_or_folder!r} is neither a built-in suite ({shipped}) nor a folder that contains suite.yaml."
         )
+    _check_file_version(folder / "suite.yaml")
     suite = load_config(TaskSuite, folder / "suite.yaml")
     tasks = [load_config(TaskSpec, path) for path in sorted((folder / "tasks").glob("*.yaml"))]
     if not tasks:
         raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} contains no task file (*.yaml). Add one per task.")
     return replace(suite, tasks=[*suite.tasks, *tasks])
+
+
+def _check_file_version(path: Path) -> None:
+    """Refuse a file of an earlier format before its keys are read, so that the message names the version."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        return  # load_config reports it
+    if isinstance(data, dict):
+        earlier = isinstance(data.get("profile"), list)  # in version 2, templates were lists
+        if "format_version" in data or earlier:
+            _check_format_version(str(data.get("name")), data.get("format_version"))

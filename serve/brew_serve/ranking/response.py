@@ -23,6 +23,7 @@ def ranking_fields(ranking: Ranking, top_k: int | None) -> RankingFields:
         ranking: Best candidate first.
         top_k: Number of candidates to return; None returns all. `usage` counts all scored candidates.
     """
+    prefix, cuts = ranking.prefix, ranking.candidate_cuts
     return {
         "ranking": [
             RankedItem(id=candidate.id, score=candidate.score, probabilities=candidate.probabilities)
@@ -30,8 +31,10 @@ def ranking_fields(ranking: Ranking, top_k: int | None) -> RankingFields:
         ],
         "usage": Usage(prompt_tokens=ranking.prompt_tokens, candidates=len(ranking.candidates)),
         "truncated": Truncated(
-            turns_dropped=ranking.prefix.turns_dropped,
-            head_tokens_dropped=ranking.prefix.tokens_dropped,
-            candidates=ranking.tokens_dropped,
+            turns_dropped=prefix.turns_dropped,
+            head_tokens_dropped=prefix.head_cut.tokens,
+            history_tokens_dropped=prefix.history_cut.tokens,
+            fields_cut=sum(cut.fields for cut in (prefix.head_cut, prefix.history_cut, *cuts.values())),
+            candidates={id_: cut.tokens for id_, cut in cuts.items()},
         ),
     }

@@ -5,8 +5,9 @@ of its tokens' probabilities after the answer cue. The probabilities of all labe
 
     score = sum of P(action) over the task's positive actions.
 
-Labels of several tokens can share a prefix. Their tokens form a prefix tree, and one engine call per inner node gives
-the exact probability of every label. If every label is one token, that is one call per candidate.
+Labels of several tokens can share a prefix. If one label begins another, `<|end|>` follows every label of the task
+(`PromptCompiler.labels`), so that no answer begins another. The tokens form a prefix tree, and one engine call per
+inner node gives the exact probability of every label. If every label is one token, that is one call per candidate.
 
 This module imports neither Ray nor vLLM. Source: 360Brew, arXiv 2501.16450, section 3.
 """
@@ -16,7 +17,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from brew_data.prompts.compiler import Entity, PastInteraction, Prefix, PromptCompiler
+from brew_data.prompts.compiler import Cut, Entity, PastInteraction, Prefix, PromptCompiler
 from brew_data.prompts.suite import TaskSpec
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.ranking.concurrency import gather_until
@@ -55,14 +56,14 @@ class Prompts:
     Args:
         ids: Candidate ids, in the order of the request.
         prefix: The prefix that all candidates share, with the counts of what was cut from it.
-        questions: Per candidate: token ids up to the answer cue, and the number of tokens that were cut.
+        questions: Per candidate: token ids up to the answer cue, and what was cut from its text.
         work: Predicted tokens to compute: the prefix once, and each question once per inner node of the label tree.
     """
 
     task: TaskSpec
     ids: list[str]
     prefix: Prefix
-    questions: list[tuple[Ids, int]]
+    questions: list[tuple[Ids, Cut]]
     work: int
 
 
@@ -75,14 +76,14 @@ class Ranking:
         unscored: Ids that were not scored in time, in the order of the request.
         prefix: The prefix that all candidates share, with the counts of what was cut from it.
         prompt_tokens: Tokens of the shared prefix, counted once, plus tokens of every candidate's question.
-        tokens_dropped: Tokens cut from a candidate's text, by its id; only candidates that lost some.
+        candidate_cuts: What was cut from a candidate's text, by its id; only candidates that lost some.
     """
 
     candidates: list[RankedCandidate]
     unscored: list[str]
     prefix: Prefix
     prompt_tokens: int
-    tokens_dropped: dict[str, int]
+    candidate_cuts: dict[str, Cut]
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
@@ -209,7 +210,7 @@ class Scorer:
             unscored=[id_ for id_, scored in zip(prompts.ids, scores, strict=True) if scored is None],
             prefix=prompts.prefix,
             prompt_tokens=len(prompts.prefix.ids) + sum(len(ids) for ids, _ in prompts.questions),
-            tokens_dropped={id_: cut for id_, (_, cut) in zip(prompts.ids, prompts.questions, strict=True) if cut},
+            candidate_cuts={id_: cut for id_, (_, cut) in zip(prompts.ids, prompts.questions, strict=True) if cut},
         )
 
     def _score_if_complete(self, task: TaskSpec, answers: Sequence[list[float] | None]) -> Scored | None:

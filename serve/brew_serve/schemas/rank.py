@@ -10,6 +10,8 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Disc
 from pydantic.config import JsonDict
 
 from brew_data.prompts.compiler import Entity, PastInteraction
+from brew_data.prompts.fields import field_values
+from brew_platform.errors import UserError
 
 __all__ = ["Closed", "InlineCandidate", "Member", "RankRequest", "RankResponse", "RankedItem", "Truncated", "Usage"]
 
@@ -20,7 +22,25 @@ MAX_DEADLINE_MS = 600_000
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Id = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=2_000)]
-Fields = Annotated[dict[Name, Text], Field(max_length=100)]
+FieldValue = Text | float | bool | Annotated[list[Text | float | bool | None], Field(max_length=2_000)] | None
+
+
+def _present(fields: Any) -> Any:
+    """Convert the fields as the tables' are; absent ones are left out."""
+    if not isinstance(fields, dict):
+        return fields  # pydantic refuses it
+    try:
+        return field_values(fields)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+# JSON values of the kinds that a table can have; after validation, the text of each field that is present.
+Fields = Annotated[
+    dict[Name, Text],
+    Field(max_length=100),
+    BeforeValidator(_present, json_schema_input_type=dict[Name, FieldValue]),
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -160,6 +180,8 @@ class Truncated(BaseModel):
 
     turns_dropped: int = Field(description="past interactions left out, the oldest first")
     head_tokens_dropped: int = Field(description="tokens cut from instruction and profile")
+    history_tokens_dropped: int = Field(default=0, description="tokens cut from entities of past interactions")
+    fields_cut: int = Field(default=0, description="fields of profile, history and candidates that were shortened")
     candidates: dict[str, int] = Field(description="tokens cut from a candidate's text, by its id")
 
 
@@ -176,7 +198,13 @@ class RankResponse(BaseModel):
                     "partial": True,
                     "unscored": ["b"],
                     "usage": {"prompt_tokens": 97, "candidates": 1},
-                    "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+                    "truncated": {
+                        "turns_dropped": 0,
+                        "head_tokens_dropped": 0,
+                        "history_tokens_dropped": 0,
+                        "fields_cut": 0,
+                        "candidates": {},
+                    },
                     "milliseconds": 496.2,
                 }
             ]

@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, Outcome, Surface, TaskSpec, TaskSuite, load_suite
+from brew_data.prompts.suite import (
+    Action,
+    HistoryPolicy,
+    Outcome,
+    RecordTemplate,
+    Surface,
+    TaskSpec,
+    TaskSuite,
+    load_suite,
+)
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
 
-POLICY = HistoryPolicy(surfaces=["feed"], max_interactions=12, hop=4)
+POLICY = HistoryPolicy(surfaces=["feed"], max_interactions=12)
 ACTIONS = ["like", "comment", "share", "skip"]
 FEED = Surface(
     name="feed", entity_type="post", question=["post"], actions=[Action(name=name, label=name) for name in ACTIONS]
@@ -32,7 +41,11 @@ def make_task(name: str, **changes: Any) -> TaskSpec:
 
 def make_suite(*tasks: TaskSpec) -> TaskSuite:
     return TaskSuite(
-        name="feed_suite", profile=["{title}"], entities={"post": ["{topic}"]}, surfaces=[FEED], tasks=list(tasks)
+        name="feed_suite",
+        profile=RecordTemplate(fields=["title"], phrases=["{{ title }}"]),
+        entities={"post": RecordTemplate(fields=["topic"], phrases=["{{ topic }}"])},
+        surfaces=[FEED],
+        tasks=list(tasks),
     )
 
 
@@ -189,12 +202,13 @@ def test_a_suite_survives_to_dict_and_json(name: str, feed_suite: TaskSuite) -> 
 
 
 @pytest.mark.parametrize(
-    ("version", "found"), [(1, "format_version 1"), (3, "format_version 3"), (None, "no format_v")]
+    ("version", "found"),
+    [(1, "format_version 1"), (2, "format_version 2"), (4, "format_version 4"), (None, "no format_v")],
 )
 def test_a_suite_of_another_format_version_is_refused(feed_suite: TaskSuite, version: int | None, found: str) -> None:
     data = feed_suite.to_dict() | {"format_version": version}
     with pytest.raises(
-        ConfigError, match=f"suite feed_suite has {found}.*reads format_version 2 only. Use the release"
+        ConfigError, match=f"suite feed_suite has {found}.*reads format_version 3 only.*Jinja2.*hop_tokens"
     ):
         TaskSuite.from_dict(data)
 
@@ -206,8 +220,8 @@ def test_shipped_suites_load_and_survive_a_round_trip(name: str) -> None:
 
 
 def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a built-in suite \\(economic_graph, movielens\\) nor a folder"):
+    with pytest.raises(ConfigError, match="neither a built-in suite \\(economic_graph, .*movielens.*\\) nor a folder"):
         load_suite("nope")
-    (tmp_path / "suite.yaml").write_text("name: x\nprofil: [a]\nentities: {}\n")
+    (tmp_path / "suite.yaml").write_text("name: x\nprofil: {fields: [a]}\nentities: {}\n")
     with pytest.raises(ConfigError, match="profil.*profile"):
         load_suite(tmp_path)

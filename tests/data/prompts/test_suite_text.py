@@ -1,10 +1,10 @@
-"""How records become text: absent fields, `{field:each}`, and fields that hold line breaks."""
+"""How records become text: absent fields, `lines`, and fields that hold line breaks."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.suite import RecordTemplate, TaskSuite, load_suite
 from brew_platform.errors import UserError
 
 # All that `str.splitlines` takes for the end of a line.
@@ -16,8 +16,20 @@ def words() -> TaskSuite:
     """Templates of one entity type, without tasks."""
     return TaskSuite(
         name="words",
-        profile=["{title}", "in {location}", "{skills:each}", "{title} in {location}", "member"],
-        entities={"job": ["{title}", "at {company}"], "post": ["by {author}"]},
+        profile=RecordTemplate(
+            fields=["title", "location", "skills"],
+            phrases=[
+                "{{ title }}",
+                "in {{ location }}",
+                "{{ skills | lines }}",
+                "{{ title }} in {{ location }}",
+                "member",
+            ],
+        ),
+        entities={
+            "job": RecordTemplate(fields=["title", "company"], phrases=["{{ title }}", "at {{ company }}"]),
+            "post": RecordTemplate(fields=["author"], phrases=["by {{ author }}"]),
+        },
         surfaces=[],
     )
 
@@ -27,13 +39,15 @@ def test_phrases_are_lines_in_the_order_of_the_template(words: TaskSuite) -> Non
     assert text == "nurse\nin Berlin\ncare\nnurse in Berlin\nmember\n"
 
 
-@pytest.mark.parametrize("absent", [{}, {"location": None}, {"location": ""}])
+@pytest.mark.parametrize(
+    "absent", [{}, *({"location": value} for value in (None, "", " \n", float("nan"), [], ["", None]))]
+)
 def test_a_phrase_is_left_out_when_one_of_its_fields_is_absent(words: TaskSuite, absent: dict) -> None:
     assert words.profile_text({"title": "nurse"} | absent) == "nurse\nmember\n"
 
 
 def test_false_and_zero_are_values(words: TaskSuite) -> None:
-    assert words.entity_text("job", {"title": 0, "company": False}) == "0\nat False\n"
+    assert words.entity_text("job", {"title": 0, "company": False}) == "0\nat no\n"
 
 
 def test_a_record_without_fields_keeps_only_constant_phrases(words: TaskSuite) -> None:

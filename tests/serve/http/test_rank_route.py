@@ -15,6 +15,14 @@ from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+NOTHING_CUT = {
+    "turns_dropped": 0,
+    "head_tokens_dropped": 0,
+    "history_tokens_dropped": 0,
+    "fields_cut": 0,
+    "candidates": {},
+}
+
 
 @pytest.fixture
 async def http(service: RankingService) -> Any:
@@ -46,7 +54,7 @@ async def test_the_answer_is_the_scorers_ranking(
         "partial": False,
         "unscored": [],
         "usage": {"prompt_tokens": expected.prompt_tokens, "candidates": len(candidates)},
-        "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+        "truncated": NOTHING_CUT,
     }
 
 

@@ -79,9 +79,9 @@ async def test_a_ranking_is_sorted_and_reports_what_it_cost_and_cut(
     prefix = compiler.prefix(task, profile, history)
     questions = [compiler.question(task, profile, entity) for _, entity in [*candidates, ("long", long)]]
     assert ranking.prefix == prefix
-    assert prefix.tokens_dropped > 0
+    assert prefix.head_cut.tokens > 0
     assert ranking.prompt_tokens == len(prefix.ids) + sum(len(ids) for ids, _ in questions)
-    assert ranking.tokens_dropped == {"long": questions[-1][1]}
+    assert ranking.candidate_cuts == {"long": questions[-1][1]}
 
 
 async def test_equal_scores_keep_the_order_of_the_request(

@@ -6,7 +6,6 @@ Holds their form.
 import json
 import shlex
 from collections.abc import Iterable, Sequence
-from string import Formatter
 from typing import Any
 
 from rich.console import Console
@@ -23,10 +22,10 @@ __all__ = ["example_request", "show_keys", "show_ranking", "show_service", "show
 def example_request(suite: TaskSuite) -> dict[str, Any]:
     """A request that any service with this suite answers: its first task, everything inline."""
     task = suite.tasks[0]
-    fields = _fields(suite.entities[suite.surface(task.surface).entity_type])
+    fields = suite.entities[suite.surface(task.surface).entity_type].fields
     return {
         "task": task.name,
-        "member": {"profile": {name: f"any {name}" for name in _fields(suite.profile)}},
+        "member": {"profile": {name: f"any {name}" for name in suite.profile.fields}},
         "candidates": [
             {"id": id_, "fields": {name: f"{which} {name}" for name in fields}}
             for id_, which in [("a", "any"), ("b", "another")]
@@ -70,6 +69,7 @@ def show_ranking(console: Console, answer: RankResponse) -> None:
         *([f"not scored by the deadline: {', '.join(answer.unscored)}"] if answer.partial else []),
         *([f"{cut.turns_dropped} past interactions did not fit"] if cut.turns_dropped else []),
         *([f"{cut.head_tokens_dropped} tokens of instruction and profile cut"] if cut.head_tokens_dropped else []),
+        *([f"{cut.history_tokens_dropped} tokens of past entities cut"] if cut.history_tokens_dropped else []),
         *([f"cut for length: {', '.join(cut.candidates)}"] if cut.candidates else []),
     ]
     console.print("; ".join(lines), soft_wrap=True, markup=False, highlight=False)
@@ -99,8 +99,3 @@ def show_keys(console: Console, keys: Iterable[tuple[str, Team]]) -> None:
         shown = ["no limit" if limit is None else f"{limit:,g}" for limit in limits]
         table.add_row(id_, team.name, *shown, "yes" if team.admin else "")
     console.print(table)
-
-
-def _fields(phrases: list[str]) -> list[str]:
-    """The fields that templates name, each once."""
-    return list(dict.fromkeys(name for phrase in phrases for _, name, _, _ in Formatter().parse(phrase) if name))

@@ -1,0 +1,138 @@
+"""Shortens records to a number of tokens, field by field, and counts what was cut."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from brew_data.prompts.templates import RecordTemplate
+from brew_data.prompts.tokenizer import Tokenizer
+
+__all__ = ["NOTHING_CUT", "Budget", "Cut"]
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What was cut from a text to fit its budget.
+
+    Args:
+        fields: The number of fields that were shortened or left out.
+        tokens: The number of tokens that the text lost.
+    """
+
+    fields: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: "Cut") -> "Cut":
+        return Cut(fields=self.fields + other.fields, tokens=self.tokens + other.tokens)
+
+    def __bool__(self) -> bool:
+        return bool(self.fields or self.tokens)
+
+
+NOTHING_CUT = Cut()
+
+
+class Budget:
+    """Renders records within a number of tokens.
+
+    Args:
+        tokenizer: Counts the tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def fit(
+        self, template: RecordTemplate, values: Mapping[str, str], *, limit: int, before: str = "", after: str = ""
+    ) -> tuple[Ids, Cut]:
+        """Render a record between two texts, and shorten it to `limit` tokens.
+
+        First, fields are shortened to their own `max_tokens`. If the text is still too long, fields are shortened in
+        the order of `RecordTemplate`. If that is not enough, or for `cut: end`, the text is cut before `end`.
+
+        Args:
+            template: The template of the record.
+            values: From `field_values`.
+            limit: The maximum number of tokens.
+            before: Text before the record; it is not shortened unless it exceeds the limit by itself.
+            after: Text after the record; it is never shortened.
+
+        Returns:
+            Token ids, and what was cut.
+        """
+        encode = self._tokenizer.encode
+
+        def render() -> Ids:
+            return encode(f"{before}{template.render(kept)}{after}")
+
+        kept = dict(values)
+        ids = full = render()
+        for name, most in template.max_tokens.items():
+            if name in kept:
+                self._shorten_field(kept, name, most)
+        if template.max_tokens:
+            ids = render()
+        if template.cut == "fields" and len(ids) > limit:
+            for name in self._order(template, kept):
+                most = len(encode(kept[name]))
+                while len(ids) > limit and name in kept:
+                    most -= max(1, len(ids) - limit)
+                    if most < 1 and name == template.fields[0]:
+                        break  # the first field is never left out
+                    self._shorten_field(kept, name, most)
+                    ids = render()
+        if len(ids) > limit:
+            ids = self._cut_end(before, template, kept, after, limit)
+        fields = sum(kept.get(name) != value for name, value in values.items())
+        return ids, Cut(fields=fields, tokens=max(0, len(full) - len(ids))) if ids != full else NOTHING_CUT
+
+    def _order(self, template: RecordTemplate, values: Mapping[str, str]) -> Iterator[str]:
+        """Yield the fields to shorten: the declared ones, then the longest, and the first declared field last."""
+        first, *_ = template.fields
+        rest = sorted(
+            (name for name in values if name in template.fields and name not in template.cut_first),
+            key=lambda name: (name == first, -len(self._tokenizer.encode(values[name]))),
+        )
+        yield from (name for name in template.cut_first if name in values)
+        yield from rest
+
+    def _shorten_field(self, values: dict[str, str], name: str, most: int) -> None:
+        """Shorten a field to at most `most` tokens; leave it out if nothing is left."""
+        if short := self._shorten(values[name], most):
+            values[name] = short
+        else:
+            del values[name]
+
+    def _shorten(self, text: str, most: int) -> str:
+        """Return the longest beginning of a text that has at most `most` tokens and ends at a word, if it can."""
+        encode = self._tokenizer.encode
+        if most < 1:
+            return ""
+        if len(encode(text)) <= most:
+            return text
+        words = text.split(" ")
+        kept = _most_that_fit(len(words), lambda count: len(encode(" ".join(words[:count]))) <= most)
+        if kept:
+            return " ".join(words[:kept]).rstrip(" ,;:")
+        kept = _most_that_fit(len(words[0]), lambda count: len(encode(words[0][:count])) <= most)
+        return words[0][:kept]
+
+    def _cut_end(self, before: str, template: RecordTemplate, values: Mapping[str, str], after: str, limit: int) -> Ids:
+        """Cut the text before the end of the record. An end that is only white space is cut too."""
+        encode = self._tokenizer.encode
+        text = f"{before}{template.render(values)}"
+        end = f"{template.end}{after}"
+        if not end.strip():
+            return encode(f"{text}{after}")[:limit]
+        end_ids = encode(end)[:limit]
+        return (*encode(text.removesuffix(template.end))[: limit - len(end_ids)], *end_ids)
+
+
+def _most_that_fit(count: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to `count` that fits, by bisection; 0 if none does."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,91 @@
+"""Converts the field values of records to the text that templates show.
+
+Tables, HTTP requests, batch and nearline all use `field_values`, so the same record gives the same prompt everywhere.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+
+from brew_platform.errors import UserError
+
+__all__ = ["field_text", "field_values"]
+
+_LARGEST_EXACT = 2**53  # from here on, a float has no fractional digits that are worth showing
+
+
+def field_values(fields: Mapping[str, object]) -> dict[str, str]:
+    """Convert the fields of a record, and leave out the absent ones.
+
+    The result is a fixed point: converting it again changes nothing.
+
+    Args:
+        fields: Values by name.
+
+    Raises:
+        UserError: As in `field_text`.
+    """
+    values: dict[str, str] = {}
+    for name, value in fields.items():
+        text = field_text(name, value)
+        if text:
+            values[name] = text
+    return values
+
+
+def field_text(name: str, value: object) -> str:
+    """Convert one value to a single line of text; the empty string means that the field is absent.
+
+    | value | text |
+    |---|---|
+    | null, NaN, blank text, an empty list | absent |
+    | text | runs of white space become one space, because a line break would forge a phrase |
+    | true, false | `yes`, `no` |
+    | a number | shortest form: `3` for 3.0, `3.5` for 3.50 |
+    | a date, a time | ISO 8601: `2026-01-31`, `2026-01-31 12:00:00` |
+    | a list | its elements by the rules above, without the absent ones, joined with `, ` |
+
+    Args:
+        name: The name of the field, for error messages.
+        value: The value from a table or a request.
+
+    Raises:
+        UserError: The value is of another type, a list in a list, or an infinite number.
+    """
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, (_scalar(f"{name}[{i}]", element) for i, element in enumerate(value))))
+    return _scalar(name, value)
+
+
+def _scalar(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        return _number(name, value)
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, date):
+        return value.isoformat()
+    raise UserError(
+        f"field {name!r} holds a value of type {type(value).__name__}, which a prompt cannot show. Use text, a number, "
+        f"a truth value, or a list of them; give each part of a nested value a field of its own."
+    )
+
+
+def _number(name: str, value: float | Decimal) -> str:
+    if math.isnan(value):
+        return ""
+    if math.isinf(value):
+        raise UserError(f"field {name!r} is {value}, which is not a finite number. Leave it out, or send a finite one.")
+    if value == int(value) and abs(value) < _LARGEST_EXACT:
+        return str(int(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else repr(float(value))
