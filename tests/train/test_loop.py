@@ -163,14 +163,14 @@ def test_what_cannot_continue_is_refused(
     run(tmp_path / "run")
     with pytest.raises(UserError, match="was trained with seed 0, not 5"):
         run(tmp_path / "run", config=replace(config, seed=5))
-    with pytest.raises(UserError, match="more stages than the 1 given now"):
+    with pytest.raises(UserError, match="is in stage number 2, but train.stages has only 1"):
         run(tmp_path / "run", config=replace(config, stages=config.stages[:1]))
     with pytest.raises(UserError, match="does not fit this model"):
         run(tmp_path / "run", config=replace(config, model=replace(config.model, hidden_size=32)))
     longer = replace(config, stages=[config.stages[0], replace(config.stages[1], steps=5)])
-    with pytest.raises(UserError, match="trained on plan bbbbbbbbbbbb, but the bins given are plan aaaaaaaaaaaa"):
+    with pytest.raises(UserError, match="trained on plan bbbbbbbbbbbb, but the bins have plan aaaaaaaaaaaa"):
         run(tmp_path / "run", config=longer, bins={"cpt": bins["cpt"], "sft": bins["cpt"]})
-    with pytest.raises(UserError, match="no bins are given for stage sft"):
+    with pytest.raises(UserError, match="stage sft has no bins"):
         run(tmp_path / "other", bins={"cpt": bins["cpt"]})
     with pytest.raises(ConfigError, match="3 workers with 1 micro-steps need at least one bin each"):
         run(tmp_path / "other", distributed=replace(alone, size=3))

@@ -114,16 +114,16 @@ def leave_one_document_alone(folder: Path) -> None:
         (change_plan(plan_hash=None), DataError, "lacks plan_hash"),
         (change_plan(vocabulary_size=98), UserError, "a vocabulary of 98 ids, but the model has 97"),
         (change_plan(context_length=65), UserError, "up to 65 tokens"),
-        (change_plan(n_bins=13), DataError, "speaks of 13 bins, the files hold 12"),
+        (change_plan(n_bins=13), DataError, "has 13 bins, but the files hold 12"),
         (lambda folder: [f.unlink() for f in folder.glob("*.parquet")], UserError, "no bins-"),
         (lambda folder: (folder / "bins-00000.parquet").unlink(), DataError, "a file is missing"),
         (drop_column, DataError, "lacks the column roles"),
-        (cut_file, DataError, "is no readable Parquet file"),
-        (change("roles", [0]), DataError, "contradict themselves"),
-        (change("doc_lengths", [1, 1]), DataError, "contradict themselves"),
+        (cut_file, DataError, "is not a readable Parquet file"),
+        (change("roles", [0]), DataError, "are inconsistent"),
+        (change("doc_lengths", [1, 1]), DataError, "are inconsistent"),
         (change("bin_id", 7), DataError, "not numbered from 0"),
         (leave_one_document_alone, DataError, "an odd number of documents"),
-        (change("input_ids", [97]), DataError, "contradict themselves"),
+        (change("input_ids", [97]), DataError, "are inconsistent"),
     ],
 )
 def test_bad_bins_are_refused_in_one_sentence(
@@ -136,7 +136,7 @@ def test_bad_bins_are_refused_in_one_sentence(
 
 def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], shape: ModelShape) -> None:
     change_plan(vocabulary_size=50)(bins["cpt"])
-    with pytest.raises(DataError, match="token ids from 0 to 96, but the model knows 0 to 49"):
+    with pytest.raises(DataError, match="token ids from 0 to 96, but the model has ids 0 to 49"):
         BinReader(bins["cpt"], replace(shape, vocabulary_size=50)).verify()
 
 
@@ -168,5 +168,5 @@ def test_the_order_of_a_seed_stays_for_ever() -> None:
 
 
 def test_a_state_of_another_plan_is_refused() -> None:
-    with pytest.raises(UserError, match="trained on plan other, but the bins given are plan h"):
+    with pytest.raises(UserError, match="trained on plan other, but the bins have plan h"):
         BinOrder(n_bins=8, plan_hash="h", seed=1).take(BinOrderState(plan_hash="other"), 1)

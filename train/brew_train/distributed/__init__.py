@@ -1,1 +1,1 @@
-"""Processes that train together."""
+"""Collectives and consensus among the processes of a run."""

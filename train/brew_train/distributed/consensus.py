@@ -1,4 +1,4 @@
-"""One round among workers: each computes a part, rank 0 decides; an error on one worker is raised on all."""
+"""A round of consensus: each worker computes a part, rank 0 decides, and an error of any worker is raised on all."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,18 +17,19 @@ R = TypeVar("R")
 
 
 def agree(context: DistributedContext, mine: Callable[[], T], first: Callable[[list[T]], Sequence[R]]) -> R:
-    """One round over `world.side`, so it may run in a background thread; one at a time.
+    """Runs one round over `context.side`. It may run in a background thread, but only one round at a time.
 
     Args:
-        mine: called on every worker; returns something picklable.
-        first: called on rank 0 with every worker's part, by rank; returns something picklable for each worker.
+        context: the workers; every worker calls this function.
+        mine: called on every worker; returns this worker's part, which must be picklable.
+        first: called on rank 0 with the parts by rank; returns a picklable result for each worker.
 
     Returns:
-        What rank 0 has for this worker.
+        The result of rank 0 for this worker.
 
     Raises:
-        BrewError: that of the first worker whose `mine` raised one, or of `first`; on every worker.
-        RuntimeError: the same for any other error; or a worker was lost, and then only those that are left meet it.
+        BrewError: raised by `mine` on any worker, or by `first`; the first one, on every worker.
+        RuntimeError: `mine` or `first` raised another error, on every worker; or a worker was lost.
     """
     part = _attempt(context, mine)
     parts: list[T | Exception] = [part] * context.size
@@ -38,9 +39,9 @@ def agree(context: DistributedContext, mine: Callable[[], T], first: Callable[[l
     if context.rank == 0:
         outcomes += _decide(context, parts, first)
     if context.size > 1:
-        box: list[R | Exception | None] = [None]
-        dist.scatter_object_list(box, outcomes or None, src=0, group=context.side)
-        outcomes = box  # type: ignore[assignment]  # filled by now
+        received: list[R | Exception | None] = [None]
+        dist.scatter_object_list(received, outcomes or None, src=0, group=context.side)
+        outcomes = received  # type: ignore[assignment]  # scatter_object_list has filled it
     outcome = outcomes[0]
     if isinstance(outcome, Exception):
         raise outcome
@@ -50,18 +51,20 @@ def agree(context: DistributedContext, mine: Callable[[], T], first: Callable[[l
 def _decide(
     context: DistributedContext, parts: list[T | Exception], first: Callable[[list[T]], Sequence[R]]
 ) -> Sequence[R | Exception]:
-    """Rank 0's outcome for each worker."""
+    """Returns the outcome of each worker, on rank 0."""
     for part in parts:
         if isinstance(part, Exception):
             return [part] * context.size
-    made: Sequence[R] | Exception = _attempt(context, lambda: first([p for p in parts if not isinstance(p, Exception)]))
-    return [made] * context.size if isinstance(made, Exception) else made
+    results: Sequence[R] | Exception = _attempt(
+        context, lambda: first([part for part in parts if not isinstance(part, Exception)])
+    )
+    return [results] * context.size if isinstance(results, Exception) else results
 
 
-def _attempt(context: DistributedContext, make: Callable[[], T]) -> T | Exception:
-    """What `make` returns, or an error that can be sent to the other workers."""
+def _attempt(context: DistributedContext, function: Callable[[], T]) -> T | Exception:
+    """Returns the result of `function`, or its error in a form that can be sent to the other workers."""
     try:
-        return make()
+        return function()
     except BrewError as error:
         return error
     except Exception as error:

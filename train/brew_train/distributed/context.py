@@ -1,4 +1,4 @@
-"""The processes that train together, and their collectives (torch.distributed)."""
+"""The processes of a run and their collectives (torch.distributed)."""
 
 import math
 import os
@@ -20,24 +20,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """One process's view of all workers. With `size` 1 collectives do nothing, and on CPU there is no group at all."""
+    """Rank and device of this process, and the collectives over all workers, which do nothing if `size` is 1."""
 
     rank: int = 0
-    size: int = 1
+    size: int = 1  # number of workers
     device: torch.device
-    replicas: int = 1  # copies of the model; each is sharded over size / replicas workers
+    replicas: int = 1  # copies of the model, each sharded over size / replicas workers
     mesh: DeviceMesh | None = None  # ("shard",), or ("replicate", "shard") with several replicas; None: whole model
-    side: dist.ProcessGroup | None = None  # gloo group for a background thread's collectives; None where size is 1
+    side: dist.ProcessGroup | None = None  # gloo group for the collectives of a background thread; None if size is 1
 
     @classmethod
     def current(cls, *, replicas: int = 1) -> "DistributedContext":
-        """The world of the process group that torchrun or Ray initialised, else this process alone.
+        """Returns the context of the process group that torchrun or Ray initialised.
 
-        Each process takes the GPU that LOCAL_RANK names, or the CPU where there is none.
+        Without a process group, the context is of one process. Each process uses the GPU with the number LOCAL_RANK, or
+        the CPU if there are no GPUs.
 
         Args:
-            replicas: copies of the model that are requested. Where the number of workers is not a multiple of it (an
-                elastic run that lost a node), the largest number of copies that divides both is taken.
+            replicas: requested copies of the model. If the number of workers is not a multiple of it (an elastic run
+                that lost a node), the greatest common divisor of both is used.
         """
         device = torch.device("cpu")
         if torch.cuda.is_available():
@@ -58,7 +59,10 @@ class DistributedContext:
     @classmethod
     @contextmanager
     def from_torchrun(cls, *, replicas: int = 1) -> Iterator["DistributedContext"]:
-        """The process group that torchrun's environment describes, closed at the end; without torchrun, one process."""
+        """Initialises the process group from torchrun's environment variables, and destroys it at the end of the block.
+
+        Without torchrun, the context is of one process.
+        """
         if "RANK" not in os.environ:
             yield cls.current()
             return
@@ -69,55 +73,55 @@ class DistributedContext:
             dist.destroy_process_group()
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Adds `tensor` over all workers, in place, and returns it."""
+        """Sums `tensor` over all workers, in place, and returns it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any worker."""
+        """Returns whether `flag` is set on any worker."""
         return bool(self.sum_(torch.tensor(float(flag), device=self.device)).item())
 
     def gather(self, value: T) -> list[T]:
-        """Every worker's `value`, by rank; it must be picklable."""
+        """Returns the `value` of every worker, by rank; it must be picklable."""
         values: list[T | None] = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]  # every place was filled
+        return values  # type: ignore[return-value]  # all_gather_object has filled it
 
-    def on_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0, on every worker; only rank 0 calls it.
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Calls `function` on rank 0, and returns its result on every worker.
 
         Args:
-            make: returns something picklable.
+            function: returns a picklable value.
 
         Raises:
-            BrewError: the one that `make` raised, on every worker, so that none waits for another forever.
+            BrewError: the error of `function`, on every worker, so that no worker deadlocks.
         """
-        outcome = _attempt(make) if self.rank == 0 else None
+        outcome = _attempt(function) if self.rank == 0 else None
         if self.size > 1:
-            box = [outcome]
-            dist.broadcast_object_list(box, src=0)
-            (outcome,) = box
+            received = [outcome]
+            dist.broadcast_object_list(received, src=0)
+            (outcome,) = received
         if isinstance(outcome, BrewError):
             raise outcome
-        return outcome  # type: ignore[return-value]  # rank 0's T by now
+        return outcome  # type: ignore[return-value]  # the broadcast T of rank 0
 
-    def on_all(self, make: Callable[[], T]) -> T:
-        """What `make` returns on this worker; every worker calls it.
+    def on_all(self, function: Callable[[], T]) -> T:
+        """Calls `function` on every worker, and returns its result on this worker.
 
         Raises:
-            BrewError: that of the first worker on which `make` raised one, on every worker.
+            BrewError: the error of `function` on the first worker that has one, on every worker.
         """
-        outcome = _attempt(make)
+        outcome = _attempt(function)
         for error in self.gather(outcome if isinstance(outcome, BrewError) else None):
             if error is not None:
                 raise error
-        return outcome  # type: ignore[return-value]  # no error, so it is the T
+        return outcome  # type: ignore[return-value]  # not an error
 
 
-def _attempt(make: Callable[[], T]) -> T | BrewError:
+def _attempt(function: Callable[[], T]) -> T | BrewError:
     try:
-        return make()
+        return function()
     except BrewError as error:
         return error

@@ -1,1 +1,1 @@
-"""From packed bins to batches."""
+"""Reads packed bins, orders them and collates them into batches."""

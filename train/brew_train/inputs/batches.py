@@ -1,6 +1,6 @@
 """Packs bins into the row of tokens that one forward pass reads.
 
-Needs torch and numpy only.
+Imports only torch and numpy. Legend: T tokens of the row, D documents.
 """
 
 from dataclasses import dataclass, replace
@@ -29,24 +29,24 @@ class Batch:
 
     input_ids_1T: torch.Tensor  # int64
     position_ids_1T: torch.Tensor  # int64, from 0 in each document
-    cu_seqlens: torch.Tensor  # int32 [documents + 1]: where each document starts, and T
+    cu_seqlens: torch.Tensor  # int32 [D + 1]: start of each document, then T
     max_length: int  # tokens in the longest document
-    targets_T: torch.Tensor  # int64: the next token of the same document, NO_TARGET at its end
+    targets_T: torch.Tensor  # int64: the next token of the same document; NO_TARGET at the end of a document
     roles_T: torch.Tensor  # uint8: role of the target
 
     @property
     def tokens(self) -> int:
-        """Real tokens in the row; there is no padding."""
+        """Number of tokens in the row; there is no padding."""
         return len(self.targets_T)
 
     def counts(self) -> torch.Tensor:
-        """Prompt targets, answer targets, and pairs of documents, float64, shape [3]."""
+        """Returns the numbers of prompt targets, answer targets, and pairs of documents, float64 [3]."""
         valid_T = self.targets_T != NO_TARGET
         pairs = torch.tensor((len(self.cu_seqlens) - 1) // 2, device=valid_T.device)
         return torch.stack([*((valid_T & (self.roles_T == role)).sum() for role in (PROMPT, ANSWER)), pairs]).double()
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """Returns the batch on `device`."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return replace(self, **moved)
 
@@ -58,7 +58,7 @@ def collate(bins: list[Bin]) -> Batch:
         bins: at least one.
 
     Returns:
-        A batch on the CPU, whose documents are those of the bins in order.
+        A batch on the CPU with the documents of the bins, in their order.
     """
     ids_T = np.concatenate([b.input_ids for b in bins])
     roles_T = np.concatenate([b.roles for b in bins])

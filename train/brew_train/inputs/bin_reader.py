@@ -1,7 +1,7 @@
 """Random access to a folder of packed bins, with checks that they fit the model.
 
-Row groups are read when a bin of theirs is requested, so memory does not grow with the data; small sets stay in the
-cache whole.
+A row group is read when one of its bins is requested, so memory does not grow with the data. Small data sets stay in
+the cache completely.
 """
 
 import json
@@ -33,24 +33,24 @@ CACHE_BYTES = 128 * 2**20  # of decoded row groups, 5 bytes a token: 26 million 
 
 @dataclass(frozen=True, kw_only=True)
 class RowGroup:
-    """Where some consecutive bins lie."""
+    """A row group of a Parquet file, which holds consecutive bins."""
 
     path: Path
-    index: int  # in the file
-    first: int  # id of its first bin
-    rows: int
+    index: int  # index in the file
+    first: int  # id of the first bin
+    rows: int  # number of bins
 
 
 class BinReader:
     """Random access to the bins of one folder.
 
     Args:
-        folder: holds `bins-*.parquet` and `plan.json`.
+        folder: contains `bins-*.parquet` and `plan.json`.
         shape: vocabulary and context length of the model.
 
     Raises:
-        UserError: the folder is missing, or was made for another vocabulary or context length.
-        DataError: a file is unreadable, has other columns, or the plan counts other bins.
+        UserError: the folder has no bins, or the bins exceed the vocabulary or the context length of the model.
+        DataError: a file is unreadable or has other columns, or the number of bins differs from the plan's.
     """
 
     def __init__(self, folder: Path, shape: ModelShape) -> None:
@@ -77,19 +77,19 @@ class BinReader:
             raise UserError(f"{folder} has a plan but no bins-*.parquet: build the data again.")
         self._groups = _row_groups(files)
         self._firsts = np.array([group.first for group in self._groups])
-        held = self._groups[-1].first + self._groups[-1].rows
-        if held != self.n_bins or self.n_bins == 0:
+        rows = self._groups[-1].first + self._groups[-1].rows
+        if rows != self.n_bins or self.n_bins == 0:
             raise DataError(
-                f"{folder}/plan.json speaks of {self.n_bins} bins, the files hold {held}: a file is missing "
-                f"or of another plan, or nothing was packed; build the data again."
+                f"{folder}/plan.json has {self.n_bins} bins, but the files hold {rows}: a file is missing or belongs "
+                f"to another plan, or no documents were packed; build the data again."
             )
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __getitem__(self, bin_id: int) -> Bin:
-        """The bin with that id; ids run from 0 to n_bins - 1.
+        """Returns the bin with this id, from 0 to n_bins - 1.
 
         Raises:
-            DataError: the file is damaged, or the bin contradicts itself or the model's vocabulary.
+            DataError: the file is damaged, or its bins are inconsistent or exceed the model's vocabulary.
         """
         index = int(np.searchsorted(self._firsts, bin_id, side="right")) - 1
         table = self._group(index)
@@ -97,10 +97,10 @@ class BinReader:
         return Bin(**{name: table[name][row].values.to_numpy() for name in ("input_ids", "doc_lengths", "roles")})
 
     def verify(self) -> None:
-        """Reads every bin once, a row group at a time, so that damage is found before any training.
+        """Reads every bin once, to find damaged files before training.
 
         Raises:
-            DataError: as for one bin.
+            DataError: as in `__getitem__`.
         """
         for group in self._groups:
             self._read(group)
@@ -119,7 +119,7 @@ class BinReader:
             with pq.ParquetFile(group.path) as file:
                 table = file.read_row_group(group.index, columns=list(COLUMNS)).combine_chunks()
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{group.path} is no readable Parquet file ({error}); build the data again.") from error
+            raise DataError(f"{group.path} is not a readable Parquet file ({error}); build the data again.") from error
         self._check(table, group)
         return table
 
@@ -133,23 +133,23 @@ class BinReader:
         ids = pc.list_flatten(table["input_ids"])
         documents = pc.list_flatten(table["doc_lengths"]).to_numpy()
         per_bin = pc.list_value_length(table["doc_lengths"])
-        ends = np.cumsum(per_bin.to_numpy())  # of each bin's documents
+        ends = np.cumsum(per_bin.to_numpy())  # end of the documents of each bin
         covered = np.array_equal(np.append(0, np.cumsum(documents))[ends], np.cumsum(lengths.to_numpy()))
         shortest = min(pc.min(lengths).as_py(), documents.min(initial=1))
         if not same_roles or not covered or shortest < 1 or pc.max(lengths).as_py() > self._context_length:
             raise DataError(
-                f"the bins in {group.path} contradict themselves: roles and document lengths must cover every token, "
+                f"the bins in {group.path} are inconsistent: roles and document lengths must cover every token, "
                 f"and no bin may be empty or longer than {self._context_length} tokens; build the data again."
             )
         if self.kind == "pairs" and pc.any(pc.equal(pc.bit_wise_and(per_bin, 1), 1)).as_py():
             raise DataError(
-                f"the bins in {group.path} are of preference pairs, but one holds an odd number of documents; build "
-                f"the data again."
+                f"the bins in {group.path} hold preference pairs, but a bin has an odd number of documents; build the "
+                f"data again."
             )
         lowest, highest = pc.min(ids).as_py(), pc.max(ids).as_py()
         if lowest < 0 or highest >= self._vocabulary_size:
             raise DataError(
-                f"the bins in {group.path} hold token ids from {lowest} to {highest}, but the model knows 0 to "
+                f"the bins in {group.path} hold token ids from {lowest} to {highest}, but the model has ids 0 to "
                 f"{self._vocabulary_size - 1}: build model and bins with the same tokenizer."
             )
 
@@ -157,7 +157,7 @@ class BinReader:
 def _read_plan(folder: Path) -> dict[str, Any]:
     path = folder / "plan.json"
     if not path.is_file():
-        raise UserError(f"{folder} has no plan.json, so it is no finished folder of bins: build the data first.")
+        raise UserError(f"{folder} has no plan.json, so it is not a complete folder of bins: build the data first.")
     try:
         plan = json.loads(path.read_text())
         missing = PLAN - set(plan)
@@ -176,7 +176,7 @@ def _row_groups(files: list[Path]) -> list[RowGroup]:
             with pq.ParquetFile(path) as file:
                 schema, metadata = file.schema_arrow, file.metadata
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} is no readable Parquet file ({error}); build the data again.") from error
+            raise DataError(f"{path} is not a readable Parquet file ({error}); build the data again.") from error
         missing = [name for name in COLUMNS if name not in schema.names]
         if missing:
             raise DataError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(schema.names)}.")
