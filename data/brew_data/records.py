@@ -1,11 +1,14 @@
 """Converts rows of the tables to the records that the prompt compiler reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from brew_data.prompts.compiler import Entity, PastInteraction
+from brew_data.prompts.fields import field_values
 from brew_data.schema import Tables, micros, read_tables
+from brew_platform.errors import DataError, UserError
 
 __all__ = ["Records"]
 
@@ -15,15 +18,22 @@ class Records:
 
     Args:
         tables: The tables. Members who opted out are excluded, so they never occur in a prompt.
+
+    Raises:
+        DataError: A field holds a value that a prompt cannot show (`field_values`).
     """
 
     def __init__(self, tables: Tables) -> None:
-        self.profiles: dict[str, dict[str, object]] = {
-            row["member_id"]: row["profile"] for row in tables.members.to_pylist() if not row["opted_out"]
+        self.profiles: dict[str, dict[str, str]] = {
+            row["member_id"]: _values("members", row["member_id"], row["profile"])
+            for row in tables.members.select(["member_id", "profile", "opted_out"]).to_pylist()
+            if not row["opted_out"]
         }
         self.entities = {
-            row["entity_id"]: Entity(entity_type=row["entity_type"], fields=row["fields"])
-            for row in tables.entities.to_pylist()
+            row["entity_id"]: Entity(
+                entity_type=row["entity_type"], fields=_values("entities", row["entity_id"], row["fields"])
+            )
+            for row in tables.entities.select(["entity_id", "entity_type", "fields"]).to_pylist()
         }
 
     @staticmethod
@@ -31,7 +41,7 @@ class Records:
         """Read the records of a folder of tables.
 
         Raises:
-            DataError: As in `read_tables`.
+            DataError: As in `read_tables`, or as in `Records`.
         """
         return Records(read_tables(folder))
 
@@ -48,3 +58,10 @@ class Records:
                 strict=True,
             )
         ]
+
+
+def _values(table: str, id_: str, fields: Mapping[str, object]) -> dict[str, str]:
+    try:
+        return field_values(fields)
+    except UserError as error:
+        raise DataError(f"table {table}, {id_!r}: {error}") from error

@@ -6,7 +6,7 @@ because the model must learn to stop. An answer from the interactions table is o
 documents, where another turn can follow.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -231,7 +231,7 @@ def pairs_from_interactions(
 def _pair_of(
     compiler: PromptCompiler,
     task: TaskSpec,
-    profile: dict[str, object],
+    profile: Mapping[str, object],
     history: list[PastInteraction],
     scored: PastInteraction,
     random: np.random.Generator,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
+from numbers import Integral, Real
 
 from brew_platform.errors import UserError
 
@@ -67,10 +68,12 @@ def _scalar(name: str, value: object) -> str:
         return " ".join(value.split())
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float | Decimal):
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Decimal):
         return _number(name, value)
+    if isinstance(value, Real):
+        return _number(name, float(value))
     if isinstance(value, datetime):
         return value.isoformat(sep=" ")
     if isinstance(value, date):
@@ -82,10 +85,10 @@ def _scalar(name: str, value: object) -> str:
 
 
 def _number(name: str, value: float | Decimal) -> str:
-    if math.isnan(value):
+    if value.is_nan() if isinstance(value, Decimal) else math.isnan(value):
         return ""
     if math.isinf(value):
         raise UserError(f"field {name!r} is {value}, which is not a finite number. Leave it out, or send a finite one.")
     if value == int(value) and abs(value) < _LARGEST_EXACT:
         return str(int(value))
-    return f"{value.normalize():f}" if isinstance(value, Decimal) else repr(float(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else repr(value)

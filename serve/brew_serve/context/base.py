@@ -16,6 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from brew_data.prompts.compiler import Entity, PastInteraction
+from brew_data.prompts.fields import field_values
 from brew_data.schema import Tables, micros
 from brew_platform.errors import UserError
 from brew_platform.files import atomic_file
@@ -293,5 +294,9 @@ def table_rows(table: pa.Table, columns: list[str]) -> Iterator[dict]:
 
 
 def json_of(values: Mapping[str, object]) -> str:
-    """Return the values as JSON without nulls, which stand for fields of other record types."""
-    return json.dumps({name: value for name, value in values.items() if value is not None}, ensure_ascii=False)
+    """Encode the fields of a record as JSON: the text of each field that is present.
+
+    Raises:
+        UserError: As in `field_values`.
+    """
+    return json.dumps(field_values(values), ensure_ascii=False)
