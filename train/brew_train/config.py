@@ -51,8 +51,13 @@ class ModelConfig:
     tie_embeddings: bool = True  # one matrix for input and output; at this size two would be half of the model
     router_aux_loss: float = 0.01  # weight of the load-balancing loss (Switch Transformer §2.2); 0 disables it
     init_from: str | None = None  # Hugging Face causal-LM folder to start from; the sizes above are then ignored
+    vocabulary_multiple: int = 64  # a base model that gains tokens gets a multiple of this of rows, 1 to 4,096
 
     def __post_init__(self) -> None:
+        if not 1 <= self.vocabulary_multiple <= 4096:
+            raise ConfigError(
+                f"model.vocabulary_multiple is {self.vocabulary_multiple}; set it to a number from 1 to 4096."
+            )
         if self.init_from is not None:
             return
         for name in ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "experts", "experts_per_token"):

@@ -46,7 +46,8 @@ def state_of(average_weight: float | None) -> CheckpointState:
 
 SHAPE = ModelShape(vocabulary_size=50, context_length=64)
 FRESH = ModelConfig(hidden_size=16, intermediate_size=16, layers=2, heads=4, kv_heads=2, initializer_range=0.3)
-EXPERTS = {"fresh": (16, 16, 4), "inner": (16, 9, 4), "padded": (18, 9, 3)}  # hidden size, experts' width, experts
+# hidden size, experts' width, experts, token ids: "grown" gains 9 rows of embeddings, and the last shard is mixed
+EXPERTS = {"fresh": (16, 16, 4, 50), "inner": (16, 9, 4, 50), "padded": (18, 9, 3, 50), "grown": (16, 16, 4, 47)}
 
 
 @dataclass(kw_only=True)
@@ -111,11 +112,11 @@ def make_bins(count: int) -> list[Bin]:
     return bins
 
 
-def write_model(folder: Path, hidden_size: int, intermediate_size: int, experts: int) -> ModelConfig:
+def write_model(folder: Path, hidden_size: int, intermediate_size: int, experts: int, vocabulary: int) -> ModelConfig:
     torch.manual_seed(1)
     MixtralForCausalLM(
         MixtralConfig(
-            vocab_size=50, hidden_size=hidden_size, head_dim=8, intermediate_size=intermediate_size,
+            vocab_size=vocabulary, hidden_size=hidden_size, head_dim=8, intermediate_size=intermediate_size,
             num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, num_local_experts=experts,
             max_position_embeddings=64, initializer_range=0.3,
         )
@@ -284,7 +285,8 @@ def main() -> None:
         contexts = {"fsdp": fsdp, "hsdp": DistributedContext.current(replicas=2)}
         folders = {name: out / name for name in EXPERTS if name != "fresh"}
         fsdp.on_first(lambda: [write_model(folder, *EXPERTS[name]) for name, folder in folders.items()])
-        configs = {"fresh": FRESH, **{name: ModelConfig(init_from=str(folder)) for name, folder in folders.items()}}
+        configs = {name: ModelConfig(init_from=str(path), vocabulary_multiple=8) for name, path in folders.items()}
+        configs["fresh"] = FRESH
         bins = make_bins(12)
         measured = {
             "equal": against_one_process(configs, contexts, bins),

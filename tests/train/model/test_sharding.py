@@ -67,6 +67,8 @@ def measured(out: Path) -> dict[str, Any]:
         ("inner hsdp", [1, 1]),  # over 2
         ("padded fsdp", [0, 0]),  # [3, 18, 18] and [3, 18, 9]: nothing divides by 4
         ("padded hsdp", [1, 1]),
+        ("grown fsdp", [1, 1]),
+        ("grown hsdp", [1, 1]),
     ],
 )
 def test_many_processes_compute_what_one_does(measured: dict[str, Any], case: str, dims: list[int]) -> None:

@@ -17,6 +17,7 @@ from brew_train.config import ModelConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 from brew_train.model.model import RankingLM
+from brew_train.model.vocabulary import is_vocabulary_matrix, new_rows
 
 __all__ = ["materialize"]
 
@@ -38,7 +39,8 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
             matrices are drawn from a normal distribution with standard deviation `initializer_range`, gains are 1 and
             biases 0.
         context: the workers; every worker calls this function.
-        seed: seed of the random weights; each tensor has its own generator, seeded by this number and its name.
+        seed: seed of the random weights, and of the rows of tokens that the base model lacks; each tensor has its own
+            generator, seeded by this number and its name.
 
     Raises:
         DataError: a file of the folder is damaged, or holds values that are not finite.
@@ -50,7 +52,7 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
     with ExitStack() as files, torch.no_grad():
         source: _Source = _Drawn(seed, lm.config.initializer_range)
         if config.init_from is not None:
-            source = _Folder(Path(config.init_from), files)
+            source = _Folder(Path(config.init_from), files, seed)
         for name, parameter in lm.named_parameters():
             _fill(parameter, tensor_regions(name, parameter.shape, lm.config.model_type), source)
 
@@ -99,12 +101,27 @@ class _Drawn:
 class _Folder:
     """Weights in the memory-mapped safetensors files of a Hugging Face folder that `require_base_model` has checked."""
 
-    def __init__(self, folder: Path, files: ExitStack) -> None:
-        self._files = files
+    def __init__(self, folder: Path, files: ExitStack, seed: int) -> None:
+        self._files, self._seed = files, seed
         self._open: dict[Path, Any] = {}
         self._stored = read_weight_headers(folder)
 
     def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
+        stored, rows = self._stored[entry.name].shape[0], region[0]
+        if not is_vocabulary_matrix(entry.name) or rows.stop <= stored:
+            return self._read(entry, region)
+        drawn = new_rows(
+            entry.name,
+            lambda some: self._read(entry, (some, slice(None))),
+            base=stored,
+            padded=entry.shape[0],
+            seed=self._seed,
+        )[max(rows.start - stored, 0) : rows.stop - stored][:, *region[1:]]
+        if rows.start >= stored:
+            return drawn
+        return torch.cat([self._read(entry, (slice(rows.start, stored), *region[1:])).float(), drawn])
+
+    def _read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
         path = self._stored[entry.name].file
         try:
             if path not in self._open:

@@ -111,7 +111,7 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
     if config.init_from is None:
         settings = _from_scratch(config, vocabulary_size=shape.vocabulary_size, context_length=shape.context_length)
     else:
-        settings = read_base_config(Path(config.init_from), shape)
+        settings = read_base_config(Path(config.init_from), shape, vocabulary_multiple=config.vocabulary_multiple)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     lm.set_attn_implementation(ATTENTION)
