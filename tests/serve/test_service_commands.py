@@ -198,9 +198,9 @@ def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> N
     assert printed[-43:] not in listed + Path(file).read_text()
     assert f"key {id_} of team feed is revoked" in brew360("keys", "revoke", id_, "--file", file).output
     again = brew360("keys", "revoke", id_, "--file", file)
-    assert (again.exit_code, "holds no key" in again.output) == (2, True)
+    assert (again.exit_code, "contains no key" in again.output) == (2, True)
     nowhere = brew360("keys", "list", "--file", str(tmp_path / "none.yaml"))
-    assert (nowhere.exit_code, "does not exist: create a first key" in nowhere.output) == (2, True)
+    assert (nowhere.exit_code, "does not exist. Create a key" in nowhere.output) == (2, True)
 
 
 # --- serve up, and score ---

@@ -75,14 +75,14 @@ class KeyFile:
 
     def team(self, key: str) -> Team | None:
         """Return the team of `key`, or None if the key is unknown. Runs in constant time for every wrong secret."""
-        self._follow()
+        self._reload_if_changed()
         parts = _KEY.fullmatch(key)
         known = self._keys.get(parts[1]) if parts else None
         salt, digest = (known.salt, known.digest) if known else (b"", b"")
         same = hmac.compare_digest(_digest(salt, parts[2] if parts else ""), digest)
         return known.team if known and same else None
 
-    def _follow(self) -> None:
+    def _reload_if_changed(self) -> None:
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
@@ -90,7 +90,7 @@ class KeyFile:
         try:
             self._keys = _read(self._path)
         except UserError as error:
-            _LOG.error("the keys stay as they were: %s", error)
+            _LOG.error("the key file cannot be used, and the keys stay unchanged: %s", error)
 
 
 def create_key(
@@ -104,25 +104,28 @@ def create_key(
     """Add a key to the file; create the file and the team if they do not exist.
 
     Args:
-        team: letters, digits, `_`, `.` and `-`.
-        requests_per_second, tokens_per_minute, admin: of the team; None leaves what it has.
+        path: The key file.
+        team: Name of the team: letters, digits, `_`, `.` and `-`.
+        requests_per_second: Request limit of the team; None keeps the current limit.
+        tokens_per_minute: Token limit of the team; None keeps the current limit.
+        admin: Whether the team can use the operators' routes; None keeps the current value.
 
     Returns:
-        The key. It is nowhere else: who loses it makes another.
+        The key. It is not stored, so a lost key must be replaced by a new one.
 
     Raises:
-        UserError: the team's name or a limit cannot be used, or the file cannot be read or written.
+        UserError: The team's name or a limit is invalid, or the file cannot be read or written.
     """
     if not _TEAM.fullmatch(team):
         raise UserError(f"{team!r} cannot name a team; use 1 to 64 letters, digits, and any of _ . -")
-    given = {"requests_per_second": requests_per_second, "tokens_per_minute": tokens_per_minute, "admin": admin}
+    settings = {"requests_per_second": requests_per_second, "tokens_per_minute": tokens_per_minute, "admin": admin}
     id_, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
-    with _alone(path):
+    with _lock(path):
         data = _load(path) if path.exists() else {"teams": {}}
         entry = data["teams"].setdefault(team, {})
-        entry.update({name: value for name, value in given.items() if value is not None})
+        entry.update({name: value for name, value in settings.items() if value is not None})
         entry.setdefault("keys", {})[id_] = {"salt": salt.hex(), "sha256": _digest(salt, secret).hex()}
-        _teams(path, data)  # what is written must be readable
+        _teams(path, data)  # validates the content before it is written
         _write(path, yaml.safe_dump(data, sort_keys=False))
     return f"b360_{id_}_{secret}"
 
@@ -131,7 +134,7 @@ def list_keys(path: Path) -> list[tuple[str, Team]]:
     """Return the id of every key with its team, in the file's order.
 
     Raises:
-        UserError: the file is missing or malformed.
+        UserError: The file is missing or malformed.
     """
     return [(id_, key.team) for id_, key in _read(path).items()]
 
@@ -140,18 +143,19 @@ def revoke_key(path: Path, key_id: str) -> Team:
     """Remove a key from the file, and return its team; running services refuse the key at once.
 
     Args:
-        key_id: the part between the underscores of `b360_<id>_<secret>`.
+        path: The key file.
+        key_id: The id in `b360_<id>_<secret>`.
 
     Raises:
-        UserError: the file is missing or malformed, or holds no such key.
+        UserError: The file is missing or malformed, or contains no such key.
     """
-    with _alone(path):
+    with _lock(path):
         data = _load(path)
         known = _teams(path, data)
         if key_id not in known:
             raise UserError(
-                f"{path} holds no key {key_id!r}; it has {', '.join(known) or 'none'}. Give one of these ids: the part "
-                f"of the key between its underscores."
+                f"{path} contains no key {key_id!r}; it has {', '.join(known) or 'none'}. Pass one of these ids, the "
+                f"part of a key between its underscores."
             )
         del data["teams"][known[key_id].team.name]["keys"][key_id]
         _write(path, yaml.safe_dump(data, sort_keys=False))
@@ -159,7 +163,7 @@ def revoke_key(path: Path, key_id: str) -> Team:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     """Hold a lock while the file is changed, so that concurrent changes do not overwrite each other."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,11 +200,11 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: create a first key, which makes the file.") from error
+        raise UserError(f"{path} does not exist. Create a key, which creates the file.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as a key file ({' '.join(str(error).split())}); fix it.") from error
     if not isinstance(data, dict) or not isinstance(data.get("teams"), dict):
-        raise UserError(f"{path} is not a key file: it must be a mapping with `teams`. Create a first key to see one.")
+        raise UserError(f"{path} is not a key file: it must be a mapping with `teams`. Create a new file.")
     return data
 
 

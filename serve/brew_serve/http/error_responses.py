@@ -35,7 +35,7 @@ _LOG = logging.getLogger("brew_serve")
 _RESTART_SECONDS = 10.0  # Retry-After of a failed engine; Serve checks the health of its replicas every 5 seconds
 _UNION_BRANCH = re.compile(r"(?:constrained-)?(?:str|int)|.*\[.*")  # how pydantic names the branches of a union
 
-NOT_JSON = "the body is not JSON in UTF-8; send it so, with content-type application/json."
+NOT_JSON = "the body is not JSON in UTF-8; send JSON with content-type application/json."
 
 _STATUSES = {
     400: "The request is invalid",
@@ -47,12 +47,12 @@ _STATUSES = {
     429: "The team's quota is used up; see Retry-After",
     500: "The service failed",
     503: "The service is busy (overloaded), or a component is down (lost, unavailable); see Retry-After",
-    504: "No answer came in time; see Retry-After",
+    504: "No response in time; see Retry-After",
 }
 
 
 class ErrorAnswer(BaseModel):
-    """Why a request is not answered."""
+    """Error response."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -111,7 +111,7 @@ def log_error(error: Exception, method: str, path: str) -> None:
 
 
 def add_error_handlers(api: FastAPI) -> None:
-    """Make every error of `api` a response of this form."""
+    """Render every error of `api` with `render_error`."""
 
     @api.exception_handler(RequestValidationError)
     async def handle_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -128,7 +128,7 @@ def add_error_handlers(api: FastAPI) -> None:
         path = request.url.path
         if error.status_code == 400:  # FastAPI raises it for a body that it cannot decode
             return _render(path, 400, "invalid_request", NOT_JSON)
-        sentence = f"{request.method} {path} is not served; GET /docs lists what is."
+        sentence = f"{request.method} {path} is not served; GET /docs lists the routes."
         return _render(path, error.status_code, "not_served", sentence, error.headers)
 
 

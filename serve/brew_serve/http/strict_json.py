@@ -44,7 +44,7 @@ def parse_body(model: type[T], body: bytes, content_type: str) -> T:
     """Parse and validate a request body as FastAPI does for a route whose only parameter is `model`.
 
     Raises:
-        UserError: The first thing that is wrong with the body.
+        UserError: The body is invalid; the message describes the first error.
     """
     try:
         value = parse_json(body) if body and _is_json(content_type) else body or None
@@ -52,7 +52,7 @@ def parse_body(model: type[T], body: bytes, content_type: str) -> T:
             raise UserError(describe_validation_error([{"type": "missing", "loc": ("body",)}]))
         return model.model_validate(value, from_attributes=True)
     except ValidationError as error:
-        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        errors = [{**details, "loc": ("body", *details["loc"])} for details in error.errors(include_url=False)]
         raise UserError(describe_validation_error(errors)) from error
     except json.JSONDecodeError as error:
         details = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
@@ -62,7 +62,7 @@ def parse_body(model: type[T], body: bytes, content_type: str) -> T:
 
 
 class StrictJsonRoute(APIRoute):
-    """A FastAPI route whose JSON body is parsed by `parse_json`; what is wrong with it is a validation error."""
+    """A FastAPI route whose JSON body is parsed by `parse_json`; FastAPI reports its errors as validation errors."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

@@ -29,17 +29,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def micros_of(time: datetime) -> int:
-    """Microseconds since 1970, UTC."""
+    """Convert a time with a zone to microseconds since 1970, UTC."""
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def time_of(micros: int) -> datetime:
-    """The time that `micros_of` made the number of."""
+    """Convert microseconds since 1970, UTC, to a time; the inverse of `micros_of`."""
     return _EPOCH + timedelta(microseconds=micros)
 
 
 class NewEntity(Closed):
-    """What an entity is that the service may not know yet; one that it knows is not changed."""
+    """An entity that the service may not know yet. A known entity does not change."""
 
     entity_type: Name
     fields: Fields
@@ -48,16 +48,16 @@ class NewEntity(Closed):
 class TimedEvent(Closed):
     """One interaction of a member."""
 
-    event_id: Id = Field(description="the caller's; an event that is sent again under its id changes nothing")
+    event_id: Id = Field(description="id from the caller; an event with a known id changes nothing")
     member_id: Id
     entity_id: Id
     surface: Name
     action: Name
-    timestamp: Timestamp = Field(description="when it happened: ISO 8601 with its zone")
-    entity: NewEntity | None = Field(default=None, description="what entity_id is, where the service may not know it")
+    timestamp: Timestamp = Field(description="time of the interaction, ISO 8601 with its zone")
+    entity: NewEntity | None = Field(default=None, description="the entity; required if the service may not know it")
 
     def payload(self) -> dict[str, Any]:
-        """What the consumer needs beside the member, as JSON values."""
+        """Return the event without its member, as JSON values for the consumer."""
         return {
             "event_id": self.event_id,
             "entity_id": self.entity_id,
@@ -69,7 +69,7 @@ class TimedEvent(Closed):
 
 
 class EventBatch(Closed):
-    """Interactions of any members, in any order."""
+    """Events of any members, in any order."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -94,16 +94,16 @@ class EventBatch(Closed):
 
     @model_validator(mode="after")
     def _check(self) -> "EventBatch":
-        _require_different("event id", [event.event_id for event in self.events])
+        _require_unique("event id", [event.event_id for event in self.events])
         return self
 
 
 class EventsAccepted(BaseModel):
-    """The events are on the disk, and will be applied."""
+    """The events are durable and will be applied."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"accepted": 1, "known": 0}]})
     accepted: int = Field(description="new events")
-    known: int = Field(description="events that were accepted before under the same id")
+    known: int = Field(description="events whose id was accepted before")
 
 
 class NearlineRankRequest(Closed):
@@ -118,29 +118,32 @@ class NearlineRankRequest(Closed):
     candidates: list[Candidate] = Field(
         min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
     )
-    instruction: Text = Field(default="", description="what the member wants, in their own words")
-    top_k: int | None = Field(default=None, ge=1, description="keep the best this many only")
+    instruction: Text = Field(default="", description="the member's instruction, in their own words")
+    top_k: int | None = Field(default=None, ge=1, description="number of candidates to keep; null for all")
     request_id: Id | None = Field(
-        default=None, description="the caller's, so that asking again changes nothing; made up where it is not given"
+        default=None, description="id from the caller; a repeated id changes nothing; null generates one"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "NearlineRankRequest":
-        _require_different("candidate id", [one if isinstance(one, str) else one.id for one in self.candidates])
+        ids = [candidate if isinstance(candidate, str) else candidate.id for candidate in self.candidates]
+        _require_unique("candidate id", ids)
         return self
 
     def payload(self, request_id: str) -> dict[str, Any]:
-        """What the consumer needs beside member and task, as JSON values."""
+        """Return the request without member and task, as JSON values for the consumer."""
         return {
             "request_id": request_id,
-            "candidates": [one if isinstance(one, str) else one.model_dump() for one in self.candidates],
+            "candidates": [
+                candidate if isinstance(candidate, str) else candidate.model_dump() for candidate in self.candidates
+            ],
             "instruction": self.instruction,
             "top_k": self.top_k,
         }
 
 
 class RankAccepted(BaseModel):
-    """The request is on the disk, and will be answered where `result` says."""
+    """The request is durable. `result` is the path of its ranking."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -152,10 +155,10 @@ class RankAccepted(BaseModel):
 
 
 class SeenEvents(BaseModel):
-    """Which nearline events a ranking knows of."""
+    """The nearline events that a ranking includes."""
 
-    count: int = Field(description="all that the member's history held")
-    newest: list[str] = Field(description="their ids, by the time they happened, the newest last; at most 100")
+    count: int = Field(description="number of nearline events in the member's history")
+    newest: list[str] = Field(description="ids of the newest events by timestamp, the newest last; at most 100")
 
 
 class NearlineRanking(BaseModel):
@@ -164,22 +167,22 @@ class NearlineRanking(BaseModel):
     version: int = Field(description="the model version that ranked")
     task: str
     member_id: str
-    request_id: str = Field(description="the request whose candidates these are")
+    request_id: str = Field(description="the request that the candidates come from")
     computed_at: datetime
     staleness_seconds: float = Field(
-        description="how long the oldest event or request that this ranking does not show has been waiting; 0 where it "
-        "shows all that was accepted"
+        description="waiting time of the oldest accepted event or request that this ranking does not include; 0 if it "
+        "includes all"
     )
-    waiting: int = Field(description="accepted events and requests that it does not show")
+    waiting: int = Field(description="accepted events and requests that it does not include")
     events: SeenEvents
     ranking: list[RankedItem]
     usage: Usage
     truncated: Truncated
 
 
-def _require_different(what: str, ids: list[str]) -> None:
+def _require_unique(kind: str, ids: list[str]) -> None:
     seen: set[str] = set()
     for id_ in ids:
         if id_ in seen:
-            raise ValueError(f"{what} {id_!r} is given twice; give every one once")
+            raise ValueError(f"{kind} {id_!r} occurs twice; send every {kind} once")
         seen.add(id_)

@@ -1,7 +1,6 @@
 """OpenAI's models, completions and chat completions: paths, and the supported part of their bodies.
 
-An unsupported key is refused by name, not ignored. Source: OpenAI's API reference; checked with the client
-`openai` 3.54.
+An unsupported key is an error that names it. Source: OpenAI's API reference; checked with the client `openai` 3.54.
 """
 
 from typing import Annotated, Literal
@@ -32,7 +31,7 @@ __all__ = [
 MODELS_PATH, COMPLETIONS_PATH, CHAT_PATH = "/v1/models", "/v1/completions", "/v1/chat/completions"
 PATHS = frozenset({MODELS_PATH, COMPLETIONS_PATH, CHAT_PATH})
 
-MAX_TOKENS = 256  # of an answer: this service ranks; texts are a convenience
+MAX_TOKENS = 256  # tokens of an answer; low, because the service is built for ranking
 MAX_PROMPTS = 64
 MAX_CHARACTERS = 200_000
 MAX_IDS = 100_000
@@ -45,12 +44,12 @@ Prompt = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
 class _Generate(Closed):
     model: str = Field(max_length=200, description="an id that GET /v1/models lists")
-    temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, description="below .01 counts as 0")
+    temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, description="values below .01 count as 0")
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     n: Literal[1] = 1
     stream: Literal[False] = False
-    user: Annotated[str, Field(max_length=500)] | None = Field(default=None, description="not used")
+    user: Annotated[str, Field(max_length=500)] | None = Field(default=None, description="ignored")
 
 
 class CompletionRequest(_Generate):
@@ -66,7 +65,7 @@ class CompletionRequest(_Generate):
         | TokenIds
         | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
-    ) = Field(description="text, whose words never become control tokens; or token ids; or several of either")
+    ) = Field(description="text, which is encoded without control tokens; or token ids; or a list of either")
     max_tokens: int = Field(default=16, ge=1, le=MAX_TOKENS)
     logprobs: int | None = Field(default=None, ge=0, le=5, description="alternatives per token")
     echo: Literal[False] = False
@@ -86,7 +85,7 @@ class ChatMessage(Closed):
     content: Words | Annotated[list[TextPart], Field(max_length=100)]
 
     def words(self) -> str:
-        """Its content as one text."""
+        """Return the content as one text."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -109,14 +108,16 @@ class ChatRequest(_Generate):
         }
     )
     messages: list[ChatMessage] = Field(min_length=1, max_length=1_000)
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS, description="16 where neither is given")
+    max_tokens: int | None = Field(
+        default=None, ge=1, le=MAX_TOKENS, description="default 16, or max_completion_tokens"
+    )
     max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
 
 
 class TextUsage(BaseModel):
-    """Tokens read and written."""
+    """Numbers of tokens read and generated."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -124,7 +125,7 @@ class TextUsage(BaseModel):
 
 
 class Logprobs(BaseModel):
-    """Of a completion, one entry per token."""
+    """Log-probabilities of a completion, one entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -133,7 +134,7 @@ class Logprobs(BaseModel):
 
 
 class Choice(BaseModel):
-    """One prompt's continuation."""
+    """Continuation of one prompt."""
 
     index: int
     text: str
@@ -142,7 +143,7 @@ class Choice(BaseModel):
 
 
 class CompletionResponse(BaseModel):
-    """One choice per prompt, in their order."""
+    """One choice per prompt, in the order of the prompts."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -153,28 +154,28 @@ class CompletionResponse(BaseModel):
 
 
 class ChatTopLogprob(BaseModel):
-    """A token that may stand at a position."""
+    """An alternative token at a position."""
 
     token: str
     logprob: float
-    bytes: list[int] | None = Field(description="null where the token is part of a character")
+    bytes: list[int] | None = Field(description="UTF-8 bytes; null if the token is part of a character")
 
 
 class ChatTokenLogprob(ChatTopLogprob):
-    """The token that stands there."""
+    """The generated token at a position, with its alternatives."""
 
     top_logprobs: list[ChatTopLogprob]
 
 
 class ChatLogprobs(BaseModel):
-    """Of an answer, one entry per token."""
+    """Log-probabilities of an answer, one entry per token."""
 
     content: list[ChatTokenLogprob]
     refusal: None = None
 
 
 class ChatAnswer(BaseModel):
-    """The answering turn."""
+    """The assistant's message."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -182,7 +183,7 @@ class ChatAnswer(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """The answer."""
+    """The answer to a chat."""
 
     index: int
     message: ChatAnswer
@@ -191,7 +192,7 @@ class ChatChoice(BaseModel):
 
 
 class ChatResponse(BaseModel):
-    """One choice."""
+    """Response to a chat; it has one choice."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -202,39 +203,45 @@ class ChatResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A name that requests may give as `model`."""
+    """A name that requests can use as `model`."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["brew360"] = "brew360"
-    max_model_len: int = Field(description="tokens of prompt and answer")
+    max_model_len: int = Field(description="context length: tokens of prompt and answer")
 
 
 class ModelList(BaseModel):
-    """The served names."""
+    """The names of the served model."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class OpenAIError(BaseModel):
-    """What OpenAI's clients show of an error."""
+    """An error in OpenAI's form, as OpenAI's clients show it."""
 
     message: str = Field(description="one sentence that says what to do")
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     param: None = None
-    code: str = Field(description="as the other routes' `code`")
+    code: str = Field(description="stable, for programs; as in errors of the other routes")
 
 
 class OpenAIErrorAnswer(BaseModel):
-    """Why a request is not answered."""
+    """Error response in OpenAI's form."""
 
     error: OpenAIError
 
     @staticmethod
     def of(status: int, code: str, sentence: str) -> "OpenAIErrorAnswer":
-        """The body of an answer with this HTTP status."""
+        """Build the body of an error response.
+
+        Args:
+            status: HTTP status.
+            code: Code for programs.
+            sentence: Message that says what to do.
+        """
         kind: Literal["invalid_request_error", "rate_limit_error", "server_error"] = "invalid_request_error"
         if status == 429:
             kind = "rate_limit_error"

@@ -70,7 +70,7 @@ class Interaction(Closed):
     timestamp: Timestamp = Field(description="ISO 8601 with its zone, such as 2026-01-31T12:00:00Z")
 
     def past(self) -> PastInteraction:
-        """As the prompt compiler reads it."""
+        """Convert to the form that the prompt compiler reads."""
         return PastInteraction(
             entity=Entity(entity_type=self.entity_type, fields=self.fields),
             surface=self.surface,
@@ -137,20 +137,21 @@ class RankRequest(Closed):
     candidates: list[Candidate] = Field(
         min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
     )
-    instruction: Text = Field(default="", description="what the member wants, in their own words")
-    top_k: int | None = Field(default=None, ge=1, description="answer with the best this many only")
+    instruction: Text = Field(default="", description="the member's instruction, in their own words")
+    top_k: int | None = Field(default=None, ge=1, description="number of candidates to return; null for all")
     deadline_ms: int | None = Field(
         default=None,
         ge=1,
         le=MAX_DEADLINE_MS,
-        description="from the request's arrival; then what is scored is answered, and the rest named as unscored",
+        description="time limit from the request's arrival; then candidates scored so far are returned, and the others "
+        "are listed as unscored",
     )
 
     @model_validator(mode="after")
     def _check(self) -> "RankRequest":
         if (self.member is None) == (self.member_id is None):
-            given = "neither" if self.member is None else "both"
-            raise ValueError(f"{given} of member and member_id given; give exactly one of them")
+            count = "neither" if self.member is None else "both"
+            raise ValueError(f"{count} of member and member_id given; give exactly one of them")
         seen: set[str] = set()
         for candidate in self.candidates:
             id_ = candidate if isinstance(candidate, str) else candidate.id
@@ -161,7 +162,7 @@ class RankRequest(Closed):
 
 
 class RankedItem(BaseModel):
-    """One candidate of the answer."""
+    """One candidate of the response."""
 
     id: str
     score: float = Field(description="P(any positive action of the task), 0 to 1")
@@ -186,7 +187,7 @@ class Truncated(BaseModel):
 
 
 class RankResponse(BaseModel):
-    """Candidates, best first."""
+    """Response with the ranked candidates, the best first."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -214,8 +215,8 @@ class RankResponse(BaseModel):
     version: int = Field(description="the model version that answered")
     task: str
     ranking: list[RankedItem]
-    partial: bool = Field(default=False, description="true where the deadline left candidates unscored")
-    unscored: list[str] = Field(default_factory=list, description="ids of those, in the order of the request")
+    partial: bool = Field(default=False, description="true if the deadline left candidates unscored")
+    unscored: list[str] = Field(default_factory=list, description="ids of these, in the order of the request")
     usage: Usage
     truncated: Truncated
     milliseconds: float = Field(description="spent in the service, from the parsed request to the answer")

@@ -1,4 +1,4 @@
-"""Scores of chosen next tokens, as two other servers offer them: SGLang's `/v1/score`, vLLM's `/generative_scoring`.
+"""Probabilities of label tokens, in the protocols of SGLang's `/v1/score` and of vLLM's `/generative_scoring`.
 
 Source: `ScoringRequest` and `ScoringResponse` of SGLang's OpenAI entry point; `GenerativeScoringRequest` and
 `GenerativeScoringResponse` of vLLM 0.32. Both differ from the score of `ranking.scoring`: they read the
@@ -43,9 +43,9 @@ class ScoreRequest(Closed):
             ]
         }
     )
-    query: Words | Ids = Field(description="text or token ids; query and items are of one kind")
+    query: Words | Ids = Field(description="text or token ids; query and items must be of the same kind")
     items: Annotated[str, Field(max_length=MAX_CHARACTERS)] | Texts | IdLists = Field(
-        description="one text is one item"
+        description="a single text counts as one item"
     )
     label_token_ids: Labels
     apply_softmax: bool = Field(default=False, description="normalise over the labels, not over the vocabulary")
@@ -65,7 +65,7 @@ class ScoreResponse(BaseModel):
 class GenerativeScoringRequest(Closed):
     """vLLM: the probability of the first label token after query and item.
 
-    A prompt that is too long is refused; vLLM 0.32 cuts it, and with it the answer's cue.
+    A prompt that is too long is an error. vLLM 0.32 truncates it instead, which removes the cue of the answer.
     """
 
     model_config = ConfigDict(
@@ -86,14 +86,14 @@ class GenerativeScoringRequest(Closed):
     label_token_ids: Labels
     apply_softmax: bool = True
     item_first: bool = False
-    add_special_tokens: bool = Field(default=True, description="this tokenizer has none to add")
+    add_special_tokens: bool = Field(default=True, description="ignored: this tokenizer adds no special tokens")
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
-        default=None, description="part of the answer's id"
+        default=None, description="becomes part of the response id"
     )
 
 
 class ItemScore(BaseModel):
-    """vLLM: one item's score."""
+    """vLLM: the score of one item."""
 
     index: int
     object: Literal["score"] = "score"
@@ -101,7 +101,7 @@ class ItemScore(BaseModel):
 
 
 class GenerativeScoringResponse(BaseModel):
-    """vLLM: one score per item, in their order."""
+    """vLLM: one score per item, in the order of the items."""
 
     id: str
     object: Literal["list"] = "list"

@@ -20,8 +20,8 @@ class VersionStatus(BaseModel):
 
     version: int
     role: Literal["production", "canary", "shadow", "none"] = Field(description="none: starting or being removed")
-    share: float = Field(description="of the members whose requests it gets, 0 to 1")
-    replicas: int = Field(description="that answer now")
+    share: float = Field(description="fraction of the members whose requests it gets, 0 to 1")
+    replicas: int = Field(description="number of replicas that answer now")
     state: Literal["starting", "up", "failed", "leaving"]
 
 
@@ -44,5 +44,5 @@ class FleetStatus(BaseModel):
     )
 
     model: str
-    alias: str = Field(description="of the registry, that the service follows")
+    alias: str = Field(description="the registry alias that the service follows")
     versions: list[VersionStatus]

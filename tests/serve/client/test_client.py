@@ -29,7 +29,13 @@ RANKED = {
     "ranking": [{"id": "a", "score": 0.5, "probabilities": {"x": 0.5, "y": 0.5}}],
     "usage": {"prompt_tokens": 9, "candidates": 1},
     "milliseconds": 1.5,
-    "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+    "truncated": {
+        "turns_dropped": 0,
+        "head_tokens_dropped": 0,
+        "history_tokens_dropped": 0,
+        "fields_cut": 0,
+        "candidates": {},
+    },
 }
 NEARLINE = {name: value for name, value in RANKED.items() if name != "milliseconds"} | {
     "member_id": "m/1",

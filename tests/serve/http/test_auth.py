@@ -60,7 +60,7 @@ def test_a_change_of_the_file_counts_at_once_and_a_broken_one_changes_nothing(
 
     path.write_text("teams: [")
     assert keys.team(key) == Team(name="feed")
-    assert "the keys stay as they were" in caplog.text
+    assert "the keys stay unchanged" in caplog.text
 
     path.write_text("teams: {}")
     assert keys.team(key) is None
@@ -92,7 +92,7 @@ def test_a_team_must_have_a_plain_name_and_a_file_must_exist(tmp_path: Path) -> 
         create_key(tmp_path / "keys.yaml", "a b")
     with pytest.raises(UserError, match="tokens_per_minute must be"):
         create_key(tmp_path / "keys.yaml", "feed", tokens_per_minute=0)
-    with pytest.raises(UserError, match=r"keys\.yaml does not exist: create a first key"):
+    with pytest.raises(UserError, match=r"keys\.yaml does not exist\. Create a key"):
         KeyFile(tmp_path / "keys.yaml")
 
 
@@ -138,9 +138,9 @@ def test_a_key_can_be_listed_by_its_id_and_taken_out(tmp_path: Path) -> None:
     assert keys.team(first) is None
     assert keys.team(second) == feed
     assert [id_ for id_, _ in list_keys(path)] == ids[1:]
-    with pytest.raises(UserError, match=rf"holds no key '{ids[0]}'; it has {ids[1]}, {ids[2]}"):
+    with pytest.raises(UserError, match=rf"contains no key '{ids[0]}'; it has {ids[1]}, {ids[2]}"):
         revoke_key(path, ids[0])
-    with pytest.raises(UserError, match="does not exist: create a first key"):
+    with pytest.raises(UserError, match=r"does not exist\. Create a key"):
         revoke_key(tmp_path / "none.yaml", ids[0])
 
 

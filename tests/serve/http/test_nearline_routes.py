@@ -165,7 +165,7 @@ async def test_ids_of_any_characters_come_back_as_they_were(http: httpx.AsyncCli
 
 BAD_EVENTS = [
     ({"events": []}, "events: List should have at least 1 item"),
-    ({"events": [EVENT] * 2}, "event id 'a' is given twice; give every one once."),
+    ({"events": [EVENT] * 2}, "event id 'a' occurs twice; send every event id once."),
     ({"events": [EVENT | {"event_id": str(n)} for n in range(1001)]}, "events: List should have at most 1000 items"),
     (
         {"events": [{**EVENT, "timestamp": "2026-01-31T12:00:00"}]},
@@ -207,7 +207,11 @@ async def test_bad_events_get_a_sentence_and_none_is_taken(
 BAD_RANKS = [
     ({"task": "nothing"}, 400, "task 'nothing' is unknown; this model knows job_apply, post_interest."),
     ({"candidates": []}, 400, "candidates: List should have at least 1 item"),
-    ({"candidates": ["e0", {"id": "e0", "fields": {}}]}, 400, "candidate id 'e0' is given twice; give every one once."),
+    (
+        {"candidates": ["e0", {"id": "e0", "fields": {}}]},
+        400,
+        "candidate id 'e0' occurs twice; send every candidate id",
+    ),
     ({"candidates": [str(n) for n in range(1001)]}, 400, "candidates: List should have at most 1000 items"),
     ({"member_id": None}, 400, "member_id: Input should be a valid string."),
     ({"deadline_ms": 5}, 400, "deadline_ms is not a key of this request"),

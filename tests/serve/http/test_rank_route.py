@@ -143,7 +143,7 @@ async def test_a_bad_request_gets_a_sentence(
 
 RAW = [
     (b'{"task": ', "the body is not valid JSON (Expecting value at character 9); send one object."),
-    (b'{"task": "\xff\xfe"}', "the body is not JSON in UTF-8; send it so, with content-type application/json."),
+    (b'{"task": "\xff\xfe"}', "the body is not JSON in UTF-8; send JSON with content-type application/json."),
     (b"[1, 2]", "the body: Input should be a valid dictionary or object to extract fields from."),
     (b"", "the body is missing; give it (GET /docs describes the request)."),
     (b'"text"', "the body: Input should be a valid dictionary or object to extract fields from."),
@@ -164,7 +164,7 @@ async def test_other_routes_say_what_is_served(http: httpx.AsyncClient) -> None:
     for method, path, status in [("GET", "/v1/rank", 405), ("POST", "/v2/rank", 404)]:
         answer = await http.request(method, path)
         assert answer.status_code == status
-        assert answer.json()["error"].startswith(f"{method} {path} is not served; GET /docs lists what is.")
+        assert answer.json()["error"].startswith(f"{method} {path} is not served; GET /docs lists the routes.")
         assert answer.json()["code"] == "not_served"
         assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
