@@ -1,9 +1,11 @@
 """One prompt on every path: training documents, batch requests, and HTTP by id and inline hold the same token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
@@ -45,18 +47,58 @@ class RecordingEngine:
     def close(self) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def tables() -> Tables:
-    return generate(SyntheticConfig(members=12, jobs=20, posts=20, interactions_per_member=30))
+def make_tables(values: str) -> Tables:
+    """Synthetic tables; `untidy` ones have lists, numbers, booleans, NaN, and blank text in place of some strings."""
+    tables = generate(SyntheticConfig(members=12, jobs=20, posts=20, interactions_per_member=30))
+    if values == "strings":
+        return tables
+    return replace(
+        tables,
+        members=_with_column(tables.members, "profile", _untidy_profile),
+        entities=_with_column(tables.entities, "fields", _untidy_fields),
+    )
 
 
-def test_one_prompt_is_the_same_token_ids_on_every_path(tables: Tables, tmp_path: Path) -> None:
+def _with_column(table: pa.Table, name: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> pa.Table:
+    rows = [change(i, row) for i, row in enumerate(table[name].to_pylist())]
+    return table.set_column(table.column_names.index(name), name, pa.array(rows))
+
+
+def _untidy_profile(i: int, profile: dict[str, Any]) -> dict[str, Any]:
+    blank = ["", " \t", None][i % 3]
+    return profile | {
+        "skills": [f" {profile['skills']}", "", None],
+        "location": profile["location"] if i % 2 else blank,
+        "seniority": [float("nan"), 3.0, 2.5][i % 3],
+        "industry": f" {profile['industry']}\n",
+    }
+
+
+def _untidy_fields(i: int, fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {
+        "skills": [] if fields["skills"] is None else fields["skills"].split(", "),
+        "applicants": [float(i), float("nan"), None][i % 3],
+        "followers": bool(i % 2) if fields["followers"] else None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("economic_graph", "strings"),
+        ("economic_graph", "untidy"),
+        ("economic_graph_chat", "strings"),
+        ("economic_graph_chat", "untidy"),
+    ],
+)
+def test_one_prompt_is_the_same_token_ids_on_every_path(name: str, values: str, tmp_path: Path) -> None:
+    tables = make_tables(values)
     write_tables(tables, tmp_path / "tables")
-    suite = load_suite("economic_graph")
+    suite = load_suite(name)
     times = micros(tables.interactions)
     split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
     tokenizer = corpus_tokenizer(tmp_path / "tables", suite, split, 600)
-    compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=2048, head_tokens=256))
+    compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=4096, head_tokens=384, question_tokens=128))
     spec = compiler_spec(compiler)
     compared = begun = 0
     for member in set(tables.interactions["member_id"].to_pylist()):
@@ -74,7 +116,7 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(tables: Tables, tmp_path
             assert asked_over_http(known, compiler, request["task"], row, tmp_path) == [prompt, prompt]
             compared += 1
             # A member's document is the chat of one task's instruction; prompts of that task are its beginning.
-            lent = tokenizer.encode(suite.task(request["task"]).instruction)
+            lent = tokenizer.encode(suite.instruction(suite.task(request["task"])))
             [document] = documents
             if tuple(document["ids"][1 : 1 + len(lent)]) == lent:
                 assert tuple(document["ids"][: len(prompt)]) == prompt
@@ -119,5 +161,6 @@ def asked_over_http(
     return engine.prompts
 
 
-def _given(fields: dict) -> dict[str, str]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields as JSON can hold them: NaN as null."""
+    return {name: None if value != value else value for name, value in fields.items()}
