@@ -118,7 +118,7 @@ def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None
 def test_padding_is_told() -> None:
     padded = dry_run(SMALL, gpus=9, bins_per_gpu=1, shape=SHAPE)  # neither 4 experts nor 32 nor 64 divide into 9 parts
     assert padded.padding > 0.4 * padded.parameters
-    assert any("more than an even share" in figure for _, figure in padded.rows())
+    assert any("exceeds an even share" in figure for _, figure in padded.rows())
 
 
 @pytest.mark.real

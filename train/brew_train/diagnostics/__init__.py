@@ -1,1 +1,1 @@
-"""Checks of training without a cluster: dry run, GPU parity, throughput."""
+"""Checks of training without a cluster: dry run, comparison with float32, throughput."""

@@ -1,8 +1,8 @@
 """Dry run: memory, traffic and checkpoint size of a training step per GPU, without the GPUs.
 
-What runs is what trains: `build_model`, `shard`, the objective, FSDP2's gathers and reductions, backward, the
-optimizer's state. Only numbers are missing: fake tensors have shapes, dtypes and storage sizes, and a fake process
-group answers every collective at once. So nothing here is a formula but the time that bytes and FLOPs would take.
+It runs the training code (`build_model`, `shard`, the objective, FSDP2, the optimizer) on fake tensors, which have
+shapes, dtypes and storage sizes, but no values, in a fake process group, whose collectives return at once. Memory and
+traffic are measured. Only the times are computed by formula.
 """
 
 from collections.abc import Iterator
@@ -43,29 +43,32 @@ def dry_run(
     document_length: int = 2048,
     gpu: Gpu | None = None,
 ) -> DryRun:
-    """Runs a step of the first stage on fake tensors, as rank 0 of `gpus`.
+    """Runs a step of the first stage on fake tensors, as rank 0 of `gpus` processes.
 
     Args:
-        config: the run's settings; `workers` is replaced by `gpus`.
-        gpus: processes, each with one GPU.
+        config: settings of the run; `gpus` replaces `workers`.
+        gpus: number of processes, each with one GPU.
         shape: vocabulary of the tokenizer, and tokens in a bin.
-        bins_per_gpu: bins in one micro-step of one GPU; None: as many as `bins_per_step` comes to.
-        document_length: tokens in each document of a bin; more of them make attention more expensive, and little else.
-        gpu: what to compare with; None: an H100 with 80 GB.
+        bins_per_gpu: bins in one micro-step of one GPU; None: computed from `bins_per_step`.
+        document_length: tokens in each document of a bin; longer documents make attention more expensive.
+        gpu: the GPU to compare with; None: an H100 with 80 GB.
+
+    Returns:
+        Memory, traffic and times of one GPU.
 
     Raises:
-        UserError: an impossible number of GPUs, before anything is built.
+        UserError: the number of GPUs does not fit the settings, or this process has a process group already.
     """
-    # What an objective of pairs projects depends on the data; the decoder's work is that of the next-token objective.
+    # The number of projected tokens of a pairs objective depends on the data; the decoder's work is the same.
     stage = replace(config.stages[0], objective="next_token")
     if bins_per_gpu is not None:
         stage = replace(stage, bins_per_step=bins_per_gpu * gpus * stage.micro_steps)
-    sharding = replace(config.sharding, compile=False)  # compiled code needs numbers; it does not change what is sent
-    # The settings themselves refuse what so many workers cannot share.
+    sharding = replace(config.sharding, compile=False)  # fake tensors cannot run compiled code
+    # Raises a ConfigError if so many workers cannot share the bins or the replicas.
     replace(config, workers=gpus, min_workers=None, sharding=sharding, stages=[stage])
     if dist.is_initialized():
-        raise UserError("a dry run needs a process of its own, but this one is part of a run already: start another.")
-    bins_per_gpu = -(-stage.bins_per_step // (gpus * stage.micro_steps))  # a worker may get one more than another
+        raise UserError("a dry run needs its own process, but this process is part of a run: start another process.")
+    bins_per_gpu = -(-stage.bins_per_step // (gpus * stage.micro_steps))  # rounded up: the largest share
 
     batch = collate([_bin(shape.context_length, min(document_length, shape.context_length))] * bins_per_gpu)
     with _fake_context(gpus, sharding.replicas) as context, FakeTensorMode() as fake:
@@ -74,21 +77,21 @@ def dry_run(
         model.to_empty(device="cpu")
         model.train()
         optimizer = make_optimizer(model, stage)
-        faked: dict[str, Any] = {k: fake.from_tensor(v) for k, v in vars(batch).items() if torch.is_tensor(v)}
-        batch = replace(batch, **faked)
+        fake_tensors: dict[str, Any] = {k: fake.from_tensor(v) for k, v in vars(batch).items() if torch.is_tensor(v)}
+        batch = replace(batch, **fake_tensors)
 
         footprint = Footprint()
         weights = [_local(parameter) for parameter in model.parameters()]
         states = [_local(tensor) for name, tensor in optimizer.tensors().items() if not name.startswith("model.")]
         footprint.hold(weights, "parameters")
         footprint.hold(states, "optimizer")
-        held = footprint.now()
+        before_step = footprint.now()
         with footprint:
-            kept, first, last = _micro_steps(model, optimizer, batch, stage, sharding, context, footprint)
+            activations, first, last = _micro_steps(model, optimizer, batch, stage, sharding, context, footprint)
             gradients = footprint.now().gradients
-            if stage.schedule == "schedule_free":  # PyTorch's AdamW asks for a number, which fake tensors do not have
+            if stage.schedule == "schedule_free":  # PyTorch's AdamW reads a value, which fake tensors lack
                 optimizer.step()
-        written = sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *states])
+        state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *states])
         size = ModelSize.of(model.lm)
     return DryRun(
         gpus=gpus,
@@ -96,15 +99,15 @@ def dry_run(
         tokens=batch.tokens,
         micro_steps=stage.micro_steps,
         size=size,
-        parameters=held.parameters,
-        padding=held.parameters - 4 * size.total * sharding.replicas // gpus,
+        parameters=before_step.parameters,
+        padding=before_step.parameters - 4 * size.total * sharding.replicas // gpus,
         gradients=gradients,
-        optimizer=held.optimizer,
-        kept=kept,
+        optimizer=before_step.optimizer,
+        kept=activations,
         peak=footprint.peak(),
         micro_step=first,
         step=first.times(stage.micro_steps - 1) + last,
-        checkpoint=written // sharding.replicas,
+        checkpoint=state_bytes // sharding.replicas,
         flops=batch.tokens * size.flops_per_token(document_length),
         gpu=gpu or Gpu(),
     )
@@ -119,27 +122,28 @@ def _micro_steps(
     context: DistributedContext,
     footprint: Footprint,
 ) -> tuple[int, Traffic, Traffic]:
-    """The first and the last micro-step: bytes of activations after a forward pass, and what each of the two sends.
+    """Runs the first and the last micro-step of a step; those between them equal the first.
 
-    The second one meets the gradients of the first. Those between are like the first.
+    Returns:
+        Bytes of activations after a forward pass, and the traffic of the two micro-steps.
     """
-    kept = 0
-    sent = []
+    activations = 0
+    traffic = []
     for last in (True,) if stage.micro_steps == 1 else (False, True):
         before = footprint.traffic
         objective = make_objective(stage.objective).bind(batch.counts(), micro_steps=stage.micro_steps)
         micro_step(model, last=last, sharding=sharding)
-        loss, *measured = model(batch, objective, context)
-        kept = footprint.now().activations
+        loss, *other_results = model(batch, objective, context)
+        activations = footprint.now().activations
         (loss * context.size).backward()
-        del loss, measured
+        del loss, other_results
         footprint.hold(optimizer.gradients(), "gradients")
-        sent.append(footprint.traffic - before)
-    return kept, sent[0], sent[-1]
+        traffic.append(footprint.traffic - before)
+    return activations, traffic[0], traffic[-1]
 
 
 def _bin(tokens: int, document_length: int) -> Bin:
-    """A full bin of equal documents and what is left; every second token is an answer."""
+    """Returns a full bin of equal documents, of which the last may be shorter; every second token is an answer."""
     lengths = [document_length] * (tokens // document_length)
     if tokens % document_length:
         lengths.append(tokens % document_length)
@@ -152,7 +156,7 @@ def _bin(tokens: int, document_length: int) -> Bin:
 
 @contextmanager
 def _fake_context(gpus: int, replicas: int) -> Iterator[DistributedContext]:
-    """Rank 0 of a process group of `gpus` that exists in this process only and sends nothing."""
+    """Creates a fake process group of `gpus` ranks, which sends nothing; its context is that of rank 0."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
     try:
         mesh = init_device_mesh("cpu", (gpus,), mesh_dim_names=("shard",))

@@ -1,4 +1,4 @@
-"""The report of a dry run: memory, traffic and times of one GPU, compared with an H100."""
+"""The report of a dry run: memory, traffic and times of one GPU, compared with a real one."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,73 +11,79 @@ if TYPE_CHECKING:
 
 __all__ = ["DryRun", "Gpu"]
 
-ASSUMED_MFU = 0.5  # of the time that computing alone would take; Mixtral 8x22B reached 49% in Megatron (5-D parallel)
+ASSUMED_MFU = 0.5  # without communication; Mixtral 8x22B reaches 49% in Megatron (5-D parallelism)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The machine that figures are compared with: an H100 SXM with one 400 Gb/s network card each."""
+    """The GPU to compare with. The default is an H100 SXM with a 400 Gb/s network card."""
 
     name: str = "an H100 80 GB"
-    memory: float = 81_559 * 2**20  # bytes, as nvidia-smi says
-    usable: float = 0.85  # share of it; fragments, NCCL's buffers and CUDA's own take the rest
+    memory: float = 81_559 * 2**20  # bytes, from nvidia-smi
+    usable: float = 0.85  # usable share of the memory; the rest is for fragmentation, NCCL's buffers and CUDA
     flops: float = 989e12  # dense bf16 FLOP/s
-    bandwidth: float = 50e9  # bytes/s that one GPU's network card sends to other nodes
-    per_node: int = 8  # GPUs joined by NVLink, each with a card of its own
+    bandwidth: float = 50e9  # bytes/s from one GPU's network card to other nodes
+    per_node: int = 8  # GPUs per node, connected by NVLink, each with its own network card
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What one rank of a run would hold, send and write. Rank 0 speaks for all: none has a larger share."""
+    """Memory, traffic and checkpoint size of rank 0; no other rank has a larger share."""
 
     gpus: int
     replicas: int
-    tokens: int  # per GPU and micro-step
+    tokens: int  # tokens per GPU and micro-step
     micro_steps: int
     size: ModelSize
     parameters: int  # bytes of this rank's float32 shards, with padding
-    padding: int  # those of them beyond an even share: a dimension that parts do not divide is cut into too large ones
+    padding: int  # bytes of `parameters` that exceed an even share, because a dimension cannot be divided evenly
     gradients: int  # bytes
     optimizer: int  # bytes
-    kept: int  # bytes of activations that one forward pass leaves for its backward pass
-    peak: Memory  # at the moment when most is alive
-    micro_step: Traffic  # of a micro-step that is not the last one of its step
-    step: Traffic
-    checkpoint: int  # bytes that this rank adds to a checkpoint
+    kept: int  # bytes of activations that one forward pass stores for its backward pass
+    peak: Memory  # memory at the time of the largest total
+    micro_step: Traffic  # traffic of a micro-step that is not the last one of its step
+    step: Traffic  # traffic of a step
+    checkpoint: int  # bytes that this rank writes in a checkpoint
     flops: float  # model FLOPs per GPU and micro-step
-    gpu: Gpu
+    gpu: Gpu  # the GPU to compare with
 
     @property
     def fits(self) -> bool:
+        """Whether the peak fits into the usable memory of the GPU."""
         return self.peak.total <= self.gpu.usable * self.gpu.memory
 
     @property
     def send_seconds(self) -> float:
-        """Of one step's collectives, if every byte that a GPU sends leaves by its own card: the worst layout."""
+        """Seconds for the collectives of one step, if each GPU sends all bytes through its card: the worst layout."""
         return self.step.total / self.gpu.bandwidth
 
     @property
     def send_seconds_by_node(self) -> float:
-        """Of one step's collectives, if rings enter and leave each node once, one of `per_node` by each card.
+        """Seconds for the collectives of one step, if each ring enters and leaves a node once, through one card.
 
-        So NCCL lays them where a node's GPUs are neighbours in the group: those of one replica are, replicas are not.
+        NCCL lays out its rings in this way, one per card, if the GPUs of a node are neighbours in the process group.
+        That holds within a replica, but not for the all-reduce between replicas.
         """
-        together = min(self.gpu.per_node, self.gpus // self.replicas)
-        inside = self.step.all_gather + self.step.reduce_scatter
-        return (inside / together + self.step.all_reduce) / self.gpu.bandwidth
+        neighbours = min(self.gpu.per_node, self.gpus // self.replicas)
+        within_replica = self.step.all_gather + self.step.reduce_scatter
+        return (within_replica / neighbours + self.step.all_reduce) / self.gpu.bandwidth
 
     @property
     def compute_seconds(self) -> float:
-        """Of one step's model FLOPs, at `ASSUMED_MFU`."""
+        """Seconds for the model FLOPs of one step at `ASSUMED_MFU`."""
         return self.micro_steps * self.flops / (self.gpu.flops * ASSUMED_MFU)
 
     def mfu_ceiling(self, send_seconds: float) -> float:
-        """The MFU that sending for so long allows, if it is hidden behind computing at the GPU's full peak."""
+        """Returns the largest possible MFU, if sending overlaps with computing at the peak of the GPU.
+
+        Args:
+            send_seconds: seconds for the collectives of one step.
+        """
         at_peak = self.micro_steps * self.flops / self.gpu.flops
         return at_peak / max(send_seconds, at_peak)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; bytes, seconds, and shares."""
+        """Returns the report as a JSON object, in bytes, seconds and shares."""
         return {
             **asdict(self),
             "peak_total": self.peak.total,
@@ -90,10 +96,10 @@ class DryRun:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """What is printed: name and figure."""
+        """Returns the names and the formatted values of the report."""
         limit = self.gpu.usable * self.gpu.memory
         share = self.padding / self.parameters
-        padded = f", {share:.0%} of it more than an even share" if share >= 0.01 else ""
+        padded = f", of which {share:.0%} exceeds an even share" if share >= 0.01 else ""
         return [
             ("model", f"{self.size.total / 1e9:.1f}B parameters, {self.size.active / 1e9:.1f}B active per token"),
             ("GPUs", f"{self.gpus} = {self.replicas} x {self.gpus // self.replicas} (replicas x shards)"),
@@ -117,23 +123,23 @@ class DryRun:
                 f"{_gb(self.step.reduce_scatter)}, all-reduce {_gb(self.step.all_reduce)})",
             ),
             ("computing a step", f"{self.compute_seconds:.1f} s at {ASSUMED_MFU:.0%} MFU"),
-            ("sending, each GPU by its own card", self._sending(self.send_seconds)),
-            ("sending, rings through whole nodes", self._sending(self.send_seconds_by_node)),
+            ("sending, each GPU through its card", self._format_sending(self.send_seconds)),
+            ("sending, rings through whole nodes", self._format_sending(self.send_seconds_by_node)),
             ("checkpoint", f"{_gb(self.checkpoint)} per GPU"),
         ]
 
-    def _sending(self, seconds: float) -> str:
+    def _format_sending(self, seconds: float) -> str:
         ceiling = self.mfu_ceiling(seconds)
         limit = "no limit to MFU" if ceiling == 1 else f"MFU of at most {ceiling:.0%}"
         return f"{seconds:.1f} s at {self.gpu.bandwidth / 1e9:.0f} GB/s per card: {limit}"
 
     def render(self, console: "Console") -> None:
-        """Prints the figures as a table."""
-        from rich.table import Table  # only who prints needs it
+        """Prints the report as a table."""
+        from rich.table import Table  # not needed by the GPU check
 
         table = Table(title=f"Dry run: one of {self.gpus} GPUs", title_justify="left", show_header=False)
-        for name, figure in self.rows():
-            table.add_row(name, figure)
+        for name, value in self.rows():
+            table.add_row(name, value)
         console.print(table)
 
 

@@ -1,7 +1,7 @@
 """Checks one GPU against float32 and measures its speed: `python -m brew_train.diagnostics.gpu_check`.
 
-Needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors; neither Ray nor pyarrow,
-rich, psutil or pydantic, so that a GPU machine needs no cluster's packages.
+It needs PyTorch, transformers, liger-kernel, schedulefree, omegaconf, numpy and safetensors. It does not import Ray,
+pyarrow, rich, psutil or pydantic, so it runs on a GPU machine without the packages of the cluster.
 """
 
 import argparse
@@ -35,19 +35,19 @@ PACKAGES = ("torch", "transformers", "liger-kernel", "flash-attn", "schedulefree
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 0 if every comparison holds, 1 if one does not, 2 where nothing can be checked."""
+    """Runs the command, and returns its exit code: 0 if all checks pass, 1 if one fails, 2 if none can run."""
     parser = argparse.ArgumentParser(
         prog="python -m brew_train.diagnostics.gpu_check", description=(__doc__ or "").split(":")[0]
     )
-    parser.add_argument("--tiny", action="store_true", help="tiny models; runs without a GPU, too")
+    parser.add_argument("--tiny", action="store_true", help="use tiny models, which also run without a GPU")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each model (20)")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before them (5)")
-    parser.add_argument("--rows", type=int, default=1, help="rows of 16,384 tokens in a step, one after the other (1)")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before the timed steps (5)")
+    parser.add_argument("--rows", type=int, default=1, help="rows of 16,384 tokens in a step, one per micro-step (1)")
     parser.add_argument(
-        "--checkpoint", action="store_true", help="time a checkpoint of each model, too; needs 40 GB of disk"
+        "--checkpoint", action="store_true", help="also time a checkpoint of each model; needs 40 GB of disk"
     )
     parser.add_argument("--compile", action="store_true", help="compile the decoder layers of the timed models")
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu.json"), help="the JSON (bench/out/gpu.json)")
+    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu.json"), help="JSON report (bench/out/gpu.json)")
     options = parser.parse_args(arguments)
     try:
         report = gpu_check(
@@ -64,52 +64,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, checkpoint: bool) -> dict[str, Any]:
-    """Runs all comparisons and timings, printing each as it is done.
+    """Runs all checks and timings, and prints the result of each.
+
+    Args:
+        tiny: use tiny models, which also run without a GPU.
+        steps: number of timed steps of each model.
+        warmup: number of steps before the timed steps.
+        compile: compile the decoder layers of the timed models.
+        rows: rows in a step, one per micro-step.
+        checkpoint: also time a checkpoint of each model.
 
     Returns:
-        What `--out` gets: `passed`, `checks`, `speeds`, and where and when.
+        The JSON report: `passed`, `checks`, `speeds`, and the environment.
 
     Raises:
-        UserError: no GPU, or no Liger.
+        UserError: there is no GPU, or liger-kernel is not installed.
     """
     if not tiny and not torch.cuda.is_available():
         raise UserError(
-            "this machine has no GPU that PyTorch sees: run it where there is one, or add --tiny to try the check "
-            "itself on the CPU."
+            "PyTorch finds no GPU on this machine: run the check on a machine with a GPU, or add --tiny to test the "
+            "check itself on the CPU."
         )
     if not tiny and not uses_liger(torch.device("cuda")):
-        raise UserError("liger-kernel is not installed, whose losses are checked: pip install liger-kernel.")
+        raise UserError("the check needs liger-kernel, which is not installed: run pip install liger-kernel.")
     scale = TINY if tiny else FULL
     with tempfile.TemporaryDirectory() as folder:
         timed = candidates(Path(folder), tiny=tiny, compile=compile, rows=rows)
-        predicted = [candidate.predicted_peak() for candidate in timed]  # before there is a process group
+        predicted = [candidate.predicted_peak() for candidate in timed]  # must run before the process group exists
         with _one_process() as context:
-            where = _where(context.device)
-            print(f"{where['device']}, {where['date']}")
-            print(", ".join(f"{package} {number}" for package, number in where["versions"].items()))
+            environment = _describe_environment(context.device)
+            print(f"{environment['device']}, {environment['date']}")
+            print(", ".join(f"{package} {number}" for package, number in environment["versions"].items()))
             dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
-            checks = [_shown(check_attention(scale, context.device, dtype))]
+            checks = [_print_check(check_attention(scale, context.device, dtype))]
             for liger in (False, True) if uses_liger(context.device) else (False,):
-                checks.append(_shown(check_loss(scale, context.device, dtype, liger=liger)))
-            checks += [_shown(check(scale, context)) for check in (check_steps, check_restore)]
-            speeds = [
-                _timed(measure(candidate, context, steps=steps, warmup=warmup, predicted=peak, checkpoint=checkpoint))
-                for candidate, peak in zip(timed, predicted, strict=True)
-            ]
+                checks.append(_print_check(check_loss(scale, context.device, dtype, liger=liger)))
+            checks += [_print_check(check(scale, context)) for check in (check_steps, check_restore)]
+            speeds = []
+            for candidate, peak in zip(timed, predicted, strict=True):
+                speed = measure(candidate, context, steps=steps, warmup=warmup, predicted=peak, checkpoint=checkpoint)
+                speeds.append(_print_speed(speed))
     return {
         "passed": all(check.passed for check in checks),
         "checks": [{**asdict(check), "passed": check.passed} for check in checks],
         "speeds": [asdict(speed) for speed in speeds],
         "compile": compile,
-        **where,
+        **environment,
     }
 
 
 @contextmanager
 def _one_process() -> Iterator[DistributedContext]:
-    """A process group of this process alone, with a mesh, so that FSDP2 does here what it does among many."""
+    """Creates a process group of one process, with a mesh, so that FSDP2 is used as with several workers."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = dist.HashStore()  # type: ignore[attr-defined]  # of this process alone: no port is opened
+    store = dist.HashStore()  # type: ignore[attr-defined]  # in this process only: opens no port
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         context = DistributedContext.current()
@@ -120,8 +128,8 @@ def _one_process() -> Iterator[DistributedContext]:
         dist.destroy_process_group()
 
 
-def _where(device: torch.device) -> dict[str, Any]:
-    """Device, versions and date: a figure without them says nothing."""
+def _describe_environment(device: torch.device) -> dict[str, Any]:
+    """Returns device, date and versions, which every measurement needs."""
     versions = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -135,13 +143,13 @@ def _where(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _shown(check: Check) -> Check:
+def _print_check(check: Check) -> Check:
     verdict = "ok" if check.passed else "FAILED"
     print(f"  {check.name:<33} error {check.error:.1e}  limit {check.limit:.0e}  {verdict}", flush=True)
     return check
 
 
-def _timed(speed: Speed) -> Speed:
+def _print_speed(speed: Speed) -> Speed:
     share = "-" if speed.mfu is None else f"{speed.mfu:.1%}"
     peak = "-" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e9:.1f} GB"
     print(
@@ -153,7 +161,7 @@ def _timed(speed: Speed) -> Speed:
     if speed.checkpoint_bytes is not None:
         print(
             f"  {'':<34} a checkpoint of {speed.checkpoint_bytes / 1e9:.1f} GB blocks "
-            f"{speed.checkpoint_blocked_seconds:.2f} s, is on the disk after {speed.checkpoint_seconds:.1f} s",
+            f"{speed.checkpoint_blocked_seconds:.2f} s and is complete after {speed.checkpoint_seconds:.1f} s",
             flush=True,
         )
     return speed

@@ -1,4 +1,4 @@
-"""Tracks what training code allocates and sends, operation by operation, on fake and on real tensors."""
+"""Tracks the memory and the traffic of training code, for each operation, on fake or real tensors."""
 
 import weakref
 from collections.abc import Iterable
@@ -16,32 +16,33 @@ __all__ = ["Footprint", "Memory", "Traffic"]
 
 @dataclass(kw_only=True)
 class Memory:
-    """Bytes on one rank, by what they are for."""
+    """Bytes on one rank, by use."""
 
     parameters: int = 0  # shards of the weights
     gradients: int = 0  # shards of the gradients
-    optimizer: int = 0  # shards of its state
-    gathered: int = 0  # whole weights of the layers at work: FSDP's buffers, and the weights that are computed with
-    reduced: int = 0  # whole gradients on their way to their shards, and the buffers they are sent from
-    activations: int = 0  # everything else: what the backward pass needs, and temporary results
+    optimizer: int = 0  # shards of the optimizer state
+    gathered: int = 0  # whole weights of gathered layers, and FSDP2's buffers for them
+    reduced: int = 0  # whole gradients before their reduction, and FSDP2's buffers for them
+    activations: int = 0  # all other memory: results that the backward pass needs, and temporary results
 
     @property
     def total(self) -> int:
+        """Sum of all uses."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Bytes that one rank sends, by kind of collective, when these run as rings; it receives as many.
+    """Bytes that one rank sends, by kind of collective, with ring algorithms; it receives the same number.
 
-    A ring of n ranks moves (n - 1) / n of the whole tensor through each rank in an all-gather or a reduce-scatter, and
-    twice that in an all-reduce, which is one after the other. No algorithm sends less (Patarasuk & Yuan 2009).
+    In a ring of n ranks, each rank sends (n - 1) / n of the whole tensor in an all-gather or a reduce-scatter. An
+    all-reduce consists of both, and sends twice as much. This is the minimum (Patarasuk & Yuan 2009).
     """
 
     all_gather: int = 0
     reduce_scatter: int = 0
     all_reduce: int = 0
-    calls: int = 0  # collectives
+    calls: int = 0  # number of collectives
 
     @property
     def total(self) -> int:
@@ -55,51 +56,57 @@ class Traffic:
         return self + other.times(-1)
 
     def times(self, count: int) -> "Traffic":
-        """The same, `count` times."""
+        """Returns the traffic multiplied by `count`."""
         return Traffic(**{f.name: getattr(self, f.name) * count for f in fields(self)})
 
 
 @dataclass(eq=False)
 class _Block:
-    """The memory behind one or more tensors."""
+    """The storage of one or more tensors."""
 
-    size: int
-    kind: str
-    alive: Any  # weak reference to the storage, whose callback notes the end
+    size: int  # bytes
+    kind: str  # a field of Memory
+    alive: Any  # weak reference to the storage; its callback records when the storage is freed
 
 
 class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's base class has no types
-    """Follows every storage that is made inside its block, which may be entered several times.
+    """Tracks all storages that are created inside its `with` block, which may be entered several times.
 
-    The order is that of the CPU's calls. On a GPU fragments come on top, and what streams hold longer than the CPU.
+    Memory is counted in the order of the CPU's calls. On a GPU, fragmentation needs additional memory, and streams may
+    keep storages longer.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.traffic = Traffic()
         self._blocks: dict[int, _Block] = {}
-        # What a block is for is often known only when it is used, so changes name the block, not its kind.
+        # The use of a block is often known only after its creation, so a change refers to the block, not to its kind.
         self._changes: list[tuple[_Block, int]] = []
 
     def hold(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
-        """Counts `tensors`, which live already or were made inside the block, as `kind`, a field of `Memory`."""
+        """Counts the storages of `tensors` as `kind`, and tracks those that are not tracked yet.
+
+        Args:
+            tensors: created inside or outside of the block.
+            kind: a field of `Memory`.
+        """
         for tensor in tensors:
-            self._follow(tensor).kind = kind
+            self._track(tensor).kind = kind
 
     def now(self) -> Memory:
-        """What is alive."""
+        """Returns the current memory."""
         memory = Memory()
         for block in self._blocks.values():
             _add(memory, block, block.size)
         return memory
 
     def peak(self) -> Memory:
-        """What was alive at the moment when that was the most."""
-        alive = most = until = 0
+        """Returns the memory at the time of the largest total."""
+        total = largest = until = 0
         for index, (_, change) in enumerate(self._changes):
-            alive += change
-            if alive > most:
-                most, until = alive, index + 1
+            total += change
+            if total > largest:
+                largest, until = total, index + 1
         memory = Memory()
         for block, change in self._changes[:until]:
             _add(memory, block, change)
@@ -109,8 +116,8 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
         self._resize = torch.UntypedStorage.resize_
         resize, blocks, changes = self._resize, self._blocks, self._changes
 
-        def noted(storage: torch.UntypedStorage, size: int) -> Any:
-            """FSDP2 frees and allocates gathered weights by resizing their storage, which no dispatch mode sees."""
+        def resize_tracked(storage: torch.UntypedStorage, size: int) -> Any:
+            """Tracks FSDP2's resizing of the storages of gathered weights, which a dispatch mode does not see."""
             result = resize(storage, size)
             block = blocks.get(storage._cdata)
             if block is not None:
@@ -119,7 +126,7 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
                 block.size = storage.nbytes()
             return result
 
-        torch.UntypedStorage.resize_ = noted  # type: ignore[method-assign, assignment]
+        torch.UntypedStorage.resize_ = resize_tracked  # type: ignore[method-assign, assignment]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -129,31 +136,31 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # once DTensor has turned it into operations on shards
+            return NotImplemented  # DTensor first converts the operation to operations on shards
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
-                self._follow(tensor)
+                self._track(tensor)
         name = func.name()
         if name == "c10d::_allgather_base_":
-            self._sent("all_gather", args[0], group=args[2])
+            self._add_traffic("all_gather", args[0], group=args[2])
             self.hold([args[0]], "gathered")
         elif name == "c10d::_reduce_scatter_base_":
-            self._sent("reduce_scatter", args[1], group=args[2])
+            self._add_traffic("reduce_scatter", args[1], group=args[2])
             self.hold([args[1]], "reduced")
-            self.hold([args[0]], "gradients")  # FSDP2 keeps this as the gradients, or adds it to them
+            self.hold([args[0]], "gradients")  # FSDP2 uses it as the gradients, or adds it to them
         elif name == "c10d::allreduce_":
             for tensor in args[0]:
-                self._sent("all_reduce", tensor, group=args[1], rounds=2)
+                self._add_traffic("all_reduce", tensor, group=args[1], rounds=2)
         elif name == "fsdp::split_with_sizes_copy":
             self.hold(kwargs["out"], "gathered")
-        elif name == "aten::cat.out":  # FSDP2 puts parts together that were not cut along the first dimension
+        elif name == "aten::cat.out":  # FSDP2 concatenates shards along another dimension than the first
             self.hold([kwargs["out"]], "gathered")
         elif name == "fsdp::chunk_cat":
             self.hold([*args[0], kwargs["out"]], "reduced")
         return out
 
-    def _follow(self, tensor: torch.Tensor) -> _Block:
+    def _track(self, tensor: torch.Tensor) -> _Block:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._blocks:
@@ -162,7 +169,7 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             self._changes.append((block, block.size))
         return self._blocks[key]
 
-    def _sent(self, kind: str, whole: torch.Tensor, *, group: Any, rounds: int = 1) -> None:
+    def _add_traffic(self, kind: str, whole: torch.Tensor, *, group: Any, rounds: int = 1) -> None:
         ranks = dist.ProcessGroup.unbox(group).size()
         sent = rounds * whole.numel() * whole.element_size() * (ranks - 1) // ranks
         self.traffic += Traffic(**{kind: sent, "calls": 1})

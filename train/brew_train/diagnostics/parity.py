@@ -1,7 +1,7 @@
-"""Compares a device with plain references: attention, loss, whole steps and a restored checkpoint.
+"""Compares the results of a device with float32 references: attention, loss, whole steps and a restored checkpoint.
 
-Everything is drawn on the CPU from fixed seeds, so every machine compares the same numbers. Legend: T packed tokens,
-H query heads, G key/value heads, D head size, W hidden width, V vocabulary.
+All inputs are drawn on the CPU from fixed seeds, so they are the same on every machine.
+Legend: T packed tokens, H query heads, G key/value heads, D head size, W hidden width, V vocabulary.
 """
 
 import tempfile
@@ -29,28 +29,29 @@ from brew_train.step import take_step
 
 __all__ = ["Check", "Scale", "check_attention", "check_loss", "check_restore", "check_steps", "counting_bin"]
 
-LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # bfloat16 keeps 8 bits: one rounding is up to 4e-3
+LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative; bfloat16 has 8 bits, so a rounding is up to 4e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One comparison with a plain reference."""
+    """Result of one comparison with a reference."""
 
     name: str
-    error: float  # |a - b| / |b|, Euclidean; the largest of what is compared
-    limit: float
+    error: float  # largest |actual - expected| / |expected| of the compared tensors (Euclidean norm)
+    limit: float  # largest error that passes
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.limit  # not so for a NaN
+        """Whether the error is within the limit."""
+        return self.error <= self.limit  # False for a NaN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large the inputs are."""
+    """Sizes of the inputs."""
 
-    tokens: int  # of a packed row
-    longest: int  # tokens in a document
+    tokens: int  # tokens in a packed row
+    longest: int  # tokens in the longest document
     heads: int
     kv_heads: int
     head_size: int
@@ -58,35 +59,48 @@ class Scale:
 
 
 def check_attention(scale: Scale, device: torch.device, dtype: torch.dtype) -> Check:
-    """Packed documents, forward and backward, against each document alone in float32."""
+    """Compares attention over packed documents, forward and backward, with attention over each document in float32.
+
+    Args:
+        scale: sizes of the inputs.
+        device: the device to check.
+        dtype: dtype of the checked attention.
+    """
     generator = torch.Generator().manual_seed(0)
     lengths = document_lengths(scale.tokens, longest=scale.longest, seed=0)
     shapes = [(1, heads, scale.tokens, scale.head_size) for heads in (scale.heads, scale.kv_heads, scale.kv_heads)]
     drawn = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
     upstream = torch.randn(1, scale.tokens, scale.heads, scale.head_size, generator=generator).to(device, dtype)
 
-    query, key, value = packed = [x.clone().requires_grad_() for x in drawn]
+    query, key, value = packed_inputs = [x.clone().requires_grad_() for x in drawn]
     bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
     out, _ = varlen_attention(nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=max(lengths))
 
-    alone = [x.float().requires_grad_() for x in drawn]
+    reference_inputs = [x.float().requires_grad_() for x in drawn]
     shared = scale.heads // scale.kv_heads
     with sdpa_kernel(SDPBackend.MATH):
         documents = [
             F.scaled_dot_product_attention(
                 q, k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1), is_causal=True
             )
-            for q, k, v in zip(*(torch.split(x, lengths, dim=2) for x in alone), strict=True)
+            for q, k, v in zip(*(torch.split(x, lengths, dim=2) for x in reference_inputs), strict=True)
         ]
         expected = torch.cat(documents, dim=2).transpose(1, 2)
-        wanted = torch.autograd.grad(expected, alone, upstream.float())
-    given = torch.autograd.grad(out, packed, upstream)
-    error = max(distance(a, b) for a, b in zip((out, *given), (expected, *wanted), strict=True))
+        expected_gradients = torch.autograd.grad(expected, reference_inputs, upstream.float())
+    gradients = torch.autograd.grad(out, packed_inputs, upstream)
+    error = max(distance(a, b) for a, b in zip((out, *gradients), (expected, *expected_gradients), strict=True))
     return Check(name="packed attention", error=error, limit=LIMITS[dtype])
 
 
 def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger: bool) -> Check:
-    """The fused loss with a weight per token, and its gradients, against logits of the whole row in float32."""
+    """Compares the fused loss and its gradients with a loss from the logits of the whole row in float32.
+
+    Args:
+        scale: sizes of the inputs.
+        device: the device to check.
+        dtype: dtype of the checked loss.
+        liger: whether to check Liger's kernels instead of PyTorch.
+    """
     generator = torch.Generator().manual_seed(1)
     width = scale.heads * scale.head_size
     hidden_TW = torch.randn(scale.tokens, width, generator=generator).to(device, dtype)
@@ -98,63 +112,63 @@ def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger:
     counts_2 = torch.stack([((targets_T != NO_TARGET) & (roles_T == role)).sum() for role in (0, 1)])
     weights_T = token_weights(roles_T, targets_T, counts_2, 0.01)
 
-    hidden, head = fused = [x.clone().requires_grad_() for x in (hidden_TW, head_VW)]
+    hidden, head = fused_inputs = [x.clone().requires_grad_() for x in (hidden_TW, head_VW)]
     loss, losses_T = fused_cross_entropy(hidden, head, targets_T, weights_T, liger=liger)
     logp_T = token_log_probabilities(hidden, head, targets_T, liger=liger)
-    given = [
+    actual = [
         *(loss, losses_T, -logp_T),
-        *torch.autograd.grad(loss, fused),
-        *torch.autograd.grad((-logp_T * weights_T).sum(), fused),
+        *torch.autograd.grad(loss, fused_inputs),
+        *torch.autograd.grad((-logp_T * weights_T).sum(), fused_inputs),
     ]
 
-    hidden, head = plain = [x.float().requires_grad_() for x in (hidden_TW, head_VW)]
-    plain_T = F.cross_entropy(hidden @ head.T, targets_T, ignore_index=NO_TARGET, reduction="none")
-    plain_loss = (plain_T * weights_T).sum()
-    gradients = torch.autograd.grad(plain_loss, plain)
-    expected = [plain_loss, plain_T, plain_T, *gradients, *gradients]
-    error = max(distance(a, b) for a, b in zip(given, expected, strict=True))
+    hidden, head = reference_inputs = [x.float().requires_grad_() for x in (hidden_TW, head_VW)]
+    reference_T = F.cross_entropy(hidden @ head.T, targets_T, ignore_index=NO_TARGET, reduction="none")
+    reference_loss = (reference_T * weights_T).sum()
+    gradients = torch.autograd.grad(reference_loss, reference_inputs)
+    expected = [reference_loss, reference_T, reference_T, *gradients, *gradients]
+    error = max(distance(a, b) for a, b in zip(actual, expected, strict=True))
     name = f"fused loss, {'Liger' if liger else 'PyTorch'}"
     return Check(name=name, error=error, limit=LIMITS[dtype])
 
 
 def check_steps(scale: Scale, context: DistributedContext) -> Check:
-    """Losses and gradient norms of three steps in this context against float32 on the CPU."""
-    contexts = context, DistributedContext(device=torch.device("cpu"))
-    runs = [_Run(scale, one) for one in contexts]
-    here, there = (torch.tensor([run.step(number) for number in range(3)]) for run in runs)
+    """Compares losses and gradient norms of three steps in `context` with float32 on the CPU."""
+    cpu = DistributedContext(device=torch.device("cpu"))
+    runs = _Run(scale, context), _Run(scale, cpu)
+    actual, expected = (torch.tensor([run.step(number) for number in range(3)]) for run in runs)
     limit = LIMITS[torch.bfloat16 if context.device.type == "cuda" else torch.float32]
-    return Check(name="three steps against float32", error=distance(here, there), limit=limit)
+    return Check(name="three steps against float32", error=distance(actual, expected), limit=limit)
 
 
 def check_restore(scale: Scale, context: DistributedContext) -> Check:
-    """Weights and optimizer of a checkpoint, read into another run, against those it was made of: the same bits.
+    """Compares weights and optimizer state that are restored from a checkpoint with the original, bitwise.
 
-    The first run goes on training while the checkpoint is written.
+    The first run continues training while the checkpoint is written. The error is the number of differing tensors.
     """
     first, second = (_Run(scale, context, seed=seed) for seed in (0, 1))
     first.step(0)
-    wanted = {name: tensor.clone() for name, tensor in first.optimizer.tensors().items()}
+    expected = {name: tensor.clone() for name, tensor in first.optimizer.tensors().items()}
     with tempfile.TemporaryDirectory() as folder, Checkpointer(Path(folder), keep=1, context=context) as checkpointer:
         checkpointer.begin(first.optimizer.tensors(), {}, step=1, ledger=())
         first.step(1)
         checkpointer.wait()
         checkpoint = checkpointer.newest()
         assert checkpoint is not None
-        given = second.optimizer.tensors()
-        checkpointer.read(checkpoint, given)
-    errors = [0.0 if torch.equal(given[name], tensor) else 1.0 for name, tensor in wanted.items()]
+        restored = second.optimizer.tensors()
+        checkpointer.read(checkpoint, restored)
+    errors = [0.0 if torch.equal(restored[name], tensor) else 1.0 for name, tensor in expected.items()]
     return Check(name="a checkpoint restored, tensors wrong", error=sum(errors), limit=0.0)
 
 
 class _Run:
-    """A small model in training on rows of its own."""
+    """A small model in training."""
 
     def __init__(self, scale: Scale, context: DistributedContext, *, seed: int = 0) -> None:
         size = 4 * scale.head_size
         model = ModelConfig(hidden_size=size, intermediate_size=size, layers=2, heads=4, kv_heads=2)
         self._stage = StageConfig(name="parity", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)
         self._bins = [counting_bin(scale.longest, vocabulary=scale.vocabulary, seed=number) for number in range(6)]
-        self._world = context
+        self._context = context
         self._lm: RankingLM = build_model(
             model, ModelShape(vocabulary_size=scale.vocabulary, context_length=scale.longest)
         )
@@ -164,14 +178,22 @@ class _Run:
         self.optimizer: Optimizer = make_optimizer(self._lm, self._stage)
 
     def step(self, number: int) -> tuple[float | None, float | None]:
-        """Loss and gradient norm."""
+        """Runs the step with this number, from 0, and returns its loss and gradient norm."""
         ids = np.arange(2 * number, 2 * number + 2)
-        done = take_step(self._lm, self.optimizer, self._stage, self._bins, ids, self._world, sharding=ShardingConfig())
-        return done.loss, done.grad_norm
+        result = take_step(
+            self._lm, self.optimizer, self._stage, self._bins, ids, self._context, sharding=ShardingConfig()
+        )
+        return result.loss, result.grad_norm
 
 
 def document_lengths(tokens: int, *, longest: int, seed: int) -> list[int]:
-    """Lengths of documents that fill `tokens`: most short and a few long, as people's histories are."""
+    """Returns lengths of documents with a log-normal distribution, which add up to `tokens`.
+
+    Args:
+        tokens: sum of the lengths.
+        longest: upper limit of a length.
+        seed: seed of the random lengths.
+    """
     random = np.random.default_rng(seed)
     lengths: list[int] = []
     while (left := tokens - sum(lengths)) > 0:
@@ -181,7 +203,14 @@ def document_lengths(tokens: int, *, longest: int, seed: int) -> list[int]:
 
 
 def counting_bin(tokens: int, *, vocabulary: int, seed: int, longest: int | None = None) -> Bin:
-    """A full bin of documents that count upwards from a random number, which a model learns at once."""
+    """Returns a full bin of documents that count upwards from a random id, which a model learns in a few steps.
+
+    Args:
+        tokens: tokens in the bin.
+        vocabulary: number of token ids.
+        seed: seed of the random lengths and ids.
+        longest: upper limit of a document's length; None: `tokens`.
+    """
     lengths = document_lengths(tokens, longest=longest or tokens, seed=seed)
     starts = np.random.default_rng(seed).integers(vocabulary, size=len(lengths))
     ids = [np.arange(start, start + length) % vocabulary for start, length in zip(starts, lengths, strict=True)]
@@ -192,7 +221,7 @@ def counting_bin(tokens: int, *, vocabulary: int, seed: int, longest: int | None
     )
 
 
-def distance(given: torch.Tensor, expected: torch.Tensor) -> float:
-    """|given - expected| / |expected|, Euclidean, in float64."""
-    given, expected = given.detach().double().cpu(), expected.detach().double().cpu()
-    return float((given - expected).norm() / expected.norm())
+def distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Returns |actual - expected| / |expected| with Euclidean norms, in float64."""
+    actual, expected = actual.detach().double().cpu(), expected.detach().double().cpu()
+    return float((actual - expected).norm() / expected.norm())

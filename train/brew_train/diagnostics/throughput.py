@@ -1,4 +1,4 @@
-"""Throughput of one device: timed steps and checkpoints of two models of about a billion parameters."""
+"""Measures the throughput of one device: steps and checkpoints of two models of about a billion parameters."""
 
 import gc
 import tempfile
@@ -25,26 +25,27 @@ from brew_train.telemetry.flops import ModelSize, mfu, peak_flops
 
 __all__ = ["Candidate", "Speed", "candidates", "measure"]
 
-LONGEST = 8  # a row is this many times as long as its longest document at least
+LONGEST = 8  # a document has at most this fraction (1 / LONGEST) of the tokens of a row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A model to be timed."""
+    """A model to measure."""
 
     name: str
     model: ModelConfig
     sharding: ShardingConfig
-    vocabulary: int
+    vocabulary: int  # number of token ids
     context_length: int  # tokens in a row
-    rows: int  # of a step, one after the other
+    rows: int  # rows in a step, one per micro-step
 
     @property
     def shape(self) -> ModelShape:
+        """Vocabulary and context length."""
         return ModelShape(vocabulary_size=self.vocabulary, context_length=self.context_length)
 
     def predicted_peak(self) -> int:
-        """Bytes that the dry run finds; it needs a process without a process group."""
+        """Returns the peak memory in bytes from a dry run; this process must not have a process group."""
         stage = StageConfig(bins_per_step=self.rows, micro_steps=self.rows)
         config = TrainConfig(model=self.model, sharding=self.sharding, stages=[stage], workers=1)
         return dry_run(config, gpus=1, shape=self.shape).peak.total
@@ -52,35 +53,33 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Timed steps of one model on one device, from reading the row to the update."""
+    """Speed of one model on one device, over complete steps from reading the row to the update."""
 
     name: str
     parameters: int
-    active: int  # parameters per token
-    tokens: int  # per step
-    document_length: float  # tokens in the document of a token, mean
-    steps: int
+    active: int  # number of parameters per token
+    tokens: int  # tokens per step
+    document_length: float  # tokens in a document, mean over tokens
+    steps: int  # number of timed steps
     tokens_per_second: float
-    mfu: float | None  # None where the device's peak is not known
-    peak_bytes: int | None  # the allocator's; None on a CPU
-    predicted_bytes: int  # the dry run's
+    mfu: float | None  # None if the peak of the device is unknown
+    peak_bytes: int | None  # peak of allocated memory; None on a CPU
+    predicted_bytes: int  # peak memory from the dry run
     first_loss: float
     last_loss: float
-    checkpoint_bytes: int | None  # None where no checkpoint was requested
-    checkpoint_blocked_seconds: (
-        float | None
-    )  # that training would have waited; of the second one, as all later ones are
-    checkpoint_seconds: float | None  # until it was on the disk
+    checkpoint_bytes: int | None  # size of the second checkpoint; None without checkpoints
+    checkpoint_blocked_seconds: float | None  # time that the second checkpoint blocks training
+    checkpoint_seconds: float | None  # time until the second checkpoint is complete
 
 
 def candidates(folder: Path, *, tiny: bool, compile: bool, rows: int) -> list[Candidate]:
-    """A dense model, which is a Llama and no mixture of one expert, and a mixture of experts.
+    """Returns the models to measure: a dense Llama and a mixture of experts.
 
     Args:
-        folder: keeps the dense model's config.json, the one road to a model without experts.
-        tiny: thousands of parameters instead of a billion.
-        compile: the decoder layers.
-        rows: of a step; more of them share the cost of an update.
+        folder: the config.json of the dense model is written here, because `ModelConfig` describes only mixtures.
+        tiny: return models with thousands of parameters instead of a billion.
+        compile: compile the decoder layers.
+        rows: rows in a step, one per micro-step; more rows share the cost of an update.
     """
     vocabulary, context_length = (97, 64) if tiny else (32_768, 16_384)
     dense = LlamaConfig(
@@ -123,20 +122,23 @@ def measure(
     predicted: int,
     checkpoint: bool = False,
 ) -> Speed:
-    """Trains `candidate` on packed rows, each of eight in turn.
+    """Trains `candidate` on eight packed rows in turn, and returns its speed.
 
     Args:
-        steps: that are timed, after `warmup` others.
-        predicted: what `candidate.predicted_peak` said.
-        checkpoint: whether two checkpoints are written afterwards, in the temporary folder. Each needs three times
-            the bytes of the weights there.
+        candidate: the model.
+        context: a context of one process.
+        steps: number of timed steps.
+        warmup: number of steps before the timed steps.
+        predicted: result of `candidate.predicted_peak`, bytes.
+        checkpoint: whether to write two checkpoints afterwards, in a temporary folder. Each needs three times the bytes
+            of the weights.
     """
     cuda = context.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(context.device)
     model = build_model(candidate.model, candidate.shape)
     shard(model, context, candidate.sharding)
-    materialize(model, replace(candidate.model, init_from=None), context, seed=0)  # drawn: the folder has no weights
+    materialize(model, replace(candidate.model, init_from=None), context, seed=0)  # random: the folder has no weights
     model.train()
     stage = StageConfig(
         steps=warmup + steps, bins_per_step=candidate.rows, micro_steps=candidate.rows, warmup_steps=max(1, warmup),
@@ -148,23 +150,23 @@ def measure(
         counting_bin(candidate.context_length, vocabulary=candidate.vocabulary, seed=seed, longest=longest)
         for seed in range(8)
     ]
-    done = []
-    began = 0.0
+    results = []
+    started = 0.0
     for step in range(warmup + steps):
         if step == warmup:
             _wait(context.device)
-            began = time.perf_counter()
+            started = time.perf_counter()
         numbers = (np.arange(candidate.rows) + step * candidate.rows) % len(rows)
-        done.append(take_step(model, optimizer, stage, rows, numbers, context, sharding=candidate.sharding))
+        results.append(take_step(model, optimizer, stage, rows, numbers, context, sharding=candidate.sharding))
     _wait(context.device)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
 
-    timed = done[warmup:]
+    timed = results[warmup:]
     tokens = sum(result.tokens for result in timed)
     length = sum(result.document_length * result.tokens for result in timed) / tokens
     size = ModelSize.of(model.lm)
     peak = torch.cuda.max_memory_allocated(context.device) if cuda else None
-    written, blocked, until_written = _write_checkpoint(optimizer, context) if checkpoint else (None, None, None)
+    size_bytes, blocked, until_written = _write_checkpoint(optimizer, context) if checkpoint else (None, None, None)
     speed = Speed(
         name=candidate.name,
         parameters=size.total,
@@ -181,29 +183,29 @@ def measure(
         ),
         peak_bytes=peak,
         predicted_bytes=predicted,
-        first_loss=done[0].loss or float("nan"),
-        last_loss=done[-1].loss or float("nan"),
-        checkpoint_bytes=written,
+        first_loss=results[0].loss or float("nan"),
+        last_loss=results[-1].loss or float("nan"),
+        checkpoint_bytes=size_bytes,
         checkpoint_blocked_seconds=blocked,
         checkpoint_seconds=until_written,
     )
     del model, optimizer
-    gc.collect()  # FSDP2's modules and hooks refer to each other
+    gc.collect()  # FSDP2's modules and hooks have reference cycles
     if cuda:
         torch.cuda.empty_cache()
     return speed
 
 
 def _write_checkpoint(optimizer: Optimizer, context: DistributedContext) -> tuple[int, float, float]:
-    """Bytes of the second of two checkpoints, seconds that it blocks, and seconds until it is on the disk."""
+    """Writes two checkpoints; returns bytes, blocked seconds and seconds until completion of the second one."""
     with tempfile.TemporaryDirectory() as folder, Checkpointer(Path(folder), keep=1, context=context) as checkpointer:
         for step in (1, 2):
             _wait(context.device)
-            before, began = checkpointer.blocked_seconds, time.perf_counter()
+            blocked_before, started = checkpointer.blocked_seconds, time.perf_counter()
             checkpointer.begin(optimizer.tensors(), {}, step=step, ledger=())
-            blocked = checkpointer.blocked_seconds - before
+            blocked = checkpointer.blocked_seconds - blocked_before
             checkpointer.wait()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         return sum(path.stat().st_size for path in Path(folder).glob("*/*.distcp")), blocked, seconds
 
 
