@@ -17,7 +17,7 @@ from brew_data.split import Split
 from brew_platform.errors import DataError
 from brew_platform.files import replace_atomically
 
-__all__ = ["DataFolder", "DatasetInfo", "read_plan_hash"]
+__all__ = ["DATASET_FILE", "DataFolder", "DatasetInfo", "read_plan_hash"]
 
 FORMAT_VERSION = 1
 DATASET_FILE = "dataset.json"

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(900)]
 SMALL = [
     "source_config.members=60", "source_config.jobs=40", "source_config.posts=60",
     "source_config.interactions_per_member=20",
-    "prompt.context_length=512", "vocabulary_size=600",
+    "prompt.context_length=512", "tokenizer.vocabulary_size=600",
     "train.model.hidden_size=64", "train.model.heads=2", "train.model.kv_heads=1", "train.model.intermediate_size=64",
     "train.model.layers=2",
     "train.stages.0.steps=4", "train.stages.1.steps=8", "train.checkpoint_every=4",

@@ -1,31 +1,49 @@
-"""The steps from a source to the input of training, for `brew360 demo` and `brew360 data`."""
+"""The steps from a source to the input of training, for `brew360 demo` and `brew360 data build`."""
 
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from brew_cluster.jobs.demo_config import DemoConfig
+from brew_cluster.jobs.dataset_card import dataset_card, write_card
+from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, HELD_OUT, TRAINING_MEMBERS, check_dataset
+from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
-from brew_data.data_folder import DatasetInfo
+from brew_data.data_folder import DATASET_FILE, DatasetInfo
 from brew_data.packed_bins.schema import BinsPlan
 from brew_data.pipelines.documents import build_bins, corpus_tokenizer
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.prompts.suite import TaskSuite, load_suite
-from brew_data.schema import Tables, micros, write_tables
-from brew_data.sources.base import open_source, read_source
+from brew_data.prompts.suite import TaskSuite
+from brew_data.schema import Tables, write_tables
+from brew_data.sources.base import Source
+from brew_data.sources.quarantine import Quarantine
 from brew_data.split import EVERYONE, Split
 from brew_platform.config import config_digest
-from brew_platform.console.progress import Phases
+from brew_platform.console.progress import Phases, duration
+from brew_platform.errors import UserError
+from brew_platform.files import fsync_file, fsync_folder
 from brew_platform.provenance import source_commit
 
-__all__ = ["Prepared", "finish_dataset", "make_bins", "make_dataset", "prepare"]
+__all__ = [
+    "Prepared",
+    "build_folder",
+    "finish_dataset",
+    "make_bins",
+    "make_dataset",
+    "phase_names",
+    "prepare",
+    "print_summary",
+]
 
-HELD_OUT = 0.05  # share of the members who are only evaluated on
-EVALUATION_MEMBERS, TRAINING_MEMBERS = (0.0, HELD_OUT), (HELD_OUT, 1.0)
+LOCK = "building"  # file of a folder that is being built; a build holds a lock on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,38 +51,53 @@ class Prepared:
     """The input of bins, preference pairs and scoring requests."""
 
     folder: Path  # contains tables/
+    source: Source
+    quarantine: Quarantine
     tables: Tables
     split: Split
     suite: TaskSuite
     compiler: PromptCompiler
 
 
-def prepare(config: DemoConfig, folder: Path, phases: Phases, *, path: Path | None) -> Prepared:
-    """Read the tables of the source, split them in time, and train the tokenizer on the training part.
+def prepare(config: DatasetConfig, folder: Path, phases: Phases, *, held_out: bool = False) -> Prepared:
+    """Read and check the tables of the source, split them in time, and load the tokenizer or train it.
 
     Args:
-        config: Names the source, the suite and the split.
-        folder: Receives `tables/`.
+        config: Names the source, the suite, the split and the tokenizer.
+        folder: Receives `tables/`, and `quarantine/` if rows break the schema.
         phases: Shows progress.
-        path: Input files, for a source that reads some.
+        held_out: Whether bins for evaluation and preference pairs are to be made.
 
     Raises:
-        UserError: The source cannot be loaded, or `path` is missing or not accepted.
-        DataError: The source cannot read the input.
+        UserError: The source cannot be loaded, or its path is missing or not accepted.
+        DataError: The source cannot read the input, or a check of it fails.
     """
-    suite = load_suite(config.suite)
-    with phases.phase("tables", unit="interactions") as progress:
-        tables = read_source(open_source(config.source, config.source_config, path))
+    with phases.phase("tables", unit="rows") as progress:
+        check = check_dataset(
+            config, quarantine_folder=folder / "quarantine", held_out=held_out, on_rows=progress.update
+        )
+        check.require_good()
+        tables, suite, split, source = check.tables, check.suite, check.split, check.source
+        assert tables is not None
+        assert suite is not None
+        assert split is not None
+        assert source is not None
         write_tables(tables, folder / "tables")
-        split = Split.of(micros(tables.interactions).to_numpy(), config.split)
         progress.update(
-            tables.interactions.num_rows, members=tables.members.num_rows, entities=tables.entities.num_rows
+            sum(table.num_rows for table in (tables.members, tables.entities, tables.interactions)),
+            members=tables.members.num_rows,
+            entities=tables.entities.num_rows,
+            interactions=tables.interactions.num_rows,
         )
     with phases.phase("tokenizer", unit="tokens") as progress:
-        tokenizer = corpus_tokenizer(folder / "tables", suite, split, config.vocabulary_size)
+        tokenizer = check.tokenizer or corpus_tokenizer(
+            folder / "tables", suite, split, config.tokenizer.vocabulary_size
+        )
         progress.update(tokenizer.vocabulary_size)
     return Prepared(
         folder=folder,
+        source=source,
+        quarantine=check.quarantine,
         tables=tables,
         split=split,
         suite=suite,
@@ -87,44 +120,64 @@ def make_bins(
         )
 
 
-def make_dataset(config: DemoConfig, out: Path, console: Console, *, path: Path | None, pairs: int) -> None:
-    """Write `tables/`, `prompts/`, `bins/`, `evaluation/` and, with pairs, `pairs/` and `pairs-evaluation/`.
+def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[str, Any]:
+    """Write a data set.
 
     Args:
-        config: Names the source, the suite and the split.
-        out: Receives the folders.
-        console: Shows progress.
-        path: Input files, for a source that reads some.
-        pairs: Number of preference pairs, evaluation pairs included; 0: none.
+        config: The recipe.
+        folder: Receives `tables/`, `prompts/`, `bins/`, `evaluation/`, with pairs also `pairs/` and
+            `pairs-evaluation/`, the card, and last `dataset.json`.
+        phases: Shows progress.
+
+    Returns:
+        The content of `card.json`.
 
     Raises:
         BrewError: A step failed; the message gives the cause and the fix.
     """
-    require_space(out)
-    names = ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if pairs else [])]
-    phases = Phases(names, console=console)
-    prepared = prepare(config, out, phases, path=path)
-    PromptBundle.of(prepared.compiler).save(out / "prompts")
-    with local_ray(detached=False, logs=out / "logs" / "ray"):
-        make_bins(prepared, out / "bins", phases, members=TRAINING_MEMBERS)
-        make_bins(prepared, out / "evaluation", phases, phase="evaluation", members=EVALUATION_MEMBERS)
-    if pairs:
-        with phases.phase("pairs", total=pairs, unit="pairs") as progress:
-            held_out = max(1, round(HELD_OUT * pairs))
-            for folder, count, members in [
-                ("pairs", pairs - held_out, TRAINING_MEMBERS),
+    require_space(folder)
+    prepared = prepare(config, folder, phases, held_out=True)
+    PromptBundle.of(prepared.compiler).save(folder / "prompts")
+    plans: dict[str, BinsPlan] = {}
+    with local_ray(detached=False, logs=folder / "logs" / "ray"):
+        plans["bins"] = make_bins(prepared, folder / "bins", phases, members=TRAINING_MEMBERS)
+        plans["evaluation"] = make_bins(
+            prepared, folder / "evaluation", phases, phase="evaluation", members=EVALUATION_MEMBERS
+        )
+    if config.pairs:
+        with phases.phase("pairs", total=config.pairs, unit="pairs") as progress:
+            held_out = max(1, round(HELD_OUT * config.pairs))
+            for name, count, members in [
+                ("pairs", config.pairs - held_out, TRAINING_MEMBERS),
                 ("pairs-evaluation", held_out, EVALUATION_MEMBERS),
             ]:
                 made = pairs_from_interactions(
                     prepared.tables, prepared.compiler, prepared.split, count=count, seed=0, members=members
                 )
-                build_pairs(made, prepared.compiler, out / folder)
-            progress.update(pairs)
+                plans[name] = build_pairs(made, prepared.compiler, folder / name)
+            progress.update(config.pairs)
+    card = dataset_card(
+        config,
+        source=prepared.source,
+        tables=prepared.tables,
+        suite=prepared.suite,
+        split=prepared.split,
+        quarantine=prepared.quarantine,
+        prompt_digest=PromptBundle.of(prepared.compiler).digest,
+        plans=plans,
+        seconds=phases.seconds,
+    )
+    write_card(card, folder)
     finish_dataset(config, prepared)
-    console.print(f"data: {out}", soft_wrap=True, markup=False)
+    return card
 
 
-def finish_dataset(config: DemoConfig, prepared: Prepared) -> None:
+def phase_names(config: DatasetConfig) -> list[str]:
+    """Return the phases of `make_dataset`, in order."""
+    return ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if config.pairs else [])]
+
+
+def finish_dataset(config: DatasetConfig, prepared: Prepared) -> None:
     """Write `dataset.json`, which marks the data folder as complete."""
     DatasetInfo(
         source=config.source,
@@ -134,3 +187,66 @@ def finish_dataset(config: DemoConfig, prepared: Prepared) -> None:
         prompt_digest=PromptBundle.of(prepared.compiler).digest,
         commit=source_commit(),
     ).write(prepared.folder)
+
+
+@contextmanager
+def build_folder(out: Path) -> Iterator[Path]:
+    """Yield the folder `<out>.partial` to build in, and rename it to `out` when the block succeeds.
+
+    A build that fails or is killed leaves the partial folder with its log and its quarantined rows; the next build of
+    `out` replaces it.
+
+    Raises:
+        UserError: `out` exists and is not empty, another build is writing it, or `<out>.partial` is not of a build.
+    """
+    if (out / DATASET_FILE).exists():
+        raise UserError(f"{out} is a complete data set: choose another folder, or remove that one.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: choose another folder, or remove that one.")
+    partial = out.with_name(f"{out.name}.partial")
+    if partial.exists() and not (partial / LOCK).is_file():
+        raise UserError(f"{partial} exists, but no build wrote it. Rename or remove it, or choose another --out.")
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another build is writing {out}. Wait for it, or choose another --out.") from None
+        for path in partial.iterdir():  # of a build that failed
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        yield partial
+        for path in partial.rglob("*"):
+            fsync_folder(path) if path.is_dir() else fsync_file(path)
+        (partial / LOCK).unlink()
+        partial.rename(out)  # an empty folder of that name is replaced
+        fsync_folder(out.parent)
+
+
+def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, console: Console) -> None:
+    """Print what a data set contains, and the next command."""
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    entities = sum(card["entities"].values())
+    line(f"{card['rows']:,} interactions, {card['members']:,} members, {entities:,} entities")
+    for surface, actions in card["actions"].items():
+        line(f"{surface}: {', '.join(f'{action} {count:,}' for action, count in actions.items())}")
+    for name, task in card["tasks"].items():
+        rate = task["training_positive_rate"]
+        positive = "" if rate is None else f", {rate:.1%} positive"
+        line(
+            f"task {name}: {task['training_rows']:,} training rows{positive}, {task['benchmark_rows']:,} benchmark rows"
+        )
+    quarantined = {table: sum(counts.values()) for table, counts in card["quarantined"].items()}
+    if quarantined:
+        line(f"quarantined: {', '.join(f'{count:,} {table}' for table, count in quarantined.items())} (quarantine/)")
+    bins = card["bins"]["bins"]
+    line(
+        f"bins: {bins['n_documents']:,} documents, {bins['n_tokens']:,} tokens in {bins['n_bins']:,} bins of "
+        f"{bins['context_length']:,}, fill {bins['fill']:.1%}"
+    )
+    line(f"{duration(sum(card['seconds'].values()))} in all; card: {out / 'card.md'}")
+    start = "" if config.tokenizer.from_ is None else f" train.model.init_from={config.tokenizer.from_}"
+    line(f"next: brew360 train cpt data={out} run=runs/cpt context_length={bins['context_length']}{start}")

@@ -1,14 +1,12 @@
 """The configuration of a demo run, and how it is loaded from a recipe."""
 
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from brew_data.prompts.compiler import PromptFormat
+from brew_cluster.jobs.dataset_config import DatasetConfig, load_source_recipe
 from brew_data.prompts.suite import load_suite
-from brew_data.sources.base import NoSettings, Source, load_source
-from brew_data.split import SplitConfig
-from brew_platform.config import load_config
+from brew_data.sources.base import Source, load_source
 from brew_platform.errors import ConfigError
 from brew_platform.registry.gates import ReleaseConfig
 from brew_serve.benchmark import validate_gates
@@ -35,27 +33,24 @@ class DemoReleaseConfig(ReleaseConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(DatasetConfig):
     """The configuration of one demo run."""
 
-    source: str  # name of an installed source
-    source_config: Any = field(default_factory=NoSettings)  # settings of the source, its `config_class`
-    suite: str  # name of a task suite that ships, or a folder; the source has a default
-    split: SplitConfig
-    prompt: PromptFormat
-    vocabulary_size: int = 2_000  # tokens of the byte-level BPE, including 256 bytes and 6 control tokens
     train: TrainConfig = field(default_factory=TrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     release: DemoReleaseConfig = field(default_factory=DemoReleaseConfig)
 
 
-def load_recipe(source_name: str, overrides: list[str], *, recipe: Path | None = None) -> DemoConfig:
+def load_recipe(
+    source_name: str, overrides: list[str], *, recipe: Path | None = None, input_path: Path | None = None
+) -> DemoConfig:
     """Load the recipe of a source.
 
     Args:
         source_name: Of an installed source.
         overrides: `key=value`, applied after the recipe.
         recipe: A YAML file; None: the source's own, or the one that ships under the source's name.
+        input_path: Input files, for a source that reads them from one place.
 
     Raises:
         UserError: No such source is installed, or it cannot be loaded.
@@ -64,16 +59,8 @@ def load_recipe(source_name: str, overrides: list[str], *, recipe: Path | None =
     """
     source = load_source(source_name)
     path = _find_recipe(source, recipe)
-    # The type of `source_config` is known only now. A subclass with that type makes `load_config` check the settings.
-    config_class: type[DemoConfig] = make_dataclass(
-        "DemoConfig",
-        [("source_config", source.config_class, field(default_factory=source.config_class))],
-        bases=(DemoConfig,),
-        frozen=True,
-        kw_only=True,
-    )
-    loaded = load_config(config_class, {"source": source_name, "suite": str(source.suite)}, path, overrides=overrides)
-    config = DemoConfig(**{item.name: getattr(loaded, item.name) for item in fields(DemoConfig)})
+    settings = {} if input_path is None else {"path": str(input_path)}
+    config = load_source_recipe(DemoConfig, path, overrides, settings=settings, source=source_name)
     if config.source != source_name:
         raise ConfigError(
             f"the recipe {path} and the overrides set source to {config.source!r}, but --source is {source_name!r}. "

@@ -6,14 +6,27 @@ A package registers a source as an entry point of the group `brew360.sources`; d
 import dataclasses
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeGuard
 
+from brew_data.problems import Problem
+from brew_data.sources.quarantine import Quarantine
 from brew_platform.errors import DataError, UserError
 
 if TYPE_CHECKING:  # the command line lists the sources and must not wait for pyarrow
     from brew_data.schema import Tables
+    from brew_data.sources.files import Location
 
-__all__ = ["GROUP", "NoSettings", "Source", "load_source", "open_source", "read_source", "source_names"]
+__all__ = [
+    "GROUP",
+    "NoSettings",
+    "RowSource",
+    "Source",
+    "load_source",
+    "open_source",
+    "read_source",
+    "reads_rows",
+    "source_names",
+]
 
 GROUP = "brew360.sources"
 
@@ -25,10 +38,10 @@ class Source(Protocol):
         name: Name of the entry point, and the value of `--source`.
         config_class: Keyword-only dataclass of the source's settings, every one with a default. It raises ConfigError
             for a value out of range. A recipe sets them under `source_config`.
-        suite: The default task suite: the name of a suite that ships, or a folder.
-        recipe: The default recipe of `brew360 demo` and `brew360 data`; None: a recipe that ships with brew360 under
-            the source's name, or `--recipe`.
-        path_contents: What `--path` must be; None: the source does not read files.
+        suite: The default task suite: the name of a built-in suite, or a folder; "": the recipe must name one.
+        recipe: The default recipe of `brew360 demo`; None: the built-in recipe with the source's
+            name, or `--recipe`.
+        path_contents: A description of the files that `--path` names; None: the source does not read files.
         has_true_probabilities: Whether the tables have the true probability of every interaction (`Tables.oracle`). The
             report then shows the best reachable AUC.
 
@@ -47,10 +60,34 @@ class Source(Protocol):
     def __init__(self, *, config: Any, path: Path | None) -> None: ...
 
     def read(self) -> "Tables":
-        """Read or generate the tables; the same tables for the same settings and files.
+        """Read or generate the tables. The same settings and files must give the same tables.
 
         Raises:
             DataError: The input cannot be read.
+        """
+        ...
+
+
+class RowSource(Source, Protocol):
+    """A source that reads files row by row and leaves out rows that break the schema."""
+
+    def read_rows(self, quarantine: Quarantine) -> "Tables":
+        """Read the tables without the rows that break the schema; these go to the quarantine.
+
+        Raises:
+            DataError: A file cannot be read, or no row is left.
+        """
+        ...
+
+    def find_problems(self) -> list[Problem]:
+        """Check, without reading all rows, that the files are there and have the columns that are needed."""
+        ...
+
+    def input_files(self) -> "list[Location]":
+        """Return the files that are read.
+
+        Raises:
+            DataError: A file does not exist.
         """
         ...
 
@@ -66,7 +103,7 @@ def source_names() -> list[str]:
 
 
 def load_source(name: str) -> type[Source]:
-    """Import the installed source of this name.
+    """Import the installed source with this name.
 
     Raises:
         UserError: No source has this name, several packages register it, or the registered object cannot be imported or
@@ -80,7 +117,7 @@ def load_source(name: str) -> type[Source]:
         )
     if len(entries) > 1:
         raise UserError(
-            f"source {name!r} is registered several times, by {' and '.join(map(_origin, entries))}, so that it is "
+            f"source {name!r} is registered several times, by {' and '.join(map(_origin, entries))}, so it is "
             f"ambiguous. Uninstall all but one of these packages."
         )
     [entry] = entries
@@ -94,8 +131,8 @@ def load_source(name: str) -> type[Source]:
     required = [*Source.__annotations__, "read"]
     if missing := [attribute for attribute in required if not hasattr(source, attribute)]:
         raise UserError(
-            f"source {name!r} ({_origin(entry)}) does not have {', '.join(missing)}. Define what the protocol "
-            f"brew_data.sources.base.Source lists."
+            f"source {name!r} ({_origin(entry)}) does not have {', '.join(missing)}. Define all attributes "
+            f"of the protocol brew_data.sources.base.Source."
         )
     if source.name != name:
         raise UserError(
@@ -105,37 +142,49 @@ def load_source(name: str) -> type[Source]:
 
 
 def open_source(name: str, config: Any, path: Path | None) -> Source:
-    """Create the source of this name.
+    """Create the source with this name.
 
     Args:
-        name: Of an installed source.
+        name: The name of an installed source.
         config: An instance of the source's `config_class`.
-        path: Input files, for a source that reads some.
+        path: The input files, if the source reads files.
 
     Raises:
-        UserError: As `load_source`, or `path` is missing or not accepted.
+        UserError: As in `load_source`, or `path` is missing or not accepted.
     """
     source = load_source(name)
     if source.path_contents is None and path is not None:
-        raise UserError(f"source {name} does not read files and takes no --path; leave it out.")
+        raise UserError(f"source {name} takes no path; leave out --path or `path`.")
     if source.path_contents is not None and path is None:
-        raise UserError(f"source {name} needs --path, {source.path_contents}.")
+        raise UserError(
+            f"source {name} needs a path: {source.path_contents}. Set it with --path (brew360 demo) or path=... "
+            f"(brew360 data)."
+        )
     return source(config=config, path=path)
 
 
-def read_source(source: Source) -> "Tables":
+def read_source(source: Source, quarantine: Quarantine | None = None) -> "Tables":
     """Read the tables of a source, and check its `has_true_probabilities`.
 
+    Args:
+        source: The source.
+        quarantine: Receives the rows that a `RowSource` leaves out. None: no row may be left out.
+
     Raises:
-        DataError: As `Source.read`, or the oracle table is missing or was not declared.
+        DataError: As in `Source.read`, or `has_true_probabilities` does not match the tables.
     """
-    tables = source.read()
+    tables = source.read_rows(quarantine) if quarantine is not None and reads_rows(source) else source.read()
     if source.has_true_probabilities != (tables.oracle is not None):
         raise DataError(
             f"source {source.name}: has_true_probabilities is {source.has_true_probabilities}, but its tables have "
             f"{'an' if tables.oracle is not None else 'no'} oracle. Correct the source."
         )
     return tables
+
+
+def reads_rows(source: Source) -> TypeGuard[RowSource]:
+    """Whether a source is a `RowSource`."""
+    return hasattr(source, "read_rows")
 
 
 def _origin(entry: EntryPoint) -> str:

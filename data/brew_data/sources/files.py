@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -317,7 +317,7 @@ class DelimitedFile:
         """Yield each non-empty row with the line that it starts on, parsed by Python."""
         bad: list[BadRow] = []
         delimiter = SEPARATOR if len(self.format.delimiter) > 1 else self.format.delimiter
-        quoting = csv.QUOTE_MINIMAL if self.format.quote else csv.QUOTE_NONE
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.format.quote else csv.QUOTE_NONE
         with self._open() as stream:
             lines = _NumberedLines(stream, self.format.encoding, bad)
             quote = self.format.quote or None
@@ -374,7 +374,7 @@ class _NumberedLines:
         """Whether no line is left; the next line is kept for the reader."""
         line = next(self._lines, None)
         if line is not None:
-            self._lines = itertools.chain([line], self._lines)  # type: ignore[list-item]
+            self._lines = itertools.chain([line], self._lines)
         return line is None
 
     def __next__(self) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ class Quarantine:
 
     Args:
         folder: Receives `<table>.jsonl`, one row per line: file, line, reason, values. None: rows are only counted.
+        on_rows: Called with the number of rows that were read so far, of all tables.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, on_rows: Callable[[int], None] = lambda rows: None) -> None:
         self.folder = folder
+        self._on_rows = on_rows
         self.reasons: dict[str, Counter[str]] = {}  # by table
         self.examples: dict[tuple[str, str], list[str]] = {}  # by table and reason: file, line and cause
         self._pending: dict[str, list[str]] = {}
@@ -49,6 +51,7 @@ class Quarantine:
     def count_rows(self, table: str, rows: int) -> None:
         """Add to the number of rows that were read."""
         self.rows[table] += rows
+        self._on_rows(self.rows.total())
 
     def add(
         self, table: str, *, file: str, line: int, reason: str, detail: str = "", values: Mapping[str, Any] | str

@@ -1,12 +1,12 @@
 """Converts raw columns to text, times and booleans, a batch at a time.
 
-Null, blank text and NaN mean that a value is absent. Numbers of text files keep their written form. Values of typed files
-are written as prompts write them (`brew_data.prompts.fields.field_text`): 3.0 as "3", a list joined with ", ".
+Null, blank text and NaN mean that a value is absent. Numbers of text files keep their written form. Values of typed
+files are written as in prompts (`brew_data.prompts.fields.field_text`): 3.0 as "3", a list joined with ", ".
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -198,6 +198,8 @@ def _numeric_times(column: pa.Array, unit: str, missing: Sequence[str]) -> Conve
             trimmed = pc.utf8_trim_whitespace(texts(column, missing))
             if pc.all(pc.match_substring_regex(trimmed, r"^-?\d{1,18}$"), min_count=0).as_py():
                 exact = trimmed.cast(pa.int64())
+    number: np.ndarray[Any, Any]
+    estimate: np.ndarray[Any, Any]
     if exact is not None:
         values = exact.to_numpy(zero_copy_only=False)
         valid = pc.is_valid(exact).to_numpy(zero_copy_only=False)

@@ -16,21 +16,21 @@ SMALL = SyntheticConfig(members=5, jobs=5, posts=5, interactions_per_member=5.0)
 
 
 def test_the_shipped_sources_are_registered() -> None:
-    assert source_names() == ["movielens", "synthetic"]
+    assert source_names() == ["movielens", "synthetic", "tables"]
     assert [load_source(name).name for name in source_names()] == source_names()
 
 
 def test_an_unknown_source_is_refused_with_the_installed_names_and_the_remedy() -> None:
     with pytest.raises(
-        UserError, match=r"'mars' is unknown; installed are movielens, synthetic.*group brew360\.sources"
+        UserError, match=r"'mars' is unknown; installed are movielens, synthetic, tables.*group brew360\.sources"
     ):
         load_source("mars")
 
 
 def test_a_path_is_required_or_refused_as_the_source_declares() -> None:
-    with pytest.raises(UserError, match=r"source movielens needs --path, the folder that holds ml-100k\.inter"):
+    with pytest.raises(UserError, match=r"source movielens needs a path: the folder that contains ml-100k\.inter"):
         open_source("movielens", NoSettings(), None)
-    with pytest.raises(UserError, match="source synthetic does not read files and takes no --path; leave it out"):
+    with pytest.raises(UserError, match="source synthetic takes no path; leave out --path"):
         open_source("synthetic", SMALL, Path("somewhere"))
 
 

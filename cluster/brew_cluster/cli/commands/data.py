@@ -1,51 +1,76 @@
-"""`brew360 data`: the input of training."""
+"""`brew360 data build` and `validate`: the input of training."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from brew_cluster.cli.runner import log_to, supervise
-from brew_data.sources.base import source_names
+from brew_cluster.cli.runner import log_to, report_errors, supervise
 from brew_platform.console.progress import PipeSafeConsole
-from brew_platform.errors import UserError
 
 __all__ = ["register"]
 
+Recipe = Annotated[str, typer.Argument(help="A YAML file, or a built-in recipe: synthetic, movielens, mind, ...")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings of the recipe, e.g. tokenizer.vocabulary_size=4000", metavar="[KEY=VALUE]..."),
+]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(data)
+    """Add the commands to `app`."""
+    group = typer.Typer(help="Build and check the input of training.", no_args_is_help=True)
+    group.command()(build)
+    group.command()(validate)
+    app.add_typer(group, name="data")
 
 
-def data(
-    out: Annotated[Path, typer.Argument(help="Folder to create; it must be empty or absent.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Settings of the recipe, e.g. vocabulary_size=4000", metavar="[KEY=VALUE]..."),
-    ] = None,
-    source: Annotated[
-        str, typer.Option(help=f"Source of the tables; installed are {', '.join(source_names())}.")
-    ] = "synthetic",
-    path: Annotated[Path | None, typer.Option(help="Input files, for a source that reads some.")] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="YAML file of settings. Default: the recipe of the source.")
-    ] = None,
-    pairs: Annotated[int, typer.Option(min=0, help="Number of preference pairs, for DPO and ORPO.")] = 2_000,
+def build(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder to create; it must be empty or absent.")] = ...,  # type: ignore[assignment]
 ) -> None:
-    """Build what `brew360 train` reads: tables, a tokenizer, packed bins, and preference pairs.
+    """Build what `brew360 train` reads: tables, prompts, packed bins, preference pairs, and a card.
 
-    brew360 data data/synthetic
+    brew360 data build synthetic --out data/synthetic
 
-    brew360 data data/movielens --source movielens --path ml-100k --pairs 0
+    brew360 data build movielens --out data/movielens path=ml-100k pairs=0
+
+    brew360 data build shop.yaml --out data/shop
     """
     console = PipeSafeConsole()
     with supervise(console):
-        from brew_cluster.jobs.dataset import make_dataset
-        from brew_cluster.jobs.demo_config import load_recipe
+        from brew_cluster.jobs.dataset_config import load_dataset_config
 
-        config = load_recipe(source, overrides or [], recipe=recipe)
-        if out.exists() and any(out.iterdir()):
-            raise UserError(f"{out} is not empty: choose another folder, or remove that one.")
-        with log_to(out / "logs" / "data.log"):
-            make_dataset(config, out.absolute(), console, path=path, pairs=pairs)
+        config = load_dataset_config(recipe, overrides or [])
+        from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names, print_summary
+        from brew_platform.console.progress import Phases
+
+        with build_folder(out.absolute()) as folder, log_to(folder / "logs" / "data.log"):
+            card = make_dataset(config, folder, Phases(phase_names(config), console=console))
+        print_summary(card, config, out, console)
+
+
+def validate(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Check files, columns, values, suite and split, and print all problems; nothing is written.
+
+    Exit code: 0 if the data can be built, 2 if not.
+
+    brew360 data validate shop.yaml
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.jobs.dataset_config import load_dataset_config
+
+        config = load_dataset_config(recipe, overrides or [])
+        from brew_cluster.jobs.dataset_check import check_dataset, print_check
+
+        check = check_dataset(config)
+        print_check(check, console)
+        if not check.errors:
+            console.print("The data can be built.", highlight=False)
+            return
+        count = f"{len(check.errors)} error{'s' * (len(check.errors) != 1)}"
+        console.print(f"{count}: the data cannot be built.", style="red", highlight=False)
+    sys.exit(2)

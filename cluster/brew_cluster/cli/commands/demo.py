@@ -52,7 +52,7 @@ def demo(
     with supervise(console, keep_children=keep):
         from brew_cluster.jobs.demo_config import load_recipe
 
-        config = load_recipe(source, overrides or [], recipe=recipe)
+        config = load_recipe(source, overrides or [], recipe=recipe, input_path=path)
         if run.exists() and any(run.iterdir()):
             raise UserError(f"{run} holds an earlier run: choose another --run-dir, or remove that folder.")
         from brew_cluster.ray.local_ray import refuse_running_ray
@@ -68,7 +68,6 @@ def demo(
                 registry=registry if "://" in registry else str(Path(registry).absolute()),
                 report=report or run / "report.json",
                 port=port,
-                path=path,
                 keep=keep,
             )
             run_demo(config, options, console)

@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Train a model, or continue a run: the same command with the same run folder continues it.
 
-        brew360 data data/synthetic
+        brew360 data build synthetic --out data/synthetic
 
         brew360 train cpt run=runs/cpt
 

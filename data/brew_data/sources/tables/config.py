@@ -78,7 +78,8 @@ class TableConfig:
             raise ConfigError(f"{twice[0]} is in columns and in constants. Keep one of them.")
         if self.files and (missing := [name for name in self.REQUIRED if name not in mapped]):
             raise ConfigError(
-                f"{missing[0]} is mapped to nothing. Add it to columns, as {missing[0]}: NAME_IN_YOUR_FILE, or to constants."
+                f"{missing[0]} is mapped to nothing. Add it to columns, as {missing[0]}: NAME_IN_YOUR_FILE, or to "
+                f"constants."
             )
         sources = {*self.columns, *self.fields_mapping}
         for setting in ("values", "thresholds"):

@@ -52,7 +52,9 @@ def find_mapping_problems(table: str, config: TableConfig, file: InputFile) -> l
         else:
             present.append(output)
     batch = next(iter(file.batches([str(output.source) for output in present])), None) if present else None
-    for output in present if batch is not None else []:
+    if batch is None:
+        return problems
+    for output in present:
         try:
             _convert(batch.table[output.source].slice(0, SAMPLE_ROWS), output, config)
         except TypeError as error:

@@ -1,0 +1,202 @@
+"""The check of a data set before it is built: all problems at once."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from brew_cluster.jobs.dataset_config import DatasetConfig
+from brew_data.problems import Problem
+from brew_data.prompts.compiler import PromptCompiler
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.schema import Tables, micros
+from brew_data.sources.base import Source, open_source, read_source, reads_rows
+from brew_data.sources.quarantine import Quarantine
+from brew_data.split import Split, is_in_part
+from brew_data.table_checks import check_tables, null_shares
+from brew_platform.errors import BrewError, DataError
+
+__all__ = ["EVALUATION_MEMBERS", "HELD_OUT", "TRAINING_MEMBERS", "DatasetCheck", "check_dataset", "print_check"]
+
+HELD_OUT = 0.05  # share of the members who are only evaluated on
+EVALUATION_MEMBERS, TRAINING_MEMBERS = (0.0, HELD_OUT), (HELD_OUT, 1.0)
+
+
+@dataclass(kw_only=True)
+class DatasetCheck:
+    """What was found, and what was read on the way; None where a problem prevented it."""
+
+    problems: list[Problem] = field(default_factory=list)
+    quarantine: Quarantine
+    suite: TaskSuite | None = None
+    source: Source | None = None
+    tables: Tables | None = None
+    split: Split | None = None
+    tokenizer: Tokenizer | None = None  # of a base model; None: it is trained later
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that prevent the build."""
+        return [problem for problem in self.problems if problem.is_error]
+
+    def require_good(self) -> None:
+        """Check that nothing prevents the build.
+
+        Raises:
+            DataError: Something does; the message has the first problem and the number of all.
+        """
+        if not self.errors:
+            return
+        first, *others = self.errors
+        count = "" if first.count is None else f" ({_rows(first.count)}{_examples(first)})"
+        more = f" There are {len(others)} more problems; `brew360 data validate` lists them." if others else ""
+        raise DataError(f"{first.message}{count}{more}")
+
+
+def check_dataset(
+    config: DatasetConfig,
+    *,
+    quarantine_folder: Path | None = None,
+    held_out: bool = True,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> DatasetCheck:
+    """Read the tables and check everything that can be checked before prompts are compiled.
+
+    Args:
+        config: The recipe.
+        quarantine_folder: Receives the rows that the source leaves out; None: they are only counted.
+        held_out: Whether bins for evaluation and preference pairs are to be made.
+        on_rows: Called with the number of rows that were read so far.
+    """
+    check = DatasetCheck(quarantine=Quarantine(quarantine_folder, on_rows=on_rows))
+    problems = check.problems
+    with _collect(problems, "suite"):
+        check.suite = load_suite(config.suite)
+    with _collect(problems, "tokenizer"):
+        if config.tokenizer.from_ is not None:
+            check.tokenizer = Tokenizer.from_model(config.tokenizer.from_)
+            if check.suite is not None:
+                PromptCompiler(check.suite, check.tokenizer, config.prompt)
+    with _collect(problems, "source"):
+        path = None if config.path is None else Path(config.path)
+        check.source = open_source(config.source, config.source_config, path)
+    if check.source is None:
+        return check
+    if reads_rows(check.source) and (found := check.source.find_problems()):
+        problems += found
+        return check
+    with _collect(problems, "source"):
+        check.tables = read_source(check.source, check.quarantine)
+    problems += _quarantine_problems(check.quarantine, config.quarantine.max_share)
+    if check.tables is None:
+        return check
+    if check.suite is not None:
+        problems += check_tables(check.tables, check.suite)
+    with _collect(problems, "split"):
+        check.split = Split.of(micros(check.tables.interactions).to_numpy(), config.split)
+    if held_out and check.split is not None and check.suite is not None:
+        problems += _part_problems(check.tables, check.suite, check.split, config.pairs)
+    return check
+
+
+def print_check(check: DatasetCheck, console: Console) -> None:
+    """Print what was read, the share of absent values, and the problems."""
+    quarantine = check.quarantine
+    if (tables := check.tables) is not None:
+        rows = Table(title="Tables", title_justify="left")
+        for name in ("table", "rows", "quarantined"):
+            rows.add_column(name, justify="left" if name == "table" else "right")
+        for name in ("members", "entities", "interactions"):
+            rows.add_row(name, f"{getattr(tables, name).num_rows:,}", f"{quarantine.total(name):,}")
+        console.print(rows)
+        fields = Table(title="Fields", title_justify="left")
+        fields.add_column("field")
+        fields.add_column("absent", justify="right")
+        for name, share in null_shares(tables).items():
+            fields.add_row(escape(name), f"{share:.1%}")
+        if fields.row_count:
+            console.print(fields)
+    for table, reasons in quarantine.counts().items():
+        for reason, rows_of_reason in reasons.items():
+            examples = "; ".join(quarantine.examples[table, reason])
+            _print(console, f"quarantined: {table}: {_rows(rows_of_reason)}: {reason} ({examples})", "yellow")
+    for problem in check.problems:
+        kind, style = ("error", "red") if problem.is_error else ("warning", "yellow")
+        count = "" if problem.count is None else f" ({_rows(problem.count)}{_examples(problem)})"
+        _print(console, f"{kind}: {problem.table}: {problem.message}{count}", style)
+
+
+def _print(console: Console, text: str, style: str) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _examples(problem: Problem) -> str:
+    return f", e.g. {'; '.join(problem.examples)}" if problem.examples else ""
+
+
+class _collect:
+    """Turn an error of the block into a problem."""
+
+    def __init__(self, problems: list[Problem], table: str) -> None:
+        self._problems, self._table = problems, table
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, BrewError):
+            return False
+        self._problems.append(Problem(table=self._table, message=str(error)))
+        return True
+
+
+def _quarantine_problems(quarantine: Quarantine, max_share: float) -> list[Problem]:
+    try:
+        quarantine.require_share(max_share)
+    except DataError as error:
+        return [Problem(table="quarantine", message=str(error))]
+    return []
+
+
+def _part_problems(tables: Tables, suite: TaskSuite, split: Split, pairs: int) -> list[Problem]:
+    """Check that both parts of the members have enough training rows."""
+    rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
+    out = tables.members.filter(tables.members["opted_out"])["member_id"].combine_chunks()
+    rows = rows.filter(pc.invert(pc.is_in(rows["member_id"], value_set=out)))
+    tasks = Counter(task.surface for task in suite.tasks if task.in_training)
+    encoded = rows["member_id"].combine_chunks().dictionary_encode()
+    evaluated = np.array([is_in_part(member, EVALUATION_MEMBERS) for member in encoded.dictionary.to_pylist()], bool)
+    surfaces = rows["surface"].combine_chunks().dictionary_encode()
+    weights = np.array([tasks[name] for name in surfaces.dictionary.to_pylist()], int)
+    if not len(evaluated):
+        return [Problem(table="interactions", message="no member has training rows. Move the split.")]
+    weight_of_row = weights[surfaces.indices.to_numpy()]
+    is_evaluated = evaluated[encoded.indices.to_numpy()]
+    available = {True: int(weight_of_row[is_evaluated].sum()), False: int(weight_of_row[~is_evaluated].sum())}
+    if not available[True] or not available[False]:
+        part = "evaluation" if not available[True] else "training"
+        message = (
+            f"no member of the {part} part has training rows: {HELD_OUT:.0%} of the members, chosen by their id, are "
+            f"held out for evaluation, and {len(evaluated)} members with training rows are too few. Add members."
+        )
+        return [Problem(table="members", message=message)]
+    needed = {True: max(1, round(HELD_OUT * pairs)), False: pairs - max(1, round(HELD_OUT * pairs))} if pairs else {}
+    if any(needed[part] > available[part] for part in needed):
+        most = min(int(available[True] / HELD_OUT), int(available[False] / (1 - HELD_OUT)))
+        message = (
+            f"pairs is {pairs:,}, but the training rows allow about {most:,} preference pairs. Set pairs to that or "
+            f"less; 0 makes none, and only DPO and ORPO need them."
+        )
+        return [Problem(table="interactions", message=message)]
+    return []

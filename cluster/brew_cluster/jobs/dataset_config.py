@@ -1,0 +1,115 @@
+"""The configuration of a data set, and how a recipe is loaded whose source decides the type of a section."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+
+from brew_cluster.jobs.recipe import find_recipe
+from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.tokenizer import TokenizerConfig
+from brew_data.sources.base import NoSettings, load_source
+from brew_data.sources.quarantine import QuarantineConfig
+from brew_data.split import SplitConfig
+from brew_platform.config import load_config
+from brew_platform.errors import ConfigError
+
+__all__ = ["DatasetConfig", "load_dataset_config", "load_source_recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """How `brew360 data build` makes the input of training.
+
+    Raises:
+        ConfigError: `pairs` is negative.
+    """
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"vocabulary_size": "tokenizer.vocabulary_size"}
+
+    source: str  # name of an installed source
+    source_config: Any = field(default_factory=NoSettings)  # settings of the source, its `config_class`
+    path: str | None = None  # input files, for a source that reads them from one place
+    suite: str  # name of a task suite that ships, or a folder; most sources have a default
+    split: SplitConfig
+    prompt: PromptFormat
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    pairs: int = 2_000  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
+    quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
+
+    def __post_init__(self) -> None:
+        if self.pairs < 0:
+            raise ConfigError(f"pairs is {self.pairs}, but must be 0 or more. Change it.")
+
+
+Config = TypeVar("Config", bound=DatasetConfig)
+
+
+def load_dataset_config(recipe: str, overrides: Sequence[str] = ()) -> DatasetConfig:
+    """Load a recipe of data.
+
+    Args:
+        recipe: The path of a YAML file, or the name of a recipe that ships, e.g. movielens.
+        overrides: `key=value`, applied after the recipe.
+
+    Raises:
+        UserError: The source is not installed, or it cannot be loaded.
+        ConfigError: There is no such recipe, or a setting is unknown, of the wrong type, or missing.
+    """
+    return load_source_recipe(DatasetConfig, find_recipe("data", recipe), overrides)
+
+
+def load_source_recipe(
+    config_class: type[Config],
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    source: str | None = None,
+) -> Config:
+    """Load a recipe whose section `source_config` has the type that the source declares.
+
+    Args:
+        config_class: `DatasetConfig`, or a subclass.
+        path: The YAML file.
+        overrides: `key=value`, applied after the recipe.
+        settings: Applied after the recipe, before the overrides.
+        source: Name of the source; None: the one that the recipe or an override names.
+
+    Raises:
+        UserError: The source is not installed, or it cannot be loaded.
+        ConfigError: A setting is unknown, of the wrong type, or missing.
+    """
+    loaded_source = load_source(source or _source_name(path, overrides))
+    settings_class = loaded_source.config_class
+    has_defaults = all(
+        item.default is not MISSING or item.default_factory is not MISSING for item in fields(settings_class)
+    )
+    declared = (
+        ("source_config", settings_class, field(default_factory=settings_class))
+        if has_defaults
+        else ("source_config", settings_class)
+    )
+    # A subclass with the type of this source's settings makes `load_config` check them.
+    typed = make_dataclass(config_class.__name__, [declared], bases=(config_class,), frozen=True, kw_only=True)
+    defaults = {"source": loaded_source.name, **({"suite": str(loaded_source.suite)} if loaded_source.suite else {})}
+    loaded: Any = load_config(typed, defaults, path, settings or {}, overrides=overrides)
+    return config_class(**{item.name: getattr(loaded, item.name) for item in fields(config_class)})
+
+
+def _source_name(path: Path, overrides: Sequence[str]) -> str:
+    for override in reversed(overrides):
+        key, equals, value = override.partition("=")
+        if equals and key.strip() == "source":
+            return value.strip()
+    try:
+        recipe = OmegaConf.load(path)
+        name = recipe.get("source") if isinstance(recipe, DictConfig) else None
+    except Exception:  # the file is not a readable recipe; `load_config` explains why
+        load_config(DatasetConfig, path)
+        raise
+    if not isinstance(name, str):
+        raise ConfigError(f"{path} has no source. Add a line such as `source: tables`, or pass source=NAME.")
+    return name
