@@ -1,1 +1,1 @@
-"""What runs the areas together: the `brew360` command, the demo's road, the local cluster."""
+"""Combines the other areas: the `brew360` command, its jobs, the recipes, and the local Ray cluster."""

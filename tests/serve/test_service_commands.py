@@ -122,7 +122,7 @@ def test_a_ranking_is_a_table_or_json(listening: Listening, request_file: Path) 
     assert [row[3] for row in rows] == [item["id"] for item in answer["ranking"]], done.output
 
 
-def test_what_goes_wrong_when_ranking_is_one_sentence(
+def test_rank_errors_are_one_sentence(
     listening: Listening, keyed: Listening, request_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "half.json").write_text("{")
@@ -147,7 +147,7 @@ def test_what_goes_wrong_when_ranking_is_one_sentence(
         assert "Traceback" not in done.output
 
 
-def test_a_key_is_taken_from_a_file_or_the_environment(
+def test_the_key_is_read_from_a_file_or_the_environment(
     keyed: Listening, key: str, request_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text(f"{key}\n")
@@ -160,7 +160,7 @@ def test_a_key_is_taken_from_a_file_or_the_environment(
     assert "not a single line of ASCII characters" in lines.output
 
 
-def test_a_busy_service_says_when_to_come_back(keyed: Listening, keys_path: Path, request_file: Path) -> None:
+def test_a_busy_service_returns_a_retry_time(keyed: Listening, keys_path: Path, request_file: Path) -> None:
     slow = create_key(keys_path, "slow", tokens_per_minute=1)
     asked = ["rank", str(request_file), "--url", keyed.url]
     assert brew360(*asked, BREW360_API_KEY=slow).exit_code == 0  # in debt from now on, for longer than a client waits
@@ -206,7 +206,7 @@ def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> N
 # --- serve up, and score ---
 
 
-def test_a_job_is_the_applications_settings_with_absolute_paths(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_job_has_the_settings_of_the_application_with_absolute_paths(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     job = load_serve(
         ["port=8100", "nearline.folder=near", "nearline.context_path=${context_path}", "context_path=c.db"]
@@ -226,7 +226,7 @@ def test_a_job_is_the_applications_settings_with_absolute_paths(tmp_path: Path, 
     for wrong, sentence in [
         ("mars", "mars is neither a YAML file nor a recipe that ships"),
         ("prot=1", "Did you mean port"),
-        ("port=0", "port is 0; give one from 1 to 65535"),
+        ("port=0", "port is 0. Set a port from 1 to 65535"),
         ("nearline.folder=x", "neither of context_path and redis_url given"),
     ]:
         with pytest.raises(ConfigError, match=sentence):
@@ -250,7 +250,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["score", "none.parquet", "out", "context_path=c.db"], 1, "brew360 has no alias 'production'"),
     ],
 )
-def test_what_cannot_work_is_one_sentence_before_anything_starts(
+def test_invalid_settings_are_reported_before_anything_starts(
     arguments: list[str], code: int, sentence: str, tmp_path: Path
 ) -> None:
     done = run(*arguments, cwd=tmp_path)
@@ -260,7 +260,7 @@ def test_what_cannot_work_is_one_sentence_before_anything_starts(
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_help_and_wrong_settings_wait_for_no_heavy_import(tmp_path: Path) -> None:
+def test_help_and_wrong_settings_import_no_heavy_package(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('ray', 'torch', 'transformers', 'vllm'): sys.modules[name] = None\n"
@@ -291,7 +291,7 @@ def test_requests_that_do_not_exist_are_named(tmp_path: Path, version: LoadedVer
     assert not (tmp_path / "out").exists()
 
 
-def test_the_printed_example_is_a_request_that_is_answered(
+def test_the_printed_example_request_is_answered(
     listening: Listening, version: LoadedVersion, tmp_path: Path
 ) -> None:
     (tmp_path / "request.json").write_text(json.dumps(example_request(version.suite)))

@@ -76,7 +76,7 @@ def run(*arguments: str, cwd: Path) -> tuple[int, str]:
     return command.returncode, output
 
 
-def test_a_service_is_started_asked_and_stopped(folder: Path) -> None:
+def test_a_service_starts_answers_and_stops(folder: Path) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     code, output = run("serve", "up", f"port={port}", "context_path=context.sqlite", cwd=folder)
     try:
@@ -111,7 +111,7 @@ def test_a_service_is_started_asked_and_stopped(folder: Path) -> None:
     assert (code, f"no response from {url} (ConnectError" in refused) == (1, True), refused
 
 
-def test_in_the_foreground_ctrl_c_ends_the_service_and_all_of_it(folder: Path) -> None:
+def test_ctrl_c_stops_a_foreground_service_and_its_processes(folder: Path) -> None:
     serve = start("serve", "up", "--foreground", f"port={free_port()}", cwd=folder)
     assert serve.stdout is not None
     seen = ""
@@ -125,12 +125,12 @@ def test_in_the_foreground_ctrl_c_ends_the_service_and_all_of_it(folder: Path) -
     os.killpg(serve.pid, signal.SIGINT)
     output, _ = serve.communicate(timeout=90)
     assert serve.returncode == 0, output
-    assert "stopping: what was accepted is answered first" in output
+    assert "stopping: accepted requests are completed first" in output
     assert "Traceback" not in output
 
 
 @pytest.mark.faults
-def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
+def test_a_killed_batch_resumes_without_scoring_rows_twice(
     folder: Path, version: LoadedVersion, service: RankingService
 ) -> None:
     rows = [
@@ -165,7 +165,7 @@ def test_a_batch_that_is_killed_goes_on_and_scores_nothing_twice(
 
     code, output = run(*command, cwd=folder)
     assert code == 0, output
-    assert f"{len(before) * PART} of {ROWS} rows were scored before; going on." in output
+    assert f"{len(before) * PART} of {ROWS} rows are already scored; continuing." in output
     assert "version 1 scored" in output
     assert "their column `error` says why" in output
     after = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (folder / "out").glob("part-*")}

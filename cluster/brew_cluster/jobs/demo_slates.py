@@ -1,4 +1,4 @@
-"""Which members and candidates the demo ranks over HTTP: real ones from the benchmark's time, chosen by a rule."""
+"""Selects the members and candidates that the demo ranks over HTTP, from interactions after the cut."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ __all__ = ["DemoSlate", "choose_slates"]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSlate:
-    """One request: a member, a task, and the entities to rank."""
+    """A ranking request of the demo: a member, a task, and the entities to rank."""
 
     task: str
     member_id: str
@@ -23,15 +23,19 @@ class DemoSlate:
 
 
 def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int, size: int) -> list[DemoSlate]:
-    """Slates going round the tasks, each for another member: what the member had before them after the cut, filled up
-    with what others had.
+    """Choose slates, each for another member; the tasks take turns.
+
+    A slate contains the entities that the member saw after the cut, and then entities that other members saw.
 
     Args:
-        count: number of slates; fewer if the benchmark has fewer members.
-        size: candidates of a slate; fewer where the task shows fewer entities.
+        tables: The tables of any source; members who opted out are excluded.
+        suite: The tasks.
+        split: Candidates are from interactions after `train_until` and up to `until`.
+        count: The number of slates. There are fewer if the benchmark has fewer members.
+        size: The number of candidates per slate. There are fewer if the task has fewer entities.
 
     Returns:
-        The same slates for the same tables: members are taken in an order shuffled with a fixed seed.
+        The slates. The order of members is shuffled with a fixed seed, so equal tables give equal slates.
     """
     rng = np.random.default_rng(0)
     taking_part = tables.members.filter(pc.invert(tables.members["opted_out"]))["member_id"].to_pylist()

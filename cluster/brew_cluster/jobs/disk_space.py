@@ -8,14 +8,18 @@ from brew_platform.errors import StorageError
 
 __all__ = ["require_space"]
 
-NEEDED_BYTES = 2 * 2**30  # a run writes some 300 MB; Ray needs its object store and logs beside
+NEEDED_BYTES = 2 * 2**30  # a run writes about 300 MB; Ray also needs space for its object store and logs
 
 
 def require_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
-    """Checks that the disks of `folder` and of the temporary files have room for a run.
+    """Check that the disks of `folder` and of temporary files have enough free space.
+
+    Args:
+        folder: The folder of the run; it need not exist yet.
+        needed: The required free space, in bytes.
 
     Raises:
-        StorageError: one of them has less than `needed` bytes free.
+        StorageError: One of the disks has less free space.
     """
     for path, remedy in [
         (folder, "choose another disk with --run-dir"),

@@ -1,7 +1,4 @@
-"""Finds the recipe that a user names: a YAML file of their own, or one that ships.
-
-Holds the folder of recipes and their names, `<kind>_<name>.yaml`.
-"""
+"""Finds a recipe by path or name. The built-in recipes are the files `recipes/<kind>_<name>.yaml`."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""A batch as a user describes it: which requests, which version, which folder; and its run, top to bottom.
-
-Holds the settings, and the order of a run on this machine's Ray or a given cluster.
-"""
+"""The job of `brew360 score`: its settings, its plan, and its run on a local Ray or on a cluster."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,32 +19,46 @@ __all__ = ["ScoreJob", "load_score", "plan_score", "run_score"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreJob:
-    """How a batch is scored. Paths are relative to the folder that the command runs in."""
+    """The settings of a scoring job. Paths are relative to the working directory."""
 
     registry_url: str = "runs/registry"  # store of the model registry
-    model: str = "brew360"  # its name there
-    version: str = "production"  # alias, resolved when a batch is begun and then kept; or a number
+    model: str = "brew360"  # name of the model in the registry
+    version: str = "production"  # number, or alias; an alias is resolved once, when the batch starts
     context_path: str  # file of a member context: profiles, histories and candidates by id
-    cache_folder: str = "runs/versions"  # fetched versions; one that is there is not fetched again
+    cache_folder: str = "runs/versions"  # downloaded versions; an existing one is reused
     engine: EngineConfig = field(default_factory=EngineConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
 
 
 def load_score(recipe: Path | None, overrides: Sequence[str]) -> ScoreJob:
-    """The job of a recipe, or of the defaults, with `key=value`.
+    """Load the settings of a job.
+
+    Args:
+        recipe: A YAML file; None: the defaults.
+        overrides: `key=value`.
 
     Raises:
-        ConfigError: a setting is unknown, of the wrong type or missing.
+        ConfigError: A setting is unknown, has the wrong type, or is missing.
     """
     return load_config(ScoreJob, *([] if recipe is None else [recipe]), overrides=overrides)
 
 
 def plan_score(job: ScoreJob, source: Path, out: Path) -> BatchPlan:
-    """The plan of the batch in `out`, begun now or earlier; everything that can be wrong without Ray is found here.
+    """Create the plan of the batch in `out`, or read the plan of an interrupted batch.
+
+    All checks run here, before Ray starts.
+
+    Args:
+        job: The settings.
+        source: A Parquet file or folder of requests.
+        out: The folder of the scores.
+
+    Returns:
+        The plan. It is also stored in `out`.
 
     Raises:
-        UserError: the requests, the context or the folder cannot be used, or the folder holds another batch.
-        RegistryError: there is no such version.
+        UserError: The requests, the context or the folder are not valid, or the folder contains another batch.
+        RegistryError: The version does not exist.
     """
     from brew_serve.context.base import MemberContext
 
@@ -63,10 +74,10 @@ def plan_score(job: ScoreJob, source: Path, out: Path) -> BatchPlan:
 
 
 def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> None:
-    """Scores what is missing in `out`, and shows how far it is.
+    """Score the missing parts of a batch, and show the progress.
 
     Raises:
-        BrewError: one clear sentence about what failed; the same command goes on with the batch.
+        BrewError: A step failed. The same command continues the batch.
     """
     from brew_cluster.jobs.disk_space import require_space
     from brew_cluster.ray.local_ray import any_ray
@@ -77,7 +88,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> No
     missing = plan.missing(out)
     rows, left = sum(part.rows for part in plan.parts()), sum(part.rows for part in missing)
     if left < rows:
-        console.print(f"{rows - left:,} of {rows:,} rows were scored before; going on.", soft_wrap=True)
+        console.print(f"{rows - left:,} of {rows:,} rows are already scored; continuing.", soft_wrap=True)
     if missing:
         require_space(out)
         done = rows - left

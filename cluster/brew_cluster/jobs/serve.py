@@ -1,7 +1,4 @@
-"""The service as a user describes it, and its start on this machine's Ray or a given cluster, top to bottom.
-
-Holds the settings with their defaults for one machine, the order of a start, and how it is stopped.
-"""
+"""The job of `brew360 serve`: its settings, and the start and stop of the service on a local Ray or on a cluster."""
 
 import os
 import threading
@@ -27,38 +24,44 @@ __all__ = ["ServeJob", "load_serve", "log_of", "run_serve", "stop_serve"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServeJob(AppConfig):
-    """What is served (`AppConfig`), and where it listens. Paths are relative to the folder that the command runs in.
+    """The settings of the service (`AppConfig`), and its address. Paths are relative to the working directory.
 
     Raises:
-        ConfigError: a replica reserves another number of GPUs than its engine uses.
+        ConfigError: The port is out of range, or a replica reserves a different number of GPUs than its engine uses.
     """
 
     registry_url: str = "runs/registry"
-    run: str = "runs/serve"  # folder of the command's log and of what the service fetches
+    run: str = "runs/serve"  # folder of the command's log and of downloaded versions
     cache_folder: str = "${run}/versions"
-    host: str = "127.0.0.1"  # address to listen on; others than this machine need middleware.keys_path
+    host: str = "127.0.0.1"  # address to listen on; an address other than this machine needs middleware.keys_path
     port: int = 8000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.port < 65_536:
-            raise ConfigError(f"port is {self.port}; give one from 1 to 65535.")
+            raise ConfigError(f"port is {self.port}. Set a port from 1 to 65535.")
         if self.gpus and self.gpus != self.engine.tensor_parallel_size:
             raise ConfigError(
                 f"gpus is {self.gpus:g}, but the engine splits the model over {self.engine.tensor_parallel_size} "
-                f"(engine.tensor_parallel_size); give both the same number."
+                f"(engine.tensor_parallel_size). Set both to the same number."
             )
 
 
 def load_serve(arguments: Sequence[str]) -> ServeJob:
-    """The job that a user typed: a recipe or none, then `key=value`; its paths are absolute.
+    """Load the settings of a service.
+
+    Args:
+        arguments: A recipe (optional), then `key=value`.
+
+    Returns:
+        The settings, with absolute paths.
 
     Raises:
-        ConfigError: there is no such recipe, or a setting is unknown or of the wrong type.
+        ConfigError: The recipe does not exist, or a setting is unknown or has the wrong type.
     """
-    named = [word for word in arguments[:1] if "=" not in word]
-    recipe = find_recipe("serve", named[0]) if named else RECIPES / "serve.yaml"
-    job = load_config(ServeJob, recipe, overrides=arguments[len(named) :])
+    names = [argument for argument in arguments[:1] if "=" not in argument]
+    recipe = find_recipe("serve", names[0]) if names else RECIPES / "serve.yaml"
+    job = load_config(ServeJob, recipe, overrides=arguments[len(names) :])
     nearline = job.nearline and replace(
         job.nearline, folder=_absolute(job.nearline.folder), context_path=_if_any(job.nearline.context_path)
     )
@@ -74,10 +77,15 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
 
 
 def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
-    """Starts the service and says how to ask it; returns when it answers, or, in the foreground, once it is stopped.
+    """Start the service and print an example request.
+
+    Args:
+        job: The settings.
+        console: The output.
+        foreground: Return when the service is stopped with Ctrl-C; otherwise return when it is ready.
 
     Raises:
-        BrewError: one clear sentence about what failed; then nothing is left running.
+        BrewError: A step failed. No process is left running.
     """
     from ray import serve
 
@@ -87,7 +95,7 @@ def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
     from brew_serve.deployment.online_service import build_app, serve_http
 
     require_free_port(job.port, job.host)
-    app = build_app(job)  # first, so that what is wrong with the version needs no Ray to be found
+    app = build_app(job)  # before Ray, to report errors of the version early
     phases = Phases(["ray", "service"], console=console)
     with ExitStack() as stack:
         with phases.phase("ray"):
@@ -99,15 +107,15 @@ def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
         if foreground:
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
-            console.print("stopping: what was accepted is answered first.")
+            console.print("stopping: accepted requests are completed first.")
             serve.shutdown()
 
 
 def stop_serve() -> None:
-    """Stops the service of the cluster that RAY_ADDRESS names; or else every Ray of this user on this machine.
+    """Stop the service on the cluster of RAY_ADDRESS, or, if it is not set, every Ray of this user on this machine.
 
     Raises:
-        BrewError: some processes did not stop.
+        BrewError: Some processes did not stop.
     """
     from brew_cluster.ray.local_ray import any_ray, stop_ray
 
@@ -121,7 +129,7 @@ def stop_serve() -> None:
 
 
 def log_of(job: ServeJob) -> Path:
-    """The log of the command that starts the service."""
+    """Return the log file of the command that starts the service."""
     return Path(job.run) / "logs" / "serve.log"
 
 

@@ -1,1 +1,1 @@
-"""The local Ray and the relauncher of drivers."""
+"""Starts and stops a local Ray, and restarts lost drivers."""

@@ -1,6 +1,6 @@
-"""One machine's Ray: started for a command, or left running for `--keep`, and always stopped without orphans.
+"""Starts and stops Ray on one machine, or connects to the cluster that RAY_ADDRESS names.
 
-Holds start, stop, the refusal to share a Ray that someone else started, and the choice of a cluster instead.
+A local Ray belongs to one command. It can outlive the command (`--keep`). Commands refuse to use a running Ray.
 """
 
 import os
@@ -25,10 +25,10 @@ OBJECT_STORE_BYTES = (
 
 
 def refuse_running_ray() -> None:
-    """Checks that no Ray runs on this machine yet.
+    """Check that no Ray runs on this machine.
 
     Raises:
-        UserError: one does, or RAY_ADDRESS names one.
+        UserError: A Ray is running, or RAY_ADDRESS is set.
     """
     address = os.environ.get("RAY_ADDRESS") or next(iter(services.find_gcs_addresses()), None)
     if address:
@@ -40,23 +40,23 @@ def refuse_running_ray() -> None:
 
 @contextmanager
 def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
-    """A Ray of this machine's cores for the time of the block.
+    """Run Ray on this machine during the block.
 
     Args:
-        detached: Ray outlives this process if the block succeeds (`stop_ray` ends it). If the block fails it is stopped
-            all the same.
-        logs: folder that receives Ray's own logs when the block ends.
+        detached: Ray keeps running after the block if the block succeeds; `stop_ray` ends it. If the block fails, Ray
+            is stopped in any case.
+        logs: The folder for a copy of Ray's logs, made when the block ends.
 
     Raises:
-        UserError: a Ray is already running.
+        UserError: A Ray is already running.
         BrewError: Ray did not start.
     """
     refuse_running_ray()
-    # Twice the cores: they are shares, not cores, and a shuffle that holds its share must not keep an engine waiting.
+    # Twice the cores: Ray's CPUs are only reservations, and a shuffle that reserves CPUs must not block an engine.
     cores = 2 * max(2, os.cpu_count() or 1)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings go to the terminal past every Python log
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ code prints warnings to the terminal directly
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     quiet = {"log_to_driver": False, "logging_level": "warning"}
     succeeded = False
@@ -79,7 +79,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
         succeeded = True
     finally:
         _keep_logs(logs)
-        with suppress(Exception):  # whatever state Ray is in, what remains is killed by the caller
+        with suppress(Exception):  # the caller kills remaining processes
             ray.shutdown()
         if detached and not succeeded:
             stop_ray()
@@ -87,7 +87,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
 
 @contextmanager
 def any_ray(*, detached: bool, logs: Path) -> Iterator[bool]:
-    """The Ray that RAY_ADDRESS names, or else `local_ray`; yields whether it is this machine's own."""
+    """Connect to the cluster that RAY_ADDRESS names, or run `local_ray`. Yield True for a local Ray."""
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False, logging_level="warning")
         _settle_data()
@@ -101,27 +101,27 @@ def any_ray(*, detached: bool, logs: Path) -> Iterator[bool]:
 
 
 def stop_ray() -> None:
-    """Stops every Ray process of this user on this machine.
+    """Stop every Ray process of this user on this machine.
 
     Raises:
-        BrewError: some did not stop.
+        BrewError: Some processes did not stop.
     """
     raylets = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
     below = [child for raylet in raylets for child in raylet.children(recursive=True)]
     _ray_command("stop", "--force")
-    for process in below:  # its agents notice only after seconds that the raylet is gone
+    for process in below:  # the agents of a raylet take seconds to notice that it has ended
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def logs_folder() -> Path:
-    """Where the Ray that this process is connected to writes its logs, on this machine."""
+    """Return the log folder of the connected Ray on this machine."""
     return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Silences file descriptor 2, where Ray's C++ code prints its log level."""
+    """Silence file descriptor 2, to which Ray's C++ code prints its log level."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -133,7 +133,7 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _settle_data() -> None:
-    """Rows keep their order, and what is shown of the progress is ours."""
+    """Make Ray Data keep the order of rows, and disable its progress bars."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -147,7 +147,7 @@ def _ray_command(*arguments: str) -> None:
 
 
 def _keep_logs(target: Path) -> None:
-    """Copies the session's text logs, so that a failed run can be understood after Ray is gone."""
+    """Copy the text logs of the session, so that a failed run can be analyzed after Ray has ended."""
     with suppress(Exception):
         source = logs_folder()
         for path in source.rglob("*"):

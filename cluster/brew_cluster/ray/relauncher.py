@@ -1,8 +1,7 @@
-"""A job that outlives its driver: starts it as a child, and again when it is lost.
+"""Runs a driver as a child process and restarts it when it is lost.
 
-Holds the decision and the loop.
-Ray Train restarts lost workers, but its controller dies with the driver's node. On a cluster a RayJob's backoffLimit
-does the same as this loop.
+Ray Train restarts lost workers, but its controller runs in the driver. On a cluster, the `backoffLimit` of a RayJob has
+the same function as this loop.
 """
 
 import signal
@@ -14,26 +13,29 @@ from dataclasses import dataclass
 __all__ = ["Decision", "decide", "relaunch"]
 
 INTERRUPTED = 130
-FINAL = {0, 2, INTERRUPTED}  # done; what was given cannot work; interrupted: starting again would change nothing
+FINAL = {0, 2, INTERRUPTED}  # success, invalid input, interrupted: a restart would not help
 LONGEST_WAIT = 60.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What to do after a child ended."""
+    """The action after the end of a child process."""
 
     again: bool
     wait_seconds: float = 0.0
 
 
 def decide(code: int, *, progressed: bool, losses: int, most: int) -> Decision:
-    """Whether to start the job again.
+    """Decide whether to restart the job.
 
     Args:
-        code: exit code of the child; negative: the signal that killed it.
-        progressed: whether it came further than the one before.
-        losses: children lost so far without progress between them, this one included.
-        most: such losses in a row before giving up.
+        code: The exit code of the child; a negative code is the signal that killed it.
+        progressed: Whether the child made progress.
+        losses: The number of losses in a row without progress, including this one.
+        most: The maximum number of such losses.
+
+    Returns:
+        The decision, with an exponentially growing wait of at most 60 s.
     """
     if code in FINAL:
         return Decision(again=False)
@@ -50,17 +52,23 @@ def relaunch(
     on_loss: Callable[[int, Decision], None] = lambda code, decision: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Runs `command` until it ends for good, and returns its exit code (128 + signal where one killed it).
+    """Run a command as a child process, and restart it until it ends with a final exit code.
+
+    The child is in its own process group, so Ctrl-C reaches only this process, which forwards it once. A second signal
+    at the same time would interrupt the child's cleanup.
 
     Args:
-        command: of the child. It is in a process group of its own: Ctrl-C reaches only this process, which passes it on
-            once. Two signals at about one time would cut short what the first one had it tidy up.
-        most: losses in a row without progress that are borne.
-        progress: how far the job is, in steps.
-        on_loss: called with a message for each lost child.
+        command: The command line of the child.
+        most: The maximum number of losses in a row without progress.
+        progress: Returns the progress of the job, in steps.
+        on_loss: Called with the exit code and the decision after each loss.
+        sleep: Waits for a number of seconds.
+
+    Returns:
+        The exit code of the last child, or 128 + signal if a signal killed it.
 
     Raises:
-        KeyboardInterrupt: this process or the child was interrupted; the child has ended.
+        KeyboardInterrupt: This process or the child was interrupted; the child has ended.
     """
     losses, reached = 0, progress()
     while True:
@@ -80,9 +88,9 @@ def relaunch(
 
 
 def _wait(child: subprocess.Popen) -> int:
-    """Returns its exit code, or `INTERRUPTED` after an interrupt, however the child then ends.
+    """Wait for a child and return its exit code, or `INTERRUPTED` if there was an interrupt.
 
-    The first interrupt asks the child to end, a further one kills it.
+    The first interrupt is forwarded to the child; the second one kills it.
     """
     interrupts = 0
     while True:

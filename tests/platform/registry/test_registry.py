@@ -433,7 +433,7 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
         UserError, match=r"'7' is not a valid alias\. Use letters, digits and \._- and start with a letter"
     ):
         registry.promote(1, alias="7", gates=[GOOD], author="ana")
-    with pytest.raises(UserError, match=r"'a/b' cannot name a model"):
+    with pytest.raises(UserError, match=r"'a/b' is not a valid model name"):
         Registry(registry.store, "a/b")
 
 

@@ -1,1 +1,1 @@
-"""What commands print: training runs, the service, loss curves."""
+"""Formats the output of the commands: training runs, the service, loss curves."""

@@ -1,7 +1,4 @@
-"""The loss of a training run as a picture: one SVG file that any browser shows.
-
-Holds the drawing.
-"""
+"""Draws the loss of a training run as an SVG image."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +10,18 @@ __all__ = ["loss_curve_svg"]
 
 WIDTH, HEIGHT = 760, 380
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 40, 45  # margins
-POINTS = 500  # on a stage's training curve at most; each is the mean of as many steps as fall on it
+POINTS = 500  # maximum number of points of a stage's training curve; each is the mean of consecutive steps
 TRAINING, EVALUATION = "#4878a8", "#c8553d"
 
 
 def loss_curve_svg(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Training and evaluation loss by step, a curve per stage: each has a loss of its own.
+    """Draw training and evaluation loss by step. Each stage has its own curve, because each has its own loss.
 
     Args:
-        rows: of metrics.jsonl, in their order; of a step that was repeated, the last one is drawn.
+        rows: The rows of metrics.jsonl, in order. If a step was repeated, its last row is drawn.
+
+    Returns:
+        The SVG document.
     """
     last = sorted({row["step"]: row for row in rows}.values(), key=lambda row: row["step"])
     stages = [(name, list(group)) for name, group in groupby(last, key=lambda row: row["stage"])]
@@ -76,14 +76,14 @@ def _points(
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most POINTS points, the means of neighbours."""
+    """Return at most POINTS points, each the mean of consecutive points."""
     size = math.ceil(len(points) / POINTS) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(s for s, _ in group) / len(group), sum(v for _, v in group) / len(group)) for group in groups]
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from at most `low` to at least `high`."""
+    """Return about five round numbers that cover the range from `low` to `high`."""
     span = (high - low) or abs(high) or 1.0
     unit = 10.0 ** math.floor(math.log10(span / 5))
     size = next(unit * factor for factor in (1, 2, 5, 10) if span / (unit * factor) <= 5)

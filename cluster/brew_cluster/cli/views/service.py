@@ -1,7 +1,4 @@
-"""What the commands around the service print: how to ask it, a ranking, the versions that serve, keys.
-
-Holds their form.
-"""
+"""Prints the output of the service commands: an example request, a ranking, the serving versions, API keys."""
 
 import json
 import shlex
@@ -20,7 +17,7 @@ __all__ = ["example_request", "show_keys", "show_ranking", "show_service", "show
 
 
 def example_request(suite: TaskSuite) -> dict[str, Any]:
-    """A request that any service with this suite answers: its first task, everything inline."""
+    """Return a valid request for a service with this suite: the first task, with member and candidates inline."""
     task = suite.tasks[0]
     fields = suite.entities[suite.surface(task.surface).entity_type].fields
     return {
@@ -36,15 +33,24 @@ def example_request(suite: TaskSuite) -> dict[str, Any]:
 def show_service(
     console: Console, url: str, suite: TaskSuite, *, keyed: bool, logs: Sequence[str], foreground: bool
 ) -> None:
-    """Prints where the service is, a curl line that works as it stands, and where to look when it does not."""
+    """Print the address of the service, a complete curl command, and the places of the logs.
+
+    Args:
+        console: The output.
+        url: The address of the service.
+        suite: The task suite of the version that serves.
+        keyed: Whether requests need an API key.
+        logs: Paths or descriptions of the logs.
+        foreground: Whether the service ends with Ctrl-C.
+    """
     key = ' -H "authorization: Bearer $BREW360_API_KEY"' if keyed else ""
     lines = [
-        f"\nThe service is up at {url} (its routes: {url}/docs). Ask it:",
+        f"\nThe service is up at {url} (API documentation: {url}/docs). Example request:",
         f"curl -s {url}/v1/rank -H 'content-type: application/json'{key} "
         f"-d {shlex.quote(json.dumps(example_request(suite)))}",
         *([] if not keyed else ["BREW360_API_KEY is a key that `brew360 keys create` made."]),
         f"Logs: {' and '.join(logs)}",
-        f"Which versions serve: brew360 serve status --url {url}",
+        f"Show the serving versions: brew360 serve status --url {url}",
         "Stop it with Ctrl-C." if foreground else "Stop it with: brew360 serve down",
     ]
     for line in lines:
@@ -52,7 +58,7 @@ def show_service(
 
 
 def show_ranking(console: Console, answer: RankResponse) -> None:
-    """Prints a ranking, the best first, and what the answer says about itself."""
+    """Print a ranking, the best candidate first, and the token counts and truncations of the response."""
     actions = list(answer.ranking[0].probabilities) if answer.ranking else []
     table = Table(title=f"{answer.task}, version {answer.version}", title_justify="left")
     table.add_column("")
@@ -76,21 +82,23 @@ def show_ranking(console: Console, answer: RankResponse) -> None:
 
 
 def show_status(console: Console, status: FleetStatus, ready: str) -> None:
-    """Prints the versions that serve.
+    """Print the serving versions.
 
     Args:
-        ready: whether the service takes requests, in a few words.
+        console: The output.
+        status: The versions, their roles and replicas.
+        ready: A short text that says whether the service accepts requests.
     """
     table = Table(title=f"{status.model}, following {status.alias}: {ready}", title_justify="left")
     for column in ["version", "role", "share", "replicas", "state"]:
         table.add_column(column, justify="left" if column in ("role", "state") else "right")
-    for one in status.versions:
-        table.add_row(str(one.version), one.role, f"{one.share:.0%}", str(one.replicas), one.state)
+    for version in status.versions:
+        table.add_row(str(version.version), version.role, f"{version.share:.0%}", str(version.replicas), version.state)
     console.print(table)
 
 
 def show_keys(console: Console, keys: Iterable[tuple[str, Team]]) -> None:
-    """Prints the ids of keys and what their teams may do; the keys themselves are nowhere."""
+    """Print the ids of keys, and the limits of their teams. The keys themselves are not stored."""
     table = Table()
     for column in ["key", "team", "requests/s", "tokens/min", "admin"]:
         table.add_column(column, justify="right" if "/" in column else "left")

@@ -1,6 +1,6 @@
-"""What someone who trains sees: a live view on a terminal, a line every ten seconds elsewhere, a table at the end.
+"""Shows a training run: a live view on a terminal, a line every ten seconds elsewhere, and a summary at the end.
 
-Holds the display, and `loss.svg` in the run folder.
+The summary includes the image `loss.svg` in the run folder.
 """
 
 import logging
@@ -31,9 +31,9 @@ __all__ = ["TrainView", "sparkline"]
 
 _log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.25
-RECENT, WIDTH = 240, 24  # losses in the sparkline, and its characters
+RECENT, WIDTH = 240, 24  # number of losses and of characters of the sparkline
 BLOCKS = "▁▂▃▄▅▆▇█"
-_DOING = {  # what goes on after an event, until the next one or a step
+_DOING = {  # event -> activity until the next event or step
     "launch": "starting the workers",
     "attempt": "building the model",
     "restored": "opening the stage",
@@ -43,14 +43,14 @@ _DOING = {  # what goes on after an event, until the next one or a step
 
 
 class TrainView:
-    """Shows a run while the `with` block trains; `update` takes its metrics rows, from any thread.
+    """Shows a run while the `with` block trains. `update` can be called from any thread.
 
     Args:
-        run: the run's folder; it may not exist yet.
-        console: where to show it.
-        stages: of the run, in order.
-        every_seconds: between two plain lines, which the log gets on a terminal, too.
-        now: unix seconds.
+        run: The folder of the run; it need not exist yet.
+        console: The output.
+        stages: The stages of the run, in order.
+        every_seconds: The time between two plain lines. On a terminal, these lines go only to the log.
+        now: Returns the current time, in Unix seconds.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TrainView:
         self._lock = threading.Lock()
         self._row: Mapping[str, Any] = {}
         self._losses: deque[tuple[int, float]] = deque(maxlen=RECENT)
-        self._evaluations: dict[int, float] = {}  # of this stage, by step
+        self._evaluations: dict[int, float] = {}  # losses of this stage, by step
         self._doing = _DOING["launch"]
         self._attempts = 0
         self._checkpointed: float | None = None  # unix seconds
@@ -77,12 +77,12 @@ class TrainView:
         self._thread = threading.Thread(target=self._show, name="train-view", daemon=True)
 
     def __enter__(self) -> Self:
-        for event in self._events.read():  # of attempts before this command
+        for event in self._events.read():  # events of earlier commands
             self._note(event)
         self._doing = _DOING["launch"]
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            with suppress(OSError, ValueError):  # the output is closed or broken; the training goes on
+            with suppress(OSError, ValueError):  # the output is closed or broken; training continues
                 self._live.start()
         self._say(self.line(), show=not self._live)
         self._thread.start()
@@ -98,12 +98,12 @@ class TrainView:
             self._say(self.line(), show=True)
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """Takes a row of metrics.jsonl."""
+        """Show a new row of metrics.jsonl."""
         with self._lock:
             if row["stage"] != self._row.get("stage"):
                 self._losses.clear()
                 self._evaluations.clear()
-            while self._losses and self._losses[-1][0] >= row["step"]:  # done again after a loss
+            while self._losses and self._losses[-1][0] >= row["step"]:  # the step is repeated after a restart
                 self._losses.pop()
             if row["loss"] is not None:
                 self._losses.append((row["step"], row["loss"]))
@@ -114,21 +114,21 @@ class TrainView:
             self._doing = ""
 
     def line(self) -> str:
-        """The state of the run in one line."""
+        """Return the state of the run in one line."""
         with self._lock:
             return ", ".join([self._head(), *(f"{name} {text}".strip() for name, text in self._facts())])
 
     def summary(self, result: TrainResult) -> None:
-        """Print the run summary over all attempts, and draw `loss.svg`."""
+        """Print the run summary over all attempts, and write `loss.svg`."""
         rows, events = read_run(self._run)
         total = goodput(rows, events)
         table = Table(title="Training", title_justify="left", show_header=False)
         table.add_column(style="bold")
         table.add_column()
         table.add_column(justify="right")
-        done_again = f", {total.repeated_steps:,} done again" if total.repeated_steps else ""
+        repeated = f", {total.repeated_steps:,} repeated" if total.repeated_steps else ""
         skipped = f", {total.skipped_steps:,} skipped" if total.skipped_steps else ""
-        table.add_row("steps", f"{result.steps:,}{done_again}{skipped}")
+        table.add_row("steps", f"{result.steps:,}{repeated}{skipped}")
         table.add_row("tokens", f"{result.tokens:,} at {result.tokens_per_second:,.0f} tokens/s")
         for stage, (step, loss) in _best(rows).items():
             table.add_row("evaluation", f"{loss:.4f} at step {step:,} of stage {stage}, the lowest")
@@ -143,7 +143,7 @@ class TrainView:
         self._say(f"exported to {result.export}", show=True)
         for folder in sorted((self._run / BEST).glob("[!.]*")):
             self._say(f"lowest evaluation loss of stage {folder.name}: {folder}", show=True)
-        with suppress(OSError):  # a full disk; it can be drawn from metrics.jsonl at any time
+        with suppress(OSError):  # a full disk; the image can be drawn from metrics.jsonl at any time
             (self._run / "loss.svg").write_text(loss_curve_svg(rows))
             self._say(f"loss curve: {self._run / 'loss.svg'}", show=True)
 
@@ -155,7 +155,7 @@ class TrainView:
         return f"[{place}/{len(self._stages)}] {self._row['stage']}: {steps}" + (self._doing and f", {self._doing}")
 
     def _facts(self) -> list[tuple[str, str]]:
-        """Names and texts, in the order that they are shown; only what is known."""
+        """Return the known facts as pairs of name and text, in the order of display."""
         row, facts = self._row, []
         if not row:
             return []
@@ -192,7 +192,7 @@ class TrainView:
         top = Table.grid(padding=(0, 1))
         top.add_row(Text(head, style="bold", overflow="ellipsis", no_wrap=True), ProgressBar(steps, done, width=30))
         lines = [Text()]
-        for name, text in facts:  # a fact is not broken in two
+        for name, text in facts:  # a fact stays on one line
             fact = Text.assemble((f"{name} " if name else "", "dim"), f"{text}   ")
             if lines[-1] and len(lines[-1]) + len(fact) > self._console.width:
                 lines.append(Text())
@@ -200,22 +200,22 @@ class TrainView:
         return Group(top, *lines) if facts else top
 
     def _note(self, event: Mapping[str, Any]) -> str:
-        """Takes an event, and returns what to say of it; mostly nothing."""
+        """Process an event and return a message about it; most events have none."""
         kind = event["kind"]
         with self._lock:
-            if event["time"] >= self._row.get("time", 0.0):  # rows and events come by different ways
+            if event["time"] >= self._row.get("time", 0.0):  # rows and events arrive independently
                 self._doing = _DOING.get(kind, self._doing)
             self._attempts += kind == "attempt"
             if kind == "checkpointed":
                 self._checkpointed = event["time"]
         if kind == "attempt" and self._attempts > 1:
-            return f"{_plural(event['workers'], 'worker')} entered; restart {self._attempts - 1}"
+            return f"{_plural(event['workers'], 'worker')} started; restart {self._attempts - 1}"
         if kind == "restored":
             return f"continuing after step {event['step']:,}"
         if kind == "skipped":
-            return f"step {event['step']:,} was skipped, a bad loss in bins {event['bins']}"
+            return f"step {event['step']:,} was skipped because of a bad loss in bins {event['bins']}"
         if kind == "noticed":
-            return f"checkpointed step {event['step']:,} on notice"
+            return f"checkpointed step {event['step']:,} on request"
         return ""
 
     def _show(self) -> None:
@@ -244,7 +244,7 @@ class TrainView:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Values as WIDTH blocks at most, each the mean of its share of them, from the lowest to the highest."""
+    """Return values as at most WIDTH block characters, each the mean of consecutive values."""
     count = min(WIDTH, len(values))
     cuts = [len(values) * i // count for i in range(count + 1)] if count else []
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
@@ -254,7 +254,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
-    """Step and loss of each stage's lowest evaluation."""
+    """Return step and loss of the lowest evaluation of each stage."""
     best: dict[str, tuple[int, float]] = {}
     for row in rows:
         loss = (row.get("evaluation") or {}).get("loss")

@@ -108,10 +108,10 @@ def test_a_pipe_gets_lines_news_and_no_characters_that_it_cannot_show(
     assert lines[0] == "starting the workers"
     news = [line for line in lines if "loss 3" not in line][1:]
     assert news == [
-        "2 workers entered; restart 1",
+        "2 workers started; restart 1",
         "continuing after step 10",
-        "step 11 was skipped, a bad loss in bins [3, 7]",
-        "checkpointed step 11 on notice",
+        "step 11 was skipped because of a bad loss in bins [3, 7]",
+        "checkpointed step 11 on request",
     ]
     assert lines[-1].startswith("[1/2] cpt: 11/400 steps, loss 3.8900, 4,500 tokens/s")
     assert set(lines) <= set(caplog.messages)
@@ -169,7 +169,7 @@ def test_the_summary_counts_all_attempts_and_draws_the_loss(run: Run) -> None:
     cells = [re.split(r"\s*│\s*", line.strip("│ ")) for line in out.getvalue().splitlines()]
     table = {row[0].strip(): [cell.strip() for cell in row[1:] if cell.strip()] for row in cells if len(row) > 1}
     assert table == {
-        "steps": ["4, 1 done again"],
+        "steps": ["4, 1 repeated"],
         "tokens": ["36,000 at 4,500 tokens/s"],
         "evaluation": ["2.0000 at step 4 of stage sft, the lowest"],
         "time held": ["42 s, 1 restart"],
