@@ -21,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from brew_platform.errors import ConfigError
 
-__all__ = ["config_digest", "load_config"]
+__all__ = ["config_digest", "load_config", "read_yaml"]
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         if isinstance(source, Mapping):
             config = _merge(cls, config, source, "the settings")
         else:
-            config = _merge(cls, config, _read_yaml(Path(source)), str(source))
+            config = _merge(cls, config, read_yaml(Path(source)), str(source))
     for override in overrides:
         config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}")
     try:
@@ -94,7 +94,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no canonical form")
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Read a recipe without checking its keys. Interpolations are not resolved.
+
+    Raises:
+        ConfigError: The file cannot be read, or it is not a mapping in valid YAML.
+    """
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except yaml.YAMLError as error:

@@ -2,11 +2,12 @@
 
 import typer
 
-from brew_cluster.cli.commands import data, demo, export, keys, rank, score, serve, train
+from brew_cluster.cli.commands import benchmark, context, data, demo, export, keys, rank, registry, score, serve, train
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = (demo, data, train, export, score, serve, rank, keys)  # in the order of `brew360 --help`
+# in the order of `brew360 --help`
+COMMANDS = (demo, data, train, export, benchmark, registry, context, serve, rank, score, keys)
 
 app = typer.Typer(
     name="brew360",

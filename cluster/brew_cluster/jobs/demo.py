@@ -5,41 +5,41 @@ Holds the order of the stages and what passes between them. Every stage is anoth
 
 import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 
-from brew_cluster.jobs.dataset import make_bins, prepare
+from brew_cluster.cli.views.benchmark import show_quality
+from brew_cluster.jobs.benchmark import BenchmarkModel, make_report, score_rows
+from brew_cluster.jobs.context import TRAIN_CUT, build_context
+from brew_cluster.jobs.dataset import finish_dataset, make_bins, prepare
 from brew_cluster.jobs.demo_config import DemoConfig
 from brew_cluster.jobs.demo_report import (
     show_curl,
     show_figures,
-    show_quality,
     show_rankings,
     write_report,
 )
 from brew_cluster.jobs.demo_slates import DemoSlate, choose_slates
 from brew_cluster.jobs.disk_space import require_space
+from brew_cluster.jobs.lineage import Lineage, parent_of
+from brew_cluster.jobs.publish import publish_export
 from brew_cluster.ray.local_ray import local_ray
-from brew_data.pipelines.requests import build_requests
+from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.records import Records
-from brew_data.schema import micros
 from brew_platform.config import config_digest
 from brew_platform.console.progress import Phases
 from brew_platform.processes import ProcessTreeMeter
 from brew_platform.provenance import source_commit
+from brew_platform.registry.model_digest import folder_digest
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
-from brew_serve.batch.dataset_scoring import score_requests
-from brew_serve.benchmark import benchmark, count_benchmark_scores
+from brew_serve.benchmark import benchmark, select_rows
 from brew_serve.client import RankClient
-from brew_serve.context.base import MemberContext
 from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
 from brew_train.config import ModelShape
 from brew_train.ray_launcher import run_on_ray
@@ -55,7 +55,6 @@ class DemoOptions:
     registry: str  # store that the version is published to
     report: Path
     port: int
-    path: Path | None = None  # input files, for sources that read some
     keep: bool = False  # leave Ray and the service running
 
 
@@ -71,12 +70,15 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     phases = Phases(PHASES, console=console)
 
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
-        prepared = prepare(config, run, phases, path=options.path)
+        prepared = prepare(config, run, phases)
         tables, split, suite, compiler = prepared.tables, prepared.split, prepared.suite, prepared.compiler
         tokenizer, bundle = compiler.tokenizer, PromptBundle.of(compiler)
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
             plan = make_bins(prepared, run / "bins", phases)
+            bundle.save(run / "prompts")
+            finish_dataset(config, prepared)
+            data = DataFolder.open(run)
 
             steps = sum(stage.steps for stage in config.train.stages)
             with phases.phase("train", total=steps, unit="steps") as progress:
@@ -87,39 +89,47 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                     shape=ModelShape(
                         vocabulary_size=tokenizer.vocabulary_size, context_length=config.prompt.context_length
                     ),
+                    end_token_ids=(tokenizer.end, tokenizer.user),
                     on_metrics=lambda row: progress.update(row["step"], loss=row["loss"]),
                 )
                 model = trained.export
                 bundle.save(model)
 
-            rows = count_benchmark_scores(tables, suite, split)
-            with phases.phase("benchmark", total=rows, unit="rows") as progress:
-                scores = _score(build_requests(run / "tables", compiler, split), model, config, progress)
+            rows = select_rows(tables, suite, split)
+            with phases.phase("benchmark", total=rows.scores, unit="rows") as progress:
+                scores = score_rows(data, bundle, rows, model, config.engine, on_progress=progress.update)
                 pq.write_table(scores, run / "scores.parquet")
-                quality = benchmark(scores, tables, suite, split)
-            show_quality(console, quality)
+                quality = benchmark(scores, tables, suite, split, rows)
+            show_quality(
+                console, quality, title="Benchmark: AUC on rows strictly later than training", column="brew360"
+            )
 
             with phases.phase("publish"):
-                registry = Registry(open_store(options.registry))
-                version = registry.publish(
-                    model,
-                    signature={
-                        "suite": suite.name,
-                        "tasks": list(quality),
-                        "prompt": asdict(config.prompt),
-                        "prompt_digest": bundle.digest,
-                    },
-                    lineage={
-                        "parent": None,  # trained from scratch
-                        "plan_hash": plan.plan_hash,
-                        "config_digest": config_digest(config),
-                        "commit": commit,
-                        "job": ray.get_runtime_context().get_job_id(),
-                    },
-                    metrics={name: task.figures() for name, task in quality.items()},
+                Lineage(
+                    parent=parent_of(config.train.model.init_from),
+                    plan_hashes={stage.name: plan.plan_hash for stage in config.train.stages},
+                    config_digest=config_digest(config),
+                    commit=commit,
+                    job=ray.get_runtime_context().get_job_id(),
                     gates=config.release.gates,
-                    author="brew360 demo",
+                ).write(model)
+                benchmarked = make_report(
+                    model=BenchmarkModel(
+                        name=str(model), kind="export", version=None, folder=model, digest=folder_digest(model)
+                    ),
+                    data=data,
+                    prompt_digest=bundle.digest,
+                    rows=rows,
+                    requested=None,
+                    seed=0,
+                    engine=config.engine,
+                    quality=quality,
+                    seconds=phases.seconds["benchmark"],
+                    peak_bytes=memory.peak_bytes,
+                    commit=commit,
                 )
+                registry = Registry(open_store(options.registry))
+                version = publish_export(registry, model, report=benchmarked, author="brew360 demo")
                 registry.promote(
                     version.number,
                     author="brew360 demo",
@@ -128,10 +138,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                 )
 
             with phases.phase("serve"):
-                # Only interactions up to the cut: later ones include the candidates' outcomes.
-                known = pc.less_equal(micros(tables.interactions), split.train_until)
-                at_the_cut = replace(tables, interactions=tables.interactions.filter(known))
-                MemberContext.build(at_the_cut, run / "context.sqlite")
+                build_context(data, run / "context.sqlite", until=TRAIN_CUT)
                 app = build_app(
                     AppConfig(
                         registry_url=options.registry,
@@ -171,16 +178,6 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
 
 
 PHASES = ["tables", "tokenizer", "bins", "train", "benchmark", "publish", "serve", "rank"]
-
-
-def _score(requests, model: Path, config: DemoConfig, progress) -> pa.Table:  # type: ignore[no-untyped-def]
-    batches = []
-    done = 0
-    for batch in score_requests(requests, model, config.engine).iter_batches(batch_format="pyarrow", batch_size=None):
-        batches.append(batch)
-        done += batch.num_rows
-        progress.update(done)
-    return pa.concat_tables(batches).sort_by([("interaction_id", "ascending"), ("task", "ascending")])
 
 
 def _rank(url: str, slates: list[DemoSlate], progress) -> tuple[list, list[float]]:  # type: ignore[no-untyped-def]

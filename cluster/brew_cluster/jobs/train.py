@@ -1,8 +1,4 @@
-"""One training job as a user describes it: which data, which run folder, which settings; and its run, top to bottom.
-
-Holds the job's settings, the recipes that ship, and the order of a run on this machine's Ray or a given cluster. Does
-not own: training (brew_train) or coming back after this process is lost (brew_cluster.ray.relauncher).
-"""
+"""The job of `brew360 train`: its settings, and its run on a local Ray or on a cluster."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,12 +13,17 @@ from rich.console import Console
 
 from brew_cluster.cli.views.training import TrainView
 from brew_cluster.jobs.disk_space import require_space
+from brew_cluster.jobs.lineage import Lineage, parent_of
 from brew_cluster.jobs.recipe import find_recipe
 from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
+from brew_data.data_folder import read_plan_hash
 from brew_data.prompts.bundle import PromptBundle
-from brew_platform.config import load_config
+from brew_platform.config import config_digest, load_config
 from brew_platform.errors import ConfigError, UserError
+from brew_platform.provenance import source_commit
+from brew_platform.registry.gates import ReleaseConfig
+from brew_serve.benchmark import validate_gates
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
@@ -35,25 +36,28 @@ from brew_train.ray_launcher import run_on_ray
 
 __all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]
 
+PROMPTS = "prompts"  # folder of a run: the prompts of its data
+
 
 @dataclass(kw_only=True)
 class TrainJob:
-    """A training job. Paths are relative to the folder that the command runs in.
+    """The settings of a training job. Paths are relative to the working directory.
 
     Raises:
-        ConfigError: bins name an unknown stage.
+        ConfigError: `bins` or `evaluation` names an unknown stage.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"tokenizer": "prompts"}  # `load_config` names the new key in its error
 
-    data: str = ""  # folder that `brew360 data` made; the paths below may refer to it as ${data}
-    run: str = ""  # folder of this run; the same folder again continues it
+    data: str = ""  # folder that `brew360 data build` made; the paths below may refer to it as ${data}
+    run: str = ""  # folder of this run; an existing run is continued
     prompts: str = "${data}/prompts"  # folder of the data's prompts (tokenizer, suite, format); exports contain them
     bins: dict[str, str] = field(default_factory=dict)  # folder of packed bins for each stage, by its name
-    evaluation: dict[str, str] = field(default_factory=dict)  # likewise, for stages with evaluate_every
-    context_length: int = 512  # tokens that the model reads
+    evaluation: dict[str, str] = field(default_factory=dict)  # the same, for stages with evaluate_every
+    context_length: int = 512  # maximum number of tokens that the model reads
     vocabulary_size: int | None = None  # for a dry run without a tokenizer; else the tokenizer's
     train: TrainConfig = field(default_factory=TrainConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the trained model's promotion
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.bins, *self.evaluation} - {stage.name for stage in self.train.stages})
@@ -64,7 +68,7 @@ class TrainJob:
             )
 
     def require_run(self) -> None:
-        """Raises a ConfigError where no run folder is named; a dry run needs none."""
+        """Raise a ConfigError if `run` is not set. A dry run needs no run folder."""
         if not self.run:
             raise ConfigError(
                 "run has no value: give the run's folder, as run=runs/NAME; the same folder continues it."
@@ -92,7 +96,11 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
     """
     run = Path(job.run)
     bundle = _load_prompts(job)
+    validate_gates(job.release.gates, [task.name for task in bundle.suite.tasks], has_true_probabilities=True)
     require_space(run)
+    lineage = _lineage(job)
+    lineage.write(run)  # for `brew360 export` of a run that has not ended
+    bundle.save(run / PROMPTS)
     with _ray(job, run), TrainView(run, console, stages=job.train.stages) as view:
         result = run_on_ray(
             job.train,
@@ -105,12 +113,24 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
         )
     for folder in [result.export, *sorted((run / BEST).glob("[!.]*"))]:
         bundle.save(folder)
+        lineage.write(folder)
     view.summary(result)
     return result
 
 
 def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: int, console: Console) -> int:
-    """Runs `brew360 train` with these arguments as a child, and again when it is lost; returns its exit code."""
+    """Run `brew360 train` as a child process, and restart it when it is lost.
+
+    Args:
+        job: The settings; the checkpoints in its run folder show the progress.
+        recipe: The recipe argument of the command.
+        overrides: The `key=value` arguments of the command.
+        most: The maximum number of losses in a row without progress.
+        console: The output.
+
+    Returns:
+        The exit code of the last child.
+    """
     command = [
         sys.executable,
         "-c",
@@ -139,10 +159,12 @@ def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: 
 
 
 def dry_run_job(job: TrainJob, gpus: int, console: Console) -> None:
-    """Prints what the job takes on each of `gpus` GPUs, from the real building and sharding on no device at all.
+    """Print the memory and communication of the job on each of `gpus` GPUs.
+
+    The model is built and sharded as in a real run, but without a device.
 
     Raises:
-        UserError: the job cannot run on so many GPUs, or neither a tokenizer nor a vocabulary size is given.
+        UserError: The job cannot run on this number of GPUs, or neither a tokenizer nor a vocabulary size is set.
     """
     vocabulary_size = job.vocabulary_size or PromptBundle.load(Path(job.prompts)).tokenizer.vocabulary_size
     shape = ModelShape(vocabulary_size=vocabulary_size, context_length=job.context_length)
@@ -162,7 +184,21 @@ def export_run(run: Path, out: Path) -> int:
     if checkpoint is None:
         raise UserError(f"{run} has no complete checkpoint yet: wait for the first, or check the path.")
     export(checkpoint, ExportTemplate.load(run / MODEL), out, context)
+    if (run / PROMPTS).is_dir():
+        PromptBundle.load(run / PROMPTS).save(out)
+    if lineage := Lineage.read(run):
+        lineage.write(out)
     return checkpoint.step
+
+
+def _lineage(job: TrainJob) -> Lineage:
+    return Lineage(
+        parent=parent_of(job.train.model.init_from),
+        plan_hashes={name: read_plan_hash(Path(folder)) for name, folder in sorted(job.bins.items())},
+        config_digest=config_digest(job),
+        commit=source_commit(),
+        gates=job.release.gates,
+    )
 
 
 def _load_prompts(job: TrainJob) -> PromptBundle:

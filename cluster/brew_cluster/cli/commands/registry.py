@@ -1,0 +1,339 @@
+"""`brew360 registry`: publish model versions, and decide which one serves."""
+
+import getpass
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from brew_cluster.cli.registry_options import RegistryName, RegistryUrl
+from brew_cluster.cli.runner import report_errors
+from brew_platform.console.progress import PipeSafeConsole
+
+if TYPE_CHECKING:
+    from brew_platform.registry.events import Event
+    from brew_platform.registry.registry import Registry
+
+__all__ = ["register"]
+
+VersionName = Annotated[str, typer.Argument(help="Number of a version, or an alias such as production.")]
+Alias = Annotated[str, typer.Option(help="Alias to move.")]
+Author = Annotated[str | None, typer.Option(help="Name for the log. Default: your user name.")]
+Note = Annotated[str, typer.Option(help="Text for the log.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    group = typer.Typer(help="Publish model versions, and decide which one serves.", no_args_is_help=True)
+    for command in (publish, list_, show, log, diff, promote, rollback, canary, shadow, retire, verify):
+        group.command(command.__name__.rstrip("_"))(command)
+    app.add_typer(group, name="registry")
+
+
+def publish(
+    export: Annotated[Path, typer.Argument(help="Folder of an exported model, e.g. runs/sft/export.")],
+    report: Annotated[Path | None, typer.Option(help="Report of `brew360 benchmark` for this model.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="YAML file with release.gates. Default: the gates of the training recipe.")
+    ] = None,
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish an exported model as the next version, with its prompts, lineage, benchmark and gates.
+
+        brew360 benchmark runs/sft/export --data data/synthetic --report runs/sft/report.json
+
+        brew360 registry publish runs/sft/export --report runs/sft/report.json
+
+    Publishing does not change what serves: `brew360 registry promote` does.
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.jobs.publish import publish_export, read_report
+        from brew_cluster.jobs.registry import open_registry, recipe_gates
+        from brew_platform.console.progress import Phases
+
+        opened = open_registry(registry, model, empty=True)
+        gates = None if recipe is None else recipe_gates(recipe)
+        benchmark = None if report is None else read_report(report)
+        messages = PipeSafeConsole(stderr=True) if as_json else console
+        with Phases(["publish"], console=messages).phase("publish", unit="MB") as progress:
+            version = publish_export(
+                opened,
+                export,
+                author=author or getpass.getuser(),
+                report=benchmark,
+                gates=gates,
+                on_progress=lambda done, total: progress.update(done / 1e6, total=total / 1e6),
+            )
+        if as_json:
+            _print_json(asdict(version))
+            return
+        lines = [f"{opened.model} has version {version.number} now, {len(version.files)} files."]
+        if not version.metrics:
+            lines.append("It has no figures: pass --report FILE to publish the report of `brew360 benchmark` with it.")
+        if not version.gates:
+            lines.append("It has no gates: name some with --recipe, or a promotion needs --force and a reason.")
+        for line in [*lines, f"Next: brew360 registry promote {version.number}"]:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def list_(registry: RegistryUrl = None, model: RegistryName = None, as_json: AsJson = False) -> None:
+    """List all versions, with their aliases and the AUC of each task.
+
+    brew360 registry list
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.cli.views.registry import show_versions
+
+        opened = _open(registry, model)
+        versions, events = [opened.version(number) for number in opened.versions()], opened.events()
+        if as_json:
+            _print_json({"versions": [asdict(version) for version in versions], "aliases": opened.aliases()})
+            return
+        show_versions(console, versions, events)
+
+
+def show(
+    version: VersionName, registry: RegistryUrl = None, model: RegistryName = None, as_json: AsJson = False
+) -> None:
+    """Show the signature, lineage, figures, gates and files of a version.
+
+    brew360 registry show production
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.cli.views.registry import show_version
+
+        opened = _open(registry, model)
+        found = opened.version(opened.resolve(version))
+        if as_json:
+            _print_json(asdict(found))
+            return
+        show_version(console, found, opened.events())
+
+
+def log(registry: RegistryUrl = None, model: RegistryName = None, as_json: AsJson = False) -> None:
+    """List all events: promotions with their gates, blocked ones, rollbacks, canaries, retired versions.
+
+    brew360 registry log
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.cli.views.registry import show_log
+
+        events = _open(registry, model).events()
+        if as_json:
+            _print_json([asdict(event) for event in events])
+            return
+        show_log(console, events)
+
+
+def diff(
+    before: VersionName,
+    after: VersionName,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions: files, signature, lineage, and the change of each figure.
+
+    brew360 registry diff production 7
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.cli.views.registry import show_diff
+        from brew_platform.registry.diff import diff_versions
+
+        opened = _open(registry, model)
+        found = diff_versions(*(opened.version(opened.resolve(name)) for name in (before, after)))
+        if as_json:
+            _print_json(asdict(found))
+            return
+        show_diff(console, found)
+
+
+def promote(
+    version: VersionName,
+    alias: Alias = "production",
+    recipe: Annotated[
+        str | None, typer.Option(help="YAML file with release.gates. Default: the gates of the version.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote although a gate fails, or without gates.")] = False,
+    reason: Annotated[str, typer.Option(help="Why the promotion is forced; kept in the log.")] = "",
+    note: Note = "",
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a version serve, if its figures pass every gate. A running service follows within seconds.
+
+        brew360 registry promote 7
+
+        brew360 registry promote 7 --recipe release.yaml
+
+        brew360 registry promote 7 --force --reason "the first version; nothing to compare with"
+
+    A gate is a bound on a figure of the benchmark, e.g. release: {gates: [{figure: post_like.auc, at_least: 0.6}]}. A
+    figure that was not measured fails its gate. The outcome is recorded in the log either way.
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        from brew_cluster.jobs.registry import recipe_gates
+
+        opened = _open(registry, model)
+        event = opened.promote(
+            opened.resolve(version),
+            alias=alias,
+            gates=None if recipe is None else recipe_gates(recipe),
+            author=author or getpass.getuser(),
+            note=note,
+            force=force,
+            reason=reason,
+        )
+        _print_event(console, event, opened, as_json)
+
+
+def rollback(
+    alias: Alias = "production",
+    note: Note = "",
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias back at the version before, retired ones left out. A running service follows within seconds.
+
+    brew360 registry rollback --note "latency"
+    """
+    console = PipeSafeConsole()
+    with report_errors(console):
+        opened = _open(registry, model)
+        event = opened.rollback(alias, author=author or getpass.getuser(), note=note)
+        _print_event(console, event, opened, as_json)
+
+
+def canary(
+    version: VersionName,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the traffic, 0 to 1; 0 ends it.")] = 0.05,
+    note: Note = "",
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a version answer a share of the requests.
+
+    brew360 registry canary 8 --share 0.1
+
+    brew360 registry canary 8 --share 0
+    """
+    _append("canary", version, share, note, author, registry, model, as_json)
+
+
+def shadow(
+    version: VersionName,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the traffic, 0 to 1; 0 ends it.")] = 0.1,
+    note: Note = "",
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a version score a share of the requests beside production; its answers are only measured.
+
+    brew360 registry shadow 8 --share 0.2
+    """
+    _append("shadow", version, share, note, author, registry, model, as_json)
+
+
+def retire(
+    version: VersionName,
+    note: Note = "",
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Exclude a version from promotions and rollbacks. Where an alias points to it, it serves until the alias moves.
+
+    brew360 registry retire 3 --note "trained on wrong labels"
+    """
+    _append("retire", version, None, note, author, registry, model, as_json)
+
+
+def verify(
+    version: Annotated[str | None, typer.Argument(help="Number or alias. Default: all versions.")] = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hash every stored file again, and list what is missing or damaged; then the exit code is 1.
+
+    brew360 registry verify
+    """
+    console = PipeSafeConsole()
+    faulty = False
+    with report_errors(console):
+        from brew_cluster.cli.views.registry import show_faults
+        from brew_platform.console.progress import Phases
+
+        opened = _open(registry, model)
+        numbers = opened.versions() if version is None else [opened.resolve(version)]
+        messages = PipeSafeConsole(stderr=True) if as_json else console
+        with Phases(["verify"], console=messages).phase("verify", total=len(numbers), unit="versions") as progress:
+            faults = opened.verify(numbers, on_version=lambda number: progress.update(progress.done + 1))
+        faulty = bool(faults)
+        if as_json:
+            _print_json([asdict(fault) for fault in faults])
+        elif faults:
+            show_faults(console, faults)
+        else:
+            console.print(f"{len(numbers)} versions of {opened.model} are complete and unchanged.", markup=False)
+    if faulty:
+        sys.exit(1)
+
+
+def _append(
+    kind: str,
+    version: str,
+    share: float | None,
+    note: str,
+    author: str | None,
+    url: str | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    console = PipeSafeConsole()
+    with report_errors(console):
+        opened = _open(url, model)
+        number = opened.resolve(version)
+        event = opened.append(kind, number, author=author or getpass.getuser(), note=note, share=share)
+        _print_event(console, event, opened, as_json)
+
+
+def _open(url: str | None, model: str | None) -> "Registry":
+    from brew_cluster.jobs.registry import open_registry
+
+    return open_registry(url, model)
+
+
+def _print_event(console: PipeSafeConsole, event: "Event", registry: "Registry", as_json: bool) -> None:
+    from brew_cluster.cli.views.registry import show_event
+
+    if as_json:
+        _print_json(asdict(event))
+        return
+    show_event(console, event, registry.model)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,398 @@
+"""`brew360 benchmark`: measures a model on the rows of a data folder after its cut, with the engine that serves.
+
+The demo uses `score_rows` and `make_report` too.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from brew_cluster.jobs.publish import REPORT_VERSION
+from brew_data.data_folder import DataFolder
+from brew_data.pipelines.requests import build_requests
+from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
+from brew_platform.config import config_digest, load_config
+from brew_platform.console.progress import Phases
+from brew_platform.errors import UserError
+from brew_platform.files import atomic_file, replace_atomically
+from brew_platform.model_folder.families import check_architecture
+from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
+from brew_platform.processes import ProcessTreeMeter
+from brew_platform.provenance import machine, now, source_commit, versions
+from brew_platform.registry.model_digest import folder_digest, model_digest
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.batch.config import BatchConfig
+from brew_serve.batch.dataset_scoring import SCORES, score_requests
+from brew_serve.benchmark import BenchmarkRows, TaskQuality, benchmark, select_rows
+from brew_serve.engines.config import EngineConfig
+from brew_serve.version import load_version
+
+__all__ = [
+    "BenchmarkJob",
+    "BenchmarkModel",
+    "load_benchmark",
+    "make_report",
+    "open_model",
+    "report_path",
+    "run_benchmark",
+    "score_rows",
+]
+
+_PACKAGES = ("torch", "transformers", "vllm", "ray", "pyarrow")
+_SCORING = ("kind", "max_model_len", "dtype", "quantization", "rope")  # engine settings that change scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkJob:
+    """Settings of a benchmark. Paths are relative to the folder that the command runs in.
+
+    Raises:
+        ConfigError: As `EngineConfig` and `BatchConfig`.
+    """
+
+    data: str = ""  # data folder; its rows after the cut are scored
+    registry_url: str = "runs/registry"  # store of the model registry
+    model: str = "brew360"  # name of the model in the registry
+    cache_folder: str = "runs/versions"  # fetched versions; one that is there is not fetched again
+    run: str = "runs/benchmark"  # folder of the log, of unfinished scores, and of the report unless it has a path
+    tasks: list[str] = field(default_factory=list)  # tasks to score; empty: all
+    rows: int | None = None  # interactions to draw from those after the cut; null: all
+    seed: int = 0  # of the draw
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    # Fewer rows at a time than in a batch, because an interrupted benchmark scores the unfinished ones again.
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(rows=128))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkModel:
+    """A model that a benchmark measures."""
+
+    name: str  # as the user wrote it
+    kind: str  # version (of the registry), export, or base (a model without prompts of its own)
+    version: int | None  # number in the registry
+    folder: Path  # its files
+    digest: str  # of the files that decide its scores
+
+
+def load_benchmark(recipe: Path | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> BenchmarkJob:
+    """Load the job of a recipe, or of the defaults.
+
+    Args:
+        recipe: A YAML file, or None.
+        options: Fields that the command line sets; None leaves a field unchanged.
+        overrides: `key=value`, applied last.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type, or out of range.
+    """
+    settings = {name: value for name, value in options.items() if value is not None}
+    return load_config(BenchmarkJob, *([] if recipe is None else [recipe]), settings, overrides=overrides)
+
+
+def open_model(reference: str, job: BenchmarkJob) -> BenchmarkModel:
+    """Find a model, and check that its folder is complete.
+
+    Args:
+        reference: `registry:7`, `registry:production`, a number, an alias, or the folder of an export or of a base
+            model.
+        job: Names the registry.
+
+    Raises:
+        UserError: There is no such folder, or it is not a complete model.
+        RegistryError: The registry has no such version or alias, or its files are damaged.
+    """
+    prefix, separator, name = reference.partition("registry:")
+    if not (separator and not prefix) and Path(reference).exists():
+        folder = Path(reference)
+        check_architecture(read_model_config(folder), folder)
+        read_weight_headers(folder)
+        kind = "export" if (folder / PROMPT_FILE).is_file() else "base"
+        return BenchmarkModel(
+            name=reference, kind=kind, version=None, folder=folder.absolute(), digest=folder_digest(folder)
+        )
+    if not separator and ("/" in reference or reference.startswith(".")):
+        raise UserError(
+            f"there is no folder {reference}. Pass the folder of an export or of a base model, or a version of the "
+            f"registry, e.g. registry:7."
+        )
+    registry = Registry(open_store(job.registry_url), job.model)
+    number = registry.resolve(name if separator else reference)
+    return BenchmarkModel(
+        name=f"registry:{number}",
+        kind="version",
+        version=number,
+        folder=registry.fetch(number, Path(job.cache_folder).absolute()),
+        digest=model_digest(registry.version(number).files),
+    )
+
+
+def report_path(job: BenchmarkJob, model: BenchmarkModel) -> Path:
+    """Return the default path of a report: in `job.run`, named after the model and the data."""
+    parts = [model.name if model.version else "-".join(model.folder.parts[-2:]), Path(job.data).absolute().name]
+    return Path(job.run) / f"{'-'.join(re.sub(r'[^A-Za-z0-9._-]+', '-', part) for part in parts)}.json"
+
+
+def run_benchmark(
+    job: BenchmarkJob, model: BenchmarkModel, data: DataFolder, report: Path, console: Console
+) -> dict[str, Any]:
+    """Measure a model, write the report, and print its table.
+
+    The scores that an interrupted run computed are kept in `job.run`, and the same command continues with the others.
+
+    Args:
+        job: The settings.
+        model: From `open_model`.
+        data: The data folder.
+        report: Receives the report as JSON.
+        console: Shows progress and the table.
+
+    Returns:
+        The report.
+
+    Raises:
+        BrewError: The model's prompts are not those of the data, there are no rows, or scoring failed.
+    """
+    from brew_cluster.cli.views.benchmark import show_quality
+    from brew_cluster.ray.local_ray import any_ray
+
+    commit = source_commit()
+    bundle = data.bundle()
+    _require_prompts(model, bundle, data)
+    tables = data.tables()
+    rows = select_rows(tables, bundle.suite, data.info.split, tasks=job.tasks or None, sample=job.rows, seed=job.seed)
+    parts = _ScoreParts(Path(job.run).absolute() / "scores" / _key(job, model, bundle, rows))
+    folder = _with_prompts(model, bundle, Path(job.run).absolute())
+    load_version(folder, job.engine)  # what does not fit together is found before Ray starts
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessTreeMeter(interval_seconds=2.0) as memory:
+        done = parts.read()
+        if done.num_rows:
+            console.print(f"{done.num_rows:,} of {rows.scores:,} rows were scored before; the others follow.")
+        if done.num_rows < rows.scores:
+            with (
+                any_ray(detached=False, logs=Path(job.run) / "logs" / "ray"),
+                Phases(["score"], console=console).phase("score", total=rows.scores, unit="rows") as progress,
+            ):
+                progress.update(done.num_rows)
+                done = score_rows(
+                    data, bundle, rows, folder, job.engine, job.batch, parts=parts, on_progress=progress.update
+                )
+        quality = benchmark(done, tables, bundle.suite, data.info.split, rows)
+    result = make_report(
+        model=model,
+        data=data,
+        prompt_digest=bundle.digest,
+        rows=rows,
+        requested=job.rows,
+        seed=job.seed,
+        engine=job.engine,
+        quality=quality,
+        seconds=parts.seconds,
+        peak_bytes=memory.peak_bytes,
+        commit=commit,
+    )
+    replace_atomically(report, json.dumps(result, indent=2) + "\n")
+    parts.remove()
+    title = f"{model.name} on {data.folder}: {_sample_name(rows, job.rows, job.seed)}"
+    show_quality(console, quality, title=title, column="AUC")
+    console.print(f"report: {report}", soft_wrap=True, markup=False, highlight=False)
+    return result
+
+
+def score_rows(
+    data: DataFolder,
+    bundle: PromptBundle,
+    rows: BenchmarkRows,
+    folder: Path,
+    engine: EngineConfig,
+    batch: BatchConfig | None = None,
+    *,
+    parts: "_ScoreParts | None" = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> pa.Table:
+    """Score benchmark rows with Ray Data; Ray must be initialized.
+
+    Args:
+        data: The data folder.
+        bundle: Compiles the prompts.
+        rows: The rows to score.
+        folder: Version folder of the model.
+        engine: Settings of each engine.
+        batch: Number of engines and size of a batch.
+        parts: Keeps the scores of an interrupted run; rows that it has are not scored again.
+        on_progress: Called with the number of rows that have a score.
+
+    Returns:
+        Rows of the schema `SCORES`, sorted by interaction and task.
+    """
+    found = [parts.read()] if parts else []
+    done = sum(table.num_rows for table in found)
+    only = _missing(rows, found[0]) if done else rows.ids
+    requests = build_requests(data.tables_folder.absolute(), bundle.compiler(), data.info.split, only=only)
+    start = time.monotonic()
+    scores = score_requests(requests, folder, engine, config=batch)
+    for scored in scores.iter_batches(batch_format="pyarrow", batch_size=None):
+        if not scored.num_rows:
+            continue
+        if parts:
+            parts.append(scored, time.monotonic() - start)
+            start = time.monotonic()
+        found.append(scored)
+        done += scored.num_rows
+        on_progress(done)
+    return pa.concat_tables(found).sort_by([("interaction_id", "ascending"), ("task", "ascending")])
+
+
+def make_report(
+    *,
+    model: BenchmarkModel,
+    data: DataFolder,
+    prompt_digest: str,
+    rows: BenchmarkRows,
+    requested: int | None,
+    seed: int,
+    engine: EngineConfig,
+    quality: Mapping[str, TaskQuality],
+    seconds: float,
+    peak_bytes: int,
+    commit: str | None,
+) -> dict[str, Any]:
+    """Return the report of a benchmark, as `brew360 registry publish` reads it.
+
+    Args:
+        model: The model.
+        data: The data.
+        prompt_digest: Of the `PromptBundle` that compiled the prompts.
+        rows: The rows that were scored.
+        requested: Size of the sample; None: all rows.
+        seed: Seed of the sample.
+        engine: Settings of the engine.
+        quality: Figures by task.
+        seconds: Duration of scoring, over all attempts.
+        peak_bytes: Largest memory of this process and those it started, in the last attempt.
+        commit: Git commit of the code.
+    """
+    info = data.info
+    return {
+        "format_version": REPORT_VERSION,
+        "model": {"name": model.name, "kind": model.kind, "version": model.version, "digest": model.digest},
+        "data": {
+            "folder": data.folder.name,
+            "source": info.source,
+            "config_digest": info.config_digest,
+            "plan_hash": data.plan_hash(),
+            "train_until": info.split.train_until,
+            "until": info.split.until,
+        },
+        "prompt_digest": prompt_digest,
+        "sample": {
+            "name": _sample_name(rows, requested, seed),
+            "rows": rows.interactions,
+            "of": rows.of,
+            "seed": None if rows.interactions == rows.of else seed,
+            "scores": rows.scores,
+            "rows_digest": rows.digest,
+        },
+        "tasks": {name: task.figures() for name, task in quality.items()},
+        "engine": asdict(engine),
+        "seconds": round(seconds, 1),
+        "peak_bytes": peak_bytes,
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
+        "date": now(),
+        "commit": commit,
+    }
+
+
+def _sample_name(rows: BenchmarkRows, requested: int | None, seed: int) -> str:
+    if requested is None or rows.interactions == rows.of:
+        return f"all {rows.of:,} rows after the cut"
+    return f"{rows.interactions:,} of {rows.of:,} rows after the cut, seed {seed}"
+
+
+def _require_prompts(model: BenchmarkModel, bundle: PromptBundle, data: DataFolder) -> None:
+    if model.kind == "base":
+        bundle.require_model(model.folder)
+        return
+    other = PromptBundle.load(model.folder).digest
+    if other != bundle.digest:
+        raise UserError(
+            f"{model.name} was trained with the prompts {other[:12]}, but {data.folder} was built with "
+            f"{bundle.digest[:12]}: suite, prompt format or tokenizer differ, so its figures would mean nothing. "
+            f"Benchmark it on the data of its training, or on data that were built with its suite, prompt format and "
+            f"tokenizer (tokenizer.from)."
+        )
+
+
+def _with_prompts(model: BenchmarkModel, bundle: PromptBundle, run: Path) -> Path:
+    """Return a version folder: the model's own, or links to the files of a base model beside the data's prompts."""
+    if model.kind != "base":
+        return model.folder
+    folder = run / f"base-{model.digest[:12]}-{bundle.digest[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in model.folder.iterdir():
+        if path.name.endswith((".safetensors", ".safetensors.index.json")) or path.name in (
+            "config.json",
+            "generation_config.json",
+        ):
+            with suppress(FileExistsError):
+                (folder / path.name).symlink_to(path)
+    bundle.save(folder)
+    return folder
+
+
+def _key(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle, rows: BenchmarkRows) -> str:
+    """Name the folder of unfinished scores: other settings that change scores have another name."""
+    engine = {name: asdict(job.engine)[name] for name in _SCORING}
+    return config_digest([model.digest, bundle.digest, rows.digest, engine])[:16]
+
+
+def _missing(rows: BenchmarkRows, scored: pa.Table) -> dict[str, np.ndarray]:
+    """Return the rows without a score, by task."""
+    missing = {}
+    for task, ids in rows.ids.items():
+        done = scored.filter(pa.compute.equal(scored["task"], task))["interaction_id"].to_numpy()
+        if len(left := np.setdiff1d(ids, done)):
+            missing[task] = left
+    return missing
+
+
+class _ScoreParts:
+    """The scores of an unfinished benchmark, one file per batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds = 0.0  # of all parts
+
+    def read(self) -> pa.Table:
+        """Read the parts; counts their seconds."""
+        tables, self.seconds = [SCORES.empty_table()], 0.0
+        for path in sorted(self.folder.glob("part-*.parquet")):
+            table = pq.read_table(path)
+            self.seconds += float((table.schema.metadata or {}).get(b"seconds", b"0"))
+            tables.append(table.cast(SCORES))
+        return pa.concat_tables(tables)
+
+    def append(self, scores: pa.Table, seconds: float) -> None:
+        """Write a part, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(self.folder.glob("part-*.parquet")))
+        with atomic_file(self.folder / f"part-{number:05d}.parquet") as temporary:
+            pq.write_table(scores.replace_schema_metadata({"seconds": str(seconds)}), temporary, compression="zstd")
+        self.seconds += seconds
+
+    def remove(self) -> None:
+        """Delete the parts; the report has their figures."""
+        shutil.rmtree(self.folder, ignore_errors=True)

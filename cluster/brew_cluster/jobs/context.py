@@ -1,0 +1,44 @@
+"""`brew360 context build`: the member context of a service, from the tables of a data folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from brew_data.data_folder import DataFolder
+from brew_data.schema import Tables, micros
+from brew_platform.errors import UserError
+from brew_serve.context.base import MemberContext
+
+__all__ = ["ALL", "TRAIN_CUT", "build_context"]
+
+TRAIN_CUT, ALL = "train-cut", "all"
+
+
+def build_context(data: DataFolder, out: Path, *, until: str) -> Tables:
+    """Write profiles, histories and entities by id, as requests that contain ids only need them.
+
+    Args:
+        data: The data folder.
+        out: SQLite file to create; an existing file is replaced.
+        until: `train-cut`: only interactions that training saw, for a benchmark over HTTP, because later ones include
+            the outcomes of the candidates. `all`: all interactions, for a service.
+
+    Returns:
+        The tables that the context has.
+
+    Raises:
+        UserError: `until` is another word, or `out` is a folder.
+        DataError: The tables cannot be read.
+    """
+    if until not in (TRAIN_CUT, ALL):
+        raise UserError(f"--until is {until!r}; use {TRAIN_CUT} or {ALL}.")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder. Pass the path of the SQLite file to write, e.g. {out / 'context.sqlite'}.")
+    tables = data.tables()
+    if until == TRAIN_CUT:
+        known = pc.less_equal(micros(tables.interactions), data.info.split.train_until)
+        tables = replace(tables, interactions=tables.interactions.filter(known))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    MemberContext.build(tables, out)
+    return tables

@@ -1,0 +1,120 @@
+"""Publishes an exported model with its prompts, lineage and benchmark, for `brew360 registry publish` and the demo."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from brew_cluster.jobs.lineage import Lineage
+from brew_data.prompts.bundle import PromptBundle
+from brew_platform.errors import UserError
+from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
+from brew_platform.registry.gates import BENCHMARK, Gate
+from brew_platform.registry.model_digest import folder_digest
+from brew_platform.registry.registry import Registry, Version
+from brew_serve.benchmark import validate_gates
+from brew_serve.version import load_version
+
+__all__ = ["REPORT_VERSION", "publish_export", "read_report"]
+
+REPORT_VERSION = 1  # format of a benchmark's report
+_MEASURED_ON = ("data", "sample", "prompt_digest", "engine", "date", "commit")  # of a report, kept in the lineage
+
+
+def publish_export(
+    registry: Registry,
+    export: Path,
+    *,
+    author: str,
+    report: Mapping[str, Any] | None = None,
+    gates: Sequence[Gate] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Version:
+    """Publish an export as the next version.
+
+    Args:
+        registry: Receives the version.
+        export: Folder with the model, its prompts, and the `lineage.json` of its training, if it has one.
+        author: Who publishes.
+        report: Of `brew360 benchmark`; its figures become the metrics of the version. None: no figures.
+        gates: Of the version's promotions; None: those of the training recipe.
+        on_progress: Called with (bytes in the store, bytes of all files).
+
+    Raises:
+        UserError: The folder is not a complete export, the report is of another model, or a gate names an unknown task
+            or figure.
+        RegistryError, StorageError: As `Registry.publish`.
+    """
+    if not export.is_dir():
+        raise UserError(f"{export} is not a folder. Pass the folder of an exported model, e.g. runs/sft/export.")
+    model = read_model_config(export)
+    read_weight_headers(export)
+    version = load_version(export)
+    bundle = PromptBundle.load(export)
+    lineage = Lineage.read(export)
+    if gates is None:
+        gates = lineage.gates if lineage is not None else []
+    # The figures of a report are judged at the promotion. Here only names are checked, so any data may be assumed.
+    validate_gates(gates, [task.name for task in bundle.suite.tasks], has_true_probabilities=True)
+    if report is not None:
+        _require_same_model(report, export, bundle)
+    return registry.publish(
+        export,
+        signature={
+            "suite": bundle.suite.name,
+            "tasks": [task.name for task in bundle.suite.tasks],
+            "prompt": asdict(bundle.format),
+            "prompt_digest": bundle.digest,
+            "model_type": model.get("model_type"),
+            "context_length": version.engine.max_model_len,
+        },
+        lineage={
+            **({} if lineage is None else lineage.document()),
+            **({} if report is None else {BENCHMARK: _measured_on(report)}),
+        },
+        metrics={} if report is None else report["tasks"],
+        gates=gates,
+        author=author,
+        on_progress=on_progress,
+    )
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report of `brew360 benchmark`.
+
+    Raises:
+        UserError: The file is not one, or it is of another release.
+    """
+    remedy = "Pass the file that `brew360 benchmark MODEL --data FOLDER --report FILE` wrote."
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"the report {path} cannot be read ({error}). {remedy}") from error
+    if not isinstance(report, dict) or not all(
+        isinstance(report.get(name), dict) for name in ("model", "tasks", "data", "sample")
+    ):
+        raise UserError(f"{path} is not the report of a benchmark. {remedy}")
+    if report.get("format_version") != REPORT_VERSION:
+        raise UserError(
+            f"the report {path} has format_version {report.get('format_version')!r}, but this release reads "
+            f"{REPORT_VERSION} only. Run the benchmark again."
+        )
+    return report
+
+
+def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptBundle) -> None:
+    digest = folder_digest(export)
+    measured = report["model"].get("digest")
+    if measured != digest or report.get("prompt_digest") != bundle.digest:
+        raise UserError(
+            f"the report is of another model: it measured {report['model'].get('name')!r} with the digest "
+            f"{str(measured)[:12]}, but {export} has {digest[:12]}. Run `brew360 benchmark {export} --data FOLDER "
+            f"--report FILE` and publish with its report."
+        )
+
+
+def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the figures come from; `rows_digest` tells which versions can be compared."""
+    kept = {name: report.get(name) for name in _MEASURED_ON}
+    return {**kept, "rows_digest": report["sample"].get("rows_digest")}

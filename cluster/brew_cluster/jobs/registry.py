@@ -1,0 +1,60 @@
+"""The registry as the commands open it, and the gates of a recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from brew_cluster.jobs.recipe import RECIPES
+from brew_platform.config import load_config, read_yaml
+from brew_platform.errors import ConfigError, UserError
+from brew_platform.registry.gates import Gate, ReleaseConfig
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+
+__all__ = ["DEFAULT_MODEL", "DEFAULT_REGISTRY", "open_registry", "recipe_gates"]
+
+DEFAULT_REGISTRY, DEFAULT_MODEL = "runs/registry", "brew360"
+
+
+def open_registry(url: str | None, model: str | None, *, empty: bool = False) -> Registry:
+    """Open the registry of a model.
+
+    Args:
+        url: Its store; None: the default.
+        model: Name of the model; None: the default.
+        empty: Whether it may be without a version, because one is about to be published.
+
+    Raises:
+        UserError: The registry has no version of this model.
+        StorageError: The store cannot be reached.
+    """
+    url, model = url or DEFAULT_REGISTRY, model or DEFAULT_MODEL
+    registry = Registry(open_store(url), model)
+    if not empty and not registry.versions():
+        raise UserError(
+            f"the registry {url} has no version of {model}. Check --registry and --model, or publish one first: "
+            f"brew360 registry publish EXPORT --registry {url} --model {model}"
+        )
+    return registry
+
+
+def recipe_gates(recipe: str) -> list[Gate]:
+    """Read the gates of a recipe; its other sections are ignored.
+
+    Args:
+        recipe: A YAML file with `release.gates`, or the name of a recipe that ships, such as demo_synthetic.
+
+    Raises:
+        ConfigError: There is no such recipe, or it has no valid gates.
+    """
+    path = Path(recipe) if Path(recipe).is_file() else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"{recipe} is neither a YAML file nor a recipe that ships ({known}).")
+    release: Any = read_yaml(path).get("release")
+    gates = release.get("gates") if isinstance(release, Mapping) else None
+    if not gates:
+        raise ConfigError(
+            f"{path} names no gates. Add them, e.g. release: {{gates: [{{figure: post_like.auc, at_least: 0.6}}]}}"
+        )
+    return load_config(ReleaseConfig, {"gates": gates}).gates
