@@ -28,6 +28,7 @@ COLUMNS = pa.schema(
         "roles": pa.list_(pa.uint8()),
     }
 )
+CUTS = ("fields_cut", "tokens_cut", "turns_dropped")  # columns of documents, and totals of the plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class BinsPlan:
     n_documents: int
     n_tokens: int
     fill: float  # n_tokens / (n_bins * context_length)
+    fields_cut: int = 0  # fields of records that were shortened or left out to fit their budgets
+    tokens_cut: int = 0  # tokens that instructions, profiles and entities lost
+    turns_dropped: int = 0  # interactions before an example that its prompt does not show
 
 
 def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
@@ -49,11 +53,11 @@ def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
 
     Args:
         documents: The documents of one file's bins, with the columns file, bin_id, slot (index in the bin), length, ids
-            and roles.
+            and roles, and optionally those of `CUTS`.
         out: The folder of the bins.
 
     Returns:
-        One row {file, digest, bins, tokens} for `finish_plan`.
+        One row {file, digest, bins, tokens} and `CUTS` for `finish_plan`.
     """
     rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
     bins = []
@@ -79,6 +83,7 @@ def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
             "digest": [digest.hexdigest()],
             "bins": [len(bins)],
             "tokens": [sum(row["length"] for row in rows)],
+            **{name: [sum(row.get(name, 0) for row in rows)] for name in CUTS},
         }
     )
 
@@ -109,10 +114,12 @@ def finish_plan(
     """
     digests: dict[int, str] = {}
     tokens = done = 0
+    cuts = dict.fromkeys(CUTS, 0)
     for row in files:
         digests[row["file"]] = row["digest"]
         tokens += row["tokens"]
         done += row["bins"]
+        cuts = {name: total + row[name] for name, total in cuts.items()}
         on_progress(done, n_bins)
     return BinsPlan(
         plan_hash=hashlib.sha256("".join(digests[file] for file in sorted(digests)).encode()).hexdigest(),
@@ -123,6 +130,7 @@ def finish_plan(
         n_documents=n_documents,
         n_tokens=tokens,
         fill=tokens / (n_bins * context_length),
+        **cuts,
     )
 
 

@@ -146,8 +146,8 @@ def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec
         spec: From `compiler_spec`.
 
     Returns:
-        document string (unique, sorts by member and time), length int64, ids list<int32>, roles list<uint8>; no rows
-        for a member who opted out.
+        document string (unique, sorts by member and time), length int64, ids list<int32>, roles list<uint8>, and what
+        was cut: fields_cut, tokens_cut, turns_dropped int64; no rows for a member who opted out.
     """
     records, compiler = load_records(tables_folder), load_compiler(spec)
     member = rows["member_id"][0].as_py()
@@ -164,6 +164,9 @@ def compile_documents(rows: pa.Table, *, tables_folder: Path, spec: CompilerSpec
             "length": pa.array([len(document.ids) for document in documents], pa.int64()),
             "ids": pa.array([document.ids for document in documents], pa.list_(pa.int32())),
             "roles": pa.array([document.roles for document in documents], pa.list_(pa.uint8())),
+            "fields_cut": pa.array([document.cut.fields for document in documents], pa.int64()),
+            "tokens_cut": pa.array([document.cut.tokens for document in documents], pa.int64()),
+            "turns_dropped": pa.array([document.turns_dropped for document in documents], pa.int64()),
         }
     )
 

@@ -32,6 +32,9 @@ SCORED = pa.schema(
         "candidate_id": pa.string(),
         "score": pa.float64(),  # P(any positive action); null if it could not be scored
         "probabilities": pa.list_(pa.struct({"action": pa.string(), "probability": pa.float64()})),
+        "turns_dropped": pa.int64(),  # past interactions that the prompt does not show; null without a prompt
+        "tokens_cut": pa.int64(),  # from instruction, profile, past entities and the candidate
+        "fields_cut": pa.int64(),  # that were shortened or left out
         "version": pa.int64(),  # model version in the registry
         "error": pa.string(),  # why there is no score; else null
     }
@@ -45,7 +48,7 @@ _PROMPTS = pa.schema(
         "interaction_ids": pa.list_(pa.int64()),  # here: indices in the list of candidates
     }
 )
-_LISTED = pa.schema([SCORED.field(name) for name in ("row", "task", "member_id", "candidate_id", "error")])
+_LISTED = pa.schema([field for field in SCORED if field.name not in ("score", "probabilities", "version")])
 
 
 def score_parts(
@@ -153,11 +156,21 @@ def _list_request(
     for id_ in candidates:
         try:
             entity: Entity = context.entity(id_)
-            questions[len(listed)] = version.compiler.question(task, profile, entity)[0]
-            reason = None
+            ids, question_cut = version.compiler.question(task, profile, entity)
         except UserError as error:
-            reason = str(error)
-        listed.append({**columns, "candidate_id": id_, "error": reason})
+            listed.append({**columns, "candidate_id": id_, "error": str(error)})
+            continue
+        questions[len(listed)] = ids
+        cut = prefix.head_cut + prefix.history_cut + question_cut
+        listed.append(
+            {
+                **columns,
+                "candidate_id": id_,
+                "turns_dropped": prefix.turns_dropped,
+                "tokens_cut": cut.tokens,
+                "fields_cut": cut.fields,
+            }
+        )
     if questions:
         prompts.append(
             {

@@ -35,6 +35,7 @@ FIELDS = {
     "post": ["topic", "format", "author", "industry", "followers"],
     "movie": ["title", "genres"],
 }
+COLUMNS = ["document", "length", "ids", "roles"]
 # SHA-256 of the token ids. "movielens" was computed before surfaces and tasks became two things. The requests of
 # "economic_graph" changed once since: when the hop of a history was counted in tokens instead of turns.
 GOLDEN = {
@@ -124,7 +125,7 @@ def token_digest(name: str, folder: Path) -> str:
     for member in tables.members["member_id"].to_pylist():
         rows = tables.interactions.filter(pc.equal(tables.interactions["member_id"], member))
         trained = rows.filter(pc.less_equal(micros(rows), split.train_until))
-        documents = compile_documents(trained, tables_folder=folder, spec=spec)
+        documents = compile_documents(trained, tables_folder=folder, spec=spec).select(COLUMNS)
         requests = compile_requests(rows, tables_folder=folder, spec=spec, after=split.train_until)
         sha.update(json.dumps([documents.to_pylist(), requests.to_pylist()]).encode())
     for pair in pairs_from_interactions(tables, compiler, split, count=60, seed=3):

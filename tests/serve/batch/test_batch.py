@@ -1,4 +1,4 @@
-"""A batch that can be killed: its plan, its parts, its prompts, and what a row says that cannot be scored."""
+"""Resumable batches: the plan, the parts, the prompts, and the errors of rows that cannot be scored."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def test_parts_cover_every_row_once_in_the_order_of_the_files(tmp_path: Path) ->
     assert plan.requests(parts[0])[0] == ROW | {"member_id": "a0", "instruction": None, "before": None}
 
 
-def test_a_batch_goes_on_with_its_plan_and_another_one_is_refused(tmp_path: Path) -> None:
+def test_a_batch_resumes_with_its_plan_and_another_plan_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", [ROW] * 9)
     out = tmp_path / "out"
     assert BatchPlan.read(out) is None
@@ -90,7 +90,7 @@ def test_a_batch_goes_on_with_its_plan_and_another_one_is_refused(tmp_path: Path
         BatchPlan.read(tmp_path / "taken")
 
 
-def test_what_is_there_is_not_missing_and_totals_count_what_has_no_score(tmp_path: Path) -> None:
+def test_existing_parts_are_not_missing_and_totals_count_failed_candidates(tmp_path: Path) -> None:
     plan = plan_of(write(tmp_path / "in.parquet", [ROW] * 9))
     out = tmp_path / "out"
     plan.begin(out)
@@ -108,7 +108,7 @@ def test_what_is_there_is_not_missing_and_totals_count_what_has_no_score(tmp_pat
     assert pq.read_table(out).num_rows == 6, "the folder must be a data set, whatever else it holds"
 
 
-def test_input_that_cannot_be_a_batch_is_refused_by_name(tmp_path: Path) -> None:
+def test_invalid_input_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is neither a Parquet file nor a folder with"):
         plan_of(tmp_path / "nowhere")
     (tmp_path / "text.parquet").write_text("no")
@@ -122,7 +122,7 @@ def test_input_that_cannot_be_a_batch_is_refused_by_name(tmp_path: Path) -> None
         plan_of(tmp_path / "type.parquet")
 
 
-def test_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+def test_input_that_changes_during_a_batch_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path / "in.parquet", [ROW] * 9)
     plan = plan_of(source)
     write(source, [ROW] * 6)
@@ -146,7 +146,7 @@ def context_path(tables: Tables, tmp_path: Path) -> Path:
 def scored(
     rows: list[dict[str, Any]], service: RankingService, context_path: Path, folder: Path
 ) -> list[dict[str, Any]]:
-    """The scored rows of a one-part batch, through the steps of a real one but without Ray."""
+    """Return the scored rows of a batch of one part, with the steps of a real batch but without Ray."""
     plan = plan_of(write(folder / "rows.parquet", rows), rows=100)
     (part,) = plan.parts()
     batch = pa.Table.from_pylist([vars(part)])
@@ -163,19 +163,30 @@ def scored(
     return answer
 
 
-def test_a_batch_scores_as_the_service_does(service: RankingService, context_path: Path, tmp_path: Path) -> None:
+def test_batch_scores_equal_online_scores(service: RankingService, context_path: Path, tmp_path: Path) -> None:
     rows = [
         ROW | {"candidates": ["e0", "e2", "e4"], "instruction": None},
         {"task": "post_interest", "member_id": "ada", "candidates": ["e1", "e3"], "instruction": "Something short."},
-        ROW | {"member_id": "new", "instruction": ""},
+        ROW | {"member_id": "new", "instruction": "Something short. " * 30},
     ]
     got = scored(rows, service, context_path, tmp_path)
-    expected = []
+    expected, cuts = [], []
     for number, row in enumerate(rows):
         request = RankRequest(**(row | {"instruction": row["instruction"] or ""}))
         answer = asyncio.run(service.rank(request)).response
         by_id = {item.id: item for item in answer.ranking}
         expected += [(number, row["task"], row["member_id"], id_, by_id[id_]) for id_ in row["candidates"]]
+        cuts += [
+            (
+                answer.truncated.turns_dropped,
+                answer.truncated.head_tokens_dropped
+                + answer.truncated.history_tokens_dropped
+                + answer.truncated.candidates.get(id_, 0),
+            )
+            for id_ in row["candidates"]
+        ]
+    assert [(one["turns_dropped"], one["tokens_cut"]) for one in got] == cuts
+    assert cuts[0][1] == 0 < cuts[-1][1]
     assert len(got) == len(expected) == 7
     for one, (number, task, member, id_, item) in zip(got, expected, strict=True):
         assert (one["row"], one["task"], one["member_id"], one["candidate_id"]) == (number, task, member, id_)
@@ -186,7 +197,7 @@ def test_a_batch_scores_as_the_service_does(service: RankingService, context_pat
         )
 
 
-def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
+def test_rows_that_cannot_be_scored_have_an_error_and_stop_no_others(
     service: RankingService, context_path: Path, tmp_path: Path
 ) -> None:
     rows = [
@@ -216,7 +227,7 @@ def test_what_cannot_be_scored_says_why_and_stops_nothing_else(
     assert again[(1, "e2")] == pytest.approx(again[(5, "e2")])
 
 
-def test_before_hides_what_came_later(
+def test_before_hides_later_interactions(
     service: RankingService, version: LoadedVersion, context_path: Path, tmp_path: Path, history: list[PastInteraction]
 ) -> None:
     cut = datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)
