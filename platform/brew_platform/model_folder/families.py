@@ -13,7 +13,7 @@ from typing import Any
 
 from brew_platform.errors import UserError
 
-__all__ = ["FAMILIES", "Family", "check_architecture"]
+__all__ = ["FAMILIES", "Family", "check_architecture", "require_unquantized"]
 
 # Any value of these is honoured, or is checked by `_check_rope`.
 _SIZES = frozenset(
@@ -57,6 +57,7 @@ _WITHOUT_EFFECT = frozenset(
         "label2id",
         "tie_last_hidden_states",
         "default_theta",
+        "quantization_config",  # `require_unquantized` checks it
         "attention_dropout",  # acts in training only
         "router_jitter_noise",  # acts in training only
     ]
@@ -176,13 +177,6 @@ def check_architecture(model: Mapping[str, Any], folder: Path) -> Family:
             f"the model in {folder} is of type {kind}, which is not supported: start from one of {', '.join(FAMILIES)}."
         )
     family = FAMILIES[kind]
-    if model.get("quantization_config"):
-        method = model["quantization_config"]
-        method = method.get("quant_method", "unknown method") if isinstance(method, Mapping) else method
-        raise UserError(
-            f"the model in {folder} is quantized ({method}, quantization_config in its config.json), and quantized "
-            f"weights cannot be trained: start from its unquantized weights."
-        )
     architectures = model.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
         raise UserError(
@@ -195,6 +189,21 @@ def check_architecture(model: Mapping[str, Any], folder: Path) -> Family:
     _check_rope(model, kind, family, folder)
     _check_windows(model, kind, family, folder)
     return family
+
+
+def require_unquantized(model: Mapping[str, Any], folder: Path) -> None:
+    """Refuses a quantized model, which can be served but not trained.
+
+    Raises:
+        UserError: config.json has a quantization_config.
+    """
+    if model.get("quantization_config"):
+        method = model["quantization_config"]
+        method = method.get("quant_method", "unknown method") if isinstance(method, Mapping) else method
+        raise UserError(
+            f"the model in {folder} is quantized ({method}, quantization_config in its config.json), and quantized "
+            f"weights cannot be trained: start from its unquantized weights."
+        )
 
 
 def _check_field(name: str, value: Any, kind: str, family: Family, folder: Path) -> None:

@@ -17,7 +17,10 @@ from brew_platform.errors import DataError, UserError
 __all__ = ["INDEX_FILE", "SINGLE_FILE", "StoredTensor", "read_model_config", "read_weight_headers"]
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # safetensors' names; other types are quantized weights
+# Bytes per element of safetensors' dtypes that are whole bytes. Weights of other types than floats are quantized.
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+DTYPE_BYTES = {**FLOAT_BYTES, **dict.fromkeys(("I64", "U64"), 8), **dict.fromkeys(("I32", "U32"), 4)}
+DTYPE_BYTES |= {**dict.fromkeys(("I16", "U16"), 2), **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1)}
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MOST_HEADER_BYTES = 100_000_000  # the limit of safetensors' own reader
 
@@ -27,8 +30,13 @@ class StoredTensor:
     """One tensor as the header of its file describes it."""
 
     file: Path
-    dtype: str  # safetensors' name, one of `FLOAT_BYTES`
+    dtype: str  # safetensors' name, such as BF16
     shape: tuple[int, ...]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is not a tensor of floating-point numbers of 16 bits or more."""
+        return self.dtype not in FLOAT_BYTES
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def read_weight_headers(folder: Path) -> dict[str, StoredTensor]:
     """Returns the tensors of a model folder by name, from the headers of its safetensors files.
 
     Raises:
-        UserError: the folder has no safetensors, or its weights are quantized.
+        UserError: the folder has no safetensors.
         DataError: a file is missing, cut short or damaged.
     """
     index = _read_index(folder)
@@ -140,12 +148,8 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         end = 0
         for name, entry in header.items():
             shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-            if entry["dtype"] not in FLOAT_BYTES:
-                raise UserError(
-                    f"the tensor {name} in {path} has the type {entry['dtype']}, so the model is quantized: start "
-                    f"from its unquantized weights."
-                )
-            if stop - start != math.prod(shape) * FLOAT_BYTES[entry["dtype"]]:
+            itemsize = DTYPE_BYTES.get(entry["dtype"])
+            if itemsize is not None and stop - start != math.prod(shape) * itemsize:
                 raise ValueError(f"{name} has {stop - start} bytes, not those of its shape {list(shape)}")
             end = max(end, stop)
             tensors[name] = StoredTensor(file=path, dtype=entry["dtype"], shape=shape)

@@ -82,6 +82,11 @@ def rope_overrides(model: Mapping[str, Any], rope: RopeScaling | None) -> dict[s
     if rope is None:
         return {}
     parameters = dict(model.get("rope_parameters") or model.get("rope_scaling") or {})
+    if any(isinstance(value, Mapping) for value in parameters.values()) or model.get("rope_local_base_freq"):
+        raise UserError(
+            f"rope.alpha is {rope.alpha}, but the model has a rotary embedding for each type of layer, which cannot be "
+            f"scaled as one. Remove engine.rope."
+        )
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":
         raise UserError(

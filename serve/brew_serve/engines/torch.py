@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
+from brew_platform.model_folder.families import FAMILIES, check_architecture
+from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import rope_overrides
@@ -35,19 +37,21 @@ class TorchEngine:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        if not (model_folder / "config.json").is_file():
-            raise UserError(
-                f"{model_folder} does not contain a model (config.json is missing). Pass a folder of save_pretrained."
-            )
+        content = read_model_config(model_folder)
+        if content.get("model_type") in FAMILIES:
+            check_architecture(content, model_folder)
+        read_weight_headers(model_folder)
         try:
             settings = AutoConfig.from_pretrained(model_folder, local_files_only=True)
             for name, value in rope_overrides(settings.to_dict(), config.rope if config else None).items():
                 setattr(settings, name, value)
-            model = AutoModelForCausalLM.from_pretrained(
-                model_folder, config=settings, dtype=torch.float32, local_files_only=True
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                model_folder, config=settings, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{model_folder} cannot be loaded as a model ({error}). Export it again.") from error
+        if missing := sorted(loading["missing_keys"]):  # transformers draws these at random
+            raise UserError(f"{model_folder} has no weights for {missing[0]}. Export the model again.")
         self._torch, self._model = torch, model.eval()
         self._context = (config.max_model_len if config else None) or model.config.max_position_embeddings
         self._worker = ThreadPoolExecutor(1, "torch-engine")  # one call at a time, outside the event loop

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import UserError
-from brew_platform.model_folder.families import FAMILIES, check_architecture
+from brew_platform.model_folder.families import FAMILIES, check_architecture, require_unquantized
 from brew_platform.model_folder.weight_files import read_model_config
 
 FOLDER = Path("models/base")
@@ -77,10 +77,6 @@ def test_published_models_are_accepted(kind: str) -> None:
         ({}, "is of type None"),
         ({"model_type": "gemma3"}, r"is a gemma3, which reads images too, .* take a text-only Gemma 3"),
         (
-            {"model_type": "llama", "quantization_config": {"quant_method": "awq"}},
-            r"is quantized \(awq, quantization_config .* start from its unquantized weights",
-        ),
-        (
             {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]},
             r"is a LlamaForSequenceClassification .* whose architecture is LlamaForCausalLM",
         ),
@@ -130,6 +126,13 @@ def test_published_models_are_accepted(kind: str) -> None:
 def test_what_would_be_computed_differently_is_refused_by_name(model: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_architecture(model, FOLDER)
+
+
+def test_a_quantized_model_is_served_but_not_trained() -> None:
+    model = {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}
+    check_architecture(model, FOLDER)
+    with pytest.raises(UserError, match=r"is quantized \(awq, .* start from its unquantized weights"):
+        require_unquantized(model, FOLDER)
 
 
 @pytest.mark.parametrize(

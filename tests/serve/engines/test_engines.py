@@ -1,4 +1,4 @@
-"""One contract for every engine, and what only vLLM's owes: agreement with PyTorch."""
+"""The contract of all engines, and the agreement of vLLM's engine with PyTorch."""
 
 import asyncio
 import math
@@ -23,7 +23,7 @@ pytestmark = ENGINES
 
 @pytest.fixture(scope="module")
 def scheduled(version: LoadedVersion, collected: None) -> Iterator[Engine]:
-    """vLLM as on a GPU: its scheduler takes a request for each prompt."""
+    """vLLM as on a GPU: its scheduler gets one request per prompt."""
     from brew_serve.engines.vllm.engine import VllmEngine
 
     engine = VllmEngine(version.folder, EngineConfig(passes=False, kv_cache_bytes=64 * 2**20))
@@ -53,7 +53,7 @@ async def test_probabilities_of_the_whole_vocabulary_sum_to_one(engine: Engine, 
     assert sum(math.exp(value) for value in logprobs) == pytest.approx(1.0, abs=1e-5)
 
 
-async def test_the_answer_follows_the_order_of_the_wanted_ids(engine: Engine) -> None:
+async def test_the_result_has_the_order_of_the_target_ids(engine: Engine) -> None:
     forward = await engine.next_token_logprobs([2, 30, 40, 50], [7, 70, 170])
     assert await engine.next_token_logprobs([2, 30, 40, 50], [170, 70, 7]) == pytest.approx(forward[::-1], abs=1e-6)
     assert len(set(forward)) == 3
@@ -66,7 +66,7 @@ async def test_the_longest_prompt_is_answered_and_a_longer_one_refused(engine: E
         await engine.next_token_logprobs([9] * (most + 1), [7])
 
 
-async def test_what_no_model_can_answer_is_refused(engine: Engine) -> None:
+async def test_invalid_requests_are_refused(engine: Engine) -> None:
     with pytest.raises(UserError, match="at least one id"):
         await engine.next_token_logprobs([], [7])
     with pytest.raises(UserError, match="at least one id"):
@@ -80,7 +80,7 @@ async def test_what_no_model_can_answer_is_refused(engine: Engine) -> None:
 PROMPT = [2, 30, 40, 50]
 
 
-async def test_a_greedy_text_takes_the_likeliest_token_each_time(engine: Engine, version: LoadedVersion) -> None:
+async def test_greedy_generation_takes_the_likeliest_token(engine: Engine, version: LoadedVersion) -> None:
     made = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, top_logprobs=3))
     assert (len(made.ids), made.finish) == (6, "length")
     assert len(made.logprobs) == len(made.top) == 6
@@ -125,7 +125,7 @@ async def test_a_text_must_fit_the_context(engine: Engine, version: LoadedVersio
         await engine.generate([], Sampling(max_tokens=3))
 
 
-async def test_an_engine_counts_what_it_reads(engine: Engine) -> None:
+async def test_an_engine_counts_its_prompt_tokens(engine: Engine) -> None:
     before = engine.usage
     await engine.next_token_logprobs(PROMPT, [7])
     await engine.generate(PROMPT, Sampling(max_tokens=2))
@@ -134,7 +134,7 @@ async def test_an_engine_counts_what_it_reads(engine: Engine) -> None:
     assert 0 <= engine.usage.cached_tokens <= engine.usage.prompt_tokens
 
 
-async def test_what_is_cancelled_is_not_computed(engine: Engine) -> None:
+async def test_cancelled_calls_are_not_computed(engine: Engine) -> None:
     before = engine.usage.prompts
     calls = [asyncio.ensure_future(engine.next_token_logprobs([8, n, *range(10, 360)], [7])) for n in range(300)]
     await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +146,7 @@ async def test_what_is_cancelled_is_not_computed(engine: Engine) -> None:
     assert engine.usage.prompts - before < 30, "a pass in hand is computed to its end, and the one after it, at most"
 
 
-async def test_a_loaded_engine_is_well(engine: Engine) -> None:
+async def test_a_loaded_engine_is_healthy(engine: Engine) -> None:
     engine.check()
 
 
@@ -154,13 +154,13 @@ async def test_a_loaded_engine_is_well(engine: Engine) -> None:
 
 
 def logs(candidate: RankedCandidate) -> list[float]:
-    """Log-probabilities: labels of five tokens are so unlikely here that only these tell candidates apart."""
+    """Return log-probabilities: labels of five tokens are too unlikely here to compare probabilities."""
     return [math.log(probability) for probability in candidate.probabilities.values()]
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("task_name", ["job_apply", "post_interest"])
-async def test_vllm_scores_as_plain_pytorch_does(
+async def test_vllm_agrees_with_plain_pytorch(
     task_name: str,
     vllm: Engine,
     reference: Engine,
@@ -193,7 +193,7 @@ async def test_vllm_scores_as_plain_pytorch_does(
 
 
 @pytest.mark.real
-async def test_vllm_answers_hundreds_of_prompts_at_once_as_it_answers_one(vllm: Engine, reference: Engine) -> None:
+async def test_hundreds_of_concurrent_prompts_do_not_change_results(vllm: Engine, reference: Engine) -> None:
     prompts = [[2, *range(10, 10 + length), 3, *range(60, 60 + length % 7)] for length in range(1, 200)]
     together = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30]) for prompt in prompts))
     for prompt, answer in zip(prompts[::20], together[::20], strict=True):
@@ -203,7 +203,7 @@ async def test_vllm_answers_hundreds_of_prompts_at_once_as_it_answers_one(vllm: 
 
 @pytest.fixture(scope="module")
 def scaled(version_folder: Path, collected: None) -> Iterator[tuple[Engine, Engine]]:
-    """vLLM and the reference, both reading twice what the model was trained on."""
+    """vLLM's engine and the reference, both with twice the trained context."""
     from brew_serve.engines.vllm.engine import VllmEngine
 
     config = EngineConfig(rope=RopeScaling(alpha=2), kv_cache_bytes=64 * 2**20)
@@ -214,7 +214,7 @@ def scaled(version_folder: Path, collected: None) -> Iterator[tuple[Engine, Engi
 
 
 @pytest.mark.real
-async def test_both_engines_read_equally_beyond_the_trained_length(
+async def test_both_engines_agree_beyond_the_trained_length(
     scaled: tuple[Engine, Engine], reference: Engine, version: LoadedVersion
 ) -> None:
     engine, plain = scaled

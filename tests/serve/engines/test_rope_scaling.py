@@ -1,4 +1,4 @@
-"""Scaled rotary embeddings: the formula, what it changes in a model, and prompts longer than the trained length."""
+"""Scaled rotary embeddings: the formula, the overrides of a model's config, and prompts beyond the trained length."""
 
 import json
 import math
@@ -24,7 +24,7 @@ MODEL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 8.0])
-def test_the_fastest_pair_turns_as_in_training_and_the_slowest_alpha_times_slower(alpha: float) -> None:
+def test_the_fastest_pair_rotates_as_in_training_and_the_slowest_alpha_times_slower(alpha: float) -> None:
     theta = scaled_theta(10_000.0, alpha=alpha, dimensions=32)
 
     def turn(base: float, pair: int) -> float:
@@ -35,11 +35,11 @@ def test_the_fastest_pair_turns_as_in_training_and_the_slowest_alpha_times_slowe
 
 
 def test_the_published_example() -> None:
-    """bloc97's post: a head of 128 dimensions and alpha 8 make of base 10000 about 82,700."""
+    """Example of bloc97's post: 128 dimensions, alpha 8 and base 10,000 give a base of about 82,700."""
     assert scaled_theta(10_000.0, alpha=8, dimensions=128) == pytest.approx(10_000 * 8 ** (128 / 126))
 
 
-def test_what_it_changes_in_a_model() -> None:
+def test_overrides_of_config_json() -> None:
     changed = rope_overrides(MODEL, RopeScaling(alpha=2))
     assert changed == {
         "rope_parameters": {"rope_type": "default", "rope_theta": pytest.approx(10_000 * 2 ** (32 / 30))},
@@ -62,6 +62,8 @@ def test_what_it_changes_in_a_model() -> None:
     [
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "already scales its rotary embedding"),
         ({"rope_parameters": None}, "has no rope_theta, so it cannot be scaled"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "a rotary embedding for each type of layer"),
+        ({"rope_local_base_freq": 1e4}, "a rotary embedding for each type of layer"),
         ({"head_dim": 2}, "rotates 2 dimensions of a head, which is too few"),
     ],
 )
@@ -70,7 +72,7 @@ def test_a_model_that_cannot_be_scaled_is_refused(changes: dict[str, Any], sente
         rope_overrides(MODEL | changes, RopeScaling(alpha=2))
 
 
-def test_settings_out_of_range_are_refused_and_a_recipe_can_hold_them() -> None:
+def test_settings_out_of_range_are_refused_and_recipes_can_contain_them() -> None:
     for wrong, sentence in [
         ({"alpha": 0.5}, r"rope\.alpha is 0\.5; give 1 or more"),
         ({"alpha": 2, "original_length": 0}, r"rope\.original_length is 0"),
@@ -84,7 +86,7 @@ def test_settings_out_of_range_are_refused_and_a_recipe_can_hold_them() -> None:
         load_config(EngineConfig, {"rope": {"beta": 4}})
 
 
-def test_prompts_take_what_the_model_then_reads(version_folder: Path) -> None:
+def test_prompts_use_the_extended_context(version_folder: Path) -> None:
     assert load_version(version_folder).compiler.format.context_length == 384
     longer = load_version(version_folder, EngineConfig(rope=RopeScaling(alpha=2)))
     assert (longer.compiler.format.context_length, longer.engine.max_model_len) == (768, 768)
@@ -109,7 +111,7 @@ async def test_pytorch_reads_beyond_the_trained_length(version_folder: Path) -> 
         engine.close()
 
 
-async def test_the_scaled_engine_is_the_model_whose_config_says_so(version_folder: Path, tmp_path: Path) -> None:
+async def test_the_scaled_engine_equals_a_model_with_the_scaled_config(version_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(version_folder, tmp_path / "model"))
     model = json.loads((folder / "config.json").read_text())
     rope = RopeScaling(alpha=4)

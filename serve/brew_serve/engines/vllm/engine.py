@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
+from brew_platform.model_folder.families import FAMILIES, check_architecture
+from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import context_of
@@ -46,7 +48,7 @@ class VllmEngine:
 
     def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
-        model = _read_model(model_folder)
+        model = read_model_config(model_folder)
         self.vocabulary_size, self.context_length = _check_model(model_folder, model, config)
         self.config = replace(config, max_model_len=self.context_length)
         device = _device()
@@ -202,30 +204,17 @@ def _device() -> Device:
         return "cpu"
 
 
-def _read_model(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        model: dict[str, Any] = json.loads(path.read_text())
-        if not isinstance(model, dict):
-            raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(_no_model(folder, error)) from error
-    return model
-
-
-def _no_model(folder: Path, error: Exception) -> str:
-    return (
-        f"{folder} does not contain a model that can be served (config.json: {error}). Pass a folder of "
-        f"save_pretrained."
-    )
-
-
 def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> tuple[int, int]:
     """Return the sizes of vocabulary and context. Raises the errors that vLLM would report only after seconds."""
     try:
         vocabulary_size, context = int(model["vocab_size"]), context_of(model, config.rope)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(_no_model(folder, error)) from error
+        raise UserError(
+            f"{folder} does not contain a model that can be served (config.json: {error}). Pass a folder of "
+            f"save_pretrained."
+        ) from error
+    if model.get("model_type") in FAMILIES:  # others cannot be trained here, so there is nothing to agree with
+        check_architecture(model, folder)
     length = config.max_model_len or context
     if length > context:
         raise UserError(
@@ -233,8 +222,7 @@ def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> t
             f"{' with this engine.rope' if config.rope else ''}. Set max_model_len to {context} or less, or scale its "
             f"rotary embedding with engine.rope.alpha."
         )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} contains no weights (*.safetensors). Export the model again.")
+    read_weight_headers(folder)
     return vocabulary_size, length
 
 

@@ -14,9 +14,14 @@ from torch import nn
 __all__ = ["FAMILIES", "LastLayer"]
 
 
-# Model families whose layers, in vLLM, apply `post_attention_layernorm(attended, residual)` after the attention. Tokens
+# Model family -> the norm of its layers that, in vLLM, is applied to `(attended, residual)` after the attention. Tokens
 # do not interact after that.
-FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+FAMILIES = {
+    **dict.fromkeys(
+        ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "post_attention_layernorm"
+    ),
+    "gemma3_text": "pre_feedforward_layernorm",
+}
 
 
 class LastLayer:
@@ -24,13 +29,14 @@ class LastLayer:
 
     Args:
         model: vLLM's model.
+        family: Model type of its config.json.
         attention: Name of the attention layer, `<decoder layer>.self_attn.attn`.
     """
 
-    def __init__(self, model: nn.Module, attention: str) -> None:
+    def __init__(self, model: nn.Module, family: str, attention: str) -> None:
         self.attention = attention
         self._attention = model.get_submodule(attention)
-        self._norm = model.get_submodule(f"{attention.rsplit('.', 2)[0]}.post_attention_layernorm")
+        self._norm = model.get_submodule(f"{attention.rsplit('.', 2)[0]}.{FAMILIES[family]}")
 
     @contextmanager
     def only(self, rows: torch.Tensor) -> Iterator[None]:

@@ -56,19 +56,25 @@ class PackedForward:
     """
 
     def __init__(self, runner: Any) -> None:
-        (groups,) = runner.attn_groups  # all layers of the supported model families use one kind of attention
-        (group,) = groups
-        self._runner, self._builder = runner, group.get_metadata_builder()
+        # A group is of layers that attend alike: with a sliding window, or without.
+        groups = [group for groups in runner.attn_groups for group in groups]
+        (self.size,) = {group.kv_cache_spec.block_size for group in groups}
         layers = runner.compilation_config.static_forward_context
-        self._layers: dict[str, Any] = {name: layers[name] for name in group.layer_names}
+        self._runner = runner
+        self._layers: dict[str, Any] = {name: layers[name] for group in groups for name in group.layer_names}
+        self._builders = {name: group.get_metadata_builder() for group in groups for name in group.layer_names}
         family = runner.model_config.hf_text_config.model_type
-        self._last = LastLayer(runner.model, max(self._layers, key=extract_layer_index)) if family in FAMILIES else None
-        self.size: int = runner.cache_config.block_size
+        last = max(self._layers, key=extract_layer_index)
+        self._last = LastLayer(runner.model, family, last) if family in FAMILIES else None
         self.max_prompts: int = runner.scheduler_config.max_num_seqs
         self.max_tokens: int = runner.scheduler_config.max_num_batched_tokens
         # Scratch blocks: one tail per prompt, and per prompt one block that is partly shared and one that is not full.
         self.first_block = 3 * self.max_prompts + self.max_tokens // self.size
-        self.blocks: int = next(iter(self._layers.values())).kv_cache.shape[0]
+        # vLLM lets layers with and without a window share memory. Here each layer has its own, because a block with
+        # the keys of a prefix keeps them whole, so that many fewer blocks have the same size.
+        own = [layer.kv_cache for layer in self._layers.values()]
+        memories = len({cache.untyped_storage().data_ptr() for cache in own})
+        self.blocks: int = max(own[0].shape[0] * memories // len(own), self.max_tokens // self.size)
         self._caches = {  # the operating system allocates pages when they are written
             name: layer.kv_cache.new_zeros((self.first_block + self.blocks, *layer.kv_cache.shape[1:]))
             for name, layer in self._layers.items()
@@ -123,9 +129,11 @@ class PackedForward:
             slot_mapping=slots,
             positions=device_positions,
         )
-        layers = dict.fromkeys(self._layers, self._builder.build(0, metadata))
+        built = {builder: builder.build(0, metadata) for builder in set(self._builders.values())}
+        layers = {name: built[builder] for name, builder in self._builders.items()}
         if self._last is not None:
-            layers[self._last.attention] = self._builder.build(0, _last_tokens_only(metadata, last))
+            name = self._last.attention
+            layers[name] = self._builders[name].build(0, _last_tokens_only(metadata, last))
         with (
             set_forward_context(
                 layers,

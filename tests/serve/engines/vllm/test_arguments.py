@@ -1,4 +1,4 @@
-"""Which of our settings become which of vLLM's, on CPU and on a GPU; what can be checked of a GPU without one."""
+"""The mapping of our settings to vLLM's arguments, for CPU and for GPU, tested without a GPU."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ MODEL: dict[str, Any] = {
 RECIPES = Path(__file__).parents[4] / "cluster/brew_cluster/recipes"
 
 
-def test_on_cpu_the_defaults_are_of_the_demo() -> None:
+def test_defaults_on_cpu() -> None:
     arguments = engine_arguments(FOLDER, MODEL, EngineConfig(max_model_len=512), device="cpu")
     assert arguments == {
         "model": "/version",
@@ -52,7 +52,7 @@ def test_on_cpu_the_defaults_are_of_the_demo() -> None:
     assert "worker_extension_cls" in engine_arguments(FOLDER, MODEL, EngineConfig(passes=True), device="gpu")
 
 
-def test_the_recipe_for_h100_asks_for_what_it_says() -> None:
+def test_arguments_of_the_h100_recipe() -> None:
     job = load_serve(["h100"])
     assert job.gpus == job.engine.tensor_parallel_size == 4
     assert job.middleware.keys_path is not None
@@ -76,7 +76,7 @@ def test_the_recipe_for_h100_asks_for_what_it_says() -> None:
     }
 
 
-def test_weights_that_are_fp8_already_are_not_quantised_again() -> None:
+def test_fp8_weights_are_not_quantised_again() -> None:
     engine = EngineConfig(dtype="bfloat16", quantization="fp8", block_size=64, kv_cache_bytes=10**9)
     arguments = engine_arguments(FOLDER, MODEL | {"quantization_config": {}}, engine, device="gpu")
     assert "quantization" not in arguments
@@ -84,7 +84,7 @@ def test_weights_that_are_fp8_already_are_not_quantised_again() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_a_scaled_rotary_embedding_is_an_override_beside_the_heads(device: Any) -> None:
+def test_rope_scaling_and_head_dtype_are_both_overrides(device: Any) -> None:
     engine = EngineConfig(max_model_len=131_072, rope=RopeScaling(alpha=2))
     overrides = engine_arguments(FOLDER, MODEL, engine, device=device)["hf_overrides"]
     assert overrides["head_dtype"] == "float32"
@@ -92,7 +92,7 @@ def test_a_scaled_rotary_embedding_is_an_override_beside_the_heads(device: Any) 
     assert overrides["rope_parameters"]["rope_theta"] == pytest.approx(1e6 * 2 ** (128 / 126))
 
 
-def test_what_this_device_cannot_do_is_refused() -> None:
+def test_settings_that_the_device_does_not_support_are_refused() -> None:
     engine = EngineConfig(dtype="bfloat16", quantization="fp8")
     with pytest.raises(UserError, match=r"engine\.quantization is fp8, which needs a GPU, but this vLLM runs on CPU"):
         engine_arguments(FOLDER, MODEL, engine, device="cpu")
@@ -108,7 +108,7 @@ def test_what_this_device_cannot_do_is_refused() -> None:
         load_serve(["h100", "gpus=1"])
 
 
-def test_a_gpu_may_compile_and_no_process_may_reach_the_network() -> None:
+def test_a_gpu_can_compile_and_no_process_uses_the_network() -> None:
     cpu, gpu = engine_environment("cpu", threads=3), engine_environment("gpu", threads=3)
     assert cpu["TORCHDYNAMO_DISABLE"] == "1"
     assert "TORCHDYNAMO_DISABLE" not in gpu
@@ -125,7 +125,7 @@ def test_every_recipe_that_ships_loads() -> None:
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore")  # vLLM's, at import
-def test_vllm_knows_every_argument_and_the_quantisation_that_keeps_the_head() -> None:
+def test_vllm_accepts_every_argument_and_does_not_quantise_the_head() -> None:
     from vllm import AsyncEngineArgs
     from vllm.config.quantization import resolve_quantization_config
     from vllm.model_executor.layers.linear import LinearBase

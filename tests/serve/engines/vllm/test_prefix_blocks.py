@@ -1,4 +1,4 @@
-"""Blocks hold what they are said to hold, are never given to two at once, and the oldest go first."""
+"""Prefix blocks: their content is correct, no block has two owners, and the oldest are reclaimed first."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def ids(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-def test_what_was_taken_once_is_known_the_next_time() -> None:
+def test_blocks_of_a_known_prefix_are_reused() -> None:
     blocks = PrefixBlocks(first=10, count=8, size=SIZE)
     first, known = blocks.take(ids(*range(10)))  # two full blocks, and two tokens more
     assert len(first) == 2
@@ -34,7 +34,7 @@ def test_a_prompt_shorter_than_a_block_takes_none() -> None:
     assert blocks.take(ids()) == ([], 0)
 
 
-def test_the_longest_unused_goes_first_and_ends_go_before_beginnings() -> None:
+def test_least_recently_used_blocks_are_reclaimed_first_ends_before_beginnings() -> None:
     blocks = PrefixBlocks(first=0, count=4, size=1)
     blocks.take(ids(1, 2))
     blocks.take(ids(3, 4))
@@ -47,7 +47,7 @@ def test_the_longest_unused_goes_first_and_ends_go_before_beginnings() -> None:
     assert blocks.take(ids(3, 4))[1] == 1
 
 
-def test_what_is_held_is_not_given_away() -> None:
+def test_taken_blocks_are_not_reclaimed() -> None:
     blocks = PrefixBlocks(first=0, count=3, size=1)
     held, _ = blocks.take(ids(1, 2))
     with pytest.raises(OutOfBlocks):
@@ -68,8 +68,8 @@ def test_nothing_is_known_after_forgetting() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_a_cache_that_follows_it_always_reads_what_was_written_for_the_same_tokens(data: st.DataObject) -> None:
-    """The cache is a list of what each block holds: all tokens up to its end."""
+def test_a_block_is_only_read_for_the_tokens_it_was_written_for(data: st.DataObject) -> None:
+    """The fake cache contains, for each block, all tokens up to its end."""
     count = data.draw(st.integers(1, 12))
     blocks = PrefixBlocks(first=3, count=count, size=2)
     cache: dict[int, tuple[int, ...]] = {}

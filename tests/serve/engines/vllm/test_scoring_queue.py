@@ -1,4 +1,4 @@
-"""Calls go to the engine together, first come first served, and each gets its own answer or failure."""
+"""The scoring queue: calls are sent in passes, first come, first served, and each gets its own result or error."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue
 
 
 class Sums:
-    """An engine whose log-probability of a token is the sum of the prompt, times the token; it notes its passes."""
+    """An engine that records its passes; the log-probability of a token is the sum of the prompt times the token."""
 
     def __init__(self, *, failing: int = 0) -> None:
         self.passes: list[list[tuple[list[int], list[list[int]], list[int]]]] = []
@@ -44,7 +44,7 @@ async def ask(queue: ScoringQueue, *prompts: Sequence[int], shared: Shared | Non
     return await asyncio.gather(*(queue.submit(prompt, (1, 2), shared) for prompt in prompts))
 
 
-async def test_calls_that_share_go_in_one_group_with_what_they_share_once() -> None:
+async def test_calls_with_a_shared_prefix_form_one_group() -> None:
     engine = Sums()
     queue = made(engine)
     shared = Shared(ids=(5, 6, 7))
@@ -53,19 +53,19 @@ async def test_calls_that_share_go_in_one_group_with_what_they_share_once() -> N
     assert engine.passes == [[([5, 6, 7], [[1], [2, 3]], [1, 2])]]
 
 
-async def test_calls_that_share_nothing_are_groups_of_one() -> None:
+async def test_calls_without_a_shared_prefix_are_groups_of_one() -> None:
     engine = Sums()
     assert await ask(made(engine), (4, 5), (9,)) == [[9.0, 18.0], [9.0, 18.0]]
     assert engine.passes == [[([4], [[5]], [1, 2]), ([], [[9]], [1, 2])]]
 
 
-async def test_a_prompt_that_is_all_shared_keeps_a_token_of_its_own() -> None:
+async def test_the_last_token_of_a_prompt_is_never_shared() -> None:
     engine = Sums()
     await ask(made(engine), (5, 6), (5, 6, 7), shared=Shared(ids=(5, 6)))
     assert engine.passes == [[([5], [[6]], [1, 2]), ([5, 6], [[7]], [1, 2])]]
 
 
-async def test_a_pass_holds_no_more_than_it_may_and_the_rest_follows_in_order() -> None:
+async def test_a_pass_stays_within_its_limits_and_the_others_follow_in_order() -> None:
     engine = Sums()
     prompts = [(n,) for n in range(1, 8)]
     assert [a for a, _ in await ask(made(engine, prompts=3), *prompts)] == [float(n) for n in range(1, 8)]
@@ -81,7 +81,7 @@ async def test_a_pass_holds_no_more_than_it_may_and_the_rest_follows_in_order() 
     assert [[own for _, own, _ in one] for one in engine.passes] == [[[[0], [1], [2]]], [[[3]]]]
 
 
-async def test_calls_that_share_are_not_torn_apart_where_a_pass_can_hold_them() -> None:
+async def test_calls_with_a_shared_prefix_stay_in_one_pass_if_they_fit() -> None:
     engine = Sums()
     queue = made(engine, prompts=5)
     first, second, third = Shared(ids=(1,)), Shared(ids=(2,)), Shared(ids=(3,))
@@ -94,7 +94,7 @@ async def test_calls_that_share_are_not_torn_apart_where_a_pass_can_hold_them() 
     ]  # fmt: skip
 
 
-async def test_what_comes_during_a_pass_goes_together_in_the_next() -> None:
+async def test_calls_during_a_pass_form_the_next_pass() -> None:
     engine = Sums()
     queue = made(engine)
     engine.go.clear()
@@ -108,7 +108,7 @@ async def test_what_comes_during_a_pass_goes_together_in_the_next() -> None:
     assert [len(one) for one in engine.passes] == [1, 2]
 
 
-async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> None:
+async def test_a_cancelled_call_is_not_sent_and_delays_no_other() -> None:
     engine = Sums()
     queue = made(engine)
     engine.go.clear()
@@ -126,7 +126,7 @@ async def test_a_call_that_is_cancelled_is_not_sent_and_holds_up_nobody() -> Non
     assert [own[0] for _, own, _ in engine.passes[1]] == [[4], [6]]
 
 
-async def test_a_pass_that_fails_fails_its_own_calls_only() -> None:
+async def test_a_failed_pass_fails_only_its_own_calls() -> None:
     engine = Sums(failing=1)
     queue = made(engine, prompts=2)
     found = await asyncio.gather(*(queue.submit((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
@@ -136,7 +136,7 @@ async def test_a_pass_that_fails_fails_its_own_calls_only() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 500])
-async def test_calls_of_one_moment_are_one_pass(count: int) -> None:
+async def test_simultaneous_calls_form_one_pass(count: int) -> None:
     engine = Sums()
     queue = made(engine, prompts=1000, tokens=10_000)
 

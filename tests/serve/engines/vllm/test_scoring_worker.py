@@ -1,4 +1,4 @@
-"""What prompts share is computed once and changes no answer, in every family of models and on several processes."""
+"""Packed passes: a shared prefix is computed once without changing results, for all model families and processes."""
 
 import asyncio
 import json
@@ -14,19 +14,20 @@ from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.version import LoadedVersion
 
+from ....tiny_families import write_tiny
 from ...engine_processes import ENGINES
 
 pytestmark = ENGINES
 
 
 def sharing(shared: list[int], count: int, seed: int) -> list[list[int]]:
-    """Prompts that begin with the same tokens; the last is nothing but these."""
+    """Return prompts that begin with the same tokens; the last prompt consists of these only."""
     draw = random.Random(seed)
     return [[*shared, *(draw.randrange(2, 300) for _ in range(1 + n % 20))] for n in range(count - 1)] + [shared]
 
 
 async def agreed(engine: Engine, reference: Engine) -> list[list[float]]:
-    """What both answer to eight prompts that share 77 tokens."""
+    """Return the results of both engines for eight prompts that share 77 tokens."""
     shared = [2 + (13 * i) % 300 for i in range(77)]
     prompts = sharing(shared, 8, seed=2)
     together = Shared(ids=tuple(shared))
@@ -38,7 +39,7 @@ async def agreed(engine: Engine, reference: Engine) -> list[list[float]]:
 
 @pytest.mark.real
 @pytest.mark.parametrize("length", [1, 20, 31, 32, 63, 100, 340, 350])
-async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
+async def test_a_shared_prefix_is_computed_once_and_changes_no_result(
     vllm: Engine, reference: Engine, length: int
 ) -> None:
     shared = [2 + (length + 11 * i) % 290 for i in range(length)]
@@ -57,7 +58,7 @@ async def test_what_prompts_share_is_computed_once_and_changes_no_answer(
 
 
 @pytest.mark.real
-async def test_prompts_of_a_pass_may_begin_with_what_another_of_them_computes(vllm: Engine, reference: Engine) -> None:
+async def test_prompts_can_begin_with_blocks_of_another_prompt_of_the_pass(vllm: Engine, reference: Engine) -> None:
     draw = random.Random(11)
     for _ in range(12):
         long = [draw.randrange(2, 300) for _ in range(300)]
@@ -73,7 +74,7 @@ async def test_prompts_of_a_pass_may_begin_with_what_another_of_them_computes(vl
 
 
 @pytest.mark.real
-async def test_who_is_cancelled_holds_up_nobody_with_whom_it_shares(vllm: Engine, reference: Engine) -> None:
+async def test_a_cancelled_call_does_not_delay_calls_with_the_same_prefix(vllm: Engine, reference: Engine) -> None:
     shared = [3 + (5 * i) % 290 for i in range(75)]
     prompts = sharing(shared, 40, seed=1)
     expected = [await reference.next_token_logprobs(prompt, [20, 30]) for prompt in prompts]
@@ -122,7 +123,7 @@ async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
 
 
 @pytest.mark.real
-async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
+async def test_two_tensor_parallel_processes_agree_with_plain_pytorch(
     version_folder: Path, reference: Engine, version: LoadedVersion
 ) -> None:
     from brew_serve.engines.vllm.engine import VllmEngine
@@ -139,33 +140,51 @@ async def test_two_processes_that_split_the_model_answer_as_plain_pytorch_does(
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gpt_neox"])  # the last: one whose last layer is left whole
-async def test_other_families_answer_as_plain_pytorch_does(family: str, tmp_path: Path) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe", "gemma3_text"])
+async def test_other_families_agree_with_plain_pytorch(family: str, tmp_path: Path) -> None:
+    """Compare packed passes and vLLM's scheduler. Sliding windows are shorter than the prompts."""
     from brew_serve.engines.vllm.engine import VllmEngine
 
-    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
-    grouped = {"num_key_value_heads": 1, "head_dim": 32} if family != "gpt_neox" else {}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64} if "moe" in family else {}
-    config = AutoConfig.for_model(
-        family, vocab_size=320, max_position_embeddings=384, initializer_range=0.2, tie_word_embeddings=False,
-        **sizes, **grouped, **experts,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    write_tiny(family, tmp_path / "model", vocab_size=320, max_position_embeddings=384)
     plain = TorchEngine(tmp_path / "model")
-    engine = VllmEngine(tmp_path / "model")
+    engine = VllmEngine(tmp_path / "model", EngineConfig(kv_cache_bytes=64 * 2**20))
     try:
         found = await agreed(engine, plain)
         assert max(found)[0] - min(found)[0] > 0.1, "answers must differ"
+        await agreed(engine, plain)  # from the cache
+        prompts = [[2 + (17 * i + n) % 300 for i in range(length)] for n, length in enumerate((1, 13, 64, 370))]
+        expected = [await plain.next_token_logprobs(prompt, [20, 30]) for prompt in prompts]
+        for compute in (engine.next_token_logprobs, engine._scheduled):
+            found = await asyncio.gather(*(compute(prompt, [20, 30]) for prompt in prompts))
+            for one, wanted in zip(found, expected, strict=True):
+                assert one == pytest.approx(wanted, abs=1e-4)
     finally:
         engine.close()
         plain.close()
 
 
 @pytest.mark.real
-async def test_a_prompt_that_is_too_long_by_what_it_shares_is_refused_with_its_own_length(vllm: Engine) -> None:
+async def test_a_family_without_last_layer_support_agrees_with_plain_pytorch(tmp_path: Path) -> None:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from brew_serve.engines.vllm.engine import VllmEngine
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96}
+    torch.manual_seed(0)
+    GPTNeoXForCausalLM(
+        GPTNeoXConfig(vocab_size=320, max_position_embeddings=384, initializer_range=0.2, **sizes)
+    ).save_pretrained(tmp_path / "model")
+    plain = TorchEngine(tmp_path / "model")
+    engine = VllmEngine(tmp_path / "model")
+    try:
+        await agreed(engine, plain)
+    finally:
+        engine.close()
+        plain.close()
+
+
+@pytest.mark.real
+async def test_a_prompt_that_is_too_long_with_its_prefix_is_refused_with_its_length(vllm: Engine) -> None:
     shared = Shared(ids=tuple([9] * 400))
     with pytest.raises(UserError, match="the prompt has 403 tokens, but this model reads 383"):
         await vllm.next_token_logprobs([*shared.ids, 7, 8, 9], [20], shared)
