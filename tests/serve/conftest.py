@@ -1,4 +1,4 @@
-"""One tiny random model with its tokenizer and suite, written once; and an engine that needs no model."""
+"""Fixtures: a tiny random model with tokenizer and suite, and an engine without a model."""
 
 import contextlib
 import gc
@@ -39,7 +39,7 @@ TITLES = ["data engineer", "nurse", "welder", "data scientist", "teacher", "chef
 
 
 class TableEngine:
-    """An Engine whose answers are a fixed random function of the last tokens, normalised over a small vocabulary."""
+    """An engine whose results are a fixed random function of the last tokens, normalised over a small vocabulary."""
 
     def __init__(self, vocabulary_size: int) -> None:
         self.vocabulary_size = vocabulary_size
@@ -69,7 +69,7 @@ class TableEngine:
 
 @pytest.fixture(scope="session")
 def suite() -> TaskSuite:
-    """Two tasks: one of single-token labels, one whose labels share their first token."""
+    """Two tasks: one with single-token labels, and one whose labels share their first token."""
     history = HistoryPolicy(surfaces=["jobs", "feed"], max_interactions=12, hop_tokens=64)
     return TaskSuite(
         name="tiny",
@@ -135,7 +135,7 @@ def table_engine(tokenizer: Tokenizer) -> TableEngine:
 
 @pytest.fixture(scope="session")
 def candidates() -> list[tuple[str, Entity]]:
-    """Jobs to rank, under the ids c0, c1, ..."""
+    """Return jobs to rank with the ids c0, c1, ..."""
     return [(f"c{i}", job(title)) for i, title in enumerate(TITLES)]
 
 
@@ -190,7 +190,7 @@ def history() -> list[PastInteraction]:
 
 @pytest.fixture(scope="session")
 def tables(history: list[PastInteraction]) -> Tables:
-    """Ada's history as tables; beside her a member without history, and one who opted out."""
+    """Tables with Ada's history, a member without history, and a member who opted out."""
     entities = [past.entity for past in history]
     fields = pa.struct({"title": pa.string(), "company": pa.string(), "topic": pa.string()})
     return Tables(
@@ -262,7 +262,7 @@ def job(title: str) -> Entity:
 
 @pytest.fixture(scope="module")
 def context_file(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built, and only ever copied."""
+    """A context that is built once; tests copy it."""
     path = tmp_path_factory.mktemp("nearline") / "context.sqlite"
     MemberContext.build(tables, path)
     return path
@@ -276,7 +276,7 @@ def plane(tmp_path: Path, context_file: Path, compiler: PromptCompiler, table_en
 
 
 class RedisServer:
-    """A real Redis on this machine, with an append-only file in `folder`; it can be killed and started again.
+    """A local Redis server with an append-only file in `folder`; it can be killed and restarted.
 
     Args:
         binary: redis-server, and the folder of its libraries where it is unpacked and not installed.
@@ -292,7 +292,7 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server, and return when it answers."""
         program, libraries = self._binary
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
         self._process = subprocess.Popen(
@@ -310,14 +310,14 @@ class RedisServer:
         raise AssertionError("redis-server does not answer")
 
     def kill(self) -> None:
-        """With SIGKILL."""
+        """Kill the server with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
 
 @pytest.fixture(scope="session")
 def redis_binary() -> tuple[str, str]:
-    """redis-server as installed, or else from Debian's packages, unpacked below the user's cache folder."""
+    """Return the path of redis-server: the installed one, or one from Debian's packages in the user's cache folder."""
     if installed := shutil.which("redis-server"):
         return installed, ""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
@@ -332,7 +332,7 @@ def redis_binary() -> tuple[str, str]:
 
 
 def _unpack_redis(folder: Path) -> None:
-    """Downloads redis-server and the packages that it needs, without rights and without touching the system's."""
+    """Download redis-server and its dependencies, without root and without changing the system."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
     private: list[str] = []
@@ -365,7 +365,7 @@ def _unpack_redis(folder: Path) -> None:
 
 @pytest.fixture
 def new_redis(redis_binary: tuple[str, str], tmp_path: Path) -> Iterator[RedisServer]:
-    """A server of the test's own."""
+    """A Redis server for one test."""
     server = RedisServer(redis_binary, tmp_path / "redis")
     yield server
     server.kill()
@@ -373,7 +373,7 @@ def new_redis(redis_binary: tuple[str, str], tmp_path: Path) -> Iterator[RedisSe
 
 @pytest.fixture(scope="session")
 def redis_url(redis_binary: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that tests share; each uses a prefix of its own."""
+    """A Redis server that tests share; each test uses its own prefix."""
     server = RedisServer(redis_binary, tmp_path_factory.mktemp("redis"))
     yield server.url
     server.kill()

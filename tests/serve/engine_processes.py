@@ -1,4 +1,4 @@
-"""The marks of a module that starts vLLM's engine, and which of its processes run."""
+"""The marks of a test module that starts vLLM's engine, and the engine processes that run."""
 
 import psutil
 import pytest
@@ -15,7 +15,7 @@ ENGINES = [
 
 
 def engine_cores() -> set[psutil.Process]:
-    """Engine processes below this one that still run; one that was just killed has a moment to be gone."""
+    """Return the engine processes that run below this one, after a short wait for killed ones to end."""
     children = psutil.Process().children(recursive=True)
     _, alive = psutil.wait_procs([child for child in children if "EngineCor" in child.name()], timeout=2)
     return set(alive)

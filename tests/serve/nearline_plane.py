@@ -1,4 +1,4 @@
-"""The nearline plane without Ray, for tests: all between an accepted job and its ranking, whose every call may fail."""
+"""The nearline plane in one process without Ray, for tests; every call of its parts can be made to fail."""
 
 import asyncio
 import shutil
@@ -20,11 +20,11 @@ CONFIG = DispatchConfig(window=6, most_jobs=4, lost_seconds=60.0, retry_seconds=
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Simulates the end of the process."""
 
 
 class Faulty:
-    """Passes calls on to `inner`; the one that `fault` counts down to raises instead, or once it is done."""
+    """Forwards calls to `inner`; the call that `fault` selects raises before or after its effect."""
 
     def __init__(self, inner: Any, fault: "Fault") -> None:
         self._inner, self._fault = inner, fault
@@ -47,7 +47,7 @@ class Faulty:
 
 
 class Fault:
-    """Which of the next calls fails, how, and whether it has its effect first."""
+    """Selects the call that fails, its error, and whether it takes effect first."""
 
     def __init__(self) -> None:
         self.left, self.after, self.error = -1, False, BaseException()
@@ -61,7 +61,7 @@ class Fault:
 
 
 class Lane:
-    """A queue in memory that tests deliver from as they like."""
+    """A queue in memory; tests deliver its messages explicitly."""
 
     def __init__(self) -> None:
         self.held: list[Message] = []
@@ -73,7 +73,7 @@ class Lane:
 
 
 class Telling:
-    """A store that notes which versions' rankings it took."""
+    """A store that records which model versions' rankings it stored."""
 
     def __init__(self, inner: NearlineStore, told: dict[tuple[str, str, str], set[int]]) -> None:
         self._inner, self._told = inner, told
@@ -90,7 +90,7 @@ class Telling:
 
 
 class Plane:
-    """Everything between an accepted job and its ranking, in one process and with a clock of its own."""
+    """Ingress, dispatcher, queue and consumer in one process, with a fake clock."""
 
     def __init__(self, folder: Path, context_file: Path, compiler: PromptCompiler, engine: Any) -> None:
         self.folder, self.now, self.fault, self.lane = folder, 1_000.0, Fault(), Lane()
@@ -104,7 +104,7 @@ class Plane:
         self.start()
 
     def start(self) -> None:
-        """The ingress, which remembers nothing but its files."""
+        """Start the ingress, whose only state is its files."""
         self.outbox = Outbox(self.folder / "outbox.sqlite")
         parts = (Faulty(part, self.fault) for part in (self.outbox, self.lane, self.store))
         self.dispatcher = Dispatcher(*parts, CONFIG, clock=lambda: self.now)
@@ -127,7 +127,7 @@ class Plane:
         self.store.close()
 
     def drain(self, rounds: int = 60) -> None:
-        """Without faults from here on, until nothing is open."""
+        """Run without faults until no job is open."""
         self.fault.set(None)
         for _ in range(rounds):
             while self.dispatcher.step() or self.lane.held:

@@ -1,4 +1,4 @@
-"""A Ray of two CPUs for a module of tests, and the marks of such a module."""
+"""A local Ray with two CPUs for a test module, and the marks of such a module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ RAY = [
 
 @contextmanager
 def running_ray() -> Iterator[None]:
-    """Afterwards neither it nor Serve nor an engine runs."""
+    """Start Ray, and stop it with Serve and all engines at the end."""
     import ray
     from ray import serve
 

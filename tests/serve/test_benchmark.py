@@ -62,7 +62,7 @@ def scores(by_id: dict[int, float]) -> pa.Table:
     return pa.table({"task": ["job_apply"] * len(by_id), "interaction_id": list(by_id), "score": list(by_id.values())})
 
 
-def test_figures_are_those_computed_by_hand(suite: TaskSuite) -> None:
+def test_metrics_equal_values_computed_by_hand(suite: TaskSuite) -> None:
     oracle = {10: 0.9, 11: 0.1, 12: 0.8, 13: 0.2}
     data = tables(oracle=oracle)
     assert select_rows(data, suite, SPLIT).scores == 4
@@ -123,7 +123,7 @@ def test_ties_count_half(suite: TaskSuite) -> None:
     assert quality.gap_closed is None
 
 
-def test_one_class_has_a_logloss_and_no_auc(suite: TaskSuite) -> None:
+def test_rows_of_one_class_have_a_logloss_and_no_auc(suite: TaskSuite) -> None:
     later = [LATER[0], LATER[2]]
     quality = benchmark(scores({10: 0.8, 12: 0.5}), tables(later, {10: 0.9, 12: 0.6}), suite, SPLIT)["job_apply"]
     assert (quality.positive_rate, quality.auc, quality.baseline_auc, quality.best_auc) == (1.0, None, None, None)
@@ -131,7 +131,7 @@ def test_one_class_has_a_logloss_and_no_auc(suite: TaskSuite) -> None:
     assert quality.gap_closed is None
 
 
-def test_the_gap_may_be_exceeded_negative_or_undefined() -> None:
+def test_the_closed_gap_can_exceed_one_be_negative_or_undefined() -> None:
     quality = TaskQuality(rows=1, positive_rate=0.5, auc=0.5, logloss=1.0, baseline_auc=0.6, best_auc=0.8)
     assert quality.gap_closed == pytest.approx(-0.5)
     assert replace(quality, auc=0.9).gap_closed == pytest.approx(1.5)

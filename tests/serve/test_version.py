@@ -1,4 +1,4 @@
-"""A version folder: what was written is what is loaded, and what does not fit is refused."""
+"""Version folders: written files load unchanged, and incompatible files are refused."""
 
 import json
 import shutil
@@ -23,13 +23,13 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_what_was_written_is_loaded(version: LoadedVersion, suite: object) -> None:
+def test_a_written_version_is_loaded(version: LoadedVersion, suite: object) -> None:
     assert version.suite == suite
     assert version.compiler.format == PromptFormat(context_length=384, head_tokens=64, question_tokens=32)
     assert version.engine.max_model_len == 384
 
 
-def test_settings_given_are_kept(version_folder: Path) -> None:
+def test_explicit_settings_are_kept(version_folder: Path) -> None:
     loaded = load_version(version_folder, EngineConfig(max_model_len=300, threads=1))
     assert (loaded.engine.max_model_len, loaded.engine.threads) == (300, 1)
 

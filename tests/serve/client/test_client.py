@@ -1,4 +1,4 @@
-"""The client: the same calls blocking and not, waits that the service asks for, and errors that say what to do."""
+"""The clients: equal methods of both, retries after the service's retry time, and error classes with messages."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ CALLS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 
 
 class Service:
-    """Answers with what it is given, one after the other, the last one again and again; notes requests and waits."""
+    """A fake service that returns its answers in order, and repeats the last one; it records requests and waits."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self._answers = list(answers)
@@ -106,7 +106,7 @@ def asynchronous(service: Service, method: str, arguments: dict[str, Any], **opt
 
 @pytest.fixture(params=[blocking, asynchronous])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """A way to call one method of a client."""
+    """A function that calls one method of a client."""
     asked: Callable[..., Any] = request.param
     return asked
 
@@ -119,7 +119,7 @@ RANK = CALLS[0][1]
 
 
 @pytest.mark.parametrize(("method", "arguments", "asked", "answer"), CALLS, ids=[call[0] for call in CALLS])
-def test_every_method_asks_its_route_and_gives_its_typed_answer(
+def test_every_method_calls_its_route_and_returns_its_typed_response(
     ask: Callable[..., Any], method: str, arguments: dict[str, Any], asked: str, answer: dict[str, Any]
 ) -> None:
     service = Service(httpx.Response(200, json=answer))
@@ -141,7 +141,7 @@ def test_both_clients_have_the_same_documented_methods() -> None:
             assert getattr(client, method).__name__ == method
 
 
-def test_asking_for_a_nearline_ranking_twice_is_harmless(ask: Callable[..., Any]) -> None:
+def test_a_retried_nearline_request_keeps_its_id(ask: Callable[..., Any]) -> None:
     arguments = {"task": "t", "member_id": "m", "candidates": ["a"]}
     service = Service(busy(503, "1"), httpx.Response(200, json={"request_id": "r", "result": "/x"}))
     ask(service, "rank_nearline", arguments)
@@ -152,20 +152,20 @@ def test_asking_for_a_nearline_ranking_twice_is_harmless(ask: Callable[..., Any]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_service_is_asked_again_when_it_says_so(ask: Callable[..., Any], status: int) -> None:
+def test_a_busy_service_is_retried_after_its_retry_time(ask: Callable[..., Any], status: int) -> None:
     service = Service(busy(status, "3"), busy(status, "4"), httpx.Response(200, json=RANKED))
     assert ask(service, "rank", RANK).ranking[0].id == "a"
     assert service.waits == [0, 3, 4]
 
 
-def test_without_a_word_the_waits_double_and_an_end_comes(ask: Callable[..., Any]) -> None:
+def test_without_retry_after_the_waits_double_up_to_the_last_retry(ask: Callable[..., Any]) -> None:
     service = Service(busy(503, None))
     with pytest.raises(Overloaded, match=r"^wait\.$"):
         ask(service, "rank", RANK, retries=Retries(max_retries=3))
     assert service.waits == [0, 1, 2, 4]
 
 
-def test_a_wait_that_is_too_long_is_not_waited(ask: Callable[..., Any]) -> None:
+def test_a_retry_time_above_the_limit_is_not_waited_for(ask: Callable[..., Any]) -> None:
     service = Service(busy(429, "31"))
     with pytest.raises(QuotaExceeded, match=r"^wait\. \(Retry-After: 31 s\)$") as told:
         ask(service, "rank", RANK)
@@ -173,7 +173,7 @@ def test_a_wait_that_is_too_long_is_not_waited(ask: Callable[..., Any]) -> None:
     assert service.waits == [0]
 
 
-def test_no_answer_is_waited_for_past_its_deadline(ask: Callable[..., Any]) -> None:
+def test_retries_do_not_wait_past_the_deadline(ask: Callable[..., Any]) -> None:
     service = Service(busy(503, "1"))
     with pytest.raises(Overloaded):
         ask(service, "rank", RANK | {"deadline_ms": 900})
@@ -185,7 +185,7 @@ def test_no_answer_is_waited_for_past_its_deadline(ask: Callable[..., Any]) -> N
     [(400, UserError), (401, Unauthorized), (403, Forbidden), (404, UserError), (408, Expired), (413, BodyTooLarge),
      (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded), (504, Late)],
 )  # fmt: skip
-def test_an_error_is_the_services_sentence_in_our_class(
+def test_an_error_has_the_message_of_the_service_and_our_class(
     ask: Callable[..., Any], status: int, kind: type[BrewError]
 ) -> None:
     service = Service(httpx.Response(status, json={"error": "do this."}))
@@ -199,7 +199,7 @@ def test_an_error_is_the_services_sentence_in_our_class(
     ("code", "kind"),
     [("overloaded", Overloaded), ("lost", Lost), ("unavailable", Unavailable), ("news", Overloaded)],
 )
-def test_a_lost_replica_is_no_overload(ask: Callable[..., Any], code: str, kind: type[BrewError]) -> None:
+def test_the_code_of_a_503_selects_the_error_class(ask: Callable[..., Any], code: str, kind: type[BrewError]) -> None:
     ours = httpx.Response(503, json={"error": "do this.", "code": code}, headers={"retry-after": "5"})
     of_openai = {"message": "do this.", "type": "server_error", "param": None, "code": code}
     theirs = httpx.Response(503, json={"error": of_openai}, headers={"retry-after": "5"})
@@ -225,13 +225,13 @@ def test_a_lost_replica_is_no_overload(ask: Callable[..., Any], code: str, kind:
         ),
     ],
 )
-def test_what_is_no_answer_of_a_service_is_said(
+def test_invalid_responses_and_failed_connections_are_reported(
     ask: Callable[..., Any], came: httpx.Response | Exception, sentence: str
 ) -> None:
     with pytest.raises(BrewError, match=re.escape(sentence)):
         ask(Service(came), "rank", RANK)
 
 
-def test_what_is_no_url_is_said() -> None:
+def test_an_invalid_url_is_refused() -> None:
     with pytest.raises(UserError, match=r"'http://a:b' is not a URL .*Pass one such as"):
         RankClient("http://a:b")

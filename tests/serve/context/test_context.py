@@ -1,4 +1,4 @@
-"""The contract of a member context, on SQLite and on Redis; and what only the SQLite file has."""
+"""The contract of a member context, on SQLite and Redis, and properties of the SQLite file."""
 
 import sqlite3
 import threading
@@ -22,7 +22,7 @@ Open = Callable[[], Context]  # another connection to the same store
 
 @pytest.fixture(params=["sqlite", "redis"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Callable[[Tables], None], Open]:
-    """How to build a context from tables, and how to open it."""
+    """Functions that build a context from tables and open it."""
     if request.param == "sqlite":
         path = tmp_path / "context.sqlite"
         return lambda tables: MemberContext.build(tables, path), lambda: MemberContext(path, writable=True)
@@ -55,7 +55,7 @@ def test_an_entity_has_its_type_and_the_fields_that_are_not_null(context: Contex
     assert context.entity("e1") == Entity(entity_type="post", fields={"topic": "nurse"})
 
 
-def test_a_member_who_opted_out_is_unknown_like_one_who_never_was(context: Context) -> None:
+def test_a_member_who_opted_out_is_unknown(context: Context) -> None:
     for member in ["gone", "nobody", "' OR 1=1 --"]:
         with pytest.raises(UnknownId, match="is unknown here, or has opted out"):
             context.member(member)
@@ -71,7 +71,7 @@ def test_an_unknown_entity_is_refused(context: Context) -> None:
     assert context.snapshot("ada").events == []  # all or none
 
 
-def test_events_take_their_place_in_time_and_only_once(
+def test_events_are_sorted_by_time_and_recorded_once(
     context: Context, backend: tuple[Any, Open], history: list[PastInteraction]
 ) -> None:
     early = replace(EVENT, event_id="b", timestamp=500_000, action="apply")
@@ -89,9 +89,7 @@ def test_events_take_their_place_in_time_and_only_once(
     assert context.member("new") == ({"title": "nurse"}, [])
 
 
-def test_events_of_one_moment_follow_what_the_tables_hold_of_it(
-    context: Context, history: list[PastInteraction]
-) -> None:
+def test_events_follow_interactions_of_the_same_time(context: Context, history: list[PastInteraction]) -> None:
     context.record([replace(EVENT, event_id=id_, timestamp=history[3].timestamp) for id_ in "zy"])
     snapshot = context.snapshot("ada")
     assert snapshot.history[:4] == history[:4]
@@ -99,7 +97,7 @@ def test_events_of_one_moment_follow_what_the_tables_hold_of_it(
     assert snapshot.events == ["y", "z"]
 
 
-def test_an_event_brings_an_entity_and_never_changes_one(context: Context) -> None:
+def test_an_event_can_add_an_entity_but_not_change_it(context: Context) -> None:
     known = replace(EVENT, entity=Entity(entity_type="job", fields={"title": "changed"}))
     fresh = Entity(entity_type="post", fields={"topic": "chef \N{SNOWMAN}"})
     context.record([known, replace(EVENT, event_id="b", entity_id="p9", surface="feed", action="like", entity=fresh)])
@@ -120,7 +118,7 @@ def test_a_revision_sorts_after_all_earlier_ones(context: Context, backend: Any,
     assert len({len(revision) for revision in revisions}) == 1
 
 
-def test_building_again_replaces_it(context: Context, backend: Any, tables: Tables) -> None:
+def test_a_rebuild_replaces_the_context(context: Context, backend: Any, tables: Tables) -> None:
     context.record([EVENT])
     fewer = Tables(members=tables.members.slice(0, 1), entities=tables.entities, interactions=tables.interactions[:0])
     backend[0](fewer)
@@ -131,7 +129,7 @@ def test_building_again_replaces_it(context: Context, backend: Any, tables: Tabl
     replaced.close()
 
 
-def test_threads_that_record_and_read_at_once_lose_nothing(context: Context, history: list[PastInteraction]) -> None:
+def test_concurrent_threads_lose_no_events(context: Context, history: list[PastInteraction]) -> None:
     def tell(thread: int) -> None:
         for at in range(20):
             context.record([replace(EVENT, event_id=f"{at}", timestamp=10**8 + at)])  # all tell of the same
@@ -146,7 +144,7 @@ def test_threads_that_record_and_read_at_once_lose_nothing(context: Context, his
     assert len(context.snapshot("ada").history) == len(history) + 20 + 60
 
 
-def test_a_redis_without_a_context_is_not_an_empty_one(redis_url: str) -> None:
+def test_a_redis_without_a_context_is_unavailable(redis_url: str) -> None:
     context = RedisContext(redis_url, "nothing-here:")
     for ask in (lambda: context.member("ada"), lambda: context.record([EVENT])):
         with pytest.raises(Unavailable, match=r"this Redis contains no member context\. Build it"):
@@ -154,7 +152,7 @@ def test_a_redis_without_a_context_is_not_an_empty_one(redis_url: str) -> None:
     context.close()
 
 
-def test_a_redis_that_is_down_is_told(tables: Tables) -> None:
+def test_a_redis_that_is_down_is_reported(tables: Tables) -> None:
     context = RedisContext("redis://127.0.0.1:1/0")
     with pytest.raises(Unavailable, match=r"Redis did not answer \(ConnectionError: .*\)\. Try again") as error:
         context.member("ada")
@@ -170,14 +168,14 @@ def file(tables: Tables, tmp_path: Path) -> Path:
     return tmp_path / "context.sqlite"
 
 
-def test_a_file_that_was_opened_to_be_read_is_not_written(file: Path) -> None:
+def test_a_read_only_context_is_not_written(file: Path) -> None:
     context = MemberContext(file)
     with pytest.raises(Unavailable, match="readonly"):
         context.record([EVENT])
     context.close()
 
 
-def test_a_reader_sees_what_another_records(file: Path, history: list[PastInteraction]) -> None:
+def test_a_reader_sees_events_of_another_process(file: Path, history: list[PastInteraction]) -> None:
     reader, writer = MemberContext(file), MemberContext(file, writable=True)
     assert len(reader.member("ada")[1]) == len(history)
     writer.record([EVENT])
@@ -186,7 +184,7 @@ def test_a_reader_sees_what_another_records(file: Path, history: list[PastIntera
     reader.close()
 
 
-def test_a_build_beside_a_writer_takes_nothing_of_the_old_file(
+def test_a_rebuild_during_writes_contains_nothing_of_the_old_file(
     file: Path, tables: Tables, history: list[PastInteraction]
 ) -> None:
     writer = MemberContext(file, writable=True)
@@ -204,7 +202,7 @@ def test_a_build_beside_a_writer_takes_nothing_of_the_old_file(
     again.close()
 
 
-def test_what_is_no_context_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_context_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist\. Build the member context first"):
         MemberContext(tmp_path / "missing.sqlite")
     (tmp_path / "other.sqlite").write_bytes(pa.py_buffer(b"not a database at all" * 99).to_pybytes())

@@ -54,7 +54,7 @@ def request(member: int, candidates: int, title: str = "pilot") -> dict[str, Any
 
 
 class Service:
-    """A service of version 1, whose registry also holds version 2, of other weights, and 3, without weights."""
+    """A service of version 1; its registry also has version 2 with other weights, and version 3 without weights."""
 
     def __init__(self, url: str, registry: Registry) -> None:
         self.url, self.registry = url, registry
@@ -80,22 +80,22 @@ class Service:
         return found
 
     def status(self) -> dict[int, tuple[str, str, int]]:
-        """By version: role, state, replicas."""
+        """Return role, state and number of replicas by version."""
         told = httpx.get(f"{self.url}/v1/status", timeout=10, trust_env=False).json()
         return {one["version"]: (one["role"], one["state"], one["replicas"]) for one in told["versions"]}
 
     def replicas(self) -> int:
-        """Of production, that answer."""
+        """Return the number of production replicas that answer."""
         return next(count for role, _, count in self.status().values() if role == "production")
 
     def metric(self, line: str, label: str = "") -> float:
-        """The sum over lines that start with `line` and hold `label`."""
+        """Return the sum of the metrics that start with `line` and contain `label`."""
         text = httpx.get(f"{self.url}/metrics", timeout=10, trust_env=False).text
         return sum(float(one.split()[-1]) for one in text.splitlines() if one.startswith(line) and label in one)
 
 
 class Load:
-    """Threads that ask without a pause until they are stopped, and remember every answer."""
+    """Threads that send requests until they are stopped, and record every response."""
 
     def __init__(self, service: Service, threads: int = 2, candidates: int = 8) -> None:
         self.answers: list[Answer] = []
@@ -131,7 +131,7 @@ class Load:
 
 
 def until(found: Callable[[], Any], seconds: float, pause: float = 0.2) -> Any:
-    """What `found` returns once it is true; asked every `pause` seconds."""
+    """Call `found` every `pause` seconds until it returns a true value, and return that."""
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, "this took too long"
@@ -140,7 +140,7 @@ def until(found: Callable[[], Any], seconds: float, pause: float = 0.2) -> Any:
 
 
 def processes(part: str) -> list[psutil.Process]:
-    """Those below this one whose name or command holds `part`."""
+    """Return the child processes whose name or command contains `part`."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
@@ -201,7 +201,7 @@ def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Servic
     until(lambda: not old.is_running() and len(processes("EngineCor")) == 1, 60)  # the old one ends once it is drained
 
 
-def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(service: Service) -> None:
+def test_the_old_version_keeps_serving_if_the_new_one_does_not_load(service: Service) -> None:
     with Load(service) as load:
         moved = service.registry.promote(3, force=True, reason="test", author="test").number
         (event,) = until(lambda: [one for one in service.registry.events() if one.number > moved], 120)
@@ -237,7 +237,7 @@ def test_a_canary_and_a_shadow_get_their_share(service: Service) -> None:
 
 
 @pytest.mark.parametrize("victim", ["ServeReplica:brew360-v", "EngineCor"])
-def test_what_is_killed_is_replaced_and_meanwhile_callers_are_told_to_come_back(service: Service, victim: str) -> None:
+def test_killed_processes_are_replaced_and_callers_get_a_retry_time(service: Service, victim: str) -> None:
     (process,) = processes(victim)
     with Load(service, threads=3) as load:
         until(lambda: len(load.answers) > 20, 60)
@@ -256,7 +256,7 @@ def test_what_is_killed_is_replaced_and_meanwhile_callers_are_told_to_come_back(
     print(f"\n{victim}: {len(load.failed)} of {len(load.answers)} refused, up again after {up - killed:.1f} s")
 
 
-def test_replicas_come_with_load_and_go_without_an_error(service: Service) -> None:
+def test_replicas_follow_the_load_without_errors(service: Service) -> None:
     with Load(service, threads=14, candidates=40) as load:
         until(lambda: service.replicas() == 2, 240)
         count = len(load.answers)
@@ -271,8 +271,8 @@ def test_replicas_come_with_load_and_go_without_an_error(service: Service) -> No
     until(lambda: len(processes("EngineCor")) == 1, 60)
 
 
-def test_callers_who_leave_in_the_middle_free_the_engine(service: Service) -> None:
-    """The last one: so much work for a moment may bring another replica."""
+def test_client_disconnects_free_the_engine(service: Service) -> None:
+    """The last test: its load can start another replica."""
     before = service.metric("brew_engine_prompts_total{")
     url = httpx.URL(service.url)
     callers = [HTTPConnection(url.host, url.port or 80) for _ in range(4)]
@@ -290,7 +290,7 @@ def test_callers_who_leave_in_the_middle_free_the_engine(service: Service) -> No
 
 
 def _replicas(service: Service) -> set[str]:
-    """Replicas that have scored something."""
+    """Return the replicas that have scored candidates."""
     text = httpx.get(f"{service.url}/metrics", timeout=10, trust_env=False).text
     lines = [one for one in text.splitlines() if one.startswith("brew_items_total{") and float(one.split()[-1]) > 0]
     return {one.split('replica="')[1].split('"')[0] for one in lines}

@@ -1,4 +1,4 @@
-"""A gateway and the services behind it in one process: the same answers as from one service, and who gets what."""
+"""A gateway and its services in one process: responses equal those of one service; canary, shadow and failures."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ PRODUCTION = Target(role="production", version=3)
 
 
 class FakeFleet:
-    """A `RankingBackend` whose replicas are in this process: services by version; those in `lost` have no replica."""
+    """A `RankingBackend` with replicas in this process, by version; versions in `lost` have no replica."""
 
     def __init__(self, services: dict[int, RankingService], *targets: Target, request_seconds: float = 60.0) -> None:
         self.clock, self.meters = time.perf_counter, Meters()
@@ -79,7 +79,7 @@ class FakeFleet:
 
 
 def shown(answer: httpx.Response) -> Any:
-    """What must not depend on who answers."""
+    """Return the parts of a response that must not depend on the replica."""
     value = answer.json()
     for name in ("milliseconds", "id", "created"):
         value.pop(name, None)
@@ -133,7 +133,7 @@ async def test_the_gateway_answers_as_the_service_does(service: RankingService, 
     assert gateway.metric('brew_requests_total{route="other",status="404",team="local"}') == 1
 
 
-async def test_refusals_of_a_ranker_reach_the_caller_whole(
+async def test_errors_of_a_replica_reach_the_caller_unchanged(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     admission = AdmissionConfig(max_outstanding_tokens=1_000_000, tokens_per_second=1.0)
@@ -149,7 +149,7 @@ async def test_refusals_of_a_ranker_reach_the_caller_whole(
         assert int(full.headers["retry-after"]) > 1
 
 
-async def test_a_fault_in_a_ranker_is_told_without_its_secrets(
+async def test_a_bug_in_a_replica_is_reported_without_private_data(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def bug(*_: object) -> None:
@@ -165,7 +165,7 @@ async def test_a_fault_in_a_ranker_is_told_without_its_secrets(
     }
 
 
-async def test_without_a_replica_the_caller_is_told_when_to_come_back(
+async def test_without_a_replica_the_caller_gets_a_retry_time(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     gateway = FakeFleet({3: RankingService(3, version, table_engine, None)}, PRODUCTION)
@@ -184,7 +184,7 @@ async def test_without_a_replica_the_caller_is_told_when_to_come_back(
     assert gateway.metric('brew_lost_total{version="3"}') == 1
 
 
-async def test_a_replica_that_hangs_costs_its_caller_no_more_than_the_deadline(
+async def test_a_hanging_replica_delays_its_caller_only_until_the_deadline(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
@@ -218,7 +218,7 @@ async def test_a_replica_that_hangs_costs_its_caller_no_more_than_the_deadline(
     assert gateway.metric('brew_lost_total{version="3"}') == 2
 
 
-async def test_at_its_deadline_a_ranker_has_a_moment_to_answer_what_is_scored(
+async def test_a_replica_has_a_grace_period_for_a_partial_response(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer, calls = table_engine.next_token_logprobs, iter(range(100))
@@ -236,7 +236,7 @@ async def test_at_its_deadline_a_ranker_has_a_moment_to_answer_what_is_scored(
     assert (told.json()["partial"], len(told.json()["ranking"])) == (True, 3)
 
 
-async def test_a_canary_answers_its_members_and_production_where_it_is_lost(
+async def test_a_canary_answers_its_members_and_production_replaces_a_lost_canary(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
@@ -286,7 +286,7 @@ async def test_a_shadow_is_compared_and_never_delays_or_fails_the_caller(
     assert gateway.metric('brew_shadow_difference_bucket{le="1e-06",version="4"}') == 32 * len(body["candidates"])
 
 
-async def test_a_teams_tokens_are_counted_by_what_its_requests_used(
+async def test_a_team_is_charged_for_the_tokens_that_its_requests_used(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any], tmp_path: Path
 ) -> None:
     key = create_key(tmp_path / "keys.yaml", "feed", tokens_per_minute=600)
@@ -303,7 +303,7 @@ async def test_a_teams_tokens_are_counted_by_what_its_requests_used(
     assert gateway.metric('brew_shed_total{reason="quota"}') == 6 - good
 
 
-async def test_the_metrics_of_all_processes_are_one_text(service: RankingService, body: dict[str, Any]) -> None:
+async def test_metrics_of_all_processes_are_merged(service: RankingService, body: dict[str, Any]) -> None:
     gateway = FakeFleet({3: service}, PRODUCTION)
     async with gateway.client() as http:
         assert (await http.post("/v1/rank", json=body)).status_code == 200
@@ -313,7 +313,7 @@ async def test_the_metrics_of_all_processes_are_one_text(service: RankingService
     assert any(line.startswith("brew_engine_prompts_total{") and 'replica="v3"' in line for line in lines)
 
 
-async def test_one_service_tells_its_status(service: RankingService) -> None:
+async def test_a_local_service_reports_its_status(service: RankingService) -> None:
     transport = httpx.ASGITransport(create_app(LocalBackend(service)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         status = (await http.get("/v1/status")).json()

@@ -1,4 +1,4 @@
-"""The real thing: Ray Serve over HTTP from a registry, Ray Data in batches, equal scores, and nothing left behind."""
+"""Ray Serve over HTTP and Ray Data batches from one registry: equal scores, and no process is left."""
 
 import socket
 import time
@@ -82,7 +82,7 @@ JOBS = ["e0", "e2", "e4", "e6"]
 
 
 def batch_requests(version: LoadedVersion, tables: Tables, history: list[PastInteraction]) -> pa.Table:
-    """Both tasks, Ada's whole history, every entity of the task's type; ids are the entities' numbers."""
+    """Requests on both tasks with Ada's whole history and every entity of the task's type; ids are entity numbers."""
     rows = []
     for task in version.suite.tasks:
         entity_type = version.suite.surface(task.surface).entity_type
@@ -100,7 +100,7 @@ def batch_requests(version: LoadedVersion, tables: Tables, history: list[PastInt
     return pa.Table.from_pylist(rows)
 
 
-def test_online_and_batch_give_the_same_scores_and_leave_nothing(
+def test_online_and_batch_scores_are_equal_and_no_process_is_left(
     ray_session: None, config: "AppConfig", version: LoadedVersion, tables: Tables, history: list[PastInteraction]
 ) -> None:
     import ray.data
@@ -151,7 +151,7 @@ def test_online_and_batch_give_the_same_scores_and_leave_nothing(
 
 
 def require_a_replica_that_hangs_to_be_left(url: str) -> None:
-    """Who asks it hears of it at their deadline, and it goes on once it can."""
+    """A request to a stopped replica fails at its deadline, and the replica continues afterwards."""
     (engine,) = engine_cores()
     replica = engine.parent()
     assert replica is not None
@@ -180,7 +180,9 @@ def test_a_batch_that_lacks_a_column_is_refused_by_name(
         score_requests(ray.data.from_arrow(requests), version.folder)
 
 
-def test_a_version_that_does_not_load_is_said_at_once(ray_session: None, config: "AppConfig", tmp_path: Path) -> None:
+def test_a_version_that_does_not_load_is_reported_at_once(
+    ray_session: None, config: "AppConfig", tmp_path: Path
+) -> None:
     from brew_serve.deployment.online_service import build_app, serve_http
     from brew_serve.engines.config import EngineConfig
 

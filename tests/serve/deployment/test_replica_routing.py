@@ -1,4 +1,4 @@
-"""The replica and the version of a member, and the number of replicas: pure functions."""
+"""Pure policies: the replica and the version of a member, and the number of replicas."""
 
 import json
 import warnings
@@ -27,7 +27,7 @@ def first(key: str, replicas: list[str]) -> str:
     return order_replicas(key, dict.fromkeys(replicas, 0))[0]
 
 
-def test_members_stay_with_their_replica_when_others_come_and_go() -> None:
+def test_members_keep_their_replica_when_other_replicas_change() -> None:
     four = {member: first(member, ["a", "b", "c", "d"]) for member in MEMBERS}
     three = {member: first(member, ["d", "b", "a"]) for member in MEMBERS}
     assert all(three[member] == four[member] for member in MEMBERS if four[member] != "c")
@@ -35,7 +35,7 @@ def test_members_stay_with_their_replica_when_others_come_and_go() -> None:
         assert 400 < count < 600
 
 
-def test_a_busy_replica_is_passed_over_and_everyone_finds_the_same_second_one() -> None:
+def test_a_busy_replica_is_skipped_and_the_second_choice_is_fixed() -> None:
     order = order_replicas("ada", {"a": 0, "b": 0, "c": 0})
     loads = dict(zip(order, [20, 4, 5], strict=True))
     assert order_replicas("ada", loads) == [order[1], order[2], order[0]]
@@ -45,7 +45,7 @@ def test_a_busy_replica_is_passed_over_and_everyone_finds_the_same_second_one() 
     assert order_replicas("ada", loads) == order
 
 
-def test_who_is_no_member_goes_where_least_is_done() -> None:
+def test_requests_without_a_member_go_to_the_least_loaded_replica() -> None:
     assert order_replicas("", {"a": 3, "b": 1, "c": 2}) == ["b", "c", "a"]
     assert order_replicas("ada", {}) == []
 
@@ -57,7 +57,7 @@ def test_every_replica_is_offered_once_and_the_first_is_not_overloaded(key: str,
     assert loads[order[0]] <= max(4, 1.25 * (sum(loads.values()) + 1) / len(loads))
 
 
-def test_load_stays_bounded_when_one_member_asks_for_everything() -> None:
+def test_load_stays_bounded_with_one_very_active_member() -> None:
     loads = dict.fromkeys("abcd", 0)
     for _ in range(1_000):
         loads[order_replicas("ada", loads)[0]] += 1
@@ -92,11 +92,11 @@ def test_a_member_has_one_key_however_the_request_is_written() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"5", b"\xff", b"{}", b"[" * 100_000, b'{"member_id": null}'])
-def test_what_tells_of_no_member_has_no_key(raw: bytes) -> None:
+def test_bodies_without_a_member_have_no_key(raw: bytes) -> None:
     assert read_routing_hints(raw) == RoutingHints()
 
 
-def test_a_deadline_is_read_where_a_ranker_would_take_it() -> None:
+def test_a_valid_deadline_is_read_from_the_body() -> None:
     assert read_routing_hints(body(deadline_ms=250, member_id="ada")) == RoutingHints(
         key=key(body(member_id="ada")), deadline_ms=250
     )
@@ -144,7 +144,7 @@ def test_replicas_follow_the_outstanding_tokens() -> None:
         ),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict, sentence: str) -> None:
+def test_invalid_settings_are_refused(settings: dict, sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
         AppConfig(registry_url="r", cache_folder="c", **settings)
     assert str(error.value).startswith(sentence)

@@ -1,4 +1,4 @@
-"""What the reconciler decides: on a real registry in a folder, with a fake clock and a fake Serve."""
+"""Decisions of the version reconciler, with a real registry, a fake clock and a fake Serve."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from brew_serve.deployment.version_reconciler import ObservedVersion, Plan, Targ
 
 
 class Stage:
-    """A registry of four versions, and the applications that a perfect Serve would have."""
+    """A registry of four versions, and the applications of a fake Serve."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "files").mkdir()
@@ -29,7 +29,7 @@ class Stage:
         self.registry.promote(number, force=True, reason="test", author="t")
 
     def step(self, seconds: float = 1.0) -> Plan:
-        """Decides, and does it; what was started before is not up before the test says so."""
+        """Reconcile and apply the plan. Started versions are up only when the test says so."""
         self.now += seconds
         plan = self.reconciler.reconcile(self.registry.events(), self.seen)
         self.seen |= {number: ObservedVersion(state="starting") for number in plan.start}
@@ -54,7 +54,7 @@ def stage(tmp_path: Path) -> Stage:
     return stage
 
 
-def test_traffic_moves_when_the_new_version_is_up_and_the_old_one_goes_later(stage: Stage) -> None:
+def test_traffic_moves_when_the_new_version_is_up_and_the_old_one_is_removed_later(stage: Stage) -> None:
     stage.promote(2)
     plan = stage.step()
     assert (plan.start, plan.remove, plan.routes[0].version) == ((2,), (), 1)
@@ -69,7 +69,7 @@ def test_traffic_moves_when_the_new_version_is_up_and_the_old_one_goes_later(sta
     assert stage.step().remove == ()
 
 
-def test_a_version_that_does_not_load_is_told_once_and_tried_again_only_when_the_alias_is_moved(stage: Stage) -> None:
+def test_a_version_that_does_not_load_is_reported_once_and_retried_only_after_an_alias_move(stage: Stage) -> None:
     stage.promote(2)
     stage.step()
     stage.seen[2] = ObservedVersion(state="failed", error="it has no weights.")
@@ -83,7 +83,7 @@ def test_a_version_that_does_not_load_is_told_once_and_tried_again_only_when_the
     assert stage.step().start == (2,)
 
 
-def test_a_version_that_never_comes_up_is_given_up_after_its_time(stage: Stage) -> None:
+def test_a_version_that_does_not_start_in_time_is_given_up(stage: Stage) -> None:
     stage.promote(2)
     stage.step()
     assert stage.step().failed == ()
@@ -94,7 +94,7 @@ def test_a_version_that_never_comes_up_is_given_up_after_its_time(stage: Stage) 
     assert stage.step().start == ()
 
 
-def test_an_alias_that_moves_back_while_the_new_version_starts_ends_that_start(stage: Stage) -> None:
+def test_moving_an_alias_back_cancels_the_start_of_the_new_version(stage: Stage) -> None:
     stage.promote(2)
     assert stage.step().start == (2,)
     stage.registry.rollback(author="t")
@@ -119,7 +119,7 @@ def test_canary_and_shadow_get_their_shares_beside_production(stage: Stage) -> N
     assert stage.step(5).remove == (1, 3)
 
 
-def test_who_follows_production_alone_leaves_canaries_alone_and_may_move_at_once(stage: Stage) -> None:
+def test_a_reconciler_of_production_only_ignores_canaries_and_removes_at_once(stage: Stage) -> None:
     stage.reconciler = VersionReconciler(
         "production", roles=["production"], start_seconds=100, retire_seconds=0, clock=lambda: stage.now
     )
@@ -153,7 +153,7 @@ def test_a_restarted_controller_continues_with_the_versions_that_are_up(stage: S
     assert stage.routes() == [("production", 1, 1.0), ("canary", 3, 0.5)]
 
 
-def test_production_that_vanishes_is_started_again(stage: Stage) -> None:
+def test_a_production_application_that_vanishes_is_restarted(stage: Stage) -> None:
     del stage.seen[1]
     plan = stage.step()
     assert (plan.start, plan.routes) == ((1,), ())
@@ -161,7 +161,7 @@ def test_production_that_vanishes_is_started_again(stage: Stage) -> None:
     assert stage.routes() == [("production", 1, 1.0)]
 
 
-def test_what_is_being_deleted_is_neither_routed_nor_started_until_it_is_gone(stage: Stage) -> None:
+def test_a_version_that_is_being_deleted_is_neither_routed_nor_started(stage: Stage) -> None:
     stage.promote(2)
     stage.comes_up(2)
     stage.step()
@@ -173,7 +173,7 @@ def test_what_is_being_deleted_is_neither_routed_nor_started_until_it_is_gone(st
     assert stage.step().start == (1,)
 
 
-def test_a_number_is_served_whatever_the_aliases_do(stage: Stage) -> None:
+def test_a_fixed_version_ignores_the_aliases(stage: Stage) -> None:
     stage.promote(2)
     assert targets(stage.registry.events(), "3") == [Target(role="production", version=3)]
 

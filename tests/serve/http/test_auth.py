@@ -1,4 +1,4 @@
-"""API keys: made, hashed at rest, checked, taken out; and trace ids, which need no file."""
+"""API keys (creation, hashing, checks, revocation), and trace ids."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def test_a_key_belongs_to_its_team_and_is_not_in_the_file(tmp_path: Path) -> Non
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_is_not_a_key_belongs_to_nobody(tmp_path: Path) -> None:
+def test_an_invalid_key_has_no_team(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     key = create_key(path, "feed")
     other = create_key(tmp_path / "other.yaml", "feed")
@@ -49,7 +49,7 @@ def test_what_is_not_a_key_belongs_to_nobody(tmp_path: Path) -> None:
         assert keys.team(wrong) is None
 
 
-def test_a_change_of_the_file_counts_at_once_and_a_broken_one_changes_nothing(
+def test_a_changed_key_file_is_used_at_once_and_a_broken_one_is_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys.yaml"
@@ -87,7 +87,7 @@ def test_a_malformed_file_is_refused_with_the_reason(tmp_path: Path, text: str, 
         KeyFile(tmp_path / "keys.yaml")
 
 
-def test_a_team_must_have_a_plain_name_and_a_file_must_exist(tmp_path: Path) -> None:
+def test_team_names_are_restricted_and_the_key_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot name a team"):
         create_key(tmp_path / "keys.yaml", "a b")
     with pytest.raises(UserError, match="tokens_per_minute must be"):
@@ -96,7 +96,7 @@ def test_a_team_must_have_a_plain_name_and_a_file_must_exist(tmp_path: Path) -> 
         KeyFile(tmp_path / "keys.yaml")
 
 
-def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
+def test_the_key_file_is_readable_yaml(tmp_path: Path) -> None:
     create_key(tmp_path / "keys.yaml", "feed", requests_per_second=5)
     team = yaml.safe_load((tmp_path / "keys.yaml").read_text())["teams"]["feed"]
     assert team["requests_per_second"] == 5
@@ -106,7 +106,7 @@ def test_the_file_can_be_read_by_people(tmp_path: Path) -> None:
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_good_ids_are_kept_and_others_replaced() -> None:
+def test_valid_trace_ids_are_kept_and_others_replaced() -> None:
     kept = Trace.of("req-1", PARENT)
     assert (kept.request_id, kept.trace_id, kept.flags) == ("req-1", PARENT[3:35], "01")
     assert kept.traceparent.startswith(PARENT[:36])
@@ -124,7 +124,7 @@ def test_good_ids_are_kept_and_others_replaced() -> None:
     assert set(Trace.of("", f"00-{'0' * 32}-{'1' * 16}-01").trace_id) != {"0"}
 
 
-def test_a_key_can_be_listed_by_its_id_and_taken_out(tmp_path: Path) -> None:
+def test_keys_are_listed_and_revoked_by_id(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     first, second = create_key(path, "feed", requests_per_second=5), create_key(path, "feed")
     ops = create_key(path, "ops", admin=True)
@@ -144,7 +144,7 @@ def test_a_key_can_be_listed_by_its_id_and_taken_out(tmp_path: Path) -> None:
         revoke_key(tmp_path / "none.yaml", ids[0])
 
 
-def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+def test_keys_created_concurrently_are_all_kept(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda n: create_key(tmp_path / "keys.yaml", f"team-{n}"), range(24)))
     keys = KeyFile(tmp_path / "keys.yaml")

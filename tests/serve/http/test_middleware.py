@@ -1,4 +1,4 @@
-"""The middleware over HTTP: keys, quotas, sizes, ids, deadlines, load; each refusal has its status and sentence."""
+"""The middleware over HTTP: keys, quotas, sizes, ids, deadlines and load, with status and message of every error."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def client(
 
 
 def sentence(answer: httpx.Response) -> str:
-    """Of an error, in our form or in OpenAI's."""
+    """Return the message of an error in our form or in OpenAI's."""
     error = answer.json()["error"]
     return str(error["message"] if isinstance(error, dict) else error)
 
@@ -46,7 +46,7 @@ def metric(service: RankingService, line: str) -> float:
 
 
 class StuckEngine:
-    """Answers its first `free` calls, and keeps the others until `release`."""
+    """An engine that answers its first `free` calls, and holds the others until `release`."""
 
     def __init__(self, inner: Any, free: int) -> None:
         self.inner, self.free = inner, free
@@ -78,7 +78,7 @@ class StuckEngine:
 # --- Deadlines ---
 
 
-async def test_at_the_deadline_what_is_scored_is_answered_and_the_rest_cancelled(
+async def test_at_the_deadline_scored_candidates_are_returned_and_others_cancelled(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     engine = StuckEngine(table_engine, free=3)
@@ -131,7 +131,7 @@ async def test_an_expired_deadline_is_refused_before_any_work(
 # --- Load ---
 
 
-async def test_a_full_service_refuses_and_says_when_to_come_back(
+async def test_a_full_service_refuses_with_a_retry_time(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     engine = StuckEngine(table_engine, free=8)
@@ -166,7 +166,7 @@ async def test_a_full_service_refuses_and_says_when_to_come_back(
     assert service.admission.outstanding_tokens == 0
 
 
-async def test_a_caller_who_leaves_gives_the_room_back(
+async def test_a_client_disconnect_releases_its_capacity(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
     engine = StuckEngine(table_engine, free=0)
@@ -184,7 +184,7 @@ async def test_a_caller_who_leaves_gives_the_room_back(
 # --- Keys and quotas ---
 
 
-async def test_every_route_but_the_open_ones_needs_a_key(service: RankingService, tmp_path: Path) -> None:
+async def test_every_route_except_the_open_routes_needs_a_key(service: RankingService, tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     key, admin = create_key(path, "feed"), create_key(path, "ops", admin=True)
     config = MiddlewareConfig(keys_path=str(path))
@@ -206,7 +206,7 @@ async def test_every_route_but_the_open_ones_needs_a_key(service: RankingService
         assert (await http.get("/metrics", headers={"authorization": f"Bearer {admin}"})).status_code == 200
 
 
-async def test_without_a_key_nothing_of_the_body_is_read(service: RankingService, tmp_path: Path) -> None:
+async def test_without_a_key_the_body_is_not_read(service: RankingService, tmp_path: Path) -> None:
     create_key(tmp_path / "keys.yaml", "feed")
     read = 0
 
@@ -221,9 +221,7 @@ async def test_without_a_key_nothing_of_the_body_is_read(service: RankingService
     assert read <= 1
 
 
-async def test_a_team_that_asks_too_fast_or_too_much_waits(
-    service: RankingService, tmp_path: Path, body: dict[str, Any]
-) -> None:
+async def test_a_team_over_its_limits_must_wait(service: RankingService, tmp_path: Path, body: dict[str, Any]) -> None:
     path = tmp_path / "keys.yaml"
     fast = create_key(path, "fast", requests_per_second=2)
     much = create_key(path, "much", tokens_per_minute=300)
@@ -348,7 +346,7 @@ async def test_ids_are_echoed_and_in_the_log(
     assert lines[2].startswith("GET /nowhere 404 ")
 
 
-async def test_metrics_tell_what_was_done(version: LoadedVersion, body: dict[str, Any]) -> None:
+async def test_metrics_count_the_requests(version: LoadedVersion, body: dict[str, Any]) -> None:
     service = RankingService(7, version, TorchEngine(version.folder), None)
     async with client(service) as http:
         for _ in range(2):
@@ -369,7 +367,7 @@ async def test_metrics_tell_what_was_done(version: LoadedVersion, body: dict[str
     assert 0 < stages["prepare"] < stages["score"] < metric(service, 'brew_request_seconds_sum{route="/v1/rank"}')
 
 
-async def test_ready_ends_when_the_service_closes(version: LoadedVersion, table_engine: Any) -> None:
+async def test_ready_fails_when_the_service_closes(version: LoadedVersion, table_engine: Any) -> None:
     service = RankingService(3, version, table_engine, None)
     async with client(service) as http:
         assert (await http.get("/ready")).json() == {"status": "ok", "version": 3}

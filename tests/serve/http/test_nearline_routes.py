@@ -1,4 +1,4 @@
-"""The nearline routes without Ray: durable before the answer, a sentence with every refusal, honest staleness."""
+"""The nearline routes without Ray: durability before the response, error messages, and staleness."""
 
 import asyncio
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ RESULT = "/v1/nearline/rankings/job_apply/ada"
 
 
 class Plane:
-    """The ingress, and a consumer that works when it is told to."""
+    """The ingress, and a consumer that runs when `work` is called."""
 
     def __init__(self, folder: Path, tables: Tables, version: LoadedVersion, engine: Any) -> None:
         MemberContext.build(tables, folder / "context.sqlite")
@@ -58,7 +58,7 @@ class Plane:
         self.held.append(message)
 
     def work(self) -> None:
-        """Sends and does what is due."""
+        """Send the due jobs and handle them."""
         self.dispatcher.step()
         worker = NearlineWorker(3, self.scorer, self.context, self.store, asyncio.run, clock=lambda: self.now)
         while self.held:
@@ -89,7 +89,7 @@ async def told(http: httpx.AsyncClient, **changed: Any) -> httpx.Response:
     return await http.post("/v1/events", json={"events": [EVENT | changed]})
 
 
-async def test_events_are_in_the_outbox_before_the_answer_and_sent_twice_count_once(
+async def test_events_are_durable_before_the_response_and_repeated_ids_count_once(
     http: httpx.AsyncClient, plane: Plane
 ) -> None:
     batch = {"events": [EVENT, EVENT | {"event_id": "b", "entity": {"entity_type": "job", "fields": {"title": "x"}}}]}
@@ -103,7 +103,7 @@ async def test_events_are_in_the_outbox_before_the_answer_and_sent_twice_count_o
     assert snapshot.history[-1].timestamp == 1_769_860_800_000_000
 
 
-async def test_a_ranking_from_the_request_to_the_event_that_renews_it(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.AsyncClient, plane: Plane) -> None:
     missing = await http.get(RESULT)
     assert (missing.status_code, missing.json()["error"]) == (
         404,
@@ -138,7 +138,7 @@ async def test_a_ranking_from_the_request_to_the_event_that_renews_it(http: http
     assert fresh["ranking"] != ranked["ranking"]
 
 
-async def test_a_ranking_that_was_given_up_says_why(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_failed_ranking_reports_the_reason(http: httpx.AsyncClient, plane: Plane) -> None:
     await http.post("/v1/nearline/rank", json=RANK | {"candidates": ["e99"]})
     await asyncio.to_thread(plane.work)
     await asyncio.to_thread(plane.work)
@@ -147,7 +147,7 @@ async def test_a_ranking_that_was_given_up_says_why(http: httpx.AsyncClient, pla
     assert answer.json()["error"].startswith("the ranking of job_apply for member 'ada' failed: candidate 'e99' is")
 
 
-async def test_a_request_that_is_sent_twice_under_its_id_is_one(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_request_with_a_repeated_id_is_one_job(http: httpx.AsyncClient, plane: Plane) -> None:
     for _ in range(2):
         answer = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine"})
         assert answer.json() == {"request_id": "mine", "result": RESULT}
@@ -157,7 +157,7 @@ async def test_a_request_that_is_sent_twice_under_its_id_is_one(http: httpx.Asyn
     assert other.json()["error"].startswith("rank id 'mine' was used before with other content")
 
 
-async def test_ids_of_any_characters_come_back_as_they_were(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_ids_with_any_characters_are_returned_unchanged(http: httpx.AsyncClient, plane: Plane) -> None:
     asked = await http.post("/v1/nearline/rank", json=RANK | {"member_id": "a/b ?\N{SNOWMAN}", "request_id": "r"})
     answer = await http.get(asked.json()["result"].replace("%2F", "-"))
     assert "for member 'a-b ?\N{SNOWMAN}'" in answer.json()["error"]
@@ -194,7 +194,7 @@ BAD_EVENTS = [
 
 
 @pytest.mark.parametrize(("body", "sentence"), BAD_EVENTS, ids=[sentence[:40] for _, sentence in BAD_EVENTS])
-async def test_bad_events_get_a_sentence_and_none_is_taken(
+async def test_invalid_events_are_refused_with_a_message_and_not_stored(
     http: httpx.AsyncClient, plane: Plane, body: Any, sentence: str
 ) -> None:
     answer = await http.post("/v1/events", json=body)
@@ -219,7 +219,7 @@ BAD_RANKS = [
 
 
 @pytest.mark.parametrize(("changed", "status", "sentence"), BAD_RANKS, ids=[one[2][:40] for one in BAD_RANKS])
-async def test_a_bad_request_to_rank_gets_a_sentence(
+async def test_an_invalid_nearline_request_gets_a_message(
     http: httpx.AsyncClient, plane: Plane, changed: Any, status: int, sentence: str
 ) -> None:
     answer = await http.post("/v1/nearline/rank", json=RANK | changed)
@@ -228,12 +228,12 @@ async def test_a_bad_request_to_rank_gets_a_sentence(
     assert plane.outbox.counts() == {}
 
 
-async def test_an_unknown_task_is_told_when_a_ranking_is_read(http: httpx.AsyncClient) -> None:
+async def test_reading_a_ranking_of_an_unknown_task_is_an_error(http: httpx.AsyncClient) -> None:
     answer = await http.get("/v1/nearline/rankings/nothing/ada")
     assert (answer.status_code, answer.json()["error"][:26]) == (400, "task 'nothing' is unknown;")
 
 
-async def test_too_much_work_is_refused_with_a_time_to_come_back(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_too_many_jobs_are_refused_with_a_retry_time(http: httpx.AsyncClient, plane: Plane) -> None:
     for start in (0, 1000):
         events = [EVENT | {"event_id": str(start + n)} for n in range(1000)]
         answer = await http.post("/v1/events", json={"events": events})
@@ -242,7 +242,9 @@ async def test_too_much_work_is_refused_with_a_time_to_come_back(http: httpx.Asy
     assert plane.outbox.counts() == {"accepted": 1000}
 
 
-async def test_while_redis_is_down_events_are_taken_and_rankings_are_503(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_while_redis_is_down_events_are_accepted_and_rankings_return_503(
+    http: httpx.AsyncClient, plane: Plane
+) -> None:
     plane.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
     assert (await told(http)).status_code == 202
     answer = await http.get(RESULT)
@@ -250,7 +252,7 @@ async def test_while_redis_is_down_events_are_taken_and_rankings_are_503(http: h
     assert answer.json()["error"].startswith("Redis did not answer (ConnectionError: ")
 
 
-async def test_a_full_disk_is_503_and_nothing_is_half_taken(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_full_disk_returns_503_and_stores_nothing(http: httpx.AsyncClient, plane: Plane) -> None:
     plane.outbox._file._db.execute("PRAGMA max_page_count = 1")  # as SQLite reports a disk without space
     events = [EVENT | {"event_id": str(n), "entity_id": "x" * 200} for n in range(500)]
     answer = await http.post("/v1/events", json={"events": events})
@@ -261,7 +263,7 @@ async def test_a_full_disk_is_503_and_nothing_is_half_taken(http: httpx.AsyncCli
     assert (await told(http)).status_code == 202
 
 
-async def test_without_the_plane_its_routes_say_so(plane: Plane) -> None:
+async def test_nearline_routes_without_the_plane_return_an_error(plane: Plane) -> None:
     api = create_app(LocalBackend(plane.ranker), routers=(nearline_router(lambda: None),))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
         answer = await told(client)

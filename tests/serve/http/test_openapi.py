@@ -58,7 +58,7 @@ quick = settings(
 
 
 def known(value: Any, key: str = "") -> Any:
-    """`value` with names and token ids that this model has, so that a request gets as far as the engine."""
+    """Replace names and token ids in `value` by those of this model, so that a request reaches the engine."""
     if isinstance(value, dict):
         return {name: known(one, name) for name, one in value.items()}
     if isinstance(value, list):
@@ -84,7 +84,7 @@ def checked(case: Case) -> int:
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_requests_of_the_document_are_answered_or_refused(document: schemathesis.BaseSchema, path: str) -> None:
+def test_requests_that_match_the_document_are_answered_or_refused(document: schemathesis.BaseSchema, path: str) -> None:
     statuses = set()
 
     @quick
@@ -102,7 +102,7 @@ def test_requests_of_the_document_are_answered_or_refused(document: schemathesis
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_requests_against_the_document_are_refused(document: schemathesis.BaseSchema, path: str) -> None:
+def test_requests_that_violate_the_document_are_refused(document: schemathesis.BaseSchema, path: str) -> None:
     @quick
     @given(document[path]["POST"].as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def check(case: Case) -> None:
@@ -115,7 +115,7 @@ OTHERS: list[Any] = [None, True, -1, 0, 1.5, 2**70, "", "5", "\x00", "x" * 300_0
 
 
 def spoilt(value: Any) -> Iterator[Any]:
-    """`value` with one part replaced, left out, or added; every part in turn."""
+    """Yield copies of `value` with one part replaced, removed, or added."""
     yield from OTHERS
     if isinstance(value, dict):
         yield {**value, "more": 1}

@@ -23,7 +23,7 @@ def test_a_bucket_refills_at_its_rate_and_not_above_its_capacity() -> None:
     assert bucket.take(1, 1_000) == pytest.approx(0.75)  # half a token of debt and one token
 
 
-def test_a_take_succeeds_exactly_when_the_amount_is_there() -> None:
+def test_a_take_succeeds_exactly_if_the_amount_is_available() -> None:
     bucket = Bucket(per_second=1, capacity=4, now=0)
     bucket.take(4, 0)
     assert bucket.take(2, 1.999) == pytest.approx(0.001)
@@ -71,7 +71,7 @@ def test_no_more_than_rate_times_time_plus_burst_is_ever_taken(
 
 
 @given(st.floats(0.1, 100), st.floats(1, 100), steps)
-def test_a_client_that_waits_as_long_as_it_is_told_succeeds(
+def test_a_retry_after_the_returned_time_succeeds(
     rate: float, capacity: float, steps: list[tuple[float, float]]
 ) -> None:
     bucket, now = Bucket(per_second=rate, capacity=capacity, now=0), 0.0

@@ -1,4 +1,4 @@
-"""`POST /v1/rank` without Ray: responses, and a sentence with a 4xx status for every invalid request."""
+"""`POST /v1/rank` without Ray: responses, and a 4xx status with a message for every invalid request."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ async def http(service: RankingService) -> Any:
         yield client
 
 
-async def test_the_answer_is_the_scorers_ranking(
+async def test_the_response_is_the_ranking_of_the_scorer(
     http: httpx.AsyncClient,
     body: dict[str, Any],
     service: RankingService,
@@ -58,7 +58,7 @@ async def test_the_answer_is_the_scorers_ranking(
     }
 
 
-async def test_by_id_and_inline_give_the_same_scores(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+async def test_requests_by_id_and_inline_get_the_same_scores(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
     jobs = ["e0", "e2", "e4", "e6"]
     by_id = await http.post("/v1/rank", json={"task": "job_apply", "member_id": "ada", "candidates": jobs})
     body["candidates"] = [{**body["candidates"][int(id_[1:])], "id": id_} for id_ in jobs]
@@ -75,7 +75,7 @@ async def test_top_k_and_own_words(http: httpx.AsyncClient, body: dict[str, Any]
     assert told["ranking"] != whole["ranking"]
 
 
-async def test_what_was_cut_is_reported(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+async def test_truncation_is_reported(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
     body["candidates"][0]["fields"] = {"title": "nurse " * 100}
     body["member"]["profile"] = {"title": "welder " * 60}
     body["member"]["history"] *= 5
@@ -131,7 +131,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("spoil", "status", "sentence"), BAD, ids=[sentence[:40] for _, _, sentence in BAD])
-async def test_a_bad_request_gets_a_sentence(
+async def test_an_invalid_request_gets_a_message(
     http: httpx.AsyncClient, body: dict[str, Any], spoil: Any, status: int, sentence: str
 ) -> None:
     spoil(body)
@@ -152,7 +152,7 @@ RAW = [
 
 
 @pytest.mark.parametrize(("raw", "sentence"), RAW, ids=[repr(raw[:12]) for raw, _ in RAW])
-async def test_a_body_that_is_no_json_object_gets_a_sentence(
+async def test_a_body_that_is_not_a_json_object_gets_a_message(
     http: httpx.AsyncClient, raw: bytes, sentence: str
 ) -> None:
     answer = await http.post("/v1/rank", content=raw, headers={"content-type": "application/json"})
@@ -160,7 +160,7 @@ async def test_a_body_that_is_no_json_object_gets_a_sentence(
     assert answer.json()["error"].startswith(sentence), answer.text
 
 
-async def test_other_routes_say_what_is_served(http: httpx.AsyncClient) -> None:
+async def test_unknown_routes_refer_to_the_documentation(http: httpx.AsyncClient) -> None:
     for method, path, status in [("GET", "/v1/rank", 405), ("POST", "/v2/rank", 404)]:
         answer = await http.request(method, path)
         assert answer.status_code == status
@@ -183,7 +183,7 @@ async def test_healthz_fails_with_the_engine(
     assert (answer.status_code, answer.json()) == (503, told)
 
 
-async def test_a_bug_is_logged_and_not_shown(
+async def test_a_bug_is_logged_and_not_exposed(
     http: httpx.AsyncClient, body: dict[str, Any], service: RankingService, monkeypatch: Any, caplog: Any
 ) -> None:
     async def bug(*_: object) -> None:
@@ -208,7 +208,7 @@ async def test_without_a_context_ids_are_refused(version: LoadedVersion, table_e
     assert answer.json()["error"].startswith("this service knows no members or entities by id; send member and")
 
 
-def test_the_client_passes_on_the_services_sentences(body: dict[str, Any]) -> None:
+def test_the_client_raises_the_messages_of_the_service(body: dict[str, Any]) -> None:
     answers = {
         "good": httpx.Response(200, json=json.loads(GOOD)),
         "bad": httpx.Response(400, json={"error": "do this."}),

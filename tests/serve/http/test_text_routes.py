@@ -1,4 +1,4 @@
-"""Other servers' protocols: the real OpenAI client, and bodies as SGLang and vLLM document them."""
+"""The protocols of other servers: OpenAI's client, and bodies from the documentation of SGLang and vLLM."""
 
 import math
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def http(service: RankingService) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def openai(service: RankingService, tmp_path: Path) -> AsyncIterator[Any]:
-    """The real client, with a key."""
+    """OpenAI's client, with a key."""
     key = create_key(tmp_path / "keys.yaml", "feed")
     api = create_app(LocalBackend(service), MiddlewareConfig(keys_path=str(tmp_path / "keys.yaml")))
     async with client_of(api, key) as client:
@@ -39,7 +39,7 @@ async def openai(service: RankingService, tmp_path: Path) -> AsyncIterator[Any]:
 
 
 def client_of(api: Any, key: str) -> Any:
-    """The real client, of an application in this process."""
+    """OpenAI's client, connected to an application in this process."""
     import httpx2
     from openai import AsyncOpenAI
 
@@ -167,7 +167,7 @@ async def test_the_openai_client_sees_the_errors_of_the_middleware(service: Rank
 # --- Chats as prompts ---
 
 
-def test_a_chat_is_the_prompt_that_the_compiler_makes(version: LoadedVersion) -> None:
+def test_a_chat_equals_the_compiled_prompt(version: LoadedVersion) -> None:
     compiler, task = version.compiler, version.suite.task("job_apply")
     entity = Entity(entity_type="job", fields={"title": "nurse", "company": "acme"})
     words = version.suite.question_text(task, {}, "job", entity.fields)
@@ -205,7 +205,7 @@ async def test_text_from_outside_never_becomes_a_control_token(
     assert not any(id_ in CONTROL for ids in seen for id_ in ids)
 
 
-async def test_a_text_ends_where_the_model_would_begin_another_turn(
+async def test_generation_stops_at_a_new_turn(
     http: httpx.AsyncClient, service: RankingService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Sampling] = []
@@ -238,7 +238,7 @@ SGLANG_BODY = {
 }
 
 
-async def test_vllms_generative_scoring(
+async def test_generative_scoring_of_vllm(
     http: httpx.AsyncClient, service: RankingService, version: LoadedVersion
 ) -> None:
     encode = version.compiler.tokenizer.encode
@@ -266,7 +266,7 @@ async def test_vllms_generative_scoring(
     assert first.json()["data"][0]["score"] == pytest.approx(1 / (1 + math.exp(no - yes)), abs=1e-9)
 
 
-async def test_sglangs_score(http: httpx.AsyncClient, service: RankingService, version: LoadedVersion) -> None:
+async def test_score_of_sglang(http: httpx.AsyncClient, service: RankingService, version: LoadedVersion) -> None:
     encode = version.compiler.tokenizer.encode
     answer = (await http.post("/v1/score", json=SGLANG_BODY)).json()
     assert (answer["object"], answer["model"]) == ("scoring", "brew360")
@@ -307,7 +307,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("route", "body", "sentence"), BAD, ids=[sentence[:30] for _, _, sentence in BAD])
-async def test_what_cannot_be_answered_is_refused_with_a_sentence(
+async def test_invalid_requests_are_refused_with_a_message(
     http: httpx.AsyncClient, route: str, body: dict[str, Any], sentence: str
 ) -> None:
     answer = await http.post(route, json=body)

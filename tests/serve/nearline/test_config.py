@@ -1,4 +1,4 @@
-"""What the nearline settings choose: the backend, the policy that sizes the consumers; and that nonsense is refused."""
+"""Nearline settings: the choice of backend and scaling policy, and the validation of values."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ from brew_serve.stores.sqlite_file import Unavailable
 JOB = Job(job_id="event:a", kind="event", member_id="ada", payload={"text": "\N{SNOWMAN}"})
 
 
-def test_the_backend_is_redis_where_its_url_is_given_and_files_otherwise(tmp_path: Path, tables: Any) -> None:
+def test_the_backend_is_redis_if_its_url_is_set_and_files_otherwise(tmp_path: Path, tables: Any) -> None:
     MemberContext.build(tables, tmp_path / "context.sqlite")
     files = NearlineConfig(folder=str(tmp_path / "n"), context_path=str(tmp_path / "context.sqlite"))
     redis = NearlineConfig(folder=str(tmp_path / "n"), redis_url="redis://127.0.0.1:1/0")
@@ -41,7 +41,7 @@ def test_the_backend_is_redis_where_its_url_is_given_and_files_otherwise(tmp_pat
         ({"context_path": "c", "min_consumers": 3, "max_consumers": 2}, "nearline: give max_consumers of min_cons"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: Any, sentence: str) -> None:
+def test_invalid_settings_are_refused(settings: Any, sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
         NearlineConfig(folder="n", **settings)
     assert str(error.value).startswith(sentence)
@@ -53,9 +53,9 @@ def test_settings_that_cannot_work_are_refused(settings: Any, sentence: str) -> 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 class TestWithRay:
-    """Needs Ray's packages, not a Ray that runs."""
+    """Tests that need Ray's packages, but no running Ray."""
 
-    def test_a_message_is_a_whole_file_in_the_inbox(self, tmp_path: Path) -> None:
+    def test_a_message_is_a_complete_file_in_the_inbox(self, tmp_path: Path) -> None:
         from brew_serve.nearline.celery_queue import CeleryQueue, message_of
 
         config = NearlineConfig(folder=str(tmp_path), context_path="c")
@@ -68,7 +68,7 @@ class TestWithRay:
         sent = {**vars(JOB), "payload": dict(JOB.payload)}
         assert message_of("ada", [sent]) == Message(member_id="ada", jobs=[JOB])
 
-    def test_a_broker_that_is_down_takes_no_message_and_says_so(self, tmp_path: Path) -> None:
+    def test_a_broker_that_is_down_raises_unavailable(self, tmp_path: Path) -> None:
         from brew_serve.nearline.celery_queue import CeleryQueue
 
         queue = CeleryQueue(NearlineConfig(folder=str(tmp_path), redis_url="redis://127.0.0.1:1/0"))
@@ -77,7 +77,9 @@ class TestWithRay:
         ):
             queue.send(Message(member_id="ada", jobs=[JOB]))
 
-    async def test_serves_own_policy_sees_the_length_of_the_redis_queue(self, tmp_path: Path, redis_url: str) -> None:
+    async def test_the_policy_of_serve_reads_the_length_of_the_redis_queue(
+        self, tmp_path: Path, redis_url: str
+    ) -> None:
         pytest.importorskip("tornado", reason="Serve's policy for queues imports tornado, which is not installed")
         from ray._common.utils import import_attr
 
@@ -101,7 +103,7 @@ class TestWithRay:
         await asyncio.sleep(1.0)  # it asks in the background
         assert policy(context) == (2.5, {"queue_length": 5})
 
-    def test_without_redis_the_outbox_is_the_measure(self, tmp_path: Path) -> None:
+    def test_without_redis_the_policy_reads_the_outbox(self, tmp_path: Path) -> None:
         from brew_serve.nearline.autoscaling import OutboxDepthPolicy
         from brew_serve.nearline.consumer import scaling
 

@@ -1,4 +1,4 @@
-"""The real thing: the whole way over HTTP with vLLM and a promotion; SIGKILL for a consumer, and for Redis, at work."""
+"""End-to-end nearline tests over HTTP with vLLM: a promotion, and SIGKILL for a busy consumer and for Redis."""
 
 import shutil
 import time
@@ -45,7 +45,7 @@ def ray_session() -> Iterator[None]:
 
 
 def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> "Application":
-    """One that takes its time for every prompt, so that a kill meets it at work."""
+    """A slow engine, so that a kill hits a busy consumer."""
     from brew_serve.nearline.consumer import build_consumer
 
     folder = version.folder
@@ -69,7 +69,7 @@ def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> 
 
 
 def consumer_process() -> psutil.Process:
-    """The replica's process; waits until there is one."""
+    """Wait for the process of the replica, and return it."""
 
     def find() -> psutil.Process | None:
         for child in psutil.Process().children(recursive=True):
@@ -84,7 +84,7 @@ def consumer_process() -> psutil.Process:
 
 
 def until(found: Callable[[], Any], seconds: float) -> Any:
-    """What `found` returns once it is true."""
+    """Wait until `found` returns a true value, and return it."""
     end = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < end, "this took too long"
@@ -93,7 +93,7 @@ def until(found: Callable[[], Any], seconds: float) -> Any:
 
 
 def batch(name: str, count: int, at: int) -> EventBatch:
-    """Events of both members; the ids tell them apart."""
+    """Events of both members with different ids."""
     return EventBatch.model_validate_json(
         '{"events": ['
         + ",".join(
@@ -113,7 +113,7 @@ def ask_for_all(service: NearlineService) -> None:
 
 
 def require_every_event_once(service: NearlineService, config: NearlineConfig, sent: set[str], base: int) -> None:
-    """The outbox is empty, and histories and rankings show exactly what was accepted."""
+    """Check that no job is open, and that histories and rankings contain exactly the accepted events."""
     assert service.outbox.dead_letters() == []
     context = config.open_context()
     snapshots = {member: context.snapshot(member) for member in MEMBERS}
@@ -135,7 +135,7 @@ def all_done(service: NearlineService) -> bool:
 
 
 def two_versions(version: LoadedVersion, folder: Path) -> Registry:
-    """A registry whose version 1 is production, and whose version 2 is of other weights."""
+    """A registry with version 1 in production, and version 2 with other weights."""
     from safetensors.torch import load_file, save_file
 
     registry = Registry(open_store(str(folder / "store")))
@@ -150,7 +150,7 @@ def two_versions(version: LoadedVersion, folder: Path) -> Registry:
     return registry
 
 
-def test_from_an_event_over_http_to_its_ranking_and_through_a_promotion(
+def test_events_over_http_update_rankings_across_a_promotion(
     ray_session: None, version: LoadedVersion, tables: Tables, tmp_path: Path
 ) -> None:
     from ray import serve
@@ -247,7 +247,7 @@ def test_from_an_event_over_http_to_its_ranking_and_through_a_promotion(
 
 
 @pytest.mark.faults
-def test_a_consumer_killed_at_work_loses_nothing_and_doubles_nothing(
+def test_a_killed_consumer_neither_loses_nor_repeats_jobs(
     ray_session: None, version: LoadedVersion, tables: Tables, history: list, tmp_path: Path
 ) -> None:
     from ray import serve
@@ -290,7 +290,7 @@ def test_a_consumer_killed_at_work_loses_nothing_and_doubles_nothing(
 
 
 @pytest.mark.faults
-def test_redis_killed_under_load_loses_nothing_and_is_503_meanwhile(
+def test_redis_killed_under_load_loses_no_job_and_returns_503(
     ray_session: None, version: LoadedVersion, tables: Tables, history: list, tmp_path: Path, new_redis: Any
 ) -> None:
     from ray import serve
@@ -312,7 +312,7 @@ def test_redis_killed_under_load_loses_nothing_and_is_503_meanwhile(
             return None
 
     def load(name: str, rounds: int, minute: int) -> None:
-        """Every event must be taken, whatever Redis does."""
+        """Send an event, which must be accepted even if Redis is down."""
         for number in range(rounds):
             events = batch(f"{name}{number}", 4, minute + number)
             service.events(events)

@@ -1,4 +1,4 @@
-"""From the outbox to the queue and back: failures, deaths and outages, and when an outcome counts."""
+"""The dispatcher: failed and dead jobs, outages, and the time at which an outcome is used."""
 
 import time
 from dataclasses import replace
@@ -14,7 +14,7 @@ from brew_serve.stores.sqlite_file import Unavailable
 from ..nearline_plane import Fault, Faulty, Killed, Plane, ask, event
 
 
-def test_a_job_that_kills_its_consumer_is_given_up_and_takes_no_other_along(plane: Plane) -> None:
+def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(plane: Plane) -> None:
     plane.most_attempts = 3
     plane.accept(
         event(1), ask("poison", instruction="poison"), event(2), ask("good", task="post_interest", candidates=["e1"])
@@ -49,7 +49,7 @@ def test_a_job_that_kills_its_consumer_is_given_up_and_takes_no_other_along(plan
     assert plane.context.snapshot("ada").events == ["1", "2"]
 
 
-def test_a_failure_is_tried_again_later_and_later_until_it_is_over(plane: Plane) -> None:
+def test_a_failed_job_is_retried_with_growing_waits(plane: Plane) -> None:
     plane.most_attempts, plane.now = 4, 0.0
     plane.accept(ask("r"), event(1))
     answer, tried = plane.engine.next_token_logprobs, []
@@ -78,7 +78,7 @@ def test_a_failure_is_tried_again_later_and_later_until_it_is_over(plane: Plane)
     assert plane.outbox.dead_letters()[0].attempts == 4
 
 
-def test_an_outcome_counts_only_once_it_would_survive_a_crash_of_the_store(plane: Plane) -> None:
+def test_an_outcome_is_used_only_after_it_survives_a_crash_of_the_store(plane: Plane) -> None:
     plane.store.settle_seconds = 2.5
     plane.accept(event(1))
     plane.dispatcher.step()
@@ -101,7 +101,7 @@ def test_an_outcome_counts_only_once_it_would_survive_a_crash_of_the_store(plane
     assert plane.outbox.counts() == {"done": 2}
 
 
-def test_nothing_is_sent_twice_because_the_queue_is_down(plane: Plane) -> None:
+def test_an_unavailable_queue_causes_no_duplicate_sends(plane: Plane) -> None:
     plane.accept(*(event(n, member="ada" if n % 2 else "new") for n in range(6)))
     plane.fault.set(4, error=Unavailable("the queue is down."))  # after enqueued, settle, bury and claim: send
     with pytest.raises(Unavailable):
@@ -131,7 +131,7 @@ def test_jobs_of_a_member_share_a_message_unless_they_were_sent_before() -> None
     ]
 
 
-def test_the_thread_goes_on_after_an_outage_and_ends_when_told(plane: Plane, caplog: Any) -> None:
+def test_the_thread_continues_after_an_outage_and_stops_at_close(plane: Plane, caplog: Any) -> None:
     broken = Faulty(plane.lane, fault := Fault())
     fault.set(0, error=Unavailable("the queue is down."))
     dispatcher = Dispatcher(plane.outbox, broken, plane.store, DispatchConfig(poll_seconds=0.05))
@@ -146,7 +146,7 @@ def test_the_thread_goes_on_after_an_outage_and_ends_when_told(plane: Plane, cap
     assert caplog.text.count("nearline dispatch is paused: the queue is down.") == 1
 
 
-def test_consumers_follow_the_depth(plane: Plane) -> None:
+def test_the_number_of_consumers_follows_the_outbox_depth(plane: Plane) -> None:
     assert [consumers_needed(depth, 64) for depth in (0, 1, 64, 65, 640)] == [1, 1, 1, 2, 10]
     plane.accept(*(event(n) for n in range(5)))
     policy = OutboxDepthPolicy(str(plane.folder / "outbox.sqlite"), 2)

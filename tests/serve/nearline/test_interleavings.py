@@ -1,4 +1,4 @@
-"""The nearline plane in random interleavings: whatever is lost, doubled or killed, each event counts exactly once."""
+"""Random interleavings of the nearline plane: under losses, repeats and kills each event is applied exactly once."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from ..nearline_plane import BASE, Killed, Plane, ask, event
 
 
 class Interleaving(RuleBasedStateMachine):
-    """Acceptances, steps, deliveries (twice, late, or never), outages, kills and promotions, in any order."""
+    """Accepted jobs, steps, deliveries (repeated, late, or lost), outages, kills and promotions in any order."""
 
     make: Callable[[Path], Plane]
 
@@ -120,7 +120,7 @@ class Interleaving(RuleBasedStateMachine):
 
 
 def expected(plane: Plane, member: str, task: str, stored: Any) -> list[dict[str, Any]]:
-    """What the scorer says of the member's whole history."""
+    """Return the expected ranking for the member's whole history."""
     profile, history = plane.context.member(member)
     ids = sorted(item["id"] for item in stored.answer["ranking"])
     candidates = [(id_, plane.context.entity(id_)) for id_ in ids]
@@ -129,7 +129,7 @@ def expected(plane: Plane, member: str, task: str, stored: Any) -> list[dict[str
     return [{"id": one.id, "score": one.score, "probabilities": one.probabilities} for one in ranking.candidates]
 
 
-def test_any_interleaving_ends_with_every_event_applied_exactly_once(
+def test_every_interleaving_applies_every_event_exactly_once(
     context_file: Path, compiler: PromptCompiler, table_engine: Any
 ) -> None:
     class Machine(Interleaving):

@@ -1,4 +1,4 @@
-"""What a consumer does with a message: histories, rankings, and jobs that are wrong about something."""
+"""Handling of messages by a consumer: histories, rankings, and invalid jobs."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from ..nearline_plane import Plane, ask, event
 
 
 def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane) -> None:
-    """The other consumer finds no slate to rank again, so this one must find the other's event."""
+    """The other consumer finds no slate to rank again, so this consumer must see its event."""
 
     class Between:
         def __getattr__(self, name: str) -> Any:
@@ -26,7 +26,7 @@ def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane
     assert stored.event_ids == ["1"]
 
 
-def test_later_events_renew_every_ranking_of_the_member(plane: Plane) -> None:
+def test_later_events_update_every_ranking_of_the_member(plane: Plane) -> None:
     plane.accept(ask("jobs"), ask("posts", task="post_interest", candidates=["e1", "e3"], top_k=1), event(1))
     plane.drain()
     first = [plane.store.ranking(task, "ada") for task in ("job_apply", "post_interest")]
@@ -44,7 +44,7 @@ def test_later_events_renew_every_ranking_of_the_member(plane: Plane) -> None:
     assert plane.engine.calls == calls
 
 
-def test_after_a_promotion_events_are_told_by_the_new_version_and_none_by_two(plane: Plane) -> None:
+def test_after_a_promotion_only_the_new_version_ranks(plane: Plane) -> None:
     plane.accept(ask("r"), event(1))
     plane.drain()
     plane.version = 4
@@ -81,7 +81,7 @@ def test_an_older_request_that_arrives_late_does_not_replace_a_newer_one(plane: 
     assert [slate.request_id for slate in plane.store.slates("ada")] == ["new"]
 
 
-def test_what_a_job_itself_is_wrong_about_kills_it_alone_and_can_be_mended(plane: Plane) -> None:
+def test_an_invalid_job_becomes_dead_alone_and_can_be_replayed(plane: Plane) -> None:
     plane.accept(
         event(1),
         event(2, entity_id="p9"),
@@ -115,7 +115,7 @@ def test_what_a_job_itself_is_wrong_about_kills_it_alone_and_can_be_mended(plane
     assert again.error == "surface jobs shows entities of type 'job', not 'post'."
 
 
-def test_entities_that_come_with_an_event_are_ranked_by_what_they_are(plane: Plane) -> None:
+def test_entities_of_events_are_ranked_by_their_fields(plane: Plane) -> None:
     fields = {"title": "pilot", "company": "new"}
     plane.accept(event(1, entity_id="j9", entity={"entity_type": "job", "fields": fields}), ask("r", candidates=["j9"]))
     plane.drain()

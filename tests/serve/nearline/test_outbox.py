@@ -1,4 +1,4 @@
-"""The outbox: what was accepted is there after any crash, and every change of state is the one that the page shows."""
+"""The outbox: accepted jobs survive any crash, and states change only as documented."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def ids(jobs: list[Job]) -> list[str]:
     return [job.job_id for job in jobs]
 
 
-def test_what_a_killed_process_had_accepted_is_there(tmp_path: Path) -> None:
+def test_jobs_that_a_killed_process_accepted_survive(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom brew_serve.nearline.outbox import Job, Outbox\n"
         "outbox = Outbox(Path(sys.argv[1]))\n"
@@ -55,7 +55,7 @@ def test_what_a_killed_process_had_accepted_is_there(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_a_job_is_taken_once_and_a_batch_whole_or_not_at_all(outbox: Outbox) -> None:
+def test_a_job_is_accepted_once_and_a_batch_atomically(outbox: Outbox) -> None:
     assert outbox.accept([event(1), event(2)], 5.0) == Accepted(new=2, known=0)
     assert outbox.accept([event(2), event(3)], 6.0) == Accepted(new=1, known=1)
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_a_job_is_taken_once_and_a_batch_whole_or_not_at_all(outbox: Outbox) -> 
     assert outbox.counts() == {"accepted": 3}
 
 
-def test_jobs_are_claimed_in_order_whatever_the_clock_does(outbox: Outbox) -> None:
+def test_jobs_are_claimed_in_order_even_if_the_clock_jumps(outbox: Outbox) -> None:
     for number, now in enumerate([50.0, 10.0, 50.0]):
         outbox.accept([event(number)], now)
     jobs = outbox.claim(now=60.0, **CLAIM)
@@ -116,7 +116,7 @@ def test_several_dispatchers_never_claim_the_same_job(outbox: Outbox, tmp_path: 
     assert sorted(claimed) == [f"event:{n}" for n in range(10)]
 
 
-def test_a_claim_is_taken_back_and_a_failure_waits(outbox: Outbox) -> None:
+def test_a_claim_is_released_and_a_failed_job_waits(outbox: Outbox) -> None:
     outbox.accept([event(1), event(2)], 0.0)
     outbox.claim(now=0.0, **CLAIM)
     outbox.release(["event:1"], due_at=3.0)
@@ -144,7 +144,7 @@ def test_a_dead_letter_keeps_payload_error_and_count_and_is_replayed(outbox: Out
     assert outbox.claim(now=10.0, **CLAIM)[0].sends == 0
 
 
-def test_what_is_done_is_done_again_after_a_context_was_built(outbox: Outbox) -> None:
+def test_done_jobs_are_replayed_after_a_context_was_rebuilt(outbox: Outbox) -> None:
     outbox.accept([event(n, timestamp=n) for n in range(4)], 0.0)
     rank = Job(job_id="rank:r", kind="rank", member_id="ada", task="job_apply", payload={"candidates": []})
     outbox.accept([rank], 0.001)
@@ -154,7 +154,7 @@ def test_what_is_done_is_done_again_after_a_context_was_built(outbox: Outbox) ->
     assert set(ids(outbox.claim(now=1.0, **CLAIM))) == {"event:3", "rank:r"}
 
 
-def test_done_jobs_are_forgotten_in_time_and_others_never(outbox: Outbox) -> None:
+def test_only_done_jobs_are_pruned(outbox: Outbox) -> None:
     outbox.accept([event(n) for n in range(4)], 0.0)
     outbox.settle(["event:0"], 10.0)
     outbox.settle(["event:1"], 30.0)
@@ -163,7 +163,7 @@ def test_done_jobs_are_forgotten_in_time_and_others_never(outbox: Outbox) -> Non
     assert outbox.counts() == {"accepted": 1, "dead": 1, "done": 1}
 
 
-def test_depth_is_read_without_changing_anything(outbox: Outbox, tmp_path: Path) -> None:
+def test_depth_is_read_only(outbox: Outbox, tmp_path: Path) -> None:
     assert Outbox.depth(tmp_path / "missing.sqlite") == 0
     outbox.accept([event(n) for n in range(5)], 0.0)
     outbox.claim(window=2, now=1.0, lost_after=9.0)
@@ -172,7 +172,7 @@ def test_depth_is_read_without_changing_anything(outbox: Outbox, tmp_path: Path)
     assert not (tmp_path / "missing.sqlite").exists()
 
 
-def test_what_waits_for_a_ranking(outbox: Outbox) -> None:
+def test_open_jobs_of_a_ranking_are_listed(outbox: Outbox) -> None:
     asked = [
         Job(job_id=f"rank:{task}", kind="rank", member_id="ada", task=task, payload={}) for task in ("jobs", "posts")
     ]

@@ -1,4 +1,4 @@
-"""The contract of a nearline store, on SQLite and on Redis: only what is newer replaces, and attempts are counted."""
+"""The contract of a nearline store, on SQLite and Redis: only newer data replaces older, and attempts are counted."""
 
 import threading
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NearlineSt
     store.close()
 
 
-def test_a_newer_slate_replaces_an_older_one_and_never_the_other_way(store: NearlineStore) -> None:
+def test_an_older_slate_never_replaces_a_newer_slate(store: NearlineStore) -> None:
     newer = replace(SLATE, request_id="a", requested_at=20_000, candidates=[{"id": "x", "fields": {"title": "ä\n"}}])
     other = replace(SLATE, task="post_interest", instruction="y", top_k=3)
     asked = (SLATE, SLATE, newer, SLATE, newer, other)
@@ -50,7 +50,7 @@ def test_a_newer_slate_replaces_an_older_one_and_never_the_other_way(store: Near
     assert store.slates("nobody") == []
 
 
-def test_two_slates_of_one_microsecond_end_the_same_way_whatever_their_order(store: NearlineStore) -> None:
+def test_slates_of_the_same_microsecond_have_a_fixed_order(store: NearlineStore) -> None:
     slates = [replace(SLATE, request_id=f"request-{n}") for n in range(6)]
     kept = []
     for member, order in enumerate([slates, slates[::-1], slates[3:] + slates[:3]]):
@@ -61,7 +61,7 @@ def test_two_slates_of_one_microsecond_end_the_same_way_whatever_their_order(sto
     assert len(set(kept)) == 1
 
 
-def test_only_a_newer_ranking_replaces_another(store: NearlineStore) -> None:
+def test_only_a_newer_ranking_replaces_a_ranking(store: NearlineStore) -> None:
     assert store.ranking("job_apply", "ada") is None
     assert store.put_ranking(RANKING)
     assert not store.put_ranking(replace(RANKING, newness="1.0", version=9))
@@ -75,7 +75,7 @@ def test_only_a_newer_ranking_replaces_another(store: NearlineStore) -> None:
     assert store.ranking("post_interest", "ada") is None
 
 
-def test_of_many_that_write_at_once_the_newest_stays(store: NearlineStore) -> None:
+def test_concurrent_writes_keep_the_newest(store: NearlineStore) -> None:
     def write(thread: int) -> None:
         for at in range(30):
             store.put_ranking(replace(RANKING, newness=f"{at:03d}.{thread}"))
@@ -92,7 +92,7 @@ def test_of_many_that_write_at_once_the_newest_stays(store: NearlineStore) -> No
     assert store.receipts(["event:x"])["event:x"].attempts == 90
 
 
-def test_receipts_from_the_first_attempt_to_the_last_word(store: NearlineStore) -> None:
+def test_receipts_record_attempts_and_outcomes(store: NearlineStore) -> None:
     assert store.receipts(["a", "b"]) == {}
     assert store.begin(["a", "b"], 1.0) == {"a": Receipt(attempts=1), "b": Receipt(attempts=1)}
     store.settle({"a": Outcome(state="failed", error="e1"), "b": Outcome(state="done"), "z": Outcome(state="done")})

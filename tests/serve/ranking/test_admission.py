@@ -1,4 +1,4 @@
-"""Admission and quotas: the policies' properties for every load, and the controller that applies them."""
+"""Admission and quotas: properties of the policies under any load, and the controller that applies them."""
 
 import math
 
@@ -34,7 +34,7 @@ seconds = st.none() | st.floats(1e-6, 1e4, allow_nan=False)
 
 
 @given(loads, tokens, seconds)
-def test_what_is_admitted_fits_the_limit_and_is_begun_before_its_deadline(
+def test_admitted_work_fits_the_limit_and_starts_before_its_deadline(
     load: Load, amount: int, left: float | None
 ) -> None:
     decision = decide(load, Work(tokens=amount, seconds_left=left), CONFIG)
@@ -51,7 +51,7 @@ def test_what_is_admitted_fits_the_limit_and_is_begun_before_its_deadline(
 
 
 @given(tokens, seconds, st.floats(0.1, 1e6))
-def test_an_idle_service_refuses_nothing_within_its_limit(amount: int, left: float | None, rate: float) -> None:
+def test_an_idle_service_admits_every_request_within_its_limit(amount: int, left: float | None, rate: float) -> None:
     load = Load(outstanding_tokens=0, tokens_per_second=rate)
     assert isinstance(decide(load, Work(tokens=amount, seconds_left=left), CONFIG), Admit)
 
@@ -72,22 +72,20 @@ def test_a_retry_after_the_stated_time_is_admitted(
 
 
 @given(loads, tokens, st.floats(0.01, 100), st.integers(0, 5_000), st.floats(0, 50))
-def test_less_work_with_more_time_is_never_refused_where_more_work_with_less_is_not(
-    load: Load, amount: int, left: float, less: int, more: float
-) -> None:
+def test_admission_is_monotonic_in_work_and_time(load: Load, amount: int, left: float, less: int, more: float) -> None:
     assume(isinstance(decide(load, Work(tokens=amount, seconds_left=left), CONFIG), Admit))
     easier = Work(tokens=max(1, amount - less), seconds_left=left + more)
     assert isinstance(decide(load, easier, CONFIG), Admit)
 
 
-def test_a_request_larger_than_the_limit_is_never_told_to_wait() -> None:
+def test_a_request_larger_than_the_limit_gets_no_retry_time() -> None:
     idle = Load(outstanding_tokens=0, tokens_per_second=1)
     assert decide(idle, Work(tokens=10_001), CONFIG) == TooLarge(limit=10_000)
     with pytest.raises(ConfigError, match=r"admission\.tokens_per_second is 0; give a number greater than 0"):
         AdmissionConfig(tokens_per_second=0)
 
 
-def test_the_rate_follows_a_busy_engine_and_ignores_an_idle_ones_slowness() -> None:
+def test_the_rate_follows_a_busy_engine_and_ignores_slow_samples_of_an_idle_engine() -> None:
     rate = TokenRate(CONFIG)
     for _ in range(100):
         rate.observe(tokens=10, seconds=1, outstanding=10)  # one small request: says nothing of what it could do
@@ -104,7 +102,7 @@ def test_the_rate_follows_a_busy_engine_and_ignores_an_idle_ones_slowness() -> N
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0.1, 30)), max_size=40))
-def test_a_bucket_gives_no_more_than_its_rate_and_one_capacity(requests: list[tuple[float, float]]) -> None:
+def test_a_bucket_never_exceeds_its_rate_and_capacity(requests: list[tuple[float, float]]) -> None:
     bucket, now, granted = Bucket(per_second=2, capacity=20, now=0), 0.0, 0.0
     for pause, amount in requests:
         now += pause
@@ -137,7 +135,7 @@ class Clock:
 @given(
     st.lists(st.tuples(st.integers(1, 4_000), st.booleans(), st.lists(st.integers(0, 2_000), max_size=5)), max_size=20)
 )
-def test_the_controller_counts_down_to_zero_whatever_happens(requests: list[tuple[int, bool, list[int]]]) -> None:
+def test_the_controller_always_returns_to_zero_outstanding_tokens(requests: list[tuple[int, bool, list[int]]]) -> None:
     clock = Clock()
     controller = AdmissionController(CONFIG, Meters(EngineUsage), clock)
     open_ = []

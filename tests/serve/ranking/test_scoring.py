@@ -1,4 +1,4 @@
-"""The score: normalised label probabilities, exact over labels of several tokens; and the ranking."""
+"""Scores (normalised label probabilities, exact for labels of several tokens) and rankings."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_sc
 
 @quick
 @given(prefix=ids, question=ids, name=st.sampled_from(["job_apply", "post_interest"]))
-def test_a_label_of_several_tokens_is_scored_as_brute_force_would(
+def test_the_score_of_a_label_of_several_tokens_equals_brute_force(
     prefix: list[int], question: list[int], name: str, suite: TaskSuite, compiler: PromptCompiler, table_engine: Any
 ) -> None:
     task = suite.task(name)
@@ -60,7 +60,7 @@ def test_very_unlikely_labels_still_have_probabilities_that_sum_to_one(
     assert sum(scored.probabilities.values()) == pytest.approx(1.0)
 
 
-async def test_a_ranking_is_sorted_and_reports_what_it_cost_and_cut(
+async def test_a_ranking_is_sorted_and_reports_cost_and_truncation(
     suite: TaskSuite,
     compiler: PromptCompiler,
     table_engine: Any,
