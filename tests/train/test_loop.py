@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from brew_platform.errors import ConfigError, UserError
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.ledger import audit
-from brew_train.checkpoints.manifest import finished, open_checkpoint, write_manifest
+from brew_train.checkpoints.manifest import list_checkpoints, open_checkpoint, write_manifest
 from brew_train.checkpoints.run_lease import RunLease
 from brew_train.checkpoints.shards import read_shards
 from brew_train.checkpoints.state import CheckpointError, CheckpointState
@@ -260,14 +260,14 @@ def test_the_exported_best_weights_are_the_average_at_the_best_step(
 
 def test_a_checkpoint_of_another_format_version_is_refused(run: Any, tmp_path: Path) -> None:
     run(tmp_path / "run")
-    for folder in finished(tmp_path / "run" / "checkpoints"):
+    for folder in list_checkpoints(tmp_path / "run" / "checkpoints"):
         checkpoint = open_checkpoint(folder)
         write_manifest(replace(checkpoint, state={**checkpoint.state, "format_version": 3}))
     with pytest.raises(
         CheckpointError, match=r"manifest.json has format version 3, but .* version 2: .* new run folder"
     ):
         run(tmp_path / "run")
-    for folder in finished(tmp_path / "run" / "checkpoints"):
+    for folder in list_checkpoints(tmp_path / "run" / "checkpoints"):
         write_manifest(replace(open_checkpoint(folder), state={"stage": "sft", "progress": {"step": 10}}))
     with pytest.raises(CheckpointError, match="has format version 1, but this release reads version 2"):
         run(tmp_path / "run")

@@ -143,11 +143,11 @@ def alter_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (flip_a_bit, "__0_0.distcp has another content"),
+        (flip_a_bit, "the content of __0_0.distcp has changed"),
         (cut, r"__0_0.distcp has \d+ bytes instead of"),
         (alter_manifest, "its manifest.json was altered"),
         (lambda folder: (folder / ".metadata").unlink(), ".metadata is missing"),
-        (lambda folder: (folder / MANIFEST).write_text("{"), "its manifest.json is cut off or overwritten"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "its manifest.json is incomplete or overwritten"),
         (lambda folder: (folder / MANIFEST).unlink(), None),
     ],
 )
@@ -168,7 +168,7 @@ def test_damage_falls_back_to_the_one_before(
 def test_where_all_are_damaged_nothing_is_started_over(checkpointer: Checkpointer) -> None:
     for folder in folders(checkpointer):
         flip_a_bit(folder)
-    with pytest.raises(StorageError, match="none of the 2 checkpoints in .* is intact.*or remove that folder"):
+    with pytest.raises(StorageError, match="all 2 checkpoints in .* are damaged.*or remove that folder"):
         checkpointer.newest()
     assert steps(checkpointer) == [2, 3]
 
@@ -219,7 +219,7 @@ def test_another_model_is_refused(checkpointer: Checkpointer) -> None:
     assert found is not None
     weights = values(0)
     for other, text in (
-        ({"model.w": weights["model.w"]}, "it also holds z.w"),
+        ({"model.w": weights["model.w"]}, "it also has z.w"),
         ({**weights, "model.v": weights["z.w"]}, "it lacks model.v"),
         ({**weights, "model.w": torch.zeros(100, 11)}, "Size mismatch"),
     ):
@@ -368,4 +368,4 @@ def test_two_workers_write_checkpoints_under_training_lose_one_and_reshard(tmp_p
     codes, reports, log = run_workers("restore", tmp_path, 2)
     assert codes == [0, 0]
     assert reports == 2 * [{"fourth": True, "fallen_back": True}]
-    assert log.count("__0_0.distcp has another content than was written") == 1
+    assert log.count("the content of __0_0.distcp has changed") == 1

@@ -87,10 +87,10 @@ def test_after_any_kills_each_bin_is_taken_once_per_epoch(
     [
         ([[0, 1], [2, 0], [1, 2]], None),  # the epoch ends within a step
         ([[0, 1], [2, 0], [1]], None),  # the last one is not complete
-        ([[0, 1], [0, 1], [2, 0], [1, 2]], r"epoch 0: bin 0 was taken 2 times, and bin 2 never"),
-        ([[0, 1], [1, 2]], r"epoch 0: bin 1 was taken 2 times, and bin 2 never"),
-        ([[0, 1], [2, 0], [0]], r"epoch 1: bin 0 was taken 2 times\."),
-        ([[0, 1], [3]], r"epoch 0: bin 3 was taken, but the plan has bins 0 to 2"),
+        ([[0, 1], [0, 1], [2, 0], [1, 2]], r"epoch 0: bin 0 was used 2 times, and bin 2 never"),
+        ([[0, 1], [1, 2]], r"epoch 0: bin 1 was used 2 times, and bin 2 never"),
+        ([[0, 1], [2, 0], [0]], r"epoch 1: bin 0 was used 2 times\."),
+        ([[0, 1], [3]], r"epoch 0: bin 3 was used, but the plan has bins 0 to 2"),
     ],
 )
 def test_a_bin_taken_twice_or_never_is_named(bins: list[list[int]], text: str | None) -> None:
@@ -103,7 +103,7 @@ def test_a_bin_taken_twice_or_never_is_named(bins: list[list[int]], text: str | 
 
 
 def test_a_stage_without_a_plan_is_named() -> None:
-    with pytest.raises(DataError, match="steps of stage dpo, but bins are given for cpt, sft only"):
+    with pytest.raises(DataError, match="steps of stage dpo, but only the bins of cpt, sft are known"):
         exactly_once([LedgerStep(step=1, stage="dpo", bins=[3])], STAGES)
 
 
@@ -164,11 +164,11 @@ def reseal(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda run: newest(run).unlink(), "lacks step-00000006-.*put that file back"),
+        (lambda run: newest(run).unlink(), "lacks step-00000006-.*restore that file"),
         (lambda run: oldest(run).unlink(), "lacks step-00000002-"),
         (lambda run: edit(newest(run), '"bins": [[', '"bins": [[1, '), "its step-00000006-.* was altered"),
         (lambda run: reseal(oldest(run)), "its step-00000002-.* was altered"),
-        (lambda run: newest(run).write_text('{"body": '), "its step-00000006-.* is cut off"),
+        (lambda run: newest(run).write_text('{"body": '), "its step-00000006-.* is incomplete"),
     ],
 )
 def test_a_segment_that_is_missing_or_altered_is_found(run: Path, damage: Callable[[Path], object], text: str) -> None:
@@ -180,9 +180,9 @@ def test_a_segment_that_is_missing_or_altered_is_found(run: Path, damage: Callab
 def test_steps_between_segments_are_missed(tmp_path: Path) -> None:
     one, two, four = (LedgerStep(step=step, stage="cpt", bins=[step]) for step in (1, 2, 4))
     first = write_segment(tmp_path, "a", [one], None)
-    with pytest.raises(DataError, match=r"a gap: a.json ends with step 1, and the segment after it begins with step 4"):
+    with pytest.raises(DataError, match=r"a gap: a.json ends with step 1, and the next segment starts with step 4"):
         read_ledger(tmp_path, write_segment(tmp_path, "b", [four], first))
-    with pytest.raises(DataError, match="begins with step 2 instead of 1"):
+    with pytest.raises(DataError, match="starts with step 2 instead of 1"):
         read_ledger(tmp_path, write_segment(tmp_path, "c", [two], None))
     with pytest.raises(DataError, match="has no complete checkpoint"):
         audit(tmp_path, {"cpt": 7})
@@ -193,5 +193,5 @@ def test_a_checkpoint_that_forgot_its_steps_is_found(tmp_path: Path, alone: Dist
         step = LedgerStep(step=1, stage="cpt", bins=[0])
         checkpointer.begin({"w": torch.zeros(1)}, {}, step=1, ledger=[step])
         checkpointer.begin({"w": torch.zeros(1)}, {}, step=2, ledger=[])
-    with pytest.raises(DataError, match="holds 1 steps, but its newest checkpoint is of step 2"):
+    with pytest.raises(DataError, match="has 1 steps, but its newest checkpoint is of step 2"):
         audit(tmp_path, {"cpt": 7})

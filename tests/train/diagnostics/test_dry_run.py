@@ -161,7 +161,7 @@ def test_impossible_sizes_are_refused_before_anything_is_built(monkeypatch: pyte
         dry_run(SMALL, gpus=64, shape=SHAPE)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        with pytest.raises(UserError, match="part of a run already"):
+        with pytest.raises(UserError, match="this process is part of a run"):
             dry_run(SMALL, gpus=2, shape=SHAPE)
     finally:
         dist.destroy_process_group()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from brew_train.checkpoints.manifest import finished
+from brew_train.checkpoints.manifest import list_checkpoints
 from brew_train.config import ModelShape, ShardingConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
@@ -61,14 +61,14 @@ def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     ).read_bytes()
 
     # the newest checkpoint loses a bit of one worker's shard; one process goes on from the one before it
-    newest, before = finished(tmp_path / "reshard/checkpoints")[:2]
+    newest, before = list_checkpoints(tmp_path / "reshard/checkpoints")[:2]
     shard = newest / "__1_0.distcp"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with caplog.at_level(logging.INFO, logger="brew_train"):
         train(config, RunContext(bins=bins, out=tmp_path / "reshard", shape=shape, distributed=alone))
-    assert "__1_0.distcp has another content" in caplog.text
+    assert "the content of __1_0.distcp has changed" in caplog.text
     assert f"from {before}" in caplog.text
     for step, row in rows_of(tmp_path / "reshard").items():
         assert [row[key] for key in measured] == pytest.approx([whole[step][key] for key in measured], abs=1e-5)

@@ -1,1 +1,1 @@
-"""Sharded checkpoints, the ledger, and export."""
+"""Writes and restores sharded checkpoints, records the trained bins in a ledger, and exports weights."""

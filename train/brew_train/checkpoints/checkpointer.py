@@ -1,16 +1,16 @@
 """Writes sharded checkpoints in the background, each completely or not at all, and restores the newest valid one.
 
-    checkpoints/step-00000020-5f0c1a2b/      written once, never reused: a repeated step gets a new suffix
-        __0_0.distcp  __1_0.distcp  .metadata    each worker's shards, and the index
-        manifest.json                            put last, by rename: only with it does the checkpoint exist
-    ledger/step-00000020-5f0c1a2b.json       the bins since the checkpoint before it (checkpoints.ledger)
+    checkpoints/step-00000020-5f0c1a2b/      written once; a repeated step gets a new suffix
+        __0_0.distcp  __1_0.distcp  .metadata    the shards of each worker, and the index
+        manifest.json                            written last, by rename; a folder without it is not a checkpoint
+    ledger/step-00000020-5f0c1a2b.json       the bins since the previous checkpoint (checkpoints.ledger)
 
-Folder names are fresh and every file has a SHA-256, because a crash while a folder is overwritten, or a flipped bit,
-would leave data that loads without an error.
+Folders are never overwritten, and every file has a SHA-256. Otherwise a crash or a damaged disk could leave data that
+loads without an error.
 
 Training waits while the tensors are copied, and for the previous checkpoint if it is not complete. A background thread
-writes the copies. It uses the process group `DistributedContext.side`, so its messages do not mix with those of
-training, and works in rounds (distributed.consensus): an error on one worker is raised on all in the same call.
+writes the copies. Its collectives use the process group `DistributedContext.side`, separately from those of training,
+in rounds (distributed.consensus): an error of any worker is raised on all workers in the same call.
 """
 
 import json
@@ -35,9 +35,9 @@ from brew_train.checkpoints.manifest import (
     MANIFEST,
     Checkpoint,
     LedgerReference,
-    complaint,
     digest_file,
-    finished,
+    find_fault,
+    list_checkpoints,
     open_checkpoint,
     step_of,
     write_manifest,
@@ -51,30 +51,31 @@ __all__ = ["Checkpoint", "Checkpointer"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Written = tuple[list[WriteResult] | None, dict[str, dict[str, Any]]]  # places in a file, and each file's digest
+Written = tuple[list[WriteResult] | None, dict[str, dict[str, Any]]]
+"""What a worker wrote: the positions of its shards, and size and SHA-256 of each file by name."""
 
 
 class Checkpointer:
-    """The checkpoints of one run. On exit, also after an error, it completes the checkpoint in flight.
+    """Writes and restores the checkpoints of one run. Its `with` block completes the checkpoint in progress at the end.
 
     Args:
-        root: folder that holds them, seen by all workers under the same path; the ledger lies beside it.
-        keep: newest checkpoints that retention leaves.
-        world: the workers; every method is called by all of them, in the same order.
-        lease: on the run folder; checkpoints stop when a later attempt takes it. None: no other process writes there.
+        root: folder of the checkpoints, visible to all workers under the same path; the ledger folder is beside it.
+        keep: number of newest checkpoints to keep.
+        context: the workers; all of them call every method, in the same order.
+        lease: lease on the run folder; checkpoints stop when a later attempt takes it. None: no other process writes.
     """
 
     def __init__(self, root: Path, *, keep: int, context: DistributedContext, lease: RunLease | None = None) -> None:
         assert context.size == 1 or context.side is not None, "several workers need DistributedContext.side"
         self.root, self.keep, self.context, self.lease = root, keep, context, lease
-        self.blocked_seconds = 0.0  # that training waited in `begin` and `wait`, in all
-        self._taken_seconds = 0.0  # of those, what `take_blocked_seconds` has returned
+        self.blocked_seconds = 0.0  # total time that training waited in `begin` and `wait`
+        self._taken_seconds = 0.0  # part of it that `take_blocked_seconds` has returned
         self._shards = ShardWriter(context.rank)
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None  # of the checkpoint in flight; the same kind on every worker
-        self._last: Checkpoint | None = None  # written by us, or found by `newest`
-        self._ledger: LedgerReference | None = None  # segment that the next one follows
-        self._passed: set[Path] = set()  # damaged checkpoints that `newest` passed over
+        self._error: BaseException | None = None  # error of the background thread; the same type on every worker
+        self._last: Checkpoint | None = None  # last checkpoint that was written, or found by `newest`
+        self._ledger: LedgerReference | None = None  # ledger segment of that checkpoint
+        self._damaged: set[Path] = set()  # damaged checkpoints that `newest` skipped
         self._kept_step: int | None = None
 
     def __enter__(self) -> Self:
@@ -97,97 +98,101 @@ class Checkpointer:
         ledger: Sequence[LedgerStep],
         then: Callable[[Checkpoint], object] | None = None,
     ) -> None:
-        """Starts the checkpoint of one step and returns once the tensors are copied; they may change from then on.
+        """Starts a checkpoint, and returns when the tensors are copied; they may change afterwards.
 
         Args:
-            tensors: by name; DTensors are written by the workers that hold their shards.
+            tensors: tensors by name; each worker writes its shards of the DTensors.
             state: JSON values, the same on every worker.
-            step: over all stages.
-            ledger: the steps since the last checkpoint that was begun or found.
-            then: called with the checkpoint in the background thread of every worker, once it exists; may use
-                `DistributedContext.side`, and nothing else, to talk to the other workers.
+            step: number of the step, over all stages.
+            ledger: the steps since the last checkpoint that was started or found.
+            then: called in the background thread of every worker, with the complete checkpoint; its collectives must
+                use `DistributedContext.side`.
 
         Raises:
-            StorageError: the previous checkpoint could not be written, on every worker; no new one is started. Earlier
-                checkpoints are unchanged.
-            UserError: the checkpoint before this one was not made, as a later attempt has taken over the run folder.
-            RuntimeError: a worker was lost while that checkpoint was written.
+            StorageError: the previous checkpoint could not be written. The error is raised on every worker, and no new
+                checkpoint is started. Earlier checkpoints are unchanged.
+            UserError: the previous checkpoint was not written, because a later attempt has taken the run folder.
+            RuntimeError: a worker was lost while the previous checkpoint was written.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             self._join()
-            work = partial(
+            write = partial(
                 self._write_checkpoint,
                 step=step,
-                state=json.loads(json.dumps(state)),  # a copy, and an error here if it is not JSON
+                state=json.loads(json.dumps(state)),  # a copy; raises if it is not JSON
                 ledger=tuple(ledger),
                 plan=self._shards.stage(tensors),
                 kept_step=self._kept_step,
                 then=then,
             )
-            # a daemon: where another worker hangs, this process must still be able to end
-            self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
+            # a daemon, so that this process can exit if another worker hangs
+            self._thread = threading.Thread(target=self._run, args=(write,), name="checkpoint", daemon=True)
             self._thread.start()
         finally:
-            self.blocked_seconds += time.perf_counter() - began
+            self.blocked_seconds += time.perf_counter() - started
 
     def wait(self) -> Checkpoint | None:
-        """Waits until no checkpoint is in flight.
+        """Waits until the checkpoint in progress is complete.
 
         Returns:
-            The newest checkpoint of this run, written or found.
+            The last checkpoint that was written, or found by `newest`; None if there is none.
 
         Raises:
-            StorageError, RuntimeError: as `begin`.
+            StorageError, UserError, RuntimeError: as in `begin`, for the checkpoint in progress.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         try:
             self._join()
         finally:
-            self.blocked_seconds += time.perf_counter() - began
+            self.blocked_seconds += time.perf_counter() - started
         return self._last
 
     def take_blocked_seconds(self) -> float:
-        """Seconds that training waited for checkpoints since the last call."""
+        """Returns the seconds that training waited for checkpoints since the last call."""
         seconds = self.blocked_seconds - self._taken_seconds
         self._taken_seconds = self.blocked_seconds
         return seconds
 
     def keep_step(self, step: int | None) -> None:
-        """From the next checkpoint on, retention also keeps the checkpoint of this step; None keeps no extra one."""
+        """Also keeps the checkpoint of this step, from the next checkpoint on; None: keep no additional one."""
         self._kept_step = step
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are all as they were written, the same on every worker; None where none is.
+        """Returns the newest checkpoint whose files are intact, the same on every worker; None if there are none.
 
-        Damaged ones are named in the log and passed over. Each worker reads its share of the files.
+        Damaged checkpoints are logged and skipped. Each worker verifies its share of the files.
 
         Raises:
-            StorageError: there are checkpoints, but all are damaged; going on would start over and remove them.
+            StorageError: all checkpoints are damaged. Training from the beginning would remove them.
         """
-        folders = self.context.on_first(partial(_on_disk, f"{self.root} cannot be read", finished, self.root))
+        folders = self.context.on_first(partial(_on_disk, f"{self.root} cannot be read", list_checkpoints, self.root))
         for folder in folders:
             checkpoint, fault = self._verify(folder)
             fault = next(filter(None, self.context.gather(fault)), None)
             if checkpoint is not None and fault is None:
                 self._last, self._ledger = checkpoint, checkpoint.ledger
                 return checkpoint
-            self._passed.add(folder)
+            self._damaged.add(folder)
             if self.context.rank == 0:
-                logger.warning("checkpoint %s is damaged (%s); falling back to the one before it", folder, fault)
+                logger.warning("checkpoint %s is damaged (%s); trying the previous checkpoint", folder, fault)
         if folders:
             raise StorageError(
-                f"none of the {len(folders)} checkpoints in {self.root} is intact (the log says why): repair the disk, "
-                f"or remove that folder to start from the beginning."
+                f"all {len(folders)} checkpoints in {self.root} are damaged (see the log): repair the disk, or remove "
+                f"that folder to start from the beginning."
             )
         return None
 
     def read(self, checkpoint: Checkpoint, tensors: dict[str, torch.Tensor]) -> None:
-        """Fills `tensors` in place from a verified checkpoint, whatever number of workers wrote it.
+        """Fills `tensors` in place. The checkpoint may have been written by another number of workers.
+
+        Args:
+            checkpoint: a checkpoint from `newest`.
+            tensors: tensors by name, of the shapes in the checkpoint.
 
         Raises:
-            UserError: the checkpoint holds other tensors, so it is of another model or optimizer.
-            StorageError: it cannot be read any more.
+            UserError: the checkpoint has other tensors, because it belongs to another model or optimizer.
+            StorageError: the checkpoint cannot be read.
         """
 
         def fill() -> None:
@@ -195,8 +200,8 @@ class Checkpointer:
                 read_shards(checkpoint.folder, tensors)
             except ValueError as error:
                 raise UserError(
-                    f"the checkpoint {checkpoint.folder} does not fit this model ({error}): its sizes or its optimizer "
-                    f"were changed; restore the settings that the run started with, or choose a new run folder."
+                    f"the checkpoint {checkpoint.folder} does not fit this model ({error}), because sizes or the "
+                    f"optimizer were changed: restore the settings of the run, or choose a new run folder."
                 ) from error
 
         self.context.on_all(partial(_on_disk, f"the checkpoint {checkpoint.folder} cannot be read", fill))
@@ -208,10 +213,10 @@ class Checkpointer:
         if error is not None:
             raise error
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, write: Callable[[], None]) -> None:
         try:
-            work()
-        except Exception as error:  # whatever it is, the main thread must meet it
+            write()
+        except Exception as error:  # raised again in the main thread
             self._error = error
 
     def _write_checkpoint(
@@ -224,13 +229,13 @@ class Checkpointer:
         kept_step: int | None,
         then: Callable[[Checkpoint], object] | None,
     ) -> None:
-        """The background thread's work: two rounds with the other workers, and one for `then`."""
-        disk = partial(_on_disk, f"the checkpoint of step {step} could not be written to {self.root}")
+        """Writes a checkpoint in the background thread: two rounds with the other workers, and one for `then`."""
+        on_disk = partial(_on_disk, f"the checkpoint of step {step} could not be written to {self.root}")
         folder: Path | None = None
         try:
-            folder, plan = agree(self.context, lambda: plan, partial(disk, self._open, step))
+            folder, plan = agree(self.context, lambda: plan, partial(on_disk, self._open, step))
             finish = partial(self._finish, folder, step, state, ledger, kept_step)
-            checkpoint = agree(self.context, partial(disk, self._write, folder, plan), partial(disk, finish))
+            checkpoint = agree(self.context, partial(on_disk, self._write, folder, plan), partial(on_disk, finish))
         except Exception:
             self._shards.forget()
             if folder is not None and self.context.rank == 0 and not (folder / MANIFEST).exists():
@@ -241,16 +246,16 @@ class Checkpointer:
             agree(self.context, partial(then, checkpoint), lambda done: done)
 
     def _open(self, step: int, plans: list[SavePlan | None]) -> list[tuple[Path, SavePlan | None]]:
-        """Rank 0: a fresh folder, and what each worker writes into it."""
+        """Creates the folder, and returns what each worker writes into it; on rank 0."""
         folder = self.root / f"step-{step:08d}-{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         return [(folder, plan) for plan in self._shards.combine(plans)]
 
     def _write(self, folder: Path, plan: SavePlan | None) -> Written:
-        """Every worker: its part, on the disk."""
-        folder.mkdir(exist_ok=True)  # a network file system may not show it yet
-        files, places = self._shards.write(folder, plan)
-        return places, {path.name: digest_file(path, sync=True) for path in files}
+        """Writes and syncs this worker's shards."""
+        folder.mkdir(exist_ok=True)  # a network file system may not show the folder yet
+        files, positions = self._shards.write(folder, plan)
+        return positions, {path.name: digest_file(path, sync=True) for path in files}
 
     def _finish(
         self,
@@ -261,8 +266,8 @@ class Checkpointer:
         kept_step: int | None,
         written: list[Written],
     ) -> list[Checkpoint]:
-        """Rank 0: the index, the ledger, the manifest; then retention."""
-        index = self._shards.finish(folder, [places for places, _ in written])
+        """Writes the index, the ledger and the manifest, and removes old checkpoints; on rank 0."""
+        index = self._shards.finish(folder, [positions for positions, _ in written])
         files = {index.name: digest_file(index, sync=True)}
         for _, digests in written:
             files |= digests
@@ -277,31 +282,33 @@ class Checkpointer:
         return [checkpoint] * self.context.size
 
     def _retain(self, newest: Checkpoint, kept_step: int | None) -> None:
-        """Keeps `newest`, the last checkpoints before it, and that of `kept_step`.
+        """Keeps `newest`, the checkpoints before it up to `keep`, and that of `kept_step`; removes all others.
 
-        What has no manifest is left over from a lost worker. What is of the same or a later step, or was passed over as
-        damaged when this attempt began, must not push out the good ones.
+        Folders without a manifest are left from a lost worker. Checkpoints of the same or a later step, and damaged
+        ones, do not count, so that they do not displace intact ones.
         """
-        earlier = [f for f in finished(self.root) if step_of(f) < newest.step and f not in self._passed]
-        kept = {newest.folder, *earlier[: self.keep - 1], *(f for f in earlier if step_of(f) == kept_step)}
-        for folder in set(self.root.glob("step-*")) - kept:
-            (folder / MANIFEST).unlink(missing_ok=True)  # first it stops existing, then it goes
+        intact = [folder for folder in list_checkpoints(self.root) if folder not in self._damaged]
+        earlier = [folder for folder in intact if step_of(folder) < newest.step]
+        best = [folder for folder in earlier if step_of(folder) == kept_step]
+        for folder in set(self.root.glob("step-*")) - {newest.folder, *earlier[: self.keep - 1], *best}:
+            (folder / MANIFEST).unlink(missing_ok=True)  # first, so that an interruption leaves no damaged checkpoint
             shutil.rmtree(folder, ignore_errors=True)
 
     def _verify(self, folder: Path) -> tuple[Checkpoint | None, str | None]:
-        """A checkpoint, and what is wrong with this worker's share of its files."""
+        """Opens a checkpoint, and verifies this worker's share of its files; returns the checkpoint and a fault."""
         try:
             checkpoint = open_checkpoint(folder)
         except (OSError, ValueError) as error:
             return None, str(error)
-        return checkpoint, complaint(checkpoint, sorted(checkpoint.files)[self.context.rank :: self.context.size])
+        return checkpoint, find_fault(checkpoint, sorted(checkpoint.files)[self.context.rank :: self.context.size])
 
 
-def _on_disk(what: str, make: Callable[..., T], *arguments: Any) -> T:
-    """What `make` returns for `arguments`; where the disk refuses, a StorageError that begins with `what`."""
+def _on_disk(message: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Calls `function`, and converts an OSError to a StorageError that starts with `message`."""
     try:
-        return make(*arguments)
+        return function(*arguments)
     except OSError as error:
         raise StorageError(
-            f"{what} ({error}): free some space or repair the disk; a restart continues from the last complete one."
+            f"{message} ({error}): free some space or repair the disk; a restart continues from the last complete "
+            f"checkpoint."
         ) from error

@@ -1,9 +1,10 @@
-"""The ledger of the bins that each step was trained on, and the audit that each bin came once per epoch.
+"""The ledger of the bins of each step, and an audit that each bin was trained on once per epoch.
 
-    ledger/step-00000020-5f0c1a2b.json     steps 11 to 20, and the segment that ends with step 10; sealed, never deleted
+    ledger/step-00000020-5f0c1a2b.json     steps 11 to 20, and a reference to the previous segment; never deleted
 
-Steps that were lost and done again are in segments that no later checkpoint descends from. So the chain from the newest
-checkpoint back to step 1 holds what the weights were trained on, and nothing else.
+Every segment refers to its parent. Segments of steps that were lost and repeated are not ancestors of a later
+checkpoint. So the chain from the newest checkpoint back to step 1 contains exactly the bins that its weights were
+trained on.
 """
 
 from collections import Counter
@@ -17,43 +18,49 @@ from brew_train.checkpoints.manifest import CHECKPOINTS, LedgerReference, peek_c
 
 __all__ = ["LEDGER", "Audit", "LedgerStep", "audit", "exactly_once", "read_ledger", "write_segment"]
 
-LEDGER = "ledger"  # inside the run folder
-PROOF = ": the weights are unharmed, but what they were trained on cannot be shown; put that file back."
+LEDGER = "ledger"  # name in the run folder
+PROOF = ": the weights are intact, but the bins that they were trained on are unknown; restore that file."
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerStep:
-    """One step, of all workers together."""
+    """The bins of one step over all workers."""
 
-    step: int  # over all stages, from 1
-    stage: str
-    bins: list[int]  # ids, in the order in which they were taken
-    skipped: bool = False  # its bins were read, but the weights left as they were (StageConfig.on_bad_step)
+    step: int  # number over all stages, from 1
+    stage: str  # name of the stage
+    bins: list[int]  # ids in the order of training
+    skipped: bool = False  # whether the weights were not updated (StageConfig.on_bad_step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What an audit found in order."""
+    """Result of a successful audit."""
 
-    steps: int
-    bins: dict[str, list[int]]  # by stage, for each epoch begun: bins taken, each once
-    skipped: dict[str, list[int]]  # by stage, the bins of skipped steps
+    steps: int  # number of steps
+    bins: dict[str, list[int]]  # number of bins in each epoch, by stage
+    skipped: dict[str, list[int]]  # ids of the bins of skipped steps, by stage
 
 
 def write_segment(
     folder: Path, name: str, steps: Sequence[LedgerStep], parent: LedgerReference | None
 ) -> LedgerReference:
-    """Writes the steps since `parent`'s last one, at least one, all of one stage.
+    """Writes a segment with the steps of one checkpoint.
 
     Args:
-        name: of the checkpoint that the segment belongs to.
+        folder: the ledger folder; created if it does not exist.
+        name: name of the checkpoint folder.
+        steps: the steps after those of `parent`, at least one, all of the same stage.
+        parent: the segment of the previous checkpoint; None for the first.
+
+    Returns:
+        A reference to the segment.
 
     Raises:
-        OSError: the disk refused; nothing is left behind.
+        OSError: the segment could not be written; no file is left.
     """
     numbers = [step.step for step in steps]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"steps {numbers} are not consecutive"
-    assert len({step.stage for step in steps}) == 1, "a segment is of one stage"
+    assert len({step.stage for step in steps}) == 1, "the steps of a segment belong to one stage"
     folder.mkdir(parents=True, exist_ok=True)
     body = {
         "first_step": numbers[0],
@@ -67,7 +74,11 @@ def write_segment(
 
 
 def read_ledger(folder: Path, newest: LedgerReference | None) -> list[LedgerStep]:
-    """The steps from the first to those of segment `newest`, followed back over each segment's parent.
+    """Returns all steps up to those of segment `newest`, which is followed back through its ancestors.
+
+    Args:
+        folder: the ledger folder.
+        newest: reference to the newest segment; None: no steps.
 
     Raises:
         DataError: a segment is missing, altered, or does not follow its parent.
@@ -78,13 +89,13 @@ def read_ledger(folder: Path, newest: LedgerReference | None) -> list[LedgerStep
         body = _read_segment(folder, reference)
         if segments and body["last_step"] != segments[-1]["first_step"] - 1:
             raise DataError(
-                f"the ledger in {folder} has a gap: {reference.name} ends with step {body['last_step']}, and the "
-                f"segment after it begins with step {segments[-1]['first_step']}."
+                f"the ledger in {folder} has a gap: {reference.name} ends with step {body['last_step']}, and the next "
+                f"segment starts with step {segments[-1]['first_step']}."
             )
         segments.append(body)
         reference = LedgerReference(**body["parent"]) if body["parent"] else None
     if segments and segments[-1]["first_step"] != 1:
-        raise DataError(f"the ledger in {folder} begins with step {segments[-1]['first_step']} instead of 1.")
+        raise DataError(f"the ledger in {folder} starts with step {segments[-1]['first_step']} instead of 1.")
     return [
         LedgerStep(step=number, stage=body["stage"], bins=bins, skipped=number in body["skipped"])
         for body in reversed(segments)
@@ -93,14 +104,17 @@ def read_ledger(folder: Path, newest: LedgerReference | None) -> list[LedgerStep
 
 
 def exactly_once(steps: Iterable[LedgerStep], n_bins: Mapping[str, int]) -> Audit:
-    """Checks that each stage took all of its bins once, before it took any of them again.
+    """Checks that each stage trained on each of its bins exactly once per epoch.
 
     Args:
-        steps: from the first.
-        n_bins: by stage, the bins of its plan; their ids are 0 to n_bins - 1.
+        steps: all steps, from the first.
+        n_bins: number of bins in the plan of each stage; their ids are 0 to n_bins - 1.
+
+    Returns:
+        The number of steps, and the bins of each stage.
 
     Raises:
-        DataError: naming a bin that came twice, never, or that the plan does not have.
+        DataError: a bin was trained on twice or never in an epoch, or is not in the plan.
     """
     taken: dict[str, list[int]] = {}
     skipped: dict[str, list[int]] = {}
@@ -112,7 +126,10 @@ def exactly_once(steps: Iterable[LedgerStep], n_bins: Mapping[str, int]) -> Audi
     bins: dict[str, list[int]] = {}
     for stage, ids in taken.items():
         if stage not in n_bins:
-            raise DataError(f"the ledger has steps of stage {stage}, but bins are given for {', '.join(n_bins)} only.")
+            raise DataError(
+                f"the ledger has steps of stage {stage}, but only the bins of {', '.join(n_bins)} are known: pass the "
+                f"bins of every stage."
+            )
         size = n_bins[stage]
         epochs = [ids[start : start + size] for start in range(0, len(ids), size)]
         for number, epoch in enumerate(epochs):
@@ -122,10 +139,17 @@ def exactly_once(steps: Iterable[LedgerStep], n_bins: Mapping[str, int]) -> Audi
 
 
 def audit(run: Path, n_bins: Mapping[str, int]) -> Audit:
-    """Follows the ledger of the run folder `run` from its newest checkpoint, and checks it with `exactly_once`.
+    """Reads the ledger of a run from its newest checkpoint, and checks it with `exactly_once`.
+
+    Args:
+        run: the run folder.
+        n_bins: number of bins in the plan of each stage.
+
+    Returns:
+        The number of steps, and the bins of each stage.
 
     Raises:
-        DataError: there is no checkpoint, its ledger is damaged, or a bin was not taken exactly once per epoch.
+        DataError: there is no checkpoint, its ledger is damaged, or a bin was not trained on exactly once per epoch.
     """
     checkpoint = peek_checkpoint(run / CHECKPOINTS)
     if checkpoint is None:
@@ -133,7 +157,7 @@ def audit(run: Path, n_bins: Mapping[str, int]) -> Audit:
     steps = read_ledger(run / LEDGER, checkpoint.ledger)
     if len(steps) != checkpoint.step:
         raise DataError(
-            f"the ledger of {run} holds {len(steps)} steps, but its newest checkpoint is of step {checkpoint.step}."
+            f"the ledger of {run} has {len(steps)} steps, but its newest checkpoint is of step {checkpoint.step}."
         )
     return exactly_once(steps, n_bins)
 
@@ -151,7 +175,7 @@ def _read_segment(folder: Path, reference: LedgerReference) -> dict[str, Any]:
 def _check_epoch(ids: list[int], size: int, where: str) -> None:
     counts = Counter(ids)
     if unknown := [i for i in counts if not 0 <= i < size]:
-        raise DataError(f"{where}: bin {unknown[0]} was taken, but the plan has bins 0 to {size - 1}.")
+        raise DataError(f"{where}: bin {unknown[0]} was used, but the plan has bins 0 to {size - 1}.")
     never = next((f", and bin {i} never" for i in range(size) if len(ids) == size and i not in counts), "")
-    if twice := [i for i, times in counts.items() if times > 1]:  # a full epoch without them lacks none either
-        raise DataError(f"{where}: bin {twice[0]} was taken {counts[twice[0]]} times{never}.")
+    if repeated := [i for i, times in counts.items() if times > 1]:  # without any, a full epoch has every bin
+        raise DataError(f"{where}: bin {repeated[0]} was used {counts[repeated[0]]} times{never}.")

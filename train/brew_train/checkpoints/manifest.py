@@ -1,6 +1,7 @@
 """The manifest of a checkpoint: size and SHA-256 of its files, and their verification.
 
-A sealed file is `{"body": ..., "sha256": of the body}`, put in place by rename once it is on the disk.
+Manifests and ledger segments are sealed files: JSON objects `{"body": ..., "sha256": SHA-256 of the body}`, which are
+written atomically.
 """
 
 import hashlib
@@ -17,9 +18,9 @@ __all__ = [
     "MANIFEST",
     "Checkpoint",
     "LedgerReference",
-    "complaint",
     "digest_file",
-    "finished",
+    "find_fault",
+    "list_checkpoints",
     "open_checkpoint",
     "peek_checkpoint",
     "seal",
@@ -28,57 +29,61 @@ __all__ = [
     "write_manifest",
 ]
 
-CHECKPOINTS = "checkpoints"  # inside the run folder
+CHECKPOINTS = "checkpoints"  # name in the run folder
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerReference:
-    """A sealed file by name and content."""
+    """A reference to a ledger segment."""
 
-    name: str
-    sha256: str  # of its body
+    name: str  # file name
+    sha256: str  # SHA-256 of its body
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint as its manifest describes it."""
+    """The content of a manifest."""
 
     folder: Path
-    step: int  # over all stages
-    state: dict[str, Any]  # what the writer passed: data position, counters, the optimizer's numbers
-    ledger: LedgerReference | None = None  # the segment of the bins up to this step (checkpoints.ledger)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name: {"bytes", "sha256"}
+    step: int  # number of the step, over all stages
+    state: dict[str, Any]  # JSON values of the writer: data position, counters, numbers of the optimizer
+    ledger: LedgerReference | None = None  # ledger segment of the bins up to this step (checkpoints.ledger)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # file name -> {"bytes", "sha256"}
 
 
 def write_manifest(checkpoint: Checkpoint) -> None:
-    """Makes `checkpoint` exist: all its files are on the disk by now."""
+    """Writes the manifest, which makes the checkpoint visible; all its files must be synced before."""
     body = {key: value for key, value in asdict(checkpoint).items() if key != "folder"}
     seal(checkpoint.folder / MANIFEST, body)
     fsync_folder(checkpoint.folder.parent)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`, its files not looked at.
+    """Returns the checkpoint in `folder` without verifying its files.
 
     Raises:
-        ValueError: what is wrong with the manifest.
-        OSError: it cannot be read.
+        ValueError: the manifest is damaged; the message describes the fault.
+        OSError: the manifest cannot be read.
     """
     try:
         body = unseal(folder / MANIFEST)
         ledger = body.pop("ledger")
         return Checkpoint(folder=folder, ledger=LedgerReference(**ledger) if ledger else None, **body)
-    except (KeyError, TypeError) as error:  # sealed, but not by this code
-        raise ValueError(f"its manifest has another form ({error})") from error
+    except (KeyError, TypeError) as error:  # a valid sealed file of another program
+        raise ValueError(f"its manifest has other fields ({error})") from error
 
 
-def complaint(checkpoint: Checkpoint, names: Iterable[str], *, content: bool = True) -> str | None:
-    """What is wrong with these files of a checkpoint, if anything.
+def find_fault(checkpoint: Checkpoint, names: Iterable[str], *, content: bool = True) -> str | None:
+    """Verifies files of a checkpoint.
 
     Args:
-        names: of files in its manifest.
-        content: read the files and compare sha256; else sizes alone.
+        checkpoint: the checkpoint.
+        names: names of files in its manifest.
+        content: True: read the files and compare their SHA-256; False: compare sizes only.
+
+    Returns:
+        A description of the first fault; None if the files are intact.
     """
     for name in names:
         path, recorded = checkpoint.folder / name, checkpoint.files[name]
@@ -87,7 +92,7 @@ def complaint(checkpoint: Checkpoint, names: Iterable[str], *, content: bool = T
             if size != recorded["bytes"]:
                 return f"{name} has {size} bytes instead of {recorded['bytes']}"
             if content and digest_file(path)["sha256"] != recorded["sha256"]:
-                return f"{name} has another content than was written"
+                return f"the content of {name} has changed"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
@@ -95,33 +100,34 @@ def complaint(checkpoint: Checkpoint, names: Iterable[str], *, content: bool = T
     return None
 
 
-def finished(root: Path) -> list[Path]:
-    """Folders of the checkpoints in `root`, the newest first; what has no manifest never was a checkpoint."""
+def list_checkpoints(root: Path) -> list[Path]:
+    """Returns the folders of the checkpoints in `root`, newest first; folders without a manifest are ignored."""
     return sorted((path.parent for path in root.glob(f"step-*/{MANIFEST}")), reverse=True)
 
 
 def step_of(folder: Path) -> int:
-    """The step that a checkpoint's folder is named after."""
+    """Returns the step number in the name of a checkpoint folder."""
     return int(folder.name.split("-")[1])
 
 
 def peek_checkpoint(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose manifest and file sizes are right, or None; takes milliseconds, and no workers.
+    """Returns the newest checkpoint with a valid manifest and the correct file sizes; None if there is none.
 
-    Contents are not read, so a restore may still fall back to one before it.
+    It takes milliseconds and needs no workers. The contents of files are not verified, so a restore may still use an
+    earlier checkpoint.
     """
-    for folder in finished(root):
+    for folder in list_checkpoints(root):
         try:
             checkpoint = open_checkpoint(folder)
         except (OSError, ValueError):
             continue
-        if complaint(checkpoint, checkpoint.files, content=False) is None:
+        if find_fault(checkpoint, checkpoint.files, content=False) is None:
             return checkpoint
     return None
 
 
 def digest_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
-    """Size and sha256 of a file; `sync` first sees to it that the file is on the disk."""
+    """Returns {"bytes": size, "sha256": SHA-256} of a file; `sync`: call fsync first."""
     if sync:
         fsync_file(path)
     with path.open("rb") as handle:
@@ -129,28 +135,29 @@ def digest_file(path: Path, *, sync: bool = False) -> dict[str, Any]:
 
 
 def seal(path: Path, body: dict[str, Any]) -> LedgerReference:
-    """Writes a sealed file; it appears at once and complete, or not at all."""
+    """Writes a sealed file atomically, and returns a reference to it."""
     digest = _digest(body)
     replace_atomically(path, json.dumps({"body": body, "sha256": digest}))
     return LedgerReference(name=path.name, sha256=digest)
 
 
 def unseal(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
-    """The body of a sealed file.
+    """Returns the body of a sealed file.
 
     Args:
-        sha256: what a LedgerReference says of it, if there is one.
+        path: the file.
+        sha256: SHA-256 of the body in a LedgerReference, which must match, too; None: no reference.
 
     Raises:
-        ValueError: it is no longer what was written.
-        OSError: it cannot be read.
+        ValueError: the file is damaged or altered.
+        OSError: the file cannot be read.
     """
     try:
         sealed = json.loads(path.read_text())
         body: dict[str, Any] = sealed["body"]
         intact = _digest(body) == sealed["sha256"] == (sha256 or sealed["sha256"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its {path.name} is cut off or overwritten ({error})") from error
+        raise ValueError(f"its {path.name} is incomplete or overwritten ({error})") from error
     if not intact:
         raise ValueError(f"its {path.name} was altered")
     return body

@@ -1,7 +1,7 @@
 """The lease on a run folder: only the latest attempt may write.
 
-When a driver is lost, its workers on other nodes go on for some seconds, while the relaunched driver starts new ones;
-without a lease each would remove the other's checkpoints.
+When a driver is lost, its workers on other nodes continue for some seconds, while the relaunched driver starts new
+workers. Without a lease, each attempt would remove the checkpoints of the other.
 """
 
 from pathlib import Path
@@ -11,15 +11,15 @@ from brew_platform.files import replace_atomically
 
 __all__ = ["RunLease"]
 
-LEASE = "lease"  # a file in the run folder: the id of the attempt that may write
+LEASE = "lease"  # file in the run folder with the id of the attempt that may write
 
 
 class RunLease:
-    """The right to write a run folder, taken on construction from its previous holder.
+    """The exclusive right to write a run folder. A new lease replaces that of an earlier attempt.
 
     Args:
-        run: the run folder, which exists.
-        attempt: an id that no other attempt has.
+        run: run folder, which must exist.
+        attempt: unique id of the attempt.
     """
 
     def __init__(self, run: Path, attempt: str) -> None:
@@ -27,10 +27,14 @@ class RunLease:
         replace_atomically(self.path, attempt)
 
     def require(self) -> None:
-        """Raises a UserError where a later attempt has taken the folder: it is not ours to write any more."""
+        """Checks that no later attempt has taken the folder.
+
+        Raises:
+            UserError: another attempt holds the lease.
+        """
         holder = self.path.read_text()
         if holder != self.attempt:
             raise UserError(
-                f"{self.path.parent} was taken over by a later attempt ({holder}), so this one ({self.attempt}) stops "
-                f"and leaves it alone: give two runs two folders."
+                f"{self.path.parent} was taken over by a later attempt ({holder}), so this attempt ({self.attempt}) "
+                f"stops: use different folders for different runs."
             )

@@ -1,8 +1,8 @@
-"""One worker's shards in a checkpoint, in the format of torch.distributed.checkpoint (DCP).
+"""Writes and reads the shards of one worker in the format of torch.distributed.checkpoint (DCP).
 
-DCP's parts are called one by one, as its StorageWriter documents them, instead of its `save` and `load`: these exchange
-every worker's plan for every checkpoint, raise a BaseException, and warn where there is one process, which a background
-thread cannot silence safely (warning filters are the whole process's).
+The steps of a DCP checkpoint are called separately, as the documentation of StorageWriter describes them. DCP's `save`
+and `load` exchange the plans of all workers for every checkpoint and raise a BaseException. With one process they also
+warn, and a background thread cannot suppress warnings, because filters apply to the whole process.
 """
 
 from pathlib import Path
@@ -20,44 +20,47 @@ __all__ = ["ShardWriter", "read_shards"]
 
 
 class ShardWriter:
-    """Writes the same tensors again and again.
+    """Writes checkpoints of the same tensors repeatedly.
 
-    Who writes what, and where in which file, depends on the tensors' layout alone. So workers exchange that when the
-    layout is new; after that rank 0 repeats the index. For Mixtral 8x22B on 256 workers this saves tens of seconds of
-    rank 0's processor, which its training would feel, and 130 MB of messages per checkpoint.
+    The files and positions of all shards depend only on the layout of the tensors. So workers exchange their plans only
+    for a new layout, and rank 0 writes the same index for every checkpoint. For Mixtral 8x22B on 256 workers this saves
+    tens of seconds of CPU time on rank 0, which would slow down its training, and 130 MB of messages per checkpoint.
 
     Args:
-        rank: of this worker; rank 0 also writes the index.
+        rank: rank of this worker; rank 0 also writes the index.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self._buffers: dict[str, torch.Tensor] = {}  # this worker's parts, on the CPU
+        self._buffers: dict[str, torch.Tensor] = {}  # copies of this worker's shards, on the CPU
         self.forget()
 
     def forget(self) -> None:
-        """After a failure: workers may disagree on what is known, so the next checkpoint begins afresh."""
-        self._layout: list[Any] = []  # of the tensors that the following are for
+        """Forgets the layout after a failure, because workers may have different ones; the next plans are new."""
+        self._layout: list[Any] = []  # layout that the following attributes belong to
         self._plan: SavePlan | None = None
-        self._places: list[WriteResult] = []  # where in this worker's file each of its parts is
-        self._metadata: Metadata | None = None  # rank 0's, all workers' parts, until the index is made from it
-        self._index = b""  # rank 0's
+        self._positions: list[WriteResult] = []  # positions of the shards in this worker's file
+        self._metadata: Metadata | None = None  # of all workers' shards, until the index is written; on rank 0
+        self._index = b""  # content of the index file; on rank 0
 
     @torch.no_grad()
     def stage(self, tensors: dict[str, torch.Tensor]) -> SavePlan | None:
-        """Copies this worker's parts of `tensors`; what is written later are these copies.
+        """Copies this worker's shards of `tensors` to buffers on the CPU, which are written later.
 
-        The buffers are allocated once (pinned where the tensors are on a GPU). They are plain tensors: a DTensor over
-        copies on the CPU would move them back to its mesh's GPUs.
+        The buffers are allocated once, in pinned memory for tensors on a GPU. They are plain tensors, because a DTensor
+        would move its copies back to the GPUs of its mesh.
+
+        Args:
+            tensors: tensors or DTensors by name.
 
         Returns:
-            This worker's plan; None where the tensors are laid out as last time.
+            The plan of this worker; None if the layout is that of the last call.
         """
-        parts = {name: t.to_local() if isinstance(t, DTensor) else t for name, t in tensors.items()}
-        self._buffers = {name: self._buffer(name, part) for name, part in parts.items()}
-        for name, part in parts.items():
-            self._buffers[name].copy_(part, non_blocking=True)
-        if any(part.is_cuda for part in parts.values()):
+        shards = {name: t.to_local() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+        self._buffers = {name: self._buffer(name, shard) for name, shard in shards.items()}
+        for name, shard in shards.items():
+            self._buffers[name].copy_(shard, non_blocking=True)
+        if any(shard.is_cuda for shard in shards.values()):
             torch.cuda.current_stream().synchronize()
 
         layout = [
@@ -72,7 +75,14 @@ class ShardWriter:
         return planner.create_local_plan()
 
     def combine(self, plans: list[SavePlan | None]) -> list[SavePlan | None]:
-        """Rank 0: from every worker's plan to what each is to write; what several hold is spread over them."""
+        """Combines the plans of all workers on rank 0, so that each shard is written by one worker.
+
+        Args:
+            plans: results of `stage` by rank.
+
+        Returns:
+            The plan of each worker for `write`; None if the layout is that of the last checkpoint.
+        """
         new = [plan for plan in plans if plan is not None]
         if not new:
             return plans
@@ -81,75 +91,89 @@ class ShardWriter:
         return [*self._writer(Path()).prepare_global_plan(combined)]
 
     def write(self, folder: Path, plan: SavePlan | None) -> tuple[list[Path], list[WriteResult] | None]:
-        """Writes this worker's part.
+        """Writes this worker's shards.
 
         Args:
-            folder: exists.
-            plan: this worker's, from `combine`; None: as last time.
+            folder: existing folder of the checkpoint.
+            plan: plan of this worker from `combine`; None: the last plan.
 
         Returns:
-            files: what was written.
-            places: for `finish`; None: as last time.
+            files: the written files.
+            positions: positions of the shards, for `finish`; None: those of the last checkpoint.
 
         Raises:
-            OSError: the disk refused.
+            OSError: a file could not be written.
         """
         self._plan = plan or self._plan
         assert self._plan is not None
         try:
-            places = self._writer(folder).write_data(self._plan, _FromBuffers(self._buffers)).value()
-        except RuntimeError as error:  # torch's zip writer stumbles over its own half-written record
+            positions = self._writer(folder).write_data(self._plan, _FromBuffers(self._buffers)).value()
+        except RuntimeError as error:  # after a failed write, torch's zip writer raises another error
             raise _disk_error(error) from error
-        files = sorted({folder / place.storage_data.relative_path for place in places})
+        files = sorted({folder / position.storage_data.relative_path for position in positions})
         if plan is None:
-            assert places == self._places, "the same layout was written to other places"
+            assert positions == self._positions, "the same layout was written to other positions"
             return files, None
-        self._places = places
-        return files, places
+        self._positions = positions
+        return files, positions
 
-    def finish(self, folder: Path, places: list[list[WriteResult] | None]) -> Path:
-        """Rank 0: writes the index, from what `write` returned on every worker, and returns its path."""
+    def finish(self, folder: Path, positions: list[list[WriteResult] | None]) -> Path:
+        """Writes the index on rank 0.
+
+        Args:
+            folder: folder of the checkpoint.
+            positions: results of `write` by rank.
+
+        Returns:
+            Path of the index.
+        """
         path = folder / ".metadata"
         if self._metadata is not None:
-            self._writer(folder).finish(self._metadata, [part for part in places if part is not None])
+            self._writer(folder).finish(self._metadata, [part for part in positions if part is not None])
             self._metadata, self._index = None, path.read_bytes()
         else:
             path.write_bytes(self._index)
         return path
 
-    def _buffer(self, name: str, part: torch.Tensor) -> torch.Tensor:
+    def _buffer(self, name: str, shard: torch.Tensor) -> torch.Tensor:
         old = self._buffers.get(name)
-        if old is not None and old.shape == part.shape and old.dtype == part.dtype:
+        if old is not None and old.shape == shard.shape and old.dtype == shard.dtype:
             return old
-        return torch.empty_like(part, device="cpu", pin_memory=part.is_cuda, memory_format=torch.contiguous_format)
+        return torch.empty_like(shard, device="cpu", pin_memory=shard.is_cuda, memory_format=torch.contiguous_format)
 
     def _writer(self, folder: Path) -> FileSystemWriter:
-        # sync_files would sync before Python's buffer is flushed; copying ahead would open a context on the first GPU
+        # sync_files would sync before Python's buffer is flushed; copy-ahead would create a context on the first GPU
         writer = FileSystemWriter(folder, sync_files=False, per_thread_copy_ahead=0)
         writer.set_up_storage_writer(self.rank == 0, rank=self.rank)
         return writer
 
 
 def read_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Fills this worker's parts of `tensors` in place, whatever number of workers wrote them; no other takes part.
+    """Fills this worker's shards of `tensors` in place, without the other workers.
+
+    The checkpoint may have been written by another number of workers.
+
+    Args:
+        folder: folder of the checkpoint.
+        tensors: tensors or DTensors by name.
 
     Raises:
-        ValueError: the folder holds other tensors.
-        OSError: it cannot be read.
+        ValueError: the checkpoint has tensors of other names or shapes.
+        OSError: the checkpoint cannot be read.
     """
     reader, planner = FileSystemReader(folder), DefaultLoadPlanner()
     metadata = reader.read_metadata()
-    held = metadata.state_dict_metadata
-    for one, other, what in ((tensors, held, "lacks"), (held, tensors, "also holds")):
-        if odd := [name for name in one if name not in other]:
-            raise ValueError(f"it {what} {odd[0]}" + (f" and {len(odd) - 1} more" if odd[1:] else ""))
+    stored = metadata.state_dict_metadata
+    for names, other_names, fault in ((tensors, stored, "lacks"), (stored, tensors, "also has")):
+        if missing := [name for name in names if name not in other_names]:
+            raise ValueError(f"it {fault} {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
     planner.set_up_planner(dict(tensors), metadata, is_coordinator=False)
     reader.set_up_storage_reader(metadata, is_coordinator=False)
     reader.read_data(planner.finish_plan(planner.create_local_plan()), planner).wait()
 
 
 class _FromBuffers(DefaultSavePlanner):
-    """Looks up what a plan names in this worker's copies."""
+    """Returns the copies of this worker's shards for the items of a plan."""
 
     def __init__(self, buffers: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -160,7 +184,7 @@ class _FromBuffers(DefaultSavePlanner):
 
 
 def _disk_error(error: BaseException) -> BaseException:
-    """The disk's own error behind `error`, or `error` itself."""
+    """Returns the OSError that caused `error`, or `error` itself."""
     current: BaseException | None = error
     while current is not None and not isinstance(current, OSError):
         current = current.__cause__ or current.__context__

@@ -1,4 +1,4 @@
-"""The part of a checkpoint that is not tensors: one schema with a version."""
+"""The state in the manifest of a checkpoint, besides the tensors: one schema with a format version."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class CheckpointState:
 
     stage: str  # name of the stage
     train_state: TrainState
-    position: BinOrderState  # of the stage in its bins
+    position: BinOrderState  # position of the stage in its bins
     seed: int  # TrainConfig.seed
     optimizer: list[dict[str, Any]]  # Optimizer.scalars, one per parameter group
     average_weight: float | None  # w of the average lerp(weights, z, w); None: the weights themselves are exported
@@ -51,6 +51,7 @@ class CheckpointState:
         """Returns the state that `as_dict` wrote.
 
         Args:
+            values: the JSON object.
             path: manifest that it was read from, for error messages.
 
         Raises:
