@@ -297,7 +297,7 @@ def verify(
         elif faults:
             show_faults(console, faults)
         else:
-            console.print(f"{len(numbers)} versions of {opened.model} are complete and unchanged.", markup=False)
+            console.print(f"{opened.model}: {len(numbers)} checked, nothing is missing or damaged.", markup=False)
     if faulty:
         sys.exit(1)
 
