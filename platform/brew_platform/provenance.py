@@ -1,11 +1,12 @@
-"""What figures and versions were made with: the git commit, the machine, the packages, the time."""
+"""Describes the origin of figures and versions: git commit, machine, package versions, time."""
 
 import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,12 @@ def machine() -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the version of Python and of installed packages."""
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    """Return the version of Python and of those of `packages` that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def now() -> str:

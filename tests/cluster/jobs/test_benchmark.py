@@ -1,0 +1,198 @@
+"""The benchmark's checks before any time is spent, and what an interrupted one keeps; without Ray."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from brew_cluster.jobs.benchmark import (
+    BenchmarkJob,
+    _key,
+    _missing,
+    _require_prompts,
+    _ScoreParts,
+    _with_prompts,
+    load_benchmark,
+    make_report,
+    open_model,
+    report_path,
+)
+from brew_cluster.jobs.publish import publish_export
+from brew_data.data_folder import DataFolder, DatasetInfo
+from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.suite import load_suite
+from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
+from brew_data.split import Split
+from brew_platform.errors import ConfigError, RegistryError, UserError
+from brew_platform.registry.model_digest import folder_digest
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.batch.dataset_scoring import SCORES
+from brew_serve.benchmark import BenchmarkRows, TaskQuality
+from brew_serve.engines.config import EngineConfig
+
+FORMAT = PromptFormat(context_length=256, head_tokens=64, question_tokens=64)
+ROWS = BenchmarkRows(ids={"movie_rating": np.array([3, 5, 8], np.int64)}, interactions=3, of=9, digest="r" * 64)
+
+
+def make_bundle(tokenizer: Tokenizer) -> PromptBundle:
+    return PromptBundle(suite=load_suite("movielens"), format=FORMAT, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="session")
+def bundle() -> PromptBundle:
+    return make_bundle(train_tokenizer(["a film of 1995, drama and comedy"] * 5, vocabulary_size=300))
+
+
+@pytest.fixture
+def export(tmp_path: Path, bundle: PromptBundle) -> Path:
+    folder = tmp_path / "sft" / "export"
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", "vocab_size": bundle.tokenizer.vocabulary_size, "max_position_embeddings": 256}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"weights": np.zeros((2, 3), np.float32)}, folder / "model.safetensors")
+    bundle.save(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path, bundle: PromptBundle) -> DataFolder:
+    folder = tmp_path / "data"
+    (folder / "tables").mkdir(parents=True)
+    bundle.save(folder / "prompts")
+    DatasetInfo(
+        source="movielens", split=Split(train_until=5, until=9), has_true_probabilities=False,
+        config_digest="c" * 64, prompt_digest=bundle.digest, commit=None,
+    ).write(folder)  # fmt: skip
+    return DataFolder.open(folder)
+
+
+def job(tmp_path: Path, **fields: Any) -> BenchmarkJob:
+    return BenchmarkJob(registry_url=str(tmp_path / "registry"), cache_folder=str(tmp_path / "cache"), **fields)
+
+
+def test_a_model_is_a_folder_or_a_version(tmp_path: Path, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = open_model(str(export), job(tmp_path))
+    assert (found.kind, found.version, found.folder) == ("export", None, export)
+    registry = Registry(open_store(str(tmp_path / "registry")))
+    publish_export(registry, export, author="ana", gates=[])
+    registry.promote(1, author="ana", force=True, reason="a test")
+    for reference in ("registry:1", "registry:production", "production", "1"):
+        version = open_model(reference, job(tmp_path))
+        assert (version.name, version.kind, version.version) == ("registry:1", "version", 1)
+        assert version.digest == found.digest == folder_digest(version.folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1").symlink_to(export)  # a folder comes before a version of its name, unless it says registry:
+    assert open_model("1", job(tmp_path)).kind == "export"
+    assert open_model("registry:1", job(tmp_path)).kind == "version"
+    assert report_path(job(tmp_path, run="r", data="d/ml"), version) == Path("r/registry-1-ml.json")
+    assert report_path(job(tmp_path, run="r", data="d/ml"), found) == Path("r/sft-export-ml.json")
+
+
+def test_what_is_not_a_model_is_refused(tmp_path: Path, export: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder runs/nowhere\. Pass the folder of an export or of a base"):
+        open_model("runs/nowhere", job(tmp_path))
+    with pytest.raises(RegistryError, match="no alias 'nothing'"):
+        open_model("nothing", job(tmp_path))
+    with pytest.raises(RegistryError, match="no version 4"):
+        open_model("registry:4", job(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        open_model(str(tmp_path / "empty"), job(tmp_path))
+    (export / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has neither model\.safetensors nor"):
+        open_model(str(export), job(tmp_path))
+
+
+def test_a_model_with_other_prompts_than_the_data_is_refused(
+    tmp_path: Path, export: Path, data: DataFolder, bundle: PromptBundle
+) -> None:
+    _require_prompts(open_model(str(export), job(tmp_path)), bundle, data)
+    replace(bundle, format=replace(FORMAT, head_tokens=32)).save(export)
+    with pytest.raises(UserError, match=r"was trained with the prompts .* suite, prompt format or tokenizer differ"):
+        _require_prompts(open_model(str(export), job(tmp_path)), bundle, data)
+    for name in ("suite.json", "prompt.json"):
+        (export / name).unlink()
+    base = open_model(str(export), job(tmp_path))
+    assert base.kind == "base"
+    with pytest.raises(UserError, match="has another tokenizer than the data"):
+        _require_prompts(base, bundle, data)
+
+
+def test_a_base_model_gets_the_prompts_of_the_data(tmp_path: Path, export: Path, bundle: PromptBundle) -> None:
+    for name in ("suite.json", "prompt.json"):
+        (export / name).unlink()
+    (export / "tokenizer.json").write_text("{}")
+    base = open_model(str(export), job(tmp_path))
+    for _ in range(2):  # again after an interruption
+        folder = _with_prompts(base, bundle, tmp_path / "run")
+    assert PromptBundle.load(folder).digest == bundle.digest
+    assert (folder / "model.safetensors").resolve() == export / "model.safetensors"
+    assert (export / "tokenizer.json").read_text() == "{}"
+    assert not (export / "prompt.json").exists()
+
+
+def test_unfinished_scores_are_kept_and_only_the_others_are_missing(tmp_path: Path) -> None:
+    parts = _ScoreParts(tmp_path / "scores")
+    assert parts.read().num_rows == 0
+    for id_, seconds in ((5, 2.0), (3, 1.5)):
+        row = {"interaction_id": id_, "task": "movie_rating", "score": 0.5, "probabilities": [], "version": None}
+        parts.append(pa.Table.from_pylist([row], schema=SCORES), seconds)
+    again = _ScoreParts(tmp_path / "scores")
+    assert again.read()["interaction_id"].to_pylist() == [5, 3]
+    assert again.seconds == 3.5
+    assert {task: ids.tolist() for task, ids in _missing(ROWS, again.read()).items()} == {"movie_rating": [8]}
+    again.remove()
+    assert not (tmp_path / "scores").exists()
+
+
+def test_scores_are_continued_for_the_same_model_rows_and_numbers_only(
+    tmp_path: Path, export: Path, bundle: PromptBundle
+) -> None:
+    model = open_model(str(export), job(tmp_path))
+    key = _key(job(tmp_path), model, bundle, ROWS)
+    assert _key(job(tmp_path, engine=EngineConfig(threads=1)), model, bundle, ROWS) == key
+    assert _key(job(tmp_path, engine=EngineConfig(dtype="bfloat16")), model, bundle, ROWS) != key
+    assert _key(job(tmp_path), replace(model, digest="x"), bundle, ROWS) != key
+    assert _key(job(tmp_path), model, bundle, replace(ROWS, digest="x")) != key
+
+
+def test_the_report_names_model_data_sample_and_machine(
+    tmp_path: Path, export: Path, data: DataFolder, bundle: PromptBundle
+) -> None:
+    model = open_model(str(export), job(tmp_path))
+    quality = TaskQuality(rows=3, positive_rate=0.5, auc=0.75, logloss=0.5, baseline_auc=0.625, best_auc=None)
+    report = make_report(
+        model=model, data=data, prompt_digest=bundle.digest, rows=ROWS, requested=3, seed=7, engine=EngineConfig(),
+        quality={"movie_rating": quality}, seconds=1.25, peak_bytes=10, commit=None,
+    )  # fmt: skip
+    assert report["model"] == {"name": str(export), "kind": "export", "version": None, "digest": model.digest}
+    assert report["sample"] == {
+        "name": "3 of 9 rows after the cut, seed 7", "rows": 3, "of": 9, "seed": 7, "scores": 3,
+        "rows_digest": "r" * 64,
+    }  # fmt: skip
+    assert report["tasks"]["movie_rating"]["gain"] == 0.125
+    assert report["data"]["train_until"] == 5
+    assert {"cores", "cpu", "memory_gib"} == report["machine"].keys()
+    assert report["versions"].keys() >= {"python", "torch", "ray"}
+    json.dumps(report, allow_nan=False)
+    version = publish_export(
+        Registry(open_store(str(tmp_path / "registry"))), export, author="ana", report=report, gates=[]
+    )
+    assert version.lineage["benchmark"]["sample"]["seed"] == 7
+    assert version.metrics["movie_rating"]["auc"] == 0.75
+
+
+def test_settings_come_from_recipe_options_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("rows: 5\nengine: {threads: 1}\n")
+    loaded = load_benchmark(tmp_path / "a.yaml", {"rows": 7, "seed": None, "data": "1: 2"}, ["seed=3"])
+    assert (loaded.rows, loaded.seed, loaded.data, loaded.engine.threads) == (7, 3, "1: 2", 1)
+    for override, words in [("row=3", "Did you mean rows"), ("rows=0", "rows is 0"), ("seed=-1", "seed is -1")]:
+        with pytest.raises(ConfigError, match=words):
+            load_benchmark(None, {}, [override])
