@@ -1,1 +1,1 @@
-"""Training objectives, one class each."""
+"""Defines the training objectives, one class each."""

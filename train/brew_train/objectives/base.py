@@ -49,7 +49,7 @@ Result = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # loss, losses_T, sums
 
 @dataclass(frozen=True, kw_only=True)
 class StepInputs:
-    """What an objective reads besides the batch.
+    """The inputs of an objective besides the batch.
 
     Args:
         counts_3: float64 [3], prompt targets, answer targets and pairs of the global step, on the batch's device.
@@ -64,7 +64,7 @@ class StepInputs:
 
 
 class BatchLoss(Protocol):
-    """What the model's forward pass calls: a loss of one batch, computed where the weight of the head is gathered."""
+    """A loss of one batch. The model's forward pass calls it, because the weight of the head is gathered only there."""
 
     @property
     def micro_steps(self) -> int:

@@ -1,9 +1,9 @@
-"""Cross-entropy and log-probabilities of a linear head that never hold the logits of a whole row.
+"""Cross-entropy and log-probabilities of a linear head, without the logits of a whole row in memory.
 
-360Brew's fine-tuning loss of a multi-turn chat (360Brew, "L = w_p·L_prompt + (1 - w_p)·L_mtc"): with N_p prompt targets
-and N_a answer targets in the *global* step, a prompt target weighs w_p / N_p and an answer target (1 - w_p) / N_a. The
-counts are summed over all workers first, so every number of workers minimises the same loss.
-Legend: T tokens of one worker's row, C of them in a chunk, H hidden size, V vocabulary.
+360Brew's fine-tuning loss of a multi-turn chat is L = w_p·L_prompt + (1 - w_p)·L_mtc. With N_p prompt targets and N_a
+answer targets in the *global* step, a prompt target has the weight w_p / N_p and an answer target (1 - w_p) / N_a. The
+counts are summed over all workers first, so the loss does not depend on the number of workers.
+Legend: T tokens of one worker's row, C tokens of a chunk, H hidden size, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -26,23 +26,23 @@ __all__ = [
 ]
 
 PROMPT, ANSWER = 0, 1  # roles of target tokens, as in the bins
-NO_TARGET = -100  # target id of a position that predicts nothing: the last token of each document
-CHUNK = {"cpu": 128, "cuda": 2048}  # tokens whose logits exist at once: in the CPU's cache, or enough to fill a GPU
+NO_TARGET = -100  # target id of a position without a target: the last token of each document
+CHUNK = {"cpu": 128, "cuda": 2048}  # tokens per chunk, so that the logits fit into the CPU's cache or occupy a GPU
 
 
 def token_weights(
     roles_T: torch.Tensor, targets_T: torch.Tensor, counts_2: torch.Tensor, prompt_weight: float | None
 ) -> torch.Tensor:
-    """The weight of each position, such that the sum of weight · cross-entropy over all workers is the step's loss.
+    """Returns the weight of each position; the sum of weight · cross-entropy over all workers is the loss of the step.
 
     Args:
-        roles_T: uint8, role of the token that each position predicts (0 prompt, 1 answer).
-        targets_T: int64, ids; `NO_TARGET` where a position predicts nothing.
-        counts_2: prompt and answer targets in the global step.
-        prompt_weight: w_p, or None for the plain mean over all targets.
+        roles_T: uint8, role of the target of each position (0 prompt, 1 answer).
+        targets_T: int64, token ids; `NO_TARGET` for a position without a target.
+        counts_2: numbers of prompt and answer targets in the global step.
+        prompt_weight: w_p; None: the mean over all targets.
 
     Returns:
-        float32, shape [T]; 0 where there is no target. A role without any target in the step adds nothing.
+        float32 [T]; 0 without a target. A role without targets in the step contributes nothing.
     """
     counts = counts_2.to(torch.float32)
     if prompt_weight is None:
@@ -54,7 +54,7 @@ def token_weights(
 
 
 def uses_liger(device: torch.device) -> bool:
-    """Whether Liger's kernels make the losses: on a GPU, where they are installed. Elsewhere plain PyTorch does."""
+    """Returns whether Liger's kernels compute the losses: on a GPU, if they are installed; otherwise PyTorch does."""
     return device.type == "cuda" and find_spec("liger_kernel") is not None
 
 
@@ -66,26 +66,26 @@ def fused_cross_entropy(
     *,
     liger: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted cross-entropy of a linear head, chunk by chunk; memory is chunk x V instead of T x V.
+    """Computes the weighted cross-entropy of a linear head in chunks; needs memory for C x V logits instead of T x V.
 
-    In PyTorch the gradient is made in the forward pass, while the logits exist (the idea of Liger's fused linear
-    cross-entropy, arXiv:2410.10989 §3.2), so that nothing is computed twice.
+    With PyTorch, the gradient is computed in the forward pass, while the logits are in memory, so they are computed only
+    once. This is the idea of Liger's fused linear cross-entropy (arXiv:2410.10989 §3.2).
 
     Args:
-        hidden_TH: last hidden states.
-        head_VH: weight of the head, in the same dtype; the softmax and the losses are float32 whatever it is.
-        targets_T: int64, ids; `NO_TARGET` where a position predicts nothing.
-        weights_T: float32; 0 where there is no target.
-        liger: whether Liger's kernels are used; None: where `uses_liger` says so.
+        hidden_TH: last hidden states, float32 or bfloat16.
+        head_VH: weight of the head, same dtype. The softmax and the losses are float32 for any dtype.
+        targets_T: int64, token ids; `NO_TARGET` for a position without a target.
+        weights_T: float32; 0 without a target.
+        liger: whether to use Liger's kernels; None: the result of `uses_liger`.
 
     Returns:
-        loss: sum of weight · cross-entropy, float32 scalar, differentiable in `hidden_TH` and `head_VH`.
-        losses_T: each position's unweighted cross-entropy, float32, 0 without a target; not differentiable.
+        loss: float32 scalar, sum of weight · cross-entropy; differentiable in `hidden_TH` and `head_VH`.
+        losses_T: float32, unweighted cross-entropy of each position, 0 without a target; not differentiable.
     """
     if uses_liger(hidden_TH.device) if liger is None else liger:
         losses_T = _liger_losses(hidden_TH, head_VH, targets_T)
         return (losses_T * weights_T).sum(), losses_T.detach()
-    # Inside a Function gradients are always off, and its inputs do not show whether they are needed.
+    # Computed here, because gradients are always disabled inside a Function.
     needs_grad = torch.is_grad_enabled() and (hidden_TH.requires_grad or head_VH.requires_grad)
     loss, losses_T = _FusedCrossEntropy.apply(hidden_TH, head_VH, targets_T, weights_T, needs_grad)  # type: ignore[no-untyped-call]
     return loss, losses_T
@@ -94,16 +94,19 @@ def fused_cross_entropy(
 def token_log_probabilities(
     hidden_TH: torch.Tensor, head_VH: torch.Tensor, targets_T: torch.Tensor, *, liger: bool | None = None
 ) -> torch.Tensor:
-    """Log-probability of each target under a linear head, for losses that are no weighted sum of them.
+    """Computes the log-probability of each target under a linear head, for losses that are not a weighted sum of them.
 
-    What each token's gradient is worth is known in the backward pass only, so the logits are computed again there,
-    chunk by chunk; memory is chunk x V instead of T x V.
+    The upstream gradient of each token is known only in the backward pass, so the logits are computed again there, in
+    chunks. The function needs memory for C x V logits instead of T x V.
 
     Args:
-        hidden_TH, head_VH, targets_T, liger: as in `fused_cross_entropy`.
+        hidden_TH: as in `fused_cross_entropy`.
+        head_VH: as in `fused_cross_entropy`.
+        targets_T: as in `fused_cross_entropy`.
+        liger: as in `fused_cross_entropy`.
 
     Returns:
-        float32, shape [T], differentiable in `hidden_TH` and `head_VH`; 0 without a target.
+        float32 [T], differentiable in `hidden_TH` and `head_VH`; 0 without a target.
     """
     if uses_liger(hidden_TH.device) if liger is None else liger:
         return -_liger_losses(hidden_TH, head_VH, targets_T)
@@ -112,11 +115,11 @@ def token_log_probabilities(
 
 
 def _liger_losses(hidden_TH: torch.Tensor, head_VH: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
-    """Each position's cross-entropy, float32 [T], by Liger's Triton kernel; differentiable.
+    """Computes the cross-entropy of each position, float32 [T], with Liger's Triton kernel; differentiable.
 
-    With reduction "none" Liger puts the gradient off to the backward pass and computes the logits again there, as
-    `_TokenLogProbabilities` does: one more product with the head, the price of a weight per token. It rounds logits to
-    the dtype of the inputs; the head's gradient is summed in float32 because we ask for it.
+    With reduction "none", which weights per token require, Liger computes the logits again in the backward pass, as
+    `_TokenLogProbabilities` does. It rounds logits to the dtype of the inputs. The gradient of the head is summed in
+    float32 (`accum_dtype`).
     """
     functional = import_module("liger_kernel.transformers.functional")
     losses_T: torch.Tensor = functional.liger_fused_linear_cross_entropy(
@@ -160,7 +163,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TH: torch.Tensor, head_VH: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
         logp_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=hidden_TH.device)
-        norms_T = torch.zeros_like(logp_T)  # log of the sum over the vocabulary, so that backward need not sum again
+        norms_T = torch.zeros_like(logp_T)  # logsumexp over the vocabulary, for the backward pass
         for part in _chunks(hidden_TH):
             logits_CV = (hidden_TH[part] @ head_VH.T).float()
             norms_T[part] = logits_CV.logsumexp(dim=-1)
@@ -182,7 +185,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
 
 class _Gradients:
-    """The gradients of sum(scale · cross-entropy) in hidden states and head, gathered chunk by chunk."""
+    """Accumulates the gradients of sum(scale · cross-entropy) in hidden states and head over the chunks."""
 
     def __init__(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor) -> None:
         self._inputs = hidden_TH, head_VH
@@ -190,7 +193,14 @@ class _Gradients:
         self.head_VH = torch.zeros(head_VH.shape, dtype=torch.float32, device=head_VH.device)
 
     def add(self, part: slice, p_CV: torch.Tensor, targets_C: torch.Tensor, scale_C: torch.Tensor) -> None:
-        """Adds a chunk's; `p_CV`, its softmax, is overwritten. Without a target the scale must be 0."""
+        """Adds the gradients of a chunk.
+
+        Args:
+            part: the positions of the chunk.
+            p_CV: float32, softmax of the logits; it is overwritten.
+            targets_C: int64, token ids.
+            scale_C: float32; must be 0 without a target.
+        """
         hidden_TH, head_VH = self._inputs
         index_C1 = _index(targets_C)
         # d(cross-entropy)/d(logits) = softmax - onehot
@@ -206,5 +216,5 @@ def _chunks(hidden_TH: torch.Tensor) -> Iterator[slice]:
 
 
 def _index(targets_C: torch.Tensor) -> torch.Tensor:
-    """Targets as a column to gather by; where there is none, any id will do."""
+    """Returns the targets as an index for gather, [C, 1], with id 0 in place of `NO_TARGET`."""
     return targets_C.clamp(min=0).unsqueeze(1)

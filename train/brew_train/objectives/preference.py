@@ -36,7 +36,17 @@ class Preference(Objective):
     def compare(
         self, logp_D: torch.Tensor, tokens_D: torch.Tensor, step: StepInputs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes the loss and the margin of each pair, [P], from log-probabilities and lengths of documents."""
+        """Computes the loss and the margin of each pair.
+
+        Args:
+            logp_D: float32, log-probability of the answer of each document.
+            tokens_D: float32, number of answer tokens of each document.
+            step: inputs of the step, including the reference.
+
+        Returns:
+            losses_P: float32, differentiable.
+            margins_P: float32.
+        """
 
     def compute(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor, batch: Batch, step: StepInputs) -> Result:
         pairs = step.counts_3[PAIRS].clamp(min=1)
@@ -57,7 +67,7 @@ class DpoConfig:
         ConfigError: `beta` is negative or not finite.
     """
 
-    beta: float = 0.1  # how strongly the policy is held to its reference (arXiv:2305.18290, β)
+    beta: float = 0.1  # β: a larger value keeps the policy closer to its reference (arXiv:2305.18290)
 
     def __post_init__(self) -> None:
         require_finite("beta", self.beta)
@@ -124,9 +134,9 @@ def _log_odds(logp: torch.Tensor) -> torch.Tensor:
 
     log(1 - p) is log1p(-p) for small p and log(-expm1(log p)) near 1: each is inaccurate where the other is used.
     """
-    logp = logp.clamp(max=-torch.finfo(torch.float32).eps)  # p = 1 is a rounding
+    logp = logp.clamp(max=-torch.finfo(torch.float32).eps)  # p = 1 is a rounding error
     near_one = logp > -math.log(2)
-    # The branch not taken gets a harmless value: its infinite gradient times 0 would be NaN.
+    # The unused branch gets a finite input: otherwise its infinite gradient times 0 would be NaN.
     log_rest = torch.where(
         near_one,
         torch.log(-torch.expm1(torch.where(near_one, logp, -1.0))),

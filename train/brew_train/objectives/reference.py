@@ -18,6 +18,11 @@ def answer_log_probabilities(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Computes the log-probability of the answer of each document.
 
+    Args:
+        hidden_TH: last hidden states, float32 or bfloat16.
+        head_VH: weight of the head, same dtype.
+        batch: the packed row.
+
     Returns:
         logp_D: float32, sum over the answer tokens; differentiable.
         tokens_D: float32, number of answer tokens, at least 1.
@@ -28,7 +33,7 @@ def answer_log_probabilities(
     logp_A = token_log_probabilities(hidden_TH[places_A], head_VH, batch.targets_T[places_A])
     logp_T = torch.zeros(len(answers_T), device=logp_A.device).index_copy(0, places_A, logp_A)
     logp_D, tokens_D = (
-        torch.segment_reduce(values_T, "sum", offsets=batch.cu_seqlens, unsafe=True)  # unchecked: no wait for the GPU
+        torch.segment_reduce(values_T, "sum", offsets=batch.cu_seqlens, unsafe=True)  # a check would wait for the GPU
         for values_T in (logp_T, answers_T.float())
     )
     return logp_D, tokens_D.clamp(min=1), -logp_T.detach()
