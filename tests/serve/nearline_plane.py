@@ -13,7 +13,7 @@ from brew_serve.nearline.outbox import Job, Outbox
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore, StoredRanking
 from brew_serve.ranking.scoring import Scorer
 
-__all__ = ["BASE", "Fault", "Faulty", "Killed", "Plane", "ask", "event"]
+__all__ = ["BASE", "Fault", "Faulty", "Killed", "Plane", "event", "rank_job"]
 
 BASE = 8  # interactions of ada in the tables
 CONFIG = DispatchConfig(window=6, most_jobs=4, lost_seconds=60.0, retry_seconds=10.0)
@@ -75,8 +75,8 @@ class Lane:
 class Telling:
     """A store that records which model versions' rankings it stored."""
 
-    def __init__(self, inner: NearlineStore, told: dict[tuple[str, str, str], set[int]]) -> None:
-        self._inner, self._told = inner, told
+    def __init__(self, inner: NearlineStore, ranked_by: dict[tuple[str, str, str], set[int]]) -> None:
+        self._inner, self._ranked_by = inner, ranked_by
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -85,7 +85,7 @@ class Telling:
         stored = self._inner.put_ranking(ranking)
         if stored:
             newness = (ranking.task, ranking.member_id, ranking.newness)
-            self._told.setdefault(newness, set()).add(ranking.version)
+            self._ranked_by.setdefault(newness, set()).add(ranking.version)
         return stored
 
 
@@ -100,7 +100,7 @@ class Plane:
         self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite")
         self.most_attempts = 1_000
         self.version = 3  # of the consumers that are started from now on
-        self.told: dict[tuple[str, str, str], set[int]] = {}  # by task, member and newness: versions that ranked it
+        self.ranked_by: dict[tuple[str, str, str], set[int]] = {}  # versions by task, member and newness
         self.start()
 
     def start(self) -> None:
@@ -110,7 +110,7 @@ class Plane:
         self.dispatcher = Dispatcher(*parts, CONFIG, clock=lambda: self.now)
 
     def worker(self, version: int | None = None, **changed: Any) -> NearlineWorker:
-        parts = {"context": self.context, "store": Telling(self.store, self.told), **changed}
+        parts = {"context": self.context, "store": Telling(self.store, self.ranked_by), **changed}
         return NearlineWorker(
             version or self.version,
             Scorer(self.engine, self.compiler),
@@ -149,6 +149,6 @@ def event(number: int | str, member: str = "ada", entity_id: str = "e2", **more:
     return Job(job_id=f"event:{number}", kind="event", member_id=member, payload=payload)
 
 
-def ask(number: int | str, member: str = "ada", task: str = "job_apply", **more: Any) -> Job:
+def rank_job(number: int | str, member: str = "ada", task: str = "job_apply", **more: Any) -> Job:
     payload = {"request_id": str(number), "candidates": ["e0", "e4"], "instruction": "", "top_k": None, **more}
     return Job(job_id=f"rank:{number}", kind="rank", member_id=member, task=task, payload=payload)

@@ -185,14 +185,14 @@ def test_batch_scores_equal_online_scores(service: RankingService, context_path:
             )
             for id_ in row["candidates"]
         ]
-    assert [(one["turns_dropped"], one["tokens_cut"]) for one in got] == cuts
+    assert [(row["turns_dropped"], row["tokens_cut"]) for row in got] == cuts
     assert cuts[0][1] == 0 < cuts[-1][1]
     assert len(got) == len(expected) == 7
-    for one, (number, task, member, id_, item) in zip(got, expected, strict=True):
-        assert (one["row"], one["task"], one["member_id"], one["candidate_id"]) == (number, task, member, id_)
-        assert (one["version"], one["error"]) == (7, None)
-        assert one["score"] == pytest.approx(item.score, abs=1e-6)
-        assert {p["action"]: p["probability"] for p in one["probabilities"]} == pytest.approx(
+    for row, (number, task, member, id_, item) in zip(got, expected, strict=True):
+        assert (row["row"], row["task"], row["member_id"], row["candidate_id"]) == (number, task, member, id_)
+        assert (row["version"], row["error"]) == (7, None)
+        assert row["score"] == pytest.approx(item.score, abs=1e-6)
+        assert {p["action"]: p["probability"] for p in row["probabilities"]} == pytest.approx(
             item.probabilities, abs=1e-6
         )
 
@@ -209,8 +209,8 @@ def test_rows_that_cannot_be_scored_have_an_error_and_stop_no_others(
         ROW,
     ]
     got = scored(rows, service, context_path, tmp_path)
-    told = [(one["row"], one["candidate_id"], one["score"] is None, (one["error"] or "")[:22]) for one in got]
-    assert told == [
+    rows = [(row["row"], row["candidate_id"], row["score"] is None, (row["error"] or "")[:22]) for row in got]
+    assert rows == [
         (0, "e0", True, "member 'gone' is unkno"),
         (0, "e2", True, "member 'gone' is unkno"),
         (1, "e0", False, ""),
@@ -223,7 +223,7 @@ def test_rows_that_cannot_be_scored_have_an_error_and_stop_no_others(
         (5, "e0", False, ""),
         (5, "e2", False, ""),
     ]
-    again = {(one["row"], one["candidate_id"]): one["score"] for one in got}
+    again = {(row["row"], row["candidate_id"]): row["score"] for row in got}
     assert again[(1, "e2")] == pytest.approx(again[(5, "e2")])
 
 

@@ -47,7 +47,7 @@ NEARLINE = {name: value for name, value in RANKED.items() if name != "millisecon
 }
 EVENT = {"event_id": "e", "member_id": "m", "entity_id": "j", "surface": "jobs", "action": "apply"}
 
-# method, arguments, what is asked, its answer
+# method, arguments, what is expected, its answer
 CALLS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("rank", {"task": "t", "member_id": "m", "candidates": ["a"]}, "POST /v1/rank", RANKED),
     ("health", {}, "GET /health", {"status": "ok", "version": 3}),
@@ -105,10 +105,10 @@ def asynchronous(service: Service, method: str, arguments: dict[str, Any], **opt
 
 
 @pytest.fixture(params=[blocking, asynchronous])
-def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+def call_method(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """A function that calls one method of a client."""
-    asked: Callable[..., Any] = request.param
-    return asked
+    function: Callable[..., Any] = request.param
+    return function
 
 
 def busy(status: int, after: str | None) -> httpx.Response:
@@ -118,17 +118,17 @@ def busy(status: int, after: str | None) -> httpx.Response:
 RANK = CALLS[0][1]
 
 
-@pytest.mark.parametrize(("method", "arguments", "asked", "answer"), CALLS, ids=[call[0] for call in CALLS])
+@pytest.mark.parametrize(("method", "arguments", "expected", "answer"), CALLS, ids=[call[0] for call in CALLS])
 def test_every_method_calls_its_route_and_returns_its_typed_response(
-    ask: Callable[..., Any], method: str, arguments: dict[str, Any], asked: str, answer: dict[str, Any]
+    call_method: Callable[..., Any], method: str, arguments: dict[str, Any], expected: str, answer: dict[str, Any]
 ) -> None:
     service = Service(httpx.Response(200, json=answer))
-    given = ask(service, method, arguments, api_key="b360_x")
+    response = call_method(service, method, arguments, api_key="b360_x")
     (request,) = service.requests
-    assert f"{request.method} {request.url.raw_path.decode()}" == asked
+    assert f"{request.method} {request.url.raw_path.decode()}" == expected
     assert request.headers["authorization"] == "Bearer b360_x"
-    told = json.loads(given.model_dump_json())
-    assert told | answer == told
+    content = json.loads(response.model_dump_json())
+    assert content | answer == content
     if request.method == "POST":
         sent = json.loads(request.content)
         assert sent | arguments == sent
@@ -141,42 +141,42 @@ def test_both_clients_have_the_same_documented_methods() -> None:
             assert getattr(client, method).__name__ == method
 
 
-def test_a_retried_nearline_request_keeps_its_id(ask: Callable[..., Any]) -> None:
+def test_a_retried_nearline_request_keeps_its_id(call_method: Callable[..., Any]) -> None:
     arguments = {"task": "t", "member_id": "m", "candidates": ["a"]}
     service = Service(busy(503, "1"), httpx.Response(200, json={"request_id": "r", "result": "/x"}))
-    ask(service, "rank_nearline", arguments)
+    call_method(service, "rank_nearline", arguments)
     first, second = (json.loads(request.content)["request_id"] for request in service.requests)
     assert first == second
-    ask(service, "rank_nearline", arguments | {"request_id": "mine"})
+    call_method(service, "rank_nearline", arguments | {"request_id": "mine"})
     assert json.loads(service.requests[-1].content)["request_id"] == "mine"
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_service_is_retried_after_its_retry_time(ask: Callable[..., Any], status: int) -> None:
+def test_a_busy_service_is_retried_after_its_retry_time(call_method: Callable[..., Any], status: int) -> None:
     service = Service(busy(status, "3"), busy(status, "4"), httpx.Response(200, json=RANKED))
-    assert ask(service, "rank", RANK).ranking[0].id == "a"
+    assert call_method(service, "rank", RANK).ranking[0].id == "a"
     assert service.waits == [0, 3, 4]
 
 
-def test_without_retry_after_the_waits_double_up_to_the_last_retry(ask: Callable[..., Any]) -> None:
+def test_without_retry_after_the_waits_double_up_to_the_last_retry(call_method: Callable[..., Any]) -> None:
     service = Service(busy(503, None))
     with pytest.raises(Overloaded, match=r"^wait\.$"):
-        ask(service, "rank", RANK, retries=Retries(max_retries=3))
+        call_method(service, "rank", RANK, retries=Retries(max_retries=3))
     assert service.waits == [0, 1, 2, 4]
 
 
-def test_a_retry_time_above_the_limit_is_not_waited_for(ask: Callable[..., Any]) -> None:
+def test_a_retry_time_above_the_limit_is_not_waited_for(call_method: Callable[..., Any]) -> None:
     service = Service(busy(429, "31"))
-    with pytest.raises(QuotaExceeded, match=r"^wait\. \(Retry-After: 31 s\)$") as told:
-        ask(service, "rank", RANK)
-    assert told.value.retry_after == 31
+    with pytest.raises(QuotaExceeded, match=r"^wait\. \(Retry-After: 31 s\)$") as caught:
+        call_method(service, "rank", RANK)
+    assert caught.value.retry_after == 31
     assert service.waits == [0]
 
 
-def test_retries_do_not_wait_past_the_deadline(ask: Callable[..., Any]) -> None:
+def test_retries_do_not_wait_past_the_deadline(call_method: Callable[..., Any]) -> None:
     service = Service(busy(503, "1"))
     with pytest.raises(Overloaded):
-        ask(service, "rank", RANK | {"deadline_ms": 900})
+        call_method(service, "rank", RANK | {"deadline_ms": 900})
     assert service.waits == [0]
 
 
@@ -186,12 +186,12 @@ def test_retries_do_not_wait_past_the_deadline(ask: Callable[..., Any]) -> None:
      (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded), (504, Late)],
 )  # fmt: skip
 def test_an_error_has_the_message_of_the_service_and_our_class(
-    ask: Callable[..., Any], status: int, kind: type[BrewError]
+    call_method: Callable[..., Any], status: int, kind: type[BrewError]
 ) -> None:
     service = Service(httpx.Response(status, json={"error": "do this."}))
-    with pytest.raises(BrewError, match=r"^do this\.$") as told:
-        ask(service, "rank", RANK, retries=Retries(max_retries=0))
-    assert type(told.value) is kind
+    with pytest.raises(BrewError, match=r"^do this\.$") as caught:
+        call_method(service, "rank", RANK, retries=Retries(max_retries=0))
+    assert type(caught.value) is kind
     assert len(service.requests) == 1
 
 
@@ -199,19 +199,21 @@ def test_an_error_has_the_message_of_the_service_and_our_class(
     ("code", "kind"),
     [("overloaded", Overloaded), ("lost", Lost), ("unavailable", Unavailable), ("news", Overloaded)],
 )
-def test_the_code_of_a_503_selects_the_error_class(ask: Callable[..., Any], code: str, kind: type[BrewError]) -> None:
+def test_the_code_of_a_503_selects_the_error_class(
+    call_method: Callable[..., Any], code: str, kind: type[BrewError]
+) -> None:
     ours = httpx.Response(503, json={"error": "do this.", "code": code}, headers={"retry-after": "5"})
     of_openai = {"message": "do this.", "type": "server_error", "param": None, "code": code}
     theirs = httpx.Response(503, json={"error": of_openai}, headers={"retry-after": "5"})
     for method, arguments, answer in [("rank", RANK, ours), ("models", {}, theirs)]:
-        with pytest.raises(kind, match=r"^do this\. \(Retry-After: 5 s\)$") as told:
-            ask(Service(answer), method, arguments, retries=Retries(max_retries=0))
-        assert type(told.value) is kind
-        assert told.value.retry_after == 5
+        with pytest.raises(kind, match=r"^do this\. \(Retry-After: 5 s\)$") as caught:
+            call_method(Service(answer), method, arguments, retries=Retries(max_retries=0))
+        assert type(caught.value) is kind
+        assert caught.value.retry_after == 5
 
 
 @pytest.mark.parametrize(
-    ("came", "sentence"),
+    ("result", "sentence"),
     [
         (httpx.ConnectError("refused"), "no response from http://test (ConnectError: refused). Check that the service"),
         (
@@ -226,10 +228,10 @@ def test_the_code_of_a_503_selects_the_error_class(ask: Callable[..., Any], code
     ],
 )
 def test_invalid_responses_and_failed_connections_are_reported(
-    ask: Callable[..., Any], came: httpx.Response | Exception, sentence: str
+    call_method: Callable[..., Any], result: httpx.Response | Exception, sentence: str
 ) -> None:
     with pytest.raises(BrewError, match=re.escape(sentence)):
-        ask(Service(came), "rank", RANK)
+        call_method(Service(result), "rank", RANK)
 
 
 def test_an_invalid_url_is_refused() -> None:

@@ -146,9 +146,9 @@ def test_concurrent_threads_lose_no_events(context: Context, history: list[PastI
 
 def test_a_redis_without_a_context_is_unavailable(redis_url: str) -> None:
     context = RedisContext(redis_url, "nothing-here:")
-    for ask in (lambda: context.member("ada"), lambda: context.record([EVENT])):
+    for call in (lambda: context.member("ada"), lambda: context.record([EVENT])):
         with pytest.raises(Unavailable, match=r"this Redis contains no member context\. Build it"):
-            ask()
+            call()
     context.close()
 
 

@@ -36,7 +36,7 @@ TARGET_TOKENS = 1_200
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    asked: float  # seconds, of time.monotonic
+    sent_at: float  # seconds, of time.monotonic
     done: float
     status: int
     retry_after: str | None
@@ -60,18 +60,18 @@ class Service:
         self.url, self.registry = url, registry
         self._right: dict[tuple[int, int, int], dict[str, float]] = {}  # by version, member and candidates
 
-    def ask(self, http: httpx.Client, member: int, candidates: int = 8) -> Answer:
-        asked = time.monotonic()
+    def rank(self, http: httpx.Client, member: int, candidates: int = 8) -> Answer:
+        sent_at = time.monotonic()
         answer = http.post(f"{self.url}/v1/rank", json=request(member, candidates))
-        told = answer.json()
-        scores = {item["id"]: item["score"] for item in told.get("ranking", [])}
+        content = answer.json()
+        scores = {item["id"]: item["score"] for item in content.get("ranking", [])}
         found = Answer(
-            asked=asked,
+            sent_at=sent_at,
             done=time.monotonic(),
             status=answer.status_code,
             retry_after=answer.headers.get("retry-after"),
-            error=told.get("error", ""),
-            version=told.get("version", 0),
+            error=content.get("error", ""),
+            version=content.get("version", 0),
             scores=scores,
         )
         if found.status == 200:
@@ -81,8 +81,11 @@ class Service:
 
     def status(self) -> dict[int, tuple[str, str, int]]:
         """Return role, state and number of replicas by version."""
-        told = httpx.get(f"{self.url}/v1/status", timeout=10, trust_env=False).json()
-        return {one["version"]: (one["role"], one["state"], one["replicas"]) for one in told["versions"]}
+        status = httpx.get(f"{self.url}/v1/status", timeout=10, trust_env=False).json()
+        return {
+            version["version"]: (version["role"], version["state"], version["replicas"])
+            for version in status["versions"]
+        }
 
     def replicas(self) -> int:
         """Return the number of production replicas that answer."""
@@ -91,7 +94,11 @@ class Service:
     def metric(self, line: str, label: str = "") -> float:
         """Return the sum of the metrics that start with `line` and contain `label`."""
         text = httpx.get(f"{self.url}/metrics", timeout=10, trust_env=False).text
-        return sum(float(one.split()[-1]) for one in text.splitlines() if one.startswith(line) and label in one)
+        return sum(
+            float(text_line.split()[-1])
+            for text_line in text.splitlines()
+            if text_line.startswith(line) and label in text_line
+        )
 
 
 class Load:
@@ -107,7 +114,7 @@ class Load:
         try:
             with httpx.Client(timeout=60, trust_env=False) as http:
                 while not self._stop.is_set():
-                    answer = self._service.ask(http, number % MEMBERS, self._candidates)
+                    answer = self._service.rank(http, number % MEMBERS, self._candidates)
                     self.answers.append(answer)
                     if answer.status != 200:
                         time.sleep(0.2)
@@ -204,7 +211,7 @@ def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Servic
 def test_the_old_version_keeps_serving_if_the_new_one_does_not_load(service: Service) -> None:
     with Load(service) as load:
         moved = service.registry.promote(3, force=True, reason="test", author="test").number
-        (event,) = until(lambda: [one for one in service.registry.events() if one.number > moved], 120)
+        (event,) = until(lambda: [event for event in service.registry.events() if event.number > moved], 120)
         until(lambda: set(service.status()) == {2}, 60)
     assert (event.kind, event.version, event.alias) == ("failed", 3, "production")
     assert "contains no weights" in event.note
@@ -221,8 +228,8 @@ def test_a_canary_and_a_shadow_get_their_share(service: Service) -> None:
         until(lambda: service.status().get(1, ("",))[0] == "canary", 180)
         time.sleep(2)  # until the gateway knows, too
         with httpx.Client(timeout=60, trust_env=False) as http:
-            first = [service.ask(http, member) for member in range(20)]
-            again = [service.ask(http, member) for member in range(20)]
+            first = [service.rank(http, member) for member in range(20)]
+            again = [service.rank(http, member) for member in range(20)]
         assert [answer.version for answer in first] == [answer.version for answer in again]
         assert {answer.version for answer in first} == {1, 2}
         service.registry.append("shadow", 1, author="test", share=1.0)
@@ -244,15 +251,15 @@ def test_killed_processes_are_replaced_and_callers_get_a_retry_time(service: Ser
         process.send_signal(signal.SIGKILL)
         killed = time.monotonic()
         until(lambda: load.failed, 30)
-        until(lambda: load.answers[-1].status == 200 and load.answers[-1].asked > load.failed[-1].done, 180)
+        until(lambda: load.answers[-1].status == 200 and load.answers[-1].sent_at > load.failed[-1].done, 180)
         up = time.monotonic()
         count = len(load.answers)
         until(lambda: len(load.answers) > count + 20, 60)
     assert {answer.status for answer in load.failed} == {503}, load.failed
     assert all(int(answer.retry_after or 0) >= 1 for answer in load.failed)
     assert all(killed - 1 < answer.done < up for answer in load.failed)
-    assert all(answer.done - answer.asked < 10 for answer in load.failed), "nobody waits for a restart"
-    assert process.pid not in [one.pid for one in processes(victim)]
+    assert all(answer.done - answer.sent_at < 10 for answer in load.failed), "nobody waits for a restart"
+    assert process.pid not in [child.pid for child in processes(victim)]
     print(f"\n{victim}: {len(load.failed)} of {len(load.answers)} refused, up again after {up - killed:.1f} s")
 
 
@@ -286,11 +293,15 @@ def test_client_disconnects_free_the_engine(service: Service) -> None:
     computed = service.metric("brew_engine_prompts_total{") - before
     assert 0 < computed < 3_500, "of 4,000, those that were being computed when the callers left"
     with httpx.Client(timeout=60, trust_env=False) as http:
-        assert service.ask(http, 0).status == 200
+        assert service.rank(http, 0).status == 200
 
 
 def _replicas(service: Service) -> set[str]:
     """Return the replicas that have scored candidates."""
     text = httpx.get(f"{service.url}/metrics", timeout=10, trust_env=False).text
-    lines = [one for one in text.splitlines() if one.startswith("brew_items_total{") and float(one.split()[-1]) > 0]
-    return {one.split('replica="')[1].split('"')[0] for one in lines}
+    lines = [
+        text_line
+        for text_line in text.splitlines()
+        if text_line.startswith("brew_items_total{") and float(text_line.split()[-1]) > 0
+    ]
+    return {text_line.split('replica="')[1].split('"')[0] for text_line in lines}

@@ -60,7 +60,9 @@ class FakeFleet:
     check_ready = check_health
 
     async def metrics(self) -> bytes:
-        return merged({"g": self.meters.text()} | {f"v{v}": one.meters.text() for v, one in self.services.items()})
+        return merged(
+            {"g": self.meters.text()} | {f"v{v}": service.meters.text() for v, service in self.services.items()}
+        )
 
     async def status(self) -> FleetStatus:
         return FleetStatus(model="brew360", alias="production", versions=[])
@@ -74,7 +76,7 @@ class FakeFleet:
             yield http
 
     def metric(self, line: str) -> float:
-        found = [one for one in self.meters.text().decode().splitlines() if one.startswith(line + " ")]
+        found = [text for text in self.meters.text().decode().splitlines() if text.startswith(line + " ")]
         return float(found[0].split()[-1]) if found else 0.0
 
 
@@ -115,12 +117,12 @@ async def test_the_gateway_answers_as_the_service_does(service: RankingService, 
     gateway = FakeFleet({3: service}, PRODUCTION)
     async with httpx.AsyncClient(transport=here, base_url="http://test") as alone, gateway.client() as through:
         for method, path, content in asks:
-            given = (
+            payload = (
                 {"content": content, "headers": {"content-type": "application/json"}}
                 if isinstance(content, bytes)
                 else {"json": content}
             )
-            answers = [await http.request(method, path, **given) for http in (alone, through)]
+            answers = [await http.request(method, path, **payload) for http in (alone, through)]
             assert shown(answers[0]) == shown(answers[1]), (path, content)
             assert answers[1].headers["x-request-id"]
         plain = await through.post("/v1/rank", content=b"{}", headers={"content-type": "text/plain"})
@@ -223,17 +225,17 @@ async def test_a_replica_has_a_grace_period_for_a_partial_response(
 ) -> None:
     answer, calls = table_engine.next_token_logprobs, iter(range(100))
 
-    async def stuck(*asked: Any) -> Any:
+    async def stuck(*arguments: Any) -> Any:
         if next(calls) >= 3:
             await asyncio.Event().wait()
-        return await answer(*asked)
+        return await answer(*arguments)
 
     monkeypatch.setattr(table_engine, "next_token_logprobs", stuck)
     gateway = FakeFleet({3: RankingService(3, version, table_engine, None)}, PRODUCTION, request_seconds=0.1)
     async with gateway.client() as http:
-        told = await http.post("/v1/rank", json={**body, "deadline_ms": 200})
-    assert told.status_code == 200
-    assert (told.json()["partial"], len(told.json()["ranking"])) == (True, 3)
+        partial = await http.post("/v1/rank", json={**body, "deadline_ms": 200})
+    assert partial.status_code == 200
+    assert (partial.json()["partial"], len(partial.json()["ranking"])) == (True, 3)
 
 
 async def test_a_canary_answers_its_members_and_production_replaces_a_lost_canary(

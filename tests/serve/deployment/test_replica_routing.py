@@ -78,8 +78,8 @@ def test_a_member_has_one_key_however_the_request_is_written() -> None:
     assert key(body(member=inline, task="a")) == key(body(task="b", member=turned, top_k=3))
     assert key(body(member_id="ada")) == key(b' {"candidates": ["x"], "member_id": "ada", "member": null}')
     keys = [
-        key(one)
-        for one in (
+        key(body)
+        for body in (
             body(member_id="ada"),
             body(member_id="bob"),
             body(member=inline),

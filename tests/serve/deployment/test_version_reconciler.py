@@ -41,7 +41,7 @@ class Stage:
         self.seen |= {number: ObservedVersion(state="up", replicas=1) for number in numbers}
 
     def routes(self) -> list[tuple[str, int, float]]:
-        return [(one.role, one.version, one.share) for one in self.step().routes]
+        return [(target.role, target.version, target.share) for target in self.step().routes]
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_reconciler_of_production_only_ignores_canaries_and_removes_at_once(st
     assert stage.step().start == (2,)
     stage.comes_up(2)
     plan = stage.step()
-    assert ([(one.role, one.version) for one in plan.routes], plan.remove) == ([("production", 2)], (1,))
+    assert ([(target.role, target.version) for target in plan.routes], plan.remove) == ([("production", 2)], (1,))
 
 
 def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> None:
@@ -137,8 +137,8 @@ def test_a_canary_that_does_not_load_leaves_production_alone(stage: Stage) -> No
     stage.step()
     stage.seen[2] = ObservedVersion(state="failed", error="no.")
     plan = stage.step()
-    assert [(one.role, one.version) for one, _ in plan.failed] == [("canary", 2)]
-    assert [(one.role, one.version) for one in plan.routes] == [("production", 1)]
+    assert [(target.role, target.version) for target, _ in plan.failed] == [("canary", 2)]
+    assert [(target.role, target.version) for target in plan.routes] == [("production", 1)]
 
 
 def test_a_restarted_controller_continues_with_the_versions_that_are_up(stage: Stage) -> None:
@@ -184,7 +184,7 @@ def test_events_of_the_registry_carry_shares_and_failures(stage: Stage) -> None:
     event = registry.append("failed", 2, author="t", alias="production", note="no weights")
     assert (event.alias, event.note, event.share) == ("production", "no weights", None)
     assert registry.aliases() == {"canary": 2, "production": 1}
-    assert [one.share for one in Registry(registry.store).events()] == [None, 0.05, None]
+    assert [event.share for event in Registry(registry.store).events()] == [None, 0.05, None]
     with pytest.raises(UserError, match=r"the share of a shadow is 1\.5\. Set a number from 0"):
         registry.append("shadow", 2, author="t", share=1.5)
     with pytest.raises(UserError, match="an event of kind tag has no share of the traffic"):

@@ -225,6 +225,6 @@ async def test_both_engines_agree_beyond_the_trained_length(
         assert await engine.next_token_logprobs(prompt, [20, 30, 40]) == pytest.approx(expected, abs=1e-4)
         if length < trained:
             assert await reference.next_token_logprobs(prompt, [20, 30, 40]) != pytest.approx(expected, abs=1e-4)
-    for one in scaled:
+    for scaled_engine in scaled:
         with pytest.raises(UserError, match=f"the prompt has {2 * trained} tokens, but this model reads"):
-            await one.next_token_logprobs([9] * 2 * trained, [7])
+            await scaled_engine.next_token_logprobs([9] * 2 * trained, [7])

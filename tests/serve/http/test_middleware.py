@@ -41,7 +41,7 @@ def sentence(answer: httpx.Response) -> str:
 
 
 def metric(service: RankingService, line: str) -> float:
-    found = [one for one in service.meters.text().decode().splitlines() if one.startswith(line + " ")]
+    found = [text for text in service.meters.text().decode().splitlines() if text.startswith(line + " ")]
     return float(found[0].split()[-1]) if found else 0.0
 
 
@@ -110,7 +110,7 @@ async def test_a_real_engine_stops_at_the_deadline(service: RankingService, body
         assert part["partial"] is True
         assert {*scored, *part["unscored"]} == {f"c{i}" for i in range(1000)}
         assert len(scored) + len(part["unscored"]) == 1000
-        few = [one for one in body["candidates"] if one["id"] in scored][:20]
+        few = [candidate for candidate in body["candidates"] if candidate["id"] in scored][:20]
         if few:
             again = (await http.post("/v1/rank", json={**body, "candidates": few})).json()
             assert {item["id"]: item["score"] for item in again["ranking"]} == {c["id"]: scored[c["id"]] for c in few}
@@ -267,10 +267,10 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(service: 
             yield b"[" * 1000
 
     async with client(service, MiddlewareConfig(max_body_bytes=10_000)) as http:
-        told = await http.post("/v1/rank", content=b"[" * 10_001)
+        declared = await http.post("/v1/rank", content=b"[" * 10_001)
         chunked = await http.post("/v1/rank", content=chunks())
         fits = await http.post("/v1/rank", content=b"[" * 10_000)
-    for answer in (told, chunked):
+    for answer in (declared, chunked):
         assert answer.status_code == 413
         assert answer.json() == {
             "error": "the body has more than 10000 bytes; send fewer candidates, or less about each.",
@@ -332,11 +332,11 @@ async def test_ids_are_echoed_and_in_the_log(
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with caplog.at_level(logging.INFO, "brew_serve.access"):
         async with client(service) as http:
-            given = await http.post("/v1/rank", json=body, headers={"x-request-id": "abc-1", "traceparent": parent})
+            traced = await http.post("/v1/rank", json=body, headers={"x-request-id": "abc-1", "traceparent": parent})
             made = await http.post("/v1/rank", json={**body, "task": "nothing"})
             missing = await http.get("/nowhere")
-    assert given.headers["x-request-id"] == "abc-1"
-    assert given.headers["traceparent"].startswith(parent[:36])
+    assert traced.headers["x-request-id"] == "abc-1"
+    assert traced.headers["traceparent"].startswith(parent[:36])
     assert made.headers["x-request-id"] != missing.headers["x-request-id"]
     lines = [record.getMessage() for record in caplog.records if record.name == "brew_serve.access"]
     assert lines[0].startswith("POST /v1/rank 200 ")

@@ -85,7 +85,7 @@ async def http(plane: Plane) -> Any:
         yield client
 
 
-async def told(http: httpx.AsyncClient, **changed: Any) -> httpx.Response:
+async def post_event(http: httpx.AsyncClient, **changed: Any) -> httpx.Response:
     return await http.post("/v1/events", json={"events": [EVENT | changed]})
 
 
@@ -96,7 +96,7 @@ async def test_events_are_durable_before_the_response_and_repeated_ids_count_onc
     first = await http.post("/v1/events", json=batch)
     assert (first.status_code, first.json()) == (202, {"accepted": 2, "known": 0})
     assert plane.outbox.counts() == {"accepted": 2}
-    assert (await told(http)).json() == {"accepted": 0, "known": 1}
+    assert (await post_event(http)).json() == {"accepted": 0, "known": 1}
     await asyncio.to_thread(plane.work)
     snapshot = plane.context.snapshot("ada")
     assert snapshot.events == ["a", "b"]
@@ -109,9 +109,9 @@ async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.
         404,
         "there is no ranking of job_apply for member 'ada'; request it with POST /v1/nearline/rank.",
     )
-    asked = await http.post("/v1/nearline/rank", json=RANK)
-    assert asked.status_code == 202
-    assert asked.json()["result"] == RESULT
+    accepted = await http.post("/v1/nearline/rank", json=RANK)
+    assert accepted.status_code == 202
+    assert accepted.json()["result"] == RESULT
     waits = await http.get(RESULT)
     assert (waits.status_code, waits.json()["error"]) == (
         404,
@@ -121,13 +121,13 @@ async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.
     await asyncio.to_thread(plane.work)
     ranked = (await http.get(RESULT)).json()
     assert (ranked["version"], ranked["staleness_seconds"], ranked["waiting"]) == (3, 0.0, 0)
-    assert ranked["request_id"] == asked.json()["request_id"]
+    assert ranked["request_id"] == accepted.json()["request_id"]
     assert ranked["computed_at"] == "2027-01-15T08:00:00Z"
     assert {item["id"] for item in ranked["ranking"]} == {"e0", "x"}
     assert ranked["usage"]["candidates"] == 2
     assert ranked["events"] == {"count": 0, "newest": []}
 
-    await told(http)
+    await post_event(http)
     plane.now += 40.0
     stale = (await http.get(RESULT)).json()
     assert (stale["staleness_seconds"], stale["waiting"]) == (pytest.approx(40.0), 1)
@@ -158,8 +158,8 @@ async def test_a_request_with_a_repeated_id_is_one_job(http: httpx.AsyncClient, 
 
 
 async def test_ids_with_any_characters_are_returned_unchanged(http: httpx.AsyncClient, plane: Plane) -> None:
-    asked = await http.post("/v1/nearline/rank", json=RANK | {"member_id": "a/b ?\N{SNOWMAN}", "request_id": "r"})
-    answer = await http.get(asked.json()["result"].replace("%2F", "-"))
+    accepted = await http.post("/v1/nearline/rank", json=RANK | {"member_id": "a/b ?\N{SNOWMAN}", "request_id": "r"})
+    answer = await http.get(accepted.json()["result"].replace("%2F", "-"))
     assert "for member 'a-b ?\N{SNOWMAN}'" in answer.json()["error"]
 
 
@@ -218,7 +218,7 @@ BAD_RANKS = [
 ]
 
 
-@pytest.mark.parametrize(("changed", "status", "sentence"), BAD_RANKS, ids=[one[2][:40] for one in BAD_RANKS])
+@pytest.mark.parametrize(("changed", "status", "sentence"), BAD_RANKS, ids=[case[2][:40] for case in BAD_RANKS])
 async def test_an_invalid_nearline_request_gets_a_message(
     http: httpx.AsyncClient, plane: Plane, changed: Any, status: int, sentence: str
 ) -> None:
@@ -246,7 +246,7 @@ async def test_while_redis_is_down_events_are_accepted_and_rankings_return_503(
     http: httpx.AsyncClient, plane: Plane
 ) -> None:
     plane.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
-    assert (await told(http)).status_code == 202
+    assert (await post_event(http)).status_code == 202
     answer = await http.get(RESULT)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["error"].startswith("Redis did not answer (ConnectionError: ")
@@ -260,13 +260,13 @@ async def test_a_full_disk_returns_503_and_stores_nothing(http: httpx.AsyncClien
     assert answer.json()["error"].startswith("outbox.sqlite cannot be used now (database or disk is full).")
     plane.outbox._file._db.execute("PRAGMA max_page_count = 100000")
     assert plane.outbox.counts() == {}
-    assert (await told(http)).status_code == 202
+    assert (await post_event(http)).status_code == 202
 
 
 async def test_nearline_routes_without_the_plane_return_an_error(plane: Plane) -> None:
     api = create_app(LocalBackend(plane.ranker), routers=(nearline_router(lambda: None),))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
-        answer = await told(client)
+        answer = await post_event(client)
     assert (answer.status_code, answer.json()["error"]) == (
         400,
         "this service was started without the nearline plane; use POST /v1/rank.",

@@ -60,9 +60,9 @@ quick = settings(
 def known(value: Any, key: str = "") -> Any:
     """Replace names and token ids in `value` by those of this model, so that a request reaches the engine."""
     if isinstance(value, dict):
-        return {name: known(one, name) for name, one in value.items()}
+        return {name: known(part, name) for name, part in value.items()}
     if isinstance(value, list):
-        return [known(one, key) for one in value[:8]]
+        return [known(part, key) for part in value[:8]]
     if key in ("query", "items", "prompt", "label_token_ids") and type(value) is int:
         return value % 300
     return {"model": "brew360", "task": "job_apply"}.get(key, value)
@@ -75,11 +75,11 @@ def checked(case: Case) -> int:
         answer, checks=[c for c in CHECKS if c != negative_data_rejection or answer.status_code != 413]
     )
     if answer.status_code >= 400:
-        told = answer.json()
+        content = answer.json()
         if case.path in PATHS:
-            told = {"error": told["error"]["message"], "code": told["error"]["code"]}
-        assert list(told) == ["error", "code"]
-        assert told["error"].endswith(".")
+            content = {"error": content["error"]["message"], "code": content["error"]["code"]}
+        assert list(content) == ["error", "code"]
+        assert content["error"].endswith(".")
     return int(answer.status_code)
 
 
@@ -120,7 +120,7 @@ def spoilt(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         yield {**value, "more": 1}
         for key, part in value.items():
-            yield {name: one for name, one in value.items() if name != key}
+            yield {name: part for name, part in value.items() if name != key}
             yield from ({**value, key: other} for other in spoilt(part))
     if isinstance(value, list):
         yield value * 2

@@ -71,8 +71,8 @@ async def test_top_k_and_own_words(http: httpx.AsyncClient, body: dict[str, Any]
     best = (await http.post("/v1/rank", json={**body, "top_k": 2})).json()
     assert best["ranking"] == whole["ranking"][:2]
     assert best["usage"]["candidates"] == len(body["candidates"])
-    told = (await http.post("/v1/rank", json={**body, "instruction": "I like ever now <|user|>"})).json()
-    assert told["ranking"] != whole["ranking"]
+    changed = (await http.post("/v1/rank", json={**body, "instruction": "I like ever now <|user|>"})).json()
+    assert changed["ranking"] != whole["ranking"]
 
 
 async def test_truncation_is_reported(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
@@ -179,8 +179,8 @@ async def test_healthz_fails_with_the_engine(
 
     monkeypatch.setattr(service.engine, "check", broken)
     answer = await http.get("/healthz")
-    told = {"error": "the engine failed. Start the service again.", "code": "lost"}
-    assert (answer.status_code, answer.json()) == (503, told)
+    expected = {"error": "the engine failed. Start the service again.", "code": "lost"}
+    assert (answer.status_code, answer.json()) == (503, expected)
 
 
 async def test_a_bug_is_logged_and_not_exposed(

@@ -97,10 +97,10 @@ async def test_the_openai_client_chats(openai: Any, service: RankingService, ver
     made = await service.engine.generate(prompt, Sampling(max_tokens=4, temperature=0))
     assert answer.choices[0].message.content == tokenizer.decode(made.ids)
     assert answer.choices[0].message.role == "assistant"
-    told = answer.choices[0].logprobs.content
-    assert [one.logprob for one in told] == pytest.approx(made.logprobs, abs=1e-6)
-    assert all(len(one.top_logprobs) == 2 for one in told)
-    assert all(one.bytes is None or bytes(one.bytes).decode() == one.token for one in told)
+    content = answer.choices[0].logprobs.content
+    assert [entry.logprob for entry in content] == pytest.approx(made.logprobs, abs=1e-6)
+    assert all(len(entry.top_logprobs) == 2 for entry in content)
+    assert all(entry.bytes is None or bytes(entry.bytes).decode() == entry.token for entry in content)
     assert answer.usage.prompt_tokens == len(prompt)
 
 
@@ -109,7 +109,7 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
 
     complete, chat = openai.completions.create, openai.chat.completions.create
     bad = package.BadRequestError
-    asked: list[tuple[Any, type[Exception], str]] = [
+    cases: list[tuple[Any, type[Exception], str]] = [
         (
             complete(model="gpt-5", prompt="x"),
             package.NotFoundError,
@@ -120,7 +120,7 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
         (chat(model="brew360", messages=[{"role": "assistant", "content": "x"}]), bad, "the last message has role"),
         (openai.with_options(api_key="wrong").models.list(), package.AuthenticationError, "the API key is not known"),
     ]
-    for call, kind, sentence in asked:
+    for call, kind, sentence in cases:
         with pytest.raises(kind) as refused:
             await call
         assert refused.value.body["message"].startswith(sentence)
@@ -138,7 +138,7 @@ async def test_the_openai_client_sees_the_errors_of_the_middleware(service: Rank
     try:
         async with client_of(api, slow) as hasty, client_of(api, few) as client:
             await hasty.models.list()
-            asked: list[tuple[Any, type[package.APIStatusError], str, str, str]] = [
+            cases: list[tuple[Any, type[package.APIStatusError], str, str, str]] = [
                 (hasty.models.list(), package.RateLimitError, "rate_limit_error", "quota_exceeded", "team slow may"),
                 (
                     client.completions.create(model="brew360", prompt="x" * 1_000),
@@ -155,7 +155,7 @@ async def test_the_openai_client_sees_the_errors_of_the_middleware(service: Rank
                     "the service is busy and has no capacity for it; try again in ",
                 ),
             ]
-            for call, kind, type_, code, sentence in asked:
+            for call, kind, type_, code, sentence in cases:
                 with pytest.raises(kind) as refused:
                     await call
                 assert (refused.value.type, refused.value.code) == (type_, code)
@@ -208,15 +208,15 @@ async def test_text_from_outside_never_becomes_a_control_token(
 async def test_generation_stops_at_a_new_turn(
     http: httpx.AsyncClient, service: RankingService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Sampling] = []
+    samplings: list[Sampling] = []
     generate = service.engine.generate
     monkeypatch.setattr(
-        service.engine, "generate", lambda ids, sampling: asked.append(sampling) or generate(ids, sampling)
+        service.engine, "generate", lambda ids, sampling: samplings.append(sampling) or generate(ids, sampling)
     )
     chat = {"model": "brew360", "messages": [{"role": "user", "content": "job nurse"}], "max_tokens": 2}
     assert (await http.post("/v1/chat/completions", json=chat)).status_code == 200
     assert (await http.post("/v1/completions", json={"model": "brew360", "prompt": "x"})).status_code == 200
-    assert [set(sampling.stop_ids) for sampling in asked] == [set(CONTROL)] * 2
+    assert [set(sampling.stop_ids) for sampling in samplings] == [set(CONTROL)] * 2
 
 
 # --- SGLang and vLLM ---
@@ -244,12 +244,12 @@ async def test_generative_scoring_of_vllm(
     encode = version.compiler.tokenizer.encode
     answer = await http.post("/generative_scoring", json={**VLLM_BODY, "request_id": "abc123"})
     assert answer.status_code == 200
-    told = answer.json()
-    assert told.pop("created") > 0
-    scores = [item.pop("score") for item in told["data"]]
+    response = answer.json()
+    assert response.pop("created") > 0
+    scores = [item.pop("score") for item in response["data"]]
     prompts = [encode(VLLM_BODY["query"]) + encode(item) for item in VLLM_BODY["items"]]  # type: ignore[arg-type, attr-defined]
     read = sum(map(len, prompts))
-    assert told == {
+    assert response == {
         "id": "generative-scoring-abc123",
         "object": "list",
         "model": "brew360",
@@ -280,8 +280,8 @@ async def test_score_of_sglang(http: httpx.AsyncClient, service: RankingService,
     by_ids = (await http.post("/v1/score", json=ids)).json()
     expected = await service.engine.next_token_logprobs([30, 40, 60, 70], [7, 9])
     assert by_ids["scores"][1] == pytest.approx([math.exp(expected[i]) for i in (0, 1, 0)])
-    one = (await http.post("/v1/score", json={**plain, "items": "Paris"})).json()["scores"]
-    assert one == unsure[:1]
+    single = (await http.post("/v1/score", json={**plain, "items": "Paris"})).json()["scores"]
+    assert single == unsure[:1]
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [

@@ -58,9 +58,9 @@ def consumer(config: NearlineConfig, version: LoadedVersion, seconds: float) -> 
         engine = TorchEngine(folder)
         answer = engine.next_token_logprobs
 
-        async def slow(*asked):  # type: ignore[no-untyped-def]
+        async def slow(*arguments):  # type: ignore[no-untyped-def]
             await asyncio.sleep(seconds)
-            return await answer(*asked)
+            return await answer(*arguments)
 
         engine.next_token_logprobs = slow  # type: ignore[method-assign]
         return engine
@@ -118,8 +118,8 @@ def require_every_event_once(service: NearlineService, config: NearlineConfig, s
     context = config.open_context()
     snapshots = {member: context.snapshot(member) for member in MEMBERS}
     context.close()
-    assert sorted(id_ for one in snapshots.values() for id_ in one.events) == sorted(sent)
-    assert sum(len(one.history) for one in snapshots.values()) == base + len(sent)
+    assert sorted(id_ for snapshot in snapshots.values() for id_ in snapshot.events) == sorted(sent)
+    assert sum(len(snapshot.history) for snapshot in snapshots.values()) == base + len(sent)
     for member, snapshot in snapshots.items():
         times = [past.timestamp for past in snapshot.history]
         assert times == sorted(times)
@@ -175,7 +175,7 @@ def test_events_over_http_update_rankings_across_a_promotion(
         cpus=0.4,
     )
     sent: list[str] = []
-    told: dict[tuple[str, ...], set[int]] = {}  # versions, by the events that their ranking has seen
+    versions_by_events: dict[tuple[str, ...], set[int]] = {}  # versions, by the events that their ranking has seen
 
     def send() -> None:
         sent.append(f"e{len(sent)}")
@@ -191,7 +191,7 @@ def test_events_over_http_update_rankings_across_a_promotion(
             ranking = client.nearline_ranking("job_apply", "ada")
         except UserError:  # it is being computed
             return None
-        told.setdefault(tuple(ranking.events.newest), set()).add(ranking.version)
+        versions_by_events.setdefault(tuple(ranking.events.newest), set()).add(ranking.version)
         return ranking
 
     def shown() -> NearlineRanking | None:
@@ -204,7 +204,7 @@ def test_events_over_http_update_rankings_across_a_promotion(
         assert began < ranking.computed_at < datetime.now(UTC)
         online = client.rank(task="job_apply", member_id="ada", candidates=TASKS["job_apply"])
         assert (ranking.version, online.version) == (number, number)
-        assert [one.id for one in ranking.ranking] == [one.id for one in online.ranking]
+        assert [item.id for item in ranking.ranking] == [item.id for item in online.ranking]
         for near, on in zip(ranking.ranking, online.ranking, strict=True):
             assert near.score == pytest.approx(on.score, abs=1e-5)
             assert near.probabilities == pytest.approx(on.probabilities, abs=1e-5)
@@ -238,9 +238,9 @@ def test_events_over_http_update_rankings_across_a_promotion(
             second = until(shown, 60)
             require_equal_online(second, 2, began)
         until(lambda: set(outbox.counts()) == {"done"}, 30)
-        assert all(len(versions) == 1 for versions in told.values()), "no event is told of by two versions"
-        assert [one.score for one in first.ranking] != [one.score for one in second.ranking]
-        print(f"\n{len(sent)} events; {[(len(seen), *versions) for seen, versions in told.items()]}")
+        assert all(len(versions) == 1 for versions in versions_by_events.values()), "no event is ranked by two versions"
+        assert [item.score for item in first.ranking] != [item.score for item in second.ranking]
+        print(f"\n{len(sent)} events; {[(len(seen), *versions) for seen, versions in versions_by_events.items()]}")
     finally:
         outbox.close()
         serve.shutdown()

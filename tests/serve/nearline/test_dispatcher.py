@@ -11,13 +11,16 @@ from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_needed
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
 from brew_serve.stores.sqlite_file import Unavailable
 
-from ..nearline_plane import Fault, Faulty, Killed, Plane, ask, event
+from ..nearline_plane import Fault, Faulty, Killed, Plane, event, rank_job
 
 
 def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(plane: Plane) -> None:
     plane.most_attempts = 3
     plane.accept(
-        event(1), ask("poison", instruction="poison"), event(2), ask("good", task="post_interest", candidates=["e1"])
+        event(1),
+        rank_job("poison", instruction="poison"),
+        event(2),
+        rank_job("good", task="post_interest", candidates=["e1"]),
     )
     scorer = plane.compiler.prefix
     deaths = 0
@@ -51,7 +54,7 @@ def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(pla
 
 def test_a_failed_job_is_retried_with_growing_waits(plane: Plane) -> None:
     plane.most_attempts, plane.now = 4, 0.0
-    plane.accept(ask("r"), event(1))
+    plane.accept(rank_job("r"), event(1))
     answer, tried = plane.engine.next_token_logprobs, []
 
     async def broken(*_: Any) -> Any:
@@ -72,7 +75,7 @@ def test_a_failed_job_is_retried_with_growing_waits(plane: Plane) -> None:
     assert plane.outbox.counts() == {"done": 2}
 
     plane.engine.next_token_logprobs = broken
-    plane.accept(ask("s"))
+    plane.accept(rank_job("s"))
     plane.drain()
     assert plane.outbox.dead_letters()[0].error == "BrewError: the engine failed."
     assert plane.outbox.dead_letters()[0].attempts == 4
@@ -122,7 +125,7 @@ def test_jobs_of_a_member_share_a_message_unless_they_were_sent_before() -> None
         replace(event(6), sends=2),
     ]
     grouped = messages(jobs, most_jobs=2)
-    assert [(one.member_id, [job.job_id[6:] for job in one.jobs]) for one in grouped] == [
+    assert [(message.member_id, [job.job_id[6:] for job in message.jobs]) for message in grouped] == [
         ("ada", ["1", "4"]),
         ("ada", ["5"]),
         ("new", ["2"]),

@@ -16,7 +16,7 @@ from brew_data.prompts.compiler import PromptCompiler
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.stores.sqlite_file import Unavailable
 
-from ..nearline_plane import BASE, Killed, Plane, ask, event
+from ..nearline_plane import BASE, Killed, Plane, event, rank_job
 
 
 class Interleaving(RuleBasedStateMachine):
@@ -29,7 +29,7 @@ class Interleaving(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="brew-nearline-"))
         self.plane = self.make(self.folder)
         self.events: dict[str, set[str]] = {"ada": set(), "new": set()}
-        self.asked: dict[tuple[str, str], str] = {}  # the latest request
+        self.latest_requests: dict[tuple[str, str], str] = {}  # by member and task
         self.requests = 0
 
     @rule(numbers=st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True))
@@ -40,13 +40,13 @@ class Interleaving(RuleBasedStateMachine):
             self.events[job.member_id].add(str(job.payload["event_id"]))
 
     @rule(number=st.integers(0, 3), task=st.sampled_from(["job_apply", "post_interest"]))
-    def ask(self, number: int, task: str) -> None:
+    def rank_job(self, number: int, task: str) -> None:
         self.requests += 1
         request = str(self.requests)
         member = "new" if number == 0 else "ada"
         candidates = ["e0", "e4"] if task == "job_apply" else ["e1", "e3"]
-        self.plane.accept(ask(request, member=member, task=task, candidates=candidates[: 1 + number % 2]))
-        self.asked[member, task] = request
+        self.plane.accept(rank_job(request, member=member, task=task, candidates=candidates[: 1 + number % 2]))
+        self.latest_requests[member, task] = request
 
     @rule(at=st.none() | st.integers(0, 12), after=st.booleans(), down=st.booleans())
     def step(self, at: int | None, after: bool, down: bool) -> None:
@@ -107,13 +107,15 @@ class Interleaving(RuleBasedStateMachine):
                 snapshot = plane.context.snapshot(member)
                 assert sorted(snapshot.events) == sorted(events)
                 assert len(snapshot.history) == len(events) + (BASE if member == "ada" else 0)
-            for (member, task), request in self.asked.items():
+            for (member, task), request in self.latest_requests.items():
                 stored = plane.store.ranking(task, member)
                 assert stored is not None
                 assert stored.request_id == request
                 assert sorted(stored.event_ids) == sorted(self.events[member])
                 assert stored.answer["ranking"] == expected(plane, member, task, stored)
-            assert all(len(versions) == 1 for versions in plane.told.values()), "two versions tell of one event"
+            assert all(len(versions) == 1 for versions in plane.ranked_by.values()), (
+                "two versions ranked the same state"
+            )
         finally:
             plane.close()
             shutil.rmtree(self.folder)
@@ -126,7 +128,10 @@ def expected(plane: Plane, member: str, task: str, stored: Any) -> list[dict[str
     candidates = [(id_, plane.context.entity(id_)) for id_ in ids]
     scorer = Scorer(plane.engine, plane.compiler)
     ranking = asyncio.run(scorer.rank(plane.compiler.suite.task(task), profile, history, candidates))
-    return [{"id": one.id, "score": one.score, "probabilities": one.probabilities} for one in ranking.candidates]
+    return [
+        {"id": candidate.id, "score": candidate.score, "probabilities": candidate.probabilities}
+        for candidate in ranking.candidates
+    ]
 
 
 def test_every_interleaving_applies_every_event_exactly_once(

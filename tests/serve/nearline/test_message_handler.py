@@ -5,7 +5,7 @@ from typing import Any
 
 from brew_data.prompts.compiler import Entity
 
-from ..nearline_plane import Plane, ask, event
+from ..nearline_plane import Plane, event, rank_job
 
 
 def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane) -> None:
@@ -20,24 +20,24 @@ def test_an_event_recorded_while_its_member_is_ranked_is_not_missed(plane: Plane
                 plane.worker().handle("ada", [event(1)])
             return plane.store.put_slate(slate)
 
-    plane.worker(store=Between()).handle("ada", [replace(ask("r"), accepted_at=5)])
+    plane.worker(store=Between()).handle("ada", [replace(rank_job("r"), accepted_at=5)])
     stored = plane.store.ranking("job_apply", "ada")
     assert stored is not None
     assert stored.event_ids == ["1"]
 
 
 def test_later_events_update_every_ranking_of_the_member(plane: Plane) -> None:
-    plane.accept(ask("jobs"), ask("posts", task="post_interest", candidates=["e1", "e3"], top_k=1), event(1))
+    plane.accept(rank_job("jobs"), rank_job("posts", task="post_interest", candidates=["e1", "e3"], top_k=1), event(1))
     plane.drain()
     first = [plane.store.ranking(task, "ada") for task in ("job_apply", "post_interest")]
     plane.accept(event(2, action="apply", timestamp=1), event(3, member="new"))
     plane.drain()
     second = [plane.store.ranking(task, "ada") for task in ("job_apply", "post_interest")]
-    assert [one.event_ids for one in (*first, *second) if one] == [["1"], ["1"], ["2", "1"], ["2", "1"]]
-    for one in second:
-        assert one is not None
-        assert one.version == 3
-        assert one.answer["usage"]["candidates"] == 2
+    assert [ranking.event_ids for ranking in (*first, *second) if ranking] == [["1"], ["1"], ["2", "1"], ["2", "1"]]
+    for ranking in second:
+        assert ranking is not None
+        assert ranking.version == 3
+        assert ranking.answer["usage"]["candidates"] == 2
     assert len(second[1].answer["ranking"]) == 1  # type: ignore[union-attr]
     calls = plane.engine.calls
     plane.worker().handle("ada", [event(2, action="apply", timestamp=1)])  # delivered once more: nothing to compute
@@ -45,7 +45,7 @@ def test_later_events_update_every_ranking_of_the_member(plane: Plane) -> None:
 
 
 def test_after_a_promotion_only_the_new_version_ranks(plane: Plane) -> None:
-    plane.accept(ask("r"), event(1))
+    plane.accept(rank_job("r"), event(1))
     plane.drain()
     plane.version = 4
     plane.worker().handle("ada", [event(1)])  # delivered once more, to a consumer of the new version
@@ -64,13 +64,13 @@ def test_after_a_promotion_only_the_new_version_ranks(plane: Plane) -> None:
     plane.accept(event(3))
     plane.drain()
     third = plane.store.ranking("job_apply", "ada")
-    told = [(one.version, one.event_ids) for one in (first, second, third) if one is not None]
-    assert told == [(3, ["1"]), (3, ["1", "2"]), (4, ["1", "2", "3"])]
+    seen = [(ranking.version, ranking.event_ids) for ranking in (first, second, third) if ranking is not None]
+    assert seen == [(3, ["1"]), (3, ["1", "2"]), (4, ["1", "2", "3"])]
 
 
 def test_an_older_request_that_arrives_late_does_not_replace_a_newer_one(plane: Plane) -> None:
-    plane.accept(ask("old"))
-    plane.accept(ask("new", candidates=["e6"]))
+    plane.accept(rank_job("old"))
+    plane.accept(rank_job("new", candidates=["e6"]))
     plane.dispatcher.step()
     old, new = plane.lane.held[0].jobs
     plane.worker().handle("ada", [new])
@@ -87,8 +87,8 @@ def test_an_invalid_job_becomes_dead_alone_and_can_be_replayed(plane: Plane) -> 
         event(2, entity_id="p9"),
         event(3, surface="moon"),
         event(4, entity_id="x9", entity={"entity_type": "person", "fields": {}}),
-        ask("r"),
-        ask("s", task="post_interest", candidates=["e0"]),
+        rank_job("r"),
+        rank_job("s", task="post_interest", candidates=["e0"]),
         event(5, member="gone"),
         event(6),
     )
@@ -117,7 +117,9 @@ def test_an_invalid_job_becomes_dead_alone_and_can_be_replayed(plane: Plane) -> 
 
 def test_entities_of_events_are_ranked_by_their_fields(plane: Plane) -> None:
     fields = {"title": "pilot", "company": "new"}
-    plane.accept(event(1, entity_id="j9", entity={"entity_type": "job", "fields": fields}), ask("r", candidates=["j9"]))
+    plane.accept(
+        event(1, entity_id="j9", entity={"entity_type": "job", "fields": fields}), rank_job("r", candidates=["j9"])
+    )
     plane.drain()
     assert plane.context.entity("j9") == Entity(entity_type="job", fields=fields)
     stored = plane.store.ranking("job_apply", "ada")

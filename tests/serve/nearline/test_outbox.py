@@ -46,11 +46,11 @@ def test_jobs_that_a_killed_process_accepted_survive(tmp_path: Path) -> None:
             if int(line) == 50:
                 process.send_signal(signal.SIGKILL)
                 break
-        told = [50, *map(int, process.stdout.read().split())][-1]
+        acknowledged = [50, *map(int, process.stdout.read().split())][-1]
     outbox = Outbox(tmp_path / "outbox.sqlite")
     accepted = outbox.counts()["accepted"]
     assert accepted % 3 == 0  # never a part of a batch
-    assert accepted // 3 in (told + 1, told + 2)  # the answer to the last may not have been read
+    assert accepted // 3 in (acknowledged + 1, acknowledged + 2)  # the answer to the last may not have been read
     assert outbox._file.rows("PRAGMA synchronous") == [(2,)]  # FULL: every commit is synced, so it outlives the machine
     outbox.close()
 
@@ -173,11 +173,11 @@ def test_depth_is_read_only(outbox: Outbox, tmp_path: Path) -> None:
 
 
 def test_open_jobs_of_a_ranking_are_listed(outbox: Outbox) -> None:
-    asked = [
+    rank_jobs = [
         Job(job_id=f"rank:{task}", kind="rank", member_id="ada", task=task, payload={}) for task in ("jobs", "posts")
     ]
-    outbox.accept([event(1), event(2, member="new"), *asked, event(3)], 1.0)
+    outbox.accept([event(1), event(2, member="new"), *rank_jobs, event(3)], 1.0)
     outbox.settle(["event:3"], 1.0)
     waiting = outbox.waiting("ada", "jobs")
-    assert [one.job_id for one in waiting] == ["event:1", "rank:jobs"]
+    assert [job.job_id for job in waiting] == ["event:1", "rank:jobs"]
     assert waiting[0].accepted_at == 1_000_000

@@ -44,8 +44,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NearlineSt
 def test_an_older_slate_never_replaces_a_newer_slate(store: NearlineStore) -> None:
     newer = replace(SLATE, request_id="a", requested_at=20_000, candidates=[{"id": "x", "fields": {"title": "ä\n"}}])
     other = replace(SLATE, task="post_interest", instruction="y", top_k=3)
-    asked = (SLATE, SLATE, newer, SLATE, newer, other)
-    assert [store.put_slate(slate) for slate in asked] == [True, False, True, False, False, True]
+    slates = (SLATE, SLATE, newer, SLATE, newer, other)
+    assert [store.put_slate(slate) for slate in slates] == [True, False, True, False, False, True]
     assert store.slates("ada") == [newer, other]
     assert store.slates("nobody") == []
 

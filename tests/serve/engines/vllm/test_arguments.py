@@ -44,8 +44,8 @@ def test_defaults_on_cpu() -> None:
         "kv_cache_memory_bytes": 256 * 2**20,
         "worker_extension_cls": "brew_serve.engines.vllm.scoring_worker.ScoringWorker",
     }
-    given = EngineConfig(max_model_len=8000, block_size=64, kv_cache_bytes=5)
-    arguments = engine_arguments(FOLDER, MODEL, given, device="cpu")
+    config = EngineConfig(max_model_len=8000, block_size=64, kv_cache_bytes=5)
+    arguments = engine_arguments(FOLDER, MODEL, config, device="cpu")
     assert (arguments["block_size"], arguments["kv_cache_memory_bytes"]) == (64, 5)
     assert arguments["max_num_batched_tokens"] == 8000
     assert "worker_extension_cls" not in engine_arguments(FOLDER, MODEL, EngineConfig(passes=False), device="cpu")
