@@ -1,4 +1,4 @@
-"""Words for random documents that are no repetition: the product's synthetic vocabulary, by Zipf's law."""
+"""Draws words for random documents from the synthetic vocabulary, by Zipf's law."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ __all__ = ["draw_words", "vocabulary"]
 
 
 def draw_words(words: list[str], random: np.random.Generator, count: int) -> list[str]:
-    """`count` of `words`; the first is the likeliest."""
+    """Draw `count` words with replacement. The probability of a word is inversely proportional to its rank."""
     ranks = 1 / np.arange(1, len(words) + 1)
     return [words[i] for i in random.choice(len(words), size=count, p=ranks / ranks.sum())]
 
 
 def vocabulary() -> list[str]:
-    """The product's synthetic vocabulary, each word once, in a fixed order."""
+    """Return the words of the synthetic vocabulary, each once, in a fixed order."""
     found: set[str] = set()
     for name in synthetic_vocabulary.__all__:
         found.update(_strings(getattr(synthetic_vocabulary, name)))

@@ -1,6 +1,8 @@
-"""`make bench-serve`: measures ranking over HTTP and prints the comparison. Top to bottom, this is the protocol.
+"""`make bench-serve`: measures ranking over HTTP and prints the comparison.
 
-make bench-serve                                  everything (about 30 minutes); nothing else may run beside it
+The functions are in the order of execution.
+
+make bench-serve                                  everything (about 30 minutes); run nothing else meanwhile
 make bench-serve ARGS="--models demo --workloads R"
 """
 
@@ -41,13 +43,13 @@ def main() -> None:
     options = _options()
     become_subreaper()
     if os.getloadavg()[0] > 1:
-        print("The machine is busy: something else is running, and the timings will be worth nothing.")
+        print("The machine is busy with other processes, so the timings will be wrong.")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     work = OUT / "serve-work"
     shutil.rmtree(work, ignore_errors=True)
     result = Result(OUT / "serve.json", commit=source_commit(ROOT))
     try:
-        with guard_descendants():  # should this be killed, the servers must not run on
+        with guard_descendants():  # if this process is killed, the servers must end
             demo = _demo_version(options.registry, work)
             for model in options.models:
                 folder = demo
@@ -68,7 +70,11 @@ def main() -> None:
 
 
 def measure_model(model: str, folder: Path, work: Path, result: Result, options: argparse.Namespace) -> None:
-    """All contenders up at once on one model: each request goes to one after the other, so drift meets them all."""
+    """Measure all contenders on one model.
+
+    All of them run at the same time and get each request one after another, so a drift of the machine's speed affects
+    all of them.
+    """
     work.mkdir(parents=True)
     version = load_version(folder, EngineConfig())
     with ExitStack() as up:
@@ -79,7 +85,7 @@ def measure_model(model: str, folder: Path, work: Path, result: Result, options:
             "vllm_default": up.enter_context(vllm_server(folder, [], work / "vllm-default.log")),
         }
         floor = SinglePassScorer(folder)
-        print(f"{model}: all contenders are up after {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"{model}: all contenders started in {time.perf_counter() - began:.0f} s", flush=True)
         for name in options.workloads:
             maker = RequestMaker(version, WORKLOADS[name])
             part = asyncio.run(measure_workload(maker, urls, floor, options))
@@ -90,56 +96,57 @@ def measure_model(model: str, folder: Path, work: Path, result: Result, options:
 async def measure_workload(
     maker: RequestMaker, urls: dict[str, str], floor: SinglePassScorer, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One request at a time; then several callers; then random arrivals at 70% of what those showed."""
+    """Measure single requests, then concurrent callers, then random arrivals at 70% of the measured throughput."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=120, trust_env=False, limits=limits) as http:
-        asks = {name: _ask(http, name, url) for name, url in urls.items()}
-        answered: list[bool] = []
+        clients = {name: _client(http, name, url) for name, url in urls.items()}
+        successes: list[bool] = []
 
         def send(name: str) -> Callable[[Request], Awaitable[bool]]:
-            async def one(request: Request) -> bool:
-                ok = await asks[name](request) is not None
+            async def send_request(request: Request) -> bool:
+                ok = await clients[name](request) is not None
                 if name == "ours":
-                    answered.append(ok)
+                    successes.append(ok)
                 elif not ok:
-                    raise RuntimeError(f"{name} did not answer")
+                    raise RuntimeError(f"{name} did not respond")
                 return ok
 
-            return one
+            return send_request
 
         for request in maker.make(3):  # warm-up; the first batch of a server is slow
-            for name in asks:
-                await asks[name](request)
+            for name in clients:
+                await clients[name](request)
             floor.score(request)
 
-        alone: dict[str, list[float]] = {name: [] for name in (*asks, "engine", "floor")}
-        agreement = dict.fromkeys(asks, 0.0)
+        alone: dict[str, list[float]] = {name: [] for name in (*clients, "engine", "floor")}
+        agreement = dict.fromkeys(clients, 0.0)
         for request in maker.make(options.requests):
             scores: dict[str, list[float] | None] = {}
             engine = await _engine_seconds(http, urls["ours"])
-            for name in (*asks, "floor"):
+            for name in (*clients, "floor"):
                 began = time.perf_counter()
-                scores[name] = floor.score(request) if name == "floor" else await asks[name](request)
+                scores[name] = floor.score(request) if name == "floor" else await clients[name](request)
                 alone[name].append(time.perf_counter() - began)
             alone["engine"].append(await _engine_seconds(http, urls["ours"]) - engine)
             for name in agreement:
-                found, wanted = scores[name], scores["floor"]
-                if found is None or wanted is None:
-                    raise RuntimeError(f"{name} did not answer")
-                agreement[name] = max(agreement[name], *(abs(a - b) for a, b in zip(found, wanted, strict=True)))
+                actual, expected = scores[name], scores["floor"]
+                if actual is None or expected is None:
+                    raise RuntimeError(f"{name} did not respond")
+                agreement[name] = max(agreement[name], *(abs(a - b) for a, b in zip(actual, expected, strict=True)))
 
-        capacity: dict[str, list[float]] = {name: [] for name in asks}
-        in_round = max(options.requests, round(options.seconds / median(alone["ours"])))  # long against start and end
+        capacity: dict[str, list[float]] = {name: [] for name in clients}
+        # A round is long compared with its start and end.
+        in_round = max(options.requests, round(options.seconds / median(alone["ours"])))
         for _ in range(options.rounds):
             requests = maker.make(in_round)
-            for name in asks:
+            for name in clients:
                 timings = await at_once(send(name), requests, clients=options.clients)
                 capacity[name].append(items_per_second(timings, maker.sizes.candidates))
         rate = 0.7 * median(capacity["ours"]) / maker.sizes.candidates
         at_70: list[Timing] = await at_random(send("ours"), maker.make(options.arrivals), rate=rate, seed=1)
     return {
         **figures(
-            alone=alone, capacity=capacity, at_70=at_70, agreement=agreement["ours"], errors=answered.count(False)
+            alone=alone, capacity=capacity, at_70=at_70, agreement=agreement["ours"], errors=successes.count(False)
         ),
         "alone_seconds": alone,
         "capacity_items_per_second": capacity,
@@ -151,60 +158,64 @@ async def measure_workload(
     }
 
 
-def _ask(http: httpx.AsyncClient, name: str, url: str) -> Callable[[Request], Awaitable[list[float] | None]]:
-    """Asks one service for the scores of a request's candidates, in their order; None where it does not answer."""
+def _client(http: httpx.AsyncClient, name: str, url: str) -> Callable[[Request], Awaitable[list[float] | None]]:
+    """Return a function that requests the scores of the candidates, in order; None if the service fails."""
     path, ours = ("/v1/rank", True) if name == "ours" else ("/generative_scoring", False)
 
-    async def ask(request: Request) -> list[float] | None:
+    async def score(request: Request) -> list[float] | None:
         body = request.rank if ours else request.scoring
         try:
-            answer = await http.post(url + path, content=body, headers={"content-type": "application/json"})
+            response = await http.post(url + path, content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError:
             return None
-        if not answer.is_success:
+        if not response.is_success:
             return None
-        found = answer.json()
+        content = response.json()
         if not ours:
-            return [one["score"] for one in found["data"]]
-        scores = {one["id"]: one["probabilities"][request.action] for one in found["ranking"]}
+            return [item["score"] for item in content["data"]]
+        scores = {item["id"]: item["probabilities"][request.action] for item in content["ranking"]}
         return [scores[f"c{i}"] for i in range(len(scores))]
 
-    return ask
+    return score
 
 
 async def _engine_seconds(http: httpx.AsyncClient, url: str) -> float:
-    """Seconds that our service has waited for its engine since it was started."""
+    """Return the total time that our service has waited for its engine, in seconds."""
     lines = (await http.get(f"{url}/metrics")).text.splitlines()
-    wanted = [line for line in lines if line.startswith("brew_stage_seconds_sum{") and 'stage="score"' in line]
-    return sum(float(line.split()[-1]) for line in wanted)
+    engine_lines = [line for line in lines if line.startswith("brew_stage_seconds_sum{") and 'stage="score"' in line]
+    return sum(float(line.split()[-1]) for line in engine_lines)
 
 
 def _demo_version(registry: str, work: Path) -> Path:
-    """The version that the demo promoted, fetched and verified."""
-    found = Registry(open_store(registry), "brew360")
-    return found.fetch(found.resolve("production"), work / "versions")
+    """Download the version that the demo promoted."""
+    versions = Registry(open_store(registry), "brew360")
+    return versions.fetch(versions.resolve("production"), work / "versions")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench-serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--registry", default="runs/registry", help="where `make demo` published; default: %(default)s")
-    parser.add_argument("--models", default=",".join(MODELS), help="a list of demo, random; default: %(default)s")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="a list of R, S; default: %(default)s")
+    parser.add_argument(
+        "--registry", default="runs/registry", help="registry that `make demo` published to; default: %(default)s"
+    )
+    parser.add_argument(
+        "--models", default=",".join(MODELS), help="comma-separated: demo, random; default: %(default)s"
+    )
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="comma-separated: R, S; default: %(default)s")
     for name, default, text in (
-        ("requests", 12, "requests one at a time, and at least so many in each round"),
-        ("rounds", 5, "rounds in which every server gets the same requests"),
-        ("seconds", 4, "seconds that our service would take for a round's requests one at a time"),
-        ("clients", 4, "callers at a time in a round"),
-        ("arrivals", 150, "requests at 70%% of capacity"),
+        ("requests", 12, "single requests, and minimum of requests per round"),
+        ("rounds", 5, "number of rounds; every server gets the same requests in a round"),
+        ("seconds", 4, "seconds that our service would take for a round's requests, one at a time"),
+        ("clients", 4, "concurrent callers in a round"),
+        ("arrivals", 150, "number of requests at 70%% of capacity"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text}; default: %(default)s")
     options = parser.parse_args()
     for name, known in (("models", MODELS), ("workloads", tuple(WORKLOADS))):
         chosen = getattr(options, name).split(",")
-        if unknown := [one for one in chosen if one not in known]:
-            parser.error(f"--{name} does not know {', '.join(unknown)}; it knows {', '.join(known)}")
+        if unknown := [value for value in chosen if value not in known]:
+            parser.error(f"--{name} has unknown values {', '.join(unknown)}; known are {', '.join(known)}")
         setattr(options, name, chosen)
     return options
 

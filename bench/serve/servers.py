@@ -1,6 +1,6 @@
-"""Starts and stops the HTTP contenders: our service on a Ray of its own, and vLLM's server.
+"""Starts and stops the HTTP contenders: our service on its own Ray, and vLLM's server.
 
-All run the same model with the same precision and cores.
+All run the same model with the same precision and number of cores.
 """
 
 import os
@@ -23,8 +23,8 @@ from brew_serve.ranking.admission import AdmissionConfig
 
 __all__ = ["VLLM_BEST", "our_service", "vllm_server"]
 
-# What /generative_scoring is fastest with here: small cache blocks, as prefixes are shared in whole blocks only; no
-# compilation, which on CPU costs minutes of start and gains nothing measurable; no statistics
+# The fastest settings of /generative_scoring on CPU: small cache blocks, because prefixes are shared in whole blocks
+# only; no compilation, which takes minutes at the start without a measurable gain; no statistics
 VLLM_BEST = ["--enable-prefix-caching", "--block-size", "32", "--enforce-eager", "--max-num-seqs", "128",
              "--max-num-batched-tokens", "4096", "--disable-log-stats"]  # fmt: skip
 START_SECONDS = 300.0
@@ -32,7 +32,7 @@ START_SECONDS = 300.0
 
 @contextmanager
 def our_service(folder: Path, work: Path) -> Iterator[str]:
-    """The product as its users start it, with the version `folder` published and promoted; gives its URL."""
+    """Publish and promote the version in `folder`, start our service as users do, and yield its URL."""
     store = str(work / "registry")
     registry = Registry(open_store(store), "brew360")
     version = registry.publish(folder, signature={}, lineage={}, metrics={}, author="bench")
@@ -48,22 +48,27 @@ def our_service(folder: Path, work: Path) -> Iterator[str]:
 
 @contextmanager
 def vllm_server(folder: Path, arguments: list[str], log: Path) -> Iterator[str]:
-    """`vllm serve` on a model folder, in float32 as ours; gives its URL.
+    """Start `vllm serve` on a model folder, in float32, and yield its URL.
+
+    Args:
+        folder: The model.
+        arguments: Additional command line arguments.
+        log: The file for the server's output.
 
     Raises:
-        RuntimeError: it did not start; with the end of its output.
+        RuntimeError: The server did not start; the message has the end of its output.
     """
     port = free_port()
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        "OMP_WAIT_POLICY": "PASSIVE",  # all are up at once, and an idle one must not take a core; ours has it, too
+        "OMP_WAIT_POLICY": "PASSIVE",  # an idle server must not use a core; ours has it too
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; four times ours
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    # what `vllm serve` runs; that command itself asks for a package of the name vllm, and vllm-cpu has another
+    # The module of `vllm serve`. The command itself needs a package named vllm, but the package here is vllm-cpu.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port),
                "--host", "127.0.0.1", "--dtype", "float32", *arguments]  # fmt: skip
     with log.open("w") as output:
@@ -76,7 +81,7 @@ def vllm_server(folder: Path, arguments: list[str], log: Path) -> Iterator[str]:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
-            with suppress(ProcessLookupError):  # its engine, where it left one
+            with suppress(ProcessLookupError):  # the engine process, if it is still running
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

@@ -1,8 +1,8 @@
-"""Requests and random models of the serving benchmark, in the format of each protocol. Members are always new.
+"""Creates the requests and random models of the serving benchmark. Each request is for a new member.
 
 Workload R (text ranking): a history of 600 tokens on average, 100 candidates of 24 tokens. Workload S (SGLang's): 120
-tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the synthetic vocabulary, because a repeated
-token would make every prefix cache look perfect.
+tokens of history, 10 candidates of 180. Words are drawn by Zipf's law from the synthetic vocabulary, because with
+repeated tokens every prefix cache would always hit.
 """
 
 import itertools
@@ -44,11 +44,11 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """A workload's sizes, in tokens."""
+    """The sizes of a workload."""
 
-    history: int  # on average; uniform from half to one and a half times that
-    candidates: int
-    candidate: int  # of each: question, entity and the answer's cue
+    history: int  # mean number of tokens; uniform from half to one and a half times that
+    candidates: int  # number of candidates
+    candidate: int  # tokens of each candidate: question, entity and the control token before the answer
 
 
 WORKLOADS = {
@@ -59,22 +59,22 @@ WORKLOADS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request: as text for us, and as token ids for engines that take no more."""
+    """A request as JSON text for our service, and as token ids for other engines."""
 
     rank: bytes  # body of POST /v1/rank
     scoring: bytes  # body of POST /generative_scoring
     prefix: tuple[int, ...]
     questions: list[tuple[int, ...]]
-    labels: list[int]  # one token each, a positive action's first
-    action: str  # that of the first label: whose probability every contender answers
+    labels: list[int]  # one token per label; the first is of a positive action
+    action: str  # action of the first label; every contender returns its probability
 
 
 class RequestMaker:
-    """Makes requests, each of another member with candidates of its own; the same arguments give the same ones.
+    """Makes random requests, each with its own member and candidates. Equal arguments give equal requests.
 
     Args:
-        version: whose prompts they become. What its context cannot hold of a history is cut, as it would be for anyone.
-        sizes: of the workload.
+        version: The model version that compiles the prompts. It drops history that exceeds its context, as usual.
+        sizes: The sizes of the workload.
     """
 
     def __init__(self, version: LoadedVersion, sizes: Sizes) -> None:
@@ -87,7 +87,7 @@ class RequestMaker:
         self.surface = self.suite.surface(self.task.surface)
 
     def make(self, count: int) -> list[Request]:
-        """The next `count` requests."""
+        """Return the next `count` requests."""
         return [self._request() for _ in range(count)]
 
     def _request(self) -> Request:
@@ -98,8 +98,8 @@ class RequestMaker:
         body = {"task": task.name, "member": {"profile": profile, "history": history}, "candidates": candidates}
         parsed = RankRequest.model_validate_json(json.dumps(body))
         assert parsed.member is not None
-        prefix = compiler.prefix(task, profile, [one.past() for one in parsed.member.history]).ids
-        questions = [self._question(profile, one["fields"]) for one in candidates]
+        prefix = compiler.prefix(task, profile, [item.past() for item in parsed.member.history]).ids
+        questions = [self._question(profile, candidate["fields"]) for candidate in candidates]
         labels = {name: ids[0] for name, ids in compiler.labels(task).items()}
         ordered = sorted(labels, key=lambda name: name not in task.positive)
         scoring = {"query": prefix, "items": questions, "label_token_ids": [labels[name] for name in ordered]}
@@ -129,11 +129,11 @@ class RequestMaker:
         return past
 
     def _candidate(self, profile: dict[str, str]) -> dict[str, str]:
-        """Fields that make a question of the wanted length, or the first length above it."""
+        """Return fields whose question has the target length, or the smallest length above it."""
         fields = self._fields(self.suite.entities[self.surface.entity_type].fields)
-        names = itertools.cycle(fields)  # no field may be longer than the service takes
-        wanted = min(self.sizes.candidate, self.compiler.format.question_tokens)  # no question is longer than that
-        while len(self._question(profile, fields)) < wanted:
+        names = itertools.cycle(fields)  # words are spread over all fields, because the service limits their length
+        target = min(self.sizes.candidate, self.compiler.format.question_tokens)  # longer questions are cut
+        while len(self._question(profile, fields)) < target:
             fields[next(names)] += " " + draw_words(self._words, self._random, 1)[0]
         return fields
 
@@ -146,10 +146,14 @@ class RequestMaker:
 
 
 def write_random_version(folder: Path, like: LoadedVersion) -> int:
-    """Writes a version folder with random weights and the tasks of `like`; returns how many parameters it has.
+    """Write a version folder with random weights.
 
     Args:
-        folder: made here.
+        folder: The folder to create.
+        like: The version whose tasks the new one gets.
+
+    Returns:
+        The number of parameters.
     """
     folder.mkdir(parents=True)
     random = np.random.default_rng(SEED)

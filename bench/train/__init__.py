@@ -1,1 +1,1 @@
-"""The training benchmark: `make bench-train` (bench/README.md tells what is measured, and how)."""
+"""The training benchmark, `make bench-train`. bench/README.md describes the measurements."""

@@ -1,8 +1,10 @@
-"""`make bench-train`: measures training and prints the comparison. Top to bottom, this is the protocol.
+"""`make bench-train`: measures training and prints the comparison.
 
-make bench-train                                   everything (about 40 minutes); nothing else may run beside it
+The functions are in the order of execution.
+
+make bench-train                                   everything (about 40 minutes); run nothing else meanwhile
 make bench-train ARGS="--only ours,trl,ddp"        some contenders
-make bench-train ARGS="--only kills --kills 20"    one part; the others' results stay in bench/out/train.json
+make bench-train ARGS="--only kills --kills 20"    one part; bench/out/train.json keeps the results of the others
 make bench-train ARGS="--only trl-sweep"           TRL's settings against each other
 """
 
@@ -24,7 +26,7 @@ from brew_platform.processes import become_subreaper, kill_descendants
 from brew_platform.provenance import source_commit
 
 OUT = ROOT / "bench" / "out"
-PARTS = ("blocked", "kills")  # beside contenders
+PARTS = ("blocked", "kills")  # in addition to contenders
 
 
 def main() -> None:
@@ -32,10 +34,10 @@ def main() -> None:
     become_subreaper()
     load = os.getloadavg()[0]
     if load > 0.5:
-        print(f"The machine's load is {load:.1f}: something else is running, and the timings will be worth nothing.")
+        print(f"The machine's load is {load:.1f}: other processes are running, so the timings will be wrong.")
     result = Result(OUT / "train.json", commit=source_commit(ROOT), code=code_digest(ROOT))
     if result.dropped:
-        print(f"Earlier results ({', '.join(result.dropped)}) are of other code or another machine, and are dropped.")
+        print(f"Earlier results ({', '.join(result.dropped)}) are from other code or another machine, and are dropped.")
     work = OUT / "work"
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -63,7 +65,7 @@ def main() -> None:
 def measure_speed(
     contenders: list[str], workload: Workload, work: Path, result: Result, options: argparse.Namespace
 ) -> None:
-    """Rounds in which every contender runs once, one after the other: a slow hour of the machine meets all of them."""
+    """Run every contender once per round, so a slow period of the machine affects all of them."""
     part: dict[str, Any] = {
         "protocol": {name: getattr(options, name) for name in ("steps", "warmup", "bins_per_step")},
         "workload": workload_facts(workload),
@@ -74,22 +76,22 @@ def measure_speed(
         part["rounds"].append({})
         for name in contenders:
             began = time.perf_counter()
-            answer = run_contender(
+            outcome = run_contender(
                 name, workload, work / name, steps=options.steps, bins_per_step=options.bins_per_step
             )
-            measured = speed(answer, warmup=options.warmup)
+            measured = speed(outcome, warmup=options.warmup)
             part["rounds"][-1][name] = measured
-            part["settings"][name] = answer["settings"]
+            part["settings"][name] = outcome["settings"]
             result.put("speed", part)
             print(
                 f"round {number}/{options.rounds}  {CONTENDERS[name].title:<48}{measured:8,.0f} tokens/s"
-                f"  ({time.perf_counter() - began:.0f} s with its start)",
+                f"  ({time.perf_counter() - began:.0f} s including start-up)",
                 flush=True,
             )
 
 
 def measure_blocked(workload: Workload, work: Path, result: Result, options: argparse.Namespace) -> None:
-    """The share of time in which training waits for a checkpoint, with one every `interval` steps."""
+    """Measure the share of time that training waits for checkpoints, with one every `interval` steps."""
     interval = options.interval
     job = Job(
         workload=str(workload.folder),
@@ -106,11 +108,15 @@ def measure_blocked(workload: Workload, work: Path, result: Result, options: arg
 
 
 def blocked(rows: list[dict[str, Any]], *, interval: int) -> dict[str, Any]:
-    """The share of time that checkpoints held up training, over whole intervals from one checkpoint to the next.
+    """Compute the share of time that checkpoints blocked training, over whole intervals between checkpoints.
 
     Args:
-        rows: of metrics.jsonl; the row after a checkpoint says how long it blocked.
-        interval: steps between checkpoints; the first interval is warm-up, and its checkpoint counts to the next one.
+        rows: The rows of metrics.jsonl. The row after a checkpoint has the time that it blocked.
+        interval: The number of steps between checkpoints. The first interval is warm-up; its checkpoint belongs to the
+            second one.
+
+    Returns:
+        The share, and the values that it is computed from.
     """
     at = {row["step"]: row for row in rows}
     last = max(at) // interval * interval
@@ -127,24 +133,24 @@ def blocked(rows: list[dict[str, Any]], *, interval: int) -> dict[str, Any]:
 
 
 def measure_kills(workload: Workload, work: Path, result: Result, options: argparse.Namespace) -> None:
-    """Random kills of workers on Ray, against an uninterrupted run."""
+    """Kill random workers of a run on Ray, and compare it with an uninterrupted run."""
     steps = options.kill_steps or 30 * options.kills + 60
     job = Job(
         workload=str(workload.folder),
         out=str(work / "kills"),
         steps=steps,
-        bins_per_step=2,  # short steps: more moments in which a kill can fall
+        bins_per_step=2,  # short steps, so that kills hit more different moments
         threads=1,
         options={"kills": options.kills, "checkpoint_every": 10, "seed": options.seed},
     )
-    print(f"kills: {options.kills} of them in {steps} steps", flush=True)
+    print(f"kills: {options.kills} in {steps} steps", flush=True)
     run_module("bench.train.kills", job, processes=1, timeout=300 + 90 * options.kills, visible=True)
-    answer = json.loads((work / "kills" / "answer.json").read_text())
-    result.put("kills", {**answer, "seed": options.seed, "workload": workload_facts(workload)})
+    outcome = json.loads((work / "kills" / "outcome.json").read_text())
+    result.put("kills", {**outcome, "seed": options.seed, "workload": workload_facts(workload)})
 
 
 def workload_facts(workload: Workload) -> dict[str, Any]:
-    """What the workload is made of, for the file."""
+    """Return the sizes of the workload, for the result file."""
     return {key: value for key, value in vars(workload).items() if key != "folder"} | {"fill": workload.fill}
 
 
@@ -155,19 +161,19 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         default=",".join([*DEFAULT, *PARTS]),
-        help=f"a list of {', '.join([*CONTENDERS, *PARTS])}, trl-sweep (all of TRL's); default: %(default)s",
+        help=f"comma-separated: {', '.join([*CONTENDERS, *PARTS])}, trl-sweep (all of TRL's); default: %(default)s",
     )
     for name, default, text in (
-        ("rounds", 3, "times that every contender runs"),
+        ("rounds", 3, "number of rounds; every contender runs once per round"),
         ("steps", 30, "steps of a contender in a round"),
-        ("warmup", 6, "of those, left out of the timing"),
-        ("bins-per-step", 8, "bins of 1,024 tokens in a step"),
-        ("documents", 2400, "documents of 150 to 900 tokens"),
-        ("interval", 100, "steps between checkpoints where blocking is measured"),
-        ("intervals", 2, "intervals measured there, after one of warm-up"),
-        ("kills", 20, "workers killed"),
-        ("kill-steps", 0, "steps of the runs that are killed; 0: 30 per kill and 60 more"),
-        ("seed", 0, "of the kills"),
+        ("warmup", 6, "first steps that are not timed"),
+        ("bins-per-step", 8, "bins of 1,024 tokens per step"),
+        ("documents", 2400, "number of documents, of 150 to 900 tokens"),
+        ("interval", 100, "steps between checkpoints in the part blocked"),
+        ("intervals", 2, "measured intervals in the part blocked, after one of warm-up"),
+        ("kills", 20, "number of workers to kill"),
+        ("kill-steps", 0, "steps of the run with kills; 0: 30 per kill and 60 more"),
+        ("seed", 0, "seed of the kills"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text}; default: %(default)s")
     options = parser.parse_args()
@@ -176,7 +182,7 @@ def _options() -> argparse.Namespace:
         names += SWEEP if name == "trl-sweep" else [name]
     if unknown := [name for name in names if name not in CONTENDERS and name not in PARTS]:
         parser.error(
-            f"--only does not know {', '.join(unknown)}; it knows {', '.join([*CONTENDERS, *PARTS])}, trl-sweep"
+            f"--only has unknown values {', '.join(unknown)}; known are {', '.join([*CONTENDERS, *PARTS])}, trl-sweep"
         )
     options.only = names
     if not 1 <= options.warmup < options.steps:

@@ -1,4 +1,4 @@
-"""Who is compared with whom: the contenders, how each is started, and the settings it gets."""
+"""Defines the contenders and their settings, and runs them."""
 
 import contextlib
 import json
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
-TRL_PACKAGES = Path(sys.prefix) / "bench"  # requirements/bench.txt; on the path of TRL's process alone
+TRL_PACKAGES = Path(sys.prefix) / "bench"  # packages of requirements/bench.txt; only TRL's process imports them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """How one contender is started; all have two cores."""
+    """A contender: its module, processes and settings. All contenders use two cores."""
 
     title: str
     module: str
@@ -45,7 +45,7 @@ class Contender:
 
     @property
     def threads(self) -> int:
-        """Of each process."""
+        """The number of threads of each process."""
         return 2 // self.processes
 
 
@@ -61,10 +61,10 @@ CONTENDERS: dict[str, Contender] = {
         "TRL SFTTrainer, bfd, 2 DDP processes",
         processes=2,
         ddp_backend="gloo",
-        ddp_find_unused_parameters=False,  # the Trainer's default walks the graph in every step to look for some
+        ddp_find_unused_parameters=False,  # the Trainer's default searches the graph in every step
         ddp_broadcast_buffers=False,
     ),
-    # as shipped: 8 rows a device, activations computed twice
+    # TRL's defaults: 8 rows per device, activations computed twice
     "trl_default": _trl("TRL SFTTrainer, bfd, its default settings", rows=8, gradient_checkpointing=True),
     "ddp": Contender(title="brew360's step, 2 DDP workers", module="bench.train.ddp", processes=2),
     "plain": Contender(
@@ -87,20 +87,27 @@ CONTENDERS: dict[str, Contender] = {
 }
 DEFAULT = ["ours", "trl", "trl_two", "trl_default", "ddp", "plain", "causal", "ours_one"]
 SWEEP = [name for name, contender in CONTENDERS.items() if contender.trl]
-OPPONENTS = [name for name in SWEEP if name != "trl_bf16"]  # ratio_vs_trl divides by the fastest of these that ran
+OPPONENTS = [name for name in SWEEP if name != "trl_bf16"]  # ratio_vs_trl uses the fastest of these that ran
 
 
 def run_contender(
     name: str, workload: Workload, folder: Path, *, steps: int, bins_per_step: int, timeout: float = 1800
 ) -> dict[str, Any]:
-    """Starts a contender, waits for its end, and returns its answer (bench.train.job.Stopwatch).
+    """Run a contender.
 
     Args:
-        folder: emptied and used; its output is in `folder/log.txt`.
-        timeout: seconds.
+        name: A key of CONTENDERS.
+        workload: The model and the data.
+        folder: The folder of the contender's files, which is emptied first; `log.txt` has its output.
+        steps: The number of steps.
+        bins_per_step: The number of bins per step, of all processes together.
+        timeout: The maximum run time, in seconds.
+
+    Returns:
+        The outcome that `bench.train.job.Stopwatch` wrote.
 
     Raises:
-        RuntimeError: it failed; with the end of its output.
+        RuntimeError: The contender failed; the message has the end of its output.
     """
     contender = CONTENDERS[name]
     shutil.rmtree(folder, ignore_errors=True)
@@ -113,24 +120,27 @@ def run_contender(
         options=dict(contender.options),
     )
     run_module(contender.module, job, processes=contender.processes, trl=contender.trl, timeout=timeout)
-    return dict(json.loads((folder / "answer.json").read_text()))
+    return dict(json.loads((folder / "outcome.json").read_text()))
 
 
 def run_module(
     module: str, job: Job, *, processes: int, trl: bool = False, timeout: float, visible: bool = False
 ) -> None:
-    """Runs `python -m module job.json` from the repository's root, under torchrun where there are several processes.
+    """Run `python -m module job.json` in the repository's root; with several processes, under torchrun.
 
     Args:
-        trl: TRL's packages are on its path.
-        timeout: seconds.
-        visible: its standard output goes to ours; else, like its errors, to `log.txt` beside the job.
+        module: The module to run.
+        job: The job, which is written to a file for the module.
+        processes: The number of processes.
+        trl: Whether TRL's packages are on the path.
+        timeout: The maximum run time, in seconds.
+        visible: Print the module's standard output. Otherwise it goes, as the errors do, to `log.txt` beside the job.
 
     Raises:
-        RuntimeError: it failed; with the end of its output.
+        RuntimeError: The module failed; the message has the end of its output.
     """
     if trl and not (TRL_PACKAGES / "trl").is_dir():
-        raise RuntimeError(f"TRL is not installed in {TRL_PACKAGES}: run it by `make bench-train`, which does that.")
+        raise RuntimeError(f"TRL is not installed in {TRL_PACKAGES}. Run `make bench-train`, which installs it.")
     path = job.write()
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), "HF_HUB_OFFLINE": "1"}
@@ -149,7 +159,7 @@ def run_module(
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(f"{module} did not end within {timeout:.0f} s; its output is in {log}") from error
         finally:
-            if process.poll() is None:  # as Ctrl-C would: it takes its own processes along
+            if process.poll() is None:  # like Ctrl-C, so that it ends its own processes
                 process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=30)
@@ -158,23 +168,25 @@ def run_module(
         raise RuntimeError(f"{module} failed with exit code {code}:\n{log.read_text()[-3000:]}")
 
 
-def speed(answer: Mapping[str, Any], *, warmup: int) -> float:
-    """Real tokens per second, from the end of step `warmup` to the end of the last: everything between steps counts.
+def speed(outcome: Mapping[str, Any], *, warmup: int) -> float:
+    """Compute real tokens per second, from the end of step `warmup` to the end of the last step.
+
+    The time between steps counts.
 
     Args:
-        answer: a contender's `ends` (seconds) and `tokens`, one per step.
-        warmup: steps left out, at least one: the first has no known start.
+        outcome: A contender's `ends` (seconds) and `tokens`, one per step.
+        warmup: The number of steps to skip, at least one, because the start of the first step is unknown.
 
     Raises:
-        ValueError: no step is left to measure.
+        ValueError: No step is left to measure.
     """
-    ends, tokens = answer["ends"], answer["tokens"]
+    ends, tokens = outcome["ends"], outcome["tokens"]
     if not 1 <= warmup < len(ends):
         raise ValueError(f"{len(ends)} steps with a warm-up of {warmup} leave nothing to measure")
     return float(sum(tokens[warmup:]) / (ends[-1] - ends[warmup - 1]))
 
 
 def median_speed(rounds: list[dict[str, float]], name: str) -> float | None:
-    """The median over the rounds in which `name` ran; None where it never did."""
+    """Return the median over the rounds in which `name` ran, or None if it never ran."""
     values = [round_[name] for round_ in rounds if name in round_]
     return statistics.median(values) if values else None

@@ -1,7 +1,7 @@
 """Contender: PyTorch's DistributedDataParallel around the product's own model, step, optimizer and bins.
 
-What differs from the product's run is the sharding, so the quotient is what FSDP2 costs. There is no loop around it, no
-metrics file, no ledger: it does a little less.
+Only the sharding differs from the product's run, so the ratio shows the cost of FSDP2. This contender does slightly
+less work, because it has no training loop, metrics file or ledger.
 """
 
 from dataclasses import replace
@@ -49,7 +49,7 @@ def main() -> None:
             done = take_step(ddp, optimizer, stage, reader, bin_ids, context, sharding=config.sharding)
             watch.step(done.tokens, done.loss)
         if context.rank == 0:
-            watch.answer(job, workers=context.size, optimizer="schedule-free AdamW", sharding="DDP")
+            watch.write_outcome(job, workers=context.size, optimizer="schedule-free AdamW", sharding="DDP")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The kill test: a run on Ray whose workers are killed at random moments, beside one that nobody disturbs.
+"""The kill test: compares a run on Ray whose workers are killed at random moments with an uninterrupted run.
 
-Started by bench.train.__main__ as a process of its own.
+`bench.train.__main__` starts it as a separate process.
 """
 
 import json
@@ -26,15 +26,15 @@ from brew_train.ray_launcher import run_on_ray
 from brew_train.telemetry.recorder import METRICS, Tail, read_run
 
 WORKERS = 2
-PATIENCE = 180.0  # seconds that a kill waits for its moment before the test is given up
+PATIENCE = 180.0  # seconds to wait for the moment of a kill before the test fails
 
 
 class Killer(threading.Thread):
-    """Carries out a plan of kills on this process's own Ray workers.
+    """Kills Ray workers of this process as planned.
 
     Args:
-        plan: in order.
-        run: folder of the run to be killed.
+        plan: The kills, in order.
+        run: The folder of the run.
     """
 
     def __init__(self, plan: list[PlannedKill], run: Path) -> None:
@@ -44,10 +44,10 @@ class Killer(threading.Thread):
         self.error: BaseException | None = None
         self.stop = threading.Event()
         self._rows = Tail(run / METRICS)
-        self._step = 0  # the furthest so far
+        self._step = 0  # the highest step so far
 
     def run(self) -> None:
-        """The thread's work."""
+        """Carry out all kills; the thread calls this method."""
         try:
             for number, kill in enumerate(self.plan, start=1):
                 self._wait_for(kill)
@@ -68,7 +68,7 @@ class Killer(threading.Thread):
         deadline = time.monotonic() + PATIENCE
         while not moment():
             if self.stop.is_set() or time.monotonic() > deadline:
-                raise RuntimeError(f"the moment of {kill} never came; the run stood at step {self._step}")
+                raise RuntimeError(f"the moment of {kill} did not occur; the run is at step {self._step}")
             time.sleep(0.002 if kill.kind == "checkpoint" else 0.02)
 
     def _checkpoint_under_way(self) -> bool:
@@ -81,9 +81,9 @@ class Killer(threading.Thread):
 
     def _kill(self, kill: PlannedKill, number: int) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not (workers := _workers()):  # between two attempts there is none
+        while not (workers := _workers()):  # between two attempts there are none
             if self.stop.is_set() or time.monotonic() > deadline:
-                raise RuntimeError(f"there was no worker left for {kill}")
+                raise RuntimeError(f"there was no worker for {kill}")
             time.sleep(0.02)
         worker = workers[kill.worker % len(workers)]
         in_checkpoint = self._checkpoint_under_way()
@@ -94,7 +94,7 @@ class Killer(threading.Thread):
 
 
 def _workers() -> list[psutil.Process]:
-    """The live training workers of this process's own Ray, by age."""
+    """Return the running training workers of this process's Ray, sorted by process id."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -128,17 +128,17 @@ def main() -> None:
             killer.join()
     if killer.error is not None:
         raise killer.error
-    (folder / "answer.json").write_text(json.dumps(summary(workload, job, killer.done)))
+    (folder / "outcome.json").write_text(json.dumps(summary(workload, job, killer.done)))
 
 
 def train_on_ray(workload: Workload, job: Job, out: Path) -> None:
-    """One run, as `brew360 train` starts it."""
+    """Train as `brew360 train` does."""
     config = replace(config_for(workload, job, workers=WORKERS), max_failures=10 * job.options["kills"])
     run_on_ray(config, bins={STAGE: workload.bins}, out=out, shape=SHAPE)
 
 
 def summary(workload: Workload, job: Job, kills: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the two runs' records come to."""
+    """Compare the records of the two runs."""
     folder = Path(job.out)
     whole, _ = read_run(folder / "whole")
     cut, events = read_run(folder / "cut")
@@ -153,7 +153,7 @@ def summary(workload: Workload, job: Job, kills: list[dict[str, Any]]) -> dict[s
         for name in ("whole", "cut"):
             audit(folder / name, {STAGE: workload.n_bins})  # each bin once per epoch
         if _ledger(folder / "cut") != _ledger(folder / "whole"):
-            complaint = "some step has other bins than in the uninterrupted run"
+            complaint = "the bins of some step differ from those of the uninterrupted run"
     except DataError as error:
         complaint = str(error)
     return {

@@ -1,7 +1,7 @@
 """Contender: the product's own training run (`brew_train.loop.train`), as its users start it.
 
-Everything that a run does is on: metrics, TensorBoard, the ledger, checkpoints. Alone it is one process; under torchrun
-the workers share the model by FSDP2.
+All features of a run are enabled: metrics, TensorBoard, ledger, checkpoints. Without torchrun it is one process; under
+torchrun the workers shard the model with FSDP2.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ STAGE = "bench"
 
 
 def config_for(workload: Workload, job: Job, *, workers: int) -> TrainConfig:
-    """The default settings, with batch, steps and checkpoint interval (default: at the end only) of the job."""
+    """Return the default settings with the job's batch size, steps and checkpoint interval (default: at the end)."""
     return TrainConfig(
         model=ModelConfig(init_from=str(workload.model), router_aux_loss=0.0),
         stages=[StageConfig(name=STAGE, steps=job.steps, bins_per_step=job.bins_per_step)],
@@ -50,7 +50,7 @@ def main() -> None:
             ),
         )
         if context.rank == 0:
-            watch.answer(
+            watch.write_outcome(
                 job, workers=context.size, optimizer="schedule-free AdamW", sharding="FSDP2" if context.mesh else "-"
             )
 

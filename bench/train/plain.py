@@ -1,8 +1,8 @@
-"""Contender: a plain PyTorch loop over transformers' model, as one would write it in an afternoon.
+"""Contender: a plain PyTorch training loop over the transformers model.
 
-`packed`: the product's bins, one a micro-step; transformers makes the block-diagonal mask from the position ids.
-`causal`: rows of 1,024 tokens cut from the same documents, with causal attention over the whole row: documents see each
-other, so it trains something else. It is what attention without any mask costs.
+Mode `packed` reads the product's bins, one per micro-step; transformers makes the block-diagonal mask from the position
+ids. Mode `causal` reads rows of 1,024 tokens from the same documents, with causal attention over the whole row. There,
+documents attend to each other, so the result differs; the mode shows the cost of attention without a mask.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
         watch.step(sum(row["input_ids"].numel() for row in step), total)
-    watch.answer(
+    watch.write_outcome(
         job,
         mode=job.options["mode"],
         attention=lm.config._attn_implementation,
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def packed_rows(workload: Workload, job: Job) -> Iterator[Row]:
-    """The bins in the product's own order."""
+    """Yield the bins in the product's order."""
     reader = workload.reader()
     order = BinOrder(n_bins=reader.n_bins, plan_hash=reader.plan_hash, seed=0)
     position = order.start()
@@ -62,7 +62,7 @@ def packed_rows(workload: Workload, job: Job) -> Iterator[Row]:
             row = reader[int(bin_id)]
             starts = np.cumsum(row.doc_lengths) - row.doc_lengths
             labels = row.input_ids.astype(np.int64)
-            labels[starts] = NO_TARGET  # the model shifts: a document's first token is nobody's target
+            labels[starts] = NO_TARGET  # the model shifts labels: a document's first token is not a target
             places = np.arange(len(labels)) - np.repeat(starts, row.doc_lengths)
             yield {
                 "input_ids": torch.from_numpy(row.input_ids.astype(np.int64))[None],
@@ -72,7 +72,7 @@ def packed_rows(workload: Workload, job: Job) -> Iterator[Row]:
 
 
 def causal_rows(workload: Workload, job: Job) -> Iterator[Row]:
-    """All documents end to end, in full rows."""
+    """Yield full rows of the concatenated documents."""
     stream = torch.tensor([i for ids in workload.documents() for i in ids])
     while True:
         for row in stream[: len(stream) // CONTEXT * CONTEXT].view(-1, 1, CONTEXT):

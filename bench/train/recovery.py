@@ -1,4 +1,4 @@
-"""What a run's records say of its kills: how long each took to get over, and whether anything came out differently."""
+"""Plans kills, and computes from a run's records how long each recovery took and whether the results changed."""
 
 import bisect
 from collections.abc import Mapping, Sequence
@@ -10,29 +10,40 @@ import numpy as np
 __all__ = ["MEASURED", "PlannedKill", "Recovery", "bitwise_kills", "plan_kills", "recoveries"]
 
 Record = Mapping[str, Any]  # of metrics.jsonl or events.jsonl
-MEASURED = ("loss", "prompt_loss", "answer_loss", "grad_norm", "learning_rate", "tokens")  # equal to the last bit
+MEASURED = (
+    "loss",
+    "prompt_loss",
+    "answer_loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens",
+)  # values that are compared bitwise
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedKill:
-    """One SIGKILL to a random worker."""
+    """A planned SIGKILL of a random worker."""
 
-    kind: str  # step: some time after a step; checkpoint: while one is written; restart: while the workers start again
-    step: int  # it waits until this step was reached; 0: right after the kill before it
-    delay: float  # seconds from that moment (of kind restart: from the first new worker process)
-    worker: int  # which of the workers, modulo their number
+    kind: str  # step: after a step; checkpoint: while a checkpoint is written; restart: while the workers restart
+    step: int  # the kill waits for this step; 0: it follows the previous kill
+    delay: float  # seconds after that moment (for kind restart: after the first new worker process)
+    worker: int  # index of the worker, modulo the number of workers
 
 
 def plan_kills(kills: int, *, steps: int, checkpoint_every: int, seed: int) -> list[PlannedKill]:
-    """Random kills over a run: of each five, three at any moment, one in a checkpoint and one in a restart.
+    """Plan random kills: of each five, three at any moment, one during a checkpoint and one during a restart.
 
     Args:
-        steps: of the run; the last kill comes 10 steps before its end at the latest.
-        checkpoint_every: steps between checkpoints.
-        seed: the same arguments and seed give the same plan.
+        kills: The number of kills.
+        steps: The number of steps of the run; the last kill is at least 10 steps before the end.
+        checkpoint_every: The number of steps between checkpoints.
+        seed: The seed; equal arguments give equal plans.
+
+    Returns:
+        The kills, in order.
 
     Raises:
-        ValueError: the run is too short for so many kills.
+        ValueError: The run is too short.
     """
     kinds = [("step", "checkpoint", "step", "restart", "step")[number % 5] for number in range(kills)]
     random = np.random.default_rng(seed)
@@ -43,7 +54,7 @@ def plan_kills(kills: int, *, steps: int, checkpoint_every: int, seed: int) -> l
     plan = []
     for kind in kinds:
         step = 0 if kind == "restart" else int(next(places))
-        if kind == "checkpoint":  # the next one due
+        if kind == "checkpoint":  # at the next checkpoint
             step = min(-(-step // checkpoint_every) * checkpoint_every, steps - 10)
         longest = {"step": 1.0, "checkpoint": 0.05, "restart": 10.0}[kind]
         delay, worker = float(random.uniform(0, longest)), int(random.integers(1 << 16))
@@ -53,24 +64,27 @@ def plan_kills(kills: int, *, steps: int, checkpoint_every: int, seed: int) -> l
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
-    """What one kill cost, in seconds; from the kill to the first step that no attempt had done before."""
+    """The time from a kill to the first new step, in seconds."""
 
-    restart: float  # in all
-    down: float  # until the workers of the new attempt enter our code: Ray notices, starts processes, imports
-    own: float  # from there on: restore, repeated steps, and the new step
-    build: float  # part of `own`: until the first step begins
-    repeated: int  # steps done again
+    restart: float  # total
+    down: float  # until the workers of the new attempt enter our code: Ray detects the loss, starts processes, imports
+    own: float  # the rest: restore, repeated steps, and the new step
+    build: float  # part of `own` before the first step
+    repeated: int  # number of repeated steps
 
 
 def recoveries(kills: Sequence[float], rows: Sequence[Record], events: Sequence[Record]) -> list[Recovery | None]:
-    """One entry per kill; None where the next kill came before the run had got over it (it then counts for that one).
+    """Compute the recovery from each kill.
 
     Args:
-        kills: unix seconds, ascending.
-        rows: of metrics.jsonl, in the order of the file.
-        events: of events.jsonl, likewise.
+        kills: Times of the kills, in Unix seconds, ascending.
+        rows: The rows of metrics.jsonl, in order.
+        events: The events of events.jsonl, in order.
+
+    Returns:
+        One entry per kill; None if the next kill came before the recovery, whose time then counts for the next kill.
     """
-    # the event comes after the checks of settings and bins, which are ours as well
+    # The event follows the checks of settings and bins, which are part of our code too.
     entered = {
         event["attempt"]: event["time"] - event["checked_seconds"] for event in events if event["kind"] == "attempt"
     }
@@ -81,7 +95,7 @@ def recoveries(kills: Sequence[float], rows: Sequence[Record], events: Sequence[
     found: list[Recovery | None] = []
     for number, kill in enumerate(kills):
         limit = kills[number + 1] if number + 1 < len(kills) else float("inf")
-        # The surviving worker may still record a step after the kill; only an attempt that began later has recovered.
+        # The surviving worker can record a step after the kill; only a later attempt has recovered.
         old = [row["step"] for row in rows if entered[row["attempt"]] <= kill]
         furthest = max(old, default=0)
         later = [row for row in rows if entered[row["attempt"]] > kill]
@@ -103,21 +117,22 @@ def recoveries(kills: Sequence[float], rows: Sequence[Record], events: Sequence[
 
 
 def bitwise_kills(kills: Sequence[float], cut: Sequence[Record], whole: Sequence[Record]) -> int:
-    """Kills after which every step, until the next kill, came out as in the uninterrupted run, to the last bit.
+    """Count the kills after which all steps until the next kill are bitwise equal to the uninterrupted run.
 
-    A kill that the next one overtook before any step counts as that one does.
+    A kill without a step before the next kill counts like the next one.
 
     Args:
-        cut: rows of the run that was killed; steps that were repeated have several.
-        whole: rows of the uninterrupted run.
+        kills: Times of the kills, in Unix seconds, ascending.
+        cut: The rows of the run with kills; a repeated step has several rows.
+        whole: The rows of the uninterrupted run.
 
     Returns:
-        0 where a step is missing in the end: that curve is not the same, whatever its other steps say.
+        The number of kills; 0 if a step is missing.
     """
     expected = {row["step"]: _measured(row) for row in whole}
     if {row["step"] for row in cut} != set(expected):
         return 0
-    equal: list[bool | None] = [None] * (len(kills) + 1)  # per stretch after so many kills; None: no step in it
+    equal: list[bool | None] = [None] * (len(kills) + 1)  # per interval between kills; None: no step
     for row in cut:
         stretch = bisect.bisect_left(kills, row["time"])
         same = _measured(row) == expected[row["step"]]

@@ -1,7 +1,7 @@
-"""What `make bench-train` leaves behind: bench/out/train.json, and the table on the terminal.
+"""Writes the results of `make bench-train` to bench/out/train.json, and formats the table.
 
-The file's parts are `speed`, `blocked` and `kills`; each has its date. The figures at the top are computed from them,
-and are null where their part was not run. Parts of other code or another machine are dropped.
+The parts of the file are `speed`, `blocked` and `kills`; each has its date. The figures at the top are computed from
+the parts, and are null if their part was not run. Parts from other code or another machine are dropped.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from brew_platform.provenance import machine, now, versions
 
 __all__ = ["FIGURES", "Result", "code_digest", "table"]
 
-# Figure -> unit, and what the project asks of it
+# Figure -> unit, and target of the project
 FIGURES: dict[str, tuple[str, str]] = {
     "tokens_per_second": ("real tokens/s, two FSDP2 workers", ""),
     "ratio_vs_trl": ("x the fastest of TRL's settings that ran", ">= 3"),
@@ -38,18 +38,18 @@ PACKAGES = ["torch", "transformers", "ray", "schedulefree", "numpy", "pyarrow"]
 
 
 class Result:
-    """The result file, written again after every piece of news, so that an interruption loses nothing finished.
+    """The result file. It is rewritten after every measurement, so an interruption loses no finished one.
 
     Args:
-        path: of the file; the folder is made.
-        commit: of the code that runs now.
-        code: digest of the code that is measured (`code_digest`), which an uncommitted change alters, too.
+        path: The file; its folder is created.
+        commit: The git commit of the running code.
+        code: The digest of the measured code (`code_digest`); unlike the commit, it covers uncommitted changes.
     """
 
     def __init__(self, path: Path, *, commit: str | None, code: str) -> None:
         self.path, self.commit, self.code = path, commit, code
         self.parts: dict[str, dict[str, Any]] = {}
-        self.dropped: list[str] = []  # parts of an earlier file that belong to other code or another machine
+        self.dropped: list[str] = []  # parts of an earlier file, from other code or another machine
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             earlier = json.loads(path.read_text())
@@ -61,12 +61,12 @@ class Result:
                     self.dropped.append(name)
 
     def put(self, name: str, part: Mapping[str, Any]) -> None:
-        """Replaces one part and writes the file."""
+        """Replace one part and write the file."""
         self.parts[name] = {**part, "date": now(), "load": os.getloadavg()}
         self.write()
 
     def figures(self) -> dict[str, Any]:
-        """The values of FIGURES; None where they were not measured."""
+        """Return the values of FIGURES; None for a figure that was not measured."""
         figures: dict[str, Any] = dict.fromkeys(FIGURES)
         rounds = self.parts.get("speed", {}).get("rounds", [])
         ours, ddp = median_speed(rounds, "ours"), median_speed(rounds, "ddp")
@@ -85,7 +85,7 @@ class Result:
         return figures
 
     def write(self) -> None:
-        """Writes the file, whole or not at all."""
+        """Write the file atomically."""
         content = {
             **self.figures(),
             "machine": machine(),
@@ -102,7 +102,7 @@ def _kill_figures(part: Mapping[str, Any]) -> dict[str, Any]:
     found = [kill["recovery"] for kill in part["kills"] if kill["recovery"]]
     figures: dict[str, Any] = {
         "kills": len(part["kills"]),
-        # other weights at the end: then nothing was the same, whatever the curve says
+        # If the final weights differ, no kill counts as bitwise equal.
         "kills_bitwise": part["curve_bitwise_kills"] if part["export_bitwise"] else 0,
         "ledger_exact": part["ledger_exact"],
     }
@@ -114,7 +114,7 @@ def _kill_figures(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(result: Result) -> str:
-    """What people see."""
+    """Format all figures as a table."""
     lines: list[str] = []
     speed = result.parts.get("speed")
     if speed and speed["rounds"]:
@@ -134,12 +134,12 @@ def table(result: Result) -> str:
     for name, (meaning, goal) in FIGURES.items():
         value = figures[name]
         shown = "-" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value).lower()
-        lines.append(f"{name:<26}{shown:>9}  {meaning}{f' (asked: {goal})' if goal else ''}")
+        lines.append(f"{name:<26}{shown:>9}  {meaning}{f' (target: {goal})' if goal else ''}")
     return "\n".join(lines)
 
 
 def code_digest(root: Path) -> str:
-    """sha256 over what the figures depend on: the training code, this benchmark, the pinned packages."""
+    """Return the SHA-256 digest of the training code, this benchmark and the pinned packages."""
     digest = hashlib.sha256()
     folders = ("bench/train", "train/brew_train", "platform/brew_platform", "requirements")
     for path in sorted(

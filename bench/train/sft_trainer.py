@@ -1,6 +1,6 @@
 """Contender: TRL's SFTTrainer with packing (`bfd`), timed from a callback. Runs with .venv/bench on its path.
 
-Its settings are those below and what bench.train.contenders changes; bench/README.md says why they are the best on CPU.
+The settings are those below, with the changes in bench.train.contenders; bench/README.md gives the reasons.
 """
 
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from transformers import (
 
 
 class Timer(TrainerCallback):
-    """Tells the stopwatch when a step has ended, and how many tokens TRL itself counts in it."""
+    """Records the end of each step, and the number of tokens that TRL counts in it."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch, self.trainer, self.before = watch, None, 0
@@ -75,7 +75,7 @@ def main() -> None:
     timer.trainer = trainer
     trainer.train()
     if trainer.is_world_process_zero():
-        watch.answer(
+        watch.write_outcome(
             job,
             **settings,
             processes=processes,
@@ -91,7 +91,10 @@ def main() -> None:
 
 @torch.no_grad()
 def mask_error(trainer: trl.SFTTrainer, lm: Any) -> float:
-    """How far hidden states of a packed row are from those of its documents alone: larger than rounding is a leak."""
+    """Return the largest difference between hidden states of a packed row and of its documents alone.
+
+    A value above rounding errors means that documents of a row attend to each other.
+    """
     lm.eval()
     row = max(trainer.train_dataset, key=lambda row: len(row["seq_lengths"]))  # the most documents
     batch = trainer.data_collator([row])

@@ -1,11 +1,11 @@
-"""What every contender trains: one model, one set of documents, the same bins.
+"""Creates the workload of all contenders: a model, documents, and packed bins.
 
-    workload/model/         the initial weights and config.json, Hugging Face format; every contender starts from them
+    workload/model/         the initial weights of all contenders, and config.json, in Hugging Face format
     workload/tokenizer/     tokenizer.json
     workload/bins/          the bins, as brew_train reads them
 
-The documents are random: words drawn by Zipf's law from a fixed list, so that no text repeats and token frequencies are
-like those of language. What is learnt does not matter here; lengths, vocabulary and the share of real tokens do.
+The documents are random words, drawn by Zipf's law from a fixed list, so no text repeats and token frequencies are like
+those of language. The benchmark depends on lengths, vocabulary and the share of real tokens, not on the content.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ __all__ = ["CONTEXT", "SHAPE", "VOCABULARY", "Workload", "make_workload", "open_
 CONTEXT = 1024  # tokens in a bin
 VOCABULARY = 1024  # ids
 SHAPE = ModelShape(vocabulary_size=VOCABULARY, context_length=CONTEXT)
-SHORTEST, LONGEST = 150, 900  # tokens of a document, uniformly: the prompts of one member (benchmarks: 150 to 900)
+SHORTEST, LONGEST = 150, 900  # tokens of a document, uniform; the range of one member's prompts
 SEED = 20
 # 1,117,312 parameters: the product's default width, depth and heads, with narrower experts
 MODEL = {
@@ -73,15 +73,15 @@ class Workload:
 
     @property
     def fill(self) -> float:
-        """Share of the bins' room that holds tokens."""
+        """The share of the bins' capacity that holds tokens."""
         return self.n_tokens / (self.n_bins * CONTEXT)
 
     def reader(self) -> BinReader:
-        """The bins, by id."""
+        """Return a reader of the bins."""
         return BinReader(self.bins, SHAPE)
 
     def documents(self) -> list[list[int]]:
-        """Token ids of all documents, in the order of the bins."""
+        """Return the token ids of all documents, in the order of the bins."""
         reader = self.reader()
         documents: list[list[int]] = []
         for bin_id in range(self.n_bins):
@@ -91,17 +91,20 @@ class Workload:
 
 
 def open_workload(folder: Path) -> Workload:
-    """The workload in `folder`."""
+    """Open the workload in `folder`."""
     return Workload(folder=folder, **json.loads((folder / "workload.json").read_text()))
 
 
 def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload:
-    """Writes the workload; the same arguments give the same bytes.
+    """Write the workload. Equal arguments give equal files.
 
     Args:
-        folder: made here; what it holds is overwritten.
-        documents: how many.
-        seed: of lengths and words.
+        folder: The folder to create; existing files are overwritten.
+        documents: The number of documents.
+        seed: The seed of lengths and words.
+
+    Returns:
+        The workload.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -110,6 +113,7 @@ def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload
     tokenizer = train_tokenizer((_text(words, random, 400) for _ in range(200)), vocabulary_size=VOCABULARY)
     if tokenizer.vocabulary_size != VOCABULARY:
         raise RuntimeError(f"the tokenizer has {tokenizer.vocabulary_size} ids instead of {VOCABULARY}")
+    (folder / "tokenizer").mkdir(exist_ok=True)
     tokenizer.save(folder / "tokenizer")
     ids = [_document(tokenizer.encode, words, random, int(length)) for length in lengths]
     n_bins = _write_bins(folder / "bins", ids)
@@ -120,7 +124,9 @@ def make_workload(folder: Path, *, documents: int, seed: int = SEED) -> Workload
         "n_documents": documents,
         "n_tokens": int(lengths.sum()),
     }
-    replace_atomically(folder / "workload.json", json.dumps(facts))  # last: it says that the rest is complete
+    replace_atomically(
+        folder / "workload.json", json.dumps(facts)
+    )  # written last, as a mark that the folder is complete
     return open_workload(folder)
 
 
@@ -181,7 +187,7 @@ def _write_model(folder: Path) -> int:
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             initializer_range=0.06,
-            router_aux_loss_coef=0.0,  # nobody computes it: TRL would add it by default, plain loops would not
+            router_aux_loss_coef=0.0,  # TRL would add it by default, plain loops would not
             bos_token_id=None,
             eos_token_id=None,
         )

@@ -95,7 +95,9 @@ def test_the_documents_example_and_code_run(
     text = (Path(__file__).parents[3] / "docs" / "preferences.md").read_text()
     example, code = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("json", "python"))  # type: ignore[index]
     (tmp_path / "pairs.jsonl").write_text(example)
-    tokenizer.save(tmp_path / "data" / "synthetic" / "tokenizer")
+    folder = tmp_path / "data" / "synthetic" / "tokenizer"
+    folder.mkdir(parents=True)
+    tokenizer.save(folder)
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert capsys.readouterr().out.startswith("2 0 ")
