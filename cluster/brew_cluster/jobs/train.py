@@ -17,12 +17,12 @@ from brew_cluster.jobs.lineage import Lineage, parent_of
 from brew_cluster.jobs.recipe import find_recipe
 from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
-from brew_data.data_folder import read_plan_hash
+from brew_data.data_folder import DATASET_FILE, DataFolder, read_plan_hash
 from brew_data.prompts.bundle import PromptBundle
 from brew_platform.config import config_digest, load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.provenance import source_commit
-from brew_platform.registry.gates import ReleaseConfig
+from brew_platform.registry.gates import Gate, ReleaseConfig
 from brew_serve.benchmark import validate_gates
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
@@ -32,6 +32,7 @@ from brew_train.config import ModelShape, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import BEST, MODEL, TrainResult
+from brew_train.model.base_model import require_base_model
 from brew_train.ray_launcher import run_on_ray
 
 __all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]
@@ -57,7 +58,7 @@ class TrainJob:
     context_length: int = 512  # maximum number of tokens that the model reads
     vocabulary_size: int | None = None  # for a dry run without a tokenizer; else the tokenizer's
     train: TrainConfig = field(default_factory=TrainConfig)
-    release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the trained model's promotion
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the model; none: those of the data
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.bins, *self.evaluation} - {stage.name for stage in self.train.stages})
@@ -96,9 +97,9 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
     """
     run = Path(job.run)
     bundle = _load_prompts(job)
-    validate_gates(job.release.gates, [task.name for task in bundle.suite.tasks], has_true_probabilities=True)
+    gates = _gates(job, bundle)
     require_space(run)
-    lineage = _lineage(job)
+    lineage = _lineage(job, gates)
     lineage.write(run)  # for `brew360 export` of a run that has not ended
     bundle.save(run / PROMPTS)
     with _ray(job, run), TrainView(run, console, stages=job.train.stages) as view:
@@ -107,7 +108,7 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
             bins={name: Path(folder) for name, folder in job.bins.items()},
             evaluation={name: Path(folder) for name, folder in job.evaluation.items()},
             out=run,
-            shape=ModelShape(vocabulary_size=bundle.tokenizer.vocabulary_size, context_length=job.context_length),
+            shape=_shape(job, bundle),
             end_token_ids=(bundle.tokenizer.end, bundle.tokenizer.user),
             on_metrics=view.update,
         )
@@ -191,23 +192,37 @@ def export_run(run: Path, out: Path) -> int:
     return checkpoint.step
 
 
-def _lineage(job: TrainJob) -> Lineage:
+def _gates(job: TrainJob, bundle: PromptBundle) -> list[Gate]:
+    """Return the gates of the job, or else those of its data."""
+    if not job.release.gates and (Path(job.data) / DATASET_FILE).is_file():
+        return DataFolder.open(Path(job.data)).info.gates
+    validate_gates(job.release.gates, [task.name for task in bundle.suite.tasks], has_true_probabilities=True)
+    return job.release.gates
+
+
+def _lineage(job: TrainJob, gates: list[Gate]) -> Lineage:
     return Lineage(
         parent=parent_of(job.train.model.init_from),
         plan_hashes={name: read_plan_hash(Path(folder)) for name, folder in sorted(job.bins.items())},
         config_digest=config_digest(job),
         commit=source_commit(),
-        gates=job.release.gates,
+        gates=gates,
     )
 
 
+def _shape(job: TrainJob, bundle: PromptBundle) -> ModelShape:
+    return ModelShape(vocabulary_size=bundle.tokenizer.vocabulary_size, context_length=job.context_length)
+
+
 def _load_prompts(job: TrainJob) -> PromptBundle:
-    """Load the prompts of the data, and check that all bins and the initial model were made with them."""
+    """Load the prompts of the data, and check the initial model, and that all bins and it were made with them."""
     bundle = PromptBundle.load(Path(job.prompts))
     for folder in (*job.bins.values(), *job.evaluation.values()):
         bundle.require_bins(Path(folder))
     if job.train.model.init_from is not None:
-        bundle.require_model(Path(job.train.model.init_from))
+        base = Path(job.train.model.init_from)
+        require_base_model(base, _shape(job, bundle))
+        bundle.require_model(base)
     return bundle
 
 

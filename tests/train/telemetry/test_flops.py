@@ -3,9 +3,18 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PretrainedConfig
+from transformers import (
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PretrainedConfig,
+)
 
-from brew_train.telemetry.flops import ModelSize, mfu, peak_flops
+from brew_train.telemetry.flops import ModelSize, layer_windows, mfu, peak_flops
+
+from ...tiny_families import WINDOW, make_tiny
 
 MIXTRAL = {"vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
 
@@ -76,6 +85,44 @@ def test_flops_against_a_count_of_all_products() -> None:
         assert counter.get_total_flops() == tokens * (size.flops_per_token(tokens) + scores), type(lm)
         forward = size.flops_per_token(tokens, training=False)
         assert 3 * forward == size.flops_per_token(tokens)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "windows"),
+    [
+        ("llama", [None] * 3),
+        ("mistral", [WINDOW] * 3),
+        ("qwen2", [None] * 3),  # its config has a window that is not in use
+        ("qwen3_moe", [WINDOW] * 3),
+        ("gemma3_text", [WINDOW, None, WINDOW]),
+    ],
+)
+@pytest.mark.parametrize("length", [WINDOW - 1, WINDOW, 60])
+def test_layers_with_a_window_count_the_keys_in_it(model_type: str, windows: list[int | None], length: int) -> None:
+    lm = make_tiny(model_type)
+    assert layer_windows(lm.config) == windows
+    size = ModelSize.of(lm)
+    width = size.attention / 3
+    # a query at position i has min(i + 1, w) keys; the formula counts half of the diagonal
+    keys = [sum(min(i + 0.5, length if w is None else w) for i in range(length)) / length for w in windows]
+    expected = 2 * size.matmul + sum(4 * width * mean for mean in keys)
+    assert size.flops_per_token(length, training=False) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_size_of_gemma_3_270m() -> None:
+    config = Gemma3TextConfig(
+        vocab_size=262_144,
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=512,
+    )
+    size = ModelSize.of_config(config)
+    assert (size.total, size.matmul) == (268_098_176, 268_042_240)  # 167,772,160 are embeddings, which are the head too
+    assert (size.attention, size.windowed) == (18 * 1024, ((512, 15 * 1024),))
 
 
 def test_peaks_and_mfu() -> None:

@@ -5,12 +5,13 @@ checkpointing takes time, but does not count.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-__all__ = ["ModelSize", "mfu", "peak_flops"]
+__all__ = ["ModelSize", "layer_windows", "mfu", "peak_flops"]
 
 # Dense bf16 FLOP/s of tensor cores at boost clock, from NVIDIA's data sheets; their figures "with sparsity" are twice
 # these. The first name that is part of the device name (as whole words) is used.
@@ -39,6 +40,7 @@ class ModelSize:
     active: int  # number of parameters per token: of the experts, only those that the token is routed to
     matmul: int  # number of active parameters in matrix products, without norms and the look-up of embeddings
     attention: int  # query heads · head size, summed over the layers
+    windowed: tuple[tuple[int, int], ...] = ()  # sliding windows in tokens, each with its layers' part of `attention`
 
     @classmethod
     def of(cls, lm: PreTrainedModel) -> "ModelSize":
@@ -60,11 +62,14 @@ class ModelSize:
             if parameter.ndim > 1 and parameter is not lookup_weight:
                 matmul += active_size
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = config.num_attention_heads * head_size
+        windows = Counter(window for window in layer_windows(config) if window is not None)
         return cls(
             total=total,
             active=round(active),
             matmul=round(matmul),
-            attention=config.num_hidden_layers * config.num_attention_heads * head_size,
+            attention=config.num_hidden_layers * width,
+            windowed=tuple((window, layers * width) for window, layers in sorted(windows.items())),
         )
 
     @classmethod
@@ -79,7 +84,8 @@ class ModelSize:
         A matrix product costs 2 FLOPs per parameter and token in the forward pass, and twice that in the backward
         pass. Attention multiplies each query with the keys up to its position, on average half of its document, and the
         scores with as many values: 2 · 2 · `attention` · length / 2, and twice that in the backward pass. The scores
-        that a kernel computes again in the backward pass do not count.
+        that a kernel computes again in the backward pass do not count. With a sliding window of w < length tokens, the
+        mean number of keys is w - w² / (2 · length) instead of length / 2.
 
         Args:
             document_length: tokens in the document that a token belongs to, mean over *tokens*: the sum of the squared
@@ -87,7 +93,18 @@ class ModelSize:
             training: True: forward and backward pass; False: forward pass only.
         """
         forward = 2.0 * self.matmul + 2.0 * self.attention * document_length
+        for window, attention in self.windowed:
+            if window < document_length:
+                keys = window - window**2 / (2.0 * document_length)
+                forward += 4.0 * attention * (keys - document_length / 2.0)
         return 3.0 * forward if training else forward
+
+
+def layer_windows(config: PretrainedConfig) -> list[int | None]:
+    """Returns the sliding window of each layer in tokens; None for a layer that attends to all tokens before."""
+    window = getattr(config, "sliding_window", None) or None
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in types]
 
 
 def peak_flops(device_name: str) -> float | None:
