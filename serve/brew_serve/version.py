@@ -29,12 +29,15 @@ class LoadedVersion:
         suite: Its tasks and templates.
         compiler: Compiles prompts for its model.
         engine: Settings to run its model with; `max_model_len` is set.
+        ids_without_token: Ids that the model has embeddings for, but the tokenizer has no token: the vocabulary of a
+            base model is often padded.
     """
 
     folder: Path
     suite: TaskSuite
     compiler: PromptCompiler
     engine: EngineConfig
+    ids_without_token: tuple[int, ...] = ()
 
 
 def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVersion:
@@ -70,6 +73,7 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
         suite=bundle.suite,
         compiler=replace(bundle, format=format).compiler(),
         engine=replace(engine, max_model_len=engine.max_model_len or format.context_length),
+        ids_without_token=tuple(range(bundle.tokenizer.n_tokens, vocabulary)),
     )
 
 

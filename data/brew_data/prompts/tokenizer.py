@@ -79,8 +79,9 @@ class Tokenizer:
         self.bos = roles.get("bos")
         added = self._fast.get_added_tokens_decoder()
         self._control = frozenset(roles.values()) | {id_ for id_, token in added.items() if token.special}
-        text_ids = (id_ for id_ in self._fast.get_vocab().values() if id_ not in self._control)
-        self._vocabulary_size = max(*roles.values(), *text_ids) + 1
+        ids = self._fast.get_vocab().values()
+        self._n_tokens = max(ids) + 1
+        self._vocabulary_size = max(*roles.values(), *(id_ for id_ in ids if id_ not in self._control)) + 1
         self._bytes = self._byte_ids()
         self._cache: dict[str, tuple[int, ...]] = {}
         self._cache_bytes = 0
@@ -170,6 +171,11 @@ class Tokenizer:
         Control tokens without a role are not counted; Gemma's tokenizer has one that its text models lack.
         """
         return self._vocabulary_size
+
+    @property
+    def n_tokens(self) -> int:
+        """One more than the largest id, control tokens without a role included."""
+        return self._n_tokens
 
     @property
     def control_ids(self) -> frozenset[int]:

@@ -40,21 +40,28 @@ class TextService:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the token ids of `text`; none of them is a control token."""
-        return self.service.version.compiler.tokenizer.encode(text)
+        return self.service.version.compiler.tokenizer.encode(text, cached=False)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """The token that precedes a text that is not a chat, if the model was trained with one."""
+        bos = self.service.version.compiler.tokenizer.bos
+        return () if bos is None else (bos,)
 
     def decode(self, ids: Ids) -> str:
         """Return the text of the token ids."""
         return self.service.version.compiler.tokenizer.decode(ids)
 
     async def generate(self, prompts: Sequence[Ids], sampling: Sampling) -> Costed[list[Generated]]:
-        """Continue each prompt, until a control token or max_tokens.
+        """Continue each prompt, until max_tokens, a control token, or an id that the tokenizer does not have.
 
         Raises:
             Overloaded: The service has no capacity now.
             UserError: As `Engine.generate`.
         """
         tokenizer = self.service.version.compiler.tokenizer
-        stop = (tokenizer.end, tokenizer.pad, tokenizer.system, tokenizer.member, tokenizer.user, tokenizer.assistant)
+        roles = (tokenizer.end, tokenizer.pad, tokenizer.system, tokenizer.member, tokenizer.user, tokenizer.assistant)
+        stop = (*roles, *self.start, *self.service.version.ids_without_token)
         sampling = replace(sampling, stop_ids=stop)
         engine, work = self.service.engine, sum(len(ids) + sampling.max_tokens for ids in prompts)
         with self.service.admission.admit(work) as admitted, self.service.measure("generate"):

@@ -86,7 +86,10 @@ class GenerativeScoringRequest(Closed):
     label_token_ids: Labels
     apply_softmax: bool = True
     item_first: bool = False
-    add_special_tokens: bool = Field(default=True, description="ignored: this tokenizer adds no special tokens")
+    add_special_tokens: bool = Field(
+        default=True,
+        description="put the token that starts a text before the prompt, if the model was trained with one",
+    )
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="becomes part of the response id"
     )

@@ -98,11 +98,11 @@ async def chat_completions(
 
 
 def _prompts(text: TextService, request: CompletionRequest) -> list[tuple[int, ...]]:
-    """Return the token ids of each prompt; text is encoded without control tokens."""
+    """Return the token ids of each prompt; text is encoded without control tokens, and starts as in pretraining."""
     prompts: list = [request.prompt] if isinstance(request.prompt, str) else request.prompt
     if isinstance(prompts[0], int):
         prompts = [prompts]
-    return [text.encode(prompt) if isinstance(prompt, str) else tuple(prompt) for prompt in prompts]
+    return [(*text.start, *text.encode(p)) if isinstance(p, str) else tuple(p) for p in prompts]
 
 
 def _sampling(request: CompletionRequest | ChatRequest, max_tokens: int, top_logprobs: int) -> Sampling:

@@ -33,7 +33,7 @@ async def score(service: RankingService, request: ScoreRequest, context: Request
     for item in items:
         first, second = (item, query) if request.item_first else (query, item)
         if isinstance(first, str) and isinstance(second, str):
-            prompts.append(text.encode(first + second))
+            prompts.append((*text.start, *text.encode(first + second)))
         elif isinstance(first, list) and isinstance(second, list):
             prompts.append((*first, *second))
         else:
@@ -51,7 +51,9 @@ async def generative_scoring(
     name = text.require_model(request.model)
     query = _encode(text, request.query)
     items = [_encode(text, item) for item in request.items]
-    prompts = [item + query if request.item_first else query + item for item in items]
+    begins = request.items[0] if request.item_first else request.query
+    start = text.start if request.add_special_tokens and isinstance(begins, str) else ()
+    prompts = [start + (item + query if request.item_first else query + item) for item in items]
     scores = await text.label_probabilities(prompts, request.label_token_ids, over_labels=request.apply_softmax)
     response = GenerativeScoringResponse(
         id=f"generative-scoring-{request.request_id or context.trace.request_id}",
