@@ -7,7 +7,7 @@ dataset.json    source, cut in time, digests; written last, so that a folder wit
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from brew_data.schema import Tables, read_tables
 from brew_data.split import Split
 from brew_platform.errors import DataError
 from brew_platform.files import replace_atomically
+from brew_platform.registry.gates import Gate
 
 __all__ = ["DATASET_FILE", "DataFolder", "DatasetInfo", "read_plan_hash"]
 
@@ -33,10 +34,12 @@ class DatasetInfo:
     config_digest: str  # of the configuration that the data were built with
     prompt_digest: str  # of the `PromptBundle` in prompts/
     commit: str | None  # git commit of the code
+    gates: list[Gate] = field(default_factory=list)  # of the models that are trained on the data (`release.gates`)
 
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into a data folder that is otherwise complete."""
-        content = {"format_version": FORMAT_VERSION, **asdict(self)}
+        gates = [gate.document() for gate in self.gates]
+        content = {"format_version": FORMAT_VERSION, **asdict(self), "gates": gates}
         replace_atomically(folder / DATASET_FILE, json.dumps(content, indent=1) + "\n")
 
 
@@ -77,6 +80,7 @@ class DataFolder:
                 config_digest=str(content["config_digest"]),
                 prompt_digest=str(content["prompt_digest"]),
                 commit=content["commit"],
+                gates=[Gate(**gate) for gate in content["gates"]],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error!r}). Build the data again.") from error

@@ -8,6 +8,7 @@ import pytest
 from brew_data.data_folder import DataFolder, DatasetInfo, read_plan_hash
 from brew_data.split import Split
 from brew_platform.errors import DataError
+from brew_platform.registry.gates import Gate
 
 INFO = DatasetInfo(
     source="synthetic",
@@ -16,6 +17,7 @@ INFO = DatasetInfo(
     config_digest="c" * 64,
     prompt_digest="p" * 64,
     commit=None,
+    gates=[Gate(figure="like.auc", at_least=0.5)],
 )
 
 

@@ -186,6 +186,7 @@ def finish_dataset(config: DatasetConfig, prepared: Prepared) -> None:
         config_digest=config_digest(config),
         prompt_digest=PromptBundle.of(prepared.compiler).digest,
         commit=source_commit(),
+        gates=config.release.gates,
     ).write(prepared.folder)
 
 

@@ -22,6 +22,7 @@ from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split, is_in_part
 from brew_data.table_checks import check_tables, null_shares
 from brew_platform.errors import BrewError, DataError
+from brew_serve.benchmark import validate_gates
 
 __all__ = ["EVALUATION_MEMBERS", "HELD_OUT", "TRAINING_MEMBERS", "DatasetCheck", "check_dataset", "print_check"]
 
@@ -89,6 +90,11 @@ def check_dataset(
         check.source = open_source(config.source, config.source_config, path)
     if check.source is None:
         return check
+    with _collect(problems, "release"):
+        if check.suite is not None:
+            tasks = [task.name for task in check.suite.tasks]
+            truth = check.source.has_true_probabilities
+            validate_gates(config.release.gates, tasks, has_true_probabilities=truth)
     if reads_rows(check.source) and (found := check.source.find_problems()):
         problems += found
         return check

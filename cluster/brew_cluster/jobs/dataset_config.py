@@ -15,6 +15,7 @@ from brew_data.sources.quarantine import QuarantineConfig
 from brew_data.split import SplitConfig
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
+from brew_platform.registry.gates import ReleaseConfig
 
 __all__ = ["DatasetConfig", "load_dataset_config", "load_source_recipe"]
 
@@ -38,6 +39,7 @@ class DatasetConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     pairs: int = 2_000  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data
 
     def __post_init__(self) -> None:
         if self.pairs < 0:
