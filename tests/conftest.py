@@ -1,4 +1,4 @@
-"""What all tests share: their order, a home folder that is not the user's, and small bins."""
+"""Shared by all tests: their order, a separate home folder, and small bins."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,12 +14,12 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that take seconds first, those that start real components last."""
+    """Run quick tests first, and tests that start real components last."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    """With `-n 2 --dist loadscope`, one process runs what starts a Ray, one after the other, and one all the rest."""
+    """With `-n 2 --dist loadscope`, run all tests that start Ray in one process, and all others in the other."""
     return _OneRay(config, log) if config.getoption("dist") == "loadscope" else None
 
 
@@ -36,7 +36,7 @@ def _starts_ray(file: Path) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One home for the whole session: Ray writes its token there, and remembers in the process that it did."""
+    """Set one home folder for the whole session. Ray writes its token there once per process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def write_bins() -> Callable[..., Path]:
-    """Writes bins of counting sequences, which a small model learns within a few steps."""
+    """Return a function that writes bins of counting sequences, which a small model learns within a few steps."""
 
     def write(folder: Path, *, n_bins: int = 12, plan_hash: str = "a" * 64, **changes: Any) -> Path:
         vocabulary, context = 97, 64

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that the training contenders really train the same model on the same bins."""
+"""The benchmarks: their figures, and a check that all training contenders train the same model on the same bins."""
 
 import asyncio
 import json
@@ -211,7 +211,7 @@ async def test_load_is_timed_from_the_moment_it_is_due() -> None:
     closed = await at_once(send, [0.05] * 4, clients=2)
     assert items_per_second(closed, 10) == pytest.approx(4 * 10 / 0.1, rel=0.3)
     opened = await at_random(send, [0.1] * 30, rate=100, seed=0)
-    assert max(t.end for t in opened) - min(t.due for t in opened) < 1.0  # they overlap: nobody waits for an answer
+    assert max(t.end for t in opened) - min(t.due for t in opened) < 1.0  # requests overlap
     assert percentile(opened, 0.5) == pytest.approx(100, rel=0.3)
     failed = await at_once(send, [0.25], clients=1)
     assert items_per_second(failed, 10) == 0  # what is not answered is not counted

@@ -1,4 +1,4 @@
-"""The frame: imports between areas run one way, and the standard library's `platform` survives."""
+"""Imports between areas have one direction, and the folder `platform` does not hide the standard library's module."""
 
 import ast
 import subprocess
@@ -105,7 +105,7 @@ def test_serving_never_imports_training_code() -> None:
         assert "train" not in imported_areas(file), file
 
 
-def test_the_standard_librarys_platform_survives_in_the_repository_root() -> None:
+def test_the_standard_library_module_platform_is_importable_in_the_repository_root() -> None:
     assert not (ROOT / "platform/__init__.py").exists()
     code = "import platform, ray; assert platform.system() and not hasattr(platform, '__path__')"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, timeout=120)

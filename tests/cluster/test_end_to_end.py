@@ -1,4 +1,4 @@
-"""The smallest honest run of the pipeline: tables, bins, training, export, scores of later rows, and their AUC."""
+"""A small end-to-end run: tables, bins, training, export, scores of later rows, and their AUC."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Tables: what `Tables` refuses, in which words, and the round trip through Parquet."""
+"""The schema of the tables: invalid tables are refused with a precise message, and Parquet files round-trip."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The cut in time and the parts of the members: boundaries, ties, the validation split, and no leak over a cut."""
+"""Splits by time and by members: boundaries, ties, the validation split, and no leak across a cut."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Configuration: what merges, and the exact sentence for everything that cannot."""
+"""Configuration: merging, and the messages of errors."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -104,7 +104,7 @@ def test_an_empty_file_changes_nothing_and_interpolation_works(tmp_path: Path) -
         ({"steps": "${nowhere}"}, "steps: Interpolation key 'nowhere' not found. Write the value itself there."),
     ],
 )
-def test_what_cannot_be_merged_names_key_value_and_remedy(source: dict[str, Any], words: str) -> None:
+def test_a_merge_error_names_key_value_and_remedy(source: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(source)
     assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""`first_cause` finds our own sentence whatever was wrapped around it."""
+"""`first_cause` finds the BrewError inside other exceptions."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Durable writes: all or nothing, one winner, and no half-written file after kill -9."""
+"""Durable writes: atomic, exclusive, and no partial file after kill -9."""
 
 import errno
 import os

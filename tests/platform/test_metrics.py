@@ -1,4 +1,4 @@
-"""The formulas, on numbers that can be checked by hand, and against their definitions."""
+"""Metrics: by hand and against their definitions."""
 
 import math
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_smoothed_mean_by_hand(kind: type) -> None:
         (lambda: smoothed_mean([1.5], [1], [1]), "train_items are float64 of shape (1,), but must be integers or str"),
     ],
 )
-def test_what_cannot_be_computed_says_why(call: Callable[[], object], words: str) -> None:
+def test_invalid_input_is_refused_with_the_reason(call: Callable[[], object], words: str) -> None:
     with pytest.raises(UserError) as caught:
         call()
     assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""Real process trees: what is measured, and that nothing survives, however it was left behind."""
+"""Process trees: memory is measured, and no descendant survives."""
 
 import json
 import os
@@ -40,10 +40,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can 
 def test_a_stubborn_grandchild_and_an_orphan_are_ended_and_counted() -> None:
     done = subprocess.run([sys.executable, "-c", FAMILY, "1"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["ended"] == 3  # child, grandchild, orphan
-    assert 1.0 <= told["seconds"] < 5.0
-    assert not psutil.pid_exists(told["orphan"])
+    outcome = json.loads(done.stdout)
+    assert outcome["ended"] == 3  # child, grandchild, orphan
+    assert 1.0 <= outcome["seconds"] < 5.0
+    assert not psutil.pid_exists(outcome["orphan"])
 
 
 def test_without_stubborn_ones_there_is_no_waiting_and_without_any_there_is_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Which commit made a version."""
+"""`source_commit` names the git commit of a checkout."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command's words: help that teaches, and one sentence with an exit code for whatever cannot work."""
+"""The command line: helpful help, and one sentence with an exit code for invalid input."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_help_shows_the_ways_to_run_the_demo(tmp_path: Path) -> None:
         (["train.workers=many"], "train.workers"),
     ],
 )
-def test_what_cannot_work_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+def test_invalid_input_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     done = brew360("demo", *arguments, "--port", "18231", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert sentence in done.stdout

@@ -1,4 +1,4 @@
-"""`brew360 train` as a user runs it: the driver is killed, the user interrupts, and the same command ends the run."""
+"""`brew360 train` after a killed driver and an interrupt: the same command continues and completes the run."""
 
 import json
 import os
@@ -38,7 +38,7 @@ RECIPE = {
 
 @pytest.fixture
 def folder(tmp_path: Path, write_bins: Callable[..., Path]) -> Path:
-    """A folder to run in, with data and a recipe."""
+    """A working directory with data and a recipe."""
     tokenizer = train_tokenizer(["counting " * 50], vocabulary_size=300)
     prompts = PromptFormat(context_length=64)
     bundle = PromptBundle(suite=load_suite("movielens"), format=prompts, tokenizer=tokenizer)
@@ -59,7 +59,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def wait_for_step(folder: Path, step: int, train: subprocess.Popen[str]) -> None:
-    """Returns once a commit of `step` or later exists."""
+    """Wait until a checkpoint of `step` or a later step exists."""
     deadline = time.monotonic() + 120
     while max([0, *(int(path.parent.name[5:13]) for path in folder.glob("run/checkpoints/*/manifest.json"))]) < step:
         assert train.poll() is None, train.communicate()[0]
@@ -67,7 +67,7 @@ def wait_for_step(folder: Path, step: int, train: subprocess.Popen[str]) -> None
         time.sleep(0.05)
 
 
-def test_a_killed_driver_comes_back_and_an_interrupted_run_goes_on(folder: Path) -> None:
+def test_a_killed_driver_is_restarted_and_an_interrupted_run_continues(folder: Path) -> None:
     train = start(folder)
     wait_for_step(folder, 20, train)
     (driver,) = [child for child in psutil.Process(train.pid).children() if "--driver" in child.cmdline()]

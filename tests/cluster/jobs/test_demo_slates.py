@@ -1,4 +1,4 @@
-"""Slates are real, of the benchmark's time, one member each, and the same every time."""
+"""Slates are from interactions after the cut, one per member, and reproducible."""
 
 import pyarrow as pa
 
@@ -40,7 +40,7 @@ def tables() -> Tables:
     )
 
 
-def test_slates_come_from_after_the_cut_and_leave_out_who_opted_out() -> None:
+def test_slates_are_from_after_the_cut_and_exclude_members_who_opted_out() -> None:
     suite, split = load_suite("movielens"), Split(train_until=10, until=20)
     slates = choose_slates(tables(), suite, split, count=10, size=3)
     assert sorted(slate.member_id for slate in slates) == ["m0", "m1", "m2", "m3"]

@@ -1,4 +1,4 @@
-"""The relauncher: what it decides, and a real child that is killed and comes back."""
+"""The relauncher: its decisions, and a real child that is killed and restarted."""
 
 import os
 import signal
@@ -13,11 +13,11 @@ from brew_cluster.ray.relauncher import Decision, decide, relaunch
 
 
 @pytest.mark.parametrize("code", [0, 2, 130])
-def test_what_is_final_is_not_started_again(code: int) -> None:
+def test_a_final_exit_code_is_not_restarted(code: int) -> None:
     assert decide(code, progressed=True, losses=1, most=3) == Decision(again=False)
 
 
-def test_losses_without_progress_are_borne_with_growing_patience_and_then_no_more() -> None:
+def test_losses_without_progress_are_retried_with_growing_waits_up_to_a_limit() -> None:
     waits = [decide(-9, progressed=False, losses=losses, most=3) for losses in (1, 2, 3, 4)]
     assert [wait.again for wait in waits] == [True, True, True, False]
     assert [wait.wait_seconds for wait in waits[:3]] == [1.0, 2.0, 4.0]
@@ -50,7 +50,7 @@ def run(tmp_path: Path, *, deaths: int, then: int, most: int, progresses: bool) 
     return code, losses
 
 
-def test_a_killed_child_comes_back_as_often_as_it_makes_progress(tmp_path: Path) -> None:
+def test_a_killed_child_is_restarted_as_long_as_it_makes_progress(tmp_path: Path) -> None:
     assert run(tmp_path, deaths=4, then=0, most=1, progresses=True) == (0, [-signal.SIGKILL] * 4)
 
 
@@ -58,7 +58,7 @@ def test_without_progress_it_gives_up_and_says_which_signal(tmp_path: Path) -> N
     assert run(tmp_path, deaths=9, then=0, most=2, progresses=False) == (128 + 9, [-signal.SIGKILL] * 3)
 
 
-def test_what_the_user_must_mend_comes_through_at_once(tmp_path: Path) -> None:
+def test_invalid_input_ends_the_job_at_once(tmp_path: Path) -> None:
     assert run(tmp_path, deaths=0, then=2, most=2, progresses=False) == (2, [])
 
 
@@ -76,7 +76,7 @@ except KeyboardInterrupt:
     ("answer", "interrupts", "heard"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, "x."),  # as one dies whose guard is quicker than it
-        ("time.sleep(.5); told('done'); sys.exit(130)", 1, "x.done"),  # nothing cuts short what it tidies up
+        ("time.sleep(.5); write('done'); sys.exit(130)", 1, "x.done"),  # nothing cuts short what it tidies up
         ("None", 2, "x."),  # deaf to the first
     ],
 )
@@ -86,15 +86,15 @@ def test_an_interrupt_reaches_the_child_once_and_nothing_is_started_again(
     log = tmp_path / "log"
     child = f"""
 import os, signal, sys, time
-def told(text):
+def write(text):
     with open({str(log)!r}, "a") as log:
         log.write(text)
 def answer(*_):
-    told(".")
+    write(".")
     {answer}
 signal.signal(signal.SIGTERM, answer)
 signal.signal(signal.SIGINT, answer)
-told("x")
+write("x")
 end = time.monotonic() + 60
 while time.monotonic() < end:
     time.sleep(1)

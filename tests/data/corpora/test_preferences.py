@@ -1,4 +1,4 @@
-"""Preference pairs: the file format and what it refuses, the bins, and the pairs of a source's own tables."""
+"""Preference pairs: the file format and its errors, the bins, and pairs from interactions."""
 
 import json
 import re
@@ -125,7 +125,7 @@ def test_no_text_can_forge_a_control_token(tokenizer: Tokenizer, before: str, to
 def test_every_pair_is_packed_once_side_by_side(
     compiler: PromptCompiler, tmp_path: Path, lengths: list[tuple[int, int, int]], bins_per_file: int
 ) -> None:
-    given = [pair(*three, number) for number, three in enumerate(lengths)]
+    pairs_in = [pair(*three, number) for number, three in enumerate(lengths)]
     compiler = PromptCompiler(
         compiler.suite, compiler.tokenizer, PromptFormat(context_length=160, head_tokens=40, question_tokens=40)
     )
@@ -133,7 +133,7 @@ def test_every_pair_is_packed_once_side_by_side(
         old.unlink()
     seen: list[tuple[int, int]] = []
     plan = build_pairs(
-        given,
+        pairs_in,
         compiler,
         tmp_path,
         bins_per_file=bins_per_file,
@@ -153,7 +153,7 @@ def test_every_pair_is_packed_once_side_by_side(
             found[number.pop() - 6] = (len(chosen) - answers[0], *answers)
             assert not number
     assert found == dict(enumerate(lengths))
-    assert (plan.n_pairs, plan.n_tokens) == (len(given), sum(p.length for p in given))
+    assert (plan.n_pairs, plan.n_tokens) == (len(pairs_in), sum(p.length for p in pairs_in))
 
 
 def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompiler, tmp_path: Path) -> None:
@@ -238,13 +238,13 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
     records, cut, shown = Records(tables), 0, 0
     assert len({p.origin for p in made}) == 300
     for one in made:
-        asked = int(one.origin.removeprefix("interaction "))
-        assert times[asked] <= split.train_until
-        profile = records.profiles[rows[asked]["member_id"]]  # there is none of who opted out
-        task = compiler.suite.tasks_of(rows[asked]["surface"])[0]
+        scored_id = int(one.origin.removeprefix("interaction "))
+        assert times[scored_id] <= split.train_until
+        profile = records.profiles[rows[scored_id]["member_id"]]  # members who opted out have no profile
+        task = compiler.suite.tasks_of(rows[scored_id]["surface"])[0]
         labels = {action: list(ids) for action, ids in compiler.labels(task).items()}
         longest = max(map(len, labels.values()))
-        assert one.chosen.tolist() == labels.pop(rows[asked]["action"])
+        assert one.chosen.tolist() == labels.pop(rows[scored_id]["action"])
         assert [one.rejected.tolist()] == list(labels.values())
         turns: list[tuple[int, ...]] = []
         for id_, row in rows.items():
@@ -254,11 +254,11 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
                 action=row["action"],
                 timestamp=times[id_],
             )
-            if row["member_id"] == rows[asked]["member_id"] and past.surface in task.history.surfaces:
+            if row["member_id"] == rows[scored_id]["member_id"] and past.surface in task.history.surfaces:
                 question, answer = compiler.turn(profile, past)
-                if id_ == asked:
+                if id_ == scored_id:
                     break
-                if past.timestamp < times[asked]:
+                if past.timestamp < times[scored_id]:
                     turns.append(question + answer)
         # head, as many of the newest turns as fit half of the context, question
         head = compiler.head(task, profile)[0]

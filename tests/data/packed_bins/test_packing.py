@@ -1,4 +1,4 @@
-"""The packing plan: every document once, no bin over its capacity, tight, and the same every time."""
+"""The packing plan: each document once, no bin over its capacity, bins well filled, and reproducible."""
 
 import pytest
 from hypothesis import given

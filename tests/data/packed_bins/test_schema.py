@@ -1,4 +1,4 @@
-"""What a folder of bins holds: the same files and the same hash for ever."""
+"""Folders of bins: their content and plan hash, which must never change."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from brew_data.packed_bins.schema import finish_plan, write_file
 
 
-def test_the_hash_of_a_plan_stays_for_ever_and_does_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
+def test_the_hash_of_a_plan_never_changes_and_does_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     documents = pa.table(
         {
             "file": [0] * 3,

@@ -7,7 +7,7 @@ from brew_data.schema import TIMESTAMP, Tables
 from brew_data.sources.movielens_figures import measure
 
 
-def test_what_was_drawn_is_measured() -> None:
+def test_the_figures_of_drawn_tables_are_their_parameters() -> None:
     rng = np.random.default_rng(0)
     count = 250  # users and movies; every user rates every movie
     users, movies = np.repeat(np.arange(count), count), np.tile(np.arange(count), count)

@@ -118,7 +118,7 @@ def test_many_may_fetch_at_once(registry: Registry, folder: Path, tmp_path: Path
     assert list((tmp_path / "cache").iterdir()) == [fetched]
 
 
-def test_what_a_killed_fetch_left_is_removed_after_a_day(registry: Registry, folder: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_fetch_is_removed_after_a_day(registry: Registry, folder: Path, tmp_path: Path) -> None:
     fetched = tmp_path / "cache" / f"brew360-1-{publish(registry, folder).write_id[:12]}"
     for name, age_hours in (("old", 25), ("young", 1)):
         left = fetched.with_name(f".{fetched.name}.{name}.part")
@@ -415,7 +415,7 @@ def test_a_retired_version_is_passed_over(registry: Registry, folder: Path) -> N
     assert registry.rollback(author="ana").version == 1
 
 
-def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
+def test_errors_name_the_missing_version_or_alias(registry: Registry, folder: Path) -> None:
     with pytest.raises(RegistryError, match=r"^brew360 has no version 7; none was published yet\. Give the number"):
         registry.version(7)
     publish(registry, folder)
@@ -437,7 +437,7 @@ def test_what_does_not_exist_is_named(registry: Registry, folder: Path) -> None:
         Registry(registry.store, "a/b")
 
 
-def test_what_cannot_be_published_is_refused_and_makes_no_version(
+def test_an_invalid_publication_is_refused_and_makes_no_version(
     registry: Registry, folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"cannot publish .*/absent: the folder does not exist\. Pass the folder of an"):

@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
     assert list((tmp_path / ".tmp").iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_process_are_removed_after_a_day(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put_if_absent("a", b"x")
     for name, age_hours in (("old", 25), ("young", 1)):

@@ -1,4 +1,4 @@
-"""What someone who trains sees: on a terminal of any width, in a pipe, at the end; and the loss as a picture."""
+"""The view of a training run: on terminals of any width, in a pipe, at the end; and the loss curve."""
 
 import io
 import logging
