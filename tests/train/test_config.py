@@ -1,4 +1,4 @@
-"""Settings that cannot work together are refused before anything starts."""
+"""Settings that contradict each other are refused at construction."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def test_a_recipe_is_loaded_with_overrides() -> None:
     assert (config.model.layers, config.model.init_from, config.workers) == (2, "folder", 2)
 
 
-def test_a_recipe_that_cannot_work_says_so_itself() -> None:
+def test_a_recipe_with_wrong_settings_is_refused() -> None:
     with pytest.raises(ConfigError, match="3 workers with 3 micro-steps need at least one bin each: give 9 or more"):
         load_config(TrainConfig, {"stages": [{"bins_per_step": 8, "micro_steps": 3}]}, overrides=["workers=3"])
 
@@ -48,7 +48,7 @@ def test_a_recipe_that_cannot_work_says_so_itself() -> None:
         (lambda: ModelConfig(experts=2, experts_per_token=3), "lower"),
     ],
 )
-def test_what_cannot_work_is_named(make: Callable[[], object], text: str) -> None:
+def test_settings_out_of_range_are_refused(make: Callable[[], object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         make()
 
@@ -57,7 +57,7 @@ def test_what_cannot_work_is_named(make: Callable[[], object], text: str) -> Non
     ("old", "new"),
     [("prompt_weight", "prompt_weight"), ("dpo_beta", "beta"), ("orpo_weight", "weight")],
 )
-def test_a_renamed_key_names_its_new_place(old: str, new: str) -> None:
+def test_a_renamed_key_names_its_new_key(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=rf"stages\[0\]\.{old} .* was renamed: write stages\[0\]\.objective\.{new} "):
         load_config(TrainConfig, {"stages": [{old: 0.2}]})
     with pytest.raises(ConfigError, match=rf"was renamed: write stages\[1\]\.objective\.{new} "):

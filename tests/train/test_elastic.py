@@ -1,4 +1,4 @@
-"""Real Ray with two nodes: one is preempted and lost, the run goes on without it, and grows again when it is back."""
+"""Real Ray with two nodes: a run continues when one is preempted and lost, and grows when a node is added."""
 
 import logging
 import threading
@@ -39,7 +39,7 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_preempted_node_is_noticed_lost_and_replaced(
+def test_a_run_continues_after_the_preemption_and_loss_of_a_node(
     cluster: Cluster, config: TrainConfig, bins: dict[str, Path], shape: ModelShape, tmp_path: Path
 ) -> None:
     second = cluster.add_node(**NODE)

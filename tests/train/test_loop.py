@@ -1,4 +1,4 @@
-"""A whole run in one process: it learns, resumes bitwise, exports the average, stops when the loss is not finite."""
+"""Runs in one process: they learn, resume bitwise, export the average, and stop if a loss is not finite."""
 
 import json
 import shutil
@@ -104,7 +104,7 @@ def test_an_interrupted_run_continues_bitwise(run: Any, stop_at: int, tmp_path: 
     assert weights[0] == weights[1]
 
 
-def test_an_attempt_that_was_overtaken_writes_no_more_checkpoints(
+def test_an_attempt_that_lost_its_lease_writes_no_more_checkpoints(
     run: Any, config: TrainConfig, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -151,13 +151,13 @@ def test_sft_starts_from_the_average_of_cpt(
     assert losses_of(tmp_path / "sft")[1] == pytest.approx(losses_of(tmp_path / "whole")[7], abs=1e-6)
 
 
-def test_a_loss_that_is_no_number_names_stage_step_and_bins(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_stage_step_and_bins(run: Any, config: TrainConfig, tmp_path: Path) -> None:
     wild = replace(config, stages=[replace(config.stages[0], warmup_steps=0, learning_rate=1e30)])
     with pytest.raises(UserError, match=r"stage cpt, step \d+: the loss became .* in bins \[\d+, \d+\]"):
         run(tmp_path / "run", config=wild)
 
 
-def test_what_cannot_continue_is_refused(
+def test_a_run_with_changed_settings_is_refused(
     run: Any, config: TrainConfig, bins: dict[str, Path], alone: DistributedContext, tmp_path: Path
 ) -> None:
     run(tmp_path / "run")
@@ -185,7 +185,7 @@ def events_of(out: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == kind]
 
 
-def test_a_bad_step_is_skipped_and_recorded_where_that_is_asked_for(
+def test_a_bad_step_is_skipped_and_recorded_with_on_bad_step_skip(
     run: Any, config: TrainConfig, tmp_path: Path
 ) -> None:
     # every loss is more than "a rise of -100 nats" above the mean of those before: all but the first step are bad
@@ -205,7 +205,7 @@ def test_a_bad_step_is_skipped_and_recorded_where_that_is_asked_for(
         run(tmp_path / "stop", config=replace(config, stages=[replace(stage, on_bad_step="stop")]))
 
 
-def test_evaluation_is_of_the_averaged_weights_and_changes_no_step(
+def test_evaluation_uses_the_averaged_weights_and_changes_no_step(
     run: Any, averaged: Any, config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext,
     write_bins: Callable[..., Path], tmp_path: Path
 ) -> None:  # fmt: skip
@@ -273,15 +273,15 @@ def test_a_checkpoint_of_another_format_version_is_refused(run: Any, tmp_path: P
         run(tmp_path / "run")
 
 
-def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(
+def test_a_notice_writes_a_checkpoint_at_once_and_training_continues(
     run: Any, config: TrainConfig, tmp_path: Path
 ) -> None:
     long = replace(config, checkpoint_every=100, stages=[config.stages[0]])
-    asked: list[int] = []
+    calls: list[int] = []
 
     def notice() -> bool:
-        asked.append(len(asked) + 1)
-        return asked[-1] == 2
+        calls.append(len(calls) + 1)
+        return calls[-1] == 2
 
     with pytest.raises(Interrupted):
         run(tmp_path / "run", config=long, notice=notice, stop_at=4)
@@ -289,7 +289,7 @@ def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(
     with pytest.raises(Interrupted):
         run(tmp_path / "run", config=long, stop_at=5)
     run(tmp_path / "run", config=long)
-    # the first run is cut in step 4 after the notice in step 2; the second goes on from there and is asked in step 3
+    # the first run is cut in step 4 after the notice in step 2; the second continues, with a notice in step 3
     assert [event["step"] for event in events_of(tmp_path / "run", "restored")] == [2, 3]
     assert not (tmp_path / "run" / "checkpoint-now").exists()
     whole = losses_of(tmp_path / "run")
@@ -298,7 +298,7 @@ def test_a_notice_writes_a_checkpoint_at_once_and_training_goes_on(
 
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo"])
-def test_preferences_are_learnt_and_an_interrupted_run_continues_bitwise(
+def test_preferences_are_learned_and_an_interrupted_run_continues_bitwise(
     objective: str, run: Any, config: TrainConfig, write_bins: Callable[..., Path], tmp_path: Path
 ) -> None:
     pairs = write_bins(tmp_path / "pairs", n_bins=6, kind="pairs")

@@ -1,4 +1,4 @@
-"""Real Ray Train with two workers: it survives a killed worker, and says in one sentence what a user got wrong."""
+"""Real Ray Train with two workers: a run survives a killed worker, and user errors are raised unchanged."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def kill_one_worker() -> None:
 
 
 @pytest.mark.faults
-def test_killed_workers_cost_time_and_nothing_else(
+def test_killed_workers_lose_only_time(
     config: TrainConfig,
     bins: dict[str, Path],
     shape: ModelShape,
@@ -75,11 +75,11 @@ def test_killed_workers_cost_time_and_nothing_else(
 
     rows, events = read_run(tmp_path / "run")
     whole, _ = read_run(tmp_path / "whole")
-    wanted = {row["step"]: row["loss"] for row in whole}
+    expected = {row["step"]: row["loss"] for row in whole}
     assert kill_at == []
     assert sum(event["kind"] == "attempt" for event in events) == 3
-    assert all(row["loss"] == wanted[row["step"]] for row in rows)  # what was redone too, bitwise
-    assert {row["step"] for row in rows} == set(wanted) == set(range(1, 121))
+    assert all(row["loss"] == expected[row["step"]] for row in rows)  # what was redone too, bitwise
+    assert {row["step"] for row in rows} == set(expected) == set(range(1, 121))
     weights = [(tmp_path / name / "export/model.safetensors").read_bytes() for name in ("run", "whole")]
     assert weights[0] == weights[1]
     assert audit(tmp_path / "run", {"cpt": 12}).bins == {"cpt": [12] * 20}
@@ -94,7 +94,7 @@ def test_killed_workers_cost_time_and_nothing_else(
     assert torch.isfinite(exported(torch.arange(10).unsqueeze(0)).logits).all()
 
 
-def test_what_the_user_got_wrong_comes_through_as_it_was_said(
+def test_user_errors_of_workers_are_raised_unchanged(
     config: TrainConfig, bins: dict[str, Path], shape: ModelShape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # workers run elsewhere: what is named from here must be found there

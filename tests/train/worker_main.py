@@ -1,4 +1,4 @@
-"""One training process for the tests: `python worker_main.py job.json`, with torchrun's environment variables."""
+"""A training process for the tests: `python worker_main.py job.json`, with torchrun's environment variables."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A checkpoint exists completely or not at all, holds the values of its moment, and never costs one that existed."""
+"""A checkpoint is complete or does not exist, holds the values at its start, and never damages an earlier one."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ def held(checkpointer: Checkpointer) -> tuple[int, torch.Tensor]:
     return found.step, tensors["model.w"]
 
 
-def test_the_newest_is_read_back_and_retention_keeps_two(checkpointer: Checkpointer) -> None:
+def test_the_newest_checkpoint_is_restored_and_retention_keeps_two(checkpointer: Checkpointer) -> None:
     assert steps(checkpointer) == [2, 3]
     found = checkpointer.newest()
     assert found is not None
@@ -75,7 +75,7 @@ def test_the_newest_is_read_back_and_retention_keeps_two(checkpointer: Checkpoin
     assert found.state == {"k": 1 / 3}
 
 
-def test_a_checkpoint_holds_the_values_of_its_moment(tmp_path: Path, alone: DistributedContext) -> None:
+def test_a_checkpoint_holds_the_values_at_its_start(tmp_path: Path, alone: DistributedContext) -> None:
     weights = {"w": torch.arange(3_000_000.0), "n": torch.tensor(1.0)}
     state = {"data": {"next_bin": 4}}
     begun = {name: tensor.clone() for name, tensor in weights.items()}
@@ -91,7 +91,7 @@ def test_a_checkpoint_holds_the_values_of_its_moment(tmp_path: Path, alone: Dist
     assert all(torch.equal(weights[name], begun[name]) for name in weights)
 
 
-def test_training_waits_for_the_copy_and_for_the_checkpoint_before(tmp_path: Path, alone: DistributedContext) -> None:
+def test_training_waits_for_the_copy_and_for_the_previous_checkpoint(tmp_path: Path, alone: DistributedContext) -> None:
     gate = threading.Event()
     with Checkpointer(tmp_path / "checkpoints", keep=3, context=alone) as checkpointer:
         began = time.perf_counter()
@@ -107,7 +107,7 @@ def test_training_waits_for_the_copy_and_for_the_checkpoint_before(tmp_path: Pat
     assert steps(checkpointer) == [1, 2]
 
 
-def test_the_same_buffers_and_index_serve_until_the_tensors_change(checkpointer: Checkpointer) -> None:
+def test_buffers_and_index_are_reused_until_the_tensors_change(checkpointer: Checkpointer) -> None:
     """A second stage has other optimizer state; what the first left behind must not be written again."""
     addresses = {name: buffer.data_ptr() for name, buffer in checkpointer._shards._buffers.items()}
     checkpoint(checkpointer, 4)
@@ -151,7 +151,7 @@ def alter_manifest(folder: Path) -> None:
         (lambda folder: (folder / MANIFEST).unlink(), None),
     ],
 )
-def test_damage_falls_back_to_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     checkpointer: Checkpointer, damage: Callable[[Path], object], text: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(folders(checkpointer)[-1])
@@ -165,7 +165,7 @@ def test_damage_falls_back_to_the_one_before(
     assert found.state == {"k": 1 / (3 if damage is flip_a_bit else 2)}  # it does not read contents
 
 
-def test_where_all_are_damaged_nothing_is_started_over(checkpointer: Checkpointer) -> None:
+def test_training_does_not_restart_if_all_checkpoints_are_damaged(checkpointer: Checkpointer) -> None:
     for folder in folders(checkpointer):
         flip_a_bit(folder)
     with pytest.raises(StorageError, match="all 2 checkpoints in .* are damaged.*or remove that folder"):
@@ -173,7 +173,7 @@ def test_where_all_are_damaged_nothing_is_started_over(checkpointer: Checkpointe
     assert steps(checkpointer) == [2, 3]
 
 
-def test_without_a_checkpoint_there_is_none(tmp_path: Path, alone: DistributedContext) -> None:
+def test_newest_is_none_without_checkpoints(tmp_path: Path, alone: DistributedContext) -> None:
     assert Checkpointer(tmp_path / "nothing", keep=1, context=alone).newest() is None
     assert peek_checkpoint(tmp_path / "nothing") is None
 
@@ -188,7 +188,7 @@ def test_a_repeated_step_never_writes_into_the_old_folder(checkpointer: Checkpoi
 
 @pytest.mark.parametrize("keep", [1, 2])
 @pytest.mark.parametrize("step", [2, 3, 4])
-def test_a_damaged_checkpoint_never_pushes_out_a_good_one(checkpointer: Checkpointer, keep: int, step: int) -> None:
+def test_a_damaged_checkpoint_never_displaces_an_intact_one(checkpointer: Checkpointer, keep: int, step: int) -> None:
     """Whether the repeated steps are checkpointed before, at or after the damaged one's."""
     flip_a_bit(folders(checkpointer)[-1])
     fresh = Checkpointer(checkpointer.root, keep=keep, context=checkpointer.context)
@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(checkpointer: Checkpoi
     assert held(checkpointer)[0] == step
 
 
-def test_the_best_is_kept_until_a_better_one_exists(tmp_path: Path, alone: DistributedContext) -> None:
+def test_the_best_checkpoint_is_kept_until_a_better_one_exists(tmp_path: Path, alone: DistributedContext) -> None:
     checkpointer = Checkpointer(tmp_path / "checkpoints", keep=2, context=alone)
     checkpointer.keep_step(1)
     for step in (1, 2, 3, 4):
@@ -239,7 +239,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("too_large", ["shard", "manifest", "ledger"])
-def test_a_disk_that_refuses_leaves_what_is_there(checkpointer: Checkpointer, too_large: str) -> None:
+def test_a_failed_write_keeps_earlier_checkpoints(checkpointer: Checkpointer, too_large: str) -> None:
     before = {path: path.read_bytes() for path in checkpointer.root.parent.rglob("*") if path.is_file()}
     tensors = {"w": torch.randn(30_000 if too_large == "shard" else 10)}
     state = {"text": "x" * (100_000 if too_large == "manifest" else 10)}
@@ -261,7 +261,9 @@ def test_a_disk_that_refuses_leaves_what_is_there(checkpointer: Checkpointer, to
     assert torch.equal(read["w"], tensors["w"])
 
 
-def test_a_failure_is_met_once_and_begins_nothing(checkpointer: Checkpointer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_raised_once_and_starts_no_checkpoint(
+    checkpointer: Checkpointer, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail_after_begin() -> None:
         with checkpointer:
             checkpointer.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
@@ -280,7 +282,7 @@ def test_a_failure_is_met_once_and_begins_nothing(checkpointer: Checkpointer, ca
     assert "the last checkpoint was not completed either: the checkpoint of step 4" in caplog.text
 
 
-def test_what_follows_a_checkpoint_may_fail_without_harming_it(checkpointer: Checkpointer) -> None:
+def test_a_failed_callback_keeps_the_checkpoint(checkpointer: Checkpointer) -> None:
     def export(done: Checkpoint) -> None:
         assert (done.folder / MANIFEST).exists()
         raise StorageError("the export could not be written")
@@ -336,16 +338,16 @@ def run_workers(scenario: str, root: Path, size: int) -> tuple[list[int], list[d
         for place in places
     ]
     try:
-        told = [process.communicate(timeout=300) for process in started]
+        outputs = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert told[0][0], told[0][1]
-    return [process.returncode for process in started], [json.loads(out or "null") for out, _ in told], told[0][1]
+    assert outputs[0][0], outputs[0][1]
+    return [process.returncode for process in started], [json.loads(out or "null") for out, _ in outputs], outputs[0][1]
 
 
 @pytest.mark.real
-def test_two_workers_write_checkpoints_under_training_lose_one_and_reshard(tmp_path: Path) -> None:
+def test_two_workers_write_checkpoints_in_training_lose_one_and_reshard(tmp_path: Path) -> None:
     codes, (killed, left), _ = run_workers("write", tmp_path, 2)
     assert codes == [-signal.SIGKILL, 0]
     assert killed["overlapped"] > 0  # training did meet the checkpoint in flight,

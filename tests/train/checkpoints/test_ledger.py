@@ -1,4 +1,4 @@
-"""The ledger: whatever is lost and done again, each bin of a plan is taken exactly once per epoch; damage is found."""
+"""The ledger: each bin is used exactly once per epoch, also after losses and repeated steps; damage is found."""
 
 import itertools
 import json
@@ -66,7 +66,7 @@ def killed(
     every=st.integers(2, 6),
     kills=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), max_size=5),
 )
-def test_after_any_kills_each_bin_is_taken_once_per_epoch(
+def test_after_any_kills_each_bin_is_used_once_per_epoch(
     per_step: int, every: int, kills: list[tuple[int, int]]
 ) -> None:
     expected = uninterrupted(per_step)
@@ -93,7 +93,7 @@ def test_after_any_kills_each_bin_is_taken_once_per_epoch(
         ([[0, 1], [3]], r"epoch 0: bin 3 was used, but the plan has bins 0 to 2"),
     ],
 )
-def test_a_bin_taken_twice_or_never_is_named(bins: list[list[int]], text: str | None) -> None:
+def test_a_bin_used_twice_or_never_is_found(bins: list[list[int]], text: str | None) -> None:
     steps = [LedgerStep(step=number + 1, stage="cpt", bins=ids) for number, ids in enumerate(bins)]
     if text is None:
         assert sum(exactly_once(steps, {"cpt": 3}).bins["cpt"]) == sum(map(len, bins))
@@ -102,7 +102,7 @@ def test_a_bin_taken_twice_or_never_is_named(bins: list[list[int]], text: str | 
             exactly_once(steps, {"cpt": 3})
 
 
-def test_a_stage_without_a_plan_is_named() -> None:
+def test_a_stage_without_a_plan_is_refused() -> None:
     with pytest.raises(DataError, match="steps of stage dpo, but only the bins of cpt, sft are known"):
         exactly_once([LedgerStep(step=1, stage="dpo", bins=[3])], STAGES)
 
@@ -177,7 +177,7 @@ def test_a_segment_that_is_missing_or_altered_is_found(run: Path, damage: Callab
         audit(run, {"cpt": 7})
 
 
-def test_steps_between_segments_are_missed(tmp_path: Path) -> None:
+def test_missing_steps_between_segments_are_found(tmp_path: Path) -> None:
     one, two, four = (LedgerStep(step=step, stage="cpt", bins=[step]) for step in (1, 2, 4))
     first = write_segment(tmp_path, "a", [one], None)
     with pytest.raises(DataError, match=r"a gap: a.json ends with step 1, and the next segment starts with step 4"):
@@ -188,7 +188,7 @@ def test_steps_between_segments_are_missed(tmp_path: Path) -> None:
         audit(tmp_path, {"cpt": 7})
 
 
-def test_a_checkpoint_that_forgot_its_steps_is_found(tmp_path: Path, alone: DistributedContext) -> None:
+def test_a_checkpoint_without_its_steps_is_found(tmp_path: Path, alone: DistributedContext) -> None:
     with Checkpointer(tmp_path / "checkpoints", keep=1, context=alone) as checkpointer:
         step = LedgerStep(step=1, stage="cpt", bins=[0])
         checkpointer.begin({"w": torch.zeros(1)}, {}, step=1, ledger=[step])

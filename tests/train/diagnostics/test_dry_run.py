@@ -1,4 +1,4 @@
-"""The dry run against closed forms, against two real processes, and at full size."""
+"""The dry run equals closed forms and two real processes, and runs at full size."""
 
 import json
 import os
@@ -68,7 +68,7 @@ with DistributedContext.from_torchrun() as context:
 """
 
 
-def test_bytes_are_those_of_the_closed_forms() -> None:
+def test_bytes_equal_the_closed_forms() -> None:
     config = replace(SMALL, sharding=replace(SMALL.sharding, replicas=2))
     run = dry_run(config, gpus=8, bins_per_gpu=1, shape=SHAPE)
     model = build_model(config.model, shape=SHAPE)
@@ -93,7 +93,7 @@ def test_bytes_are_those_of_the_closed_forms() -> None:
     assert run.step.calls == 2 * 11 + 4
 
 
-def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None:
+def test_checkpointing_and_resharding_save_memory() -> None:
     plain = replace(SMALL, sharding=ShardingConfig(), stages=[StageConfig(bins_per_step=8)])
     kept, resharded, checkpointed = (
         dry_run(replace(plain, sharding=sharding), gpus=4, shape=SHAPE)
@@ -115,16 +115,16 @@ def test_checkpointing_and_resharding_save_the_memory_that_they_should() -> None
     assert double.flops == 2 * kept.flops
 
 
-def test_padding_is_told() -> None:
+def test_padding_is_reported() -> None:
     padded = dry_run(SMALL, gpus=9, bins_per_gpu=1, shape=SHAPE)  # neither 4 experts nor 32 nor 64 divide into 9 parts
     assert padded.padding > 0.4 * padded.parameters
     assert any("exceeds an even share" in figure for _, figure in padded.rows())
 
 
 @pytest.mark.real
-def test_two_real_processes_hold_and_send_what_was_said() -> None:
+def test_two_real_processes_hold_and_send_the_predicted_bytes() -> None:
     config = replace(SMALL, stages=[StageConfig(bins_per_step=2)])
-    said = dry_run(config, gpus=2, shape=SHAPE)
+    predicted = dry_run(config, gpus=2, shape=SHAPE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -145,14 +145,14 @@ def test_two_real_processes_hold_and_send_what_was_said() -> None:
             process.kill()
             process.wait()
     done = json.loads(first)
-    assert done["peak"]["parameters"] == said.parameters
-    assert done["peak"]["optimizer"] == said.optimizer
-    assert done["sent"]["reduce_scatter"] == said.step.reduce_scatter
-    assert done["sent"]["all_gather"] == 2 * said.step.all_gather  # a CPU gathers float32, a GPU bfloat16
-    assert done["sent"]["calls"] == said.step.calls + 2  # the step's counts, and its totals
+    assert done["peak"]["parameters"] == predicted.parameters
+    assert done["peak"]["optimizer"] == predicted.optimizer
+    assert done["sent"]["reduce_scatter"] == predicted.step.reduce_scatter
+    assert done["sent"]["all_gather"] == 2 * predicted.step.all_gather  # a CPU gathers float32, a GPU bfloat16
+    assert done["sent"]["calls"] == predicted.step.calls + 2  # the step's counts, and its totals
 
 
-def test_impossible_sizes_are_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_sizes_are_refused_before_the_model_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("brew_train.diagnostics.dry_run.build_model", lambda *_, **__: pytest.fail("built"))
     replicas = replace(SMALL, sharding=ShardingConfig(replicas=2))
     with pytest.raises(ConfigError, match=r"workers=7 is not a multiple of train.sharding.replicas=2"):

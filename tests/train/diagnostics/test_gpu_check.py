@@ -1,4 +1,4 @@
-"""The GPU check on a machine without one: what it imports, that it runs, and that its comparisons can fail."""
+"""The GPU check on a machine without a GPU: its imports, a tiny run, and comparisons that must fail."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ sys.exit(main(["--tiny", "--steps", "6", "--warmup", "1", "--rows", "2", "--chec
 """
 
 
-def test_it_runs_with_nothing_but_what_it_names(tmp_path: Path) -> None:
+def test_it_runs_with_only_its_documented_packages(tmp_path: Path) -> None:
     out = tmp_path / "bench/out/gpu.json"
     done = subprocess.run([sys.executable, "-c", TINY_RUN, str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def test_it_runs_with_nothing_but_what_it_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_machine_without_a_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "no GPU that PyTorch sees" in capsys.readouterr().err
 
@@ -65,7 +65,7 @@ def test_a_leak_between_documents_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert not parity.check_attention(TINY, CPU, torch.float32).passed
 
 
-def test_a_forgotten_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_token_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parity.check_loss(TINY, CPU, torch.float32, liger=False).passed
 
     def unweighted(hidden: Any, head: Any, targets: Any, weights: torch.Tensor, **rest: Any) -> Any:
@@ -90,6 +90,6 @@ def test_a_checkpoint_that_mixes_steps_is_found(monkeypatch: pytest.MonkeyPatch)
     assert not parity.check_restore(TINY, context).passed
 
 
-def test_no_number_never_passes() -> None:
+def test_a_nan_does_not_pass() -> None:
     assert not parity.Check(name="", error=float("nan"), limit=1.0).passed
     assert parity.distance(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""The footprint of small models against PyTorch's own tracker, and against what collectives must send."""
+"""The footprint of small models equals that of PyTorch's tracker, and traffic that of ring algorithms."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ def sharded(mesh: DeviceMesh) -> nn.Sequential:
     return model
 
 
-def test_peak_is_what_pytorchs_own_tracker_finds(mesh: DeviceMesh) -> None:
+def test_peak_equals_that_of_pytorchs_tracker(mesh: DeviceMesh) -> None:
     with FakeTensorMode():
         model = sharded(mesh)
         rows = torch.zeros(TOKENS, WIDTH)
@@ -66,7 +66,7 @@ def test_traffic_is_that_of_rings(mesh: DeviceMesh) -> None:
     assert footprint.now().gathered == 0
 
 
-def test_memory_is_followed_to_its_end() -> None:
+def test_memory_is_tracked_until_it_is_freed() -> None:
     footprint = Footprint()
     kept = torch.zeros(100)
     footprint.hold([kept], "parameters")

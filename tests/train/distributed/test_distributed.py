@@ -1,4 +1,4 @@
-"""Two FSDP2 processes on gloo: the same losses as one, bitwise after a kill, and any number after a reshard."""
+"""Two FSDP2 processes on gloo: same losses as one process, bitwise restart after a kill, and resharding."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Reading bins, their order, and packing them into a row."""
+"""Reading and ordering bins, and packing them into a row."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_collating_two_bins_by_hand() -> None:
     assert batch.tokens == 7
 
 
-def test_reading_what_was_written(bins: dict[str, Path], shape: ModelShape) -> None:
+def test_written_bins_are_read(bins: dict[str, Path], shape: ModelShape) -> None:
     reader = BinReader(bins["cpt"], shape)
     rows = pa.concat_tables([pq.read_table(file) for file in sorted(bins["cpt"].glob("*.parquet"))]).to_pylist()
     assert reader.n_bins == len(rows) == 12
@@ -55,17 +55,17 @@ def test_reading_what_was_written(bins: dict[str, Path], shape: ModelShape) -> N
         assert read.roles.tolist() == row["roles"]
 
 
-def test_bins_are_read_by_row_groups_and_the_cache_forgets(
+def test_bins_are_read_by_row_groups_and_the_cache_is_limited(
     bins: dict[str, Path], shape: ModelShape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = BinReader(bins["cpt"], shape)
-    wanted = [reader[bin_id].input_ids.tolist() for bin_id in range(12)]
+    expected = [reader[bin_id].input_ids.tolist() for bin_id in range(12)]
     for file in bins["cpt"].glob("*.parquet"):
         pq.write_table(pq.read_table(file), file, row_group_size=2)
     monkeypatch.setattr("brew_train.inputs.bin_reader.CACHE_BYTES", 1)
     reader = BinReader(bins["cpt"], shape)
     for bin_id in [11, 0, 5, 6, 3, 0, 11]:
-        assert reader[bin_id].input_ids.tolist() == wanted[bin_id]
+        assert reader[bin_id].input_ids.tolist() == expected[bin_id]
         assert len(reader._cache) == 1
 
 
@@ -145,7 +145,7 @@ def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], shape: Mod
     seed=st.integers(0, 2**40),
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=8),
 )
-def test_each_bin_once_per_epoch_however_it_is_taken(n_bins: int, seed: int, counts: list[int]) -> None:
+def test_each_bin_is_returned_once_per_epoch_for_any_counts(n_bins: int, seed: int, counts: list[int]) -> None:
     order = BinOrder(n_bins=n_bins, plan_hash="h", seed=seed)
     state, taken = order.start(), []
     for count in counts:
@@ -161,7 +161,7 @@ def test_each_bin_once_per_epoch_however_it_is_taken(n_bins: int, seed: int, cou
         assert sorted(taken[epoch * n_bins : (epoch + 1) * n_bins]) == list(range(n_bins))
 
 
-def test_the_order_of_a_seed_stays_for_ever() -> None:
+def test_the_order_of_a_seed_does_not_change() -> None:
     order = BinOrder(n_bins=8, plan_hash="h", seed=1)
     ids, _ = order.take(order.start(), 16)
     assert ids.tolist() == [3, 5, 2, 7, 0, 6, 1, 4, 0, 6, 5, 3, 4, 7, 2, 1]

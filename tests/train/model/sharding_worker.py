@@ -1,4 +1,4 @@
-"""One of four processes for test_sharding.py: `torchrun sharding_worker.py folder`; rank 0 leaves the figures there.
+"""One of four processes for test_sharding.py: `torchrun sharding_worker.py folder`; rank 0 writes its results there.
 
 Everything is measured in one launch, because starting processes takes longer than all of it.
 """
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MixtralConfig, MixtralForCausalLM
 
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
@@ -124,6 +124,19 @@ def write_model(folder: Path, hidden_size: int, intermediate_size: int, experts:
     return ModelConfig(init_from=str(folder))
 
 
+def write_gemma(folder: Path) -> ModelConfig:
+    """A tied embedding of 50 rows over 4 workers, which the root scales, and a window shorter than the documents."""
+    torch.manual_seed(1)
+    Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=50, hidden_size=16, head_dim=8, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3, sliding_window=4,
+            layer_types=["sliding_attention", "full_attention"], attention_bias=True, query_pre_attn_scalar=6,
+        )
+    ).save_pretrained(folder, max_shard_size="3KB")  # fmt: skip
+    return ModelConfig(init_from=str(folder))
+
+
 def against_one_process(
     configs: dict[str, ModelConfig], contexts: dict[str, DistributedContext], bins: list[Bin]
 ) -> dict[str, Any]:
@@ -137,10 +150,12 @@ def against_one_process(
         for kind, context in contexts.items():
             for sharding in (ShardingConfig(), frugal) if name == "fresh" else (ShardingConfig(),):
                 run = Run(config=config, context=context, sharding=sharding, bins=bins)
-                experts = run.model.lm.model.layers[0].mlp.experts
+                experts = getattr(run.model.lm.model.layers[0].mlp, "experts", None)
                 sharded_weights, (sharded_loss, sharded_gradients) = run.weights(), run.step()
                 found[f"{name} {kind}{' frugal' if sharding is frugal else ''}"] = {
-                    "dims": [p.placements[-1].dim for p in (experts.gate_up_proj, experts.down_proj)],
+                    "dims": [p.placements[-1].dim for p in (experts.gate_up_proj, experts.down_proj)]
+                    if experts
+                    else [],
                     "weights": difference(sharded_weights, weights),
                     "loss": abs(sharded_loss - loss),
                     "gradients": difference(sharded_gradients, gradients),

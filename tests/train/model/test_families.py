@@ -1,5 +1,6 @@
 """Every family trains on packed rows as transformers computes each document alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,17 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from brew_platform.model_folder.families import FAMILIES
-from brew_train.config import ModelConfig, ModelShape
+from brew_train.config import ModelConfig, ModelShape, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Bin, collate
+from brew_train.loop import train
 from brew_train.model.base_model import require_base_model
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 from brew_train.objectives.base import make_objective
+from brew_train.run_context import RunContext
 
-from ...tiny_families import TINY, VOCABULARY, WINDOW, write_tiny
+from ...tiny_families import TINY, VOCABULARY, WINDOW, make_tiny, write_tiny
 
 SHAPE = ModelShape(vocabulary_size=VOCABULARY, context_length=200)
 LENGTHS = [5, 150, 1, WINDOW, WINDOW + 1, 40]  # 150: longer than a chunk of windowed attention
@@ -78,3 +81,29 @@ def test_packed_training_equals_transformers_on_each_document_alone(family: Path
     gradients = {name: p.grad for name, p in plain.named_parameters()}
     for name, parameter in model.lm.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_base_model_is_trained_and_exported_in_its_own_dtype(write_bins: Callable[..., Path], tmp_path: Path) -> None:
+    """From bfloat16 weights, with one more token than the base has, to a folder that transformers loads."""
+    make_tiny("gemma3_text").bfloat16().save_pretrained(tmp_path / "base")
+    bins = write_bins(tmp_path / "bins", vocabulary_size=VOCABULARY + 1)
+    config = TrainConfig(
+        model=ModelConfig(init_from=str(tmp_path / "base")),
+        stages=[StageConfig(name="sft", steps=3, bins_per_step=2, warmup_steps=1, learning_rate=1e-3)],
+        workers=1,
+    )
+    run = RunContext(
+        bins={"sft": bins},
+        out=tmp_path / "run",
+        shape=ModelShape(vocabulary_size=VOCABULARY + 1, context_length=64),
+        distributed=ALONE,
+        end_token_ids=(96,),
+    )
+    result = train(config, run)
+    lm = AutoModelForCausalLM.from_pretrained(result.export)
+    assert lm.dtype == torch.bfloat16
+    assert lm.config.layer_types == TINY["gemma3_text"]["layer_types"]
+    assert lm.generation_config.eos_token_id == [1, 96]
+    assert lm.config.vocab_size >= VOCABULARY + 1
+    assert lm.lm_head.weight is lm.model.embed_tokens.weight
+    require_base_model(result.export, run.shape)  # the next stage can start from it

@@ -1,4 +1,4 @@
-"""Packed documents do not see each other, and the model's forward is the loss it says it is."""
+"""Packed documents do not attend to each other, and the forward pass returns the documented loss."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -113,7 +113,7 @@ def test_the_forward_is_the_weighted_loss_of_the_logits() -> None:
 
 
 @pytest.mark.parametrize("heads", [(4, 2), (4, 4)])
-def test_half_precision_takes_a_kernel_that_knows_boundaries(heads: tuple[int, int]) -> None:
+def test_half_precision_uses_a_kernel_for_packed_documents(heads: tuple[int, int]) -> None:
     """No GPU is here: fake tensors hold our call, forward and backward, against PyTorch's kernel's own signature."""
     with FakeTensorMode():
         query, key, value = (
@@ -154,7 +154,7 @@ def test_each_micro_step_adds_its_share_of_the_router_loss_in_training_only() ->
     assert router_loss(1).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_building_takes_no_memory_and_leaves_the_global_generator_alone() -> None:
+def test_building_needs_no_memory_and_keeps_the_global_generator() -> None:
     before = torch.get_rng_state()
     model = build_model(SMALL, SHAPE)
     assert torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""The fused, chunked losses against their definition, in PyTorch and with Liger's kernels."""
+"""The fused losses equal their definition, with PyTorch and with Liger's kernels."""
 
 import os
 import subprocess
@@ -179,7 +179,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(fused: bool) -> None:
     assert sizes.largest == 8 * 50  # neither 64 x 50 logits, nor anything as large beside them
 
 
-def test_without_gradients_each_chunk_is_projected_once_and_nothing_else() -> None:
+def test_without_gradients_each_chunk_is_projected_once() -> None:
     hidden, head, targets, _ = drawn(64, 50, 0)  # both ask for gradients, as a model's weights do in an evaluation
     with torch.no_grad(), mock.patch.dict(losses.CHUNK, cpu=8), Sizes() as sizes:
         loss, each = fused_cross_entropy(hidden, head, targets, torch.full((64,), 0.5))

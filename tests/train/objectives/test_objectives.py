@@ -1,4 +1,4 @@
-"""The objectives against their papers' formulas, written out plainly over full logits."""
+"""The objectives equal the formulas of their papers, computed from full logits."""
 
 import math
 
@@ -176,7 +176,7 @@ def test_a_policy_equal_to_its_reference_has_loss_ln_2_and_margin_0() -> None:
 
 @pytest.mark.parametrize("name", ["next_token", "dpo", "orpo"])
 @pytest.mark.parametrize("parts", [[[0], [1], [2]], [[0, 2], [1]], [[2, 1, 0]]])  # workers' and micro-steps' bins
-def test_however_a_step_is_split_loss_gradients_and_measures_add_up(name: str, parts: list[list[int]]) -> None:
+def test_loss_gradients_and_measures_add_up_for_any_split_of_a_step(name: str, parts: list[list[int]]) -> None:
     model, bins = Model(), some_bins()
     objective = make(name, **({"prompt_weight": 0.3} if name == "next_token" else {}))
     with torch.no_grad():
@@ -202,7 +202,7 @@ def one(bin_: Bin) -> Batch:
 
 @pytest.mark.parametrize("scale", [0.0, 1e-4, 30.0, 1e4])
 @pytest.mark.parametrize("name", ["dpo", "orpo"])
-def test_sure_and_hopeless_answers_give_finite_losses_and_gradients(name: str, scale: float) -> None:
+def test_certain_and_impossible_answers_have_finite_losses_and_gradients(name: str, scale: float) -> None:
     # at 1e4 some answers have probability 1 in float32, others 0: odds of infinity and of 0
     model, batch = Model(scale=scale), collate(some_bins())
     objective = make(name).bind(batch.counts(), reference_D=torch.zeros(8))
@@ -212,7 +212,7 @@ def test_sure_and_hopeless_answers_give_finite_losses_and_gradients(name: str, s
     assert all(gradient.isfinite().all() for gradient in model.gradients(loss))
 
 
-def test_orpos_odds_keep_their_digits_for_sure_and_for_unlikely_answers() -> None:
+def test_orpo_odds_are_accurate_for_certain_and_unlikely_answers() -> None:
     # one-token answers, the chosen one with logits (x, 0), the rejected one with (0, x): log odds are x and -x
     for x in (-12.0, -5.0, -0.7, 0.0, 0.7, 5.0, 12.0):
         batch = collate(

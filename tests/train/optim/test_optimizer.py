@@ -1,4 +1,4 @@
-"""The three optimizers: their learning rates by hand, their state restored bitwise, their average."""
+"""The three schedules: learning rates, bitwise restore of the state, and the average."""
 
 import math
 
@@ -31,7 +31,7 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 1))
 
 
-def test_the_schedules_by_hand() -> None:
+def test_learning_rates_of_the_schedules() -> None:
     constant, cosine = stage("constant"), stage("cosine")
     assert [scheduled_rate(constant, step) for step in (1, 2, 3, 10)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
     halfway = 0.1 * (0.1 + 0.9 * 0.5)
@@ -40,10 +40,10 @@ def test_the_schedules_by_hand() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_restored_optimizer_goes_on_bitwise(schedule: str) -> None:
+def test_a_restored_optimizer_continues_bitwise(schedule: str) -> None:
     whole = model()
-    wanted = train(whole, make_optimizer(whole, stage(schedule)), range(8))
-    assert wanted[-1] < wanted[0]
+    expected = train(whole, make_optimizer(whole, stage(schedule)), range(8))
+    assert expected[-1] < expected[0]
 
     first = model()
     optimizer = make_optimizer(first, stage(schedule))
@@ -56,12 +56,12 @@ def test_a_restored_optimizer_goes_on_bitwise(schedule: str) -> None:
     for name, tensor in restored.tensors().items():
         tensor.copy_(tensors[name])
     restored.restore_scalars(scalars)
-    assert train(second, restored, range(5, 8)) == wanted[5:]
+    assert train(second, restored, range(5, 8)) == expected[5:]
     assert restored.learning_rate == pytest.approx(0.1 if schedule != "cosine" else scheduled_rate(stage(schedule), 8))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_inside_averaged_the_model_holds_the_average_and_afterwards_its_own_weights_bitwise(schedule: str) -> None:
+def test_averaged_holds_the_average_and_restores_the_weights_bitwise(schedule: str) -> None:
     net = model()
     optimizer = make_optimizer(net, stage(schedule))
     train(net, optimizer, range(5))
@@ -71,10 +71,10 @@ def test_inside_averaged_the_model_holds_the_average_and_afterwards_its_own_weig
         inside = {name: p.detach().clone() for name, p in net.named_parameters()}
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
     for name, weights in inside.items():
-        wanted = tensors[f"model.{name}"]
+        expected = tensors[f"model.{name}"]
         if optimizer.average_weight is not None:
-            wanted = wanted.lerp(tensors[f"z.{name}"], optimizer.average_weight)
-        assert torch.equal(weights, wanted)
+            expected = expected.lerp(tensors[f"z.{name}"], optimizer.average_weight)
+        assert torch.equal(weights, expected)
     optimizer.use_average()
     assert all(torch.equal(p, inside[name]) for name, p in net.named_parameters())
     assert (optimizer.average_weight is None) == (schedule != "schedule_free")

@@ -1,4 +1,4 @@
-"""Sizes against published ones, FLOPs against a count of every matrix product that runs."""
+"""Sizes equal the published ones, and FLOPs a count of all matrix products."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Goodput: every second of a run goes to one cause, and to the right one, whatever was lost and done again."""
+"""Goodput: every second of a run is assigned to exactly one cause, also after losses and repeated steps."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def test_a_killed_worker_and_a_lost_driver() -> None:
     assert (found.restarts, found.repeated_steps, found.skipped_steps) == (2, 2, 1)
 
 
-def test_what_happens_now_is_not_known_yet_and_an_interruption_gives_the_workers_back() -> None:
+def test_time_since_the_last_record_is_unknown_and_an_interruption_ends_the_held_time() -> None:
     meter = GoodputMeter()
     for record in [event(0, "launch"), event(4, "attempt"), event(5, "ready"), row(8, 1, took=3)]:
         meter.add(record)
@@ -143,7 +143,7 @@ def runs(draw: st.DrawFn) -> tuple[list[Record], list[Record], dict[str, float]]
 
 @settings(deadline=None)
 @given(runs())
-def test_every_second_goes_to_its_cause(run: tuple[list[Record], list[Record], dict[str, float]]) -> None:
+def test_every_second_is_assigned_to_its_cause(run: tuple[list[Record], list[Record], dict[str, float]]) -> None:
     rows, events, true = run
     found = goodput(rows, events)
     assert found.lost | {"productive": found.productive_seconds} == pytest.approx(true, rel=1e-6, abs=1e-4)
@@ -170,7 +170,7 @@ records = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=30), st.floats(0, 2e6))
-def test_the_causes_add_up_to_the_time_held_whatever_the_records_say(given: list[Record], now: float) -> None:
+def test_the_causes_add_up_to_the_held_time_for_any_records(given: list[Record], now: float) -> None:
     """Clocks that differ, durations that cannot be, an order that makes no sense."""
     meter = GoodputMeter()
     for record in given:

@@ -1,4 +1,4 @@
-"""What a run records is whole after any kill, and reaches TensorBoard and Prometheus; none of it can stop a run."""
+"""Records survive a killed process, reach TensorBoard and Prometheus, and cannot stop a run."""
 
 import json
 import logging
@@ -65,7 +65,7 @@ def two_attempts(run: Path) -> Clock:
     return clock
 
 
-def test_rows_carry_the_goodput_that_the_files_tell_over_all_attempts(tmp_path: Path) -> None:
+def test_rows_have_the_goodput_over_all_attempts(tmp_path: Path) -> None:
     two_attempts(tmp_path)
     rows, events = read_run(tmp_path)
     assert [(row["attempt"], row["step"]) for row in rows] == [("a", 1), ("a", 2), ("a", 3), ("b", 3), ("b", 4)]
@@ -76,7 +76,7 @@ def test_rows_carry_the_goodput_that_the_files_tell_over_all_attempts(tmp_path: 
         assert goodput(rows[:seen], [e for e in events if e["time"] < row["time"]]).goodput == row["goodput"]
 
 
-def test_what_is_no_number_is_null_and_other_workers_write_nothing(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_null_and_other_workers_write_nothing(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, attempt="a")
     row = recorder.step(step_row(1, loss=float("nan"), evaluation={"loss": float("inf")}))
     assert (row["loss"], row["evaluation"], row["attempt"]) == (None, {"loss": None}, "a")
@@ -102,7 +102,7 @@ def test_an_error_that_ends_the_run_is_recorded_and_another_is_not(tmp_path: Pat
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 10_000))
-def test_a_file_cut_anywhere_loses_the_torn_line_only(tmp_path: Path, cut: int) -> None:
+def test_a_truncated_file_loses_only_the_incomplete_line(tmp_path: Path, cut: int) -> None:
     path = tmp_path / METRICS
     path.unlink(missing_ok=True)
     with Recorder(tmp_path, attempt="a", clock=Clock()) as recorder:
@@ -180,7 +180,7 @@ class Broken:
         pytest.fail("a sink that failed is left alone")
 
 
-def test_nothing_that_cannot_be_recorded_stops_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_record_does_not_stop_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / TENSORBOARD).write_text("no folder")
     (tmp_path / METRICS).touch()
     os.truncate(tmp_path / METRICS, most := 8 * 2**20)
@@ -222,7 +222,7 @@ def tensorboard_events(path: Path) -> Iterator[Event]:
         data = data[16 + length :]
 
 
-def test_tensorboard_gets_every_number_and_hides_steps_that_were_redone(tmp_path: Path) -> None:
+def test_tensorboard_has_every_number_and_hides_repeated_steps(tmp_path: Path) -> None:
     clock = two_attempts(tmp_path)
     first, second = (list(tensorboard_events(path)) for path in sorted((tmp_path / TENSORBOARD).iterdir()))
     for version, start, *_ in (first, second):
@@ -237,7 +237,7 @@ def test_tensorboard_gets_every_number_and_hides_steps_that_were_redone(tmp_path
     )
 
 
-def test_a_real_run_tells_what_is_described_and_accounts_for_its_time(
+def test_a_run_writes_the_described_fields_and_its_goodput(
     config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext, tmp_path: Path
 ) -> None:
     began = time.time()
@@ -272,7 +272,7 @@ def test_the_documentation_has_every_measure_event_and_cause() -> None:
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_prometheus_scrapes_the_last_row_until_the_run_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prometheus_scrapes_the_last_row_until_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")  # Ray's default is 10 s
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

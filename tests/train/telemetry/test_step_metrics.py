@@ -1,4 +1,4 @@
-"""A metrics row: its derived figures. That real runs write every documented column is in test_monitor."""
+"""The derived fields of a metrics row; test_recorder checks that runs write every documented field."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +13,7 @@ from brew_train.telemetry.step_metrics import StepMetrics, memory_bytes
 from brew_train.train_state import TrainState
 
 
-def test_speed_is_of_the_step_and_time_left_of_the_run() -> None:
+def test_speed_of_the_step_and_remaining_time_of_the_run() -> None:
     lm = MixtralForCausalLM(
         MixtralConfig(
             hidden_size=16,
@@ -42,7 +42,7 @@ def test_speed_is_of_the_step_and_time_left_of_the_run() -> None:
     assert row["mfu"] is None  # a CPU's peak is not known
 
 
-def test_memory_is_the_most_that_was_ever_held() -> None:
+def test_memory_is_the_peak_of_the_process() -> None:
     before = memory_bytes(torch.device("cpu"))
     assert before > 50 * 2**20  # torch alone takes more
     held = torch.ones(before // 4 + 50 * 2**18)  # more than all that was held so far

@@ -68,8 +68,8 @@ def fused_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the weighted cross-entropy of a linear head in chunks; needs memory for C x V logits instead of T x V.
 
-    With PyTorch, the gradient is computed in the forward pass, while the logits are in memory, so they are computed only
-    once. This is the idea of Liger's fused linear cross-entropy (arXiv:2410.10989 §3.2).
+    With PyTorch, the gradient is computed in the forward pass, while the logits are in memory, so that they are
+    computed only once. This is the idea of Liger's fused linear cross-entropy (arXiv:2410.10989 §3.2).
 
     Args:
         hidden_TH: last hidden states, float32 or bfloat16.
