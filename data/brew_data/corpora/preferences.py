@@ -2,8 +2,8 @@
 
 A pair becomes two documents of one bin, each the prompt followed by an answer. Document 2k of a bin has the chosen
 answer, document 2k + 1 the rejected one. Roles are 1 on the answers only. An answer from a file ends with `<|end|>`,
-because the model must learn to stop. An answer from the interactions table is only the label of a task, as in training
-documents, where another turn can follow.
+because the model must learn to stop. An answer from the interactions table is that of `PromptCompiler.labels`, as in
+training documents, where another turn can follow.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Shortens records to a number of tokens, field by field, and counts what was cut."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from brew_data.prompts.templates import RecordTemplate
@@ -70,38 +70,39 @@ class Budget:
         ids = full = render()
         for name, most in template.max_tokens.items():
             if name in kept:
-                self._shorten_field(kept, name, most)
+                self._shorten_field(kept, name, most, required=name == template.fields[0])
         if template.max_tokens:
             ids = render()
         if template.cut == "fields" and len(ids) > limit:
-            for name in self._order(template, kept):
-                most = len(encode(kept[name]))
-                while len(ids) > limit and name in kept:
-                    most -= max(1, len(ids) - limit)
-                    if most < 1 and name == template.fields[0]:
-                        break  # the first field is never left out
-                    self._shorten_field(kept, name, most)
+            order = self._order(template, kept)
+            for name in order:
+                most, required = len(encode(kept[name])), name == order[-1]
+                while len(ids) > limit and name in kept and (most > 1 or not required):
+                    most -= len(ids) - limit
+                    self._shorten_field(kept, name, max(most, 1) if required else most, required=required)
                     ids = render()
         if len(ids) > limit:
             ids = self._cut_end(before, template, kept, after, limit)
         fields = sum(kept.get(name) != value for name, value in values.items())
         return ids, Cut(fields=fields, tokens=max(0, len(full) - len(ids))) if ids != full else NOTHING_CUT
 
-    def _order(self, template: RecordTemplate, values: Mapping[str, str]) -> Iterator[str]:
-        """Yield the fields to shorten: the declared ones, then the longest, and the first declared field last."""
-        first, *_ = template.fields
-        rest = sorted(
-            (name for name in values if name in template.fields and name not in template.cut_first),
-            key=lambda name: (name == first, -len(self._tokenizer.encode(values[name]))),
-        )
-        yield from (name for name in template.cut_first if name in values)
-        yield from rest
+    def _order(self, template: RecordTemplate, values: Mapping[str, str]) -> list[str]:
+        """Return the fields to shorten: those of `cut_first`, then the longest, and the first declared field last.
 
-    def _shorten_field(self, values: dict[str, str], name: str, most: int) -> None:
-        """Shorten a field to at most `most` tokens; leave it out if nothing is left."""
+        The last one is shortened, but never left out.
+        """
+        shown = [name for name in template.fields if name in values and name in template.shown]
+        rest = sorted(
+            (name for name in shown if name not in template.cut_first),
+            key=lambda name: (name == template.fields[0], -len(self._tokenizer.encode(values[name]))),
+        )
+        return [*(name for name in template.cut_first if name in shown), *rest]
+
+    def _shorten_field(self, values: dict[str, str], name: str, most: int, *, required: bool) -> None:
+        """Shorten a field to at most `most` tokens. If nothing is left, leave it out, or keep it if it is required."""
         if short := self._shorten(values[name], most):
             values[name] = short
-        else:
+        elif not required:
             del values[name]
 
     def _shorten(self, text: str, most: int) -> str:

@@ -4,6 +4,10 @@
     <|user|> text <|assistant|> text ...                         turns
     <|assistant|>                                                the model's next token answers
 
+An answer of a ranking task is a label. If one label of the task begins another, as "like" begins "like strongly", each
+answer of the task is followed by `<|end|>`, in prompts, in training and in scores. Answers in chat messages have no
+`<|end|>`.
+
 The prompt compiler, preference pairs and the chat endpoint share this layout. Text is encoded without control tokens,
 so it cannot forge a turn (`brew_data.prompts.tokenizer`).
 """

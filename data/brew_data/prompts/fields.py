@@ -89,6 +89,7 @@ def _number(name: str, value: float | Decimal) -> str:
         return ""
     if math.isinf(value):
         raise UserError(f"field {name!r} is {value}, which is not a finite number. Leave it out, or send a finite one.")
-    if value == int(value) and abs(value) < _LARGEST_EXACT:
-        return str(int(value))
+    whole = int(value)
+    if value == whole and abs(whole) < _LARGEST_EXACT:
+        return str(whole)
     return f"{value.normalize():f}" if isinstance(value, Decimal) else repr(value)

@@ -9,7 +9,7 @@ Source: Jinja2's template syntax and its sandbox (https://jinja.palletsprojects.
 
 import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from brew_platform.errors import ConfigError
 
-__all__ = ["Phrase", "Question", "RecordTemplate", "first_phrase"]
+__all__ = ["Phrase", "Question", "RecordTemplate"]
 
 ENTITY = "entity"  # the name of the entity's text in a question
 
@@ -30,14 +30,19 @@ class _Absent(StrictUndefined):
         return False
 
 
-def _lines(text: str) -> str:
-    return str(text).replace(", ", "\n")
+# `str` raises for an absent field.
+_FILTERS: dict[str, Callable[[object], str]] = {
+    "lines": lambda text: str(text).replace(", ", "\n"),
+    "lower": lambda text: str(text).lower(),
+    "upper": lambda text: str(text).upper(),
+    "capitalize": lambda text: str(text).capitalize(),
+}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(undefined=_Absent, keep_trailing_newline=True)
     environment.globals = {}
-    environment.filters = {"lines": _lines, "lower": str.lower, "upper": str.upper, "capitalize": str.capitalize}
+    environment.filters = dict(_FILTERS)
     environment.tests = {"defined": environment.tests["defined"]}
     return environment
 
@@ -116,7 +121,7 @@ class Phrase:
             if not isinstance(node, _ALLOWED):
                 raise ConfigError(
                     f"{self.place} uses {type(node).__name__}, which templates may not. Use fields, `if`, comparisons "
-                    f"and the filters {', '.join(_ENVIRONMENT.filters)}."
+                    f"and the filters {', '.join(_FILTERS)}."
                 )
         return tree
 
@@ -126,7 +131,7 @@ class Phrase:
         except TemplateError as error:  # an unknown filter or test
             raise ConfigError(
                 f"{self.place} is not a valid template ({error.message}). The filters are "
-                f"{', '.join(_ENVIRONMENT.filters)}; the only test is defined."
+                f"{', '.join(_FILTERS)}; the only test is defined."
             ) from error
 
     def _unknown_field(self, name: str) -> str:
@@ -153,14 +158,6 @@ def _straight_parts(tree: nodes.Template) -> list[tuple[bool, str]] | None:
             else:
                 return None
     return parts
-
-
-def first_phrase(phrases: Sequence[Phrase], values: Mapping[str, str]) -> str | None:
-    """Return the text of the first phrase whose fields are all present, or None."""
-    for phrase in phrases:
-        if (text := phrase.render(values)) is not None:
-            return text
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +227,11 @@ class RecordTemplate:
     @cached_property
     def _compiled(self) -> list[Phrase]:
         return [Phrase(source, self.fields, "template") for source in self.phrases]
+
+    @cached_property
+    def shown(self) -> frozenset[str]:
+        """The fields that occur in a phrase."""
+        return frozenset().union(*(phrase.fields for phrase in self._compiled))
 
     def render(self, values: Mapping[str, str]) -> str:
         """Render a record.

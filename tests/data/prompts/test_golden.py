@@ -40,7 +40,7 @@ COLUMNS = ["document", "length", "ids", "roles"]
 # "economic_graph" changed once since: when the hop of a history was counted in tokens instead of turns.
 GOLDEN = {
     "economic_graph": "f41aaa5b1c68c2405f91316bc530b63142c31fdb2d78b511cd862f38f522e0d6",
-    "economic_graph_chat": "c884615857fa7256f339933a7ed4861c7588a7c44316cfacfaf7f7c41c9694d5",
+    "economic_graph_chat": "32f21fdeb06ef21e98e31249ad106c93c48c780168c71a7889d3c56e349cc02b",
     "movielens": "ce436302b0c0cabc1f59827b6b753ae156d88abbd40274f8189315dea54d5592",
     "movielens_chat": "7120244d63aee30f82debd1284cbb1a3d8665ed188f1381bf32ec651b643becf",
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler
-from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.suite import Action, TaskSuite
 from brew_platform.errors import UserError
 from brew_serve.ranking.scoring import Scorer
 
@@ -36,6 +37,39 @@ def test_the_score_of_a_label_of_several_tokens_equals_brute_force(
     assert scored.probabilities == pytest.approx({a: w / total for a, w in weights.items()}, abs=1e-12)
     assert sum(scored.probabilities.values()) == pytest.approx(1.0, abs=1e-12)
     assert scored.score == pytest.approx(sum(weights[a] for a in task.positive) / total, abs=1e-12)
+
+
+WORDS = ["like", "like strongly", "like strongly indeed", "li", "not now", "not", "skip"]
+
+
+@quick
+@given(prefix=ids, question=ids, labels=st.lists(st.sampled_from(WORDS), min_size=2, unique=True))
+def test_labels_that_begin_another_are_separated_exactly(
+    prefix: list[int],
+    question: list[int],
+    labels: list[str],
+    suite: TaskSuite,
+    compiler: PromptCompiler,
+    table_engine: Any,
+) -> None:
+    actions = [Action(name=label, label=label) for label in labels]
+    feed = replace(suite.surface("feed"), actions=actions)
+    task = replace(suite.task("post_interest"), positive=labels[:1])
+    begun = replace(suite, surfaces=[suite.surface("jobs"), feed], tasks=[task])
+    scorer = Scorer(table_engine, PromptCompiler(begun, compiler.tokenizer, compiler.format))
+
+    scored = asyncio.run(scorer.score_prompt(task, prefix, question))
+
+    begins = any(a != b and b.startswith(a) for a in labels for b in labels)
+    end = (compiler.tokenizer.end,) if begins else ()
+    mass = {}  # of the answers among all texts that the model can write: separate events
+    for label in labels:
+        answer = compiler.tokenizer.encode(label) + end
+        prompt = (*prefix, *question)
+        mass[label] = math.exp(sum(table_engine.logprobs(prompt + answer[:i])[token] for i, token in enumerate(answer)))
+    assert sum(mass.values()) < 1
+    assert sum(scored.probabilities.values()) == pytest.approx(1.0, abs=1e-12)
+    assert scored.probabilities == pytest.approx({a: m / sum(mass.values()) for a, m in mass.items()}, abs=1e-12)
 
 
 def test_one_engine_call_per_inner_node_of_the_labels_tree(
