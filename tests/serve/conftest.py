@@ -342,10 +342,10 @@ def _unpack_redis(folder: Path) -> None:
         return subprocess.run(command, cwd=draft, check=True, capture_output=True, text=True, timeout=120).stdout
 
     def download() -> None:
-        told = apt("depends", "redis-server", "redis-tools", "--no-recommends", "--no-suggests", "--no-conflicts")
-        names = {line.split()[1] for line in told.splitlines() if line.strip().startswith("Depends:")}
-        wanted = {name for name in names if name.startswith(("lib", "lua", "redis")) and name != "libc6"}
-        apt("download", "redis-server", *wanted)
+        depends = apt("depends", "redis-server", "redis-tools", "--no-recommends", "--no-suggests", "--no-conflicts")
+        names = {line.split()[1] for line in depends.splitlines() if line.strip().startswith("Depends:")}
+        packages = {name for name in names if name.startswith(("lib", "lua", "redis")) and name != "libc6"}
+        apt("download", "redis-server", *packages)
 
     try:
         download()

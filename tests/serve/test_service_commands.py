@@ -1,4 +1,4 @@
-"""The commands around the service and the examples of docs/clients.md, against a real HTTP server of this process."""
+"""The service commands and the examples of docs/clients.md, against an HTTP server in this process."""
 
 import json
 import os
@@ -43,7 +43,7 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens
 
 
 class Listening:
-    """A service on a free port of this machine, until it is closed."""
+    """A service on a free port, until `close`."""
 
     def __init__(
         self, service: RankingService, middleware: MiddlewareConfig, nearline: NearlineService | None = None
@@ -75,7 +75,7 @@ def key(keys_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def listening(service: RankingService, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    """Without keys, and with the nearline plane, whose consumer does not run."""
+    """A service without keys, with the nearline plane but without a consumer."""
     folder = tmp_path_factory.mktemp("nearline")
     MemberContext.build(tables, folder / "context.sqlite")
     config = NearlineConfig(folder=str(folder), context_path=str(folder / "context.sqlite"))
@@ -94,7 +94,7 @@ def keyed(service: RankingService, keys_path: Path, key: str) -> Iterator[Listen
 
 
 def brew360(*arguments: str, text: str = "", **environment: str) -> Result:
-    """The command, in this process; only for those that start none."""
+    """Run a command in this process; only for commands that start no other process."""
     made = CliRunner(env={"COLUMNS": "160", "BREW360_API_KEY": None, "BREW360_URL": None, **environment})
     return made.invoke(app, arguments, input=text)
 
@@ -162,9 +162,10 @@ def test_the_key_is_read_from_a_file_or_the_environment(
 
 def test_a_busy_service_returns_a_retry_time(keyed: Listening, keys_path: Path, request_file: Path) -> None:
     slow = create_key(keys_path, "slow", tokens_per_minute=1)
-    asked = ["rank", str(request_file), "--url", keyed.url]
-    assert brew360(*asked, BREW360_API_KEY=slow).exit_code == 0  # in debt from now on, for longer than a client waits
-    done = brew360(*asked, BREW360_API_KEY=slow)
+    arguments = ["rank", str(request_file), "--url", keyed.url]
+    # This call uses more than the quota, for longer than the client waits for a retry.
+    assert brew360(*arguments, BREW360_API_KEY=slow).exit_code == 0
+    done = brew360(*arguments, BREW360_API_KEY=slow)
     assert done.exit_code == 2
     assert re.search(r"team slow may use 1 tokens a minute and has used them; .* \(Retry-After: \d+ s\)", done.output)
 
@@ -174,8 +175,8 @@ def test_status_is_a_table_of_versions(listening: Listening) -> None:
     assert done.exit_code == 0, done.output
     assert "takes requests" in done.output
     assert re.search(r"3\s*│\s*production\s*│\s*100%\s*│\s*1\s*│\s*up", done.output)
-    told = json.loads(brew360("serve", "status", "--json", "--url", listening.url).output)
-    assert told["versions"][0]["version"] == 3
+    status = json.loads(brew360("serve", "status", "--json", "--url", listening.url).output)
+    assert status["versions"][0]["version"] == 3
     nobody = brew360("serve", "status", "--url", NOWHERE)
     assert (nobody.exit_code, "Check that the service is up" in nobody.output) == (1, True)
 
@@ -291,9 +292,7 @@ def test_requests_that_do_not_exist_are_named(tmp_path: Path, version: LoadedVer
     assert not (tmp_path / "out").exists()
 
 
-def test_the_printed_example_request_is_answered(
-    listening: Listening, version: LoadedVersion, tmp_path: Path
-) -> None:
+def test_the_printed_example_request_is_answered(listening: Listening, version: LoadedVersion, tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text(json.dumps(example_request(version.suite)))
     done = brew360("rank", str(tmp_path / "request.json"), "--json", "--url", listening.url)
     assert {item["id"] for item in json.loads(done.output)["ranking"]} == {"a", "b"}

@@ -1,4 +1,4 @@
-"""The commands around the service as users run them: it starts, answers and stops; a batch is killed and goes on."""
+"""The service commands in real processes: start, answer and stop a service; kill and resume a batch."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ ROWS, PART = 400, 5
 
 @pytest.fixture
 def folder(tmp_path: Path, version: LoadedVersion, tables: Tables) -> Iterator[Path]:
-    """A folder to run in, with a registry and a member context; no process that was started in it may be left."""
+    """A working folder with a registry and a member context; fails if a process started in it is left."""
     registry = Registry(open_store(str(tmp_path / "runs/registry")))
     registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
     registry.promote(1, force=True, reason="test", author="test")
@@ -105,8 +105,8 @@ def test_a_service_starts_answers_and_stops(folder: Path) -> None:
         code, second = run("serve", "up", f"port={free_port()}", cwd=folder)
         assert (code, "Ray is already running" in second, "brew360 serve down" in second) == (2, True, True), second
     finally:
-        code, told = run("serve", "down", cwd=folder)
-    assert code == 0, told
+        code, output = run("serve", "down", cwd=folder)
+    assert code == 0, output
     code, refused = run("rank", "request.json", "--url", url, cwd=folder)
     assert (code, f"no response from {url} (ConnectError" in refused) == (1, True), refused
 
@@ -177,21 +177,21 @@ def test_a_killed_batch_resumes_without_scoring_rows_twice(
         (number, row["task"], row["member_id"], id_) for number, row in enumerate(rows) for id_ in row["candidates"]
     ]
     keys = ("row", "task", "member_id", "candidate_id")
-    assert sorted(tuple(one[key] for key in keys) for one in scored) == sorted(expected)
-    assert {one["version"] for one in scored} == {1}
-    failed = [one for one in scored if one["error"] is not None]
-    assert {one["member_id"] for one in failed} == {"gone"}
+    assert sorted(tuple(row[key] for key in keys) for row in scored) == sorted(expected)
+    assert {row["version"] for row in scored} == {1}
+    failed = [row for row in scored if row["error"] is not None]
+    assert {row["member_id"] for row in failed} == {"gone"}
     assert json.loads((folder / "out/_done.json").read_text()) == {
         "rows": ROWS, "candidates": len(expected), "failed": len(failed)
     }  # fmt: skip
     scores = {
-        member: {one["candidate_id"]: one["score"] for one in scored if one["member_id"] == member}
+        member: {row["candidate_id"]: row["score"] for row in scored if row["member_id"] == member}
         for member in ("ada", "new")
     }
-    for member, given in scores.items():
-        request = RankRequest(task="job_apply", member_id=member, candidates=list(given))
+    for member, batch_scores in scores.items():
+        request = RankRequest(task="job_apply", member_id=member, candidates=list(batch_scores))
         online = asyncio.run(service.rank(request)).response
-        assert given == pytest.approx({item.id: item.score for item in online.ranking}, abs=1e-5)
+        assert batch_scores == pytest.approx({item.id: item.score for item in online.ranking}, abs=1e-5)
 
     code, output = run(*command, cwd=folder)  # nothing is left to do, and no engine is started for it
     assert (code, "going on" in output, "version 1 scored" in output) == (0, True, True), output

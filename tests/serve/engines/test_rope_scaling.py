@@ -48,9 +48,9 @@ def test_overrides_of_config_json() -> None:
     assert rope_overrides(MODEL, None) == {}
     older = {name: value for name, value in MODEL.items() if name != "rope_parameters"} | {"rope_theta": 10_000.0}
     assert rope_overrides(older, RopeScaling(alpha=2)) == changed
-    given = rope_overrides(MODEL, RopeScaling(alpha=2, original_length=100, theta=500.0))
-    assert given["max_position_embeddings"] == 200
-    assert given["rope_parameters"]["rope_theta"] == pytest.approx(500 * 2 ** (32 / 30))
+    overrides = rope_overrides(MODEL, RopeScaling(alpha=2, original_length=100, theta=500.0))
+    assert overrides["max_position_embeddings"] == 200
+    assert overrides["rope_parameters"]["rope_theta"] == pytest.approx(500 * 2 ** (32 / 30))
     part = MODEL | {"rope_parameters": {"rope_theta": 10_000.0, "partial_rotary_factor": 0.5}}
     assert rope_overrides(part, RopeScaling(alpha=2))["rope_parameters"]["rope_theta"] == pytest.approx(
         10_000 * 2 ** (16 / 14)

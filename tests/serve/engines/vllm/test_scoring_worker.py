@@ -31,9 +31,9 @@ async def agreed(engine: Engine, reference: Engine) -> list[list[float]]:
     shared = [2 + (13 * i) % 300 for i in range(77)]
     prompts = sharing(shared, 8, seed=2)
     together = Shared(ids=tuple(shared))
-    found = await asyncio.gather(*(engine.next_token_logprobs(one, [20, 30], together) for one in prompts))
-    for prompt, one in zip(prompts, found, strict=True):
-        assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+    found = await asyncio.gather(*(engine.next_token_logprobs(prompt, [20, 30], together) for prompt in prompts))
+    for prompt, logprobs in zip(prompts, found, strict=True):
+        assert logprobs == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
     return found
 
 
@@ -48,8 +48,8 @@ async def test_a_shared_prefix_is_computed_once_and_changes_no_result(
     before = vllm.usage
     together = Shared(ids=tuple(shared))
     found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30, 40], together) for prompt in prompts))
-    for one, wanted in zip(found, expected, strict=True):
-        assert one == pytest.approx(wanted, abs=1e-4)
+    for logprobs, target in zip(found, expected, strict=True):
+        assert logprobs == pytest.approx(target, abs=1e-4)
     computed = (vllm.usage.prompt_tokens - vllm.usage.cached_tokens) - (before.prompt_tokens - before.cached_tokens)
     tail = length % 32
     own = sum(len(prompt) - length for prompt in prompts) + (tail or 32)  # of the last, its last block
@@ -68,9 +68,9 @@ async def test_prompts_can_begin_with_blocks_of_another_prompt_of_the_pass(vllm:
             count = draw.choice([1, 1, 2, 12])
             together = Shared(ids=tuple(begins)) if count > 1 else None
             calls += [([*begins, *(draw.randrange(2, 300) for _ in range(n + 1))], together) for n in range(count)]
-        found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30], one) for prompt, one in calls))
-        for (prompt, _), one in zip(calls, found, strict=True):
-            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+        found = await asyncio.gather(*(vllm.next_token_logprobs(prompt, [20, 30], shared) for prompt, shared in calls))
+        for (prompt, _), logprobs in zip(calls, found, strict=True):
+            assert logprobs == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
 
 
 @pytest.mark.real
@@ -81,15 +81,15 @@ async def test_a_cancelled_call_does_not_delay_calls_with_the_same_prefix(vllm: 
     for gone in ([0], [0, 1, 2], list(range(10, 40)), list(range(40))):
         for pauses in (0, 3):
             together = Shared(ids=tuple(shared))
-            tasks = [asyncio.ensure_future(vllm.next_token_logprobs(one, [20, 30], together)) for one in prompts]
+            tasks = [asyncio.ensure_future(vllm.next_token_logprobs(prompt, [20, 30], together)) for prompt in prompts]
             for _ in range(pauses):
                 await asyncio.sleep(0)
             for number in gone:
                 tasks[number].cancel()
             found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
-            for number, (one, wanted) in enumerate(zip(found, expected, strict=True)):
+            for number, (logprobs, target) in enumerate(zip(found, expected, strict=True)):
                 if number not in gone:
-                    assert one == pytest.approx(wanted, abs=1e-4)
+                    assert logprobs == pytest.approx(target, abs=1e-4)
     with pytest.raises(ValueError, match="does not begin with the tokens"):
         await vllm.next_token_logprobs([7, *shared], [20], Shared(ids=tuple(shared)))
 
@@ -108,16 +108,16 @@ async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
     try:
         for _ in range(2):
             beginnings = [[2 + (number + 7 * i) % 290 for i in range(345)] for number in range(4)]
-            groups = [(sharing(one, 12, seed=number), one) for number, one in enumerate(beginnings)]
+            groups = [(sharing(prefix, 12, seed=number), prefix) for number, prefix in enumerate(beginnings)]
             calls = [
                 engine.next_token_logprobs(prompt, [20, 30], together)
-                for prompts, one in groups
-                for together in [Shared(ids=tuple(one))]
+                for prompts, prefix in groups
+                for together in [Shared(ids=tuple(prefix))]
                 for prompt in prompts
             ]
             found = await asyncio.wait_for(asyncio.gather(*calls), 60)
-        for one, prompt in zip(found, (prompt for prompts, _ in groups for prompt in prompts), strict=True):
-            assert one == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
+        for logprobs, prompt in zip(found, (prompt for prompts, _ in groups for prompt in prompts), strict=True):
+            assert logprobs == pytest.approx(await reference.next_token_logprobs(prompt, [20, 30]), abs=1e-4)
     finally:
         engine.close()
 
@@ -156,8 +156,8 @@ async def test_other_families_agree_with_plain_pytorch(family: str, tmp_path: Pa
         expected = [await plain.next_token_logprobs(prompt, [20, 30]) for prompt in prompts]
         for compute in (engine.next_token_logprobs, engine._scheduled):
             found = await asyncio.gather(*(compute(prompt, [20, 30]) for prompt in prompts))
-            for one, wanted in zip(found, expected, strict=True):
-                assert one == pytest.approx(wanted, abs=1e-4)
+            for logprobs, target in zip(found, expected, strict=True):
+                assert logprobs == pytest.approx(target, abs=1e-4)
     finally:
         engine.close()
         plain.close()
