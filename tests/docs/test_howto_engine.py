@@ -111,7 +111,7 @@ async def test_the_engine_of_the_page_keeps_the_contract(engine: Engine, version
     await contract.test_probabilities_of_the_whole_vocabulary_sum_to_one(engine, version)
     await contract.test_the_result_has_the_order_of_the_target_ids(engine)
     await contract.test_the_longest_prompt_is_answered_and_a_longer_one_refused(engine, version)
-    await contract.test_what_no_model_can_answer_is_refused(engine)
+    await contract.test_invalid_requests_are_refused(engine)
     before = engine.usage
     text = await engine.generate([2, 30], Sampling(max_tokens=6, temperature=0))
     assert (len(text.ids), text.finish) == (6, "length")
