@@ -1,5 +1,6 @@
-"""One prompt on every path: training documents, batch requests, and HTTP by id and inline hold the same token ids."""
+"""Training documents, batch requests, and HTTP requests by id and inline have the same token ids."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from fastapi.testclient import TestClient
 from brew_data.pipelines.documents import compile_documents, corpus_tokenizer
 from brew_data.pipelines.member_groups import compiler_spec
 from brew_data.pipelines.requests import compile_requests
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
+from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
@@ -24,14 +27,20 @@ from brew_serve.engines.base import Shared
 from brew_serve.engines.config import EngineConfig
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
+from brew_serve.nearline.message_handler import NearlineWorker
+from brew_serve.nearline.outbox import Job
+from brew_serve.nearline.store import SqliteNearlineStore
+from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
+
+from .base_tokenizers import write_base_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 
 class RecordingEngine:
-    """Answers anything, and keeps what it was asked."""
+    """A stub that records its requests."""
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, ...]] = []
@@ -41,6 +50,13 @@ class RecordingEngine:
     ) -> list[float]:
         self.prompts.append(tuple(prompt))
         return [-1.0 - i for i in range(len(token_ids))]
+
+    def take(self) -> tuple[int, ...]:
+        """Return the prompt of the only candidate; labels of several tokens also continue it."""
+        prompts, self.prompts = self.prompts, []
+        shortest = min(prompts, key=len)
+        assert all(prompt[: len(shortest)] == shortest for prompt in prompts)
+        return shortest
 
     def check(self) -> None: ...
 
@@ -83,22 +99,37 @@ def _untidy_fields(i: int, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "values"),
+    ("name", "values", "base"),
     [
-        ("economic_graph", "strings"),
-        ("economic_graph", "untidy"),
-        ("economic_graph_chat", "strings"),
-        ("economic_graph_chat", "untidy"),
+        ("economic_graph", "strings", None),
+        ("economic_graph", "untidy", None),
+        ("economic_graph_chat", "strings", None),
+        ("economic_graph_chat", "untidy", None),
+        ("economic_graph_chat", "untidy", "gemma3"),
+        ("economic_graph_chat", "strings", "mixtral"),
+        ("economic_graph", "strings", "llama3"),
+        ("economic_graph_chat", "strings", "qwen3"),
     ],
 )
-def test_one_prompt_is_the_same_token_ids_on_every_path(name: str, values: str, tmp_path: Path) -> None:
+def test_one_prompt_is_the_same_token_ids_on_every_path(
+    name: str, values: str, base: str | None, tmp_path: Path
+) -> None:
     tables = make_tables(values)
     write_tables(tables, tmp_path / "tables")
     suite = load_suite(name)
     times = micros(tables.interactions)
     split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
-    tokenizer = corpus_tokenizer(tmp_path / "tables", suite, split, 600)
-    compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=4096, head_tokens=384, question_tokens=128))
+    if base is None:
+        tokenizer = corpus_tokenizer(tmp_path / "tables", suite, split, 600)
+        prompts = PromptFormat(context_length=4096, head_tokens=384, question_tokens=128)
+    else:  # these small tokenizers know few words
+        write_base_tokenizer(base, tmp_path)
+        tokenizer = Tokenizer.from_model(tmp_path)
+        prompts = PromptFormat(context_length=32_768, head_tokens=1024, question_tokens=640)
+    compiler = PromptCompiler(suite, tokenizer, prompts)
+    PromptBundle.of(compiler).save(tmp_path / "version")
+    served = PromptBundle.load(tmp_path / "version").compiler()
+    start = [] if tokenizer.bos is None else [tokenizer.bos]
     spec = compiler_spec(compiler)
     compared = begun = 0
     for member in set(tables.interactions["member_id"].to_pylist()):
@@ -107,28 +138,31 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(name: str, values: str, 
             rows, tables_folder=tmp_path / "tables", spec=spec, after=split.train_until
         ).to_pylist()
         documents = compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
-        for request in requests[:2]:  # the HTTP side builds a member context for each
+        for request in requests[: 1 if base else 2]:  # the HTTP side builds a member context for each
             first = request["interaction_ids"][0]
             row = rows.filter(pc.equal(rows["interaction_id"], first)).to_pylist()[0]
             earlier = pc.less(tables.interactions["timestamp"], row["timestamp"])
             known = replace(tables, interactions=tables.interactions.filter(earlier))
             prompt = tuple(request["prefix_ids"] + request["question_ids"][0])
-            assert asked_over_http(known, compiler, request["task"], row, tmp_path) == [prompt, prompt]
+            assert served_prompts(known, served, request["task"], row, tmp_path) == [prompt, prompt, prompt]
+            assert [id_ for id_ in prompt if id_ in {tokenizer.bos, tokenizer.system, tokenizer.member}] == [
+                *start, tokenizer.system, tokenizer.member,
+            ]  # fmt: skip
             compared += 1
             # A member's document is the chat of one task's instruction; prompts of that task are its beginning.
             lent = tokenizer.encode(suite.instruction(suite.task(request["task"])))
             [document] = documents
-            if tuple(document["ids"][1 : 1 + len(lent)]) == lent:
+            if tuple(document["ids"][1 + len(start) :][: len(lent)]) == lent:
                 assert tuple(document["ids"][: len(prompt)]) == prompt
                 begun += 1
     assert compared > 10
     assert begun > 3
 
 
-def asked_over_http(
+def served_prompts(
     known: Tables, compiler: PromptCompiler, task: str, row: dict, folder: Path
 ) -> list[tuple[int, ...]]:
-    """The prompts of `row` as two requests make them: by id, and inline."""
+    """The prompts of `row` as online requests make them, by id and inline, and a nearline message."""
     path = folder / f"{row['interaction_id']}.sqlite"
     MemberContext.build(known, path)
     engine = RecordingEngine()
@@ -147,6 +181,7 @@ def asked_over_http(
         for past in known.interactions.filter(pc.equal(known.interactions["member_id"], row["member_id"])).to_pylist()
     ]
     candidate = row["entity_id"]
+    prompts = []
     with TestClient(create_app(LocalBackend(service))) as client:
         for body in [
             {"task": task, "member_id": row["member_id"], "candidates": [candidate]},
@@ -158,7 +193,15 @@ def asked_over_http(
         ]:
             answer = client.post("/v1/rank", json=body)
             assert answer.status_code == 200, answer.text
-    return engine.prompts
+            prompts.append(engine.take())
+    worker = NearlineWorker(
+        1, Scorer(engine, compiler), MemberContext(path), SqliteNearlineStore(path.with_suffix(".store")), asyncio.run
+    )
+    payload = {"request_id": "r", "candidates": [candidate], "instruction": "", "top_k": None}
+    worker.handle(
+        row["member_id"], [Job(job_id="rank:r", kind="rank", member_id=row["member_id"], task=task, payload=payload)]
+    )
+    return [*prompts, engine.take()]
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
