@@ -138,7 +138,7 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
             rows, tables_folder=tmp_path / "tables", spec=spec, after=split.train_until
         ).to_pylist()
         documents = compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
-        for request in requests[: 1 if base else 2]:  # the HTTP side builds a member context for each
+        for request in requests[:2]:  # the HTTP side builds a member context for each
             first = request["interaction_ids"][0]
             row = rows.filter(pc.equal(rows["interaction_id"], first)).to_pylist()[0]
             earlier = pc.less(tables.interactions["timestamp"], row["timestamp"])
