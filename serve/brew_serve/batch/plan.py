@@ -98,7 +98,7 @@ class BatchPlan:
             rows: Maximum number of rows of a part.
 
         Raises:
-            DataError: There is no file, or a file cannot be read or lacks a column.
+            DataError: The source contains no files, or a file cannot be read or lacks a column.
         """
         files = [source] if source.is_file() else sorted(source.glob("[!._]*.parquet"))
         if not files:
