@@ -73,6 +73,8 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
         prepared = prepare(config, run, phases)
         tables, split, suite, compiler = prepared.tables, prepared.split, prepared.suite, prepared.compiler
         tokenizer, bundle = compiler.tokenizer, PromptBundle.of(compiler)
+        if config.train.model.init_from is not None:
+            bundle.require_model(Path(config.train.model.init_from))
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
             plan = make_bins(prepared, run / "bins", phases)

@@ -18,7 +18,7 @@ from brew_cluster.jobs.recipe import find_recipe
 from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
 from brew_data.data_folder import DATASET_FILE, DataFolder, read_plan_hash
-from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_platform.config import config_digest, load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.provenance import source_commit
@@ -215,8 +215,14 @@ def _shape(job: TrainJob, bundle: PromptBundle) -> ModelShape:
 
 
 def _load_prompts(job: TrainJob) -> PromptBundle:
-    """Load the prompts of the data, and check the initial model, and that all bins and it were made with them."""
+    """Load the prompts of the data, and check that the bins, the initial model and earlier training belong to them."""
     bundle = PromptBundle.load(Path(job.prompts))
+    earlier = Path(job.run) / PROMPTS
+    if (earlier / PROMPT_FILE).is_file() and PromptBundle.load(earlier).digest != bundle.digest:
+        raise UserError(
+            f"the run {job.run} was started with other prompts than {job.prompts} has now, so its model reads "
+            f"other token ids. Start a new run in another folder, or restore the data."
+        )
     for folder in (*job.bins.values(), *job.evaluation.values()):
         bundle.require_bins(Path(folder))
     if job.train.model.init_from is not None:
