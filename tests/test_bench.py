@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.prompts.__main__ import history_figures, make_compiler
 from bench.serve.load import Timing, at_once, at_random, items_per_second, percentile
 from bench.serve.result import FIGURES as SERVE_FIGURES
 from bench.serve.result import figures as serve_figures
@@ -53,6 +54,15 @@ def test_blocked_share_is_taken_over_whole_intervals() -> None:
     assert found["blocked_seconds"] == [0.25, 0.15]
     assert found["interval_seconds"] == 30.0
     assert found["tokens_per_second"] == 10.0
+
+
+def test_prompts_of_512_tokens_show_at_least_5_turns_of_64_tokens() -> None:
+    figures = history_figures(make_compiler(), interactions=80)
+    assert figures["turn_tokens"] == 64
+    assert figures["hop_in_tokens"]["without_history"] == 0
+    assert figures["hop_in_tokens"]["least_turns_of_5"] == 5
+    assert figures["hop_in_turns"]["without_history"] > 0.6
+    assert figures["hop_in_turns"]["least_turns_of_5"] == 0
 
 
 def test_the_plan_of_kills_is_random_spread_and_repeatable() -> None:

@@ -57,8 +57,8 @@ _ALLOWED = (
 class Phrase:
     """One compiled phrase.
 
-    A phrase that consists of text and plain fields is rendered by joining strings, which is several times faster than a
-    Jinja2 template and gives the same text.
+    A phrase that consists of text and fields, without conditions, is rendered by joining strings, which is several
+    times faster than a Jinja2 template and gives the same text.
 
     Args:
         source: Jinja2 source.
@@ -85,7 +85,7 @@ class Phrase:
         """Return the text, or None if a field that the phrase shows is absent, or no condition of it applies."""
         try:
             if self._parts is not None:
-                return "".join([values[part] if is_field else part for is_field, part in self._parts])
+                return "".join([part if change is None else change(values[part]) for part, change in self._parts])
             text = self._template.render(values)
         except (KeyError, UndefinedError):
             return None
@@ -144,17 +144,24 @@ class Phrase:
         )
 
 
-def _straight_parts(tree: nodes.Template) -> list[tuple[bool, str]] | None:
-    """Return (is a field, field name or text) for each part, or None if the phrase has expressions."""
-    parts: list[tuple[bool, str]] = []
+def _straight_parts(tree: nodes.Template) -> list[tuple[str, Callable[[str], str] | None]] | None:
+    """Return (text, None) or (field name, its filter) for each part, or None if the phrase has other expressions."""
+    parts: list[tuple[str, Callable[[str], str] | None]] = []
     for statement in tree.body:
         if not isinstance(statement, nodes.Output):
             return None
         for node in statement.nodes:
             if isinstance(node, nodes.TemplateData):
-                parts.append((False, node.data))
+                parts.append((node.data, None))
             elif isinstance(node, nodes.Name):
-                parts.append((True, node.name))
+                parts.append((node.name, str))
+            elif (
+                isinstance(node, nodes.Filter)
+                and isinstance(node.node, nodes.Name)
+                and node.name in _FILTERS
+                and not (node.args or node.kwargs or node.dyn_args or node.dyn_kwargs)
+            ):
+                parts.append((node.node.name, _FILTERS[node.name]))
             else:
                 return None
     return parts
