@@ -8,7 +8,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from brew_cluster.jobs.base_version import make_base_version
 from brew_cluster.jobs.publish import REPORT_VERSION
 from brew_data.data_folder import DataFolder
 from brew_data.pipelines.requests import build_requests
@@ -179,7 +179,10 @@ def run_benchmark(
     tables = data.tables()
     rows = select_rows(tables, bundle.suite, data.info.split, tasks=job.tasks or None, sample=job.rows, seed=job.seed)
     parts = _ScoreParts(Path(job.run).absolute() / "scores" / _key(job, model, bundle, rows))
-    folder = _with_prompts(model, bundle, Path(job.run).absolute())
+    folder = model.folder
+    if model.kind == "base":
+        name = f"base-{model.digest[:12]}-{bundle.digest[:12]}"
+        folder = make_base_version(model.folder, bundle, Path(job.run).absolute() / name)
     load_version(folder, job.engine)  # what does not fit together is found before Ray starts
     report.parent.mkdir(parents=True, exist_ok=True)
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
@@ -340,23 +343,6 @@ def _require_prompts(model: BenchmarkModel, bundle: PromptBundle, data: DataFold
             f"Benchmark it on the data of its training, or on data that were built with its suite, prompt format and "
             f"tokenizer (tokenizer.from)."
         )
-
-
-def _with_prompts(model: BenchmarkModel, bundle: PromptBundle, run: Path) -> Path:
-    """Return a version folder: the model's own, or links to the files of a base model beside the data's prompts."""
-    if model.kind != "base":
-        return model.folder
-    folder = run / f"base-{model.digest[:12]}-{bundle.digest[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in model.folder.iterdir():
-        if path.name.endswith((".safetensors", ".safetensors.index.json")) or path.name in (
-            "config.json",
-            "generation_config.json",
-        ):
-            with suppress(FileExistsError):
-                (folder / path.name).symlink_to(path)
-    bundle.save(folder)
-    return folder
 
 
 def _key(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle, rows: BenchmarkRows) -> str:

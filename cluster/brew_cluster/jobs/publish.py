@@ -19,7 +19,8 @@ from brew_serve.version import load_version
 __all__ = ["REPORT_VERSION", "publish_export", "read_report"]
 
 REPORT_VERSION = 1  # format of a benchmark's report
-_MEASURED_ON = ("data", "sample", "prompt_digest", "engine", "date", "commit")  # of a report, kept in the lineage
+_MEASURED_ON = ("data", "prompt_digest", "date", "commit")  # of a report, kept in the lineage
+_ENGINE = ("kind", "dtype", "quantization", "rope", "max_model_len")  # settings that change scores
 
 
 def publish_export(
@@ -116,5 +117,11 @@ def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptB
 
 def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:
     """Where the figures come from; `rows_digest` tells which versions can be compared."""
-    kept = {name: report.get(name) for name in _MEASURED_ON}
-    return {**kept, "rows_digest": report["sample"].get("rows_digest")}
+    engine = report.get("engine") or {}
+    sample = dict(report["sample"])
+    return {
+        "rows_digest": sample.pop("rows_digest", None),
+        "sample": sample,
+        "engine": {name: engine.get(name) for name in _ENGINE},
+        **{name: report.get(name) for name in _MEASURED_ON},
+    }

@@ -16,7 +16,6 @@ from brew_cluster.jobs.benchmark import (
     _missing,
     _require_prompts,
     _ScoreParts,
-    _with_prompts,
     load_benchmark,
     make_report,
     open_model,
@@ -123,19 +122,6 @@ def test_a_model_with_other_prompts_than_the_data_is_refused(
     assert base.kind == "base"
     with pytest.raises(UserError, match="has another tokenizer than the data"):
         _require_prompts(base, bundle, data)
-
-
-def test_a_base_model_gets_the_prompts_of_the_data(tmp_path: Path, export: Path, bundle: PromptBundle) -> None:
-    for name in ("suite.json", "prompt.json"):
-        (export / name).unlink()
-    (export / "tokenizer.json").write_text("{}")
-    base = open_model(str(export), job(tmp_path))
-    for _ in range(2):  # again after an interruption
-        folder = _with_prompts(base, bundle, tmp_path / "run")
-    assert PromptBundle.load(folder).digest == bundle.digest
-    assert (folder / "model.safetensors").resolve() == export / "model.safetensors"
-    assert (export / "tokenizer.json").read_text() == "{}"
-    assert not (export / "prompt.json").exists()
 
 
 def test_unfinished_scores_are_kept_and_only_the_others_are_missing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the commands of the registry print. Everything from outside is printed literally."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,13 @@ def show_versions(console: Console, versions: Sequence[Version], events: Sequenc
     gone = retired(events)
     roles = _roles(events)
     tasks = sorted({task for version in versions for task in _tasks(version.metrics)})
-    table = _table("version", "published", "by", "size", "aliases", *(f"{task} AUC" for task in tasks))
+    table = _table("version", "published", "by", "size", "aliases", *tasks)
+    table.title, table.title_justify = "AUC by task", "right"
     for version in versions:
         aliases = [*roles.get(version.number, []), *(["retired"] if version.number in gone else [])]
         figures = [_number(_tasks(version.metrics).get(task, {}).get("auc")) for task in tasks]
-        _row(table, version.number, version.time, version.author, _size(version.size), ", ".join(aliases), *figures)
+        time = version.time[:16].replace("T", " ")
+        _row(table, version.number, time, version.author, _size(version.size), ", ".join(aliases), *figures)
     console.print(table)
 
 
@@ -122,10 +125,10 @@ def _tasks(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    for name, value in values.items():
+    for name, value in sorted(values.items()):
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{prefix}{name}.")
-        else:
+        elif value is not None:
             rows.append((f"{prefix}{name}", _number(value)))
     return rows
 
@@ -135,6 +138,8 @@ def _number(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,64}(\+changes)?", value):
+        return value[:12] + value.partition("+")[1] + value.partition("+")[2]
     return "-" if value is None else str(value)
 
 
