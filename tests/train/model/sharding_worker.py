@@ -125,11 +125,11 @@ def write_model(folder: Path, hidden_size: int, intermediate_size: int, experts:
 
 
 def write_gemma(folder: Path) -> ModelConfig:
-    """A tied embedding of 50 rows over 4 workers, which the root scales, and a window shorter than the documents."""
+    """A tied embedding, which the root scales and grows, and a window that is shorter than the documents."""
     torch.manual_seed(1)
     Gemma3ForCausalLM(
         Gemma3TextConfig(
-            vocab_size=50, hidden_size=16, head_dim=8, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+            vocab_size=47, hidden_size=16, head_dim=8, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3, sliding_window=4,
             layer_types=["sliding_attention", "full_attention"], attention_bias=True, query_pre_attn_scalar=6,
         )
@@ -300,6 +300,8 @@ def main() -> None:
         contexts = {"fsdp": fsdp, "hsdp": DistributedContext.current(replicas=2)}
         folders = {name: out / name for name in EXPERTS if name != "fresh"}
         fsdp.on_first(lambda: [write_model(folder, *EXPERTS[name]) for name, folder in folders.items()])
+        fsdp.on_first(lambda: write_gemma(out / "gemma"))
+        folders = {**folders, "gemma": out / "gemma"}
         configs = {name: ModelConfig(init_from=str(path), vocabulary_multiple=8) for name, path in folders.items()}
         configs["fresh"] = FRESH
         bins = make_bins(12)

@@ -78,7 +78,7 @@ def test_many_processes_compute_the_same_as_one(measured: dict[str, Any], case: 
     assert found["dims"] == dims
     assert found["weights"] == 0.0  # bitwise, drawn or read from a folder
     assert found["loss"] < 2e-6
-    assert found["gradients"] < 1e-6
+    assert found["gradients"] < 1e-6 * max(1.0, found["scale"])
     assert found["scale"] > 0.1
 
 
