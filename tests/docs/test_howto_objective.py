@@ -15,16 +15,26 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from brew_platform.config import load_config
-from brew_train.config import ModelConfig, TrainConfig
+from brew_cluster.jobs.train import load_job
+from brew_train.config import ModelShape
 from brew_train.distributed.context import DistributedContext
-from brew_train.loop import {names}
+from brew_train.loop import train
+from brew_train.run_context import RunContext
 
 torch.set_num_threads(1)
 recipe, bins, out = map(Path, sys.argv[1:])
-model = {{"hidden_size": 16, "intermediate_size": 16, "layers": 1, "heads": 2, "kv_heads": 1}}
-config = load_config(TrainConfig, recipe, {{"model": model, "workers": 1}})
-{train}
+sizes = {"hidden_size": 16, "intermediate_size": 16, "layers": 1, "heads": 2, "kv_heads": 1}
+job = load_job(str(recipe), ["train.workers=1", *(f"train.model.{name}={size}" for name, size in sizes.items())])
+assert list(job.bins) == ["sft"]
+train(
+    job.train,
+    RunContext(
+        bins={"sft": bins},
+        out=out,
+        shape=ModelShape(vocabulary_size=97, context_length=64),
+        distributed=DistributedContext(device=torch.device("cpu")),
+    ),
+)
 """
 
 
@@ -52,21 +62,13 @@ def write_package(folder: Path) -> list[str]:
 def test_the_objective_of_the_page_trains(write_bins: Callable[..., Path], tmp_path: Path) -> None:
     package = tmp_path / "package"
     assert write_package(package) == ["brew_focal/objective.py", "pyproject.toml", "recipe.yaml"]
-    script = SCRIPT.format(
-        names="RunContext, train",
-        train=(
-            'run = RunContext(bins={"sft": bins}, out=out, shape=ModelShape(vocabulary_size=97, context_length=64),\n'
-            '                 distributed=DistributedContext(device=torch.device("cpu")))\n'
-            "train(config, run)"
-        ),
-    ).replace("import RunContext, train", "import train\nfrom brew_train.run_context import ModelShape, RunContext")
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     out = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "-c", script, str(package / "recipe.yaml"), str(write_bins(tmp_path / "bins")), str(out)],
+        [sys.executable, "-c", SCRIPT, str(package / "recipe.yaml"), str(write_bins(tmp_path / "bins")), str(out)],
         capture_output=True, text=True, env=environment, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
