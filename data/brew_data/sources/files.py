@@ -242,7 +242,7 @@ class DelimitedFile:
 
     @cached_property
     def _lines(self) -> "_LineFinder":
-        return _LineFinder(self._data_rows)
+        return _LineFinder(self.rows)
 
     def _fast_tables(self, names: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         encoding = codecs.lookup(self.format.encoding).name
@@ -286,7 +286,7 @@ class DelimitedFile:
         values: list[list[str]] = []
         bad: list[BadRow] = []
         index = 0
-        for _, row in self._data_rows():
+        for _, row in self.rows():
             if isinstance(row, BadRow):
                 bad.append(row)
             else:
@@ -299,8 +299,8 @@ class DelimitedFile:
         if values or bad:
             yield Batch(_text_table(columns, values), index - len(values), bad)
 
-    def _data_rows(self) -> Iterator[tuple[int, list[str] | BadRow]]:
-        """Yield the rows after the header, with the number of values checked."""
+    def rows(self) -> Iterator[tuple[int, list[str] | BadRow]]:
+        """Yield the rows after the header with the line that each starts on, parsed by Python."""
         rows = self._rows()
         expected = len(self.format.header or self.columns())
         if not self.format.header:

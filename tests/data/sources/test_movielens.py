@@ -5,10 +5,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from brew_data.prompts.suite import load_suite
 from brew_data.schema import TIMESTAMP, Tables, micros, read_tables, write_tables
-from brew_data.sources.movielens import read_movielens
+from brew_data.sources.movielens import MovieLensConfig, read_movielens
 from brew_data.split import Split, SplitConfig
-from brew_platform.errors import DataError
+from brew_platform.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "ml-100k"
 
@@ -70,6 +71,102 @@ def test_a_missing_folder_or_file_is_refused(folder: Path) -> None:
     (folder / "ml-100k.user").unlink()
     with pytest.raises(DataError, match=r"ml-100k\.user does not exist"):
         read_movielens(folder)
+
+
+RATINGS = "1\t7\t4\t881250949\n2\t7\t2\t881250948\n"
+U_ITEM = "7|Misérables, Les (1995)|01-Jan-1995||http://us.imdb.com/M|" + "|".join(
+    "1" if i in (6, 8) else "0" for i in range(19)
+)
+DAT = "1::7::4::978300760\n2::7::2::978300759\n"
+HALVES = "1::7::4.5::978300760\n2::7::5::978300759\n"
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_the_100k_release_of_grouplens(tmp_path: Path) -> None:
+    files = {
+        "u.data": RATINGS.encode(),
+        "u.item": (U_ITEM + "\n").encode("latin-1"),
+        "u.user": b"1|24|M|technician|85711\n2|53|F|other|94043\n",
+        "u.genre": b"unknown|0\n",
+    }
+    tables = read_movielens(write(tmp_path / "ml-100k", files))
+    assert tables.interactions["action"].to_pylist() == ["rated_2", "rated_4"]
+    assert tables.entities["fields"].to_pylist() == [{"title": "Misérables, Les (1995)", "genres": "Crime, Drama"}]
+    assert tables.members["profile"].to_pylist()[1] == {"age": "50s", "gender": "F", "occupation": "other"}
+    assert "85711" not in str(tables.members.to_pylist())
+
+
+def test_the_1m_release(tmp_path: Path) -> None:
+    files = {
+        "ratings.dat": DAT.encode(),
+        "movies.dat": "7::Misérables: Les (1995)::Drama|Musical\n".encode("latin-1"),
+        "users.dat": b"1::F::1::10::48067\n2::M::56::16::70072\n",
+    }
+    tables = read_movielens(write(tmp_path / "ml-1m", files))
+    assert tables.interactions["action"].to_pylist() == ["rated_2", "rated_4"]
+    assert tables.entities["fields"].to_pylist() == [{"title": "Misérables: Les (1995)", "genres": "Drama, Musical"}]
+    assert tables.members["profile"].to_pylist() == [
+        {"age": "under 18", "gender": "F", "occupation": "K-12 student"},
+        {"age": "56+", "gender": "M", "occupation": "self-employed"},
+    ]
+
+
+def test_the_10m_release_has_half_stars_and_no_users(tmp_path: Path) -> None:
+    files = {"ratings.dat": HALVES.encode(), "movies.dat": "7::Café (1995)::Drama\n".encode(), "tags.dat": b""}
+    folder = write(tmp_path / "ml-10m", files)
+    tables = read_movielens(folder)
+    assert tables.interactions["action"].to_pylist() == ["rated_5", "rated_4.5"]
+    assert tables.members["profile"].to_pylist() == [{"age": None, "gender": None, "occupation": None}] * 2
+    assert read_movielens(folder, half_stars="up").interactions["action"].to_pylist() == ["rated_5", "rated_5"]
+    assert read_movielens(folder, half_stars="down").interactions["action"].to_pylist() == ["rated_5", "rated_4"]
+
+
+def test_the_csv_releases(tmp_path: Path) -> None:
+    files = {
+        "ratings.csv": b"userId,movieId,rating,timestamp\n1,296,3.5,1147880044\n1,306,0.5,1147868817\n",
+        "movies.csv": (
+            'movieId,title,genres\n296,"Pulp ""Fiction"", A (1994)",Comedy|Crime\n306,É,(no genres listed)\n'.encode()
+        ),
+    }
+    folder = write(tmp_path / "ml-25m", files)
+    tables = read_movielens(folder)
+    assert tables.interactions["action"].to_pylist() == ["rated_0.5", "rated_3.5"]
+    assert tables.entities["fields"].to_pylist() == [
+        {"title": 'Pulp "Fiction", A (1994)', "genres": "Comedy, Crime"}, {"title": "É", "genres": ""},
+    ]  # fmt: skip
+    actions = {action.name for action in load_suite("movielens_half_stars").surface("ratings").actions}
+    assert {f"rated_{half / 2:g}" for half in range(1, 11)} == actions
+    with pytest.raises(ConfigError, match="half_stars is 'round'"):
+        MovieLensConfig(half_stars="round")
+
+
+@pytest.mark.parametrize(
+    ("rating", "timestamp"),
+    [
+        *((rating, "1") for rating in ("3.7", "inf", "nan", "1e400", "0", "5.5", "")),
+        *(("4", timestamp) for timestamp in ("881250949000", "-1", "")),
+    ],
+)
+def test_ratings_and_timestamps_out_of_range_are_refused_by_line(folder: Path, rating: str, timestamp: str) -> None:
+    (folder / "ml-100k.inter").write_text(FILES["ml-100k.inter"] + f"1\t7\t{rating}\t{timestamp}\n")
+    with pytest.raises(DataError, match=r"ml-100k\.inter line 4: rating .* seconds since 1970, not milliseconds"):
+        read_movielens(folder)
+
+
+def test_text_in_another_encoding_is_refused_by_line(folder: Path) -> None:
+    (folder / "ml-100k.item").write_bytes(
+        FILES["ml-100k.item"].encode() + "8\tMisérables\t1995\tDrama\n".encode("latin-1")
+    )
+    with pytest.raises(DataError, match=r"ml-100k\.item line 3: the line is not utf-8 text"):
+        read_movielens(folder)
+    (folder / "ml-100k.item").write_bytes(b"\xef\xbb\xbf" + FILES["ml-100k.item"].encode())
+    assert read_movielens(folder).entities.num_rows == 1  # a byte-order mark is not part of the text
 
 
 def test_tables_survive_a_round_trip_and_a_torn_file_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""Reads MIND, the Microsoft News Dataset: `news.tsv` and `behaviors.tsv`.
+
+An impression is one row of `behaviors.tsv`: an id, a user, a time, the news that the user clicked before, and the shown
+news with 1 for a click and 0 for none, as in `N1-1 N2-0`. Each shown news becomes an interaction on the surface `news`
+with the action `click` or `skip`. Clicks of the history have no time of their own. They are placed one second apart
+before the earliest impression of all files, the newest last; `history` can leave them out.
+
+Source: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020; msnews.github.io.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_data.problems import Problem
+from brew_data.schema import Tables
+from brew_data.sources.files import Batch, DelimitedFile, InputFile, Location, TextFormat, find_files
+from brew_data.sources.quarantine import Quarantine
+from brew_data.sources.tables.mapping import FILE, ROW
+from brew_data.sources.tables.source import assemble_tables
+from brew_data.sources.values import texts, times
+from brew_platform.errors import ConfigError, DataError
+
+__all__ = ["Mind", "MindConfig"]
+
+FOLDER = "a folder with news.tsv and behaviors.tsv, or a folder of such folders, as MINDsmall_train and MINDsmall_dev"
+NEWS = ("news_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
+BEHAVIORS = ("impression_id", "user_id", "time", "history", "impressions")
+TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
+SECOND = 1_000_000  # microseconds
+IMPRESSION = r"^\S+-[01]( \S+-[01])*$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MindConfig:
+    """The settings of the source `mind`.
+
+    Raises:
+        ConfigError: `history` is unknown.
+    """
+
+    history: str = "clicks"  # what the column of earlier clicks becomes: clicks: interactions; drop: nothing
+
+    def __post_init__(self) -> None:
+        if self.history not in ("clicks", "drop"):
+            raise ConfigError(f"history is {self.history!r}, but must be clicks or drop.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mind:
+    """The source of MIND."""
+
+    name: ClassVar[str] = "mind"
+    config_class: ClassVar[type] = MindConfig
+    suite: ClassVar[str] = "mind"
+    recipe: ClassVar[Path | None] = None
+    path_contents: ClassVar[str | None] = FOLDER
+    has_true_probabilities: ClassVar[bool] = False
+
+    config: MindConfig = field(default_factory=MindConfig)
+    path: Path
+
+    def read(self) -> Tables:
+        """Read the tables; every row must be in order.
+
+        Raises:
+            DataError: A file or a row cannot be read.
+        """
+        quarantine = Quarantine()
+        tables = self.read_rows(quarantine)
+        quarantine.require_share(0.0)
+        return tables
+
+    def input_files(self) -> list[Location]:
+        """Return the files that are read."""
+        return [file.location for name in ("news.tsv", "behaviors.tsv") for file in self._open(name)]
+
+    def find_problems(self) -> list[Problem]:
+        """Check that the files are there and have the number of columns of MIND."""
+        problems = []
+        for name in ("news.tsv", "behaviors.tsv"):
+            try:
+                self._open(name)
+            except DataError as error:
+                problems.append(Problem(table=name, message=str(error)))
+        return problems
+
+    def read_rows(self, quarantine: Quarantine) -> Tables:
+        """Read the tables, and send rows that cannot be read to the quarantine.
+
+        Raises:
+            DataError: A file is missing, or no row is left.
+        """
+        news, behaviors = self._open("news.tsv"), self._open("behaviors.tsv")
+        entities = pa.concat_tables(
+            [table for number, file in enumerate(news) for table in _news(file, number, quarantine)]
+        )
+        # The same news occurs in the files of several folders.
+        first = np.sort(np.unique(entities["entity_id"].to_numpy(zero_copy_only=False), return_index=True)[1])
+        shown, clicked = [], []
+        for number, file in enumerate(behaviors):
+            for impressions in _behaviors(file, number, quarantine):
+                shown.append(_exploded(impressions))
+                clicked.append(impressions.select(["member_id", "history", FILE, ROW]))
+        if not shown or not sum(table.num_rows for table in shown):
+            quarantine.require_share(0.0)
+            raise DataError(f"{self.path}: behaviors.tsv has no impression with labels (N1-1 N2-0).")
+        interactions = pa.concat_tables(shown)
+        if self.config.history == "clicks":
+            start = pc.min(interactions["timestamp"]).as_py()
+            interactions = pa.concat_tables([_history(pa.concat_tables(clicked), start), interactions])
+        behaviors_files: list[InputFile] = [*behaviors]
+        return assemble_tables(
+            {"entities": (entities.take(pa.array(first)), [*news]), "interactions": (interactions, behaviors_files)},
+            quarantine,
+        )
+
+    def _open(self, name: str) -> list[DelimitedFile]:
+        folders = [self.path] if (self.path / name).is_file() else sorted(p for p in self.path.glob("*") if p.is_dir())
+        paths = [str(folder / name) for folder in folders if (folder / name).is_file()]
+        if not paths:
+            raise DataError(f"{self.path} has no {name}. Set the path to {FOLDER}.")
+        header = NEWS if name == "news.tsv" else BEHAVIORS
+        text = TextFormat(delimiter="\t", quote="", header=header)
+        return [DelimitedFile(location, text) for location in find_files(paths)]
+
+
+def _news(file: DelimitedFile, number: int, quarantine: Quarantine) -> list[pa.Table]:
+    tables = []
+    for batch in file.batches(["news_id", "category", "subcategory", "title", "abstract"]):
+        _count(batch, "entities", file, quarantine)
+        rows = batch.table
+        fields = {name: texts(rows[name]) for name in ("title", "category", "subcategory", "abstract")}
+        tables.append(
+            pa.table(
+                {
+                    "entity_id": rows["news_id"],
+                    "entity_type": pa.repeat(pa.scalar("news"), rows.num_rows),
+                    "fields": pa.StructArray.from_arrays(list(fields.values()), names=list(fields)),
+                    **_places(batch, number),
+                }
+            )
+        )
+    if not tables:
+        raise DataError(f"{file.location.name} has no rows.")
+    return tables
+
+
+def _behaviors(file: DelimitedFile, number: int, quarantine: Quarantine) -> list[pa.Table]:
+    tables = []
+    for batch in file.batches(["user_id", "time", "history", "impressions"]):
+        _count(batch, "interactions", file, quarantine)
+        rows = batch.table
+        moments = times(rows["time"], TIME_FORMAT)
+        labelled = pc.match_substring_regex(rows["impressions"], IMPRESSION)
+        faults = {row: (f"time {reason}", detail) for row, (reason, detail) in moments.faults.items()}
+        for name, bad in (
+            ("time is absent", pc.and_(pc.is_null(moments.values), pa.array(_not_in(faults, rows.num_rows)))),
+            ("user_id is absent", pc.equal(rows["user_id"], "")),
+            ("impressions are not of the form N1-1 N2-0 (files for testing have no labels)", pc.invert(labelled)),
+        ):
+            for row in np.flatnonzero(_bools(bad)).tolist():
+                faults.setdefault(row, (name, ""))
+        bad_rows = sorted(faults)
+        if bad_rows:
+            raw = rows.take(bad_rows).to_pylist()
+            lines = file.lines([batch.first + row for row in bad_rows])
+            for row, line, values in zip(bad_rows, lines, raw, strict=True):
+                reason, detail = faults[row]
+                quarantine.add(
+                    "interactions", file=file.location.name, line=line, reason=reason, detail=detail, values=values
+                )
+        table = pa.table(
+            {
+                "member_id": rows["user_id"],
+                "timestamp": moments.values,
+                "history": rows["history"],
+                "impressions": rows["impressions"],
+                **_places(batch, number),
+            }
+        )
+        tables.append(table.filter(pa.array(_not_in(faults, rows.num_rows))))
+    return tables
+
+
+def _exploded(rows: pa.Table) -> pa.Table:
+    """One row for each shown news."""
+    lists = pc.split_pattern(rows["impressions"].combine_chunks(), " ")
+    parents, shown = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    clicked = pc.equal(pc.utf8_slice_codeunits(shown, -2), "-1")
+    repeated = rows.select(["member_id", "timestamp", FILE, ROW]).take(parents)
+    return _interactions(repeated, pc.utf8_slice_codeunits(shown, 0, -2), pc.if_else(clicked, "click", "skip"))
+
+
+def _history(rows: pa.Table, start: int) -> pa.Table:
+    """The clicks of each member's history, taken from the member's first impression, before the time `start`."""
+    members = rows["member_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.sort(np.unique(members, return_index=True)[1])
+    rows = rows.take(pa.array(first))
+    rows = rows.filter(pc.greater(pc.utf8_length(rows["history"]), 0))
+    lists = pc.split_pattern(rows["history"].combine_chunks(), " ")
+    parents, clicked = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    times_N = start - SECOND * (ends - np.arange(len(clicked)))
+    repeated = rows.select(["member_id", FILE, ROW]).take(parents).append_column("timestamp", pa.array(times_N))
+    return _interactions(repeated, clicked, pa.repeat(pa.scalar("click"), len(clicked)))
+
+
+def _interactions(rows: pa.Table, entities: pa.Array, actions: pa.Array) -> pa.Table:
+    return pa.table(
+        {
+            "member_id": rows["member_id"],
+            "entity_id": entities,
+            "surface": pa.repeat(pa.scalar("news"), rows.num_rows),
+            "action": actions,
+            "timestamp": rows["timestamp"],
+            FILE: rows[FILE],
+            ROW: rows[ROW],
+        }
+    )
+
+
+def _places(batch: Batch, number: int) -> dict[str, pa.Array]:
+    count = batch.table.num_rows
+    return {
+        FILE: pa.repeat(pa.scalar(number, pa.int32()), count),
+        ROW: pa.array(np.arange(batch.first, batch.first + count)),
+    }
+
+
+def _count(batch: Batch, table: str, file: DelimitedFile, quarantine: Quarantine) -> None:
+    quarantine.count_rows(table, batch.table.num_rows + len(batch.bad))
+    for row in batch.bad:
+        quarantine.add(
+            table, file=file.location.name, line=row.line, reason=row.reason, detail=row.detail, values=row.text
+        )
+
+
+def _not_in(faults: dict[int, tuple[str, str]], count: int) -> "np.ndarray":
+    keep = np.ones(count, bool)
+    keep[list(faults)] = False
+    return keep
+
+
+def _bools(values: pa.Array | pa.ChunkedArray) -> "np.ndarray":
+    return np.asarray(
+        pc.fill_null(values, False).to_numpy(zero_copy_only=False)
+        if isinstance(values, pa.Array)
+        else pc.fill_null(values, False).to_numpy()
+    )
