@@ -2,15 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
-from brew_data.schema import Tables, micros, read_tables
+from brew_data.schema import Tables, micros, read_table
 from brew_platform.errors import DataError, UserError
 
-__all__ = ["Records"]
+__all__ = ["RecordTables", "Records"]
+
+
+class RecordTables(NamedTuple):
+    """The tables that `Records` reads."""
+
+    members: pa.Table
+    entities: pa.Table
 
 
 class Records:
@@ -23,7 +31,7 @@ class Records:
         DataError: A field holds a value that a prompt cannot show (`field_values`).
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: "Tables | RecordTables") -> None:
         self.profiles: dict[str, dict[str, str]] = {
             row["member_id"]: _values("members", row["member_id"], row["profile"])
             for row in tables.members.select(["member_id", "profile", "opted_out"]).to_pylist()
@@ -38,12 +46,12 @@ class Records:
 
     @staticmethod
     def read(folder: Path) -> "Records":
-        """Read the records of a folder of tables.
+        """Read the records of a folder of tables; the interactions are not read.
 
         Raises:
-            DataError: As in `read_tables`, or as in `Records`.
+            DataError: As in `read_table`, or as in `Records`.
         """
-        return Records(read_tables(folder))
+        return Records(RecordTables(read_table(folder, "members"), read_table(folder, "entities")))
 
     def history(self, interactions: pa.Table) -> list[PastInteraction]:
         """Convert rows of the interactions table to past interactions, sorted by time and then id."""

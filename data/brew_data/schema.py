@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from brew_platform.errors import DataError
 
-__all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "micros", "read_tables", "write_tables"]
+__all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "micros", "read_table", "read_tables", "write_tables"]
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -131,15 +131,25 @@ def read_tables(folder: Path) -> Tables:
     Raises:
         DataError: A table is missing, is not a Parquet file, or fails a check of `Tables`.
     """
-    read: dict[str, pa.Table | None] = {}
-    for name in ["members", "entities", "interactions", "oracle"]:
-        path = folder / f"{name}.parquet"
-        if not path.exists():
-            if name != "oracle":
-                raise DataError(f"{path} does not exist. A folder of tables needs {name}.parquet; write it.")
-            continue
-        try:
-            read[name] = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error
-    return Tables(**read)
+    read = {name: read_table(folder, name) for name in ["members", "entities", "interactions"]}
+    oracle = read_table(folder, "oracle") if (folder / "oracle.parquet").exists() else None
+    return Tables(**read, oracle=oracle)
+
+
+def read_table(folder: Path, name: str) -> pa.Table:
+    """Read one table that `write_tables` wrote, without the checks of `Tables`.
+
+    Args:
+        folder: The folder of the tables.
+        name: members, entities, interactions or oracle.
+
+    Raises:
+        DataError: The table is missing, or is not a Parquet file.
+    """
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        raise DataError(f"{path} does not exist. A folder of tables needs {name}.parquet; write it.")
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error

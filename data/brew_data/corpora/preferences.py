@@ -8,6 +8,7 @@ training documents, where another turn can follow.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -206,26 +207,42 @@ def pairs_from_interactions(
     records = Records(tables)
     rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
     rows = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
-    histories: dict[str, list[PastInteraction]] = {member: [] for member in records.profiles}
-    scorable: list[tuple[str, TaskSpec, PastInteraction, int]] = []
-    for member, past, id_ in zip(
-        rows["member_id"].to_pylist(), records.history(rows), rows["interaction_id"].to_pylist(), strict=True
-    ):
-        if member in histories:
-            histories[member].append(past)
-            if is_in_part(member, members):
-                tasks = compiler.suite.tasks_of(past.surface)
-                scorable += [(member, task, past, id_) for task in tasks if task.in_training]
-    if count > len(scorable):
-        raise UserError(
-            f"{count} preference pairs are requested, but the training part has {len(scorable)} interactions of "
-            f"eligible members. Request fewer pairs, or generate more data."
-        )
-    random = np.random.default_rng(seed)
-    return [
-        _pair_of(compiler, task, records.profiles[member], histories[member], past, random, f"interaction {id_}")
-        for member, task, past, id_ in (scorable[i] for i in random.permutation(len(scorable))[:count])
+    # Only the histories of members that are drawn become records.
+    encoded = rows["member_id"].combine_chunks().dictionary_encode()
+    names, code_N = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    is_eligible = np.array([name in records.profiles and is_in_part(name, members) for name in names], bool)
+    surfaces = rows["surface"].combine_chunks().dictionary_encode()
+    tasks = [
+        [task for task in compiler.suite.tasks_of(name) if task.in_training] for name in surfaces.dictionary.to_pylist()
     ]
+    count_N = np.array([len(found) for found in tasks], int)[surfaces.indices.to_numpy()] * is_eligible[code_N]
+    end_N = np.cumsum(count_N)  # scorable combinations of task and interaction up to each row
+    total = int(end_N[-1]) if len(end_N) else 0
+    if count > total:
+        raise UserError(
+            f"{count} preference pairs are requested, but the training part has {total} interactions of eligible "
+            f"members. Request fewer pairs, or generate more data."
+        )
+    order_N = np.argsort(code_N, kind="stable")
+    start_of = np.searchsorted(code_N[order_N], np.arange(len(names) + 1))
+    ids = rows["interaction_id"].to_pylist()
+
+    @cache
+    def history(code: int) -> tuple[list[int], list[PastInteraction]]:
+        places = order_N[start_of[code] : start_of[code + 1]]
+        return places.tolist(), records.history(rows.take(pa.array(places)))
+
+    random = np.random.default_rng(seed)
+    pairs = []
+    for i in random.permutation(total)[:count].tolist():
+        row = int(np.searchsorted(end_N, i, side="right"))
+        code = int(code_N[row])
+        places, past = history(code)
+        task = tasks[surfaces.indices[row].as_py()][i - int(end_N[row] - count_N[row])]
+        scored = past[places.index(row)]
+        profile = records.profiles[names[code]]
+        pairs.append(_pair_of(compiler, task, profile, past, scored, random, f"interaction {ids[row]}"))
+    return pairs
 
 
 def _pair_of(

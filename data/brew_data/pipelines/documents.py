@@ -1,6 +1,7 @@
 """The Ray Data pipeline from tables to the packed bins that training reads."""
 
 from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,13 +14,13 @@ from brew_data.pipelines.member_groups import (
     SHUFFLE_PARTITIONS,
     CompilerSpec,
     compiler_spec,
-    group_by_member,
     load_compiler,
     load_records,
+    map_members,
 )
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.records import Records
 from brew_data.schema import micros, read_tables
@@ -51,22 +52,53 @@ def corpus_tokenizer(tables_folder: Path, suite: TaskSuite, split: Split, vocabu
     records = Records(tables)
     training_rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
 
-    def texts() -> Iterator[str]:
-        for task in suite.tasks:
-            yield suite.instruction(task)
-        yield from (suite.profile_text(profile) for profile in records.profiles.values())
-        for member, past in zip(training_rows["member_id"].to_pylist(), records.history(training_rows), strict=True):
-            if member in records.profiles:
-                profile, entity = records.profiles[member], past.entity
-                surface = suite.surface(past.surface)
-                yield suite.question_text(surface, profile, entity.entity_type, entity.fields)
-                yield surface.label(past.action)
-                for task in suite.tasks_of(past.surface):
-                    if not task.follows_surface:
-                        yield suite.question_text(task, profile, entity.entity_type, entity.fields)
-                        yield suite.outcome(task, past.action).label
+    return train_tokenizer(_corpus(records, training_rows, suite), vocabulary_size=vocabulary_size)
 
-    return train_tokenizer(texts(), vocabulary_size=vocabulary_size)
+
+def _corpus(records: Records, rows: pa.Table, suite: TaskSuite) -> Iterator[str]:
+    """Yield the texts that a tokenizer is trained on; entities and questions are rendered once."""
+    for task in suite.tasks:
+        yield suite.instruction(task)
+    yield from (suite.profile_text(profile) for profile in records.profiles.values())
+
+    @cache
+    def entity_text(entity_id: str) -> tuple[str, str]:
+        entity = records.entities[entity_id]
+        return entity.entity_type, suite.entity_text(entity.entity_type, entity.fields)
+
+    @cache
+    def questions(surface_name: str) -> list[TaskSpec | Surface]:
+        tasks = [task for task in suite.tasks_of(surface_name) if not task.follows_surface]
+        return [suite.surface(surface_name), *tasks]
+
+    @lru_cache(maxsize=1_000)  # rows of a member often follow each other
+    def frames(member: str, surface_name: str, has_entity: bool) -> list[tuple[str, str]]:
+        profile = records.profiles[member]
+        return [suite.question_frame(source, profile, has_entity=has_entity) for source in questions(surface_name)]
+
+    @cache
+    def answers(surface_name: str, action: str) -> list[str]:
+        surface, *tasks = questions(surface_name)
+        assert isinstance(surface, Surface)
+        return [
+            surface.label(action),
+            *(suite.outcome(task, action).label for task in tasks if isinstance(task, TaskSpec)),
+        ]
+
+    @cache
+    def check(surface_name: str, entity_type: str) -> None:
+        suite.check_entity_type(suite.surface(surface_name), entity_type)
+
+    columns = (rows[name].to_pylist() for name in ("member_id", "entity_id", "surface", "action"))
+    for member, entity_id, surface_name, action in zip(*columns, strict=True):
+        if member in records.profiles:
+            entity_type, text = entity_text(entity_id)
+            check(surface_name, entity_type)
+            for (before, after), answer in zip(
+                frames(member, surface_name, bool(text)), answers(surface_name, action), strict=True
+            ):
+                yield f"{before}{text}{after}"
+                yield answer
 
 
 def build_bins(
@@ -98,11 +130,8 @@ def build_bins(
     """
     out.mkdir(parents=True, exist_ok=True)
     capacity = compiler.format.context_length
-    rows = group_by_member(tables_folder, until=split.train_until, members=members)
-    documents = rows.map_groups(
-        compile_documents,
-        fn_kwargs={"tables_folder": tables_folder, "spec": compiler_spec(compiler)},
-        batch_format="pyarrow",
+    documents = map_members(
+        tables_folder, compile_documents, until=split.train_until, members=members, spec=compiler_spec(compiler)
     ).materialize()
 
     # The plan needs lengths only, so the driver receives a few bytes per document and no tokens.

@@ -1,14 +1,15 @@
 """The common first steps of the Ray Data pipelines: group interactions by member, and send the compiler to workers."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-from ray.data.grouped_data import GroupedData
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
@@ -19,8 +20,9 @@ from brew_data.records import Records
 from brew_data.schema import micros
 from brew_data.split import EVERYONE, is_in_part
 
-__all__ = ["SHUFFLE_PARTITIONS", "CompilerSpec", "compiler_spec", "group_by_member", "load_compiler", "load_records"]
+__all__ = ["SHUFFLE_PARTITIONS", "CompilerSpec", "compiler_spec", "load_compiler", "load_records", "map_members"]
 
+MEMBERS_PER_BATCH = 256  # whose results are yielded together
 SHUFFLE_PARTITIONS = 2  # each partition of a hash shuffle starts an actor, which takes seconds on a small machine
 
 
@@ -74,19 +76,53 @@ def load_records(tables_folder: Path) -> Records:
     return Records.read(tables_folder)
 
 
-def group_by_member(tables_folder: Path, *, until: int, members: tuple[float, float] = EVERYONE) -> GroupedData:
-    """Read the interactions and group them by member.
+def map_members(
+    tables_folder: Path,
+    compile: Callable[..., pa.Table],
+    *,
+    until: int,
+    members: tuple[float, float] = EVERYONE,
+    **arguments: Any,
+) -> ray.data.Dataset:
+    """Read the interactions, group them by member, and apply a function to the rows of each member.
+
+    Ray's own `map_groups` takes milliseconds per group; this function applies `compile` to the groups of a block.
 
     Args:
-        tables_folder: The folder with `interactions.parquet`.
-        until: The last timestamp that is kept, in microseconds since 1970, UTC.
-        members: The part of the members that is kept (`is_in_part`).
+        tables_folder: The folder of `interactions.parquet`.
+        compile: Called with the rows of one member, `tables_folder` and `arguments`; returns a table.
+        until: Later rows are left out, in microseconds since 1970.
+        members: The part of the members that is read (`is_in_part`).
+        arguments: Of `compile`.
+
+    Returns:
+        The rows of the tables that `compile` returned.
     """
     rows = ray.data.read_parquet(str(tables_folder / "interactions.parquet"))
     rows = rows.map_batches(lambda table: table.filter(pc.less_equal(micros(table), until)), batch_format="pyarrow")
     if members != EVERYONE:
         rows = rows.map_batches(_keep_members, fn_kwargs={"part": members}, batch_format="pyarrow")
-    return rows.groupby("member_id", num_partitions=SHUFFLE_PARTITIONS)
+    return rows.repartition(SHUFFLE_PARTITIONS, keys=["member_id"], sort=True).map_batches(
+        _map_block,
+        fn_kwargs={"compile": compile, "arguments": {"tables_folder": tables_folder, **arguments}},
+        batch_format="pyarrow",
+        batch_size=None,  # a block has all rows of its members
+    )
+
+
+def _map_block(rows: pa.Table, *, compile: Callable[..., pa.Table], arguments: dict[str, Any]) -> Iterator[pa.Table]:
+    """Apply `compile` to each member of a block that is sorted by member."""
+    if not rows.num_rows:
+        return
+    runs = pc.run_end_encode(rows["member_id"].combine_chunks()).run_ends.to_pylist()
+    tables: list[pa.Table] = []
+    for start, end in zip([0, *runs[:-1]], runs, strict=True):
+        tables.append(compile(rows.slice(start, end - start), **arguments))
+        if len(tables) == MEMBERS_PER_BATCH:
+            yield pa.concat_tables(tables).combine_chunks()
+            tables = []
+    if tables:
+        yield pa.concat_tables(tables).combine_chunks()
 
 
 def _keep_members(rows: pa.Table, *, part: tuple[float, float]) -> pa.Table:

@@ -11,9 +11,9 @@ import ray.data
 from brew_data.pipelines.member_groups import (
     CompilerSpec,
     compiler_spec,
-    group_by_member,
     load_compiler,
     load_records,
+    map_members,
 )
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.split import Split
@@ -49,15 +49,13 @@ def build_requests(
     Returns:
         Rows of the schema `REQUESTS`.
     """
-    return group_by_member(tables_folder, until=split.until).map_groups(
+    return map_members(
+        tables_folder,
         compile_requests,
-        fn_kwargs={
-            "tables_folder": tables_folder,
-            "spec": compiler_spec(compiler),
-            "after": split.train_until,
-            "only": only,
-        },
-        batch_format="pyarrow",
+        until=split.until,
+        spec=compiler_spec(compiler),
+        after=split.train_until,
+        only=only,
     )
 
 
