@@ -1,16 +1,18 @@
 """Follows docs/how-to/add-an-engine.md: builds the package in a temporary folder and scores a request with it."""
 
 import math
+import runpy
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
-from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
+from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptFormat
 from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.config import load_config
@@ -19,7 +21,7 @@ from brew_serve.engines.base import Engine, Sampling
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.registry import create_engine, engine_kinds
 from brew_serve.ranking.scoring import Scorer
-from brew_serve.version import LoadedVersion
+from brew_serve.version import LoadedVersion, load_version
 
 from ..serve.engines import test_engines as contract
 
@@ -46,8 +48,8 @@ def package(page_files: Callable[[str, Path], Path], tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def version(tmp_path: Path) -> LoadedVersion:
-    """One task, and a model folder with a random bigram table."""
+def version(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedVersion:
+    """The model that the script of the page writes, for a suite with one task."""
     suite = TaskSuite(
         name="tiny",
         profile=RecordTemplate(fields=["title"], phrases=["{{ title }}"]),
@@ -73,22 +75,19 @@ def version(tmp_path: Path) -> LoadedVersion:
     tokenizer = train_tokenizer(
         ["job nurse apply", "job cook skip", "Predict whether the member applies."] * 50, vocabulary_size=320
     )
-    size = tokenizer.vocabulary_size
-    folder = tmp_path / "version"
-    folder.mkdir()
-    np.save(folder / "bigram.npy", np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
-    return LoadedVersion(
-        folder=folder,
-        suite=suite,
-        compiler=PromptCompiler(suite, tokenizer, PromptFormat(context_length=384)),
-        engine=EngineConfig(max_model_len=384),
-    )
+    bundle = PromptBundle(suite=suite, format=PromptFormat(context_length=384), tokenizer=tokenizer)
+    bundle.save(tmp_path / "data/synthetic/prompts")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(package / "make_model.py"))
+    return load_version(tmp_path / "models/bigram")
 
 
 @pytest.fixture
 def engine(package: Path, version: LoadedVersion) -> Engine:
     recipe = yaml.safe_load((package / "recipe.yaml").read_text())["engine"]
-    return create_engine(version.folder, load_config(EngineConfig, recipe, {"max_model_len": 384}))
+    return create_engine(
+        version.folder, load_config(EngineConfig, recipe, {"max_model_len": version.engine.max_model_len})
+    )
 
 
 async def test_the_engine_of_the_page_ranks_candidates(engine: Engine, version: LoadedVersion) -> None:
@@ -99,7 +98,7 @@ async def test_the_engine_of_the_page_ranks_candidates(engine: Engine, version: 
     assert {candidate.id for candidate in ranking.candidates} == {"job0", "job1"}
     prompt = scorer.compile_prompts(version.suite.task("job_apply"), {"title": "nurse"}, past, JOBS)
     last = prompt.questions[0][0][-1]
-    table = np.load(version.folder / "bigram.npy").astype(float)
+    table = load_file(version.folder / "model.safetensors")["bigram"].astype(float)
     apply, skip = (
         table[last, version.compiler.labels(version.suite.task("job_apply"))[name][0]] for name in ("apply", "skip")
     )
@@ -125,3 +124,11 @@ async def test_the_engine_of_the_page_keeps_the_contract(engine: Engine, version
 def test_an_unknown_engine_is_refused_with_the_installed_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.kind is 'bigrm', but .* \(installed: .*torch, vllm\)"):
         create_engine(tmp_path, EngineConfig(kind="bigrm"))
+
+
+def test_the_engine_of_the_page_refuses_a_folder_without_its_tensor(engine: Engine, version: LoadedVersion) -> None:
+    save_file(
+        {"weights": load_file(version.folder / "model.safetensors")["bigram"]}, version.folder / "model.safetensors"
+    )
+    with pytest.raises(UserError, match="has no tensor bigram"):
+        create_engine(version.folder, EngineConfig(kind="bigram"))
