@@ -194,25 +194,26 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
         )
 
 
-def _hints_by_key(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields by their keys."""
+def _hints_by_key(cls: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by their keys."""
     hints = typing.get_type_hints(cls)
     return {field.name.rstrip("_"): hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _with_names(hint: Any, value: Any, *, keys: bool = False) -> Any:
-    """`value`, whose mappings have keys, with field names instead; or the reverse with `keys`."""
+    """Replace the keys in `value`, which `_check` accepted, by field names; or field names by keys with `keys`."""
     inner = _bare(hint)
     kind = typing.get_origin(inner)
     if dataclasses.is_dataclass(inner) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(inner)
-        names = {field.name.rstrip("_"): field.name for field in dataclasses.fields(inner)}
-        if keys:
-            names = {name: key for key, name in names.items()}
-        return {
-            names.get(name, name): _with_names(hints.get(name if keys else names.get(name, name)), below, keys=keys)
-            for name, below in value.items()
-        }
+        types_ = typing.get_type_hints(inner)
+        renamed = {}
+        for field in dataclasses.fields(inner):
+            before, after = field.name.rstrip("_"), field.name
+            if keys:
+                before, after = after, before
+            if before in value:
+                renamed[after] = _with_names(types_[field.name], value[before], keys=keys)
+        return renamed
     if kind is dict and isinstance(value, Mapping):
         return {name: _with_names(typing.get_args(inner)[1], below, keys=keys) for name, below in value.items()}
     if kind in (list, tuple) and isinstance(value, list | tuple):

@@ -103,8 +103,8 @@ class Tokenizer:
     def _byte_ids(self) -> list[int]:
         """The id of each byte: tokens <0x00> to <0xFF>, or the alphabet of a byte-level tokenizer."""
         for names in ([f"<0x{byte:02X}>" for byte in range(256)], _byte_level_alphabet()):
-            ids = [self._fast.token_to_id(name) for name in names]
-            if None not in ids and self._control.isdisjoint(ids):
+            ids = [id_ for name in names if (id_ := self._fast.token_to_id(name)) is not None]
+            if len(ids) == 256 and self._control.isdisjoint(ids):
                 return ids
         raise UserError(
             "the tokenizer has no token for each byte, so it cannot encode every text. Use a byte-level tokenizer or "
