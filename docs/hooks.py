@@ -82,7 +82,8 @@ def configuration_page() -> str:
 def is_configuration(node: ast.ClassDef) -> bool:
     """Whether a class is a keyword-only dataclass of settings."""
     keyword_only = any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list)
-    return keyword_only and re.fullmatch(r"\w+(Config|Job)", node.name) is not None and not node.name.startswith("_")
+    named = re.fullmatch(r"[^_]\w*(Config|Job)|Gate", node.name) is not None
+    return keyword_only and named
 
 
 def doc(node: ast.ClassDef) -> str:

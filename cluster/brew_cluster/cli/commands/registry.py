@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -67,7 +68,7 @@ def publish(
             version = publish_export(
                 opened,
                 export,
-                author=author or getpass.getuser(),
+                author=author or _user(),
                 report=benchmark,
                 gates=gates,
                 on_progress=lambda done, total: progress.update(done / 1e6, total=total / 1e6),
@@ -194,7 +195,7 @@ def promote(
             opened.resolve(version),
             alias=alias,
             gates=None if recipe is None else recipe_gates(recipe),
-            author=author or getpass.getuser(),
+            author=author or _user(),
             note=note,
             force=force,
             reason=reason,
@@ -217,7 +218,7 @@ def rollback(
     console = PipeSafeConsole()
     with report_errors(console):
         opened = _open(registry, model)
-        event = opened.rollback(alias, author=author or getpass.getuser(), note=note)
+        event = opened.rollback(alias, author=author or _user(), note=note)
         _print_event(console, event, opened, as_json)
 
 
@@ -316,8 +317,15 @@ def _append(
     with report_errors(console):
         opened = _open(url, model)
         number = opened.resolve(version)
-        event = opened.append(kind, number, author=author or getpass.getuser(), note=note, share=share)
+        event = opened.append(kind, number, author=author or _user(), note=note, share=share)
         _print_event(console, event, opened, as_json)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under an id without a name
+        return f"uid {os.getuid()}"
 
 
 def _open(url: str | None, model: str | None) -> "Registry":
