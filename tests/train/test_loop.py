@@ -22,6 +22,7 @@ from brew_train.checkpoints.state import CheckpointError, CheckpointState
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.evaluation import evaluate
+from brew_train.inputs.batches import collate
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.loop import TrainResult, train
 from brew_train.model.model import RankingLM
@@ -221,8 +222,11 @@ def test_evaluation_uses_the_averaged_weights_and_changes_no_step(
     model = averaged(evaluating, tmp_path / "run")
     again = evaluate(model, stages[1], BinReader(held_out, shape), alone)
     assert again == pytest.approx(evaluated[10], abs=1e-6)
-    one = evaluate(model, stages[1], BinReader(held_out, shape), alone)["answer_loss"]
-    assert again["loss"] == pytest.approx(0.01 * again["prompt_loss"] + 0.99 * one, abs=1e-6)
+    # equation 3 of arXiv:2501.16450: the prompt term is the mean over all targets
+    reader = BinReader(held_out, shape)
+    prompts, answers, _ = sum(collate([reader[i]]).counts() for i in range(3)).tolist()
+    whole = (prompts * again["prompt_loss"] + answers * again["answer_loss"]) / (prompts + answers)
+    assert again["loss"] == pytest.approx(0.01 * whole + 0.99 * again["answer_loss"], abs=1e-6)
 
 
 def test_the_exported_best_weights_are_the_average_at_the_best_step(

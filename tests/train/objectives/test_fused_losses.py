@@ -70,19 +70,33 @@ class Sizes(TorchDispatchMode):
         return out
 
 
-def test_weights_of_a_chat_by_hand() -> None:
-    # three prompt targets, one answer target, one position without; the other worker has one of each more
+def test_the_prompt_term_covers_the_answers_too() -> None:
+    # Three prompt targets, one answer target, one position without; the other worker has one of each more. Every target
+    # has .2 / 6, an answer target .8 / 2 in addition.
     roles = torch.tensor([0, 0, 0, 1, 0], dtype=torch.uint8)
     targets = torch.tensor([5, 6, 7, 8, NO_TARGET])
     weights = token_weights(roles, targets, torch.tensor([4.0, 2.0]), prompt_weight=0.2)
-    torch.testing.assert_close(weights, torch.tensor([0.05, 0.05, 0.05, 0.4, 0.0]))
+    torch.testing.assert_close(weights, torch.tensor([1 / 30, 1 / 30, 1 / 30, 1 / 30 + 0.4, 0.0]))
+
+
+def test_the_weights_of_a_step_add_up_to_one() -> None:
+    roles, targets = torch.tensor([0, 0, 1, 0, 1], dtype=torch.uint8), torch.arange(5)
+    for prompt_weight in (None, 0.0, 0.01, 0.5, 1.0):
+        weights = token_weights(roles, targets, torch.tensor([3.0, 2.0]), prompt_weight)
+        torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
 
 
 def test_weights_without_roles_are_a_plain_mean() -> None:
-    weights = token_weights(
-        torch.tensor([0, 1, 0], dtype=torch.uint8), torch.tensor([1, 2, NO_TARGET]), torch.tensor([3.0, 5.0]), None
-    )
-    torch.testing.assert_close(weights, torch.tensor([0.125, 0.125, 0.0]))
+    roles, targets = torch.tensor([0, 1, 0], dtype=torch.uint8), torch.tensor([1, 2, NO_TARGET])
+    for plain in (None, 1.0):
+        weights = token_weights(roles, targets, torch.tensor([3.0, 5.0]), plain)
+        torch.testing.assert_close(weights, torch.tensor([0.125, 0.125, 0.0]))
+
+
+def test_weights_with_answers_only() -> None:
+    roles, targets = torch.tensor([0, 1, 1], dtype=torch.uint8), torch.tensor([1, 2, NO_TARGET])
+    weights = token_weights(roles, targets, torch.tensor([3.0, 4.0]), 0.0)
+    torch.testing.assert_close(weights, torch.tensor([0.0, 0.25, 0.0]))
 
 
 def test_a_step_without_answers_has_only_its_prompt_term() -> None:
@@ -119,8 +133,9 @@ def test_loss_and_gradients_equal_the_plain_formula(
     if prompt_weight is None:
         expected = plain.sum() / max(1, int(valid.sum()))
     else:
-        means = [plain[valid & (roles == role)].sum() / max(1, int((valid & (roles == role)).sum())) for role in (0, 1)]
-        expected = prompt_weight * means[0] + (1 - prompt_weight) * means[1]
+        # equation 3 of arXiv:2501.16450: L_p over all targets, L_mtc over the answers
+        whole, answers = [plain[places].sum() / max(1, int(places.sum())) for places in (valid, valid & (roles == 1))]
+        expected = prompt_weight * whole + (1 - prompt_weight) * answers
     expected_gradients = torch.autograd.grad(expected, (hidden, head))
 
     counts = torch.stack([(valid & (roles == role)).sum() for role in (0, 1)])
@@ -131,6 +146,25 @@ def test_loss_and_gradients_equal_the_plain_formula(
     torch.testing.assert_close(each, plain.detach())
     for ours, reference in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, 2 * reference)
+
+
+@settings(max_examples=25, deadline=None)
+@given(tokens=st.integers(1, 40), chunk=st.integers(1, 50), share=st.floats(0, 1), seed=st.integers(0, 10_000))
+def test_leaving_out_positions_without_weight_changes_neither_loss_nor_gradients(
+    tokens: int, chunk: int, share: float, seed: int
+) -> None:
+    hidden, head, targets, _ = drawn(tokens, 12, seed)
+    weights = torch.rand(tokens, generator=torch.Generator().manual_seed(seed))
+    weights = weights.masked_fill((weights < share) | (targets == NO_TARGET), 0.0)  # also: none is left
+    with mock.patch.dict(losses.CHUNK, cpu=chunk):
+        loss, each = fused_cross_entropy(hidden, head, targets, weights)
+        fewer, known = fused_cross_entropy(hidden, head, targets, weights, only_weighted=True)
+    torch.testing.assert_close(fewer, loss)
+    torch.testing.assert_close(known, torch.where(weights > 0, each, 0.0))
+    assert not known.requires_grad
+    expected = torch.autograd.grad(3 * loss, (hidden, head))
+    for ours, reference in zip(torch.autograd.grad(3 * fewer, (hidden, head)), expected, strict=True):
+        torch.testing.assert_close(ours, reference)
 
 
 @settings(max_examples=25, deadline=None)
@@ -177,6 +211,16 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(fused: bool) -> None:
         else:
             token_log_probabilities(hidden, head, targets).sum().backward()
     assert sizes.largest == 8 * 50  # neither 64 x 50 logits, nor anything as large beside them
+
+
+def test_only_positions_with_a_weight_are_projected() -> None:
+    hidden, head, targets, _ = drawn(64, 50, 0)
+    weights = torch.zeros(64)
+    weights[[1, 3, 40]] = 0.5
+    targets[[1, 3, 40]] = 7
+    with mock.patch.dict(losses.CHUNK, cpu=8), Sizes() as sizes:
+        fused_cross_entropy(hidden, head, targets, weights, only_weighted=True)[0].backward()
+    assert sizes.products == 3  # of one chunk: logits, and the gradients of hidden states and head
 
 
 def test_without_gradients_each_chunk_is_projected_once() -> None:

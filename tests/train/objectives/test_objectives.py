@@ -100,6 +100,19 @@ def test_next_token_by_hand() -> None:
     assert objective.means(torch.tensor([math.nan, 1.0]), counts)["prompt_loss"] is None
 
 
+def test_next_token_on_answers_only_measures_no_prompt_loss() -> None:
+    model, batch = Model(3), collate(some_bins(3))
+    counts = batch.counts()
+    loss, each, sums = make("next_token", prompt_weight=0.0).bind(counts)(model.hidden(batch), model.head, batch)
+    expected = -torch.cat(model.answers(batch)).mean()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(model.gradients(loss), model.gradients(expected))
+    means = make("next_token", prompt_weight=0.0).means(sums[1:], counts)
+    assert means == {"prompt_loss": None, "answer_loss": pytest.approx(expected.item(), rel=1e-6)}
+    assert each.isfinite().all()
+    assert int((each > 0).sum()) == int(counts[1])
+
+
 def test_dpo_of_literal_log_probabilities() -> None:
     # One pair of two-token documents with the answers 1 and 0; a head of ones and zeros makes the hidden states logits.
     batch = collate(

@@ -1,9 +1,10 @@
 """Cross-entropy and log-probabilities of a linear head, without the logits of a whole row in memory.
 
-360Brew's fine-tuning loss of a multi-turn chat is L = w_p·L_prompt + (1 - w_p)·L_mtc. With N_p prompt targets and N_a
-answer targets in the *global* step, a prompt target has the weight w_p / N_p and an answer target (1 - w_p) / N_a. The
-counts are summed over all workers first, so the loss does not depend on the number of workers.
-Legend: T tokens of one worker's row, C tokens of a chunk, H hidden size, V vocabulary.
+360Brew's fine-tuning loss of a multi-turn chat (arXiv:2501.16450, equation 3) is L = w_p·L_p + (1 - w_p)·L_mtc. L_p is
+the mean cross-entropy of the whole prompt, answers included, and L_mtc that of the answers. With N targets and N_a
+answer targets in the *global* step, every target has the weight w_p / N, and an answer target has (1 - w_p) / N_a in
+addition. The counts are summed over all workers first, so the loss does not depend on the number of workers.
+Legend: T tokens of one worker's row, P positions of it with a weight, C tokens of a chunk, H hidden size, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -39,17 +40,15 @@ def token_weights(
         roles_T: uint8, role of the target of each position (0 prompt, 1 answer).
         targets_T: int64, token ids; `NO_TARGET` for a position without a target.
         counts_2: numbers of prompt and answer targets in the global step.
-        prompt_weight: w_p; None: the mean over all targets.
+        prompt_weight: w_p; None: the mean over all targets, which is w_p = 1.
 
     Returns:
-        float32 [T]; 0 without a target. A role without targets in the step contributes nothing.
+        float32 [T]; 0 without a target. Without answers in the step, only the term w_p·L_p is left.
     """
     counts = counts_2.to(torch.float32)
-    if prompt_weight is None:
-        by_role = (1.0 / counts.sum().clamp(min=1)).expand(2)
-    else:
-        share = torch.tensor([prompt_weight, 1.0 - prompt_weight], device=counts.device)
-        by_role = share / counts.clamp(min=1)
+    share = 1.0 if prompt_weight is None else prompt_weight
+    prompt, answer = share / counts.sum().clamp(min=1), (1.0 - share) / counts[ANSWER].clamp(min=1)
+    by_role = torch.stack([prompt, prompt + answer])
     return torch.where(targets_T == NO_TARGET, 0.0, by_role[roles_T.long()])
 
 
@@ -64,24 +63,38 @@ def fused_cross_entropy(
     targets_T: torch.Tensor,
     weights_T: torch.Tensor,
     *,
+    only_weighted: bool = False,
     liger: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the weighted cross-entropy of a linear head in chunks; needs memory for C x V logits instead of T x V.
 
-    With PyTorch, the gradient is computed in the forward pass, while the logits are in memory, so that they are
-    computed only once. This is the idea of Liger's fused linear cross-entropy (arXiv:2410.10989 §3.2).
+    With a large vocabulary the head costs more than the layers, so `only_weighted` projects only positions that
+    contribute to the loss. Finding them waits for the GPU. With PyTorch, the gradient is computed in the forward pass,
+    while the logits are in memory, so that they are computed only once. This is the idea of Liger's fused linear
+    cross-entropy (arXiv:2410.10989 §3.2).
 
     Args:
         hidden_TH: last hidden states, float32 or bfloat16.
         head_VH: weight of the head, same dtype. The softmax and the losses are float32 for any dtype.
         targets_T: int64, token ids; `NO_TARGET` for a position without a target.
-        weights_T: float32; 0 without a target.
+        weights_T: float32, at least 0; 0 without a target.
+        only_weighted: whether positions of weight 0 are left out; their loss is then reported as 0.
         liger: whether to use Liger's kernels; None: the result of `uses_liger`.
 
     Returns:
         loss: float32 scalar, sum of weight · cross-entropy; differentiable in `hidden_TH` and `head_VH`.
         losses_T: float32, unweighted cross-entropy of each position, 0 without a target; not differentiable.
     """
+    if only_weighted:
+        places_P = (weights_T > 0).nonzero().squeeze(1)
+        loss, losses_P = fused_cross_entropy(
+            hidden_TH[places_P],
+            head_VH,
+            targets_T[places_P],
+            weights_T[places_P],
+            liger=liger if len(places_P) else False,  # a kernel cannot run on an empty row
+        )
+        return loss, torch.zeros_like(weights_T).index_copy(0, places_P, losses_P)
     if uses_liger(hidden_TH.device) if liger is None else liger:
         losses_T = _liger_losses(hidden_TH, head_VH, targets_T)
         return (losses_T * weights_T).sum(), losses_T.detach()

@@ -1,5 +1,6 @@
 """Next-token cross-entropy, for continued pre-training and supervised fine-tuning."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +22,9 @@ class NextTokenConfig:
         ConfigError: `prompt_weight` is not a share between 0 and 1.
     """
 
-    prompt_weight: float | None = None  # w_p: share of the prompt tokens' mean loss; None: plain next-token loss (CPT)
+    prompt_weight: float | None = (
+        None  # w_p: share of the mean over all tokens; the rest is over answers; null: 1 (CPT)
+    )
 
     def __post_init__(self) -> None:
         if self.prompt_weight is not None:
@@ -29,7 +32,11 @@ class NextTokenConfig:
 
 
 class NextToken(Objective):
-    """Cross-entropy of every token; prompt and answer tokens are weighted by `token_weights` (360Brew, w_p)."""
+    """Cross-entropy of every token; `token_weights` weights them (360Brew, arXiv:2501.16450, equation 3).
+
+    `prompt_loss` and `answer_loss` are the means by role. With w_p = 0 only answers are projected on the vocabulary, so
+    the loss of prompt tokens is not known, and `prompt_loss` is None.
+    """
 
     name = "next_token"
     Config = NextTokenConfig
@@ -37,7 +44,10 @@ class NextToken(Objective):
 
     def compute(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor, batch: Batch, step: StepInputs) -> Result:
         weights_T = token_weights(batch.roles_T, batch.targets_T, step.counts_3[:PAIRS], self.config.prompt_weight)
-        loss, losses_T = fused_cross_entropy(hidden_TH, head_VH, batch.targets_T, weights_T)
+        only_answers = self.config.prompt_weight == 0
+        loss, losses_T = fused_cross_entropy(hidden_TH, head_VH, batch.targets_T, weights_T, only_weighted=only_answers)
         exact_T = losses_T.double()
         by_role = [torch.where(batch.roles_T == role, exact_T, 0.0).sum() for role in (PROMPT, ANSWER)]
+        if only_answers:
+            by_role[PROMPT] = torch.full_like(by_role[PROMPT], math.nan)  # not computed; `means` reports None
         return loss, losses_T, torch.stack([(exact_T * weights_T).sum(), *by_role])
