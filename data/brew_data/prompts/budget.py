@@ -64,7 +64,7 @@ class Budget:
         encode = self._tokenizer.encode
 
         def render() -> Ids:
-            return encode(f"{before}{template.render(kept)}{after}")
+            return encode(f"{before}{template.render(kept)}{after}", cached=False)
 
         kept = dict(values)
         ids = full = render()
@@ -113,10 +113,10 @@ class Budget:
         if len(encode(text)) <= most:
             return text
         words = text.split(" ")
-        kept = _most_that_fit(len(words), lambda count: len(encode(" ".join(words[:count]))) <= most)
+        kept = _most_that_fit(len(words), lambda count: len(encode(" ".join(words[:count]), cached=False)) <= most)
         if kept:
             return " ".join(words[:kept]).rstrip(" ,;:")
-        kept = _most_that_fit(len(words[0]), lambda count: len(encode(words[0][:count])) <= most)
+        kept = _most_that_fit(len(words[0]), lambda count: len(encode(words[0][:count], cached=False)) <= most)
         return words[0][:kept]
 
     def _cut_end(self, before: str, template: RecordTemplate, values: Mapping[str, str], after: str, limit: int) -> Ids:

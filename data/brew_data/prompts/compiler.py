@@ -28,7 +28,7 @@ from brew_platform.errors import ConfigError, UserError
 __all__ = ["Cut", "Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
 
 Ids = tuple[int, ...]
-_FITTED = 4096  # entities whose shortened form is cached
+_FITTED = 16_384  # entities whose shortened form is cached
 
 
 @dataclass(frozen=True, kw_only=True)
