@@ -1,6 +1,7 @@
 """The benchmark's checks before any time is spent, and what an interrupted one keeps; without Ray."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from brew_cluster.jobs.benchmark import (
     make_report,
     open_model,
     report_path,
+    score_rows,
 )
 from brew_cluster.jobs.publish import publish_export
 from brew_data.data_folder import DataFolder, DatasetInfo
@@ -136,6 +138,43 @@ def test_unfinished_scores_are_kept_and_only_the_others_are_missing(tmp_path: Pa
     assert {task: ids.tolist() for task, ids in _missing(ROWS, again.read()).items()} == {"movie_rating": [8]}
     again.remove()
     assert not (tmp_path / "scores").exists()
+
+
+def test_an_interrupted_scoring_is_continued_with_the_missing_rows(
+    tmp_path: Path, data: DataFolder, bundle: PromptBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested: list[dict[str, list[int]]] = []
+
+    class Scores:
+        """Stands for Ray's dataset: one batch per row, and an interruption after the first, once."""
+
+        def __init__(self, ids: list[int]) -> None:
+            self.ids = ids
+
+        def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+            for place, id_ in enumerate(self.ids):
+                if place == 1 and len(requested) == 1:
+                    raise KeyboardInterrupt
+                row = {"interaction_id": id_, "task": "movie_rating", "score": id_ / 10, "probabilities": []}
+                yield pa.Table.from_pylist([{**row, "version": None}], schema=SCORES)
+
+    def build(*_: Any, only: dict[str, np.ndarray]) -> list[int]:
+        requested.append({task: ids.tolist() for task, ids in only.items()})
+        return [id_ for ids in only.values() for id_ in ids.tolist()]
+
+    monkeypatch.setattr("brew_cluster.jobs.benchmark.build_requests", build)
+    monkeypatch.setattr("brew_cluster.jobs.benchmark.score_requests", lambda ids, *_, **__: Scores(ids))
+    arguments = (data, bundle, ROWS, tmp_path, EngineConfig())
+    with pytest.raises(KeyboardInterrupt):
+        score_rows(*arguments, parts=_ScoreParts(tmp_path / "scores"))
+    progress: list[int] = []
+    parts = _ScoreParts(tmp_path / "scores")
+    scored = score_rows(*arguments, parts=parts, on_progress=progress.append)
+    assert requested == [{"movie_rating": [3, 5, 8]}, {"movie_rating": [5, 8]}]
+    assert scored["interaction_id"].to_pylist() == [3, 5, 8]
+    assert scored["score"].to_pylist() == [0.3, 0.5, 0.8]
+    assert progress == [2, 3]
+    assert parts.read().num_rows == 3
 
 
 def test_scores_are_continued_for_the_same_model_rows_and_numbers_only(
