@@ -35,7 +35,11 @@ def test_it_runs_with_only_its_documented_packages(tmp_path: Path) -> None:
     assert report["passed"]
     assert {"date", "device", "versions"} <= report.keys()
     assert report["versions"]["torch"] == torch.__version__
-    assert [check["name"] for check in report["checks"]][:2] == ["packed attention", "fused loss, PyTorch"]
+    assert [check["name"] for check in report["checks"]][:3] == [
+        "packed attention",
+        "packed attention in a window",
+        "fused loss, PyTorch",
+    ]
     dense, mixture = report["speeds"]
     assert dense["parameters"] == dense["active"]
     assert mixture["parameters"] > 2 * mixture["active"]
@@ -52,7 +56,7 @@ def test_it_runs_with_only_its_documented_packages(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_machine_without_a_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "no GPU that PyTorch sees" in capsys.readouterr().err
+    assert "PyTorch finds no GPU on this machine" in capsys.readouterr().err
 
 
 def test_a_leak_between_documents_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +67,16 @@ def test_a_leak_between_documents_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(parity, "varlen_attention", leaking)
     assert not parity.check_attention(TINY, CPU, torch.float32).passed
+
+
+def test_a_window_that_is_off_by_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parity.check_attention(TINY, CPU, torch.float32, sliding_window=10).passed
+
+    def off_by_one(*inputs: Any, sliding_window: int, **rest: Any) -> Any:
+        return varlen_attention(*inputs, sliding_window=sliding_window + 1, **rest)
+
+    monkeypatch.setattr(parity, "varlen_attention", off_by_one)
+    assert not parity.check_attention(TINY, CPU, torch.float32, sliding_window=10).passed
 
 
 def test_a_missing_token_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
@@ -17,6 +18,7 @@ from brew_platform.errors import UserError
 from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch, Bin, collate
+from brew_train.model import attention
 from brew_train.model.attention import varlen_attention
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, balance_loss, build_model
@@ -113,15 +115,25 @@ def test_the_forward_is_the_weighted_loss_of_the_logits() -> None:
 
 
 @pytest.mark.parametrize("heads", [(4, 2), (4, 4)])
-def test_half_precision_uses_a_kernel_for_packed_documents(heads: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("window", "left"), [(None, -1), (4, 3), (9, -1)])  # no document is longer than 9
+def test_half_precision_uses_a_kernel_for_packed_documents(
+    heads: tuple[int, int], window: int | None, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No GPU is here: fake tensors hold our call, forward and backward, against PyTorch's kernel's own signature."""
     with FakeTensorMode():
         query, key, value = (
             torch.empty(1, n, 18, 8, dtype=torch.bfloat16, requires_grad=True) for n in (*heads, heads[1])
         )
         boundaries = torch.empty(5, dtype=torch.int32)
-        rows = {"cu_seq_lens_q": boundaries, "max_length_q": 9}
+        rows = {"cu_seq_lens_q": boundaries, "max_length_q": 9, "sliding_window": window}
+        windows = []
+        monkeypatch.setattr(
+            attention,
+            "varlen_attn",
+            lambda *inputs, **options: windows.append(options["window_size"]) or varlen_attn(*inputs, **options),
+        )
         out, _ = varlen_attention(torch.nn.Module(), query, key, value, None, **rows)
+        assert windows == [(left, 0)]
         assert out.shape == (1, 18, heads[0], 8)
         out.sum().backward()
         assert [x.grad.shape for x in (query, key, value)] == [x.shape for x in (query, key, value)]

@@ -96,7 +96,10 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, 
             print(f"{environment['device']}, {environment['date']}")
             print(", ".join(f"{package} {number}" for package, number in environment["versions"].items()))
             dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
-            checks = [_print_check(check_attention(scale, context.device, dtype))]
+            checks = [
+                _print_check(check_attention(scale, context.device, dtype, sliding_window=window))
+                for window in (None, scale.longest // 4)
+            ]
             for liger in (False, True) if uses_liger(context.device) else (False,):
                 checks.append(_print_check(check_loss(scale, context.device, dtype, liger=liger)))
             checks += [_print_check(check(scale, context)) for check in (check_steps, check_restore)]

@@ -58,13 +58,16 @@ class Scale:
     vocabulary: int
 
 
-def check_attention(scale: Scale, device: torch.device, dtype: torch.dtype) -> Check:
+def check_attention(
+    scale: Scale, device: torch.device, dtype: torch.dtype, *, sliding_window: int | None = None
+) -> Check:
     """Compares attention over packed documents, forward and backward, with attention over each document in float32.
 
     Args:
         scale: sizes of the inputs.
         device: the device to check.
         dtype: dtype of the checked attention.
+        sliding_window: tokens that each token attends to, itself included; None: all tokens before it.
     """
     generator = torch.Generator().manual_seed(0)
     lengths = document_lengths(scale.tokens, longest=scale.longest, seed=0)
@@ -74,14 +77,18 @@ def check_attention(scale: Scale, device: torch.device, dtype: torch.dtype) -> C
 
     query, key, value = packed_inputs = [x.clone().requires_grad_() for x in drawn]
     bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
-    out, _ = varlen_attention(nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=max(lengths))
+    options = {"sliding_window": sliding_window, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)}
+    out, _ = varlen_attention(nn.Module(), query, key, value, None, **options)
 
     reference_inputs = [x.float().requires_grad_() for x in drawn]
     shared = scale.heads // scale.kv_heads
     with sdpa_kernel(SDPBackend.MATH):
         documents = [
             F.scaled_dot_product_attention(
-                q, k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1), is_causal=True
+                q,
+                k.repeat_interleave(shared, dim=1),
+                v.repeat_interleave(shared, dim=1),
+                attn_mask=_visible(q.shape[2], sliding_window or q.shape[2], device),
             )
             for q, k, v in zip(*(torch.split(x, lengths, dim=2) for x in reference_inputs), strict=True)
         ]
@@ -89,7 +96,14 @@ def check_attention(scale: Scale, device: torch.device, dtype: torch.dtype) -> C
         expected_gradients = torch.autograd.grad(expected, reference_inputs, upstream.float())
     gradients = torch.autograd.grad(out, packed_inputs, upstream)
     error = max(distance(a, b) for a, b in zip((out, *gradients), (expected, *expected_gradients), strict=True))
-    return Check(name="packed attention", error=error, limit=LIMITS[dtype])
+    name = "packed attention" if sliding_window is None else "packed attention in a window"
+    return Check(name=name, error=error, limit=LIMITS[dtype])
+
+
+def _visible(tokens: int, window: int, device: torch.device) -> torch.Tensor:
+    """The mask of a document, bool [tokens, tokens]: a row has the tokens that its token attends to."""
+    distance_TT = torch.arange(tokens, device=device).unsqueeze(1) - torch.arange(tokens, device=device)
+    return (distance_TT >= 0) & (distance_TT < window)
 
 
 def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger: bool) -> Check:
