@@ -28,7 +28,7 @@ async def test_the_endpoint_of_the_page_answers(
     assert answer.json()["token_id"] == [7, 8, 9][expected.index(max(expected))]
     assert 1 / 3 < answer.json()["probability"] <= 1
     assert refused.status_code == 400
-    assert refused.json()["error"].startswith("token_ids: List should have at least 1 item")
+    assert refused.json()["error"].startswith("label_token_ids: List should have at least 1 item")
     operation = document["paths"]["/v1/choose"]["post"]
     assert operation["description"] == "Chooses the most probable next token."
     service.close()
