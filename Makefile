@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts gpu-check clean
+.PHONY: help setup demo test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 
 bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about 30 minutes)
 	$(BIN)/python -m bench.serve $(ARGS)
+
+bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million interactions (about 3 minutes)
+	$(BIN)/python -m bench.tables $(ARGS)
 
 bench-prompts: setup ## measure how much history prompts show, and the time to render them (about 10 seconds)
 	$(BIN)/python -m bench.prompts $(ARGS)

@@ -57,7 +57,7 @@ class DatasetCheck:
             return
         first, *others = self.errors
         count = "" if first.count is None else f" ({_rows(first.count)}{_examples(first)})"
-        more = f" There are {len(others)} more problems; `brew360 data validate` lists them." if others else ""
+        more = f" `brew360 data validate` lists {len(others)} more." if others else ""
         raise DataError(f"{first.message}{count}{more}")
 
 
@@ -194,7 +194,7 @@ def _part_problems(tables: Tables, suite: TaskSuite, split: Split, pairs: int) -
         part = "evaluation" if not available[True] else "training"
         message = (
             f"no member of the {part} part has training rows: {HELD_OUT:.0%} of the members, chosen by their id, are "
-            f"held out for evaluation, and {len(evaluated)} members with training rows are too few. Add members."
+            f"held out for evaluation, and {len(evaluated)} members with training rows are too few. Use 100 or more."
         )
         return [Problem(table="members", message=message)]
     needed = {True: max(1, round(HELD_OUT * pairs)), False: pairs - max(1, round(HELD_OUT * pairs))} if pairs else {}

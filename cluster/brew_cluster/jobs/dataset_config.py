@@ -108,7 +108,8 @@ def _source_name(path: Path, overrides: Sequence[str]) -> str:
             return value.strip()
     try:
         recipe = OmegaConf.load(path)
-        name = recipe.get("source") if isinstance(recipe, DictConfig) else None
+        assert isinstance(recipe, DictConfig)
+        name = recipe.get("source")
     except Exception:  # the file is not a readable recipe; `load_config` explains why
         load_config(DatasetConfig, path)
         raise

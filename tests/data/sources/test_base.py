@@ -23,7 +23,7 @@ def test_the_shipped_sources_are_registered() -> None:
 def test_an_unknown_source_is_refused_with_the_installed_names_and_the_remedy() -> None:
     with pytest.raises(
         UserError,
-        match=r"'mars' is unknown; installed are amazon_reviews, mind, movielens, synthetic, tables.*group brew360\.sources",
+        match=r"'mars' is unknown; installed are amazon_reviews, mind, movielens, synthetic, tables.*brew360\.sources",
     ):
         load_source("mars")
 

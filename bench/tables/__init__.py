@@ -1,0 +1,1 @@
+"""The time and memory of `brew360 data build` on a user's CSV files."""

@@ -1,0 +1,151 @@
+"""The configuration, the folder and the check of a data set."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from brew_cluster.jobs.dataset import LOCK, build_folder
+from brew_cluster.jobs.dataset_card import dataset_card, write_card
+from brew_cluster.jobs.dataset_check import check_dataset
+from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
+from brew_cluster.jobs.demo_config import DemoConfig, load_recipe
+from brew_cluster.jobs.recipe import RECIPES
+from brew_data.data_folder import DATASET_FILE
+from brew_data.sources.synthetic.config import SyntheticConfig
+from brew_platform.errors import ConfigError, DataError, UserError
+
+SMALL = [
+    "source_config.members=100", "source_config.jobs=30", "source_config.posts=30",
+    "source_config.interactions_per_member=20", "pairs=0",
+]  # fmt: skip
+
+
+def test_the_source_decides_the_type_of_its_settings() -> None:
+    config = load_dataset_config("synthetic", ["source_config.members=7", "tokenizer.vocabulary_size=900"])
+    assert isinstance(config.source_config, SyntheticConfig)
+    assert config.source_config.members == 7
+    assert config.tokenizer.vocabulary_size == 900
+    with pytest.raises(ConfigError, match=r"Did you mean source_config\.members"):
+        load_dataset_config("synthetic", ["source_config.membres=7"])
+    with pytest.raises(ConfigError, match=r"was renamed: write tokenizer\.vocabulary_size"):
+        load_dataset_config("synthetic", ["vocabulary_size=7"])
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("data_*.yaml")), ids=lambda path: path.stem)
+def test_every_built_in_recipe_loads(recipe: Path) -> None:
+    assert load_dataset_config(recipe.stem.removeprefix("data_")).source
+
+
+@pytest.mark.parametrize("source", ["synthetic", "movielens"])
+def test_the_recipes_of_demo_and_data_describe_the_same_data(source: str) -> None:
+    demo, data = load_recipe(source, []), load_dataset_config(source)
+    assert isinstance(demo, DemoConfig)
+    for name in ("source", "source_config", "suite", "split", "prompt", "tokenizer"):
+        assert getattr(demo, name) == getattr(data, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("split: {train_share: 0.8}\n", "has no source"),
+        ("- a\n", "contains a list"),
+        ("source: mars\n", "source 'mars' is unknown"),
+        ("source: tables\nsuite: movielens\n", "source_config"),
+        ("source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\npairs: -1\n", "pairs is -1"),
+        (
+            "source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\nquarantine: {max_share: 2}\n",
+            "max_share is 2.0, but it must be a share",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_dataset_config(str(tmp_path / "recipe.yaml"))
+
+
+def test_a_folder_appears_only_when_the_build_succeeded(tmp_path: Path) -> None:
+    out = tmp_path / "data" / "shop"
+    folder = tmp_path / "data" / "shop.partial"
+
+    def fail() -> None:
+        with build_folder(out) as made:
+            assert made == folder
+            (made / "tables").mkdir()
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    assert not out.exists()
+    assert (folder / "tables").exists()  # with its log, for the user
+    with build_folder(out) as folder:
+        assert not (folder / "tables").exists()
+        (folder / DATASET_FILE).write_text("{}")
+    assert sorted(path.name for path in out.parent.rglob("*")) == [DATASET_FILE, "shop"]
+    with pytest.raises(UserError, match="is a complete data set: choose another folder"), build_folder(out):
+        pass
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    (tmp_path / "a.partial").mkdir()
+    for name, message in (("full", "is not empty"), ("a", "no build wrote it")):
+        with pytest.raises(UserError, match=message), build_folder(tmp_path / name):
+            pass
+    (tmp_path / "empty").mkdir()
+    with build_folder(tmp_path / "empty"):
+        pass
+
+
+def test_two_builds_do_not_share_a_folder(tmp_path: Path) -> None:
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    with (partial / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another build is writing"), build_folder(tmp_path / "out"):
+            pass
+    with build_folder(tmp_path / "out"):  # the other process ended
+        pass
+
+
+def test_the_check_collects_problems_of_every_kind() -> None:
+    config = load_dataset_config("synthetic", [*SMALL, "split.last_days=4000", "tokenizer.from=/nowhere"])
+    check = check_dataset(config)
+    assert [problem.table for problem in check.errors] == ["tokenizer", "split"]
+    with pytest.raises(DataError, match="`brew360 data validate` lists 1 more"):
+        check.require_good()
+    few = check_dataset(load_dataset_config("synthetic", [*SMALL, "pairs=5000"]))
+    assert any("pairs is 5,000, but the training rows allow about" in problem.message for problem in few.errors)
+    tiny = check_dataset(load_dataset_config("synthetic", [*SMALL, "source_config.members=2"]))
+    assert any("are held out for evaluation" in problem.message for problem in tiny.errors)
+
+
+def test_the_card_describes_the_data(tmp_path: Path) -> None:
+    config: DatasetConfig = load_dataset_config("synthetic", SMALL)
+    check = check_dataset(config)
+    check.require_good()
+    assert check.source is not None
+    assert check.tables is not None
+    assert check.suite is not None
+    assert check.split is not None
+    check.quarantine.add("interactions", file="a.csv", line=3, reason="a | b", values={})
+    card = dataset_card(
+        config, source=check.source, tables=check.tables, suite=check.suite, split=check.split,
+        quarantine=check.quarantine, prompt_digest="d", plans={}, seconds={"tables": 1.234},
+    )  # fmt: skip
+    write_card(card, tmp_path)
+    assert json.loads((tmp_path / "card.json").read_text()) == card
+    rows = check.tables.interactions.to_pylist()
+    assert card["rows"] == len(rows)
+    task = card["tasks"]["job_apply"]
+    assert task["training_rows"] + task["benchmark_rows"] == sum(row["surface"] == "jobs" for row in rows)
+    assert 0 < task["training_positive_rate"] < 1
+    assert card["actions"]["jobs"]["apply"] == sum(row["action"] == "apply" for row in rows)
+    assert card["config"]["source_config"]["members"] == 100
+    text = (tmp_path / "card.md").read_text()
+    assert "| interactions | a \\| b | 1 |" in text
+    assert yaml.safe_load(json.dumps(card)) == card
