@@ -3,6 +3,7 @@
 Lengths are in tokens, sizes in elements, `steps` counts optimizer steps.
 """
 
+import sys
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,21 @@ __all__ = ["EXPORT_DTYPES", "SCHEDULES", "ModelConfig", "ModelShape", "ShardingC
 
 EXPORT_DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULES = ("schedule_free", "cosine", "constant")
+FINITE = sys.float_info.max
+RANGES = MappingProxyType(  # of numbers of a stage, both ends included
+    {
+        "learning_rate": (0.0, FINITE),
+        "final_learning_rate": (0.0, 1.0),
+        "decay_share": (0.0, 1.0),
+        "warmup_steps": (0, FINITE),
+        "beta2": (0.0, 1.0 - 1e-9),
+        "weight_decay": (0.0, FINITE),
+        "max_grad_norm": (1e-9, FINITE),
+        "max_loss_rise": (-FINITE, FINITE),
+        "max_skipped": (0, FINITE),
+        "evaluate_every": (0, FINITE),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +39,12 @@ class ModelShape:
     Args:
         vocabulary_size: number of token ids of the tokenizer.
         context_length: maximum number of tokens in a document.
+        control_ids: tokens with a role in a chat; a base model whose rows for them are zero gets new ones.
     """
 
     vocabulary_size: int
     context_length: int
+    control_ids: tuple[int, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -116,7 +134,8 @@ class StageConfig:
     micro_steps: int = 1  # forward-backward passes per step; more passes need less memory
     schedule: str = "schedule_free"  # schedule_free, or AdamW with cosine or constant (360Brew §5 compares the three)
     learning_rate: float = 5e-3  # learning rate after the warm-up; schedule-free needs no decay
-    final_learning_rate: float = 0.1  # cosine only: final learning rate, as a share of learning_rate
+    final_learning_rate: float = 0.1  # cosine and constant: learning rate of the last step, as a share of learning_rate
+    decay_share: float = 0.2  # constant: share of the steps, at the end, in which the learning rate falls linearly
     warmup_steps: int = 20  # steps of linear warm-up; Adam's second moments are noisy before
     beta1: float = 0.9  # schedule-free: interpolation between the average x (1) and the iterate z (0); else Adam's β1
     beta2: float = 0.95  # decay of the second moments; less than Adam's 0.999, because the demo's runs are short
@@ -148,6 +167,11 @@ class StageConfig:
                 f"stage {self.name} has beta1={self.beta1}: schedule-free averaging needs a value between 0 and 1, "
                 f"for example 0.9."
             )
+        for name, (lowest, highest) in RANGES.items():
+            value = getattr(self, name)
+            if not lowest <= value <= highest:  # false for NaN
+                limits = f"at least {lowest:g}" if highest == FINITE else f"between {lowest:g} and {highest:g}"
+                raise ConfigError(f"stage {self.name} has {name}={value}: give a finite number, {limits}.")
 
 
 @dataclass(kw_only=True)
@@ -189,9 +213,7 @@ class TrainConfig:
                 f"every copy of the model needs the same number of workers."
             )
         if self.export_dtype not in EXPORT_DTYPES:
-            raise ConfigError(
-                f"train.export_dtype is {self.export_dtype!r}: it is one of {', '.join(EXPORT_DTYPES)}."
-            )
+            raise ConfigError(f"train.export_dtype is {self.export_dtype!r}: it is one of {', '.join(EXPORT_DTYPES)}.")
         if not self.stages:
             raise ConfigError("train.stages is empty, so nothing would be trained: give at least one stage.")
         names = [stage.name for stage in self.stages]

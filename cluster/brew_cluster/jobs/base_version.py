@@ -1,6 +1,7 @@
 """Makes a version folder of a base model: its weights with the prompts of the data, before any training."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from brew_platform.files import atomic_file
 from brew_platform.model_folder.weight_files import INDEX_FILE, read_weight_headers
 from brew_train.config import ModelConfig, ModelShape, TrainConfig
 from brew_train.model.base_model import read_base_config, require_base_model
-from brew_train.model.vocabulary import is_vocabulary_matrix, new_rows
+from brew_train.model.vocabulary import is_vocabulary_matrix, vocabulary_rows
 
 __all__ = ["make_base_version"]
 
@@ -49,11 +50,9 @@ def make_base_version(model: Path, bundle: PromptBundle, folder: Path) -> Path:
         with atomic_file(folder / "config.json") as temporary:
             temporary.write_text(json.dumps({**config, "vocab_size": rows}, indent=2))
     stored = read_weight_headers(model)
-    grown = {tensor.file for name, tensor in stored.items() if is_vocabulary_matrix(name) and tensor.shape[0] < rows}
+    matrices = {tensor.file for name, tensor in stored.items() if is_vocabulary_matrix(name)}
     for file in sorted({tensor.file for tensor in stored.values()}):
-        if file in grown:
-            _grow(file, folder / file.name, rows)
-        else:
+        if file not in matrices or not _grow(file, folder / file.name, rows, bundle.tokenizer.role_ids):
             _link(model, folder, file.name)
     for name in (INDEX_FILE, "generation_config.json"):
         if (model / name).is_file():
@@ -67,16 +66,27 @@ def _link(model: Path, folder: Path, name: str) -> None:
     (folder / name).symlink_to((model / name).resolve())
 
 
-def _grow(file: Path, target: Path, rows: int) -> None:
-    """Copy a weight file; its embeddings and its output head get `rows` rows."""
-    tensors: dict[str, torch.Tensor] = {}
+def _grow(file: Path, target: Path, rows: int, control_ids: Sequence[int]) -> bool:
+    """Copy a weight file if its embeddings or its output head get other rows; return whether they do."""
+    changed: dict[str, torch.Tensor] = {}
     with safe_open(file, framework="pt") as source:
-        for name in source.keys():  # noqa: SIM118  # the reader is not a mapping
-            tensor = source.get_tensor(name)
-            if is_vocabulary_matrix(name) and len(tensor) < rows:
-                drawn = new_rows(name, tensor.__getitem__, base=len(tensor), padded=rows, seed=TrainConfig().seed)
-                tensor = torch.cat([tensor, drawn.to(tensor.dtype)])
-            tensors[name] = tensor.contiguous()
+        for name in filter(is_vocabulary_matrix, source.keys()):
+            stored = source.get_tensor(name)
+            grown = vocabulary_rows(
+                name,
+                stored.__getitem__,
+                slice(0, rows),
+                base=len(stored),
+                padded=rows,
+                control_ids=control_ids,
+                seed=TrainConfig().seed,
+            ).to(stored.dtype)
+            if not torch.equal(grown, stored):
+                changed[name] = grown
+        if not changed:
+            return False
+        others = {name: source.get_tensor(name) for name in source.keys() if name not in changed}  # noqa: SIM118
         metadata = source.metadata()
     with atomic_file(target) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file({**others, **changed}, temporary, metadata=metadata)
+    return True

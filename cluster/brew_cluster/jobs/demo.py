@@ -89,7 +89,9 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
                     bins={stage.name: run / "bins" for stage in config.train.stages},
                     out=run / "train",
                     shape=ModelShape(
-                        vocabulary_size=tokenizer.vocabulary_size, context_length=config.prompt.context_length
+                        vocabulary_size=tokenizer.vocabulary_size,
+                        context_length=config.prompt.context_length,
+                        control_ids=tokenizer.role_ids,
                     ),
                     end_token_ids=(tokenizer.end, tokenizer.user),
                     on_metrics=lambda row: progress.update(row["step"], loss=row["loss"]),

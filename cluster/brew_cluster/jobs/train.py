@@ -211,7 +211,10 @@ def _lineage(job: TrainJob, gates: list[Gate]) -> Lineage:
 
 
 def _shape(job: TrainJob, bundle: PromptBundle) -> ModelShape:
-    return ModelShape(vocabulary_size=bundle.tokenizer.vocabulary_size, context_length=job.context_length)
+    tokenizer = bundle.tokenizer
+    return ModelShape(
+        vocabulary_size=tokenizer.vocabulary_size, context_length=job.context_length, control_ids=tokenizer.role_ids
+    )
 
 
 def _load_prompts(job: TrainJob) -> PromptBundle:

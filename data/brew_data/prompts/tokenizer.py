@@ -178,6 +178,12 @@ class Tokenizer:
         return self._n_tokens
 
     @property
+    def role_ids(self) -> tuple[int, ...]:
+        """The ids of the tokens that prompts and training documents contain beside text."""
+        roles = (self.end, self.system, self.member, self.user, self.assistant)
+        return roles if self.bos is None else (self.bos, *roles)
+
+    @property
     def control_ids(self) -> frozenset[int]:
         """The ids of all control tokens; no text yields them."""
         return self._control

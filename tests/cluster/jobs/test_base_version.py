@@ -14,7 +14,7 @@ from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import UserError
 from brew_serve.version import load_version
-from brew_train.model.vocabulary import new_rows
+from brew_train.model.vocabulary import vocabulary_rows
 
 from ...base_tokenizers import write_base_tokenizer
 from ...tiny_families import write_tiny
@@ -62,7 +62,11 @@ def test_missing_rows_are_those_that_training_starts_with(tmp_path: Path) -> Non
     assert rows >= bundle.tokenizer.vocabulary_size
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert torch.equal(after[name][:base], before[name])
-        assert torch.equal(after[name][base:], new_rows(name, before[name].__getitem__, base=base, padded=rows, seed=0))
+        ids = bundle.tokenizer.role_ids
+        drawn = vocabulary_rows(
+            name, before[name].__getitem__, slice(base, rows), base=base, padded=rows, control_ids=ids, seed=0
+        )
+        assert torch.equal(after[name][base:], drawn)
     same = [name for name in before if "embed_tokens" not in name and "lm_head" not in name]
     assert same
     assert all(torch.equal(before[name], after[name]) for name in same)

@@ -1,5 +1,7 @@
 """A base model gains rows of embeddings for control tokens, near the mean of those that it has."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from brew_train.distributed.context import DistributedContext
 from brew_train.model.base_model import require_base_model
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
-from brew_train.model.vocabulary import ROWS_PER_READ, SPREAD, VocabularyPlan, new_rows, plan_vocabulary
+from brew_train.model.vocabulary import ROWS_PER_READ, SPREAD, VocabularyPlan, plan_vocabulary, vocabulary_rows
 
 from ...tiny_families import VOCABULARY, write_tiny
 
@@ -107,10 +109,47 @@ def test_statistics_do_not_need_the_whole_matrix() -> None:
         read.append(some.stop - some.start)
         return matrix[some]
 
-    drawn = new_rows("head", rows, base=len(matrix), padded=len(matrix) + 2000, seed=1)
+    base, padded = len(matrix), len(matrix) + 2000
+    drawn = vocabulary_rows("head", rows, slice(base, padded), base=base, padded=padded, control_ids=[], seed=1)
     assert read == [ROWS_PER_READ, ROWS_PER_READ, 5]
     torch.testing.assert_close(drawn.mean(0), matrix.float().mean(0), atol=0.01, rtol=0)
     torch.testing.assert_close(drawn.std(0), SPREAD * matrix.float().std(0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("cut", [7, 20, 33, 64])
+def test_rows_do_not_depend_on_how_the_matrix_is_cut(cut: int) -> None:
+    matrix = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    matrix[[5, 6, 30]] = 0
+    before = matrix.clone()
+    rows = partial(vocabulary_rows, "head", matrix.__getitem__, base=40, padded=64, control_ids=[6, 30, 2], seed=1)
+    whole = rows(slice(0, 64))
+    parts = [rows(slice(start, min(start + cut, 64))) for start in range(0, 64, cut)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(matrix, before)
+    # Rows of control tokens that are zero are drawn; other zero rows, such as that of padding, stay.
+    assert whole[5].eq(0).all()
+    assert not whole[6].eq(0).any()
+    assert not torch.equal(whole[6], whole[30])
+    kept = [i for i in range(40) if i not in (6, 30)]
+    assert torch.equal(whole[kept], matrix[kept])
+
+
+def test_reserved_tokens_that_were_never_trained_get_rows(tmp_path: Path) -> None:
+    base = write_tiny("llama", tmp_path, tie_word_embeddings=False)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name][90:94] = 1e-20
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    shape = ModelShape(vocabulary_size=VOCABULARY, context_length=64, control_ids=(2, 90, 91))
+    lm = load(tmp_path, shape=shape).lm
+    assert lm.config.vocab_size == VOCABULARY
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        found, stored = lm.get_parameter(name), base.get_parameter(name)
+        assert torch.equal(found[:90], stored[:90])
+        assert torch.equal(found[92:94], torch.full_like(found[92:94], 1e-20))
+        assert found[90:92].norm(dim=1).min() > 0.01
+        assert not torch.equal(found[90], found[91])
+    assert torch.equal(load(tmp_path, shape=replace(shape, control_ids=())).lm.lm_head.weight[90], found[92])
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])

@@ -17,7 +17,7 @@ from brew_train.config import ModelConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 from brew_train.model.model import RankingLM
-from brew_train.model.vocabulary import is_vocabulary_matrix, new_rows
+from brew_train.model.vocabulary import is_vocabulary_matrix, vocabulary_rows
 
 __all__ = ["materialize"]
 
@@ -52,7 +52,7 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
     with ExitStack() as files, torch.no_grad():
         source: _Source = _Drawn(seed, lm.config.initializer_range)
         if config.init_from is not None:
-            source = _Folder(Path(config.init_from), files, seed)
+            source = _Folder(Path(config.init_from), files, control_ids=model.control_ids, seed=seed)
         for name, parameter in lm.named_parameters():
             _fill(parameter, tensor_regions(name, parameter.shape, lm.config.model_type), source)
 
@@ -101,25 +101,24 @@ class _Drawn:
 class _Folder:
     """Weights in the memory-mapped safetensors files of a Hugging Face folder that `require_base_model` has checked."""
 
-    def __init__(self, folder: Path, files: ExitStack, seed: int) -> None:
-        self._files, self._seed = files, seed
+    def __init__(self, folder: Path, files: ExitStack, *, control_ids: Sequence[int], seed: int) -> None:
+        self._files, self._control_ids, self._seed = files, control_ids, seed
         self._open: dict[Path, Any] = {}
         self._stored = read_weight_headers(folder)
 
     def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
-        stored, rows = self._stored[entry.name].shape[0], region[0]
-        if not is_vocabulary_matrix(entry.name) or rows.stop <= stored:
+        if not is_vocabulary_matrix(entry.name):
             return self._read(entry, region)
-        drawn = new_rows(
+        rows = vocabulary_rows(
             entry.name,
             lambda some: self._read(entry, (some, slice(None))),
-            base=stored,
+            region[0],
+            base=self._stored[entry.name].shape[0],
             padded=entry.shape[0],
+            control_ids=self._control_ids,
             seed=self._seed,
-        )[max(rows.start - stored, 0) : rows.stop - stored][:, *region[1:]]
-        if rows.start >= stored:
-            return drawn
-        return torch.cat([self._read(entry, (slice(rows.start, stored), *region[1:])).float(), drawn])
+        )
+        return rows[:, *region[1:]]
 
     def _read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
         path = self._stored[entry.name].file

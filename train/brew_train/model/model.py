@@ -24,12 +24,14 @@ class RankingLM(nn.Module):
     Args:
         lm: a causal LM with the attention `brew_varlen`.
         router_aux_loss: weight of the load-balancing loss; 0 for models without a router.
+        control_ids: tokens with a role in a chat.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, router_aux_loss: float = 0.0) -> None:
+    def __init__(self, lm: PreTrainedModel, *, router_aux_loss: float = 0.0, control_ids: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.lm = lm
         self.router_aux_loss = router_aux_loss
+        self.control_ids = control_ids
 
     def forward(
         self, batch: Batch, objective: BatchLoss, context: DistributedContext
@@ -120,7 +122,8 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
         # On CPU batched_mm is 60 times slower. grouped_mm requires rows of a multiple of 16 bytes, also in bfloat16.
         aligned = all(size % 8 == 0 for p in lm.parameters() if p.ndim == 3 for size in p.shape[1:])
         lm.set_experts_implementation("grouped_mm" if aligned else "eager")
-    return RankingLM(lm, router_aux_loss=config.router_aux_loss if has_router else 0.0)
+    router_aux_loss = config.router_aux_loss if has_router else 0.0
+    return RankingLM(lm, router_aux_loss=router_aux_loss, control_ids=shape.control_ids)
 
 
 def _from_scratch(config: ModelConfig, *, vocabulary_size: int, context_length: int) -> MixtralConfig:
