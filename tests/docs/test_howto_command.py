@@ -13,7 +13,8 @@ from brew_platform.storage.base import open_store
 
 def test_the_example_is_a_command(page_files: Callable[[str | Path, Path], Path], tmp_path: Path) -> None:
     folder = page_files("docs/how-to/add-a-command.md", tmp_path / "page")
-    spec = importlib.util.spec_from_file_location("versions", folder / "versions.py")
+    file = folder / "cluster/brew_cluster/cli/commands/versions.py"
+    spec = importlib.util.spec_from_file_location("versions", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -6,7 +6,7 @@ from brew_cluster.cli.commands import benchmark, context, data, demo, export, ke
 
 __all__ = ["COMMANDS", "app", "main"]
 
-# in the order of `brew360 --help`
+# `brew360 --help` lists commands in this order, then groups of commands
 COMMANDS = (demo, data, train, export, benchmark, registry, context, serve, rank, score, keys)
 
 app = typer.Typer(
