@@ -173,6 +173,8 @@ def run_benchmark(
     from brew_cluster.cli.views.benchmark import show_quality
     from brew_cluster.ray.local_ray import any_ray
 
+    if report.is_dir():
+        raise UserError(f"{report} is a folder. Pass the path of the report to write, e.g. {report / 'report.json'}.")
     commit = source_commit()
     bundle = data.bundle()
     _require_prompts(model, bundle, data)
