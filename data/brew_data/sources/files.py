@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -156,7 +157,7 @@ def _matches(pattern: str) -> list[Location]:
         )
     key = f"{parts.netloc}{parts.path}"
     try:
-        store = pa_fs.S3FileSystem()
+        store = _s3()
         if not any(character in key for character in "*?["):
             infos = [store.get_file_info(key)]
         else:
@@ -174,6 +175,15 @@ def _matches(pattern: str) -> list[Location]:
     if not infos:
         raise DataError(f"{pattern} matches no object. Correct the address in the recipe.")
     return [Location(f"s3://{info.path}", store, info.path) for info in infos]
+
+
+def _s3() -> pa_fs.S3FileSystem:
+    """The store that the environment names; pyarrow reads credentials and region, but not the endpoint."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint:
+        return pa_fs.S3FileSystem()
+    parts = urlsplit(endpoint)
+    return pa_fs.S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme)
 
 
 class InputFile(Protocol):
