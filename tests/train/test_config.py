@@ -1,5 +1,6 @@
 """Settings that contradict each other are refused at construction."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,20 @@ def test_a_recipe_with_wrong_settings_is_refused() -> None:
         (lambda: StageConfig(on_bad_step="ignore"), "use stop or skip"),
         (lambda: StageConfig(objective={"name": "next_token", "prompt_weight": 1.5}), "stage cpt: .*between 0 and 1"),
         (lambda: StageConfig(beta1=0.0), r"for example 0\.9"),
+        (
+            lambda: StageConfig(decay_share=1.5),
+            r"stage cpt has decay_share=1\.5: give a finite number, between 0 and 1",
+        ),
+        (lambda: StageConfig(final_learning_rate=-0.1), r"final_learning_rate=-0\.1: .*between 0 and 1"),
+        (lambda: StageConfig(learning_rate=math.nan), "learning_rate=nan: give a finite number, at least 0"),
+        (lambda: StageConfig(learning_rate=math.inf), "learning_rate=inf"),
+        (lambda: StageConfig(warmup_steps=-1), "warmup_steps=-1: give a finite number, at least 0"),
+        (lambda: StageConfig(beta2=1.0), "beta2=1.0"),
+        (lambda: StageConfig(weight_decay=-0.1), "weight_decay=-0.1"),
+        (lambda: StageConfig(max_grad_norm=-1.0), "max_grad_norm=-1.0: give a finite number, at least 1e-09"),
+        (lambda: StageConfig(max_loss_rise=math.nan), "max_loss_rise=nan"),
+        (lambda: StageConfig(max_skipped=-1), "max_skipped=-1"),
+        (lambda: StageConfig(evaluate_every=-1), "evaluate_every=-1"),
         (lambda: ModelConfig(layers=0), "model.layers is 0"),
         (lambda: ModelConfig(hidden_size=30, heads=4), "a multiple of 8"),
         (lambda: ModelConfig(heads=4, kv_heads=3), "a divisor of 4"),

@@ -1,6 +1,8 @@
 """The three schedules: learning rates, bitwise restore of the state, and the average."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from brew_train.optim.scheduled import scheduled_rate
 
 
 def stage(schedule: str) -> StageConfig:
-    return StageConfig(schedule=schedule, steps=10, warmup_steps=2, learning_rate=0.1, final_learning_rate=0.1)
+    return StageConfig(
+        schedule=schedule, steps=10, warmup_steps=2, learning_rate=0.1, final_learning_rate=0.1, decay_share=0.2
+    )
 
 
 def train(model: nn.Module, optimizer: object, steps: range) -> list[float]:
@@ -33,10 +37,48 @@ def model() -> nn.Module:
 
 def test_learning_rates_of_the_schedules() -> None:
     constant, cosine = stage("constant"), stage("cosine")
-    assert [scheduled_rate(constant, step) for step in (1, 2, 3, 10)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
+    # the last two of ten steps (decay_share .2) fall linearly to .1 of the rate
+    assert [scheduled_rate(constant, step) for step in range(1, 11)] == pytest.approx(
+        [0.05] + [0.1] * 7 + [0.055, 0.01]
+    )
     halfway = 0.1 * (0.1 + 0.9 * 0.5)
     assert [scheduled_rate(cosine, step) for step in (1, 2, 6, 10)] == pytest.approx([0.05, 0.1, halfway, 0.01])
     assert scheduled_rate(cosine, 4) == pytest.approx(0.1 * (0.1 + 0.45 * (1 + math.cos(math.pi / 4))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"decay_share": 0.0}, [0.05] + [0.1] * 9),
+        ({"decay_share": 0.5, "final_learning_rate": 0.0}, [0.05] + [0.1] * 4 + [0.08, 0.06, 0.04, 0.02, 0.0]),
+        ({"decay_share": 1.0, "final_learning_rate": 0.2}, [0.05, 0.1] + [0.1 - 0.01 * i for i in range(1, 9)]),
+        ({"decay_share": 0.2, "warmup_steps": 0}, [0.1] * 8 + [0.055, 0.01]),
+        ({"decay_share": 0.9, "warmup_steps": 10}, [0.01 * i for i in range(1, 11)]),  # the warm-up fills the stage
+    ],
+)
+def test_the_constant_schedule_decays_at_its_end(changes: dict[str, float], expected: list[float]) -> None:
+    constant = replace(stage("constant"), **changes)
+    assert [scheduled_rate(constant, step) for step in range(1, 11)] == pytest.approx(expected)
+
+
+def test_the_fused_update_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def eight_steps(*, fused: bool) -> torch.Tensor:
+        net = model()
+        optimizer = make_optimizer(net, stage("cosine"))
+        assert bool(optimizer._adam.param_groups[0].get("fused")) == fused
+        train(net, optimizer, range(8))
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    expected = eight_steps(fused=True)
+    plain = torch.optim.AdamW
+
+    def without_kernel(groups: Any, *, fused: bool = False, **options: Any) -> torch.optim.Optimizer:
+        if fused:
+            raise RuntimeError("`fused=True` requires all the params to be on a supported device")
+        return plain(groups, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", without_kernel)
+    torch.testing.assert_close(eight_steps(fused=False), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -57,7 +99,9 @@ def test_a_restored_optimizer_continues_bitwise(schedule: str) -> None:
         tensor.copy_(tensors[name])
     restored.restore_scalars(scalars)
     assert train(second, restored, range(5, 8)) == expected[5:]
-    assert restored.learning_rate == pytest.approx(0.1 if schedule != "cosine" else scheduled_rate(stage(schedule), 8))
+    assert restored.learning_rate == pytest.approx(
+        0.1 if schedule == "schedule_free" else scheduled_rate(stage(schedule), 8)
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
