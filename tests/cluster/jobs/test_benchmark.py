@@ -14,15 +14,13 @@ from safetensors.numpy import save_file
 from brew_cluster.jobs.benchmark import (
     BenchmarkJob,
     _key,
-    _missing,
     _require_prompts,
-    _ScoreParts,
     load_benchmark,
     make_report,
     open_model,
     report_path,
-    score_rows,
 )
+from brew_cluster.jobs.benchmark_scores import ScoreParts, missing_rows, score_rows
 from brew_cluster.jobs.publish import publish_export
 from brew_data.data_folder import DataFolder, DatasetInfo
 from brew_data.prompts.bundle import PromptBundle
@@ -126,16 +124,16 @@ def test_a_model_with_other_prompts_than_the_data_is_refused(
         _require_prompts(base, bundle, data)
 
 
-def test_unfinished_scores_are_kept_and_only_the_others_are_missing(tmp_path: Path) -> None:
-    parts = _ScoreParts(tmp_path / "scores")
+def test_unfinished_scores_are_kept_and_only_the_others_aremissing_rows(tmp_path: Path) -> None:
+    parts = ScoreParts(tmp_path / "scores")
     assert parts.read().num_rows == 0
     for id_, seconds in ((5, 2.0), (3, 1.5)):
         row = {"interaction_id": id_, "task": "movie_rating", "score": 0.5, "probabilities": [], "version": None}
         parts.append(pa.Table.from_pylist([row], schema=SCORES), seconds)
-    again = _ScoreParts(tmp_path / "scores")
+    again = ScoreParts(tmp_path / "scores")
     assert again.read()["interaction_id"].to_pylist() == [5, 3]
     assert again.seconds == 3.5
-    assert {task: ids.tolist() for task, ids in _missing(ROWS, again.read()).items()} == {"movie_rating": [8]}
+    assert {task: ids.tolist() for task, ids in missing_rows(ROWS, again.read()).items()} == {"movie_rating": [8]}
     again.remove()
     assert not (tmp_path / "scores").exists()
 
@@ -162,13 +160,13 @@ def test_an_interrupted_scoring_is_continued_with_the_missing_rows(
         requested.append({task: ids.tolist() for task, ids in only.items()})
         return [id_ for ids in only.values() for id_ in ids.tolist()]
 
-    monkeypatch.setattr("brew_cluster.jobs.benchmark.build_requests", build)
-    monkeypatch.setattr("brew_cluster.jobs.benchmark.score_requests", lambda ids, *_, **__: Scores(ids))
+    monkeypatch.setattr("brew_cluster.jobs.benchmark_scores.build_requests", build)
+    monkeypatch.setattr("brew_cluster.jobs.benchmark_scores.score_requests", lambda ids, *_, **__: Scores(ids))
     arguments = (data, bundle, ROWS, tmp_path, EngineConfig())
     with pytest.raises(KeyboardInterrupt):
-        score_rows(*arguments, parts=_ScoreParts(tmp_path / "scores"))
+        score_rows(*arguments, parts=ScoreParts(tmp_path / "scores"))
     progress: list[int] = []
-    parts = _ScoreParts(tmp_path / "scores")
+    parts = ScoreParts(tmp_path / "scores")
     scored = score_rows(*arguments, parts=parts, on_progress=progress.append)
     assert requested == [{"movie_rating": [3, 5, 8]}, {"movie_rating": [5, 8]}]
     assert scored["interaction_id"].to_pylist() == [3, 5, 8]
