@@ -104,6 +104,6 @@ def show_keys(console: Console, keys: Iterable[tuple[str, Team]]) -> None:
         table.add_column(column, justify="right" if "/" in column else "left")
     for id_, team in keys:
         limits = [team.requests_per_second, team.tokens_per_minute]
-        shown = ["no limit" if limit is None else f"{limit:,g}" for limit in limits]
+        shown = ["no limit" if limit is None else f"{limit:,.12g}" for limit in limits]
         table.add_row(id_, team.name, *shown, "yes" if team.admin else "")
     console.print(table)
