@@ -19,6 +19,8 @@ from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConf
 from brew_train.diagnostics.dry_run import DryRun, dry_run
 from brew_train.model.model import build_model
 
+from ...tiny_families import make_tiny
+
 SHAPE = ModelShape(vocabulary_size=96, context_length=64)
 SMALL = TrainConfig(
     model=ModelConfig(
@@ -113,6 +115,17 @@ def test_checkpointing_and_resharding_save_memory() -> None:
     assert double.step == kept.step  # communication does not depend on tokens
     assert double.kept == pytest.approx(2 * kept.kept, rel=0.1)
     assert double.flops == 2 * kept.flops
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "qwen3_moe", "llama"])
+def test_a_model_of_another_family_needs_its_config_only(model_type: str, tmp_path: Path) -> None:
+    lm = make_tiny(model_type)
+    lm.config.save_pretrained(tmp_path)
+    config = replace(SMALL, model=ModelConfig(init_from=str(tmp_path)), sharding=ShardingConfig())
+    run = dry_run(config, gpus=1, shape=SHAPE)
+    assert run.parameters == 4 * lm.num_parameters()
+    assert run.optimizer == 2 * run.parameters
+    assert run.peak.total > 4 * run.parameters
 
 
 def test_padding_is_reported() -> None:

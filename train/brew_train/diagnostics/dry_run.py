@@ -71,7 +71,8 @@ def dry_run(
     bins_per_gpu = -(-stage.bins_per_step // (gpus * stage.micro_steps))  # rounded up: the largest share
 
     batch = collate([_bin(shape.context_length, min(document_length, shape.context_length))] * bins_per_gpu)
-    with _fake_context(gpus, sharding.replicas) as context, FakeTensorMode() as fake:
+    # Gemma makes the scale of its embeddings from a number, which is a tensor that is not fake.
+    with _fake_context(gpus, sharding.replicas) as context, FakeTensorMode(allow_non_fake_inputs=True) as fake:
         model = build_model(config.model, shape)
         shard(model, context, sharding)
         model.to_empty(device="cpu")
