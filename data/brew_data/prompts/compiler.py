@@ -249,7 +249,7 @@ class PromptCompiler:
         instruction = self._instructions[task.name]
         if own_words.strip():
             instruction = f"{instruction} {own_words.strip()}"
-        instruction_ids = self.tokenizer.encode(instruction)
+        instruction_ids = self.tokenizer.encode(instruction, cached=not own_words.strip())
         kept_instruction = instruction_ids[: limit - len(kept_profile)]
         cut += Cut(tokens=len(instruction_ids) - len(kept_instruction))
         return head_ids(self.tokenizer, kept_instruction, kept_profile), cut

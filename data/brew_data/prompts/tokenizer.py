@@ -224,7 +224,11 @@ class Tokenizer:
         return Tokenizer(text, tokens, base_digest=file_digest(Path(folder)))
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers and vLLM load."""
+        """Write `tokenizer.json` and `tokenizer_config.json`, which transformers and vLLM load.
+
+        Args:
+            folder: Created if it does not exist.
+        """
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": self.control_tokens.pad,
@@ -234,6 +238,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "model_max_length": int(1e30),  # what transformers writes for "no limit"
         }
+        folder.mkdir(parents=True, exist_ok=True)
         replace_atomically(folder / FILE, self._json)
         replace_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2))
 

@@ -18,8 +18,12 @@ def file_digest(folder: Path) -> str:
     """Return the SHA-256 (64 hex digits) of the file that defines the tokenizer of a model folder.
 
     Raises:
-        UserError: The folder has no tokenizer.
+        UserError: There is no such folder, or it has no tokenizer.
     """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder. Download the model and pass its folder, with config.json, weights and {FILE}."
+        )
     for name in (FILE, *OTHER_FILES):
         if (folder / name).is_file():
             return hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -38,7 +42,8 @@ def read_model_tokenizer(folder: Path) -> tuple[str, ControlTokens]:
         The content of a sanitized `tokenizer.json`, and the control tokens.
 
     Raises:
-        UserError: The folder has no tokenizer, it cannot be read or converted, or its family is unknown.
+        UserError: There is no such folder, it has no tokenizer, the tokenizer cannot be read or converted, or its
+            family is unknown.
     """
     file_digest(folder)  # refuses a folder without tokenizer
     text = (folder / FILE).read_text() if (folder / FILE).is_file() else _converted(folder)

@@ -104,6 +104,9 @@ def test_tokenizers_survive_pickling_and_transformers_reads_what_they_save(
         tokenizer.digest, tokenizer.control_tokens, tokenizer.base_digest,
     )  # fmt: skip
     tokenizer.save(tmp_path)
+    # transformers chooses a tokenizer's class by the model, too.
+    model_type = {"gemma3": "gemma3_text", "llama3": "llama"}.get(family, family)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert tuple(loaded(text, add_special_tokens=False)["input_ids"]) == tokenizer.encode(text)
     assert loaded.decode(tokenizer.encode(text)) == text
@@ -335,6 +338,10 @@ def test_a_file_with_other_text_settings_gives_the_same_prompts(
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no tokenizer\.json, so its token ids have no meaning\. Copy"):
         Tokenizer.from_model(tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for name in ("model.gguf", "google/gemma-3-270m"):
+        with pytest.raises(UserError, match=rf"{name} is not a folder\. Download the model and pass its folder"):
+            Tokenizer.from_model(tmp_path / name)
 
 
 @pytest.mark.parametrize(
