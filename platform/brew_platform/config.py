@@ -17,6 +17,7 @@ from typing import Any, TypeVar, Union, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._yaml import get_yaml_loader
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from brew_platform.errors import ConfigError
@@ -48,7 +49,7 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         if isinstance(source, Mapping):
             config = _merge(cls, config, source, "the settings")
         else:
-            config = _merge(cls, config, read_yaml(Path(source)), str(source))
+            config = _merge(cls, config, _read_tree(Path(source)), str(source))
     for override in overrides:
         config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}")
     try:
@@ -100,23 +101,74 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     Raises:
         ConfigError: The file cannot be read, or it is not a mapping in valid YAML.
     """
+    return cast(Mapping[str, Any], _resolve(Any, _read_tree(path)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scalar:
+    """A YAML scalar that is not text: its value, and the characters that were written."""
+
+    value: Any
+    text: str
+
+
+class _Loader(get_yaml_loader()):  # type: ignore[misc]
+    """OmegaConf's YAML loader that keeps the characters of numbers and truth values."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        value = super().construct_object(node, deep=deep)
+        return _Scalar(value, node.value) if isinstance(value, bool | int | float) else value
+
+
+def _resolve(hint: Any, value: Any) -> Any:
+    """Replace each `_Scalar`: by its characters where `hint` is str, else by its value.
+
+    A label `yes` stays "yes", and an id `010` does not become "8".
+    """
+    inner = _bare(hint)
+    arguments = typing.get_args(inner)
+    if isinstance(value, _Scalar):
+        return value.text if inner is str else value.value
+    if isinstance(value, Mapping):
+        if dataclasses.is_dataclass(inner):
+            hints = _hints_by_key(inner)
+            plain = {_resolve(str, name): below for name, below in value.items()}
+            return {name: _resolve(hints.get(name, Any), below) for name, below in plain.items()}
+        key, below_hint = arguments if typing.get_origin(inner) is dict else (Any, Any)
+        return {_resolve(key, name): _resolve(below_hint, below) for name, below in value.items()}
+    if isinstance(value, list | tuple):
+        element = arguments[0] if typing.get_origin(inner) in (list, tuple) and arguments else Any
+        return [_resolve(element, below) for below in value]
+    return value
+
+
+def _read_tree(path: Path) -> Mapping[Any, Any]:
+    """Read a recipe; numbers and truth values are `_Scalar`."""
     try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        with path.open(encoding="utf-8") as file:
+            loaded = yaml.load(file, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML ({where}). Correct it there and run again.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except OSError as error:  # OmegaConf also raises it for a file that contains a single number or word
+    except OSError as error:
         raise ConfigError(
-            f"cannot read the recipe {path}: {error.strerror or 'it contains no settings'}. Pass the path of a "
-            f"readable YAML file of `key: value` lines."
+            f"cannot read the recipe {path}: {error.strerror}. Pass the path of a readable YAML file of `key: value` "
+            f"lines."
         ) from error
+    if loaded is None:
+        return {}
+    if isinstance(loaded, str | _Scalar):
+        raise ConfigError(
+            f"cannot read the recipe {path}: it contains no settings. Pass the path of a readable YAML file of "
+            f"`key: value` lines."
+        )
     if not isinstance(loaded, dict):
         raise ConfigError(
             f"{path} contains a list, but settings are `key: value` lines. Write a key before each value."
         )
-    return cast(Mapping[str, Any], loaded)
+    return cast(Mapping[Any, Any], loaded)
 
 
 def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
@@ -126,14 +178,14 @@ def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
     if not equals or not all(parts):
         raise ConfigError(f"the override {override!r} is not of the form key=value. Write for example model.layers=2.")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(
             f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put plain "
             f"text in quotes."
         ) from error
     current = _with_names(cls, OmegaConf.to_container(config, resolve=False), keys=True)
-    return cast(Mapping[str, Any], _placed(parts, cast(dict, value)["value"], current, override))
+    return cast(Mapping[str, Any], _placed(parts, value, current, override))
 
 
 def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
@@ -152,6 +204,7 @@ def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
 
 
 def _merge(cls: type, config: DictConfig, values: Any, origin: str) -> DictConfig:
+    values = _resolve(cls, values)
     _check(cls, values, "", origin)
     try:
         return cast(DictConfig, OmegaConf.merge(config, _with_names(cls, values)))

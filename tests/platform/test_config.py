@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from brew_platform.config import config_digest, load_config
+from brew_platform.config import config_digest, load_config, read_yaml
 from brew_platform.errors import ConfigError
 
 
@@ -208,3 +208,35 @@ def test_the_field_name_of_a_keyword_key_is_unknown(key: str) -> None:
 def test_a_section_of_the_wrong_type_names_its_keys() -> None:
     with pytest.raises(ConfigError, match=r"origin must be settings \(from, size\)"):
         load_config(Import, {"origin": 3})
+
+
+@dataclass(kw_only=True)
+class Texts:
+    label: str = ""
+    alias: str | None = None
+    names: list[str] = field(default_factory=list)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
+    number: int = 0
+    flag: bool = False
+
+
+@pytest.mark.parametrize("written", ["yes", "010", "12:30", "off", "1e3", "3.0", "0x10", "1_000", "True", ".inf"])
+def test_a_text_field_keeps_the_characters_that_were_written(written: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"label: {written}\nalias: {written}\nnames: [{written}]\nvalues: {{{written}: {{{written}: {written}}}}}\n"
+    )
+    from_file = load_config(Texts, path)
+    assert (from_file.label, from_file.alias, from_file.names) == (written, written, [written])
+    assert from_file.values == {written: {written: written}}
+    given = load_config(
+        Texts, overrides=[f"label={written}", f"names=[{written}]", f"values.x={{{written}: {written}}}"]
+    )
+    assert (given.label, given.names, given.values) == (written, [written], {"x": {written: written}})
+
+
+def test_numbers_and_truth_values_are_read_as_before(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("number: 10\nflag: yes\nalias: null\nlabel: '010'\n")
+    loaded = load_config(Texts, tmp_path / "recipe.yaml", overrides=["number=0x10"])
+    assert loaded == Texts(number=16, flag=True, alias=None, label="010")
+    assert read_yaml(tmp_path / "recipe.yaml") == {"number": 10, "flag": True, "alias": None, "label": "010"}
