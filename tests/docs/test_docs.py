@@ -90,6 +90,39 @@ def test_every_link_and_named_file_exists(page: Path) -> None:
         assert any((ROOT / folder / path).exists() for folder in packages), name
 
 
+def named_modules(text: str) -> set[str]:
+    """Return the dotted names of our packages in inline code; `.name` is beside the name before it."""
+    names: list[str] = []
+    for name in re.findall(r"`(brew_\w+(?:\.\w+)+|\.[a-z]\w+)`", text):
+        if not name.startswith("."):
+            names.append(name)
+        elif names:
+            names.append(names[-1].rsplit(".", 1)[0] + name)
+    return set(names)
+
+
+def exists(name: str) -> bool:
+    """Return whether a dotted name is a module, or a word in the module that contains it."""
+    parts = name.split(".")
+    folder = ROOT / parts[0].removeprefix("brew_")
+    for length in range(len(parts), 0, -1):
+        path = folder.joinpath(*parts[:length])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                rest = parts[length : length + 1]
+                return not rest or re.search(rf"\b{rest[0]}\b", file.read_text()) is not None
+    return False
+
+
+def test_every_named_module_exists() -> None:
+    for page in PAGES:
+        text = page.read_text() if page.name == "ARCHITECTURE.md" else re.sub(r"`\.\w+`", "", page.read_text())
+        missing = sorted(name for name in named_modules(text) if not exists(name))
+        assert not missing, f"{page.relative_to(ROOT)} names {', '.join(missing)}"
+    assert not exists("brew_train.loop.no_such_function")
+    assert named_modules("`brew_train.loop`, `.stage`") == {"brew_train.loop", "brew_train.stage"}
+
+
 def prose(file: Path) -> list[tuple[int, str]]:
     """Return the numbered lines of a file; of Python only comments and strings."""
     text = file.read_text()
