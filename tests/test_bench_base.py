@@ -1,0 +1,143 @@
+"""`make demo-base`: its steps, its table and its JSON file, with small commands in place of the product's."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bench.base.__main__ import REPORTS, STEPS, parse, write_scratch_recipe
+from bench.base.convert import CONVERSION, is_complete
+from bench.base.result import MODELS, show, task_figures, write
+from bench.base.steps import StepFailed, Steps
+from rich.console import Console
+
+from brew_cluster.jobs.recipe import find_recipe
+from brew_platform.errors import DataError
+
+APPEND = "import pathlib, sys; file = pathlib.Path(sys.argv[1]); file.open('a').write('x'); sys.exit(int(sys.argv[2]))"
+
+
+def append(output: Path, code: int = 0) -> list[str]:
+    return [sys.executable, "-c", APPEND, str(output), str(code)]
+
+
+def make_steps(folder: Path) -> Steps:
+    return Steps(folder / "steps", Console(quiet=True), ["first", "second"])
+
+
+def test_finished_steps_are_skipped_and_keep_their_seconds(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for _ in range(2):
+        steps = make_steps(tmp_path)
+        assert steps.run("first", append(first), output=first) == first
+        steps.run("second", append(second), output=second, after=["first"])
+        assert (first.read_text(), second.read_text()) == ("x", "x")
+        seconds = {name: record.seconds for name, record in steps.records.items()}
+    assert list(seconds) == ["first", "second"]
+    assert all(value > 0 for value in seconds.values())
+    assert all(record.peak_bytes > 0 for record in steps.records.values())
+
+
+@pytest.mark.parametrize("change", ["command", "file", "output"])
+def test_a_step_and_those_after_it_run_again_after_a_change(change: str, tmp_path: Path) -> None:
+    first, second, recipe = tmp_path / "first", tmp_path / "second", tmp_path / "recipe.yaml"
+    recipe.write_text("a: 1")
+
+    def run(*options: str) -> tuple[int, int]:
+        steps = make_steps(tmp_path)
+        steps.run("first", [*append(first), *options], output=first, files=[recipe])
+        steps.run("second", append(second), output=second, after=["first"])
+        return first.stat().st_mtime_ns, second.stat().st_mtime_ns
+
+    before = run()
+    if change == "file":
+        recipe.write_text("a: 2")
+    if change == "output":
+        second.unlink()
+    after = run(*(["--other"] if change == "command" else []))
+    assert (after[0] != before[0], after[1] != before[1]) == (change != "output", True)
+    assert (first.read_text(), second.read_text()) == ("x", "x")  # earlier output is removed first
+
+
+def test_a_failed_step_keeps_its_output_for_the_next_attempt_and_says_what_to_do(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(StepFailed, match="step first failed with exit code 3.*same command again"):
+        make_steps(tmp_path).run("first", append(output, 3), output=output)
+    assert output.read_text() == "x"
+    record = json.loads((tmp_path / "steps" / "first.json").read_text())
+    assert record["finished"] is False
+    command = [sys.executable, "-c", APPEND, str(output), "3"]
+    with pytest.raises(StepFailed):
+        make_steps(tmp_path).run("first", command, output=output)
+    assert output.read_text() == "xx"  # a command that continues finds what it had written
+    assert json.loads((tmp_path / "steps" / "first.json").read_text())["seconds"] > record["seconds"]
+
+
+def report(auc: float, digest: str = "d") -> dict[str, Any]:
+    return {
+        "sample": {"rows_digest": digest},
+        "tasks": {"movie_rating": {"rows": 2000, "auc": auc, "baseline_auc": 0.6, "best_auc": None}},
+    }
+
+
+def test_the_figures_of_a_task_come_from_four_reports_on_the_same_rows() -> None:
+    reports = {name: report(0.6 + i / 100) for i, name in enumerate(MODELS)}
+    assert task_figures(reports) == {
+        "movie_rating": {
+            "rows": 2000, "zero_shot_auc": 0.6, "cpt_auc": 0.61, "sft_auc": 0.62, "from_scratch_auc": 0.63,
+            "baseline_auc": 0.6, "best_auc": None,
+        }
+    }  # fmt: skip
+    with pytest.raises(DataError, match="different rows.*Run the benchmark again"):
+        task_figures(reports | {"cpt": report(0.5, "other")})
+
+
+def test_the_table_and_the_file_have_every_figure(tmp_path: Path) -> None:
+    tasks = task_figures({name: report(0.6 + i / 100) for i, name in enumerate(MODELS)})
+    content = {
+        "movielens": {**tasks["movie_rating"], "tasks": tasks},
+        "parity": {"prompts": 1, "compared": 20, "score": 1.5e-6, "scored": 8, "longest": 1000},
+        "seconds": {"total": 1500.0},
+        "peak_rss_gb": 7.5,
+    }
+    write(tmp_path / "out" / "base.json", content)
+    assert json.loads((tmp_path / "out" / "base.json").read_text()) == content
+    console = Console(record=True, width=140, file=io.StringIO())
+    show(content, console)
+    text = console.export_text()
+    for shown in ("movie_rating", "2,000", "0.6000", "0.6100", "0.6200", "0.6300", "1.5e-06", "25.0 min", "7.5 GB"):
+        assert shown in text
+
+
+def test_the_model_from_scratch_has_the_recipe_of_the_demo(tmp_path: Path) -> None:
+    recipe = yaml.safe_load(write_scratch_recipe("movielens", tmp_path / "new" / "scratch.yaml").read_text())
+    demo = yaml.safe_load(find_recipe("demo", "movielens").read_text())
+    assert recipe == {"bins": {"cpt": "${data}/bins", "sft": "${data}/bins"}, "train": demo["train"]}
+
+
+def test_every_model_has_a_benchmark_step() -> None:
+    assert tuple(REPORTS) == MODELS
+    assert set(REPORTS.values()) <= set(STEPS)
+
+
+def test_quick_and_validation_runs_have_their_own_folders_and_files() -> None:
+    options = parse(["--quick", "--validation", "--only", "movielens"])
+    assert options.folder == Path("runs/base-validation-quick")
+    assert options.out == Path("bench/out/base-validation-quick.json")
+    assert options.rows == options.synthetic_rows == 60
+    assert options.only == ["movielens"]
+    assert parse([]).only == ["synthetic", "movielens"]
+
+
+def test_a_conversion_is_complete_only_with_unchanged_files(tmp_path: Path) -> None:
+    assert not is_complete(tmp_path / "absent")
+    (tmp_path / "config.json").write_text("{}")
+    assert not is_complete(tmp_path)
+    digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # of {}
+    (tmp_path / CONVERSION).write_text(json.dumps({"files": {"config.json": digest}}))
+    assert is_complete(tmp_path)
+    (tmp_path / "config.json").write_text("{ }")
+    assert not is_complete(tmp_path)
