@@ -190,7 +190,8 @@ class TrainConfig:
             StageConfig(name="sft", objective={"name": "next_token", "prompt_weight": 0.01}),
         ]
     )
-    workers: int = 2  # processes that share the model by FSDP2, each with one CPU core or one GPU
+    workers: int = 2  # processes that share the model by FSDP2, each with `threads` CPU cores or one GPU
+    threads: int = 1  # CPU cores of each worker; one worker of a large model saves the communication of the weights
     min_workers: int | None = None  # elastic: least number of workers while nodes are missing; null: not elastic
     seed: int = 0  # seed of the initial weights, the order of bins, and the random numbers of each step
     checkpoint_every: int = 50  # steps between checkpoints; at most so many are repeated after a lost worker
@@ -200,7 +201,7 @@ class TrainConfig:
     max_failures: int = 2  # restarts after a lost worker
 
     def __post_init__(self) -> None:
-        for name in ("workers", "checkpoint_every", "keep_checkpoints"):
+        for name in ("workers", "threads", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: it must be at least 1.")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:

@@ -114,7 +114,7 @@ def run_on_ray(
         scaling_config=ray.train.ScalingConfig(
             num_workers=(config.min_workers, config.workers) if elastic else config.workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})},
+            resources_per_worker={"CPU": config.threads, **({"GPU": 1} if gpu else {})},
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         # gloo besides nccl, because checkpoints use collectives on the CPU
@@ -147,7 +147,7 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     All workers get the same error (`on_first` and `on_all` of DistributedContext), so no worker deadlocks.
     """
     job: Job = arguments["job"]
-    torch.set_num_threads(1)  # each worker has one CPU core
+    torch.set_num_threads(job.config.threads)  # Ray sets 1
     context = DistributedContext.current(replicas=job.config.sharding.replicas)
     try:
         sinks = [PrometheusSink(run=job.out.name)] if context.rank == 0 else []

@@ -239,9 +239,10 @@ def _load_prompts(job: TrainJob) -> PromptBundle:
 def _ray(job: TrainJob, run: Path) -> Iterator[None]:
     with any_ray(detached=False, logs=run / "logs" / "ray") as own:
         cores = int(ray.cluster_resources().get("CPU", 0))
-        if own and job.train.workers > cores:
+        if own and job.train.workers * job.train.threads > cores:
             raise UserError(
-                f"train.workers={job.train.workers}, but this machine's Ray has room for {cores} (twice its cores): "
-                f"lower train.workers, or set RAY_ADDRESS to a larger cluster."
+                f"train.workers={job.train.workers} with train.threads={job.train.threads} need more cores than the "
+                f"{cores} that this machine's Ray has (twice its own): lower one of them, or set RAY_ADDRESS to a "
+                f"larger cluster."
             )
         yield
