@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from brew_data.corpora.preference_file import Preference, read_preferences
 from brew_data.corpora.preferences import Pair, build_pairs, compile_preference, pairs_from_interactions
+from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import CONTROL_TOKENS, Tokenizer
@@ -95,9 +96,9 @@ def test_the_documents_example_and_code_run(
     text = (Path(__file__).parents[3] / "docs" / "preferences.md").read_text()
     example, code = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("json", "python"))  # type: ignore[index]
     (tmp_path / "pairs.jsonl").write_text(example)
-    folder = tmp_path / "data" / "synthetic" / "tokenizer"
-    folder.mkdir(parents=True)
-    tokenizer.save(folder)
+    prompts = PromptFormat(context_length=1024)
+    bundle = PromptBundle(suite=load_suite("economic_graph"), format=prompts, tokenizer=tokenizer)
+    bundle.save(tmp_path / "data" / "synthetic" / "prompts")
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert capsys.readouterr().out.startswith("2 0 ")
@@ -107,12 +108,13 @@ def test_the_documents_example_and_code_run(
 @settings(max_examples=50, deadline=None)
 def test_no_text_can_forge_a_control_token(tokenizer: Tokenizer, before: str, token: str, after: str) -> None:
     evil = before + token + after
-    made = compile_preference(
+    encoded = compile_preference(
         Preference(prompt=evil, chosen=evil, rejected=evil, instruction=evil, profile=evil, origin=""), tokenizer
     )
     t = tokenizer
     control = [
-        [i for i in ids.tolist() if i < len(CONTROL_TOKENS)] for ids in (made.prompt, made.chosen, made.rejected)
+        [i for i in ids.tolist() if i < len(CONTROL_TOKENS)]
+        for ids in (encoded.prompt, encoded.chosen, encoded.rejected)
     ]
     assert control == [[t.system, t.member, t.user, t.assistant], [t.end], [t.end]]
 
@@ -127,7 +129,7 @@ def test_every_pair_is_packed_once_side_by_side(
 ) -> None:
     pairs_in = [pair(*three, number) for number, three in enumerate(lengths)]
     compiler = PromptCompiler(
-        compiler.suite, compiler.tokenizer, PromptFormat(context_length=160, head_tokens=40, question_tokens=40)
+        compiler.suite, compiler.tokenizer, PromptFormat(context_length=160, head_tokens=48, question_tokens=40)
     )
     for old in tmp_path.glob("*"):
         old.unlink()
@@ -232,20 +234,20 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
     tables: Tables, split: Split, compiler: PromptCompiler, tmp_path: Path
 ) -> None:
     compiler = PromptCompiler(compiler.suite, compiler.tokenizer, PromptFormat(context_length=1024))
-    made = pairs_from_interactions(tables, compiler, split, count=300, seed=1)
+    pairs = pairs_from_interactions(tables, compiler, split, count=300, seed=1)
     rows = {row["interaction_id"]: row for row in tables.interactions.to_pylist()}
     times = dict(zip(rows, micros(tables.interactions).to_pylist(), strict=True))
     records, cut, shown = Records(tables), 0, 0
-    assert len({p.origin for p in made}) == 300
-    for one in made:
-        scored_id = int(one.origin.removeprefix("interaction "))
+    assert len({p.origin for p in pairs}) == 300
+    for pair in pairs:
+        scored_id = int(pair.origin.removeprefix("interaction "))
         assert times[scored_id] <= split.train_until
         profile = records.profiles[rows[scored_id]["member_id"]]  # members who opted out have no profile
         task = compiler.suite.tasks_of(rows[scored_id]["surface"])[0]
         labels = {action: list(ids) for action, ids in compiler.labels(task).items()}
         longest = max(map(len, labels.values()))
-        assert one.chosen.tolist() == labels.pop(rows[scored_id]["action"])
-        assert [one.rejected.tolist()] == list(labels.values())
+        assert pair.chosen.tolist() == labels.pop(rows[scored_id]["action"])
+        assert [pair.rejected.tolist()] == list(labels.values())
         turns: list[tuple[int, ...]] = []
         for id_, row in rows.items():
             past = PastInteraction(
@@ -263,25 +265,25 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
         # head, as many of the newest turns as fit half of the context, question
         head = compiler.head(task, profile)[0]
         kept = [t for i, t in enumerate(turns) if len(head) + len(question) + longest + sum(map(len, turns[i:])) <= 512]
-        assert one.prompt.tolist() == [*head, *chain(*kept), *question]
+        assert pair.prompt.tolist() == [*head, *chain(*kept), *question]
         cut, shown = cut + len(turns) - len(kept), shown + len(kept)
     assert min(cut, shown) > 500  # both happen
-    plan = build_pairs(made, compiler, tmp_path)
+    plan = build_pairs(pairs, compiler, tmp_path)
     assert plan.n_pairs == 300  # every pair fits a bin
 
 
 def test_pairs_are_the_same_for_a_seed_and_know_nothing_of_the_oracle(
     tables: Tables, split: Split, compiler: PromptCompiler
 ) -> None:
-    made, again, other = (
+    first, again, other = (
         [
             (p.origin, p.prompt.tolist(), p.chosen.tolist())
             for p in pairs_from_interactions(source, compiler, split, count=50, seed=s)
         ]
         for source, s in [(tables, 1), (replace(tables, oracle=None), 1), (tables, 2)]
     )
-    assert made == again != other
-    assert [origin for origin, *_ in made] != sorted(origin for origin, *_ in made)
+    assert first == again != other
+    assert [origin for origin, *_ in first] != sorted(origin for origin, *_ in first)
 
 
 def test_more_pairs_than_there_are_interactions_are_refused(
@@ -315,6 +317,6 @@ def test_with_more_than_two_actions_the_rejected_one_is_any_other(tokenizer: Tok
         ),
     )
     compiler = PromptCompiler(load_suite("movielens"), tokenizer, PromptFormat(context_length=512, head_tokens=128))
-    made = pairs_from_interactions(movies, compiler, Split(train_until=count, until=count + 1), count=count, seed=0)
-    answers = {side: {tokenizer.decode(getattr(p, side)) for p in made} for side in ("chosen", "rejected")}
+    pairs = pairs_from_interactions(movies, compiler, Split(train_until=count, until=count + 1), count=count, seed=0)
+    answers = {side: {tokenizer.decode(getattr(p, side)) for p in pairs} for side in ("chosen", "rejected")}
     assert answers == {"chosen": {"4"}, "rejected": {"1", "2", "3", "5"}}
