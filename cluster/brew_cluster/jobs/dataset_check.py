@@ -100,7 +100,8 @@ def check_dataset(
         return check
     with _collect(problems, "source"):
         check.tables = read_source(check.source, check.quarantine)
-    problems += _quarantine_problems(check.quarantine, config.quarantine.max_share)
+    if found := _quarantine_problems(check.quarantine, config.quarantine.max_share):
+        problems[:] = [problem for problem in problems if "break the schema" not in problem.message] + found
     if check.tables is None:
         return check
     if check.suite is not None:

@@ -192,7 +192,10 @@ def _numeric_times(column: pa.Array, unit: str, missing: Sequence[str]) -> Conve
         exact = column.cast(pa.int64(), safe=False)
         faults: dict[int, tuple[str, str]] = {}
     else:
-        as_float, faults = floats(column, missing)
+        as_float, found = floats(column, missing)
+        faults = {
+            row: (f"{reason} of {unit}; for dates set time_format", detail) for row, (reason, detail) in found.items()
+        }
         exact = None
         if not pa.types.is_floating(column.type):  # long integers in text are not exact as floats
             trimmed = pc.utf8_trim_whitespace(texts(column, missing))
@@ -222,16 +225,27 @@ def _numeric_times(column: pa.Array, unit: str, missing: Sequence[str]) -> Conve
 
 
 def _unit_fault(value: float, unit: str) -> tuple[str, str]:
-    fitting = [
-        name for name, factor in MICROSECONDS.items() if name != unit and EARLIEST <= value * (factor or 1e-3) < LATEST
-    ]
-    if fitting:
-        hint = f"; it fits {fitting[0]}: set time_format"
-    elif _strptime(str(int(value)), "%Y%m%d") is not None:
-        hint = "; it fits a date written as digits: set time_format to %Y%m%d"
-    else:
-        hint = " (1980 to 2099)"
-    return f"is not a plausible time in {unit}{hint}", repr(value)
+    return f"is not a plausible time in {unit}{_unit_hint(value) or ' (1980 to 2099)'}", repr(value)
+
+
+def _unit_hint(value: float) -> str:
+    """Return the format in which a number is a plausible time, as the end of a reason; "" if there is none."""
+    for name, factor in MICROSECONDS.items():
+        if EARLIEST <= value * (factor or 1e-3) < LATEST:
+            return f"; it fits {name}: set time_format"
+    if _strptime(str(int(value)), "%Y%m%d") is not None:
+        return "; it fits a date written as digits: set time_format to %Y%m%d"
+    return ""
+
+
+def _with_hints(faults: dict[int, tuple[str, str]], column: pa.Array) -> dict[int, tuple[str, str]]:
+    """Add the unit that fits to the faults of texts that are whole numbers."""
+    hinted = {}
+    for row, (reason, detail) in faults.items():
+        text = column[row].as_py()
+        hint = _unit_hint(int(text)) if text is not None and text.isdecimal() and len(text) <= 19 else ""
+        hinted[row] = (f"{reason}{hint}", detail)
+    return hinted
 
 
 def _iso_times(as_text: pa.Array) -> Converted:
@@ -244,7 +258,8 @@ def _iso_times(as_text: pa.Array) -> Converted:
     kept = pc.if_else(good, zoned, pa.scalar(None, pa.string()))
     reason = "is not an ISO 8601 time such as 2024-05-31T18:30:00Z"
     try:
-        return Converted(_cast_iso(kept), _faults(pc.and_(pc.is_valid(as_text), pc.invert(good)), as_text, reason))
+        faults = _faults(pc.and_(pc.is_valid(as_text), pc.invert(good)), as_text, reason)
+        return Converted(_cast_iso(kept), _with_hints(faults, as_text))
     except pa.ArrowInvalid:  # a month 13 or the like; found row by row
         values: list[int | None] = []
         for text in kept.to_pylist():
@@ -253,7 +268,8 @@ def _iso_times(as_text: pa.Array) -> Converted:
             except pa.ArrowInvalid:
                 values.append(None)
         converted = pa.array(values, pa.int64())
-        return Converted(converted, _faults(pc.and_(pc.is_valid(as_text), pc.is_null(converted)), as_text, reason))
+        faults = _faults(pc.and_(pc.is_valid(as_text), pc.is_null(converted)), as_text, reason)
+        return Converted(converted, _with_hints(faults, as_text))
 
 
 def _cast_iso(zoned: pa.Array) -> pa.Array:
@@ -276,7 +292,8 @@ def _strptime_times(as_text: pa.Array, time_format: str) -> Converted:
         for row in np.flatnonzero(pc.fill_null(folded, False).to_numpy(zero_copy_only=False)).tolist():
             if _strptime(as_text[row].as_py(), time_format) is None:
                 converted = _without(converted, row)
-    return Converted(converted, _faults(pc.and_(pc.is_valid(as_text), pc.is_null(converted)), as_text, reason))
+    faults = _faults(pc.and_(pc.is_valid(as_text), pc.is_null(converted)), as_text, reason)
+    return Converted(converted, _with_hints(faults, as_text))
 
 
 def _without(column: pa.Array, row: int) -> pa.Array:

@@ -140,7 +140,8 @@ def test_rows_that_break_the_schema_go_to_the_quarantine(make: Make, tmp_path: P
         "interactions interactions.csv line 3": "member_id (column 'user') is absent",
         "interactions interactions.csv line 4": "entity_id is not in the entities",
         "interactions interactions.csv line 5": (
-            "timestamp (column 'time') is not an ISO 8601 time such as 2024-05-31T18:30:00Z"
+            "timestamp (column 'time') is not an ISO 8601 time such as 2024-05-31T18:30:00Z; it fits seconds: set "
+            "time_format"
         ),
         "interactions interactions.csv line 6": "the row has another number of values than the header",
         "entities items.csv line 4": "entity_id occurs before; ids must be unique",
