@@ -1,7 +1,7 @@
 """Shared by all tests: their order, a separate home folder, and small bins."""
 
-import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from brew_data.packed_bins.plan import BinsFile, BinsPlan, digest_file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,10 +48,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def write_bins() -> Callable[..., Path]:
     """Return a function that writes bins of counting sequences, which a small model learns within a few steps."""
 
-    def write(folder: Path, *, n_bins: int = 12, plan_hash: str = "a" * 64, **changes: Any) -> Path:
+    def write(folder: Path, *, n_bins: int = 12, seed: int = 7, **changes: Any) -> Path:
         vocabulary, context = 97, 64
         folder.mkdir(parents=True)
-        random = np.random.default_rng(7)
+        random = np.random.default_rng(seed)
         rows = []
         for bin_id in range(n_bins):
             lengths = [int(n) for n in random.integers(3, context // 4, size=4)]
@@ -64,17 +66,23 @@ def write_bins() -> Callable[..., Path]:
                 "roles": pa.list_(pa.uint8()),
             }
         )
+        files = []
         for part, some in enumerate((rows[: n_bins // 2], rows[n_bins // 2 :])):
-            pq.write_table(pa.Table.from_pylist(some, schema=schema), folder / f"bins-{part:05d}.parquet")
-        plan = {
-            "plan_hash": plan_hash,
-            "context_length": context,
-            "n_bins": n_bins,
-            "n_tokens": sum(len(row["input_ids"]) for row in rows),
-            "n_documents": 4 * n_bins,
-            "vocabulary_size": vocabulary,
-        }
-        (folder / "plan.json").write_text(json.dumps(plan | changes))
+            path = folder / f"bins-{part:05d}.parquet"
+            pq.write_table(pa.Table.from_pylist(some, schema=schema), path)
+            files.append(BinsFile(name=path.name, sha256=digest_file(path), bytes=path.stat().st_size, bins=len(some)))
+        tokens = sum(len(row["input_ids"]) for row in rows)
+        plan = BinsPlan(
+            context_length=context,
+            vocabulary_size=vocabulary,
+            prompt_digest="",
+            n_bins=n_bins,
+            n_documents=4 * n_bins,
+            n_tokens=tokens,
+            fill=tokens / (n_bins * context),
+            files=files,
+        )
+        replace(plan, **changes).sealed().write(folder)
         return folder
 
     return write

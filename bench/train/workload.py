@@ -8,7 +8,6 @@ The documents are random words, drawn by Zipf's law from a fixed list, so no tex
 those of language. The benchmark depends on lengths, vocabulary and the share of real tokens, not on the content.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.utils import logging
 
 from brew_data.packed_bins.packing import pack
+from brew_data.packed_bins.plan import BinsFile, BinsPlan, digest_file
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.files import replace_atomically
 from brew_train.config import ModelShape
@@ -145,10 +145,8 @@ def _document(encode: object, words: list[str], random: np.random.Generator, len
 def _write_bins(folder: Path, documents: list[list[int]]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    digest = hashlib.sha256()
     for bin_id, chosen in enumerate(pack([len(ids) for ids in documents], CONTEXT)):
         ids = [i for index in chosen for i in documents[index]]
-        digest.update(np.array(ids, dtype=np.int32).tobytes())
         rows.append(
             {
                 "bin_id": bin_id,
@@ -165,16 +163,19 @@ def _write_bins(folder: Path, documents: list[list[int]]) -> int:
             "roles": pa.list_(pa.uint8()),
         }
     )
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "bins-00000.parquet")
-    plan = {
-        "plan_hash": digest.hexdigest(),
-        "context_length": CONTEXT,
-        "n_bins": len(rows),
-        "n_tokens": sum(len(ids) for ids in documents),
-        "n_documents": len(documents),
-        "vocabulary_size": VOCABULARY,
-    }
-    replace_atomically(folder / "plan.json", json.dumps(plan))
+    path = folder / "bins-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    n_tokens = sum(len(ids) for ids in documents)
+    BinsPlan(
+        context_length=CONTEXT,
+        vocabulary_size=VOCABULARY,
+        prompt_digest="",
+        n_bins=len(rows),
+        n_documents=len(documents),
+        n_tokens=n_tokens,
+        fill=n_tokens / (len(rows) * CONTEXT),
+        files=[BinsFile(name=path.name, sha256=digest_file(path), bytes=path.stat().st_size, bins=len(rows))],
+    ).sealed().write(folder)
     return len(rows)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from brew_data.packed_bins.schema import finish_plan, write_file, write_plan
+from brew_data.packed_bins.schema import finish_plan, write_file
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.chat import chat_ids
 from brew_data.prompts.compiler import PromptFormat
@@ -109,7 +109,7 @@ def export(base: Path, bundle: PromptBundle, tmp_path_factory: pytest.TempPathFa
         vocabulary_size=tokenizer.vocabulary_size,
         prompt_digest=bundle.digest,
     )
-    write_plan(plan, folder / "bins")
+    plan.write(folder / "bins")
     config = TrainConfig(
         model=ModelConfig(init_from=str(base)),
         stages=[StageConfig(name="cpt", steps=4, bins_per_step=2, learning_rate=0.01, warmup_steps=1)],
@@ -121,9 +121,9 @@ def export(base: Path, bundle: PromptBundle, tmp_path_factory: pytest.TempPathFa
         shape=ModelShape(vocabulary_size=tokenizer.vocabulary_size, context_length=CONTEXT),
         distributed=DistributedContext(device=torch.device("cpu")),
     )
-    made = train(config, run).export
-    bundle.save(made)
-    return made
+    exported = train(config, run).export
+    bundle.save(exported)
+    return exported
 
 
 async def logprobs(engine: Engine, bundle: PromptBundle) -> np.ndarray:

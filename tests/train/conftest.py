@@ -48,7 +48,7 @@ def new_model(shape: ModelShape, alone: DistributedContext) -> Callable[..., Ran
 def bins(tmp_path: Path, write_bins: Callable[..., Path]) -> dict[str, Path]:
     return {
         "cpt": write_bins(tmp_path / "bins-cpt"),
-        "sft": write_bins(tmp_path / "bins-sft", n_bins=10, plan_hash="b" * 64),
+        "sft": write_bins(tmp_path / "bins-sft", n_bins=10),
     }
 
 

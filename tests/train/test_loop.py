@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_names_stage_step_and_bins(run: Any, config: T
 
 
 def test_a_run_with_changed_settings_is_refused(
-    run: Any, config: TrainConfig, bins: dict[str, Path], alone: DistributedContext, tmp_path: Path
+    run: Any, config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext, tmp_path: Path
 ) -> None:
     run(tmp_path / "run")
     with pytest.raises(UserError, match="was trained with seed 0, not 5"):
@@ -169,7 +169,8 @@ def test_a_run_with_changed_settings_is_refused(
     with pytest.raises(UserError, match="does not fit this model"):
         run(tmp_path / "run", config=replace(config, model=replace(config.model, hidden_size=32)))
     longer = replace(config, stages=[config.stages[0], replace(config.stages[1], steps=5)])
-    with pytest.raises(UserError, match="trained on plan bbbbbbbbbbbb, but the bins have plan aaaaaaaaaaaa"):
+    hashes = [BinReader(bins[name], shape).plan_hash[:12] for name in ("sft", "cpt")]
+    with pytest.raises(UserError, match=f"trained on plan {hashes[0]}, but the bins have plan {hashes[1]}"):
         run(tmp_path / "run", config=longer, bins={"cpt": bins["cpt"], "sft": bins["cpt"]})
     with pytest.raises(UserError, match="stage sft has no bins"):
         run(tmp_path / "other", bins={"cpt": bins["cpt"]})
@@ -211,7 +212,7 @@ def test_evaluation_uses_the_averaged_weights_and_changes_no_step(
     write_bins: Callable[..., Path], tmp_path: Path
 ) -> None:  # fmt: skip
     run(tmp_path / "plain")
-    held_out = write_bins(tmp_path / "held-out", n_bins=3, plan_hash="c" * 64)
+    held_out = write_bins(tmp_path / "held-out", n_bins=3)
     stages = [replace(stage, evaluate_every=3) for stage in config.stages]
     evaluating = replace(config, stages=stages)
     run(tmp_path / "run", config=evaluating, evaluation={"cpt": held_out, "sft": held_out})
@@ -233,7 +234,7 @@ def test_the_exported_best_weights_are_the_average_at_the_best_step(
     run: Any, config: TrainConfig, new_model: Callable[..., RankingLM], alone: DistributedContext,
     write_bins: Callable[..., Path], tmp_path: Path
 ) -> None:  # fmt: skip
-    held_out = write_bins(tmp_path / "held-out", n_bins=3, plan_hash="c" * 64)
+    held_out = write_bins(tmp_path / "held-out", n_bins=3)
     evaluation = {"cpt": held_out, "sft": held_out}
     evaluating = replace(config, stages=[replace(stage, evaluate_every=3) for stage in config.stages])
     run(tmp_path / "run", config=evaluating, evaluation=evaluation)

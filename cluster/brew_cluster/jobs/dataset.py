@@ -17,7 +17,7 @@ from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
 from brew_data.data_folder import DATASET_FILE, DatasetInfo
-from brew_data.packed_bins.schema import BinsPlan
+from brew_data.packed_bins.plan import BinsPlan
 from brew_data.pipelines.documents import build_bins, corpus_tokenizer
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
@@ -151,10 +151,10 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
                 ("pairs", config.pairs - held_out, TRAINING_MEMBERS),
                 ("pairs-evaluation", held_out, EVALUATION_MEMBERS),
             ]:
-                made = pairs_from_interactions(
+                selected = pairs_from_interactions(
                     prepared.tables, prepared.compiler, prepared.split, count=count, seed=0, members=members
                 )
-                plans[name] = build_pairs(made, prepared.compiler, folder / name)
+                plans[name] = build_pairs(selected, prepared.compiler, folder / name)
             progress.update(config.pairs)
     card = dataset_card(
         config,

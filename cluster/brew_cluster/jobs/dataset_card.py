@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_cluster.jobs.dataset_config import DatasetConfig
-from brew_data.packed_bins.schema import BinsPlan
+from brew_data.packed_bins.plan import BinsPlan
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.sources.base import Source
@@ -75,7 +75,7 @@ def dataset_card(
         "actions": _actions(tables.interactions),
         "tasks": _tasks(tables.interactions, suite, split),
         "quarantined": quarantine.counts(),
-        "bins": {name: asdict(plan) for name, plan in plans.items()},
+        "bins": {name: _figures(plan) for name, plan in plans.items()},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
 
@@ -174,3 +174,8 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _figures(plan: BinsPlan) -> dict[str, Any]:
+    """Return the plan without the list of its files."""
+    return {key: value for key, value in asdict(plan).items() if key not in ("format_version", "files")}

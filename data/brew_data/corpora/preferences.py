@@ -7,7 +7,7 @@ training documents, where another turn can follow.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from brew_data.corpora.preference_file import Preference, read_preferences
 from brew_data.packed_bins.packing import pack
-from brew_data.packed_bins.schema import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
+from brew_data.packed_bins.plan import BinsPlan
+from brew_data.packed_bins.schema import BINS_PER_FILE, finish_plan, start_folder, write_file
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.compiler import PastInteraction, PromptCompiler
@@ -133,7 +134,7 @@ def build_pairs(
             f"long for a bin of {capacity} tokens). Add pairs that fit."
         )
     plan = pack([pair.length for pair in kept], capacity)
-    out.mkdir(parents=True, exist_ok=True)
+    start_folder(out)
     files = (
         write_file(_documents(kept, plan, range(start, min(start + bins_per_file, len(plan))), file), out=out)
         for file, start in enumerate(range(0, len(plan), bins_per_file))
@@ -147,8 +148,8 @@ def build_pairs(
         prompt_digest=PromptBundle.of(compiler).digest,
         on_progress=on_progress,
     )
-    result = PairsPlan(**asdict(finished), n_pairs=len(kept), n_skipped=skipped)
-    write_plan(result, out)
+    result = PairsPlan(**{**vars(finished), "kind": "pairs"}, n_pairs=len(kept), n_skipped=skipped).sealed()
+    result.write(out)
     return result
 
 

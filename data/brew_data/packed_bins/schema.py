@@ -1,12 +1,9 @@
-"""Writes folders of packed bins: Parquet files, and `plan.json`, which is written last.
+"""Writes folders of packed bins: Parquet files, and `plan.json` (`BinsPlan`), which is written last.
 
 `brew_train.inputs.bin_reader` reads these folders.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -14,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brew_platform.files import replace_atomically
+from brew_data.packed_bins.plan import PLAN_FILE, BinsFile, BinsPlan, digest_file
+from brew_platform.files import fsync_file
 
-__all__ = ["BINS_PER_FILE", "BinsPlan", "finish_plan", "write_file", "write_plan"]
+__all__ = ["BINS_PER_FILE", "finish_plan", "start_folder", "write_file"]
 
 BINS_PER_FILE = 256
 BINS_PER_ROW_GROUP = 16  # training reads bins in random order, one row group at a time
@@ -31,21 +29,11 @@ COLUMNS = pa.schema(
 CUTS = ("fields_cut", "tokens_cut", "turns_dropped")  # columns of documents, and totals of the plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class BinsPlan:
-    """The contents of `plan.json` in a folder of bins."""
-
-    plan_hash: str  # SHA-256 of the content of all bins, in order
-    context_length: int  # tokens of a bin
-    vocabulary_size: int  # ids of the tokenizer
-    prompt_digest: str  # of the `PromptBundle` that compiled the documents
-    n_bins: int
-    n_documents: int
-    n_tokens: int
-    fill: float  # n_tokens / (n_bins * context_length)
-    fields_cut: int = 0  # fields of records that were shortened or left out to fit their budgets
-    tokens_cut: int = 0  # tokens that instructions, profiles and entities lost
-    turns_dropped: int = 0  # interactions before an example that its prompt does not show
+def start_folder(out: Path) -> None:
+    """Create the folder of the bins, or remove the bins that are in it; the plan is removed first."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (out / PLAN_FILE, *sorted(out.glob("bins-*.parquet"))):
+        path.unlink(missing_ok=True)
 
 
 def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
@@ -57,7 +45,7 @@ def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
         out: The folder of the bins.
 
     Returns:
-        One row {file, digest, bins, tokens} and `CUTS` for `finish_plan`.
+        One row {file, name, sha256, bytes, bins, tokens} and `CUTS` for `finish_plan`.
     """
     rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
     bins = []
@@ -73,14 +61,15 @@ def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
         )
     table = pa.Table.from_pylist(bins, schema=COLUMNS)
     file = rows[0]["file"]
-    pq.write_table(table, out / f"bins-{file:06d}.parquet", compression="zstd", row_group_size=BINS_PER_ROW_GROUP)
-    digest = hashlib.sha256()
-    for column in COLUMNS.names:
-        digest.update(json.dumps(table[column].to_pylist()).encode())
+    path = out / f"bins-{file:06d}.parquet"
+    pq.write_table(table, path, compression="zstd", row_group_size=BINS_PER_ROW_GROUP)
+    fsync_file(path)
     return pa.table(
         {
             "file": [file],
-            "digest": [digest.hexdigest()],
+            "name": [path.name],
+            "sha256": [digest_file(path)],
+            "bytes": [path.stat().st_size],
             "bins": [len(bins)],
             "tokens": [sum(row["length"] for row in rows)],
             **{name: [sum(row.get(name, 0) for row in rows)] for name in CUTS},
@@ -112,17 +101,16 @@ def finish_plan(
     Returns:
         The plan. It does not depend on the order of `files`.
     """
-    digests: dict[int, str] = {}
+    written: dict[int, BinsFile] = {}
     tokens = done = 0
     cuts = dict.fromkeys(CUTS, 0)
     for row in files:
-        digests[row["file"]] = row["digest"]
+        written[row["file"]] = BinsFile(**{key: row[key] for key in ("name", "sha256", "bytes", "bins")})
         tokens += row["tokens"]
         done += row["bins"]
         cuts = {name: total + row[name] for name, total in cuts.items()}
         on_progress(done, n_bins)
     return BinsPlan(
-        plan_hash=hashlib.sha256("".join(digests[file] for file in sorted(digests)).encode()).hexdigest(),
         context_length=context_length,
         vocabulary_size=vocabulary_size,
         prompt_digest=prompt_digest,
@@ -130,10 +118,6 @@ def finish_plan(
         n_documents=n_documents,
         n_tokens=tokens,
         fill=tokens / (n_bins * context_length),
+        files=[written[file] for file in sorted(written)],
         **cuts,
-    )
-
-
-def write_plan(plan: BinsPlan, out: Path) -> None:
-    """Write `plan.json`, which marks the folder as complete."""
-    replace_atomically(out / "plan.json", json.dumps(asdict(plan), indent=2))
+    ).sealed()

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import ray.data
 
 from brew_data.packed_bins.packing import pack
-from brew_data.packed_bins.schema import BINS_PER_FILE, BinsPlan, finish_plan, write_file, write_plan
+from brew_data.packed_bins.plan import BinsPlan
+from brew_data.packed_bins.schema import BINS_PER_FILE, finish_plan, start_folder, write_file
 from brew_data.pipelines.member_groups import (
     SHUFFLE_PARTITIONS,
     CompilerSpec,
@@ -128,7 +129,7 @@ def build_bins(
     Raises:
         UserError: The training part is empty, or a row has an unknown surface or action.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    start_folder(out)
     capacity = compiler.format.context_length
     documents = map_members(
         tables_folder, compile_documents, until=split.train_until, members=members, spec=compiler_spec(compiler)
@@ -162,7 +163,7 @@ def build_bins(
         prompt_digest=PromptBundle.of(compiler).digest,
         on_progress=on_progress,
     )
-    write_plan(result, out)
+    result.write(out)
     return result
 
 

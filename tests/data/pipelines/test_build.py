@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from brew_data.packed_bins.schema import BinsPlan
+from brew_data.packed_bins.plan import BinsPlan
 from brew_data.pipelines.documents import build_bins, corpus_tokenizer
 from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat

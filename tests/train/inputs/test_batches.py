@@ -1,6 +1,5 @@
 """Reading and ordering bins, and packing them into a row."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brew_data.packed_bins.plan import BinsPlan, digest_file
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelShape
 from brew_train.inputs.batches import Bin, collate
@@ -62,6 +62,7 @@ def test_bins_are_read_by_row_groups_and_the_cache_is_limited(
     expected = [reader[bin_id].input_ids.tolist() for bin_id in range(12)]
     for file in bins["cpt"].glob("*.parquet"):
         pq.write_table(pq.read_table(file), file, row_group_size=2)
+    seal_again(bins["cpt"])
     monkeypatch.setattr("brew_train.inputs.bin_reader.CACHE_BYTES", 1)
     reader = BinReader(bins["cpt"], shape)
     for bin_id in [11, 0, 5, 6, 3, 0, 11]:
@@ -92,16 +93,26 @@ def change(column: str, values: object) -> Callable[[Path], None]:
     return apply
 
 
-def change_plan(**changes: object) -> Callable[[Path], None]:
+def seal_again(folder: Path, **changes: object) -> None:
+    """Write a plan that fits the files, so that only their content is wrong."""
+    plan = BinsPlan.load(folder)
+    files = [
+        replace(file, sha256=digest_file(folder / file.name), bytes=(folder / file.name).stat().st_size)
+        for file in plan.files
+        if (folder / file.name).is_file()
+    ]
+    replace(plan, files=files, **changes).sealed().write(folder)
+
+
+def sealed(damage: Callable[[Path], object] = lambda folder: None, **changes: object) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        plan = json.loads((folder / "plan.json").read_text())
-        (folder / "plan.json").write_text(json.dumps({k: v for k, v in (plan | changes).items() if v is not None}))
+        damage(folder)
+        seal_again(folder, **changes)
 
     return apply
 
 
 def leave_one_document_alone(folder: Path) -> None:
-    change_plan(kind="pairs")(folder)
     a, b, c, d = pq.read_table(folder / "bins-00000.parquet")["doc_lengths"][0].as_py()
     change("doc_lengths", [a, b, c + d])(folder)
 
@@ -111,19 +122,19 @@ def leave_one_document_alone(folder: Path) -> None:
     [
         (lambda folder: (folder / "plan.json").unlink(), UserError, "has no plan.json"),
         (lambda folder: (folder / "plan.json").write_text("{"), DataError, "is not a JSON object"),
-        (change_plan(plan_hash=None), DataError, "lacks plan_hash"),
-        (change_plan(vocabulary_size=98), UserError, "a vocabulary of 98 ids, but the model has 97"),
-        (change_plan(context_length=65), UserError, "up to 65 tokens"),
-        (change_plan(n_bins=13), DataError, "has 13 bins, but the files hold 12"),
-        (lambda folder: [f.unlink() for f in folder.glob("*.parquet")], UserError, "no bins-"),
-        (lambda folder: (folder / "bins-00000.parquet").unlink(), DataError, "a file is missing"),
-        (drop_column, DataError, "lacks the column roles"),
-        (cut_file, DataError, "is not a readable Parquet file"),
-        (change("roles", [0]), DataError, "are inconsistent"),
-        (change("doc_lengths", [1, 1]), DataError, "are inconsistent"),
-        (change("bin_id", 7), DataError, "not numbered from 0"),
-        (leave_one_document_alone, DataError, "an odd number of documents"),
-        (change("input_ids", [97]), DataError, "are inconsistent"),
+        (sealed(vocabulary_size=98), UserError, "a vocabulary of 98 ids, but the model has 97"),
+        (sealed(context_length=65), UserError, "up to 65 tokens"),
+        (sealed(n_bins=13), DataError, "has 13 bins, but the files hold 12"),
+        (lambda folder: (folder / "bins-00000.parquet").unlink(), DataError, "bins-00000.parquet is missing"),
+        (cut_file, DataError, "has 100 bytes, but plan.json lists it with"),
+        (change("roles", [0]), DataError, "bins-00000.parquet (has .* bytes|was replaced or damaged)"),
+        (sealed(drop_column), DataError, "lacks the column roles"),
+        (sealed(cut_file), DataError, "is not a readable Parquet file"),
+        (sealed(change("roles", [0])), DataError, "are inconsistent"),
+        (sealed(change("doc_lengths", [1, 1])), DataError, "are inconsistent"),
+        (sealed(change("bin_id", 7)), DataError, "not numbered from 0"),
+        (sealed(leave_one_document_alone, kind="pairs"), DataError, "an odd number of documents"),
+        (sealed(change("input_ids", [97])), DataError, "are inconsistent"),
     ],
 )
 def test_bad_bins_are_refused_in_one_sentence(
@@ -131,13 +142,29 @@ def test_bad_bins_are_refused_in_one_sentence(
 ) -> None:
     damage(bins["cpt"])
     with pytest.raises(error, match=text):
+        read_all(bins["cpt"], shape)
+
+
+def read_all(folder: Path, shape: ModelShape) -> None:
+    reader = BinReader(folder, shape)
+    reader.verify()
+    for bin_id in range(reader.n_bins):
+        reader[bin_id]
+
+
+def test_a_changed_byte_in_a_file_is_found_before_training(bins: dict[str, Path], shape: ModelShape) -> None:
+    file = bins["cpt"] / "bins-00001.parquet"
+    content = bytearray(file.read_bytes())
+    content[20] ^= 1  # in the data, not in the footer
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"bins-00001\.parquet was replaced or damaged"):
         BinReader(bins["cpt"], shape).verify()
 
 
 def test_ids_beyond_the_vocabulary_are_refused(bins: dict[str, Path], shape: ModelShape) -> None:
-    change_plan(vocabulary_size=50)(bins["cpt"])
+    seal_again(bins["cpt"], vocabulary_size=50)
     with pytest.raises(DataError, match="token ids from 0 to 96, but the model has ids 0 to 49"):
-        BinReader(bins["cpt"], replace(shape, vocabulary_size=50)).verify()
+        read_all(bins["cpt"], replace(shape, vocabulary_size=50))
 
 
 @given(

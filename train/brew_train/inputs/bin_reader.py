@@ -1,25 +1,28 @@
 """Random access to a folder of packed bins, with checks that they fit the model.
 
 A row group is read when one of its bins is requested, so memory does not grow with the data. Small data sets stay in
-the cache completely.
+the cache completely. `plan.json` (`BinsPlan`) has the size and the SHA-256 of each file.
 """
 
-import json
+import logging
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from brew_data.packed_bins.plan import BinsPlan
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelShape
 from brew_train.inputs.batches import Bin
 
 __all__ = ["BinReader"]
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = {
     "bin_id": pa.int64(),
@@ -27,7 +30,7 @@ COLUMNS = {
     "doc_lengths": pa.list_(pa.int32()),
     "roles": pa.list_(pa.uint8()),
 }
-PLAN = {"plan_hash", "context_length", "vocabulary_size", "n_bins"}
+PROGRESS_SECONDS = 5.0  # interval of log lines while files are verified
 CACHE_BYTES = 128 * 2**20  # of decoded row groups, 5 bytes a token: 26 million tokens
 
 
@@ -50,38 +53,36 @@ class BinReader:
 
     Raises:
         UserError: the folder has no bins, or the bins exceed the vocabulary or the context length of the model.
-        DataError: a file is unreadable or has other columns, or the number of bins differs from the plan's.
+        DataError: the plan is damaged or of another release; or a file is missing, added, unreadable, of another size
+            than in the plan, or has other columns.
     """
 
     def __init__(self, folder: Path, shape: ModelShape) -> None:
         vocabulary_size, context_length = shape.vocabulary_size, shape.context_length
-        plan = _read_plan(folder)
-        self.folder = folder
-        self.plan_hash: str = plan["plan_hash"]
-        self.n_bins: int = plan["n_bins"]
-        self.kind: str = plan.get("kind", "documents")  # or "pairs": each chosen document followed by its rejected one
-        self._context_length: int = plan["context_length"]
+        plan = BinsPlan.load(folder)
+        self.folder, self._plan = folder, plan
+        self.plan_hash, self.n_bins = plan.plan_hash, plan.n_bins
+        self.kind = plan.kind  # documents, or pairs: each chosen document followed by its rejected one
+        self._context_length = plan.context_length
         self._vocabulary_size = vocabulary_size
-        if plan["vocabulary_size"] > vocabulary_size:
+        if plan.vocabulary_size > vocabulary_size:
             raise UserError(
-                f"the bins in {folder} were made with a vocabulary of {plan['vocabulary_size']} ids, but the model has "
+                f"the bins in {folder} were made with a vocabulary of {plan.vocabulary_size} ids, but the model has "
                 f"{vocabulary_size}: build model and bins with the same tokenizer."
             )
-        if plan["context_length"] > context_length:
+        if plan.context_length > context_length:
             raise UserError(
-                f"the bins in {folder} hold up to {plan['context_length']} tokens, but the model reads "
+                f"the bins in {folder} hold up to {plan.context_length} tokens, but the model reads "
                 f"{context_length}: build shorter bins, or give the model a longer context."
             )
-        files = sorted(folder.glob("bins-*.parquet"))
-        if not files:
-            raise UserError(f"{folder} has a plan but no bins-*.parquet: build the data again.")
-        self._groups = _row_groups(files)
+        plan.check_files(folder)
+        self._groups = _row_groups([folder / file.name for file in plan.files])
         self._firsts = np.array([group.first for group in self._groups])
-        rows = self._groups[-1].first + self._groups[-1].rows
+        rows = sum(group.rows for group in self._groups)
         if rows != self.n_bins or self.n_bins == 0:
             raise DataError(
-                f"{folder}/plan.json has {self.n_bins} bins, but the files hold {rows}: a file is missing or belongs "
-                f"to another plan, or no documents were packed; build the data again."
+                f"{folder}/plan.json has {self.n_bins} bins, but the files hold {rows}: build the data again, from "
+                f"tables with interactions before the cut."
             )
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
@@ -97,13 +98,20 @@ class BinReader:
         return Bin(**{name: table[name][row].values.to_numpy() for name in ("input_ids", "doc_lengths", "roles")})
 
     def verify(self) -> None:
-        """Reads every bin once, to find damaged files before training.
+        """Compares the SHA-256 of every file with the plan, before training. It runs at the speed of the disk.
 
         Raises:
-            DataError: as in `__getitem__`.
+            DataError: a file was replaced or damaged; the message names it.
         """
-        for group in self._groups:
-            self._read(group)
+        reported = time.monotonic()
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal reported
+            if time.monotonic() - reported > PROGRESS_SECONDS:
+                reported = time.monotonic()
+                logger.info("verified %.1f of %.1f GB of the bins in %s", done / 1e9, total / 1e9, self.folder)
+
+        self._plan.verify_files(self.folder, on_progress=on_progress)
 
     def _group(self, index: int) -> pa.Table:
         if index in self._cache:
@@ -152,20 +160,6 @@ class BinReader:
                 f"the bins in {group.path} hold token ids from {lowest} to {highest}, but the model has ids 0 to "
                 f"{self._vocabulary_size - 1}: build model and bins with the same tokenizer."
             )
-
-
-def _read_plan(folder: Path) -> dict[str, Any]:
-    path = folder / "plan.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no plan.json, so it is not a complete folder of bins: build the data first.")
-    try:
-        plan = json.loads(path.read_text())
-        missing = PLAN - set(plan)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a JSON object ({error}); build the data again.") from error
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; build the data again.")
-    return dict(plan)
 
 
 def _row_groups(files: list[Path]) -> list[RowGroup]:
