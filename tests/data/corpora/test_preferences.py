@@ -129,7 +129,7 @@ def test_every_pair_is_packed_once_side_by_side(
 ) -> None:
     pairs_in = [pair(*three, number) for number, three in enumerate(lengths)]
     compiler = PromptCompiler(
-        compiler.suite, compiler.tokenizer, PromptFormat(context_length=160, head_tokens=76, question_tokens=40)
+        compiler.suite, compiler.tokenizer, PromptFormat(context_length=160, head_tokens=76, question_tokens=16)
     )
     for old in tmp_path.glob("*"):
         old.unlink()
