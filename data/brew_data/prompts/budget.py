@@ -55,7 +55,8 @@ class Budget:
             template: The template of the record.
             values: From `field_values`.
             limit: The maximum number of tokens.
-            before: Text before the record; it is not shortened unless it exceeds the limit by itself.
+            before: Text before the record. For `cut: fields`, it has at most half of the tokens of a text that is
+                shortened.
             after: Text after the record; it is never shortened.
 
         Returns:
@@ -74,6 +75,9 @@ class Budget:
         if template.max_tokens:
             ids = render()
         if template.cut == "fields" and len(ids) > limit:
+            if len(encode(before)) > limit // 2:
+                before = self._shorten(before, limit // 2) + before[len(before.rstrip()) :]
+                ids = render()
             order = self._order(template, kept)
             for name in order:
                 most, required = len(encode(kept[name])), name == order[-1]

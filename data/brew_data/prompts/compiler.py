@@ -149,8 +149,8 @@ class PromptCompiler:
         format: The token budget.
 
     Raises:
-        UserError: The budget leaves no tokens for history, the fixed text of a question exceeds `question_tokens`, or
-            two labels of a task have the same token ids.
+        UserError: The budget leaves no tokens for history, an instruction or the fixed text of a question exceeds its
+            budget, or two labels of a task have the same token ids.
     """
 
     def __init__(self, suite: TaskSuite, tokenizer: Tokenizer, format: PromptFormat) -> None:
@@ -163,6 +163,13 @@ class PromptCompiler:
             for surface in suite.surfaces
         }
         self._instructions = {task.name: suite.instruction(task) for task in suite.tasks}
+        self._head_limit = format.head_tokens - len(head_ids(tokenizer, ()))
+        for name, instruction in self._instructions.items():
+            if (tokens := len(tokenizer.encode(instruction))) > self._head_limit:
+                raise UserError(
+                    f"task {name}: the instruction has {tokens} tokens, but head_tokens {format.head_tokens} leaves "
+                    f"{self._head_limit}; shorten the instruction, or raise head_tokens."
+                )
         self._budget = Budget(tokenizer)
         self._fit = lru_cache(maxsize=_FITTED)(self._fit_entity)  # only of entities that exceed their budget
         longest = max((len(ids) for labels in self._labels.values() for ids in labels.values()), default=1)
@@ -235,8 +242,8 @@ class PromptCompiler:
             own_words: Preferences that the member wrote; they are appended to the task's instruction.
 
         Returns:
-            Token ids, and what was cut to fit `head_tokens`: own words first, then the instruction. The profile has at
-            most half of the tokens.
+            Token ids, and what was cut to fit `head_tokens`: own words, and a profile that exceeds half of the tokens
+            or what the instruction leaves.
 
         Raises:
             UserError: As in `field_values`.
@@ -244,9 +251,9 @@ class PromptCompiler:
         return self._head(task, field_values(profile), own_words)
 
     def _head(self, task: TaskSpec, profile: Mapping[str, str], own_words: str = "") -> tuple[Ids, Cut]:
-        limit = self.format.head_tokens - len(head_ids(self.tokenizer, ()))
-        kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=limit // 2)
-        instruction = self._instructions[task.name]
+        limit, instruction = self._head_limit, self._instructions[task.name]
+        profile_limit = min(limit // 2, limit - len(self.tokenizer.encode(instruction)))
+        kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=profile_limit)
         if own_words.strip():
             instruction = f"{instruction} {own_words.strip()}"
         instruction_ids = self.tokenizer.encode(instruction, cached=not own_words.strip())

@@ -188,7 +188,37 @@ def test_a_question_whose_fixed_text_fills_its_budget_is_refused(tokenizer: Toke
     suite = load_suite("movielens_chat")
     surface = replace(suite.surface("ratings"), question=["Rating of {{ entity }}" + " of many many stars" * 20])
     longer: TaskSuite = replace(suite, surfaces=[surface])
+    budget = PromptFormat(context_length=1024, head_tokens=512)
+    with pytest.raises(UserError, match="ratings: the text after the entity has .* tokens, more than half of question"):
+        PromptCompiler(longer, tokenizer, budget)
+
+
+def test_an_instruction_is_never_cut(tokenizer: Tokenizer) -> None:
+    suite = load_suite("movielens_chat")
     with pytest.raises(
-        UserError, match="ratings: the text after the entity has .* tokens, more than half of question_t"
+        UserError, match="movie_rating: the instruction has .* tokens, but head_tokens 64 leaves 62; sh"
     ):
-        PromptCompiler(longer, tokenizer, PromptFormat(context_length=512))
+        PromptCompiler(suite, tokenizer, PromptFormat(context_length=512, head_tokens=64))
+    [task] = suite.tasks
+    budget = PromptFormat(context_length=1024, head_tokens=count(tokenizer, suite.instruction(task)) + 62)
+    compiler = PromptCompiler(suite, tokenizer, budget)
+    ids, cut = compiler.head(task, {"occupation": "nurse in care " * 30}, "no night shifts " * 30)
+    text = tokenizer.decode(ids)
+    assert len(ids) <= budget.head_tokens
+    assert suite.instruction(task) in text
+    assert "<|member|>Member profile: Occupation: nurse" in text
+    assert cut.fields == 1
+
+
+def test_a_long_profile_value_leaves_half_of_a_question_to_the_entity(tokenizer: Tokenizer) -> None:
+    suite = load_suite("movielens_chat")
+    ratings = replace(suite.surface("ratings"), question=["For {{ occupation }}: {{ entity }}?"])
+    budget = PromptFormat(context_length=1024, head_tokens=512, question_tokens=80)
+    compiler = PromptCompiler(replace(suite, surfaces=[ratings]), tokenizer, budget)
+    movie = Entity(entity_type="movie", fields={"title": "nurse", "genres": "care"})
+    ids, cut = compiler.question(ratings, {"occupation": "senior nurse " * 90}, movie)
+    text = tokenizer.decode(ids)
+    assert len(ids) <= 80
+    assert text.startswith("<|user|>For senior nurse")
+    assert text.endswith(" [Title: nurse, Genres: care]?<|assistant|>")
+    assert cut.tokens > 100

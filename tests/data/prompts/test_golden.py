@@ -40,9 +40,9 @@ COLUMNS = ["document", "length", "ids", "roles"]
 # "economic_graph" changed once since: when the hop of a history was counted in tokens instead of turns.
 GOLDEN = {
     "economic_graph": "f41aaa5b1c68c2405f91316bc530b63142c31fdb2d78b511cd862f38f522e0d6",
-    "economic_graph_chat": "32f21fdeb06ef21e98e31249ad106c93c48c780168c71a7889d3c56e349cc02b",
+    "economic_graph_chat": "7c6d954b7629f8e07f146c761e6fd1394f9af02200f1b40f2cdd798159a33ffb",
     "movielens": "ce436302b0c0cabc1f59827b6b753ae156d88abbd40274f8189315dea54d5592",
-    "movielens_chat": "7120244d63aee30f82debd1284cbb1a3d8665ed188f1381bf32ec651b643becf",
+    "movielens_chat": "5bc3a871f4f78d533acaf4b07cfb73a875a5fa2e07ecb3ff14852ac07628f8a7",
 }
 
 
@@ -119,7 +119,11 @@ def token_digest(name: str, folder: Path) -> str:
     times = micros(tables.interactions)
     split = Split(train_until=times[200].as_py(), until=times[-1].as_py())
     tokenizer = corpus_tokenizer(folder, suite, split, 420)
-    compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=512, head_tokens=96, question_tokens=48))
+    if name.endswith("_chat"):
+        budget = PromptFormat(context_length=1024, head_tokens=448, question_tokens=80)
+    else:
+        budget = PromptFormat(context_length=512, head_tokens=96, question_tokens=48)
+    compiler = PromptCompiler(suite, tokenizer, budget)
     spec = compiler_spec(compiler)
     sha = hashlib.sha256(tokenizer.to_json().encode())
     for member in tables.members["member_id"].to_pylist():

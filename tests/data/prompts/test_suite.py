@@ -220,7 +220,9 @@ def test_shipped_suites_load_and_survive_a_round_trip(name: str) -> None:
 
 
 def test_a_suite_that_does_not_exist_or_has_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a built-in suite \\(economic_graph, .*movielens.*\\) nor a folder"):
+    with pytest.raises(
+        ConfigError, match="neither a built-in suite \\(.*economic_graph, .*movielens.*\\) nor a folder"
+    ):
         load_suite("nope")
     (tmp_path / "suite.yaml").write_text("name: x\nprofil: {fields: [a]}\nentities: {}\n")
     with pytest.raises(ConfigError, match="profil.*profile"):
