@@ -10,12 +10,24 @@ import pytest
 import yaml
 from bench.base.__main__ import REPORTS, STEPS, parse, write_scratch_recipe
 from bench.base.convert import CONVERSION, is_complete
+from bench.base.parity import compare_prompts, long_prompts
 from bench.base.result import MODELS, show, task_figures, write
 from bench.base.steps import StepFailed, Steps
 from rich.console import Console
 
 from brew_cluster.jobs.recipe import find_recipe
+from brew_data.data_folder import DataFolder, DatasetInfo
+from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.suite import load_suite
+from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.schema import micros, write_tables
+from brew_data.sources.synthetic.config import SyntheticConfig
+from brew_data.sources.synthetic.generator import generate
+from brew_data.split import Split
 from brew_platform.errors import DataError
+
+from .base_tokenizers import write_base_tokenizer
 
 APPEND = "import pathlib, sys; file = pathlib.Path(sys.argv[1]); file.open('a').write('x'); sys.exit(int(sys.argv[2]))"
 
@@ -141,3 +153,53 @@ def test_a_conversion_is_complete_only_with_unchanged_files(tmp_path: Path) -> N
     assert is_complete(tmp_path)
     (tmp_path / "config.json").write_text("{ }")
     assert not is_complete(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataFolder:
+    """A data folder with the suite of the synthetic graph and a small tokenizer like Gemma's."""
+    tables = generate(SyntheticConfig(members=20, jobs=20, posts=20, interactions_per_member=40))
+    write_base_tokenizer("gemma3", tmp_path)
+    bundle = PromptBundle(
+        suite=load_suite("bench/base/suites/economic_graph"),
+        format=PromptFormat(context_length=8192, head_tokens=512, question_tokens=512),
+        tokenizer=Tokenizer.from_model(tmp_path),
+    )
+    folder = tmp_path / "data"
+    write_tables(tables, folder / "tables")
+    bundle.save(folder / "prompts")
+    until = micros(tables.interactions).to_pylist()[-1]
+    DatasetInfo(
+        source="synthetic", split=Split(train_until=until - 1, until=until), has_true_probabilities=True,
+        config_digest="c", prompt_digest=bundle.digest, commit=None,
+    ).write(folder)  # fmt: skip
+    return DataFolder.open(folder)
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+def test_prompts_are_compared_on_four_paths(data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, same = compare_prompts(data, members=3)
+    assert (compared, same) == (3, 3)
+    # A path that renders other ids is found.
+    monkeypatch.setattr("bench.base.parity._bodies", lambda tables, earlier, row, task: [
+        {"task": task, "member_id": row["member_id"], "candidates": [{"id": "x", "fields": {"title": "other"}}]}
+    ])  # fmt: skip
+    compared, same = compare_prompts(data, members=2)
+    assert (compared, same) == (2, 0)
+
+
+def test_prompts_of_the_score_comparison_have_different_lengths(data: DataFolder) -> None:
+    compiler, task, prompts = long_prompts(data, context=10_000, count=5)
+    assert compiler.format.context_length == 10_000
+    assert task == "job_apply"
+    lengths = [len(prefix) + len(question) for prefix, question in prompts]
+    assert len(set(lengths)) == 5
+    assert max(lengths) > 1.5 * min(lengths)
+
+
+def test_the_suites_of_the_base_model_have_the_tasks_of_the_demo() -> None:
+    for name in ("economic_graph", "movielens"):
+        ours, demo = load_suite(f"bench/base/suites/{name}"), load_suite(name)
+        assert [(task.name, task.surface, task.positive) for task in ours.tasks] == [
+            (task.name, task.surface, task.positive) for task in demo.tasks
+        ]
