@@ -1,6 +1,7 @@
 """Runs in one process: they learn, resume bitwise, export the average, and stop if a loss is not finite."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -331,6 +333,77 @@ def test_preferences_are_learned_and_an_interrupted_run_continues_bitwise(
         UserError, match=f"has objective={objective}, which reads pairs, but the bins in .* hold documents"
     ):
         run(tmp_path / "other", config=preferring, bins={"ift": write_bins(tmp_path / "documents")})
+
+
+@pytest.fixture
+def dpo(config: TrainConfig) -> TrainConfig:
+    """A run of one stage of DPO, with its first checkpoint at the end."""
+    stage = replace(config.stages[0], name="ift", objective="dpo", evaluate_every=100, steps=4)
+    return replace(config, stages=[stage], checkpoint_every=100)
+
+
+@pytest.mark.parametrize("change", ["seed", "pairs", "evaluation pairs", "objective"])
+def test_dpo_that_starts_again_with_other_weights_or_pairs_computes_its_reference_again(
+    change: str, run: Any, dpo: TrainConfig, write_bins: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, other = (write_bins(tmp_path / f"pairs-{seed}", n_bins=6, kind="pairs", seed=seed) for seed in (1, 2))
+    out, reference = tmp_path / "run", tmp_path / "run" / "reference" / "ift.npz"
+    with pytest.raises(Interrupted):
+        run(out, config=dpo, bins={"ift": first}, evaluation={"ift": first}, stop_at=2)
+    assert list((out / "checkpoints").glob("*/manifest.json")) == []
+    before = {path.name: path.read_bytes() for path in (reference, reference.with_name("ift-evaluation.npz"))}
+    assert losses_of(out)[1] == pytest.approx(math.log(2), abs=1e-5)
+
+    if change == "objective":  # of another package; its pass over the reference may differ
+        with np.load(reference) as arrays:
+            values = dict(arrays)
+        values["identity"] = np.array(str(values["identity"]).replace('"dpo"', '"other"'))
+        np.savez(reference, **values | {"log_probabilities": values["log_probabilities"] + 1})
+    run(
+        out,
+        config=replace(dpo, seed=5) if change == "seed" else dpo,
+        bins={"ift": other if change == "pairs" else first},
+        evaluation={"ift": other if change == "evaluation pairs" else first},
+    )
+    assert losses_of(out)[1] == pytest.approx(math.log(2), abs=1e-5)
+    changed = {name for name, content in before.items() if (reference.with_name(name)).read_bytes() != content}
+    expected = {"seed": {"ift.npz", "ift-evaluation.npz"}, "pairs": {"ift.npz"}}
+    assert changed == expected.get(change, {"ift-evaluation.npz"} if change == "evaluation pairs" else set())
+
+
+def test_dpo_that_starts_again_unchanged_keeps_its_reference(
+    run: Any, dpo: TrainConfig, write_bins: Callable[..., Path], tmp_path: Path
+) -> None:
+    pairs = {"ift": write_bins(tmp_path / "pairs", n_bins=6, kind="pairs")}
+    reference = tmp_path / "run" / "reference" / "ift.npz"
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config=dpo, bins=pairs, evaluation=pairs, stop_at=2)
+    written = reference.stat().st_mtime_ns
+    run(tmp_path / "run", config=dpo, bins=pairs, evaluation=pairs)
+    assert reference.stat().st_mtime_ns == written
+
+
+def test_dpo_that_continues_refuses_the_reference_of_another_run(
+    run: Any, dpo: TrainConfig, write_bins: Callable[..., Path], tmp_path: Path
+) -> None:
+    pairs = {"ift": write_bins(tmp_path / "pairs", n_bins=6, kind="pairs")}
+    often = replace(dpo, checkpoint_every=1)
+    for name, settings in (("run", often), ("other", replace(often, seed=5))):
+        with pytest.raises(Interrupted):
+            run(tmp_path / name, config=settings, bins=pairs, evaluation=pairs, stop_at=3)
+    reference = tmp_path / "run" / "reference" / "ift.npz"
+    kept = reference.read_bytes()
+    for content, text in (
+        ((tmp_path / "other" / "reference" / "ift.npz").read_bytes(), "belong to another run: their weights is"),
+        (b"torn", "cannot be read .* and cannot be computed again"),
+    ):
+        reference.write_bytes(content)
+        with pytest.raises(UserError, match=text):
+            run(tmp_path / "run", config=often, bins=pairs, evaluation=pairs)
+    reference.write_bytes(kept)
+    run(tmp_path / "run", config=often, bins=pairs, evaluation=pairs)
+    run(tmp_path / "whole", config=often, bins=pairs, evaluation=pairs)
+    assert losses_of(tmp_path / "run") == losses_of(tmp_path / "whole")
 
 
 def test_micro_steps_change_nothing_but_rounding(run: Any, config: TrainConfig, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from brew_platform.errors import UserError
 from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import StageConfig, TrainConfig
-from brew_train.evaluation import compute_reference, evaluate, load_reference
+from brew_train.evaluation import ReferenceIdentity, compute_reference, digest_weights, evaluate, load_reference
 from brew_train.inputs.bin_order import BinOrder
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
@@ -55,6 +55,7 @@ class RunningStage:
         self._order = BinOrder(n_bins=self.bins.n_bins, plan_hash=self.bins.plan_hash, seed=config.seed)
         self.position = self._order.start()
         self.optimizer = make_optimizer(model, self.settings)
+        saved = None
         if resume is not None:
             checkpointer, checkpoint = resume
             checkpointer.read(checkpoint, self.optimizer.tensors())
@@ -65,20 +66,39 @@ class RunningStage:
             (self.bins, run.out / "reference" / f"{self.name}.npz"),
             (self.held_out, run.out / "reference" / f"{self.name}-evaluation.npz"),
         ]
-        self._needs_reference = make_objective(self.settings.objective).needs_reference
-        if self._needs_reference and resume is None:
+        self._reference_weights = self._digest_reference(saved)
+        if saved is None:
             for reader, path in references:
-                if reader is not None:
-                    compute_reference(model, reader, path, self._context)
+                if reader is not None and self._reference_weights is not None:
+                    compute_reference(model, reader, path, self._identity(reader), self._context)
         self._reference, self._held_reference = (self._load(reader, path) for reader, path in references)
+
+    def _digest_reference(self, saved: CheckpointState | None) -> str | None:
+        """Returns the digest of the weights that the stage starts from; None if its objective needs no reference."""
+        if not make_objective(self.settings.objective).needs_reference:
+            return None
+        if saved is None:
+            return digest_weights(self.model, self._context, precision="float32")
+        if saved.reference_weights is None:
+            raise UserError(
+                f"the checkpoint of stage {self.name} does not say which weights its reference has: it was written by "
+                f"an older release, or the objective of the stage has changed; choose a new run folder."
+            )
+        return saved.reference_weights
+
+    def _identity(self, reader: BinReader) -> ReferenceIdentity:
+        assert self._reference_weights is not None
+        return ReferenceIdentity(
+            objective=self.settings.objective["name"], weights=self._reference_weights, plan_hash=reader.plan_hash
+        )
 
     def _open(self, folders: Mapping[str, Path], run: RunContext) -> BinReader:
         return self._context.on_all(lambda: BinReader(folders[self.name], run.shape))
 
     def _load(self, reader: BinReader | None, path: Path) -> ReferenceLogProbs | None:
-        if not self._needs_reference or reader is None:
+        if self._reference_weights is None or reader is None:
             return None
-        return self._context.on_all(lambda: load_reference(path, reader))
+        return self._context.on_all(lambda: load_reference(path, reader, self._identity(reader)))
 
     def step(self, number: int, mean_loss: float | None) -> tuple[StepResult, list[int]]:
         """Trains on the next bins.
@@ -128,6 +148,7 @@ class RunningStage:
             seed=self._config.seed,
             optimizer=self.optimizer.scalars(),
             average_weight=self.optimizer.average_weight,
+            reference_weights=self._reference_weights,
         )
 
 

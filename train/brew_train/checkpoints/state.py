@@ -31,6 +31,7 @@ class CheckpointState:
     seed: int  # TrainConfig.seed
     optimizer: list[dict[str, Any]]  # Optimizer.scalars, one per parameter group
     average_weight: float | None  # w of the average lerp(weights, z, w); None: the weights themselves are exported
+    reference_weights: str | None = None  # digest of the weights that the stage started from; None: no reference
     format_version: int = FORMAT_VERSION
 
     def as_dict(self) -> dict[str, Any]:
