@@ -20,6 +20,7 @@ from brew_data.corpora.preference_file import Preference, read_preferences
 from brew_data.packed_bins.packing import pack
 from brew_data.packed_bins.plan import BinsPlan
 from brew_data.packed_bins.schema import BINS_PER_FILE, finish_plan, start_folder, write_file
+from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.compiler import PastInteraction, PromptCompiler
@@ -35,12 +36,14 @@ __all__ = ["Pair", "PairsPlan", "build_pairs", "compile_preference", "pairs_from
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """One prompt and two answers, as token ids (int32 [tokens])."""
+    """One prompt and two answers, as token ids (int32 [tokens]), and what was cut from the prompt."""
 
     prompt: np.ndarray
     chosen: np.ndarray
     rejected: np.ndarray
     origin: str  # for error messages
+    cut: Cut = NOTHING_CUT
+    turns_dropped: int = 0
 
     @property
     def length(self) -> int:
@@ -156,13 +159,14 @@ def build_pairs(
 def _documents(pairs: Sequence[Pair], plan: list[list[int]], bins: range, file: int) -> pa.Table:
     """Return the documents of one file's bins in the columns that `write_file` reads."""
     placed = [
-        (bin_id, 2 * place + side, pairs[index].prompt, answer)
+        (bin_id, 2 * place + side, pairs[index], answer)
         for bin_id in bins
         for place, index in enumerate(plan[bin_id])
         for side, answer in enumerate((pairs[index].chosen, pairs[index].rejected))
     ]
-    ids = [np.concatenate([prompt, answer]) for _, _, prompt, answer in placed]
-    roles = [np.repeat(np.array([0, 1], np.uint8), [len(prompt), len(answer)]) for _, _, prompt, answer in placed]
+    ids = [np.concatenate([pair.prompt, answer]) for _, _, pair, answer in placed]
+    roles = [np.repeat(np.array([0, 1], np.uint8), [len(pair.prompt), len(answer)]) for _, _, pair, answer in placed]
+    first = [slot % 2 == 0 for _, slot, *_ in placed]  # a pair's prompt is counted once
     return pa.table(
         {
             "file": pa.array([file] * len(placed), pa.int64()),
@@ -171,6 +175,9 @@ def _documents(pairs: Sequence[Pair], plan: list[list[int]], bins: range, file: 
             "length": pa.array([len(document) for document in ids], pa.int64()),
             "ids": pa.array(ids, pa.list_(pa.int32())),
             "roles": pa.array(roles, pa.list_(pa.uint8())),
+            "fields_cut": [pair.cut.fields * once for (*_, pair, _), once in zip(placed, first, strict=True)],
+            "tokens_cut": [pair.cut.tokens * once for (*_, pair, _), once in zip(placed, first, strict=True)],
+            "turns_dropped": [pair.turns_dropped * once for (*_, pair, _), once in zip(placed, first, strict=True)],
         }
     )
 
@@ -257,17 +264,19 @@ def _pair_of(
 ) -> Pair:
     """Make the pair of one task and one past interaction."""
     labels = compiler.labels(task)
-    question, _ = compiler.question(task, profile, scored.entity)
-    head, _ = compiler.head(task, profile)
+    question, question_cut = compiler.question(task, profile, scored.entity)
+    head, head_cut = compiler.head(task, profile)
+    cut = question_cut + head_cut
     budget = compiler.format.context_length // 2 - len(head) - len(question) - max(map(len, labels.values()))
     shown = [p for p in history if p.surface in task.history.surfaces and p.timestamp < scored.timestamp]
     turns: list[tuple[int, ...]] = []  # newest first; these prompts are not served, so the window does not hop
     for past in reversed(shown[-task.history.max_interactions :]):
-        turn = tuple(chain(*compiler.turn(profile, past)))
-        budget -= len(turn)
+        past_question, answer, turn_cut = compiler.turn(profile, past)
+        budget -= len(past_question) + len(answer)
         if budget < 0:
             break
-        turns.append(turn)
+        turns.append(past_question + answer)
+        cut += turn_cut
     chosen = compiler.suite.outcome(task, scored.action).name
     others = [outcome for outcome in labels if outcome != chosen]
     return Pair(
@@ -275,6 +284,8 @@ def _pair_of(
         chosen=_ids(labels[chosen]),
         rejected=_ids(labels[others[random.integers(len(others))]]),
         origin=origin,
+        cut=cut,
+        turns_dropped=len(shown) - len(turns),
     )
 
 

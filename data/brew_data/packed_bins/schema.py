@@ -119,5 +119,7 @@ def finish_plan(
         n_tokens=tokens,
         fill=tokens / (n_bins * context_length),
         files=[written[file] for file in sorted(written)],
-        **cuts,
+        fields_cut=cuts["fields_cut"],
+        tokens_cut=cuts["tokens_cut"],
+        turns_dropped=cuts["turns_dropped"],
     ).sealed()

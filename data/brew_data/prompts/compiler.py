@@ -299,7 +299,7 @@ class PromptCompiler:
             after=after,
         )
 
-    def turn(self, profile: Mapping[str, object], past: PastInteraction) -> tuple[Ids, Ids]:
+    def turn(self, profile: Mapping[str, object], past: PastInteraction) -> tuple[Ids, Ids, Cut]:
         """Render a past interaction with the question and labels of its surface.
 
         Args:
@@ -307,15 +307,14 @@ class PromptCompiler:
             past: The interaction.
 
         Returns:
-            Token ids of the question, and of the answer. The answer ends with `<|end|>` if a label of the surface
-            begins another one.
+            Token ids of the question, those of the answer, and what was cut from the question. The answer ends with
+            `<|end|>` if a label of the surface begins another one.
 
         Raises:
             UserError: The surface is unknown, it has no such action, it shows entities of another type, or as in
                 `field_values`.
         """
-        question, answer, _ = self._turn(field_values(profile), past)
-        return question, answer
+        return self._turn(field_values(profile), past)
 
     def _turn(self, profile: Mapping[str, str], past: PastInteraction) -> tuple[Ids, Ids, Cut]:
         surface = self.suite.surface(past.surface)

@@ -257,7 +257,7 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
                 timestamp=times[id_],
             )
             if row["member_id"] == rows[scored_id]["member_id"] and past.surface in task.history.surfaces:
-                question, answer = compiler.turn(profile, past)
+                question, answer, _ = compiler.turn(profile, past)
                 if id_ == scored_id:
                     break
                 if past.timestamp < times[scored_id]:
@@ -270,6 +270,8 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
     assert min(cut, shown) > 500  # both happen
     plan = build_pairs(pairs, compiler, tmp_path)
     assert plan.n_pairs == 300  # every pair fits a bin
+    assert plan.turns_dropped == cut
+    assert plan.tokens_cut == sum(pair.cut.tokens for pair in pairs)
 
 
 def test_pairs_are_the_same_for_a_seed_and_know_nothing_of_the_oracle(

@@ -116,7 +116,7 @@ def test_the_next_prompt_of_a_member_extends_the_last_one_until_a_hop(compiler: 
         earlier = compiler.prefix(task, PROFILE, history, before=now).ids
         later = compiler.prefix(task, PROFILE, history, before=now + 1).ids
         extended += later[: len(earlier)] == earlier
-    tokens = sum(len(ids) for past in history for ids in compiler.turn(PROFILE, past))
+    tokens = sum(len(ids) for past in history for ids in compiler.turn(PROFILE, past)[:2])
     assert extended >= 199 - 2 * tokens / hop_limit(task.history.hop_tokens, 512 - 64 - 1 - 128) - 199 / 30
 
 
