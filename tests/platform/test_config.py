@@ -229,10 +229,10 @@ def test_a_text_field_keeps_the_characters_that_were_written(written: str, tmp_p
     from_file = load_config(Texts, path)
     assert (from_file.label, from_file.alias, from_file.names) == (written, written, [written])
     assert from_file.values == {written: {written: written}}
-    given = load_config(
+    overridden = load_config(
         Texts, overrides=[f"label={written}", f"names=[{written}]", f"values.x={{{written}: {written}}}"]
     )
-    assert (given.label, given.names, given.values) == (written, [written], {"x": {written: written}})
+    assert (overridden.label, overridden.names, overridden.values) == (written, [written], {"x": {written: written}})
 
 
 def test_numbers_and_truth_values_are_read_as_before(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def keyed(service: RankingService, keys_path: Path, key: str) -> Iterator[Listen
 
 def brew360(*arguments: str, text: str = "", **environment: str) -> Result:
     """Run a command in this process; only for commands that start no other process."""
-    made = CliRunner(env={"COLUMNS": "160", "BREW360_API_KEY": None, "BREW360_URL": None, **environment})
-    return made.invoke(app, arguments, input=text)
+    runner = CliRunner(env={"COLUMNS": "160", "BREW360_API_KEY": None, "BREW360_URL": None, **environment})
+    return runner.invoke(app, arguments, input=text)
 
 
 # --- rank and status ---
@@ -186,13 +186,13 @@ def test_status_is_a_table_of_versions(listening: Listening) -> None:
 
 def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> None:
     file = str(tmp_path / "keys.yaml")
-    made = brew360("keys", "create", "feed", "--file", file, "--requests-per-second", "5")
-    assert made.exit_code == 0, made.output
-    printed = made.stdout.strip()
+    created = brew360("keys", "create", "feed", "--file", file, "--requests-per-second", "5")
+    assert created.exit_code == 0, created.output
+    printed = created.stdout.strip()
     assert re.fullmatch(r"b360_[0-9a-f]{8}_[\w-]{43}", printed), (
         "the output holds the key alone, to be written to a file"
     )
-    assert "it is not shown again" in made.stderr
+    assert "it is not shown again" in created.stderr
     id_ = printed.split("_")[1]
     listed = brew360("keys", "list", "--file", file).output
     assert re.search(rf"{id_}\s*│\s*feed\s*│\s*5\s*│\s*no limit", listed)

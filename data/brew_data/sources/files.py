@@ -416,13 +416,13 @@ class _LineFinder:
 
     def find(self, rows: Sequence[int]) -> list[int]:
         found: dict[int, int] = {}
-        for wanted in sorted(set(rows)):
-            if wanted < self._index or self._index < 0:
+        for target in sorted(set(rows)):
+            if target < self._index or self._index < 0:
                 self._rows, self._index = self._read(), -1
-            while self._index < wanted:
+            while self._index < target:
                 self._line, row = next(self._rows)
                 self._index += not isinstance(row, BadRow)
-            found[wanted] = self._line
+            found[target] = self._line
         return [found[row] for row in rows]
 
 

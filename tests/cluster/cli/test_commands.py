@@ -19,8 +19,8 @@ def brew360(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_shows_the_ways_to_run_the_demo(tmp_path: Path) -> None:
     done = brew360("demo", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ["--source", "--path", "--keep", "--port", "--report", "--run-dir", "movielens"]:
-        assert word in done.stdout
+    for option in ["--source", "--path", "--keep", "--port", "--report", "--run-dir", "movielens"]:
+        assert option in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,10 @@ def test_help_shows_the_ways_to_run_the_demo(tmp_path: Path) -> None:
         (["--source", "movielens"], "source movielens needs a path"),
         (["--source", "movielens", "--path", "nowhere"], "nowhere is not a folder. Set --path"),
         (["--path", "somewhere"], "takes no path; leave out --path"),
-        (["--source", "mars"], "source 'mars' is unknown; installed are amazon_reviews, mind, movielens, synthetic, tables"),
+        (
+            ["--source", "mars"],
+            "source 'mars' is unknown; installed are amazon_reviews, mind, movielens, synthetic, tables",
+        ),
         (["tokenizer.vocabulary_sise=3"], "tokenizer.vocabulary_size"),
         (["vocabulary_size=3"], "was renamed: write tokenizer.vocabulary_size"),
         (["train.workers=many"], "train.workers"),

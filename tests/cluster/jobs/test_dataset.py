@@ -72,9 +72,9 @@ def test_a_folder_appears_only_when_the_build_succeeded(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "shop.partial"
 
     def fail() -> None:
-        with build_folder(out) as made:
-            assert made == folder
-            (made / "tables").mkdir()
+        with build_folder(out) as path:
+            assert path == folder
+            (path / "tables").mkdir()
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):

@@ -52,11 +52,11 @@ def test_a_model_that_cannot_be_trained_is_refused_before_ray_starts(
 
 
 def bundle(folder: Path, tokenizer: Tokenizer, *, context_length: int = 512) -> PromptBundle:
-    made = PromptBundle(
+    written = PromptBundle(
         suite=load_suite("movielens"), format=PromptFormat(context_length=context_length), tokenizer=tokenizer
     )
-    made.save(folder)
-    return made
+    written.save(folder)
+    return written
 
 
 @pytest.fixture

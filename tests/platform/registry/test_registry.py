@@ -199,15 +199,15 @@ def test_publishers_in_two_processes_never_share_a_number_and_none_is_lost(
 
 
 class Flaky(LocalStore):
-    """Fails, or loses its answer, on keys that contain `word`."""
+    """Fails, or loses its answer, on keys that contain `part`."""
 
-    def __init__(self, root: Path, word: str, *, written: bool) -> None:
+    def __init__(self, root: Path, part: str, *, written: bool) -> None:
         super().__init__(root)
-        self.word = word
+        self.part = part
         self.written = written
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        if self.word not in key:
+        if self.part not in key:
             return super().put_if_absent(key, data)
         if not self.written:
             raise StorageError("the store went away")

@@ -151,10 +151,10 @@ def scored(
     (part,) = plan.parts()
     batch = pa.Table.from_pylist([vars(part)])
     assert Part(**batch.to_pylist()[0]) == part
-    made = make_prompts(
+    compiled = make_prompts(
         batch, plan=plan, version_folder=service.version.folder, engine=EngineConfig(), context_path=context_path
     )
-    (row,) = made.to_pylist()
+    (row,) = compiled.to_pylist()
     listed, prompts = _deserialize(row["listed"]), _deserialize(row["prompts"])
     scorer = Scorer(service.engine, service.version.compiler)
     table = _join_scores(listed, asyncio.run(score_table(scorer, prompts, version=None, in_flight=4)), 7)

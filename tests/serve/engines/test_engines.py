@@ -81,34 +81,34 @@ PROMPT = [2, 30, 40, 50]
 
 
 async def test_greedy_generation_takes_the_likeliest_token(engine: Engine, version: LoadedVersion) -> None:
-    made = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, top_logprobs=3))
-    assert (len(made.ids), made.finish) == (6, "length")
-    assert len(made.logprobs) == len(made.top) == 6
-    for i, id_ in enumerate(made.ids):
+    generated = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, top_logprobs=3))
+    assert (len(generated.ids), generated.finish) == (6, "length")
+    assert len(generated.logprobs) == len(generated.top) == 6
+    for i, id_ in enumerate(generated.ids):
         vocabulary = list(range(version.compiler.tokenizer.vocabulary_size))
-        logprobs = await engine.next_token_logprobs([*PROMPT, *made.ids[:i]], vocabulary)
+        logprobs = await engine.next_token_logprobs([*PROMPT, *generated.ids[:i]], vocabulary)
         best = sorted(vocabulary, key=lambda token: -logprobs[token])[:3]
         assert id_ == best[0]
-        assert made.logprobs[i] == pytest.approx(logprobs[id_], abs=1e-4)
-        assert made.top[i] == pytest.approx({token: logprobs[token] for token in best}, abs=1e-4)
+        assert generated.logprobs[i] == pytest.approx(logprobs[id_], abs=1e-4)
+        assert generated.top[i] == pytest.approx({token: logprobs[token] for token in best}, abs=1e-4)
 
 
 async def test_a_text_ends_before_a_stop_token(engine: Engine) -> None:
     whole = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0))
     assert whole.top == ({},) * 6
     at = whole.ids.index(whole.ids[3])
-    made = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, stop_ids=(whole.ids[3],)))
-    assert (made.ids, made.finish) == (whole.ids[:at], "stop")
-    assert made.logprobs == pytest.approx(whole.logprobs[:at], abs=1e-5)
+    generated = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, stop_ids=(whole.ids[3],)))
+    assert (generated.ids, generated.finish) == (whole.ids[:at], "stop")
+    assert generated.logprobs == pytest.approx(whole.logprobs[:at], abs=1e-5)
 
 
 async def test_a_seed_repeats_a_text_and_log_probabilities_are_at_temperature_one(engine: Engine) -> None:
     hot = Sampling(max_tokens=20, temperature=2.0, seed=7)
-    made = await engine.generate(PROMPT, hot)
-    assert (await engine.generate(PROMPT, hot)).ids == made.ids
-    assert (await engine.generate(PROMPT, Sampling(max_tokens=20, temperature=2.0, seed=8))).ids != made.ids
-    [first] = await engine.next_token_logprobs(PROMPT, made.ids[:1])
-    assert made.logprobs[0] == pytest.approx(first, abs=1e-4)
+    generated = await engine.generate(PROMPT, hot)
+    assert (await engine.generate(PROMPT, hot)).ids == generated.ids
+    assert (await engine.generate(PROMPT, Sampling(max_tokens=20, temperature=2.0, seed=8))).ids != generated.ids
+    [first] = await engine.next_token_logprobs(PROMPT, generated.ids[:1])
+    assert generated.logprobs[0] == pytest.approx(first, abs=1e-4)
     likeliest = (await engine.generate(PROMPT, Sampling(max_tokens=5, temperature=0))).ids
     for top_p in (1e-6, 5e-324):  # the second is 0 in float32
         narrow = await engine.generate(PROMPT, Sampling(max_tokens=5, temperature=2.0, top_p=top_p, seed=1))
@@ -117,8 +117,8 @@ async def test_a_seed_repeats_a_text_and_log_probabilities_are_at_temperature_on
 
 async def test_a_text_must_fit_the_context(engine: Engine, version: LoadedVersion) -> None:
     most = version.compiler.format.context_length
-    made = await engine.generate([9] * (most - 2), Sampling(max_tokens=2, temperature=0))
-    assert len(made.ids) == 2
+    generated = await engine.generate([9] * (most - 2), Sampling(max_tokens=2, temperature=0))
+    assert len(generated.ids) == 2
     with pytest.raises(UserError, match=f"max_tokens is 3, but this model reads {most} in all"):
         await engine.generate([9] * (most - 2), Sampling(max_tokens=3))
     with pytest.raises(UserError, match="at least one id"):

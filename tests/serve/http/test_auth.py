@@ -117,10 +117,10 @@ def test_valid_trace_ids_are_kept_and_others_replaced() -> None:
         ("x" * 129, "ff" + PARENT[2:]),
         ("é", PARENT.replace("4bf", "4BF")),
     ]:
-        made = Trace.of(request_id, parent)
-        assert made.request_id != request_id
-        assert made.trace_id != PARENT[3:35]
-        assert len(made.traceparent) == 55
+        trace = Trace.of(request_id, parent)
+        assert trace.request_id != request_id
+        assert trace.trace_id != PARENT[3:35]
+        assert len(trace.traceparent) == 55
     assert set(Trace.of("", f"00-{'0' * 32}-{'1' * 16}-01").trace_id) != {"0"}
 
 
@@ -146,7 +146,7 @@ def test_keys_are_listed_and_revoked_by_id(tmp_path: Path) -> None:
 
 def test_keys_created_concurrently_are_all_kept(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda n: create_key(tmp_path / "keys.yaml", f"team-{n}"), range(24)))
+        created = list(pool.map(lambda n: create_key(tmp_path / "keys.yaml", f"team-{n}"), range(24)))
     keys = KeyFile(tmp_path / "keys.yaml")
-    assert [getattr(keys.team(key), "name", None) for key in made] == [f"team-{n}" for n in range(24)]
+    assert [getattr(keys.team(key), "name", None) for key in created] == [f"team-{n}" for n in range(24)]
     assert list(tmp_path.iterdir()) == [tmp_path / "keys.yaml"]

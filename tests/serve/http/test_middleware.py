@@ -333,16 +333,16 @@ async def test_ids_are_echoed_and_in_the_log(
     with caplog.at_level(logging.INFO, "brew_serve.access"):
         async with client(service) as http:
             traced = await http.post("/v1/rank", json=body, headers={"x-request-id": "abc-1", "traceparent": parent})
-            made = await http.post("/v1/rank", json={**body, "task": "nothing"})
+            refused = await http.post("/v1/rank", json={**body, "task": "nothing"})
             missing = await http.get("/nowhere")
     assert traced.headers["x-request-id"] == "abc-1"
     assert traced.headers["traceparent"].startswith(parent[:36])
-    assert made.headers["x-request-id"] != missing.headers["x-request-id"]
+    assert refused.headers["x-request-id"] != missing.headers["x-request-id"]
     lines = [record.getMessage() for record in caplog.records if record.name == "brew_serve.access"]
     assert lines[0].startswith("POST /v1/rank 200 ")
     assert lines[0].endswith(f"team=local request_id=abc-1 trace_id={parent[3:35]}")
     assert lines[1].startswith("POST /v1/rank 400 ")
-    assert made.headers["x-request-id"] in lines[1]
+    assert refused.headers["x-request-id"] in lines[1]
     assert lines[2].startswith("GET /nowhere 404 ")
 
 

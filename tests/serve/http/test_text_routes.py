@@ -65,10 +65,10 @@ async def test_the_openai_client_completes_text(openai: Any, service: RankingSer
     assert (answer.object, answer.model) == ("text_completion", "brew360@3")
     assert [choice.index for choice in answer.choices] == [0, 1]
     for choice, prompt in zip(answer.choices, prompts, strict=True):
-        made = await service.engine.generate(tokenizer.encode(prompt), Sampling(max_tokens=5, temperature=0))
-        assert choice.text == tokenizer.decode(made.ids)
-        assert choice.logprobs.token_logprobs == pytest.approx(made.logprobs, abs=1e-6)
-        assert choice.logprobs.tokens == [tokenizer.decode([id_]) for id_ in made.ids]
+        generated = await service.engine.generate(tokenizer.encode(prompt), Sampling(max_tokens=5, temperature=0))
+        assert choice.text == tokenizer.decode(generated.ids)
+        assert choice.logprobs.token_logprobs == pytest.approx(generated.logprobs, abs=1e-6)
+        assert choice.logprobs.tokens == [tokenizer.decode([id_]) for id_ in generated.ids]
         assert choice.logprobs.text_offset[0] == 0
         assert all(1 <= len(top) <= 2 for top in choice.logprobs.top_logprobs)
     assert answer.usage.prompt_tokens == sum(len(tokenizer.encode(prompt)) for prompt in prompts)
@@ -94,11 +94,11 @@ async def test_the_openai_client_chats(openai: Any, service: RankingService, ver
     )
     tokenizer = version.compiler.tokenizer
     prompt = chat_ids(tokenizer, [("system", "Predict whether the member applies."), ("user", "job welder")])
-    made = await service.engine.generate(prompt, Sampling(max_tokens=4, temperature=0))
-    assert answer.choices[0].message.content == tokenizer.decode(made.ids)
+    generated = await service.engine.generate(prompt, Sampling(max_tokens=4, temperature=0))
+    assert answer.choices[0].message.content == tokenizer.decode(generated.ids)
     assert answer.choices[0].message.role == "assistant"
     content = answer.choices[0].logprobs.content
-    assert [entry.logprob for entry in content] == pytest.approx(made.logprobs, abs=1e-6)
+    assert [entry.logprob for entry in content] == pytest.approx(generated.logprobs, abs=1e-6)
     assert all(len(entry.top_logprobs) == 2 for entry in content)
     assert all(entry.bytes is None or bytes(entry.bytes).decode() == entry.token for entry in content)
     assert answer.usage.prompt_tokens == len(prompt)

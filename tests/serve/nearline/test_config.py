@@ -92,8 +92,8 @@ class TestWithRay:
         queue = CeleryQueue(config)
         for _ in range(5):
             queue.send(Message(member_id="ada", jobs=[JOB]))
-        made = scaling(config)["autoscaling_config"].policy
-        policy = import_attr(made.policy_function)(**made.policy_kwargs)
+        policy_config = scaling(config)["autoscaling_config"].policy
+        policy = import_attr(policy_config.policy_function)(**policy_config.policy_kwargs)
         context = SimpleNamespace(
             current_num_replicas=1,
             total_num_requests=0,
@@ -110,9 +110,9 @@ class TestWithRay:
         fixed = NearlineConfig(folder=str(tmp_path), context_path="c", min_consumers=2, max_consumers=2)
         assert scaling(fixed) == {"num_replicas": 2}
         config = NearlineConfig(folder=str(tmp_path), context_path="c", max_consumers=3, jobs_per_consumer=2)
-        made = scaling(config)["autoscaling_config"]
-        assert (made.min_replicas, made.max_replicas) == (1, 3)
+        settings = scaling(config)["autoscaling_config"]
+        assert (settings.min_replicas, settings.max_replicas) == (1, 3)
         outbox = config.open_outbox()
         outbox.accept([Job(job_id=str(n), kind="event", member_id="a", payload={}) for n in range(5)], 1.0)
-        assert OutboxDepthPolicy(**made.policy.policy_kwargs)(None) == (3, {})
+        assert OutboxDepthPolicy(**settings.policy.policy_kwargs)(None) == (3, {})
         outbox.close()

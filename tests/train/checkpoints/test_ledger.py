@@ -178,12 +178,12 @@ def test_a_segment_that_is_missing_or_altered_is_found(run: Path, damage: Callab
 
 
 def test_missing_steps_between_segments_are_found(tmp_path: Path) -> None:
-    one, two, four = (LedgerStep(step=step, stage="cpt", bins=[step]) for step in (1, 2, 4))
-    first = write_segment(tmp_path, "a", [one], None)
+    first_step, second_step, fourth_step = (LedgerStep(step=step, stage="cpt", bins=[step]) for step in (1, 2, 4))
+    first = write_segment(tmp_path, "a", [first_step], None)
     with pytest.raises(DataError, match=r"a gap: a.json ends with step 1, and the next segment starts with step 4"):
-        read_ledger(tmp_path, write_segment(tmp_path, "b", [four], first))
+        read_ledger(tmp_path, write_segment(tmp_path, "b", [fourth_step], first))
     with pytest.raises(DataError, match="starts with step 2 instead of 1"):
-        read_ledger(tmp_path, write_segment(tmp_path, "c", [two], None))
+        read_ledger(tmp_path, write_segment(tmp_path, "c", [second_step], None))
     with pytest.raises(DataError, match="has no complete checkpoint"):
         audit(tmp_path, {"cpt": 7})
 

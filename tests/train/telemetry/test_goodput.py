@@ -170,10 +170,10 @@ records = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(records, max_size=30), st.floats(0, 2e6))
-def test_the_causes_add_up_to_the_held_time_for_any_records(given: list[Record], now: float) -> None:
-    """Clocks that differ, durations that cannot be, an order that makes no sense."""
+def test_the_causes_add_up_to_the_held_time_for_any_records(events: list[Record], now: float) -> None:
+    """Also for clocks that differ, impossible durations, and an impossible order."""
     meter = GoodputMeter()
-    for record in given:
+    for record in events:
         before = meter.at(0)
         meter.add(record)
         found = meter.at(now)
@@ -181,5 +181,5 @@ def test_the_causes_add_up_to_the_held_time_for_any_records(given: list[Record],
         assert min(found.productive_seconds, *found.lost.values()) >= -1e-6
         assert 0 <= found.goodput <= 1 + 1e-9
         assert meter.at(0).held_seconds >= before.held_seconds  # what was held stays held
-    times = [record["time"] for record in given]
+    times = [record["time"] for record in events]
     assert meter.at(0).held_seconds <= max(times, default=0) - min(times, default=0) + 1e-6  # nothing counts twice

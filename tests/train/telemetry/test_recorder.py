@@ -306,16 +306,16 @@ def test_prometheus_scrapes_the_last_row_until_the_run_ends(tmp_path: Path, monk
                 found[f"{stage} {name.removeprefix('ray_brew_train_')} {cause}".strip()] = float(value)
         return found
 
-    def wait_for(wanted: str, *, there: bool = True) -> dict[str, float]:
+    def wait_for(gauge: str, *, there: bool = True) -> dict[str, float]:
         deadline = time.monotonic() + 40
         while time.monotonic() < deadline:
             try:
-                if (wanted in (found := scrape())) is there:
+                if (gauge in (found := scrape())) is there:
                     return found
             except OSError:  # the node's agent is still starting
                 pass
             time.sleep(0.2)
-        raise AssertionError(f"{wanted}: {'never came' if there else 'never went'}")
+        raise AssertionError(f"{gauge}: {'never came' if there else 'never went'}")
 
     ray.init(
         address="local",

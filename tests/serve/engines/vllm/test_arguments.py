@@ -134,8 +134,8 @@ def test_vllm_accepts_every_argument_and_does_not_quantise_the_head() -> None:
 
     engine = dataclasses.replace(load_serve(["h100"]).engine, max_model_len=32_768)
     arguments = engine_arguments(FOLDER, MODEL, engine, device="gpu")
-    made = AsyncEngineArgs(**arguments)
-    assert {name: getattr(made, name) for name in arguments if name != "hf_overrides"}.items() <= arguments.items()
+    accepted = AsyncEngineArgs(**arguments)
+    assert {name: getattr(accepted, name) for name in arguments if name != "hf_overrides"}.items() <= arguments.items()
 
     quantisation = OnlineQuantizationConfig(resolve_quantization_config(arguments["quantization"], None))
     assert quantisation.resolve_quant_method_cls(LinearBase, "model.layers.0.self_attn.o_proj") is not None
