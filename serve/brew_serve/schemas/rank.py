@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
@@ -32,7 +33,7 @@ def _present(fields: Any) -> Any:
     try:
         return field_values(fields)
     except UserError as error:
-        raise ValueError(str(error)) from error
+        raise PydanticCustomError("field_value", "{reason}", {"reason": str(error).removesuffix(".")}) from error
 
 
 # JSON values of the kinds that a table can have; after validation, the text of each field that is present.

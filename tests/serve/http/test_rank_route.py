@@ -85,6 +85,20 @@ async def test_truncation_is_reported(http: httpx.AsyncClient, body: dict[str, A
     assert list(truncated["candidates"]) == ["c0"]
 
 
+async def test_values_of_other_types_are_written_as_in_tables(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    def ask(profile: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+        return body | {"member": {"profile": profile}, "candidates": [{"id": "a", "fields": fields}]}
+
+    plain = await http.post("/v1/rank", json=ask({"title": "care, law"}, {"title": "3", "company": "yes"}))
+    other = await http.post(
+        "/v1/rank",
+        json=ask({"title": [" care", "", None, "law\n"], "location": " "}, {"title": 3.0, "company": True, "x": None}),
+    )
+    assert plain.status_code == other.status_code == 200
+    assert plain.json()["ranking"] == other.json()["ranking"]
+    assert plain.json()["usage"] == other.json()["usage"]
+
+
 def change(**values: Any) -> Any:
     return lambda body: body.update(values)
 
@@ -117,6 +131,22 @@ BAD = [
         change(candidates=[{"id": "a", "fields": {"title": "x" * 2001}}]),
         400,
         "candidates.0.fields.title: String",
+    ),
+    (
+        change(candidates=[{"id": "a", "fields": {"title": {"en": "nurse"}}}]),
+        400,
+        "candidates.0.fields: field 'title' holds a value of type dict, which a prompt cannot show",
+    ),
+    (
+        change(member={"profile": {"skills": ["care", ["law"]]}}),
+        400,
+        "member.profile: field 'skills[1]' holds a value of type list",
+    ),
+    (past(fields={"topic": {}}), 400, "member.history.0.fields: field 'topic' holds a value of type dict"),
+    (
+        change(member={"profile": {"skills": ["x" * 1500, "y" * 1500]}}),
+        400,
+        "member.profile.skills: String should have at most 2000 characters",
     ),
     (change(candidates=[{"id": "a"}]), 400, "candidates.0.fields is missing; give it"),
     (change(candidates=[7]), 400, "candidates.0: Input should be a valid dictionary"),
