@@ -45,9 +45,6 @@ _WITHOUT_EFFECT = frozenset(
         "cache_implementation",
         "return_dict",
         "initializer_range",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
         "output_hidden_states",
         "output_attentions",
         "output_router_logits",
@@ -57,6 +54,21 @@ _WITHOUT_EFFECT = frozenset(
         "label2id",
         "tie_last_hidden_states",
         "default_theta",
+        "tokenizer_class",
+        "problem_type",
+        "task_specific_params",
+        # settings of generation, which older releases of transformers kept here
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "num_beams",
+        "num_return_sequences",
+        "max_length",
+        "min_length",
         "quantization_config",  # `require_unquantized` checks it
         "attention_dropout",  # acts in training only
         "router_jitter_noise",  # acts in training only
@@ -215,7 +227,8 @@ def _check_field(name: str, value: Any, kind: str, family: Family, folder: Path)
             )
         return
     known = name in _SIZES or name in _WITHOUT_EFFECT or name in family.honoured
-    if known or name.startswith(("_", "unsloth")) or _is_neutral(name, value):
+    note = name.startswith(("_", "unsloth")) or name.endswith("_token_id")
+    if known or note or _is_neutral(name, value):
         return
     raise UserError(
         f"the model in {folder} has {name}={_short(value)} in its config.json, which is not honoured for {kind}, so "

@@ -29,14 +29,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "sliding_window": 512,
         "torch_dtype": "bfloat16",
+        "unk_token_id": 3,  # as transformers converts a GGUF
         "use_bidirectional_attention": False,
     },
     "llama": {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "hidden_act": "silu",
+        "max_length": 4096,
         "mlp_bias": False,
         "pretraining_tp": 1,
+        "temperature": 0.9,
         "rope_scaling": {
             "factor": 8.0,
             "high_freq_factor": 4.0,
