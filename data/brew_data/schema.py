@@ -111,7 +111,19 @@ def write_tables(tables: Tables, folder: Path) -> None:
     for name in ["members", "entities", "interactions", "oracle"]:
         table = getattr(tables, name)
         if table is not None:
+            table = _replace_structs(table, pa.struct([]), _NO_FIELDS)  # Parquet cannot store a struct without fields
             pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+
+
+_NO_FIELDS = pa.struct([("_no_fields", pa.null())])  # a profile or an entity without fields, in Parquet
+
+
+def _replace_structs(table: pa.Table, before: pa.StructType, after: pa.StructType) -> pa.Table:
+    """Replace columns of the type `before`, whose values have no content, by columns of the type `after`."""
+    for index, field in enumerate(table.schema):
+        if field.type == before:
+            table = table.set_column(index, field.name, pa.array([{}] * table.num_rows, after))
+    return table
 
 
 def micros(rows: pa.Table) -> pa.ChunkedArray:
@@ -150,6 +162,6 @@ def read_table(folder: Path, name: str) -> pa.Table:
     if not path.exists():
         raise DataError(f"{path} does not exist. A folder of tables needs {name}.parquet; write it.")
     try:
-        return pq.read_table(path)
+        return _replace_structs(pq.read_table(path), _NO_FIELDS, pa.struct([]))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}). Write it again.") from error

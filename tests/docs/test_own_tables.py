@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from brew_data.data_folder import DataFolder
+from brew_platform.errors import DataError
 
 from ..serve.running_ray import RAY
 
@@ -47,6 +49,22 @@ def data(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def kill_during(phase: str, folder: Path) -> None:
+    """Start the build of the page, and kill it with SIGKILL when a phase has begun."""
+    build = subprocess.Popen(
+        [str(Path(sys.executable).parent / "brew360"), "data", "build", "shop.yaml", "--out", "data/shop"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    with build:
+        assert build.stdout is not None
+        assert any(f"] {phase} ..." in line for line in build.stdout)
+        started = psutil.Process(build.pid).children(recursive=True)
+        build.kill()
+        build.stdout.read()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+
+
 def test_the_files_of_the_page_are_valid(shop: Path) -> None:
     done = data("validate", "shop.yaml", cwd=shop)
     assert done.returncode == 0, done.stdout
@@ -78,13 +96,15 @@ class TestBuild:
 
     pytestmark = RAY
 
-    def test_the_page_ends_with_a_complete_folder(self, shop: Path) -> None:
+    def test_a_killed_build_leaves_no_folder_and_the_next_one_succeeds(self, shop: Path) -> None:
         with (shop / "interactions.csv").open("a") as file:
             file.write("u0001,010,view,yesterday\n")
         partial = shop / "data" / "shop.partial"
-        partial.mkdir(parents=True)
-        (partial / "building").touch()  # as a killed build leaves it
-        (partial / "bins").mkdir()
+        kill_during("bins", shop)
+        assert not (shop / "data" / "shop").exists()
+        assert (partial / "tables").exists()
+        with pytest.raises(DataError, match="its build did not finish"):
+            DataFolder.open(partial)
         done = data("build", "shop.yaml", "--out", "data/shop", cwd=shop)
         assert done.returncode == 0, done.stdout
         assert not partial.exists()

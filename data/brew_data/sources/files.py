@@ -503,7 +503,7 @@ class JsonLinesFile:
                 index += 1
                 pending += 1
                 for name, path in paths:
-                    values[name].append(_at(row, path))
+                    values[name].append(_at(row, name, path))
             if pending + len(bad) >= ROWS_PER_BATCH:
                 yield Batch(_json_table(values), index - pending, bad)
                 values, bad, pending = {name: [] for name, _ in paths}, [], 0
@@ -544,7 +544,9 @@ def _paths(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _paths(value, f"{prefix}{key}.")
 
 
-def _at(row: dict[str, Any], path: list[str]) -> Any:
+def _at(row: dict[str, Any], name: str, path: list[str]) -> Any:
+    if name in row:  # a key whose own name has a dot comes before a path
+        return row[name]
     value: Any = row
     for key in path:
         if not isinstance(value, dict):

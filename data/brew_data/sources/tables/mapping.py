@@ -41,6 +41,9 @@ def find_mapping_problems(table: str, config: TableConfig, file: InputFile) -> l
     if repeated := sorted({column for column in known if known.count(column) > 1}):
         message = f"columns {', '.join(map(repr, repeated))} occur more than once in the header. Rename them."
         return [Problem(table=name, message=message)]
+    if len(known) == 1 and (found := [separator for separator in ";\t|" if separator in known[0]]):
+        message = f"the header is one column, {known[0]!r}. Set delimiter to {found[0]!r}."
+        return [Problem(table=name, message=message)]
     problems = []
     present = []
     for output in _outputs(config):

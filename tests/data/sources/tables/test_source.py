@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brew_data.schema import Tables, micros
+from brew_data.schema import Tables, micros, read_tables, write_tables
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TablesConfig
 from brew_data.sources.tables.source import OwnTables
@@ -87,6 +87,13 @@ def test_two_csv_files_become_tables(make: Make) -> None:
     ]  # fmt: skip
     assert tables.members["member_id"].to_pylist() == ["u2", "u1"]
     assert tables.members["locale"].to_pylist() == ["en", "en"]
+
+
+def test_tables_without_profiles_survive_a_round_trip(make: Make, tmp_path: Path) -> None:
+    tables = make().read()
+    write_tables(tables, tmp_path / "tables")
+    assert read_tables(tmp_path / "tables") == tables
+    assert tables.members["profile"].to_pylist() == [{}, {}]
 
 
 def test_values_thresholds_and_constants(make: Make) -> None:
@@ -180,6 +187,9 @@ def test_all_problems_of_the_columns_are_found_at_once(make: Make) -> None:
         source.read_rows(Quarantine())
     [problem] = make("interactions.columns.timestamp=tiem").find_problems()
     assert problem.message == "interactions.timestamp: column 'tiem' is missing. Did you mean 'time'?"
+    [problem] = make(interactions="user;item;event;time\n1;2;3;4\n").find_problems()
+    assert problem.message == "the header is one column, 'user;item;event;time'. Set delimiter to ';'."
+    assert not make("interactions.delimiter=;", interactions="user;item;event;time\n1;3;x;2024-05-01\n").find_problems()
     [problem] = make(interactions="user,user,item\n1,2,3\n").find_problems()
     assert "columns 'user' occur more than once in the header" in problem.message
 
