@@ -1,7 +1,8 @@
 """The check of a data set before it is built: all problems at once."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,20 +153,13 @@ def _examples(problem: Problem) -> str:
     return f", e.g. {'; '.join(problem.examples)}" if problem.examples else ""
 
 
-class _collect:
+@contextmanager
+def _collect(problems: list[Problem], table: str) -> Iterator[None]:
     """Turn an error of the block into a problem."""
-
-    def __init__(self, problems: list[Problem], table: str) -> None:
-        self._problems, self._table = problems, table
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if not isinstance(error, BrewError):
-            return False
-        self._problems.append(Problem(table=self._table, message=str(error)))
-        return True
+    try:
+        yield
+    except BrewError as error:
+        problems.append(Problem(table=table, message=str(error)))
 
 
 def _quarantine_problems(quarantine: Quarantine, max_share: float) -> list[Problem]:
