@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
@@ -9,6 +10,7 @@ from brew_data.prompts.tokenizer import Tokenizer
 __all__ = ["NOTHING_CUT", "Budget", "Cut"]
 
 Ids = tuple[int, ...]
+_RECENT = 256  # texts whose token ids are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Budget:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        # Not the tokenizer's own cache: parts of texts do not repeat. Several steps of a fit encode the same text.
+        self._encode = lru_cache(maxsize=_RECENT)(partial(tokenizer.encode, cached=False))
 
     def fit(
         self, template: RecordTemplate, values: Mapping[str, str], *, limit: int, before: str = "", after: str = ""
@@ -62,10 +66,10 @@ class Budget:
         Returns:
             Token ids, and what was cut.
         """
-        encode = self._tokenizer.encode
+        encode = self._encode
 
         def render() -> Ids:
-            return encode(f"{before}{template.render(kept)}{after}", cached=False)
+            return encode(f"{before}{template.render(kept)}{after}")
 
         kept = dict(values)
         ids = full = render()
@@ -98,7 +102,7 @@ class Budget:
         shown = [name for name in template.fields if name in values and name in template.shown]
         rest = sorted(
             (name for name in shown if name not in template.cut_first),
-            key=lambda name: (name == template.fields[0], -len(self._tokenizer.encode(values[name]))),
+            key=lambda name: (name == template.fields[0], -len(self._encode(values[name]))),
         )
         return [*(name for name in template.cut_first if name in shown), *rest]
 
@@ -110,22 +114,24 @@ class Budget:
             del values[name]
 
     def _shorten(self, text: str, most: int) -> str:
-        """Return the longest beginning of a text that has at most `most` tokens and ends at a word, if it can."""
-        encode = self._tokenizer.encode
+        """Return a beginning of a text that has at most `most` tokens, and ends at a word unless it is one word."""
         if most < 1:
             return ""
-        if len(encode(text)) <= most:
+        ids = self._encode(text)
+        if len(ids) <= most:
             return text
-        words = text.split(" ")
-        kept = _most_that_fit(len(words), lambda count: len(encode(" ".join(words[:count]), cached=False)) <= most)
-        if kept:
-            return " ".join(words[:kept]).rstrip(" ,;:")
-        kept = _most_that_fit(len(words[0]), lambda count: len(encode(words[0][:count], cached=False)) <= most)
-        return words[0][:kept]
+        begin = self._tokenizer.decode(ids[:most])
+        if not text.startswith(begin) or len(self._encode(begin)) > most:  # the cut is inside a character
+            begin = text[: _most_that_fit(len(text), lambda count: len(self._encode(text[:count])) <= most)]
+        if not text.startswith(" ", len(begin)):
+            words = begin.rpartition(" ")[0]
+            if words and len(self._encode(words)) <= most:
+                begin = words
+        return begin.rstrip(" ,;:")
 
     def _cut_end(self, before: str, template: RecordTemplate, values: Mapping[str, str], after: str, limit: int) -> Ids:
         """Cut the text before the end of the record. An end that is only white space is cut too."""
-        encode = self._tokenizer.encode
+        encode = self._encode
         text = f"{before}{template.render(values)}"
         end = f"{template.end}{after}"
         if not end.strip():

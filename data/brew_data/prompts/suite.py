@@ -436,12 +436,14 @@ def _check_format_version(suite: str, version: object) -> None:
 
 
 def _check_distinct(owner: str, kind: str, names: list[str]) -> None:
+    if not all(name.strip() for name in names):
+        raise ConfigError(f"{owner}: the name of one of its {kind} is blank. Name it.")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{owner}: {kind} {', '.join(repeated)} occur more than once. Rename or remove the copies.")
 
 
 def _are_distinct(labelled: list[Action] | list[Outcome]) -> bool:
-    return all(item.label.strip() for item in labelled) and all(
+    return all(item.name.strip() and item.label.strip() for item in labelled) and all(
         len(set(values)) == len(labelled)
         for values in ([item.name for item in labelled], [item.label.strip() for item in labelled])
     )

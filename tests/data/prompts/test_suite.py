@@ -51,7 +51,7 @@ def make_suite(*tasks: TaskSpec) -> TaskSuite:
 
 @pytest.fixture
 def feed_suite() -> TaskSuite:
-    """One task that follows the surface, one that derives its outcomes and asks its own question."""
+    """One task that follows the surface, one that derives its outcomes and has its own question."""
     engage = make_task(
         "engage", question=["engage with post"], outcomes=ENGAGE, positive=["engage"], examples_per_member=3
     )
@@ -182,6 +182,8 @@ def test_repeated_names_and_missing_templates_are_refused() -> None:
         make_suite(make_task("act"), make_task("act"))
     with pytest.raises(ConfigError, match="surfaces feed occur more than once"):
         replace(make_suite(make_task("act")), surfaces=[FEED, FEED])
+    with pytest.raises(ConfigError, match="the name of one of its tasks is blank"):
+        make_suite(make_task(" "))
     with pytest.raises(ConfigError, match="no template for entity type 'post'"):
         replace(make_suite(make_task("act")), entities={})
     with pytest.raises(ConfigError, match="two or more actions"):
