@@ -37,7 +37,7 @@ class DatasetConfig:
     split: SplitConfig
     prompt: PromptFormat
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    pairs: int = 2_000  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
+    pairs: int = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data
 

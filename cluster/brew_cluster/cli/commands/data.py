@@ -35,7 +35,7 @@ def build(
 
     brew360 data build synthetic --out data/synthetic
 
-    brew360 data build movielens --out data/movielens path=ml-100k pairs=0
+    brew360 data build movielens --out data/movielens path=ml-100k
 
     brew360 data build shop.yaml --out data/shop
     """
