@@ -91,7 +91,7 @@ def test_recovery_ends_with_a_step_that_no_attempt_had_done() -> None:
     ]  # fmt: skip
     rows = [
         row(1, time=3.0), row(2, time=4.0),
-        row(3, time=10.01),  # the surviving worker's last word after the kill at 10
+        row(3, time=10.01),  # the last row of the surviving worker after the kill at 10
         row(2, attempt="b", time=27.0), row(3, attempt="b", time=28.0),  # repeated
         row(3, attempt="c", time=62.0), row(4, attempt="c", time=63.0), row(5, attempt="c", time=64.0),
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_one_bit_in_one_repeated_step_counts_against_its_kill() -> None:
     assert bitwise_kills(kills, cut, whole) == 3
     cut[2]["loss"] = math.nextafter(1 / 2, 1)
     assert bitwise_kills(kills, cut, whole) == 2
-    cut[-1]["tokens"] = 101  # also that of the kill which was overtaken
+    cut[-1]["tokens"] = 101  # also that of the kill during the restart
     assert bitwise_kills(kills, cut, whole) == 0
     assert bitwise_kills(kills, cut[:-1], whole) == 0  # a step is missing
 
@@ -153,7 +153,7 @@ def test_the_file_has_the_promised_keys_and_keeps_what_is_still_true(tmp_path: P
     assert {"torch", "transformers", "ray", "python"} <= set(written["versions"])
     assert written["parts"]["speed"]["date"] <= written["date"]
 
-    again = Result(path, commit="d" * 40, code="1")  # a commit that left the measured code alone
+    again = Result(path, commit="d" * 40, code="1")  # a git commit that does not change the measured code
     again.put("blocked", {"share": 0.004})
     figures = json.loads(path.read_text())
     assert (figures["checkpoint_blocked_share"], figures["tokens_per_second"], figures["kills"]) == (0.004, 1000.0, 3)

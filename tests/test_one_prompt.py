@@ -122,7 +122,7 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
     if base is None:
         tokenizer = corpus_tokenizer(tmp_path / "tables", suite, split, 600)
         prompts = PromptFormat(context_length=4096, head_tokens=384, question_tokens=128)
-    else:  # these small tokenizers know few words
+    else:  # these small tokenizers have few words
         write_base_tokenizer(base, tmp_path)
         tokenizer = Tokenizer.from_model(tmp_path)
         prompts = PromptFormat(context_length=32_768, head_tokens=1024, question_tokens=640)

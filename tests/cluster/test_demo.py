@@ -1,4 +1,4 @@
-"""The whole road on real components, at the smallest size: what it leaves behind, and how it is stopped."""
+"""The demo on real components, at the smallest size: the files it writes, and how it is stopped."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def wait_until_gone(folder: Path) -> None:
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Those whose working folder it is: the command's and, as they inherit it, all that it started."""
+    """Return the processes with this working folder: the command and all that it started, which inherit it."""
     return [
         f"{process.pid} {' '.join(process.info['cmdline'] or [])[:100]}"
         for process in psutil.process_iter(["cmdline", "status", "cwd"])

@@ -119,7 +119,8 @@ def suite() -> TaskSuite:
 def tokenizer(suite: TaskSuite) -> Tokenizer:
     words = [f"job {title} at acme in berlin post news about {title} like skip apply" for title in TITLES]
     texts = [*words, *(task.instruction for task in suite.tasks)] * 3
-    labels = ["apply", "skip", "like", "not", "now", "ever", "again"]  # "not now" is never seen, so it is no token
+    # "not now" is not in the text, so it has several tokens.
+    labels = ["apply", "skip", "like", "not", "now", "ever", "again"]
     return train_tokenizer([*texts, *labels * 100], vocabulary_size=400)
 
 
@@ -162,7 +163,7 @@ def version_folder(tmp_path_factory: pytest.TempPathFactory, suite: TaskSuite, t
             initializer_range=0.3,
         )
     )
-    with torch.no_grad():  # so that earlier tokens, not the last one alone, decide the answer, and none is certain
+    with torch.no_grad():  # so that the answer depends on earlier tokens too, and no answer is certain
         model.get_input_embeddings().weight.mul_(0.1)
         model.get_output_embeddings().weight.mul_(0.15)
     model.save_pretrained(folder)
@@ -349,7 +350,7 @@ def _unpack_redis(folder: Path) -> None:
 
     try:
         download()
-    except subprocess.SubprocessError:  # no lists of packages yet: fetch them into a folder of our own
+    except subprocess.SubprocessError:  # there are no lists of packages yet: fetch them into a separate folder
         (draft / "state/lists/partial").mkdir(parents=True)
         (draft / "cache/archives/partial").mkdir(parents=True)
         private += ["-o", f"Dir::State={draft}/state", "-o", f"Dir::Cache={draft}/cache"]

@@ -89,5 +89,5 @@ def test_a_run_continues_after_the_preemption_and_loss_of_a_node(
     rows, _ = read_run(run)
     assert {row["step"] for row in rows} == set(range(1, max(row["step"] for row in rows) + 1))
     done.set()
-    ray.shutdown()  # ends the run, which would go on for hours
+    ray.shutdown()  # ends the run, which would continue for hours
     thread.join(timeout=60)  # a `ray.get` that waits in another thread does not always return after ray.shutdown()

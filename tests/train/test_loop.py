@@ -122,7 +122,7 @@ def test_an_attempt_that_lost_its_lease_writes_no_more_checkpoints(
         run(out, on_step=overtake)
     assert [path.parent.name[:13] for path in out.glob("checkpoints/*/manifest.json")] == ["step-00000002"]
     assert (out / "lease").read_text() == "later"
-    assert run(out).steps == 10  # the next attempt claims it, and goes on
+    assert run(out).steps == 10  # the next attempt takes the lease, and continues
 
 
 def test_a_finished_run_only_exports_again(run: Any, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_killed_workers_lose_only_time(
     expected = {row["step"]: row["loss"] for row in whole}
     assert kill_at == []
     assert sum(event["kind"] == "attempt" for event in events) == 3
-    assert all(row["loss"] == expected[row["step"]] for row in rows)  # what was redone too, bitwise
+    assert all(row["loss"] == expected[row["step"]] for row in rows)  # also replayed steps, bitwise
     assert {row["step"] for row in rows} == set(expected) == set(range(1, 121))
     weights = [(tmp_path / name / "export/model.safetensors").read_bytes() for name in ("run", "whole")]
     assert weights[0] == weights[1]
@@ -97,7 +97,7 @@ def test_killed_workers_lose_only_time(
 def test_user_errors_of_workers_are_raised_unchanged(
     config: TrainConfig, bins: dict[str, Path], shape: ModelShape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # workers run elsewhere: what is named from here must be found there
+    monkeypatch.chdir(tmp_path)  # workers run in another folder, so relative paths must be resolved before
     tiny = MixtralConfig(
         vocab_size=shape.vocabulary_size,
         hidden_size=16,

@@ -90,7 +90,7 @@ class PromptBundle:
         """Check that the documents of packed bins were compiled with this bundle.
 
         Args:
-            folder: Contains `plan.json`; a missing or malformed one is not this method's business.
+            folder: Contains `plan.json`; a missing or malformed one is ignored, because the bin reader reports it.
 
         Raises:
             UserError: They were compiled with other prompts.

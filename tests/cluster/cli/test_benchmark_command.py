@@ -1,4 +1,4 @@
-"""`brew360 benchmark`: what cannot work is one sentence before anything starts."""
+"""`brew360 benchmark`: invalid input is refused with one sentence before anything starts."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The command line: helpful help, and one sentence with an exit code for invalid input."""
+"""The command line: help texts, and one sentence with an exit code for invalid input."""
 
 import os
 import subprocess

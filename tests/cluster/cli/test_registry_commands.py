@@ -1,4 +1,4 @@
-"""`brew360 registry`: what each command does, and one sentence for whatever cannot work."""
+"""`brew360 registry`: the effect of each command, and one sentence for each invalid input."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def bundle() -> PromptBundle:
 
 @pytest.fixture
 def export(tmp_path: Path, bundle: PromptBundle) -> Path:
-    """What publishing reads of an export; the weights are one tensor."""
+    """Write the files of an export that publishing reads; the weights are one tensor."""
     folder = tmp_path / "sft" / "export"
     folder.mkdir(parents=True)
     config = {"model_type": "llama", "vocab_size": bundle.tokenizer.vocabulary_size, "max_position_embeddings": 256}

@@ -1,4 +1,4 @@
-"""The benchmark's checks before any time is spent, and what an interrupted one keeps; without Ray."""
+"""The checks of a benchmark before scoring starts, and the scores that an interrupted one keeps; without Ray."""
 
 import json
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_a_model_is_a_folder_or_a_version(tmp_path: Path, export: Path, monkeypa
         assert (version.name, version.kind, version.version) == ("registry:1", "version", 1)
         assert version.digest == found.digest == folder_digest(version.folder)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "1").symlink_to(export)  # a folder comes before a version of its name, unless it says registry:
+    (tmp_path / "1").symlink_to(export)  # a folder comes before a version
     assert open_model("1", job(tmp_path)).kind == "export"
     assert open_model("registry:1", job(tmp_path)).kind == "version"
     assert report_path(job(tmp_path, run="r", data="d/ml"), version) == Path("r/registry-1-ml.json")

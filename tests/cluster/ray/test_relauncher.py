@@ -75,9 +75,9 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     ("answer", "interrupts", "heard"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", 1, "x."),  # as one dies whose guard is quicker than it
-        ("time.sleep(.5); write('done'); sys.exit(130)", 1, "x.done"),  # nothing cuts short what it tidies up
-        ("None", 2, "x."),  # deaf to the first
+        ("os.kill(os.getpid(), signal.SIGKILL)", 1, "x."),  # as a process ends whose guard is faster
+        ("time.sleep(.5); write('done'); sys.exit(130)", 1, "x.done"),  # its cleanup is not interrupted
+        ("None", 2, "x."),  # ignores the first
     ],
 )
 def test_an_interrupt_reaches_the_child_once_and_nothing_is_started_again(

@@ -82,7 +82,7 @@ def test_a_row_becomes_two_chats_that_differ_in_their_answer(compiler: PromptCom
 
 
 def test_both_formats_give_the_same_bins(compiler: PromptCompiler, tmp_path: Path) -> None:
-    rows = [{**row, "score": 4} for row in ROWS]  # a column that means nothing here
+    rows = [{**row, "score": 4} for row in ROWS]  # an unknown column is ignored
     plans = [
         build_pairs(path, compiler, tmp_path / path.suffix)
         for path in (jsonl(tmp_path / "a.jsonl", rows), parquet(tmp_path / "a.parquet", rows))

@@ -1,4 +1,4 @@
-"""The prompt compiler: one set of token ids on every path, an honest budget, and no forged turns."""
+"""The prompt compiler: equal token ids on every path, an exact budget, and no forged turns."""
 
 import pytest
 from hypothesis import given, settings

@@ -65,7 +65,7 @@ def test_the_start_moves_forward_once_per_hop(lengths: list[int], budget: int, h
 
 @pytest.mark.parametrize("turns", range(1, 200))
 def test_turns_of_64_tokens_in_a_context_of_512_show_at_least_5(turns: int) -> None:
-    budget = 512 - 64 - 1 - 60  # of which the candidate, the label, and a head of 60 tokens take their part
+    budget = 512 - 64 - 1 - 60  # including the candidate, the label, and a head of 60 tokens
     start = kept_from([64] * turns, budget, 256, 200)
     assert turns - start >= min(turns, 5)
 

@@ -110,7 +110,7 @@ def test_a_revision_sorts_after_all_earlier_ones(context: Context, backend: Any,
     for at in range(12):
         context.record([replace(EVENT, event_id=str(at))])
         revisions.append(context.snapshot("ada").revision)
-    backend[0](tables)  # built again: the events are gone, and what was ranked with them is older all the same
+    backend[0](tables)  # a rebuild removes the events, and rankings that used them are still older
     other = backend[1]()
     revisions.append(other.snapshot("ada").revision)
     other.close()
@@ -132,7 +132,7 @@ def test_a_rebuild_replaces_the_context(context: Context, backend: Any, tables: 
 def test_concurrent_threads_lose_no_events(context: Context, history: list[PastInteraction]) -> None:
     def tell(thread: int) -> None:
         for at in range(20):
-            context.record([replace(EVENT, event_id=f"{at}", timestamp=10**8 + at)])  # all tell of the same
+            context.record([replace(EVENT, event_id=f"{at}", timestamp=10**8 + at)])  # all report the same event
             context.record([replace(EVENT, event_id=f"{thread}-{at}")])
             context.snapshot("ada")
 
@@ -188,7 +188,7 @@ def test_a_rebuild_during_writes_contains_nothing_of_the_old_file(
     file: Path, tables: Tables, history: list[PastInteraction]
 ) -> None:
     writer = MemberContext(file, writable=True)
-    writer.record([EVENT])  # is in the old file's log, which SQLite would read into the new one
+    writer.record([EVENT])  # is in the old file's log, which SQLite would apply to the new file
     MemberContext.build(tables, file)
     replaced = MemberContext(file, writable=True)
     assert replaced.record([replace(EVENT, event_id="b")]) == 1

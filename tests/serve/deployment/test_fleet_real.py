@@ -258,7 +258,7 @@ def test_killed_processes_are_replaced_and_callers_get_a_retry_time(service: Ser
     assert {answer.status for answer in load.failed} == {503}, load.failed
     assert all(int(answer.retry_after or 0) >= 1 for answer in load.failed)
     assert all(killed - 1 < answer.done < up for answer in load.failed)
-    assert all(answer.done - answer.sent_at < 10 for answer in load.failed), "nobody waits for a restart"
+    assert all(answer.done - answer.sent_at < 10 for answer in load.failed), "no request waits for a restart"
     assert process.pid not in [child.pid for child in processes(victim)]
     print(f"\n{victim}: {len(load.failed)} of {len(load.answers)} refused, up again after {up - killed:.1f} s")
 

@@ -40,7 +40,7 @@ def test_a_busy_replica_is_skipped_and_the_second_choice_is_fixed() -> None:
     loads = dict(zip(order, [20, 4, 5], strict=True))
     assert order_replicas("ada", loads) == [order[1], order[2], order[0]]
     loads = dict(zip(order, [3, 0, 0], strict=True))
-    assert order_replicas("ada", loads) == order, "a few requests more are no reason to move"
+    assert order_replicas("ada", loads) == order, "a few more requests must not change the replica"
     loads = dict(zip(order, [11, 10, 9], strict=True))
     assert order_replicas("ada", loads) == order
 
@@ -119,7 +119,7 @@ def test_a_share_of_the_members_is_chosen_and_stays_when_it_grows() -> None:
 def test_replicas_follow_the_outstanding_tokens() -> None:
     assert [desired_replicas(tokens, 1_000, 1) for tokens in (0, 1, 1_000, 1_001, 9_500)] == [1, 1, 1, 2, 10]
     fewer = [desired_replicas(tokens, 1_000, 3) for tokens in (3_001, 3_000, 1_900, 1_401, 1_400, 701, 700, 0)]
-    assert fewer == [4, 3, 3, 3, 2, 2, 1, 1], "one goes only where the others have room to spare"
+    assert fewer == [4, 3, 3, 3, 2, 2, 1, 1], "a replica is removed only if the others have spare capacity"
     policy = OutstandingTokensPolicy(target_tokens=1_000)
     reports = {"outstanding_tokens": {"a": 1_500.0, "b": 700.0}, "other": {"a": 9e9}}
     assert policy(SimpleNamespace(aggregated_metrics=reports, target_num_replicas=1)) == (3, {})

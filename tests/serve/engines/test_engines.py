@@ -142,7 +142,7 @@ async def test_cancelled_calls_are_not_computed(engine: Engine) -> None:
         call.cancel()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(answer, asyncio.CancelledError) for answer in answers)
-    assert len(await engine.next_token_logprobs(PROMPT, [7])) == 1  # and the engine goes on
+    assert len(await engine.next_token_logprobs(PROMPT, [7])) == 1  # and the engine continues
     assert engine.usage.prompts - before < 30, "a pass in hand is computed to its end, and the one after it, at most"
 
 

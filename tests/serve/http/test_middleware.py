@@ -298,7 +298,7 @@ async def test_an_empty_history_is_answered(service: RankingService, body: dict[
     assert len(answer.json()["ranking"]) == len(body["candidates"])
 
 
-# --- What Python's JSON takes and JSON does not ---
+# --- Text that Python's json accepts and JSON does not ---
 
 RAW: list[tuple[Callable[[str], str], str]] = [
     (lambda text: text.replace('"job_apply"', '"\\ud800"'), "half of a surrogate pair is not text"),

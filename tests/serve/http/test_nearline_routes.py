@@ -132,7 +132,7 @@ async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.
     stale = (await http.get(RESULT)).json()
     assert (stale["staleness_seconds"], stale["waiting"]) == (pytest.approx(40.0), 1)
     assert stale["ranking"] == ranked["ranking"]
-    await asyncio.to_thread(plane.work)  # not settled in the outbox yet, and yet shown
+    await asyncio.to_thread(plane.work)  # shown before it is settled in the outbox
     fresh = (await http.get(RESULT)).json()
     assert (fresh["staleness_seconds"], fresh["waiting"], fresh["events"]) == (0.0, 0, {"count": 1, "newest": ["a"]})
     assert fresh["ranking"] != ranked["ranking"]

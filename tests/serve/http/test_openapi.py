@@ -1,7 +1,7 @@
-"""The whole HTTP API fuzzed from its own OpenAPI document: no request makes it fail, or answer what it does not say.
+"""The HTTP API fuzzed from its OpenAPI document: every response is one that the document describes.
 
 Schemathesis makes requests that fit the document and requests that do not, and checks each answer against it: status,
-content type, body, the Allow header, and that what does not fit is refused. Beside that: every refusal is one sentence.
+content type, body, the Allow header, and that what does not fit is refused. Every refusal is one sentence.
 """
 
 from collections.abc import Iterator

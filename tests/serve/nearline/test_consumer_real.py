@@ -175,7 +175,7 @@ def test_events_over_http_update_rankings_across_a_promotion(
         cpus=0.4,
     )
     sent: list[str] = []
-    versions_by_events: dict[tuple[str, ...], set[int]] = {}  # versions, by the events that their ranking has seen
+    versions_by_events: dict[tuple[str, ...], set[int]] = {}  # versions, by the events that their ranking includes
 
     def send() -> None:
         sent.append(f"e{len(sent)}")
@@ -195,7 +195,7 @@ def test_events_over_http_update_rankings_across_a_promotion(
         return ranking
 
     def shown() -> NearlineRanking | None:
-        ranking = read()  # of a request that is still ranking again `waiting` says nothing for a moment
+        ranking = read()  # `waiting` is not exact for a moment while a request is ranked again
         return ranking if ranking and not ranking.waiting and ranking.events.newest == sent else None
 
     def require_equal_online(ranking: NearlineRanking, number: int, began: datetime) -> None:
@@ -221,7 +221,7 @@ def test_events_over_http_update_rankings_across_a_promotion(
 
             registry.promote(2, force=True, reason="test", author="test")
 
-            def moved() -> bool:  # events go on meanwhile
+            def moved() -> bool:  # events continue meanwhile
                 send()
                 time.sleep(2)
                 ranking = read()

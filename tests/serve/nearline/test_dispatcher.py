@@ -96,7 +96,7 @@ def test_an_outcome_is_used_only_after_it_survives_a_crash_of_the_store(plane: P
     plane.dispatcher.step()
     plane.worker().handle("ada", plane.lane.held.pop().jobs)
     plane.dispatcher.step()
-    plane.store.forget(["event:2"])  # the store crashed, and its last second is gone
+    plane.store.forget(["event:2"])  # the store crashed and lost its last second
     plane.now += 3.0
     plane.dispatcher.step()
     assert plane.outbox.counts() == {"done": 1, "enqueued": 1}

@@ -68,7 +68,7 @@ class Interleaving(RuleBasedStateMachine):
         keep=st.booleans(),
         call=st.none() | st.integers(0, 20),
         after=st.booleans(),
-        version=st.sampled_from([3, 4]),  # consumers of both versions live while one takes over from the other
+        version=st.sampled_from([3, 4]),  # consumers of both versions run while one takes over from the other
     )
     def deliver(self, at: int, keep: bool, call: int | None, after: bool, version: int) -> None:
         held = self.plane.lane.held

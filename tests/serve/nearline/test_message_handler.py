@@ -109,7 +109,7 @@ def test_an_invalid_job_becomes_dead_alone_and_can_be_replayed(plane: Plane) -> 
     post = {"entity_type": "post", "fields": {"topic": "news"}}
     plane.accept(event(7, entity_id="p9", entity=post, surface="feed", action="like"))
     plane.drain()
-    assert plane.outbox.replay(["event:2"]) == 1  # p9 is a post, which jobs does not show: dead again, for that
+    assert plane.outbox.replay(["event:2"]) == 1  # p9 is a post
     plane.drain()
     again = next(letter for letter in plane.outbox.dead_letters() if letter.job.job_id == "event:2")
     assert again.error == "surface jobs shows entities of type 'job', not 'post'."

@@ -88,7 +88,7 @@ def test_a_request_larger_than_the_limit_gets_no_retry_time() -> None:
 def test_the_rate_follows_a_busy_engine_and_ignores_slow_samples_of_an_idle_engine() -> None:
     rate = TokenRate(CONFIG)
     for _ in range(100):
-        rate.observe(tokens=10, seconds=1, outstanding=10)  # one small request: says nothing of what it could do
+        rate.observe(tokens=10, seconds=1, outstanding=10)  # one small request does not show the capacity
     assert rate.per_second == 1_000
     for _ in range(20):
         rate.observe(tokens=400, seconds=1, outstanding=8_000)

@@ -25,7 +25,7 @@ from brew_train.checkpoints.manifest import MANIFEST
 from brew_train.distributed.context import DistributedContext
 
 SHAPES: dict[str, tuple[int, ...]] = {
-    "model.w": (16_385, 1000),  # no multiple of two rows
+    "model.w": (16_385, 1000),  # not a multiple of two rows
     "z.experts": (3, 8, 50),  # sharded over its second dimension
     "model.gain": (1,),  # only the first worker has a part of it
     "model.step": (),
@@ -33,7 +33,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def values(step: int) -> dict[str, torch.Tensor]:
-    """What a checkpoint of `step` must hold, whole."""
+    """Return the complete tensors of a checkpoint of `step`."""
     seed = torch.Generator().manual_seed(step)
     return {name: torch.randn(shape, generator=seed) for name, shape in SHAPES.items()}
 
@@ -72,7 +72,7 @@ def full(root: Path, context: DistributedContext) -> dict[str, Any]:
     checkpointer.wait()
     before = listing(root)
     errors: list[str] = []
-    for _ in range(3):  # what the first left behind would be seen here
+    for _ in range(3):  # leftovers of the first would be seen here
         checkpointer.begin({"w": torch.zeros(600_000)}, {}, step=2, ledger=[])
         try:
             checkpointer.wait()
@@ -86,14 +86,14 @@ def full(root: Path, context: DistributedContext) -> dict[str, Any]:
 
 
 def write(root: Path, context: DistributedContext) -> dict[str, Any]:
-    """Two workers: checkpoints under training, a disk that is full for one of them, and the death of one."""
+    """Two workers: checkpoints during training, a full disk of one of them, and a kill of one."""
     report: dict[str, Any] = {}
     checkpointer = Checkpointer(root / "checkpoints", keep=3, context=context)
     tensors = spread(values(1), context)
     begin(checkpointer, tensors, 1)
     sums, overlapped = [], 0
     time.sleep(0.05 * context.rank)  # so that the workers' messages of training and of the checkpoint differ in order
-    for _ in range(20):  # training goes on: collectives of its own, and other values
+    for _ in range(20):  # training continues, with its own collectives and other values
         overlapped += any(thread.name == "checkpoint" for thread in threading.enumerate())
         sums.append(context.sum_(torch.full((1000,), float(context.rank + 1))).unique().tolist())
         for tensor in tensors.values():
@@ -127,14 +127,14 @@ def write(root: Path, context: DistributedContext) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)  # its file has been begun
     try:
         checkpointer.wait()
-    except Exception as error:  # what it is differs by where the connection breaks
+    except Exception as error:  # the error depends on where the connection breaks
         report["lost"] = type(error).__name__
     print(json.dumps(report), flush=True)
     os._exit(0)  # the process group cannot be closed without the other
 
 
 def alone(root: Path, context: DistributedContext) -> dict[str, Any]:
-    """One worker goes on from what two wrote."""
+    """One worker continues from the checkpoint of two."""
     checkpointer = Checkpointer(root / "checkpoints", keep=3, context=context)
     report: dict[str, Any] = {
         "unfinished": [(f / MANIFEST).exists() for f in checkpointer.root.glob("step-00000004-*")]
@@ -146,7 +146,7 @@ def alone(root: Path, context: DistributedContext) -> dict[str, Any]:
 
 
 def restore(root: Path, context: DistributedContext) -> dict[str, Any]:
-    """Two workers read what one wrote; then a bit is flipped in a file that the second one verifies."""
+    """Two workers read the checkpoint of one; then a bit is flipped in a file that the second one verifies."""
     checkpointer = Checkpointer(root / "checkpoints", keep=3, context=context)
     report = {"fourth": holds(checkpointer, checkpointer.newest(), 4)}
     if context.rank == 0:

@@ -54,7 +54,7 @@ def steps(checkpointer: Checkpointer) -> list[int]:
 
 
 def held(checkpointer: Checkpointer) -> tuple[int, torch.Tensor]:
-    """Step and weights that a new attempt would go on from."""
+    """Step and weights that a new attempt would continue from."""
     fresh = Checkpointer(checkpointer.root, keep=2, context=checkpointer.context)
     found = fresh.newest()
     assert found is not None
@@ -81,7 +81,7 @@ def test_a_checkpoint_holds_the_values_at_its_start(tmp_path: Path, alone: Distr
     begun = {name: tensor.clone() for name, tensor in weights.items()}
     with Checkpointer(tmp_path / "checkpoints", keep=1, context=alone) as checkpointer:
         checkpointer.begin(weights, state, step=1, ledger=[])
-        for tensor in weights.values():  # training goes on at once, while the copies are being written
+        for tensor in weights.values():  # training continues at once, while the copies are being written
             tensor.fill_(float("nan"))
         state["data"]["next_bin"] = 8
         done = checkpointer.wait()
@@ -108,7 +108,7 @@ def test_training_waits_for_the_copy_and_for_the_previous_checkpoint(tmp_path: P
 
 
 def test_buffers_and_index_are_reused_until_the_tensors_change(checkpointer: Checkpointer) -> None:
-    """A second stage has other optimizer state; what the first left behind must not be written again."""
+    """A second stage has other optimizer state; the state of the first must not be written again."""
     addresses = {name: buffer.data_ptr() for name, buffer in checkpointer._shards._buffers.items()}
     checkpoint(checkpointer, 4)
     assert {name: buffer.data_ptr() for name, buffer in checkpointer._shards._buffers.items()} == addresses
@@ -183,7 +183,7 @@ def test_a_repeated_step_never_writes_into_the_old_folder(checkpointer: Checkpoi
     (old / MANIFEST).unlink()
     new = checkpoint(checkpointer, 3).folder
     assert new != old
-    assert not old.exists()  # what a lost worker left behind goes with the next checkpoint
+    assert not old.exists()  # the leftovers of a lost worker are removed with the next checkpoint
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -207,7 +207,7 @@ def test_the_best_checkpoint_is_kept_until_a_better_one_exists(tmp_path: Path, a
     for step in (1, 2, 3, 4):
         checkpoint(checkpointer, step)
     assert steps(checkpointer) == [1, 3, 4]
-    checkpointer.keep_step(5)  # better, but while it is being written the old one is all there is
+    checkpointer.keep_step(5)  # better, but while it is being written only the old one exists
     assert steps(checkpointer) == [1, 3, 4]
     for step in (5, 6, 7):
         checkpoint(checkpointer, step)
@@ -253,7 +253,7 @@ def test_a_failed_write_keeps_earlier_checkpoints(checkpointer: Checkpointer, to
         after = {path: content for path, content in after.items() if "ledger" not in path.parts}
     assert after == before
     assert steps(checkpointer) == [2, 3]
-    checkpointer.begin(tensors, state, step=4, ledger=ledger)  # once there is room, the same run goes on
+    checkpointer.begin(tensors, state, step=4, ledger=ledger)  # once there is free space, the same run continues
     done = checkpointer.wait()
     assert done is not None
     read = {"w": torch.zeros_like(tensors["w"])}
@@ -267,7 +267,7 @@ def test_a_failure_is_raised_once_and_starts_no_checkpoint(
     def fail_after_begin() -> None:
         with checkpointer:
             checkpointer.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
-            raise KeyError  # training fails before it can meet the checkpoint's failure
+            raise KeyError  # training fails before it sees the checkpoint's failure
 
     with file_size_limit(1_000):
         checkpointer.begin({"w": torch.zeros(1_000)}, {}, step=4, ledger=[])
@@ -350,23 +350,23 @@ def run_workers(scenario: str, root: Path, size: int) -> tuple[list[int], list[d
 def test_two_workers_write_checkpoints_in_training_lose_one_and_reshard(tmp_path: Path) -> None:
     codes, (killed, left), _ = run_workers("write", tmp_path, 2)
     assert codes == [-signal.SIGKILL, 0]
-    assert killed["overlapped"] > 0  # training did meet the checkpoint in flight,
+    assert killed["overlapped"] > 0  # training saw the checkpoint in flight,
     for report in (killed, left):
         assert report["sums"] == [[3.0]]  # neither got the other's messages,
-        assert report["first"]  # and the checkpoint holds what was there before
+        assert report["first"]  # and the checkpoint has the values from before
         assert report["second"]
         assert re.search("step 3 could not be written.*File too large", report["full"])  # for one, so for both
         assert not any("step-00000003" in name for name in report["after_full"])
         assert report["third"]
     assert left["lost"] == "RuntimeError"  # none of ours: Ray Train starts the workers again after it
 
-    # the checkpoint that the lost worker was writing does not exist; one process goes on from the one before it
+    # the checkpoint that the lost worker was writing does not exist; one process continues from the previous one
     codes, (report,), _ = run_workers("alone", tmp_path, 1)
     assert codes == [0]
     assert report == {"unfinished": [False], "third": True, "fourth": True, "left": 3}
     assert audit(tmp_path, {"cpt": 5}).bins == {"cpt": [4]}
 
-    # two again, from what one wrote; both fall back, although only the second reads the damage
+    # two again, from the checkpoint of one; both fall back, although only the second reads the damage
     codes, reports, log = run_workers("restore", tmp_path, 2)
     assert codes == [0, 0]
     assert reports == 2 * [{"fourth": True, "fallen_back": True}]

@@ -42,7 +42,7 @@ def template_of(lm: PreTrainedModel, dtype: str = "auto") -> ExportTemplate:
 
 
 def checkpoint_of(lm: PreTrainedModel, folder: Path, *, average_weight: float | None = WEIGHT) -> Checkpoint:
-    """A checkpoint as the optimizer names its tensors, with z = 2y + 1; a tied head is no parameter of its own."""
+    """A checkpoint as the optimizer names its tensors, with z = 2y + 1; a tied head is not a separate parameter."""
     tensors = {f"model.lm.{name}": p.detach() for name, p in lm.named_parameters()}
     if average_weight is not None:
         tensors |= {f"z.lm.{name}": 2 * p.detach() + 1 for name, p in lm.named_parameters()}
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_earlier_export(alone: DistributedContext, tmp_pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert tensors_in(tmp_path / "export").keys() == before.keys()
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "export"}  # nothing half-written is left
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "export"}  # no partial file is left
 
     export(checkpoint, template_of(lm, "float16"), tmp_path / "export", alone)  # a newer one takes its place
     assert {tensor.dtype for tensor in tensors_in(tmp_path / "export").values()} == {torch.float16}

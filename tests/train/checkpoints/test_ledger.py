@@ -41,7 +41,7 @@ def killed(
     """Checkpointer `steps` as a run does that is killed again and again; returns the last segment.
 
     Args:
-        kills: (steps into the attempt, checkpoints lost with it): where each attempt ends, and how many of its newest
+        kills: (steps of the attempt, checkpoints lost with it): where each attempt ends, and how many of its newest
             checkpoints are damaged, so that the next attempt falls back past them.
     """
     names = itertools.count()
@@ -153,7 +153,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def reseal(path: Path) -> None:
-    """Alters a segment so that it still agrees with itself; only its successor knows better."""
+    """Alters a segment consistently, so that only its successor reveals the change."""
     body = json.loads(path.read_text())["body"]
     body["bins"][0] = body["bins"][1]
     path.unlink()

@@ -46,12 +46,12 @@ def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     for step, row in rows_of(tmp_path / "one").items():
         assert [row[key] for key in measured] == pytest.approx([whole[step][key] for key in measured], abs=1e-5)
 
-    # killed in step 9, past the stage's border; the last checkpoint is that of step 8, or 6 where 8 was being written
+    # killed in step 9, in the second stage; the last checkpoint is that of step 8, or 6 where 8 was being written
     codes = run_processes(two, bins, tmp_path / "cut", processes=2, die_at=9)
     assert codes[0] == -9
     assert codes[1] != 0
     shutil.copytree(tmp_path / "cut", tmp_path / "reshard")
-    # when weights are gathered changes no number
+    # the time at which weights are gathered changes no number
     frugal = replace(two, sharding=ShardingConfig(reshard_after_forward=True))
     assert run_processes(frugal, bins, tmp_path / "cut", processes=2) == [0, 0]
     for step, row in rows_of(tmp_path / "cut").items():
@@ -60,7 +60,7 @@ def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
         tmp_path / "whole/export/model.safetensors"
     ).read_bytes()
 
-    # the newest checkpoint loses a bit of one worker's shard; one process goes on from the one before it
+    # the newest checkpoint loses a bit of one worker's shard; one process continues from the previous one
     newest, before = list_checkpoints(tmp_path / "reshard/checkpoints")[:2]
     shard = newest / "__1_0.distcp"
     content = bytearray(shard.read_bytes())

@@ -52,7 +52,7 @@ EXPERTS = {"fresh": (16, 16, 4, 50), "inner": (16, 9, 4, 50), "padded": (18, 9, 
 
 @dataclass(kw_only=True)
 class Run:
-    """One model in one world, and the bins of all workers."""
+    """One model in one process group, and the bins of all workers."""
 
     config: ModelConfig
     context: DistributedContext
@@ -226,7 +226,7 @@ def micro_steps(contexts: dict[str, DistributedContext], bins: list[Bin]) -> dic
 
 
 def stale_weights(context: DistributedContext, bins: list[Bin]) -> float:
-    """How far the loss is from the right one where the shards, as the optimizer holds them, changed after a forward."""
+    """Return the error of the loss if the optimizer changes the shards after a forward pass."""
     run = Run(config=FRESH, context=context, sharding=ShardingConfig(), bins=bins)
     shards = [parameter.detach().to_local() for parameter in run.model.parameters()]
     expected, _ = run.step()
@@ -276,7 +276,7 @@ def compiled(bins: list[Bin]) -> dict[str, float]:
 
 
 def checkpoint_and_export(context: DistributedContext, bins: list[Bin], out: Path) -> None:
-    """A checkpoint of a sharded model, its export by all workers, and what it should hold."""
+    """A checkpoint of a sharded model, its export by all workers, and the expected content."""
     run = Run(config=FRESH, context=context, sharding=ShardingConfig(), bins=bins)
     tensors = {}
     for name, parameter in run.model.named_parameters():

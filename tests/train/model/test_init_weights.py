@@ -40,7 +40,7 @@ def test_every_family_loads_as_transformers_loads_it(model_type: str, tied: bool
     found = dict(lm.named_parameters())
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    buffers = dict(reference.named_buffers())  # rotary frequencies, of which the files hold nothing
+    buffers = dict(reference.named_buffers())  # rotary frequencies, which are not in the files
     assert buffers
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in lm.named_buffers())
     assert (lm.lm_head.weight is lm.model.embed_tokens.weight) == tied
@@ -75,7 +75,7 @@ def test_drawn_weights_follow_from_the_seed_alone() -> None:
             assert weights.eq(1.0).all()
             continue
         assert not torch.equal(weights, other[name])
-        spread = 4 / weights.numel() ** 0.5  # standard errors, with room
+        spread = 4 / weights.numel() ** 0.5  # standard errors, with a margin
         assert abs(weights.mean().item()) < 0.3 * spread
         assert weights.std().item() == pytest.approx(0.3, rel=spread)
     experts = first["model.layers.0.mlp.experts.gate_up_proj"]

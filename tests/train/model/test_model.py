@@ -119,7 +119,7 @@ def test_the_forward_is_the_weighted_loss_of_the_logits() -> None:
 def test_half_precision_uses_a_kernel_for_packed_documents(
     heads: tuple[int, int], window: int | None, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No GPU is here: fake tensors hold our call, forward and backward, against PyTorch's kernel's own signature."""
+    """Without a GPU, fake tensors check our call, forward and backward, against the signature of PyTorch's kernel."""
     with FakeTensorMode():
         query, key, value = (
             torch.empty(1, n, 18, 8, dtype=torch.bfloat16, requires_grad=True) for n in (*heads, heads[1])

@@ -41,7 +41,7 @@ LAYERS = 2
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What four processes measured (sharding_worker.py)."""
+    """The figures that four processes measured (sharding_worker.py)."""
     out = tmp_path_factory.mktemp("sharding")
     worker = Path(__file__).with_name("sharding_worker.py")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]

@@ -57,7 +57,7 @@ print("equal")
 
 
 class Sizes(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes, and how many matrix products there are."""
+    """Records the largest tensor that any operation makes, and the number of matrix products."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def some_bins(seed: int = 0) -> list[Bin]:
 
 
 class Model:
-    """Hidden states that depend on the token alone, so that a bin's are the same in whatever batch it is."""
+    """Return hidden states that depend only on the token, so that those of a bin are the same in every batch."""
 
     def __init__(self, seed: int = 0, scale: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -180,7 +180,7 @@ def test_a_policy_equal_to_its_reference_has_loss_ln_2_and_margin_0() -> None:
     means = objective.means(sums[1:], batch.counts())
     assert (means["margin"], means["accuracy"]) == (0, 0)
     assert tuple(objective.measures) == tuple(means)
-    # and its gradient drives the two apart: β/2 per pair and nat
+    # and its gradient increases the difference: β/2 per pair and nat
     chosen, rejected = (torch.stack([a.sum() for a in model.answers(batch)[side::2]]).sum() for side in (0, 1))
     torch.testing.assert_close(
         model.gradients(loss), model.gradients(-0.1 / 2 / 4 * (chosen - rejected)), rtol=1e-5, atol=1e-6
@@ -246,7 +246,7 @@ def test_prompt_tokens_of_pairs_are_not_projected() -> None:
     model, batch = Model(), collate(some_bins())
     hidden = model.hidden(batch).detach()
     unread = (batch.roles_T == 0) | (batch.targets_T == NO_TARGET)
-    hidden[unread] = math.nan  # would spoil everything that reads it
+    hidden[unread] = math.nan  # would break every reader
     for name in ("dpo", "orpo"):
         loss, each, _ = make(name).bind(batch.counts(), reference_D=torch.zeros(8))(hidden, model.head, batch)
         assert loss.isfinite()

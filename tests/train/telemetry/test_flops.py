@@ -76,7 +76,7 @@ def test_flops_against_a_count_of_all_products() -> None:
         MixtralForCausalLM(MixtralConfig(**small, num_local_experts=4, num_experts_per_tok=2)),
     ):
         if isinstance(lm, MixtralForCausalLM):
-            lm.set_experts_implementation("eager")  # one product per expert; the counter knows no grouped ones
+            lm.set_experts_implementation("eager")  # one product per expert; the counter does not count grouped ones
         ids = torch.arange(tokens).unsqueeze(0) % 96
         with FlopCounterMode(display=False) as counter:
             lm(input_ids=ids, use_cache=False).logits.sum().backward()

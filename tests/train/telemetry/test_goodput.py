@@ -25,7 +25,7 @@ def test_a_killed_worker_and_a_lost_driver() -> None:
         event(100, "launch"),
         event(110, "attempt"),
         event(113, "ready"),
-        event(119.5, "checkpointed", step=2, blocked_seconds=0.5),  # inside step 3, whose row tells of it
+        event(119.5, "checkpointed", step=2, blocked_seconds=0.5),  # inside step 3; its row reports it
         event(140, "attempt"),
         event(143, "restored", step=2),
         event(145, "ready"),
@@ -56,7 +56,7 @@ def test_a_killed_worker_and_a_lost_driver() -> None:
         "other": 0.5,
         "unknown": 0,
     }
-    found = goodput(rows, events, now=10_000)  # finished, so later is as good as now
+    found = goodput(rows, events, now=10_000)  # finished, so time does not change it
     assert found.lost == pytest.approx(lost)
     assert found.productive_seconds == 1.5 + 2 + 2 + 2
     assert found.held_seconds == 214 - 100
@@ -69,7 +69,7 @@ def test_time_since_the_last_record_is_unknown_and_an_interruption_ends_the_held
     for record in [event(0, "launch"), event(4, "attempt"), event(5, "ready"), row(8, 1, took=3)]:
         meter.add(record)
     assert meter.at(20).lost["unknown"] == 12
-    assert meter.at(8).goodput == 3 / 8  # looking changes nothing
+    assert meter.at(8).goodput == 3 / 8  # reading does not change it
     meter.add(event(9, "stopped"))
     for record in [event(1000, "launch"), event(1001, "attempt"), event(1002, "ready"), row(1003, 2, took=1)]:
         meter.add(record)
@@ -96,7 +96,7 @@ def test_elastic_restarts_and_the_next_stage_lose_time_to_down_and_build() -> No
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[list[Record], list[Record], dict[str, float]]:
-    """A run that is lost now and then, and what its time truly went to."""
+    """A run that is lost several times, and the true causes of its time."""
     true = dict.fromkeys([*CAUSES, "productive"], 0.0)
     time, step, done = draw(seconds), 0, 0
     rows: list[Record] = []
@@ -180,6 +180,6 @@ def test_the_causes_add_up_to_the_held_time_for_any_records(events: list[Record]
         assert found.productive_seconds + sum(found.lost.values()) == pytest.approx(found.held_seconds, abs=1e-3)
         assert min(found.productive_seconds, *found.lost.values()) >= -1e-6
         assert 0 <= found.goodput <= 1 + 1e-9
-        assert meter.at(0).held_seconds >= before.held_seconds  # what was held stays held
+        assert meter.at(0).held_seconds >= before.held_seconds  # held time never decreases
     times = [record["time"] for record in events]
     assert meter.at(0).held_seconds <= max(times, default=0) - min(times, default=0) + 1e-6  # nothing counts twice

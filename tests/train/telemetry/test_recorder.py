@@ -190,7 +190,7 @@ def test_a_failed_record_does_not_stop_a_run(tmp_path: Path, caplog: pytest.LogC
         recorder.event("finished")
     assert broken.calls == 1
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 2, warnings  # each told once
+    assert len(warnings) == 2, warnings  # each is reported once
     assert "metrics.jsonl cannot be written ([Errno 27] File too large)" in warnings[0]
     assert warnings[1] == "Broken failed and receives no more metrics: no space left on device"
     assert [event["kind"] for event in read_run(tmp_path)[1]] == ["finished"]

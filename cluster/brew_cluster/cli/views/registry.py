@@ -1,4 +1,4 @@
-"""What the commands of the registry print. Everything from outside is printed literally."""
+"""Prints the output of the registry commands. Text from outside is printed literally."""
 
 import re
 from collections.abc import Mapping, Sequence

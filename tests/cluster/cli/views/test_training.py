@@ -44,7 +44,7 @@ class Run:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """The view looks for news four times a second, more rarely on a busy machine."""
+    """The view reads new rows four times a second, less often on a busy machine."""
     deadline = time.monotonic() + 20
     while not true() and time.monotonic() < deadline:
         time.sleep(0.05)

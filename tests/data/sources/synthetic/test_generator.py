@@ -1,4 +1,4 @@
-"""The synthetic economic graph: reproducible, honest about its truth, and as hard as docs/synthetic.md says."""
+"""The synthetic economic graph: reproducible, with true probabilities, and as hard as docs/synthetic.md says."""
 
 import dataclasses
 import re
@@ -43,7 +43,7 @@ def test_another_seed_gives_other_tables():
 
 def test_a_graph_of_one_is_a_graph():
     tables = generate(SyntheticConfig(members=1, jobs=1, posts=1, interactions_per_member=5.0))
-    assert tables.interactions.num_rows <= len(SURFACES)  # nobody sees an entity twice on a surface
+    assert tables.interactions.num_rows <= len(SURFACES)  # no member sees an entity twice on a surface
 
 
 def test_default_size_is_minutes_of_training(tables: Tables):

@@ -14,7 +14,7 @@ from brew_serve.engines.rope_scaling import RopeScaling
 from brew_serve.engines.vllm.arguments import engine_arguments, engine_environment
 
 FOLDER = Path("/version")
-# Mixtral 8x22B's, as far as it counts here.
+# Fields of Mixtral 8x22B that matter here.
 MODEL: dict[str, Any] = {
     "hidden_size": 6144,
     "num_attention_heads": 48,

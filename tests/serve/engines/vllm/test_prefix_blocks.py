@@ -23,7 +23,7 @@ def test_blocks_of_a_known_prefix_are_reused() -> None:
     assert blocks.take(ids(*range(10))) == (first, 2)
     longer, known = blocks.take(ids(*range(12)))
     assert (longer[:2], known) == (first, 2)
-    other, known = blocks.take(ids(9, *range(1, 10)))  # the second block's tokens are the same, what is before is not
+    other, known = blocks.take(ids(9, *range(1, 10)))  # the second block has the same tokens, but another prefix
     assert known == 0
     assert not set(other) & set(longer)
 

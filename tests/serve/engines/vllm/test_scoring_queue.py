@@ -113,7 +113,7 @@ async def test_a_cancelled_call_is_not_sent_and_delays_no_other() -> None:
     queue = made(engine)
     engine.go.clear()
     calls = [queue.submit((n,), (1,), None) for n in range(1, 4)]
-    await asyncio.sleep(0.01)  # all are under way
+    await asyncio.sleep(0.01)  # all are in the engine
     late = [queue.submit((n,), (1,), None) for n in range(4, 7)]
     await asyncio.sleep(0.01)
     calls[0].cancel()
@@ -140,7 +140,7 @@ async def test_simultaneous_calls_form_one_pass(count: int) -> None:
     engine = Sums()
     queue = made(engine, prompts=1000, tokens=10_000)
 
-    async def nested(n: int) -> list[list[float]]:  # as a scorer asks
+    async def nested(n: int) -> list[list[float]]:  # in the order of a scorer's calls
         return await submit(queue, (n,))
 
     await asyncio.gather(*(nested(n) for n in range(count)))

@@ -103,7 +103,7 @@ async def test_groups_that_fill_the_cache_do_not_wait_for_each_other(
     model = json.loads((version_folder / "config.json").read_text())
     head = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
     token_bytes = 2 * 4 * model["num_hidden_layers"] * model["num_key_value_heads"] * head
-    room = version.compiler.format.context_length + 64  # tokens: one long prompt and little more
+    room = version.compiler.format.context_length + 64  # tokens: one long prompt and a few more
     engine = VllmEngine(version_folder, EngineConfig(kv_cache_bytes=room * token_bytes))
     try:
         for _ in range(2):
