@@ -72,7 +72,7 @@ class Phrase:
     def __init__(self, source: str, declared: Collection[str], place: str) -> None:
         self.source, self.declared, self.place = source, tuple(declared), f"{place}, template {source!r}"
         tree = self._parse()
-        self._is_conditional = any(tree.find_all((nodes.If, nodes.CondExpr)))
+        self._is_conditional = any(tree.find_all((nodes.If, nodes.CondExpr))) and _can_show_text(tree)
         self._parts = _straight_parts(tree)
         self._template, self.fields = self._compile(tree)
         for name in sorted(self.fields - set(declared)):
@@ -142,6 +142,12 @@ class Phrase:
             f"{self.place} uses the field {name!r}, which is not declared. Did you mean {near[0]}? Declared are "
             f"{', '.join(self.declared)}; add it to `fields` if it is another field."
         )
+
+
+def _can_show_text(tree: nodes.Template) -> bool:
+    """Whether some branch has text or an expression."""
+    shown = (node for output in tree.find_all(nodes.Output) for node in output.nodes)
+    return any(not isinstance(node, nodes.TemplateData) or bool(node.data.strip()) for node in shown)
 
 
 def _straight_parts(tree: nodes.Template) -> list[tuple[str, Callable[[str], str] | None]] | None:

@@ -77,6 +77,7 @@ def write_suite(
         ("", "renders blank text"),
         ("  ", "renders blank text"),
         ("{# title #}", "renders blank text"),
+        ("{% if title %} {% endif %}", "renders blank text"),
     ],
 )
 def test_a_malformed_phrase_is_refused_when_the_suite_is_loaded(tmp_path: Path, source: str, message: str) -> None:
