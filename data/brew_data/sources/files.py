@@ -41,6 +41,7 @@ __all__ = [
 
 BLOCK_BYTES = 4 * 2**20
 ROWS_PER_BATCH = 50_000
+LONGEST_VALUE = 2**31 - 1  # characters of a CSV value
 JSON_SAMPLE = 10_000  # lines whose keys count as the columns of a JSONL file
 SEPARATOR = "\x1f"  # replaces a delimiter of several characters
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -328,6 +329,7 @@ class DelimitedFile:
         bad: list[BadRow] = []
         delimiter = SEPARATOR if len(self.format.delimiter) > 1 else self.format.delimiter
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.format.quote else csv.QUOTE_NONE
+        csv.field_size_limit(LONGEST_VALUE)  # Python's own limit is 131,072 characters
         with self._open() as stream:
             lines = _NumberedLines(stream, self.format.encoding, bad)
             quote = self.format.quote or None
