@@ -39,7 +39,7 @@ def make_base_version(model: Path, bundle: PromptBundle, folder: Path) -> Path:
     shape = ModelShape(vocabulary_size=bundle.tokenizer.vocabulary_size, context_length=bundle.format.context_length)
     require_base_model(model, shape)
     bundle.require_model(model)
-    if (folder / PROMPT_FILE).is_file():  # written last
+    if (folder / PROMPT_FILE).is_file() and all(path.exists() for path in folder.iterdir()):  # PROMPT_FILE comes last
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_base_config(model, shape, vocabulary_multiple=ModelConfig().vocabulary_multiple).vocab_size

@@ -52,6 +52,14 @@ def test_an_unfinished_folder_is_made_again(tmp_path: Path) -> None:
     assert load_version(folder).suite.name == "movielens"
 
 
+def test_a_model_that_was_moved_is_linked_again(tmp_path: Path) -> None:
+    bundle = make_base(tmp_path / "gemma", "gemma3", "gemma3_text")
+    make_base_version(tmp_path / "gemma", bundle, tmp_path / "version")
+    (tmp_path / "gemma").rename(tmp_path / "moved")
+    folder = make_base_version(tmp_path / "moved", bundle, tmp_path / "version")
+    assert (folder / "model.safetensors").resolve() == tmp_path / "moved" / "model.safetensors"
+
+
 def test_missing_rows_are_those_that_training_starts_with(tmp_path: Path) -> None:
     bundle = make_base(tmp_path / "mixtral", "mixtral", "mixtral", missing=4)
     folder = make_base_version(tmp_path / "mixtral", bundle, tmp_path / "version")
