@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from brew_platform.errors import StorageError, UserError
-from brew_train.checkpoints.export import export
+from brew_train.checkpoints.export import export, part_bytes
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
@@ -57,7 +57,7 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             assert file.metadata() == {"format": "pt"}
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a dict
     return found
 
 
@@ -201,3 +201,15 @@ def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "bfloat16", "[]")
     with pytest.raises(UserError, match=r"generation_config\.json cannot be read .* remove the file"):
         ExportTemplate.of(AutoConfig.from_pretrained(base), base=base, dtype="auto")
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "workers", "expected"),
+    [
+        (0.01, 4, 0.0625),  # one file, which one worker writes
+        (2, 4, 0.5),
+        (281, 8, 5),  # 57 files for 8 workers
+    ],
+)
+def test_every_worker_writes_a_part_of_an_export(gigabytes: float, workers: int, expected: float) -> None:
+    assert part_bytes(int(gigabytes * 2**30), workers=workers) == expected * 2**30

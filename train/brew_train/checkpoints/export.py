@@ -1,6 +1,6 @@
 """Exports the averaged weights of a checkpoint as a Hugging Face folder for transformers and vLLM.
 
-Only a checkpoint is read, never a model: training may go on meanwhile, and one process without a GPU can export a model
+Only a checkpoint is read, never a model: training may continue meanwhile, and one process without a GPU can export a model
 that fits none. Output files are dealt out to the workers, and memory is about one output file.
 """
 
@@ -30,7 +30,7 @@ from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 
-__all__ = ["export"]
+__all__ = ["export", "part_bytes"]
 
 MODEL = "model.lm."  # what a checkpoint puts before the names of the causal LM's parameters
 ITERATE = "z.lm."  # the same of schedule-free's z
@@ -89,7 +89,7 @@ def _write(
     dtype = template.dtype
     if max_file_bytes is None:
         total = sum(math.prod(shape) for shape in reader.shapes.values()) * dtype.itemsize
-        max_file_bytes = min(MOST_FILE_BYTES, max(LEAST_FILE_BYTES, -(-total // context.size)))
+        max_file_bytes = part_bytes(total, workers=context.size)
     files = _plan(reader.shapes, template.config.model_type, dtype, max_file_bytes)
     if context.rank == 0:
         template.write(temporary)
@@ -100,6 +100,11 @@ def _write(
             for parameter, parts in files[number].items():
                 tensors |= _average(reader, parameter, parts, average_weight, dtype)
         save_file(tensors, temporary / _file_name(number, len(files)), metadata={"format": "pt"})
+
+
+def part_bytes(total: int, *, workers: int) -> int:
+    """Returns the size of output files with which every worker writes a part, within the limits of a handy file."""
+    return min(MOST_FILE_BYTES, max(LEAST_FILE_BYTES, -(-total // workers)))
 
 
 def _on_disk(folder: Path, make: Callable[..., None], *arguments: Any) -> None:
