@@ -15,6 +15,9 @@ EXAMPLES = 3
 WARNING_SHARE = 0.5  # a template field that is absent in more rows is reported
 
 
+_EVENT = ["member_id", "entity_id", "surface", "action", "timestamp"]
+
+
 def check_tables(tables: Tables, suite: TaskSuite) -> list[Problem]:
     """Compare surfaces, actions, entity types and fields of the tables with those that the suite knows."""
     return [*_interaction_problems(tables, suite), *_type_problems(tables, suite), *_field_problems(tables, suite)]
@@ -48,6 +51,10 @@ def _interaction_problems(tables: Tables, suite: TaskSuite) -> list[Problem]:
     for surface, count in unknown_surfaces.items():
         message = f"surface {surface!r} is not in suite {suite.name}. {suggest(surface, known)}"
         problems.append(Problem(table="interactions", message=message, count=count))
+    repeated = rows.num_rows - rows.group_by(_EVENT).aggregate([]).num_rows
+    if repeated:
+        message = f"rows repeat an earlier row in {', '.join(_EVENT)}; the model sees them twice."
+        problems.append(Problem(table="interactions", message=message, count=repeated, is_error=False))
     present = set(pc.unique(rows["surface"]).to_pylist())
     for task in suite.tasks:
         if task.surface not in present:

@@ -49,6 +49,18 @@ def test_unknown_surfaces_and_actions_are_counted(tables: Tables, suite: TaskSui
     )
 
 
+def test_repeated_interactions_are_a_warning(tables: Tables, suite: TaskSuite) -> None:
+    rows = tables.interactions
+    first = rows.slice(0, 2)
+    ids = pa.array([10**9, 10**9 + 1])
+    first = first.set_column(first.column_names.index("interaction_id"), "interaction_id", ids)
+    again = pa.concat_tables([rows, first]).sort_by("timestamp")
+    [problem] = [
+        p for p in check_tables(replace(tables, interactions=again), suite) if "repeat an earlier" in p.message
+    ]
+    assert (problem.count, problem.is_error) == (2, False)
+
+
 def test_types_without_a_template_and_entities_of_another_type(tables: Tables, suite: TaskSuite) -> None:
     entities = column(tables.entities, "entity_type", lambda kind: "advert" if kind == "job" else kind)
     assert any(

@@ -1,5 +1,6 @@
 """The check of a data set before it is built: all problems at once."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ def check_dataset(
     with _collect(problems, "tokenizer"):
         if config.tokenizer.from_ is not None:
             check.tokenizer = Tokenizer.from_model(config.tokenizer.from_)
+            problems += _context_problems(Path(config.tokenizer.from_), config.prompt.context_length)
             if check.suite is not None:
                 PromptCompiler(check.suite, check.tokenizer, config.prompt)
     with _collect(problems, "source"):
@@ -160,6 +162,22 @@ def _collect(problems: list[Problem], table: str) -> Iterator[None]:
         yield
     except BrewError as error:
         problems.append(Problem(table=table, message=str(error)))
+
+
+def _context_problems(model: Path, context_length: int) -> list[Problem]:
+    """Compare the context of a base model with that of the prompts; a folder of a tokenizer only has no context."""
+    try:
+        settings = json.loads((model / "config.json").read_text())
+        longest = int(settings.get("text_config", settings)["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # training checks the model's own files
+        return []
+    if longest >= context_length:
+        return []
+    message = (
+        f"the model in {model} reads at most {longest:,} tokens, but prompt.context_length is {context_length:,}. Lower "
+        f"it, or use another model."
+    )
+    return [Problem(table="tokenizer", message=message)]
 
 
 def _quarantine_problems(quarantine: Quarantine, max_share: float) -> list[Problem]:

@@ -14,6 +14,7 @@ from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_cluster.jobs.demo_config import DemoConfig, load_recipe
 from brew_cluster.jobs.recipe import RECIPES
 from brew_data.data_folder import DATASET_FILE
+from brew_data.prompts.tokenizer import train_tokenizer
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_platform.errors import ConfigError, DataError, UserError
 
@@ -122,6 +123,13 @@ def test_the_check_collects_problems_of_every_kind() -> None:
     assert any("pairs is 5,000, but the training rows allow about" in problem.message for problem in few.errors)
     tiny = check_dataset(load_dataset_config("synthetic", [*SMALL, "source_config.members=2"]))
     assert any("are held out for evaluation" in problem.message for problem in tiny.errors)
+
+
+def test_a_base_with_a_smaller_context_is_refused(tmp_path: Path) -> None:
+    train_tokenizer(["a b"], vocabulary_size=262).save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 256}))
+    check = check_dataset(load_dataset_config("synthetic", [*SMALL, f"tokenizer.from={tmp_path}"]))
+    assert any("reads at most 256 tokens, but prompt.context_length is 512" in p.message for p in check.errors)
 
 
 def test_the_card_describes_the_data(tmp_path: Path) -> None:
