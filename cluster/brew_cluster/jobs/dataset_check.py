@@ -174,8 +174,8 @@ def _context_problems(model: Path, context_length: int) -> list[Problem]:
     if longest >= context_length:
         return []
     message = (
-        f"the model in {model} reads at most {longest:,} tokens, but prompt.context_length is {context_length:,}. Lower "
-        f"it, or use another model."
+        f"the model in {model} reads at most {longest:,} tokens, but prompt.context_length is {context_length:,}. "
+        f"Lower it, or use another model."
     )
     return [Problem(table="tokenizer", message=message)]
 
