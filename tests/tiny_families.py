@@ -81,7 +81,7 @@ def make_tiny(model_type: str, *, seed: int = 1, **changes: Any) -> PreTrainedMo
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
         head = lm.get_output_embeddings().weight
         if head is lm.get_input_embeddings().weight:
-            head.mul_(0.5)  # the answer would else depend on the last token alone
+            head.mul_(0.5)  # otherwise the answer would depend on the last token only
     return lm
 
 

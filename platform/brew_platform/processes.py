@@ -126,7 +126,7 @@ def guard_descendants(interval_seconds: float = 1.0) -> Iterator[None]:
 
     A guard process in its own session records the descendants at intervals, and kills them when this process is gone.
     It finds processes that started after its last record by a mark in the environment, which descendants inherit. Some
-    processes lose the mark when they set their title, as Ray's workers do, which is why both ways are needed. When the
+    processes lose the mark when they set their title, as Ray's workers do, so both ways are needed. When the
     block ends, normally or with an exception, the guard does nothing; call `kill_descendants` for that.
 
     The function forks, so call it before threads start.

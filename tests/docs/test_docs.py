@@ -34,9 +34,19 @@ BANNED = {
     r"\bdearer\b": "more expensive",
     r"\bwhere least is done\b": "to the least-loaded replica",
     r"\bdone again is\b": "replayed steps are",
-    r"(?<!there )\bis no (?:multiple|number|valid|finite|even|folder|file|JSON|divisor|task)\b": "is not a",
-    r"\bbelieved at the start\b": "initial estimate",
     r"\bask(?:s|ed|ing)? over HTTP\b": "call the HTTP API",
+    r"\b(?:rooms?|roads?|doors?)\b": "no metaphors",
+    r"\bin hand\b": "in flight, running",
+    r"\bg(?:o|oes|oing) on\b": "continue",
+    r"\bhanded on\b|\bon its way\b|\blet in\b": "forwarded, accepted",
+    r"\bbelieved\b": "estimated",
+    r"\bhonest\b": "exact, true",
+    r"\btells? of\b|\bknows? nothing\b": "reports, does not read",
+    r"\btakes? back\b": "cancels",
+    r"\bc[ao]mes? to\b": "is",
+    r"\bwho may\b": "that can",
+    r"^\W*(?-i:Holds) ": "name the content",
+    r"(?<=[a-z] )(?<!there )(?:is|are) no (?!longer|more|less|other|such)[a-z]+": "is not a",
     r"\b[Oo]wns: |\bDoes not own\b": "one or two sentences on what the module contains",
     r"\bissues? #?\d": "no reference to our own issue numbers",
 }
@@ -137,7 +147,7 @@ def prose(file: Path) -> list[tuple[int, str]]:
 
 def banned(files: list[Path]) -> list[str]:
     """Return file, line, phrase and suggestion of every banned phrase."""
-    patterns = [(re.compile(pattern), suggestion) for pattern, suggestion in BANNED.items()]
+    patterns = [(re.compile(pattern, re.IGNORECASE), suggestion) for pattern, suggestion in BANNED.items()]
     names = {file: str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else file.name for file in files}
     return [
         f"{names[file]}:{number}: {match[0]!r}: write {suggestion}"

@@ -150,6 +150,6 @@ def test_the_guard_remembers_the_descendants_of_one_that_is_killed_while_it_look
 
     monkeypatch.setattr(psutil.Process, "children", children)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    processes._guard(os.getpid(), "nobody has this mark", reads, 0.01)
+    processes._guard(os.getpid(), "no process has this mark", reads, 0.01)
     os.close(reads)
     assert sleeper.wait(5) == -signal.SIGKILL

@@ -322,7 +322,7 @@ def redis_binary() -> tuple[str, str]:
     if installed := shutil.which("redis-server"):
         return installed, ""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        pytest.skip("no redis-server is installed, and this is no Debian whose package could be unpacked")
+        pytest.skip("no redis-server is installed, and this is not a Debian whose package could be unpacked")
     folder = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/brew360-tests/redis"
     try:
         if not (folder / "usr/bin/redis-server").exists():

@@ -194,6 +194,6 @@ def test_a_killed_batch_resumes_without_scoring_rows_twice(
         assert batch_scores == pytest.approx({item.id: item.score for item in online.ranking}, abs=1e-5)
 
     code, output = run(*command, cwd=folder)  # nothing is left to do, and no engine is started for it
-    assert (code, "going on" in output, "version 1 scored" in output) == (0, True, True), output
+    assert (code, "continuing" in output, "version 1 scored" in output) == (0, True, True), output
     code, output = run(*command[:-1], "batch.rows=7", cwd=folder)
     assert (code, "contains another batch: rows differs" in output) == (2, True), output

@@ -1,6 +1,6 @@
 """The demo: the end-to-end pipeline from tables to ranked candidates over HTTP, on real components, top to bottom.
 
-Holds the order of the stages and what passes between them. Every stage is another area's work.
+It contains the order of the stages. Each stage is implemented in the area that it belongs to.
 """
 
 import statistics

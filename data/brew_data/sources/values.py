@@ -151,7 +151,7 @@ _WRITTEN_BY_RULE = (pa.types.is_floating, pa.types.is_boolean, pa.types.is_decim
 
 
 def _by_rule(column: pa.Array) -> pa.Array:
-    """Write values as `field_text` does, each distinct value once. Infinite numbers are `find_infinite`'s business."""
+    """Write values as `field_text` does, each distinct value once. `find_infinite` refuses infinite numbers."""
     if pa.types.is_floating(column.type):
         finite = pc.fill_null(pc.is_finite(column.cast(pa.float64())), False)
         column = pc.if_else(finite, column, pa.scalar(None, column.type))

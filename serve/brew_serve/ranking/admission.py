@@ -83,7 +83,7 @@ class Refuse:
 
 @dataclass(frozen=True, kw_only=True)
 class TooLarge:
-    """Refuse the request for good: on its own it exceeds the limit."""
+    """Refuse the request permanently: it exceeds the limit by itself."""
 
     limit: int
 

@@ -1,4 +1,4 @@
-"""Fields of config.json are honoured in training and serving alike, or refused by name."""
+"""Fields of config.json are honoured in training and in serving, or refused by name."""
 
 import json
 from pathlib import Path

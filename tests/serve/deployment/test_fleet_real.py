@@ -2,7 +2,7 @@
 
 One service for all of it, on a Ray of two CPUs. Every answer must be right for the version that it names, whatever
 happens meanwhile: its scores are compared with those of the same version when nothing happened.
-The tests go on from each other, in their order: run the file as a whole.
+Each test starts from the state that the previous one left: run the whole file.
 """
 
 import json

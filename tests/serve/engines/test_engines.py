@@ -143,7 +143,7 @@ async def test_cancelled_calls_are_not_computed(engine: Engine) -> None:
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(answer, asyncio.CancelledError) for answer in answers)
     assert len(await engine.next_token_logprobs(PROMPT, [7])) == 1  # and the engine continues
-    assert engine.usage.prompts - before < 30, "a pass in hand is computed to its end, and the one after it, at most"
+    assert engine.usage.prompts - before < 30, "at most the running pass and the next one are computed"
 
 
 async def test_a_loaded_engine_is_healthy(engine: Engine) -> None:

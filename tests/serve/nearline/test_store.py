@@ -66,7 +66,7 @@ def test_only_a_newer_ranking_replaces_a_ranking(store: NearlineStore) -> None:
     assert store.put_ranking(RANKING)
     assert not store.put_ranking(replace(RANKING, newness="1.0", version=9))
     assert store.ranking("job_apply", "ada") == RANKING
-    assert not store.put_ranking(replace(RANKING, version=4)), "one version tells of an event"
+    assert not store.put_ranking(replace(RANKING, version=4)), "one version reports an event"
     assert store.put_ranking(replace(RANKING, member_id="new"))
     assert store.ranking("job_apply", "ada") == RANKING
     newer = replace(RANKING, newness="1.2", version=4)

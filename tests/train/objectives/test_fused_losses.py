@@ -47,7 +47,7 @@ torch.testing.assert_close(torch.autograd.grad(2 * loss, (hidden, head)), expect
 
 logp = token_log_probabilities(hidden, head, targets, liger=True)
 torch.testing.assert_close(logp, -plain)
-# squared, so that what a token's gradient is worth is known in the backward pass only
+# squared, so that the weight of a token's gradient is known only in the backward pass
 expected = torch.autograd.grad((weights * plain.square()).sum(), (hidden, head))
 torch.testing.assert_close(torch.autograd.grad((weights * logp.square()).sum(), (hidden, head)), expected)
 with torch.no_grad():

@@ -152,5 +152,5 @@ async def test_engine_processes_end_with_a_killed_owner(version_folder: Path, tm
     owner.stdout.close()
 
     _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive, f"left behind: {alive}"
+    assert not alive, f"still running: {alive}"
     assert not notes.exists()

@@ -82,7 +82,7 @@ def test_a_block_is_only_read_for_the_tokens_it_was_written_for(data: st.DataObj
         try:
             given_, known = blocks.take(ids(*prompt))
         except OutOfBlocks:
-            assert len(held) + len(prompt) // 2 > count, "there was room for it"
+            assert len(held) + len(prompt) // 2 > count, "a block was free"
             continue
         assert len(given_) == len(set(given_)) == len(prompt) // 2
         assert set(given_) <= set(range(3, 3 + count))
