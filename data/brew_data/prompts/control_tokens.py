@@ -94,7 +94,7 @@ TOKEN_FAMILIES: Mapping[str, ControlTokens] = MappingProxyType(
             user="<|start_header_id|>",
             assistant="<|end_header_id|>",
         ),
-        "Qwen 2.5 and 3": ControlTokens(  # vision tokens: text models never see them; the end of a document is not a turn
+        "Qwen 2.5 and 3": ControlTokens(  # vision tokens, which text models never see; a turn has its own token
             pad="<|vision_pad|>",
             end="<|endoftext|>",
             system="<|object_ref_start|>",
