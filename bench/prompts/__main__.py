@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.history import HOP_SHARE
+from brew_data.prompts.history import HOP_SHARE, first_kept, first_possible, hop_limit
 from brew_data.prompts.suite import TaskSpec, load_suite
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.provenance import machine, now, source_commit, versions
@@ -71,7 +72,24 @@ def history_figures(compiler: PromptCompiler, interactions: int) -> dict[str, An
             "least_turns_of_5": min(shown[4:]),
             "mean_turns": round(sum(shown[4:]) / len(shown[4:]), 2),
         }
-    return figures
+    return figures | reuse_figures(interactions)
+
+
+def reuse_figures(interactions: int) -> dict[str, float]:
+    """Share of the prompts after a new interaction whose history begins where that of the prompt before begins."""
+    budget, turn, most = 1024 - 64 - 1 - 120, 24, 200  # short turns in 1,024 tokens
+    hop = hop_limit(256, budget)
+    starts: dict[str, list[int]] = {"tokens": [], "turns": []}
+    for count in range(1, interactions + 1):
+        oldest = first_possible(count, most)
+        starts["tokens"].append(oldest + first_kept([turn] * (count - oldest), budget=budget, hop=hop, most=most))
+        starts["turns"].append(count - earlier_rule([turn] * count, budget))
+    return {
+        f"prefix_reused_with_hop_in_{rule}": round(
+            sum(old == new for old, new in pairwise(found)) / (interactions - 1), 3
+        )
+        for rule, found in starts.items()
+    }
 
 
 def microseconds(call: Callable[[], object], times: int) -> float:
