@@ -32,6 +32,10 @@ def test_a_recipe_with_wrong_settings_is_refused() -> None:
     [
         (lambda: TrainConfig(workers=0), "train.workers is 0"),
         (lambda: TrainConfig(threads=0), "train.threads is 0"),
+        (
+            lambda: TrainConfig(precision="float16"),
+            "train.precision is 'float16': it is one of auto, float32, bfloat16",
+        ),
         (lambda: TrainConfig(stages=[]), "nothing would be trained"),
         (lambda: TrainConfig(stages=[StageConfig(), StageConfig()]), "needs a unique name"),
         (lambda: TrainConfig(checkpoint_every=0), "must be at least 1"),

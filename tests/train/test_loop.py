@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from brew_platform.errors import ConfigError, UserError
@@ -404,6 +405,33 @@ def test_dpo_that_continues_refuses_the_reference_of_another_run(
     run(tmp_path / "run", config=often, bins=pairs, evaluation=pairs)
     run(tmp_path / "whole", config=often, bins=pairs, evaluation=pairs)
     assert losses_of(tmp_path / "run") == losses_of(tmp_path / "whole")
+
+
+def test_a_single_process_computes_in_bfloat16_and_continues_bitwise(
+    run: Any, config: TrainConfig, tmp_path: Path
+) -> None:
+    half = replace(config, precision="bfloat16")
+    run(tmp_path / "exact")
+    run(tmp_path / "whole", config=half)
+    assert not torch.distributed.is_initialized()
+    exact, rounded = losses_of(tmp_path / "exact"), losses_of(tmp_path / "whole")
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, abs=2e-2)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", config=half, stop_at=5)
+    run(tmp_path / "cut", config=half)
+    assert losses_of(tmp_path / "cut") == rounded
+    exports = [tmp_path / name / "export" / "model.safetensors" for name in ("whole", "cut")]
+    assert exports[0].read_bytes() == exports[1].read_bytes()
+    assert {tensor.dtype for tensor in load_file(exports[0]).values()} == {torch.float32}  # shards and updates
+
+
+def test_dpo_in_bfloat16_starts_at_its_reference(
+    run: Any, dpo: TrainConfig, write_bins: Callable[..., Path], tmp_path: Path
+) -> None:
+    pairs = {"ift": write_bins(tmp_path / "pairs", n_bins=6, kind="pairs")}
+    run(tmp_path / "run", config=replace(dpo, precision="bfloat16"), bins=pairs, evaluation=pairs)
+    assert losses_of(tmp_path / "run")[1] == pytest.approx(math.log(2), abs=2e-3)
 
 
 def test_micro_steps_change_nothing_but_rounding(run: Any, config: TrainConfig, tmp_path: Path) -> None:

@@ -11,9 +11,19 @@ from typing import Any
 from brew_platform.errors import ConfigError
 from brew_train.objectives.base import resolve_objective
 
-__all__ = ["EXPORT_DTYPES", "SCHEDULES", "ModelConfig", "ModelShape", "ShardingConfig", "StageConfig", "TrainConfig"]
+__all__ = [
+    "EXPORT_DTYPES",
+    "PRECISIONS",
+    "SCHEDULES",
+    "ModelConfig",
+    "ModelShape",
+    "ShardingConfig",
+    "StageConfig",
+    "TrainConfig",
+]
 
 EXPORT_DTYPES = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("schedule_free", "cosine", "constant")
 FINITE = sys.float_info.max
 RANGES = MappingProxyType(  # of numbers of a stage, both ends included
@@ -198,6 +208,9 @@ class TrainConfig:
     keep_checkpoints: int = 3  # number of newest checkpoints to keep; older ones replace a damaged one
     export_best: bool = True  # if a stage evaluates: also keep and export the checkpoint with the lowest loss
     export_dtype: str = "auto"  # of exported weights: auto (the base model's; float32 from scratch), float32, bfloat16
+    precision: str = (
+        "auto"  # of forward and backward passes: float32, bfloat16, or auto (bfloat16 on a GPU, else float32)
+    )
     max_failures: int = 2  # restarts after a lost worker
 
     def __post_init__(self) -> None:
@@ -213,8 +226,9 @@ class TrainConfig:
                 f"train.workers={self.workers} is not a multiple of train.sharding.replicas={self.sharding.replicas}: "
                 f"every copy of the model needs the same number of workers."
             )
-        if self.export_dtype not in EXPORT_DTYPES:
-            raise ConfigError(f"train.export_dtype is {self.export_dtype!r}: it is one of {', '.join(EXPORT_DTYPES)}.")
+        for name, known in (("export_dtype", EXPORT_DTYPES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"train.{name} is {getattr(self, name)!r}: it is one of {', '.join(known)}.")
         if not self.stages:
             raise ConfigError("train.stages is empty, so nothing would be trained: give at least one stage.")
         names = [stage.name for stage in self.stages]

@@ -86,7 +86,7 @@ def digest_weights(model: RankingLM, context: DistributedContext, *, precision: 
     for name, parameter in model.named_parameters():
         shard = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         digest.update(f"{name} {tuple(parameter.shape)} {tuple(shard.shape)}".encode())
-        digest.update(shard.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(shard.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hashlib.sha256("".join(context.gather(digest.hexdigest())).encode()).hexdigest()
 
 

@@ -24,7 +24,7 @@ from brew_train.config import TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
-from brew_train.model.sharding import shard
+from brew_train.model.sharding import compute_dtype, shard
 from brew_train.run_context import RunContext
 from brew_train.stage import RunningStage
 from brew_train.telemetry.recorder import METRICS, Recorder
@@ -65,6 +65,13 @@ def train(config: TrainConfig, run: RunContext) -> TrainResult:
         DataError: bins are damaged.
         StorageError: a checkpoint could not be written.
     """
+    if compute_dtype(config.precision, run.distributed.device) == torch.float32:
+        return _train(config, run)
+    with run.distributed.sharded() as context:  # FSDP2 computes in bfloat16; it needs a mesh also in a single process
+        return _train(config, replace(run, distributed=context))
+
+
+def _train(config: TrainConfig, run: RunContext) -> TrainResult:
     started = time.perf_counter()
     context = run.distributed
     sharding = replace(config.sharding, replicas=context.replicas)
@@ -208,7 +215,7 @@ def _build(config: TrainConfig, run: RunContext) -> RankingLM:
     """Returns the sharded model with its initial weights, and writes its config.json to the run folder."""
     context = run.distributed
     model = context.on_all(lambda: build_model(config.model, run.shape))
-    context.on_all(lambda: shard(model, context, config.sharding))
+    context.on_all(lambda: shard(model, context, config.sharding, precision=config.precision))
     context.on_all(lambda: materialize(model, config.model, context, seed=config.seed))
     model.train()
     base = None if config.model.init_from is None else Path(config.model.init_from)

@@ -14,6 +14,7 @@ from brew_train.evaluation import ReferenceIdentity, compute_reference, digest_w
 from brew_train.inputs.bin_order import BinOrder
 from brew_train.inputs.bin_reader import BinReader
 from brew_train.model.model import RankingLM
+from brew_train.model.sharding import compute_dtype
 from brew_train.objectives.base import make_objective
 from brew_train.optim.factory import make_optimizer
 from brew_train.run_context import RunContext
@@ -78,7 +79,8 @@ class RunningStage:
         if not make_objective(self.settings.objective).needs_reference:
             return None
         if saved is None:
-            return digest_weights(self.model, self._context, precision="float32")
+            precision = compute_dtype(self._config.precision, self._context.device)
+            return digest_weights(self.model, self._context, precision=str(precision))
         if saved.reference_weights is None:
             raise UserError(
                 f"the checkpoint of stage {self.name} does not say which weights its reference has: it was written by "

@@ -19,7 +19,7 @@ from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConf
 from brew_train.diagnostics.dry_run import DryRun, dry_run
 from brew_train.model.model import build_model
 
-from ...tiny_families import make_tiny
+from ...tiny_families import VOCABULARY, make_tiny, write_tiny
 
 SHAPE = ModelShape(vocabulary_size=96, context_length=64)
 SMALL = TrainConfig(
@@ -93,6 +93,20 @@ def test_bytes_equal_the_closed_forms() -> None:
     assert run.step.reduce_scatter == 2 * run.micro_step.reduce_scatter
     assert run.step.all_reduce == 2 * balance + run.parameters  # once per step, over two replicas
     assert run.step.calls == 2 * 11 + 4
+
+
+def test_float32_gathers_twice_the_bytes_and_computes_without_tensor_cores(tmp_path: Path) -> None:
+    write_tiny("llama", tmp_path)
+    dense = replace(SMALL, model=ModelConfig(init_from=str(tmp_path)))
+    sizes = ModelShape(vocabulary_size=VOCABULARY, context_length=64)
+    half, single = (dry_run(replace(dense, precision=name), gpus=4, shape=sizes) for name in ("auto", "float32"))
+    assert single.step.all_gather == 2 * half.step.all_gather
+    assert single.step.reduce_scatter == half.step.reduce_scatter  # gradients are float32 in both
+    assert single.peak.gathered > half.peak.gathered
+    assert single.kept > 1.3 * half.kept
+    assert single.compute_seconds == pytest.approx(half.compute_seconds * 989 / 67)
+    with pytest.raises(UserError, match="experts of a mixture in bfloat16 only"):
+        dry_run(replace(SMALL, precision="float32"), gpus=4, shape=SHAPE)
 
 
 def test_checkpointing_and_resharding_save_memory() -> None:

@@ -141,6 +141,23 @@ def test_half_precision_uses_a_kernel_for_packed_documents(
             varlen_attention(torch.nn.Module(), query, key, value, None, dropout=0.1, **rows)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_half_precision_on_cpu_attends_as_float32_does(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    boundaries = torch.tensor([0, 1, 10, 18], dtype=torch.int32)
+    rows = {"cu_seq_lens_q": boundaries, "max_length_q": 9, "sliding_window": window}
+    whole = [torch.randn(1, heads, 18, 8, generator=generator).bfloat16().float() for heads in (4, 2, 2)]
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [x.clone().to(dtype).requires_grad_() for x in whole]
+        out, _ = varlen_attention(torch.nn.Module(), *inputs, None, **rows)
+        assert out.dtype == dtype
+        out.float().square().sum().backward()
+        results.append([out.detach().float(), *(x.grad.float() for x in inputs)])
+    for exact, rounded in zip(*results, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=2e-2, atol=2e-2)
+
+
 def test_the_router_loss_is_that_of_transformers_and_1_when_uniform() -> None:
     logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(

@@ -57,7 +57,8 @@ def dry_run(
         Memory, traffic and times of one GPU.
 
     Raises:
-        UserError: the number of GPUs does not fit the settings, or this process has a process group already.
+        UserError: the number of GPUs does not fit the settings, this process has a process group already, or a mixture
+            of experts is to compute in float32.
     """
     # The number of projected tokens of a pairs objective depends on the data; the decoder's work is the same.
     stage = replace(config.stages[0], objective="next_token")
@@ -74,7 +75,12 @@ def dry_run(
     # Gemma makes the scale of its embeddings from a number, which is a tensor that is not fake.
     with _fake_context(gpus, sharding.replicas) as context, FakeTensorMode(allow_non_fake_inputs=True) as fake:
         model = build_model(config.model, shape)
-        shard(model, context, sharding)
+        if config.precision == "float32" and any(parameter.ndim == 3 for parameter in model.parameters()):
+            raise UserError(
+                "train.precision=float32, but a dry run computes the experts of a mixture in bfloat16 only (PyTorch's "
+                "grouped matrix product): set train.precision to bfloat16, or choose a model without experts."
+            )
+        shard(model, context, sharding, precision=config.precision)
         model.to_empty(device="cpu")
         model.train()
         optimizer = make_optimizer(model, stage)
@@ -110,7 +116,7 @@ def dry_run(
         step=first.times(stage.micro_steps - 1) + last,
         checkpoint=state_bytes // sharding.replicas,
         flops=batch.tokens * size.flops_per_token(document_length),
-        gpu=gpu or Gpu(),
+        gpu=(gpu or Gpu()).in_precision(config.precision),
     )
 
 

@@ -1,6 +1,6 @@
 """The report of a dry run: memory, traffic and times of one GPU, compared with a real one."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from brew_train.diagnostics.memory_tracker import Memory, Traffic
@@ -21,9 +21,14 @@ class Gpu:
     name: str = "an H100 80 GB"
     memory: float = 81_559 * 2**20  # bytes, from nvidia-smi
     usable: float = 0.85  # usable share of the memory; the rest is for fragmentation, NCCL's buffers and CUDA
-    flops: float = 989e12  # dense bf16 FLOP/s
+    flops: float = 989e12  # dense bfloat16 FLOP/s
+    float32_flops: float = 67e12  # FLOP/s without tensor cores
     bandwidth: float = 50e9  # bytes/s from one GPU's network card to other nodes
     per_node: int = 8  # GPUs per node, connected by NVLink, each with its own network card
+
+    def in_precision(self, precision: str) -> "Gpu":
+        """Returns the GPU with the FLOP/s of `TrainConfig.precision`."""
+        return replace(self, flops=self.float32_flops) if precision == "float32" else self
 
 
 @dataclass(frozen=True, kw_only=True)

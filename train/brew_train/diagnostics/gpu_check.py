@@ -8,17 +8,14 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
@@ -91,7 +88,7 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, 
     with tempfile.TemporaryDirectory() as folder:
         timed = candidates(Path(folder), tiny=tiny, compile=compile, rows=rows)
         predicted = [candidate.predicted_peak() for candidate in timed]  # must run before the process group exists
-        with _one_process() as context:
+        with DistributedContext.current().sharded() as context:  # FSDP2, as with several workers
             environment = _describe_environment(context.device)
             print(f"{environment['device']}, {environment['date']}")
             print(", ".join(f"{package} {number}" for package, number in environment["versions"].items()))
@@ -114,21 +111,6 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, 
         "compile": compile,
         **environment,
     }
-
-
-@contextmanager
-def _one_process() -> Iterator[DistributedContext]:
-    """Creates a process group of one process, with a mesh, so that FSDP2 is used as with several workers."""
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = dist.HashStore()  # type: ignore[attr-defined]  # in this process only: opens no port
-    dist.init_process_group(backend, store=store, rank=0, world_size=1)
-    try:
-        context = DistributedContext.current()
-        if context.mesh is None:
-            context = replace(context, mesh=init_device_mesh(context.device.type, (1,), mesh_dim_names=("shard",)))
-        yield context
-    finally:
-        dist.destroy_process_group()
 
 
 def _describe_environment(device: torch.device) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -71,6 +71,26 @@ class DistributedContext:
             yield cls.current(replicas=replicas)
         finally:
             dist.destroy_process_group()
+
+    @contextmanager
+    def sharded(self) -> Iterator["DistributedContext"]:
+        """Gives a single process a mesh for the time of the block, so that FSDP2 can compute in another precision.
+
+        A context that has a mesh is returned unchanged.
+        """
+        if self.mesh is not None:
+            yield self
+            return
+        is_own = not dist.is_initialized()
+        if is_own:
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            store = dist.HashStore()  # type: ignore[attr-defined]  # in this process only: opens no port
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        try:
+            yield replace(self, mesh=init_device_mesh(self.device.type, (1,), mesh_dim_names=("shard",)))
+        finally:
+            if is_own:
+                dist.destroy_process_group()
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sums `tensor` over all workers, in place, and returns it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
@@ -43,8 +44,9 @@ def varlen_attention(
 ) -> tuple[torch.Tensor, None]:
     """Computes causal attention inside each document of one packed row.
 
-    Half precision, which a GPU trains in, uses FlashAttention: the kernel of the package flash-attn if it is installed,
-    else PyTorch's own. Neither kernel supports float32, which uses SDPA for each document.
+    Half precision on a GPU uses FlashAttention: the kernel of the package flash-attn if it is installed, else PyTorch's
+    own. Neither kernel supports float32 or the CPU, which use SDPA for each document, in float32. Fake tensors, which
+    have no document lengths, use the call of PyTorch's kernel for any dtype; a dry run measures its memory.
 
     Args:
         module: the attention layer; unused, but transformers passes it.
@@ -64,11 +66,14 @@ def varlen_attention(
         UserError: `dropout` is not 0, and flash-attn is not installed; PyTorch's kernel does not support dropout.
     """
     assert attention_mask is None, "a mask beside document boundaries would be ignored"
-    if query.dtype != torch.float32:
+    if isinstance(query, FakeTensor) or (query.is_cuda and query.dtype != torch.float32):
         rows_THD = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
         window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
         out = _flash(rows_THD, cu_seq_lens_q, max_length_q, scaling=scaling, dropout=dropout, window=window)
         return out.unsqueeze(0), None
+    dtype = query.dtype
+    # On CPU the backward pass of SDPA in bfloat16 takes five times as long as in float32.
+    query, key, value = (x.float() for x in (query, key, value))
     lengths = cu_seq_lens_q.diff().tolist()
     # torch.split instead of slices: the gradient of each slice would be a zero-filled row as long as the whole bin.
     documents = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
@@ -79,7 +84,7 @@ def varlen_attention(
         else _attend_in_window(q, k, v, sliding_window, options)
         for q, k, v in documents
     ]
-    return torch.cat(attended, dim=2).transpose(1, 2), None
+    return torch.cat(attended, dim=2).transpose(1, 2).to(dtype), None
 
 
 def _attend_in_window(

@@ -17,23 +17,36 @@ from brew_train.config import ShardingConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.model import RankingLM
 
-__all__ = ["micro_step", "placement", "shard"]
+__all__ = ["compute_dtype", "micro_step", "placement", "shard"]
 
 LARGE_EXPERT = 2**24  # parameters; each worker would hold 64 MB in float32, and as much for each optimizer state
 
 
-def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfig) -> None:
-    """Shards `model` over the workers, in place. Without a mesh the model stays whole.
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the dtype of forward and backward passes.
+
+    Args:
+        precision: `TrainConfig.precision`.
+        device: the device of the worker.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfig, *, precision: str = "auto") -> None:
+    """Shards `model` over the workers, in place. Without a mesh the model stays whole, and computes in float32.
 
     Each decoder layer is one FSDP2 group. Embeddings, last norm and head form the root group, because the loss needs
     the gathered head in the forward pass of the root. Shards are float32, because bfloat16 is too coarse for the
-    optimizer's averages. A GPU computes in bfloat16 and reduces gradients in float32. With a two-dimensional mesh every
-    replica holds a whole model, sharded over its own workers (HSDP).
+    optimizer's averages. A model that computes in bfloat16 gathers its weights in bfloat16, and reduces gradients in
+    float32. With a two-dimensional mesh every replica holds a whole model, sharded over its own workers (HSDP).
 
     Args:
         model: on any device, including the meta device.
-        context: its device determines the precision, its mesh the sharding and the number of replicas.
+        context: its mesh determines the sharding and the number of replicas.
         sharding: resharding, activation checkpointing and compilation; `replicas` is not used.
+        precision: `TrainConfig.precision`.
 
     Raises:
         UserError: `compile` is set, but there is no C++ compiler; or the number of workers cannot share large experts
@@ -48,7 +61,7 @@ def shard(model: RankingLM, context: DistributedContext, sharding: ShardingConfi
         return
     # Inputs are not cast: activations have the dtype of the weights already, and the objective's counts stay float64.
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if context.device.type == "cuda":
+    if compute_dtype(precision, context.device) == torch.bfloat16:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     parts = context.size // context.replicas
     for module in (*layers, model):
