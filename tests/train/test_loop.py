@@ -161,6 +161,19 @@ def test_a_loss_that_is_not_finite_names_stage_step_and_bins(run: Any, config: T
         run(tmp_path / "run", config=wild)
 
 
+def test_weights_that_are_not_finite_are_neither_saved_nor_exported(
+    run: Any, config: TrainConfig, tmp_path: Path
+) -> None:
+    # the first loss is finite, and the update after it is not
+    stage = replace(config.stages[0], steps=1, warmup_steps=0, learning_rate=1e38, weight_decay=100.0)
+    with pytest.raises(
+        UserError, match=r"has values that are not finite, so the checkpoint .* earlier ones are intact"
+    ):
+        run(tmp_path / "run", config=replace(config, stages=[stage]))
+    assert list((tmp_path / "run" / "checkpoints").glob("*")) == []
+    assert not (tmp_path / "run" / "export").exists()
+
+
 def test_a_run_with_changed_settings_is_refused(
     run: Any, config: TrainConfig, bins: dict[str, Path], shape: ModelShape, alone: DistributedContext, tmp_path: Path
 ) -> None:

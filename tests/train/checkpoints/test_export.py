@@ -1,6 +1,7 @@
 """A checkpoint's average is exported as the files that transformers itself would write."""
 
 import json
+import math
 import resource
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from brew_platform.errors import StorageError, UserError
+from brew_platform.errors import DataError, StorageError, UserError
 from brew_train.checkpoints.export import export, part_bytes
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
@@ -106,6 +107,23 @@ def test_without_an_average_the_weights_themselves_are_exported_in_the_type_aske
     export(checkpoint, template_of(lm, "bfloat16"), tmp_path / "export", alone)
     for name, parameter in AutoModelForCausalLM.from_pretrained(tmp_path / "export").named_parameters():
         assert torch.equal(parameter, lm.get_parameter(name).bfloat16())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3.4e38])  # the last is finite in float32, not in bfloat16
+def test_weights_that_are_not_finite_leave_the_earlier_export(
+    value: float, alone: DistributedContext, tmp_path: Path
+) -> None:
+    lm = make_tiny("mixtral")
+    export(checkpoint_of(lm, tmp_path / "good", average_weight=None), template_of(lm), tmp_path / "export", alone)
+    before = tensors_in(tmp_path / "export")
+    with torch.no_grad():
+        lm.get_parameter("model.norm.weight")[3] = value
+    bad = checkpoint_of(lm, tmp_path / "bad", average_weight=None)
+    with pytest.raises(DataError, match=r"model\.norm\.weight have values that are not finite in torch\.bfloat16"):
+        export(bad, template_of(lm, "bfloat16"), tmp_path / "export", alone)
+    after = tensors_in(tmp_path / "export")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "export", "good"]
 
 
 def test_a_full_disk_leaves_the_earlier_export(alone: DistributedContext, tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ class Checkpointer:
         Raises:
             StorageError: the previous checkpoint could not be written. The error is raised on every worker, and no new
                 checkpoint is started. Earlier checkpoints are unchanged.
-            UserError: the previous checkpoint was not written, because a later attempt has taken the run folder.
+            UserError: the previous checkpoint was not written, because a later attempt has taken the run folder, or
+                because weights or optimizer state were not finite.
             RuntimeError: a worker was lost while the previous checkpoint was written.
         """
         started = time.perf_counter()
@@ -252,7 +253,16 @@ class Checkpointer:
         return [(folder, plan) for plan in self._shards.combine(plans)]
 
     def _write(self, folder: Path, plan: SavePlan | None) -> Written:
-        """Writes and syncs this worker's shards."""
+        """Writes and syncs this worker's shards.
+
+        Raises:
+            UserError: a tensor has values that are not finite.
+        """
+        if (name := self._shards.find_not_finite()) is not None:
+            raise UserError(
+                f"{name} has values that are not finite, so the checkpoint {folder.name} was not written; earlier ones "
+                f"are intact: lower learning_rate or max_grad_norm, and run again."
+            )
         folder.mkdir(exist_ok=True)  # a network file system may not show the folder yet
         files, positions = self._shards.write(folder, plan)
         return positions, {path.name: digest_file(path, sync=True) for path in files}

@@ -1,7 +1,7 @@
 """Exports the averaged weights of a checkpoint as a Hugging Face folder for transformers and vLLM.
 
-Only a checkpoint is read, never a model: training may continue meanwhile, and one process without a GPU can export a model
-that fits none. Output files are dealt out to the workers, and memory is about one output file.
+Only a checkpoint is read, never a model: training may continue meanwhile, and one process without a GPU can export a
+model that fits none. Output files are dealt out to the workers, and memory is about one output file.
 """
 
 import json
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorSt
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from brew_platform.errors import StorageError
+from brew_platform.errors import BrewError, DataError, StorageError
 from brew_platform.files import replace_folder
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
@@ -58,6 +58,7 @@ def export(
             size, but of no more than 5 GiB and of no less than 64 MiB.
 
     Raises:
+        DataError: weights are not finite.
         StorageError: it could not be written, or the checkpoint is gone; what was in `folder` is still there.
     """
     temporary = folder.with_name(f".{folder.name}.writing")
@@ -65,7 +66,7 @@ def export(
         context.on_first(partial(_on_disk, folder, _start, temporary))
         context.on_all(partial(_on_disk, folder, _write, checkpoint, template, temporary, context, max_file_bytes))
         context.on_first(partial(_on_disk, folder, replace_folder, temporary, folder))
-    except StorageError:
+    except BrewError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
@@ -99,6 +100,12 @@ def _write(
         with _reading(checkpoint):
             for parameter, parts in files[number].items():
                 tensors |= _average(reader, parameter, parts, average_weight, dtype)
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise DataError(
+                    f"the trained weights {name} have values that are not finite in {dtype}, so nothing was exported "
+                    f"from {checkpoint.folder}: export another checkpoint, or train again at a lower learning_rate."
+                )
         save_file(tensors, temporary / _file_name(number, len(files)), metadata={"format": "pt"})
 
 

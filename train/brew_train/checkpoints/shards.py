@@ -74,6 +74,14 @@ class ShardWriter:
         planner.set_up_planner(dict(tensors), is_coordinator=self.rank == 0)
         return planner.create_local_plan()
 
+    def find_not_finite(self) -> str | None:
+        """Returns the name of a staged tensor of this worker with values that are not finite; None if there is none."""
+        for name, buffer in self._buffers.items():
+            # The sum needs no memory. It may overflow, so only an exact check decides.
+            if buffer.is_floating_point() and not buffer.sum().isfinite() and not buffer.isfinite().all():
+                return name
+        return None
+
     def combine(self, plans: list[SavePlan | None]) -> list[SavePlan | None]:
         """Combines the plans of all workers on rank 0, so that each shard is written by one worker.
 
