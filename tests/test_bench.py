@@ -118,7 +118,7 @@ def test_one_bit_in_one_repeated_step_counts_against_its_kill() -> None:
     assert bitwise_kills(kills, cut[:-1], whole) == 0  # a step is missing
 
 
-def test_the_file_has_the_promised_keys_and_keeps_what_is_still_true(tmp_path: Path) -> None:
+def test_the_file_has_the_documented_keys_and_keeps_valid_figures(tmp_path: Path) -> None:
     path = tmp_path / "out" / "train.json"
     result = Result(path, commit="c" * 40, code="1")
     rounds = [
@@ -241,7 +241,7 @@ def test_serving_figures_are_medians_of_pairs_and_rounds() -> None:
     assert found["p99_over_p50_at_70"] == pytest.approx(2.5, rel=0.01)
 
 
-def test_the_random_model_can_be_asked_both_workloads(tmp_path: Path) -> None:
+def test_the_random_model_answers_both_workloads(tmp_path: Path) -> None:
     like = SimpleNamespace(suite=load_suite("economic_graph"))
     parameters = write_random_version(tmp_path / "version", like)  # type: ignore[arg-type]
     assert 25e6 < parameters < 35e6

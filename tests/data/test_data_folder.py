@@ -46,7 +46,7 @@ def test_an_incomplete_folder_names_what_is_missing(folder: Path, part: str) -> 
         DataFolder.open(folder)
 
 
-def test_what_is_not_a_data_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent is not a folder\. Pass the folder that `brew360 data build` wrote"):
         DataFolder.open(tmp_path / "absent")
     (folder / "dataset.json").unlink()

@@ -20,7 +20,7 @@ def write_files(folder: Path) -> list[str]:
     return [name for name, _ in blocks]
 
 
-def test_the_pages_files_load_and_print_what_the_page_says(tmp_path: Path) -> None:
+def test_the_files_of_the_page_print_the_output_of_the_page(tmp_path: Path) -> None:
     assert write_files(tmp_path) == [
         "my_suite/suite.yaml",
         *(f"my_suite/tasks/feed_{name}.yaml" for name in ("like", "comment", "share", "dwell")),

@@ -8,7 +8,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 
 
-def test_the_pages_code_prints_what_the_page_says(tmp_path: Path) -> None:
+def test_the_code_of_the_page_prints_the_output_of_the_page(tmp_path: Path) -> None:
     text = PAGE.read_text()
     [code] = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     [expected] = re.findall(r"^```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -122,7 +122,7 @@ def test_a_merge_error_names_key_value_and_remedy(source: dict[str, Any], words:
         ("model.layers.x=3", "model.layers={'x': 3} in the override 'model.layers.x=3' has the wrong type"),
     ],
 )
-def test_a_wrong_override_says_which_and_what_to_write(override: str, words: str) -> None:
+def test_a_wrong_override_is_named_with_the_correct_form(override: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load({"tasks": TASKS}, overrides=[override])
     assert words in str(caught.value)

@@ -81,7 +81,7 @@ def test_the_meter_sees_memory_that_a_child_held_for_a_moment() -> None:
     assert 95_000_000 <= peak - before < 200_000_000
 
 
-def test_becoming_a_subreaper_is_told_apart_from_systems_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_become_subreaper_returns_false_on_systems_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not become_subreaper()
 

@@ -26,7 +26,7 @@ def brew360(*arguments: str, cwd: Path) -> tuple[int, str]:
         (["export", "--data", "empty", "rows=0"], "rows is 0"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+def test_invalid_input_is_refused_with_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, output = brew360(*arguments, cwd=tmp_path)
     assert code == 2, output

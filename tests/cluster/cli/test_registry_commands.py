@@ -166,7 +166,7 @@ def test_a_file_that_is_not_a_report_is_refused(
     assert words in run("publish", str(export), "--report", str(path), code=2)
 
 
-def test_what_is_not_a_complete_export_is_refused_and_makes_no_version(run: Run, export: Path, tmp_path: Path) -> None:
+def test_an_incomplete_export_is_refused_and_makes_no_version(run: Run, export: Path, tmp_path: Path) -> None:
     assert "is not a folder. Pass the folder of an exported model" in run("publish", str(tmp_path / "no"), code=2)
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in run("publish", str(tmp_path / "empty"), code=2)

@@ -94,7 +94,7 @@ def test_a_model_is_a_folder_or_a_version(tmp_path: Path, export: Path, monkeypa
     assert report_path(job(tmp_path, run="r", data="d/ml"), found) == Path("r/sft-export-ml.json")
 
 
-def test_what_is_not_a_model_is_refused(tmp_path: Path, export: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, export: Path) -> None:
     with pytest.raises(UserError, match=r"there is no folder runs/nowhere\. Pass the folder of an export or of a base"):
         open_model("runs/nowhere", job(tmp_path))
     with pytest.raises(RegistryError, match="no alias 'nothing'"):

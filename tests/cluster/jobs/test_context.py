@@ -63,7 +63,7 @@ def test_histories_end_where_they_are_to_end(data: DataFolder, tmp_path: Path, u
     context.close()
 
 
-def test_what_cannot_be_built_is_refused(data: DataFolder, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(data: DataFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--until is 'now'; use train-cut or all"):
         build_context(data, tmp_path / "c.sqlite", until="now")
     with pytest.raises(UserError, match=r"is a folder\. Pass the path of the SQLite file"):
@@ -74,7 +74,7 @@ def test_what_cannot_be_built_is_refused(data: DataFolder, tmp_path: Path) -> No
     assert not (tmp_path / "c.sqlite").exists()
 
 
-def test_the_command_counts_what_it_wrote(data: DataFolder, tmp_path: Path) -> None:
+def test_the_command_prints_the_counts(data: DataFolder, tmp_path: Path) -> None:
     arguments = ["context", "build", "--data", str(data.folder), "--out", str(tmp_path / "c [1].sqlite")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

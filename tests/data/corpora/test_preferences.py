@@ -230,7 +230,7 @@ def split(tables: Tables) -> Split:
     return Split(train_until=times[len(times) * 3 // 4].as_py(), until=times[-1].as_py())
 
 
-def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier_history(
+def test_pairs_prefer_the_action_of_the_member_and_have_strictly_earlier_history(
     tables: Tables, split: Split, compiler: PromptCompiler, tmp_path: Path
 ) -> None:
     compiler = PromptCompiler(compiler.suite, compiler.tokenizer, PromptFormat(context_length=1024))
@@ -274,7 +274,7 @@ def test_pairs_of_the_tables_prefer_what_the_member_did_and_see_strictly_earlier
     assert plan.tokens_cut == sum(pair.cut.tokens for pair in pairs)
 
 
-def test_pairs_are_the_same_for_a_seed_and_know_nothing_of_the_oracle(
+def test_pairs_are_the_same_for_a_seed_and_do_not_use_the_oracle(
     tables: Tables, split: Split, compiler: PromptCompiler
 ) -> None:
     first, again, other = (

@@ -92,7 +92,7 @@ def test_a_special_token_beyond_the_models_rows_does_not_count(contents: dict[st
     assert Tokenizer(json.dumps(content), TOKEN_FAMILIES["Gemma 3"]).vocabulary_size == size
 
 
-def test_tokenizers_survive_pickling_and_transformers_reads_what_they_save(
+def test_tokenizers_survive_pickling_and_transformers_reads_their_files(
     family: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer

@@ -122,7 +122,7 @@ def test_no_question_loses_its_end_or_its_title(name: str, tokenizer: Tokenizer)
         assert cut.tokens > 100
 
 
-def test_what_was_cut_is_counted_in_prefixes_and_documents(tokenizer: Tokenizer) -> None:
+def test_cuts_are_counted_in_prefixes_and_documents(tokenizer: Tokenizer) -> None:
     suite = load_suite("movielens_chat")
     compiler = PromptCompiler(suite, tokenizer, PromptFormat(context_length=900, head_tokens=400, question_tokens=80))
     task = suite.task("movie_rating")

@@ -93,7 +93,7 @@ def test_no_outside_text_can_forge_a_control_token(
     st.integers(min_value=0, max_value=200),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_prompt_is_longer_than_the_context_and_what_was_cut_is_told(
+def test_no_prompt_is_longer_than_the_context_and_cuts_are_counted(
     compiler: PromptCompiler, turn_words: list[int], profile_words: int, own_words: int
 ) -> None:
     task = compiler.suite.task("job_apply")
@@ -129,7 +129,7 @@ def test_long_histories_become_several_documents_with_every_interaction_once(com
     assert questions == len(history)
 
 
-def test_unknown_surfaces_actions_and_entity_types_are_refused_with_what_is_known(compiler: PromptCompiler) -> None:
+def test_unknown_surfaces_actions_and_entity_types_are_refused_with_the_known_ones(compiler: PromptCompiler) -> None:
     task = compiler.suite.task("job_apply")
     with pytest.raises(UserError, match="surface 'mars' is unknown; this model knows jobs"):
         compiler.turn(PROFILE, PastInteraction(entity=job(), surface="mars", action="apply", timestamp=0))

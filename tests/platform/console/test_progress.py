@@ -45,7 +45,7 @@ def test_status_shows_count_rate_and_time_left_without_counting_the_start_up() -
     assert progress.summary() == "400 steps in 1 min 03 s, loss 2.31, note warm, tps 14,000"
 
 
-def test_a_phase_of_unknown_length_shows_what_it_can() -> None:
+def test_a_phase_of_unknown_length_shows_count_and_rate() -> None:
     clock = Clock()
     progress = PhaseProgress(total=None, unit="rows", clock=clock)
     clock.now += 2
@@ -113,7 +113,7 @@ def test_facts_are_not_markup() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_the_work_goes_on_when_the_reader_leaves(encoding: str) -> None:
+def test_the_work_continues_when_the_pipe_closes(encoding: str) -> None:
     code = (
         "import sys, time; from brew_platform.console.progress import Phases\n"
         "phases = Phases([f's{i}' for i in range(50)], every_seconds=0.01)\n"

@@ -126,7 +126,7 @@ def test_published_models_are_accepted(kind: str) -> None:
         ({"model_type": "llama", "rope_scaling": "linear"}, "must be an object or null"),
     ],
 )
-def test_what_would_be_computed_differently_is_refused_by_name(model: dict[str, Any], message: str) -> None:
+def test_a_field_with_different_effects_in_training_and_serving_is_refused(model: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_architecture(model, FOLDER)
 

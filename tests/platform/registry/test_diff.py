@@ -23,7 +23,7 @@ def version(number: int, files: dict[str, str], **fields: Any) -> Version:
     )
 
 
-def test_what_differs_is_listed_and_what_is_equal_is_left_out() -> None:
+def test_differences_are_listed_and_equal_parts_are_left_out() -> None:
     before = version(
         1,
         {"a": "x", "b": "y", "c": "z"},

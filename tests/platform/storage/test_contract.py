@@ -206,7 +206,7 @@ def test_a_root_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
         ("file://host/folder", "names the host 'host'; a local folder has three slashes: file:///folder."),
     ],
 )
-def test_an_unsupported_address_says_what_to_use(url: str, words: str) -> None:
+def test_an_unsupported_address_is_refused_with_the_remedy(url: str, words: str) -> None:
     with pytest.raises(StorageError) as caught:
         open_store(url)
     assert words in str(caught.value)

@@ -184,7 +184,7 @@ def test_a_reader_sees_events_of_another_process(file: Path, history: list[PastI
     reader.close()
 
 
-def test_a_rebuild_during_writes_contains_nothing_of_the_old_file(
+def test_a_rebuild_during_writes_does_not_contain_the_old_file(
     file: Path, tables: Tables, history: list[PastInteraction]
 ) -> None:
     writer = MemberContext(file, writable=True)

@@ -83,7 +83,7 @@ def test_a_version_that_does_not_load_is_reported_once_and_retried_only_after_an
     assert stage.step().start == (2,)
 
 
-def test_a_version_that_does_not_start_in_time_is_given_up(stage: Stage) -> None:
+def test_a_version_that_does_not_start_in_time_is_stopped(stage: Stage) -> None:
     stage.promote(2)
     stage.step()
     assert stage.step().failed == ()

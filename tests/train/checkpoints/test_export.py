@@ -64,7 +64,7 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("model_type", TINY)
 @pytest.mark.parametrize("max_file_bytes", [5_000, 2**30])
-def test_the_export_is_what_transformers_writes_of_the_average(
+def test_the_export_equals_the_files_that_transformers_writes(
     model_type: str, max_file_bytes: int, alone: DistributedContext, tmp_path: Path
 ) -> None:
     lm = make_tiny(model_type, tie_word_embeddings=model_type in ("mixtral", "gemma3_text"))
@@ -99,7 +99,7 @@ def test_the_export_is_what_transformers_writes_of_the_average(
             assert sum(held) <= max_file_bytes or len(held) == 1
 
 
-def test_without_an_average_the_weights_themselves_are_exported_in_the_type_asked_for(
+def test_without_an_average_the_weights_are_exported_in_the_requested_dtype(
     alone: DistributedContext, tmp_path: Path
 ) -> None:
     lm = make_tiny("mixtral")

@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     run.recorder.close()
 
 
-def test_the_line_tells_what_is_known(run: Run) -> None:
+def test_the_line_shows_the_known_facts(run: Run) -> None:
     run.event("launch")
     view = TrainView(run.folder, Console(file=io.StringIO()), stages=STAGES, now=lambda: run.now)
     assert view.line() == "starting the workers"

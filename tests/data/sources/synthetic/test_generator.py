@@ -139,7 +139,7 @@ def test_most_of_the_truth_can_be_read_from_text_and_history_matters(reaches: li
         assert 0.4 <= reach.share(reach.profile_auc) <= reach.share(reach.history_auc) - 0.1
 
 
-def test_measuring_without_an_oracle_says_what_to_do(tables: Tables):
+def test_measuring_without_an_oracle_is_refused_with_the_remedy(tables: Tables):
     bare = Tables(members=tables.members, entities=tables.entities, interactions=tables.interactions)
     with pytest.raises(UserError, match=r"have no oracle, .* Use generate\(config\)\."):
         measure(bare, benchmark_start(SyntheticConfig()))
