@@ -38,10 +38,10 @@ class Bucket(BaseHTTPRequestHandler):
         elif key in OBJECTS:
             data = OBJECTS[key]
             start, end = 0, len(data) - 1
-            if (given := self.headers.get("Range")) is not None:
-                first, last = given.removeprefix("bytes=").split("-")
+            if (requested := self.headers.get("Range")) is not None:
+                first, last = requested.removeprefix("bytes=").split("-")
                 start, end = int(first), min(int(last), len(data) - 1)
-            self.answer(206 if given else 200, data[start : end + 1], kind="text/csv")
+            self.answer(206 if requested else 200, data[start : end + 1], kind="text/csv")
         else:
             self.answer(404, b"")
 

@@ -95,9 +95,9 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
 
 
-def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
+def difference(found: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert found.keys() == other.keys()
+    return max((found[name] - other[name]).abs().max().item() for name in found)
 
 
 def make_bins(count: int) -> list[Bin]:
@@ -175,7 +175,7 @@ class Largest(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # once DTensor has turned it into operations on shards
         out = func(*args, **(kwargs or {}))
-        given, made = (
+        inputs, outputs = (
             {
                 t.untyped_storage()._cdata: t.untyped_storage().nbytes()
                 for t in tree_leaves(tensors)
@@ -183,7 +183,7 @@ class Largest(TorchDispatchMode):
             }
             for tensors in (args, out)
         )
-        self.bytes = max(self.bytes, *(size for storage, size in made.items() if storage not in given), 0)
+        self.bytes = max(self.bytes, *(size for storage, size in outputs.items() if storage not in inputs), 0)
         return out
 
 

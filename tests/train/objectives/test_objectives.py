@@ -193,7 +193,9 @@ def test_loss_gradients_and_measures_add_up_for_any_split_of_a_step(name: str, p
     model, bins = Model(), some_bins()
     objective = make(name, **({"prompt_weight": 0.3} if name == "next_token" else {}))
     with torch.no_grad():
-        reference = [reference_log_probabilities(model.hidden(b), model.head, b)[2][1:] + 0.7 for b in map(one, bins)]
+        reference = [
+            reference_log_probabilities(model.hidden(b), model.head, b)[2][1:] + 0.7 for b in map(batch_of, bins)
+        ]
         reference = [values * torch.arange(1, len(values) + 1) / 3 for values in reference]
     whole = collate(bins)
     counts = whole.counts()
@@ -209,7 +211,7 @@ def test_loss_gradients_and_measures_add_up_for_any_split_of_a_step(name: str, p
     torch.testing.assert_close(model.gradients(total), model.gradients(loss), rtol=1e-5, atol=1e-6)
 
 
-def one(bin_: Bin) -> Batch:
+def batch_of(bin_: Bin) -> Batch:
     return collate([bin_])
 
 

@@ -36,7 +36,7 @@ class Sums:
         return answers
 
 
-def made(engine: Sums, *, prompts: int = 100, tokens: int = 1000) -> ScoringQueue:
+def make_queue(engine: Sums, *, prompts: int = 100, tokens: int = 1000) -> ScoringQueue:
     return ScoringQueue(engine.send, max_prompts=prompts, max_tokens=tokens)
 
 
@@ -46,7 +46,7 @@ async def submit(queue: ScoringQueue, *prompts: Sequence[int], shared: Shared | 
 
 async def test_calls_with_a_shared_prefix_form_one_group() -> None:
     engine = Sums()
-    queue = made(engine)
+    queue = make_queue(engine)
     shared = Shared(ids=(5, 6, 7))
     answers = await submit(queue, (5, 6, 7, 1), (5, 6, 7, 2, 3), shared=shared)
     assert answers == [[19.0, 38.0], [23.0, 46.0]]
@@ -55,35 +55,35 @@ async def test_calls_with_a_shared_prefix_form_one_group() -> None:
 
 async def test_calls_without_a_shared_prefix_are_groups_of_one() -> None:
     engine = Sums()
-    assert await submit(made(engine), (4, 5), (9,)) == [[9.0, 18.0], [9.0, 18.0]]
+    assert await submit(make_queue(engine), (4, 5), (9,)) == [[9.0, 18.0], [9.0, 18.0]]
     assert engine.passes == [[([4], [[5]], [1, 2]), ([], [[9]], [1, 2])]]
 
 
 async def test_the_last_token_of_a_prompt_is_never_shared() -> None:
     engine = Sums()
-    await submit(made(engine), (5, 6), (5, 6, 7), shared=Shared(ids=(5, 6)))
+    await submit(make_queue(engine), (5, 6), (5, 6, 7), shared=Shared(ids=(5, 6)))
     assert engine.passes == [[([5], [[6]], [1, 2]), ([5, 6], [[7]], [1, 2])]]
 
 
 async def test_a_pass_stays_within_its_limits_and_the_others_follow_in_order() -> None:
     engine = Sums()
     prompts = [(n,) for n in range(1, 8)]
-    assert [a for a, _ in await submit(made(engine, prompts=3), *prompts)] == [float(n) for n in range(1, 8)]
+    assert [a for a, _ in await submit(make_queue(engine, prompts=3), *prompts)] == [float(n) for n in range(1, 8)]
     assert [len(groups) for groups in engine.passes] == [3, 3, 1]
     engine = Sums()
-    await submit(made(engine, tokens=6), (1, 1, 1), (2, 2, 2), (3,), (4,) * 9, (5,))
+    await submit(make_queue(engine, tokens=6), (1, 1, 1), (2, 2, 2), (3,), (4,) * 9, (5,))
     assert [[begins + own[0] for begins, own, _ in groups] for groups in engine.passes] == [
         [[1, 1, 1], [2, 2, 2]], [[3]], [[4] * 9], [[5]],
     ]  # fmt: skip
     engine = Sums()
     shared = Shared(ids=(7,) * 5)  # counted once
-    await submit(made(engine, tokens=8), *([*shared.ids, n] for n in range(4)), shared=shared)
+    await submit(make_queue(engine, tokens=8), *([*shared.ids, n] for n in range(4)), shared=shared)
     assert [[own for _, own, _ in groups] for groups in engine.passes] == [[[[0], [1], [2]]], [[[3]]]]
 
 
 async def test_calls_with_a_shared_prefix_stay_in_one_pass_if_they_fit() -> None:
     engine = Sums()
-    queue = made(engine, prompts=5)
+    queue = make_queue(engine, prompts=5)
     first, second, third = Shared(ids=(1,)), Shared(ids=(2,)), Shared(ids=(3,))
     calls = [queue.submit((1, n), (1,), first) for n in range(3)]
     calls += [queue.submit((2, n), (1,), second) for n in range(3)]
@@ -96,7 +96,7 @@ async def test_calls_with_a_shared_prefix_stay_in_one_pass_if_they_fit() -> None
 
 async def test_calls_during_a_pass_form_the_next_pass() -> None:
     engine = Sums()
-    queue = made(engine)
+    queue = make_queue(engine)
     engine.go.clear()
     first = asyncio.create_task(submit(queue, (1,)))
     await asyncio.sleep(0.01)
@@ -110,7 +110,7 @@ async def test_calls_during_a_pass_form_the_next_pass() -> None:
 
 async def test_a_cancelled_call_is_not_sent_and_delays_no_other() -> None:
     engine = Sums()
-    queue = made(engine)
+    queue = make_queue(engine)
     engine.go.clear()
     calls = [queue.submit((n,), (1,), None) for n in range(1, 4)]
     await asyncio.sleep(0.01)  # all are in the engine
@@ -128,7 +128,7 @@ async def test_a_cancelled_call_is_not_sent_and_delays_no_other() -> None:
 
 async def test_a_failed_pass_fails_only_its_own_calls() -> None:
     engine = Sums(failing=1)
-    queue = made(engine, prompts=2)
+    queue = make_queue(engine, prompts=2)
     found = await asyncio.gather(*(queue.submit((n,), (1,), None) for n in range(1, 5)), return_exceptions=True)
     assert [str(result) for result in found[:2]] == ["the engine failed"] * 2
     assert found[2:] == [[3.0], [4.0]]
@@ -138,7 +138,7 @@ async def test_a_failed_pass_fails_only_its_own_calls() -> None:
 @pytest.mark.parametrize("count", [1, 2, 500])
 async def test_simultaneous_calls_form_one_pass(count: int) -> None:
     engine = Sums()
-    queue = made(engine, prompts=1000, tokens=10_000)
+    queue = make_queue(engine, prompts=1000, tokens=10_000)
 
     async def nested(n: int) -> list[list[float]]:  # in the order of a scorer's calls
         return await submit(queue, (n,))
