@@ -28,7 +28,8 @@ from brew_platform.errors import ConfigError, UserError
 __all__ = ["Cut", "Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
 
 Ids = tuple[int, ...]
-_FITTED = 16_384  # entities whose shortened form is cached
+_SHORTENED = 8_192  # entities whose shortened form is cached
+_LONGEST_CACHED = 4_096  # characters of such an entity: the cache takes 60 MB at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class PromptCompiler:
                     f"{self._head_limit}; shorten the instruction, or raise head_tokens."
                 )
         self._budget = Budget(tokenizer)
-        self._fit = lru_cache(maxsize=_FITTED)(self._fit_entity)  # only of entities that exceed their budget
+        self._shorten_cached = lru_cache(maxsize=_SHORTENED)(self._shorten)
         longest = max((len(ids) for labels in self._labels.values() for ids in labels.values()), default=1)
         # A training document of a task that does not follow its surface is a serving prompt, the answer, and <|end|>.
         end = any(not task.follows_surface for task in suite.tasks)
@@ -285,19 +286,18 @@ class PromptCompiler:
         ids = self.tokenizer.encode(f"{before}{text}{after}")
         cut = NOTHING_CUT
         if template.max_tokens or len(ids) > self.format.question_tokens - 2:
-            ids, cut = self._fit(entity.entity_type, tuple(values.items()), before, after)
+            shown = tuple((name, values[name]) for name in template.fields if name in values and name in template.shown)
+            is_short = sum(len(value) for _, value in shown) + len(before) <= _LONGEST_CACHED
+            shorten = self._shorten_cached if is_short else self._shorten
+            ids, cut = shorten(entity.entity_type, shown, before, after)
         return question_ids(self.tokenizer, ids), cut
 
-    def _fit_entity(
+    def _shorten(
         self, entity_type: str, values: tuple[tuple[str, str], ...], before: str, after: str
     ) -> tuple[Ids, Cut]:
-        return self._budget.fit(
-            self.suite.entities[entity_type],
-            dict(values),
-            limit=self.format.question_tokens - 2,
-            before=before,
-            after=after,
-        )
+        """Render a question whose entity exceeds its budget, or has fields with budgets of their own."""
+        limit = self.format.question_tokens - 2
+        return self._budget.fit(self.suite.entities[entity_type], dict(values), limit=limit, before=before, after=after)
 
     def turn(self, profile: Mapping[str, object], past: PastInteraction) -> tuple[Ids, Ids, Cut]:
         """Render a past interaction with the question and labels of its surface.
