@@ -40,7 +40,7 @@ RECIPE = {
 def folder(tmp_path: Path, write_bins: Callable[..., Path]) -> Path:
     """A working directory with data and a recipe."""
     tokenizer = train_tokenizer(["counting " * 50], vocabulary_size=300)
-    prompts = PromptFormat(context_length=64)
+    prompts = PromptFormat(context_length=512)
     bundle = PromptBundle(suite=load_suite("movielens"), format=prompts, tokenizer=tokenizer)
     bundle.save(tmp_path / "data" / "prompts")
     sizes = {"vocabulary_size": tokenizer.vocabulary_size, "prompt_digest": bundle.digest}
