@@ -131,10 +131,13 @@ def test_a_promotion_is_judged_and_a_forced_one_keeps_its_reason(
     assert "forced: a [red]trial[/red]" in run("log")
 
 
-def test_a_version_without_gates_needs_force(run: Run, export: Path, report: Callable[..., Path]) -> None:
+def test_a_version_without_gates_needs_force(
+    run: Run, export: Path, report: Callable[..., Path], tmp_path: Path
+) -> None:
     (export / "lineage.json").unlink()
     output = run("publish", str(export), "--report", str(report()))
     assert "It has no gates" in output
+    assert output.endswith(f"Next: brew360 registry promote 1 --registry {tmp_path / 'registry'}\n")
     assert "it has no gates, so" in run("promote", "1", code=2)
     assert json.loads(run("show", "1", "--json"))["lineage"].keys() == {"benchmark"}
 

@@ -81,7 +81,8 @@ def publish(
             lines.append("It has no figures: pass --report FILE to publish the report of `brew360 benchmark` with it.")
         if not version.gates:
             lines.append("It has no gates: name some with --recipe, or a promotion needs --force and a reason.")
-        for line in [*lines, f"Next: brew360 registry promote {version.number}"]:
+        options = "".join(f" --{name} {value}" for name, value in (("registry", registry), ("model", model)) if value)
+        for line in [*lines, f"Next: brew360 registry promote {version.number}{options}"]:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
