@@ -181,8 +181,9 @@ def check_architecture(model: Mapping[str, Any], folder: Path) -> Family:
     if kind == "gemma3":
         raise UserError(
             f"the model in {folder} is a gemma3, which reads images too, and only text models can be trained: take a "
-            f"text-only Gemma 3 (270M or 1B), or load its text part with transformers' Gemma3ForCausalLM and write it "
-            f"with save_pretrained."
+            f"text-only Gemma 3 (270M or 1B), or load the state of model.language_model, as transformers' "
+            f"Gemma3ForConditionalGeneration has it, into the model of a Gemma3ForCausalLM with its text_config, and "
+            f"write that with save_pretrained."
         )
     if kind not in FAMILIES:
         raise UserError(
