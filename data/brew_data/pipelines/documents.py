@@ -136,7 +136,7 @@ def build_bins(
     ).materialize()
 
     # The plan needs lengths only, so the driver receives a few bytes per document and no tokens.
-    lengths = _to_dict(documents, key="document", value="length")
+    lengths = _to_dict(documents, key="document", value="length") if documents.count() else {}
     if not lengths:
         raise UserError(
             f"{tables_folder} has no interaction on a trained surface before the cut, so there is nothing to train on. "
