@@ -155,7 +155,7 @@ class Forwarder:
         if hints.deadline_ms is None:
             return Late(
                 f"no answer came within {self._request_seconds:g} s: {why}. Try again, with fewer candidates, or with "
-                f"a deadline_ms, at which what is scored is answered."
+                f"deadline_ms, which returns the candidates that are scored by then."
             )
         return Late(
             f"no answer came by the deadline of {hints.deadline_ms} ms: {why}. Try again, or with a longer deadline_ms."

@@ -169,7 +169,7 @@ def _lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder of your own.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose a writable folder.") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -193,7 +193,7 @@ def _write(path: Path, text: str) -> None:
     try:
         replace_atomically(path, text, mode=0o600)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose a folder of your own.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose a writable folder.") from error
 
 
 def _load(path: Path) -> dict[str, Any]:

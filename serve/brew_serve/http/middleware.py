@@ -138,7 +138,7 @@ class RequestMiddleware:
             BodyTooLarge: It exceeds the limit; raised before reading if the content-length header says so.
         """
         limit = self._config.max_body_bytes
-        error = BodyTooLarge(f"the body has more than {limit} bytes; send fewer candidates, or less about each.")
+        error = BodyTooLarge(f"the body has more than {limit} bytes; send fewer candidates, or shorter fields.")
         if length.isdecimal() and int(length[:20]) > limit:
             raise error
         chunks: list[bytes] = []

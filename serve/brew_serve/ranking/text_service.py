@@ -35,7 +35,7 @@ class TextService:
         if name is None or name == "default":  # what SGLang's clients send
             return self.service.name
         if name not in self.names:
-            raise UnknownModel(f"model {name!r} is not served here; ask for {' or '.join(self.names)}.")
+            raise UnknownModel(f"model {name!r} is not served here; use {' or '.join(self.names)}.")
         return name
 
     def encode(self, text: str) -> tuple[int, ...]:

@@ -273,7 +273,7 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_parsed(service: 
     for answer in (declared, chunked):
         assert answer.status_code == 413
         assert answer.json() == {
-            "error": "the body has more than 10000 bytes; send fewer candidates, or less about each.",
+            "error": "the body has more than 10000 bytes; send fewer candidates, or shorter fields.",
             "code": "body_too_large",
         }
     assert read <= 12

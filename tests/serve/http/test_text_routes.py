@@ -113,7 +113,7 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
         (
             complete(model="gpt-5", prompt="x"),
             package.NotFoundError,
-            "model 'gpt-5' is not served here; ask for",
+            "model 'gpt-5' is not served here; use",
         ),
         (complete(model="brew360", prompt="x", stream=True), bad, "stream: Input should be False"),
         (complete(model="brew360", prompt="x", stop="y"), bad, "stop is not a key of this request; remove it"),
