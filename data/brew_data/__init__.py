@@ -1,1 +1,1 @@
-"""From tables to token ids: sources, task specs, the prompt compiler, packing, and the Ray Data pipelines."""
+"""From tables to token ids: sources, task suites, the prompt compiler, packing, and the Ray Data pipelines."""

@@ -1,1 +1,1 @@
-"""The jobs that the commands run: data, training, serving, scoring, demo."""
+"""The jobs that the commands run: data, training, benchmark, registry, serving, scoring, demo."""

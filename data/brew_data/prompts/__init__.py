@@ -1,1 +1,1 @@
-"""From records to token ids: suites, history, the compiler, chat and tokenizer."""
+"""From records to token ids: suites, templates, budgets, history, compiler, tokenizer, and the bundle of them."""

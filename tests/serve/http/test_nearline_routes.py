@@ -269,5 +269,5 @@ async def test_nearline_routes_without_the_plane_return_an_error(plane: Plane) -
         answer = await post_event(client)
     assert (answer.status_code, answer.json()["error"]) == (
         400,
-        "this service was started without the nearline plane; use POST /v1/rank.",
+        "this service has no nearline routes (setting nearline); use POST /v1/rank.",
     )

@@ -1,1 +1,1 @@
-"""The model: construction, attention, sharding, initial weights."""
+"""The model: construction, attention, sharding, base models, initial weights, vocabulary."""

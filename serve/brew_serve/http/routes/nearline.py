@@ -34,7 +34,7 @@ def nearline_router(service: Callable[[], NearlineService | None]) -> APIRouter:
     def require_service() -> NearlineService:
         found = service()
         if found is None:
-            raise UserError("this service was started without the nearline plane; use POST /v1/rank.")
+            raise UserError("this service has no nearline routes (setting nearline); use POST /v1/rank.")
         return found
 
     @router.post("/v1/events", status_code=202)
