@@ -65,12 +65,10 @@ def test_a_prompt_starts_with_bos_where_the_family_was_trained_with_it(family: s
     assert list(ids) == [*start, t.system, *text[0], t.member, t.user, *text[1], t.assistant]
 
 
-@pytest.mark.parametrize("text", ["engineer at acme", "a\n\nb", "two  spaces", "<table>", "é 東京 \U0001f600"])
+@pytest.mark.parametrize("text", ["engineer at acme", "a\n\nb", "two  spaces", "<b>", "é 東京 \U0001f600"])
 def test_ordinary_text_has_the_ids_of_the_models_own_tokenizer(
     family: str, contents: dict[str, Content], tokenizer: Tokenizer, text: str
 ) -> None:
-    if family == "gemma3" and text == "<table>":
-        pytest.skip("an added token that is not whitespace is a control token")
     own = FastTokenizer.from_str(json.dumps(contents[family]))
     assert list(tokenizer.encode(text)) == own.encode(text, add_special_tokens=False).ids
 
