@@ -62,6 +62,7 @@ def test_a_recipe_with_wrong_settings_is_refused() -> None:
         (lambda: StageConfig(max_loss_rise=math.nan), "max_loss_rise=nan"),
         (lambda: StageConfig(max_skipped=-1), "max_skipped=-1"),
         (lambda: StageConfig(evaluate_every=-1), "evaluate_every=-1"),
+        (lambda: ModelConfig(train_embeddings=False), "starts from scratch, so its embeddings would stay random"),
         (lambda: ModelConfig(layers=0), "model.layers is 0"),
         (lambda: ModelConfig(hidden_size=30, heads=4), "a multiple of 8"),
         (lambda: ModelConfig(heads=4, kv_heads=3), "a divisor of 4"),

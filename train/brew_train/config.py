@@ -79,6 +79,7 @@ class ModelConfig:
     tie_embeddings: bool = True  # one matrix for input and output; at this size two would be half of the model
     router_aux_loss: float = 0.01  # weight of the load-balancing loss (Switch Transformer §2.2); 0 disables it
     init_from: str | None = None  # Hugging Face causal-LM folder to start from; the sizes above are then ignored
+    train_embeddings: bool = True  # false: the embeddings and the head of `init_from` stay as they are; less work
     vocabulary_multiple: int = 64  # a base model that gains tokens gets a multiple of this of rows, 1 to 4,096
 
     def __post_init__(self) -> None:
@@ -88,6 +89,11 @@ class ModelConfig:
             )
         if self.init_from is not None:
             return
+        if not self.train_embeddings:
+            raise ConfigError(
+                "model.train_embeddings=false, but the model starts from scratch, so its embeddings would stay random: "
+                "set it to true, or start from a model with model.init_from."
+            )
         for name in ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "experts", "experts_per_token"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: it must be at least 1.")

@@ -1,7 +1,9 @@
 """Every family trains on packed rows as transformers computes each document alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+from brew_platform.errors import UserError
 from brew_platform.model_folder.families import FAMILIES
 from brew_train.config import ModelConfig, ModelShape, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
@@ -107,3 +110,49 @@ def test_a_base_model_is_trained_and_exported_in_its_own_dtype(write_bins: Calla
     assert lm.config.vocab_size >= VOCABULARY + 1
     assert lm.lm_head.weight is lm.model.embed_tokens.weight
     require_base_model(result.export, run.shape)  # the next stage can start from it
+
+
+@pytest.mark.parametrize(("schedule", "precision"), [("schedule_free", "float32"), ("cosine", "bfloat16")])
+@pytest.mark.parametrize("model_type", ["gemma3_text", "llama"])  # a tied and an untied head
+def test_frozen_embeddings_stay_and_all_other_weights_are_trained(
+    schedule: str, precision: str, model_type: str, write_bins: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = make_tiny(model_type, vocab_size=97)
+    base.save_pretrained(tmp_path / "base")
+    config = TrainConfig(
+        model=ModelConfig(init_from=str(tmp_path / "base"), train_embeddings=False),
+        stages=[
+            StageConfig(name="sft", steps=4, bins_per_step=2, warmup_steps=1, learning_rate=0.01, schedule=schedule)
+        ],
+        workers=1,
+        precision=precision,
+        checkpoint_every=2,
+    )
+    run = RunContext(
+        bins={"sft": write_bins(tmp_path / "bins")},
+        out=tmp_path / "run",
+        shape=ModelShape(vocabulary_size=97, context_length=64),
+        distributed=ALONE,
+    )
+    trained = AutoModelForCausalLM.from_pretrained(train(config, run).export)
+    frozen = {"model.embed_tokens.weight", "lm_head.weight"}
+    for name, parameter in trained.named_parameters():
+        assert torch.equal(parameter, base.get_parameter(name)) == (name in frozen), name
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise RuntimeError("stopped")
+
+    cut = replace(run, out=tmp_path / "cut")
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(config, replace(cut, on_step=stop))
+    train(config, cut)
+    files = [tmp_path / name / "export" / "model.safetensors" for name in ("run", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_embeddings_that_lack_tokens_of_the_data_are_not_frozen(tmp_path: Path) -> None:
+    write_tiny("llama", tmp_path)
+    sizes = ModelShape(vocabulary_size=VOCABULARY + 1, context_length=64)
+    with pytest.raises(UserError, match=r"the data have 97 tokens and the model in .* has 96: .* must be trained"):
+        build_model(ModelConfig(init_from=str(tmp_path), train_embeddings=False), sizes)

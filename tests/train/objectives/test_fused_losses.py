@@ -213,6 +213,24 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(fused: bool) -> None:
     assert sizes.largest == 8 * 50  # neither 64 x 50 logits, nor anything as large beside them
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_frozen_head_has_no_gradient_and_costs_no_product(fused: bool) -> None:
+    hidden, head, targets, _ = drawn(64, 50, 0)
+    weights = torch.full((64,), 0.5)
+
+    def gradient(head: torch.Tensor) -> tuple[torch.Tensor, int]:
+        with mock.patch.dict(losses.CHUNK, cpu=64), Sizes() as sizes:
+            loss = fused_cross_entropy(hidden, head, targets, weights)[0] if fused else (
+                -weights * token_log_probabilities(hidden, head, targets)).sum()  # fmt: skip
+            (found,) = torch.autograd.grad(loss, hidden)
+        return found, sizes.products
+
+    expected, products = gradient(head)
+    frozen, fewer = gradient(head.detach())
+    torch.testing.assert_close(frozen, expected)
+    assert fewer == products - 1
+
+
 def test_only_positions_with_a_weight_are_projected() -> None:
     hidden, head, targets, _ = drawn(64, 50, 0)
     weights = torch.zeros(64)

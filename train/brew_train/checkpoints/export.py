@@ -158,7 +158,7 @@ def _average(
     """The tensors of one parameter by their names, read in one go: stored shards cut across tensors."""
     first, past = parts[0].offset[0], parts[-1].offset[0] + parts[-1].extent[0]
     region = reader.read(MODEL + parameter, first, past)
-    if weight is not None:
+    if weight is not None and ITERATE + parameter in reader.names:  # frozen parameters have no iterate
         region.lerp_(reader.read(ITERATE + parameter, first, past), weight)
     named = {}
     for entry in parts:
@@ -196,6 +196,7 @@ class _Regions:
             for name, tensor in metadata.state_dict_metadata.items()
             if isinstance(tensor, TensorStorageMetadata)
         }
+        self.names = frozenset(self._tensors)
         self.shapes = {
             name.removeprefix(MODEL): tuple(tensor.size)
             for name, tensor in self._tensors.items()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
+from brew_platform.errors import UserError
 from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.batches import Batch
@@ -107,7 +108,8 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
         shape: size of the vocabulary, and context length in tokens.
 
     Raises:
-        UserError: the model in `init_from` is not supported, or its vocabulary or context is smaller than `shape`.
+        UserError: the model in `init_from` is not supported, its vocabulary or context is smaller than `shape`, or
+            frozen embeddings would lack the data's tokens.
     """
     register_attention()
     if config.init_from is None:
@@ -116,6 +118,8 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
         settings = read_base_config(Path(config.init_from), shape, vocabulary_multiple=config.vocabulary_multiple)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    if not config.train_embeddings:
+        _freeze_embeddings(lm, config, shape)
     lm.set_attn_implementation(ATTENTION)
     has_router = getattr(lm.config, "num_experts_per_tok", None) is not None
     if has_router:  # transformers has no setter for models without experts
@@ -124,6 +128,19 @@ def build_model(config: ModelConfig, shape: ModelShape) -> RankingLM:
         lm.set_experts_implementation("grouped_mm" if aligned else "eager")
     router_aux_loss = config.router_aux_loss if has_router else 0.0
     return RankingLM(lm, router_aux_loss=router_aux_loss, control_ids=shape.control_ids)
+
+
+def _freeze_embeddings(lm: PreTrainedModel, config: ModelConfig, shape: ModelShape) -> None:
+    assert config.init_from is not None  # ModelConfig requires it
+    trained = AutoConfig.from_pretrained(config.init_from, local_files_only=True).vocab_size
+    if shape.vocabulary_size > trained:
+        raise UserError(
+            f"model.train_embeddings=false, but the data have {shape.vocabulary_size} tokens and the model in "
+            f"{config.init_from} has {trained}: the embeddings of the new tokens must be trained. Set it to true, or "
+            f"use a tokenizer without new tokens."
+        )
+    for module in (lm.get_input_embeddings(), lm.get_output_embeddings()):
+        module.requires_grad_(False)
 
 
 def _from_scratch(config: ModelConfig, *, vocabulary_size: int, context_length: int) -> MixtralConfig:

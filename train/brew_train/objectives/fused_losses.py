@@ -152,7 +152,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         needs_grad: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=hidden_TH.device)
-        gradients = _Gradients(hidden_TH, head_VH) if needs_grad else None
+        gradients = _Gradients(hidden_TH, head_VH, ctx.needs_input_grad[1]) if needs_grad else None
         for part in _chunks(hidden_TH):
             log_p_CV = F.log_softmax((hidden_TH[part] @ head_VH.T).float(), dim=-1)
             picked_C = log_p_CV.gather(1, _index(targets_T[part])).squeeze(1)
@@ -166,10 +166,11 @@ class _FusedCrossEntropy(torch.autograd.Function):
         return (losses_T * weights_T).sum(), losses_T
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None, None]:
         upstream = grads[0]
         hidden_grad_TH, head_grad_VH = ctx.saved_tensors
-        return hidden_grad_TH * upstream, (head_grad_VH * upstream).to(ctx.head_dtype), None, None, None
+        head = None if head_grad_VH is None else (head_grad_VH * upstream).to(ctx.head_dtype)
+        return hidden_grad_TH * upstream, head, None, None, None
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
@@ -186,24 +187,33 @@ class _TokenLogProbabilities(torch.autograd.Function):
         return logp_T
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         hidden_TH, head_VH, targets_T, norms_T = ctx.saved_tensors
-        gradients = _Gradients(hidden_TH, head_VH)
+        gradients = _Gradients(hidden_TH, head_VH, ctx.needs_input_grad[1])
         scale_T = torch.where(targets_T == NO_TARGET, 0.0, -grads[0])
         for part in _chunks(hidden_TH):
             logits_CV = (hidden_TH[part] @ head_VH.T).float()
             p_CV = logits_CV.sub_(norms_T[part].unsqueeze(1)).exp_()
             gradients.add(part, p_CV, targets_T[part], scale_T[part])
-        return gradients.hidden_TH, gradients.head_VH.to(head_VH.dtype), None
+        head = None if gradients.head_VH is None else gradients.head_VH.to(head_VH.dtype)
+        return gradients.hidden_TH, head, None
 
 
 class _Gradients:
-    """Accumulates the gradients of sum(scale · cross-entropy) in hidden states and head over the chunks."""
+    """Accumulates the gradients of sum(scale · cross-entropy) in hidden states and head over the chunks.
 
-    def __init__(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor) -> None:
+    Args:
+        hidden_TH: as in `fused_cross_entropy`.
+        head_VH: as in `fused_cross_entropy`.
+        needs_head: whether the gradient of the head is needed; it is not if the head is frozen.
+    """
+
+    def __init__(self, hidden_TH: torch.Tensor, head_VH: torch.Tensor, needs_head: bool) -> None:
         self._inputs = hidden_TH, head_VH
         self.hidden_TH = torch.zeros_like(hidden_TH)
-        self.head_VH = torch.zeros(head_VH.shape, dtype=torch.float32, device=head_VH.device)
+        self.head_VH: torch.Tensor | None = None
+        if needs_head:
+            self.head_VH = torch.zeros(head_VH.shape, dtype=torch.float32, device=head_VH.device)
 
     def add(self, part: slice, p_CV: torch.Tensor, targets_C: torch.Tensor, scale_C: torch.Tensor) -> None:
         """Adds the gradients of a chunk.
@@ -220,7 +230,8 @@ class _Gradients:
         p_CV.scatter_add_(1, index_C1, torch.full(index_C1.shape, -1.0, device=p_CV.device))
         logits_grad_CV = p_CV.mul_(scale_C.unsqueeze(1)).to(hidden_TH.dtype)
         self.hidden_TH[part] = logits_grad_CV @ head_VH
-        self.head_VH.addmm_(logits_grad_CV.T.float(), hidden_TH[part].float())
+        if self.head_VH is not None:
+            self.head_VH.addmm_(logits_grad_CV.T.float(), hidden_TH[part].float())
 
 
 def _chunks(hidden_TH: torch.Tensor) -> Iterator[slice]:

@@ -30,6 +30,7 @@ class Optimizer(ABC):
 
     def __init__(self, model: nn.Module, stage: StageConfig) -> None:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self._shards = {name: _local(p.detach()) for name, p in self._parameters.items()}
         matrices = [self._shards[name] for name, p in self._parameters.items() if p.ndim > 1]
         gains = [self._shards[name] for name, p in self._parameters.items() if p.ndim <= 1]
@@ -106,9 +107,9 @@ class Optimizer(ABC):
     def tensors(self) -> dict[str, torch.Tensor]:
         """Returns the weights `model.<parameter>` and the state `<state>.<parameter>`, sharded like the parameters.
 
-        The tensors share memory with the optimizer, so writing to them restores it.
+        Frozen parameters have no state. The tensors share memory with the optimizer, so writing to them restores it.
         """
-        named: dict[str, torch.Tensor] = {}
+        named = {f"model.{name}": parameter.detach() for name, parameter in self._frozen.items()}
         for name, parameter in self._parameters.items():
             named[f"model.{name}"] = parameter.detach()
             for key in self.states:
