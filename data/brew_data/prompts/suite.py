@@ -32,6 +32,7 @@ __all__ = [
 
 FORMAT_VERSION = 3  # of suites; version 2 had other templates, version 1 had no field `format_version` and no surfaces
 LABELS = "labels"  # the field of an instruction
+_NOT_TEXT = ("in_training", "examples_per_member", "max_interactions", "hop_tokens", "max_tokens")  # keys of a file
 SUITES = Path(__file__).parent / "suites"
 
 
@@ -466,21 +467,40 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
         raise ConfigError(
             f"suite {name_or_folder!r} is neither a built-in suite ({shipped}) nor a folder that contains suite.yaml."
         )
-    _check_file_version(folder / "suite.yaml")
+    task_files = sorted((folder / "tasks").glob("*.yaml"))
+    for path in (folder / "suite.yaml", *task_files):
+        _check_file(path)
     suite = load_config(TaskSuite, folder / "suite.yaml")
-    tasks = [load_config(TaskSpec, path) for path in sorted((folder / "tasks").glob("*.yaml"))]
+    tasks = [load_config(TaskSpec, path) for path in task_files]
     if not tasks:
         raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} contains no task file (*.yaml). Add one per task.")
     return replace(suite, tasks=[*suite.tasks, *tasks])
 
 
-def _check_file_version(path: Path) -> None:
-    """Refuse a file of an earlier format before its keys are read, so that the message names the version."""
+def _check_file(path: Path) -> None:
+    """Refuse a file of an earlier format before its keys are read, and text that YAML reads as another value."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data, written = yaml.safe_load(text), yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  (text only)
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         return  # load_config reports it
     if isinstance(data, dict):
         earlier = isinstance(data.get("profile"), list)  # in version 2, templates were lists
         if "format_version" in data or earlier:
             _check_format_version(str(data.get("name")), data.get("format_version"))
+    _check_quotes(data, written, "", path)
+
+
+def _check_quotes(value: object, written: object, key: str, path: Path) -> None:
+    """Refuse unquoted text such as yes, 010 or 12:30, which YAML 1.1 reads as True, 8 and 750."""
+    if isinstance(value, dict) and isinstance(written, dict):
+        if len(value) != len(written):
+            return  # YAML's merge keys
+        for (name, below), text in zip(value.items(), written.values(), strict=True):
+            if name not in _NOT_TEXT:
+                _check_quotes(below, text, f"{key}.{name}" if key else str(name), path)
+    elif isinstance(value, list) and isinstance(written, list):
+        for index, (below, text) in enumerate(zip(value, written, strict=True)):
+            _check_quotes(below, text, f"{key}[{index}]", path)
+    elif value is not None and not isinstance(value, str) and str(value) != written:
+        raise ConfigError(f'{key} in {path}: YAML reads {written} as {value}. Put it in quotes: "{written}".')

@@ -130,6 +130,23 @@ def test_an_old_suite_is_refused_with_the_new_form(tmp_path: Path, version: str)
         load_suite(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"), [("yes", "True"), ("off", "False"), ("010", "8"), ("12:30", "750"), ("1.50", "1.5")]
+)
+def test_unquoted_text_that_yaml_reads_as_another_value_is_refused(tmp_path: Path, written: str, read: str) -> None:
+    folder = write_suite(tmp_path)
+    text = (folder / "suite.yaml").read_text()
+    (folder / "suite.yaml").write_text(text.replace("label: skip", f"label: {written}"))
+    with pytest.raises(
+        ConfigError, match=rf"surfaces\[0\].actions\[1\].label .*: YAML reads {written} as {read}. Put it"
+    ):
+        load_suite(folder)
+    (folder / "suite.yaml").write_text(text.replace("label: skip", f'label: "{written}"'))
+    assert load_suite(folder).surfaces[0].actions[1].label == written
+    (folder / "suite.yaml").write_text(text.replace("label: skip", "label: 5"))
+    assert load_suite(folder).surfaces[0].actions[1].label == "5"
+
+
 def test_conditions_and_filters_render_as_jinja2_does() -> None:
     def text(source: str, **values: str) -> str | None:
         return Phrase(source, ["title", "skills"], "p").render(values)
