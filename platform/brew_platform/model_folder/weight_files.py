@@ -48,8 +48,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     if folder.suffix == ".gguf" or (folder.is_dir() and any(folder.glob("*.gguf")) and not _has_weights(folder)):
         raise UserError(
             f"{folder} is a GGUF, which holds quantized weights for llama.cpp: load it with transformers' "
-            f"AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32), clear its hf_quantizer, "
-            f"is_quantized and config.quantization_config, and write it with save_pretrained; or take the original model."
+            f"AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32), clear its "
+            f"hf_quantizer, is_quantized and config.quantization_config, and use save_pretrained; or take the "
+            f"original model."
         )
     if folder.is_file():
         raise UserError(
