@@ -1,5 +1,6 @@
 """Every documented command parses, every link and named file exists, and the wording follows our rules."""
 
+import ast
 import importlib.util
 import io
 import re
@@ -18,6 +19,8 @@ TOP_LEVEL = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = [*(ROOT / name for name in TOP_LEVEL), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES_WITH_COMMANDS = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it also names former commands
 GENERATED = re.compile(r"(?:^|/)reference/(?:cli|configuration|http)\.md$")  # by docs/hooks.py
+
+BANNED_NAMES = {"told", "wanted", "asked", "given", "one", "made"}  # nouns say what a value is
 
 BANNED = {
     r"\bthe whole road\b|\bthe road\b|\bhouse\b": "pipeline, architecture",
@@ -158,14 +161,43 @@ def banned(files: list[Path]) -> list[str]:
     ]
 
 
+def tracked_files(*patterns: str) -> list[Path]:
+    """Return the files under version control that match, without this one."""
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in listed.stdout.split("\n") if name]
+    return [file for file in files if file.exists() and file != Path(__file__)]
+
+
+def banned_names(file: Path) -> list[str]:
+    """Return file, line and name of every variable, parameter and function with a banned name."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        else:
+            continue
+        if name in BANNED_NAMES:
+            found.append(f"{file}:{node.lineno}: {name}")
+    return found
+
+
 def test_no_file_has_a_banned_phrase() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "*.md", "*.yaml", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\n")
-    files = [ROOT / name for name in listed if name and (ROOT / name).exists() and ROOT / name != Path(__file__)]
+    files = tracked_files("*.md", "*.yaml", "*.py")
     assert len(files) > 100
     found = banned(files)
     assert not found, "\n" + "\n".join(found)
+
+
+def test_no_variable_has_a_banned_name(tmp_path: Path) -> None:
+    found = [line for file in tracked_files("*.py") for line in banned_names(file)]
+    assert not found, "\n" + "\n".join(found)
+    file = tmp_path / "module.py"
+    file.write_text("def f(asked):\n    for one in asked:\n        print(one)\n")
+    assert [line.rsplit(": ")[1] for line in banned_names(file)] == ["asked", "one"]
 
 
 def test_a_banned_phrase_is_found_in_comments_and_strings_only(tmp_path: Path) -> None:
