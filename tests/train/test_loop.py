@@ -31,6 +31,7 @@ from brew_train.loop import TrainResult, train
 from brew_train.model.model import RankingLM
 from brew_train.optim.factory import make_optimizer
 from brew_train.run_context import RunContext
+from brew_train.train_state import TrainState
 
 
 class Interrupted(Exception):
@@ -277,6 +278,18 @@ def test_the_exported_best_weights_are_the_average_at_the_best_step(
         torch.testing.assert_close(exported, logits_of(best), atol=1e-6, rtol=1e-6)
         assert not torch.allclose(exported, logits_of(other), atol=1e-5, rtol=1e-5)
     assert any((tmp_path / "run" / "checkpoints").glob(f"step-{best:08d}-*"))
+
+
+def test_the_best_loss_on_other_evaluation_bins_is_not_compared() -> None:
+    state = TrainState(step=3)
+    assert state.improves({"loss": 2.0}, plan_hash="a")
+    state.step = 4
+    assert not state.improves({"loss": 2.5}, plan_hash="a")
+    assert not state.improves({"loss": math.nan}, plan_hash="b")
+    assert state.best["step"] == 3
+    assert state.improves({"loss": 2.5}, plan_hash="b")
+    assert state.best == {"step": 4, "loss": 2.5, "plan_hash": "b"}
+    assert not state.improves(None, plan_hash=None)
 
 
 def test_a_checkpoint_of_another_format_version_is_refused(run: Any, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class _Attempt:
 
         evaluation_started = time.perf_counter()
         evaluated = stage.evaluate() if state.is_due(settings.evaluate_every, settings) else None
-        improved = state.improves(evaluated)
+        improved = state.improves(evaluated, plan_hash=stage.held_out.plan_hash if stage.held_out else None)
         row = self.recorder.step(  # before the checkpoint, because a step in a checkpoint is not repeated
             self.metrics.row(
                 stage,

@@ -1,5 +1,6 @@
 """The counters of a run, which a checkpoint stores, and the decisions that depend on them."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ class TrainState:
     step_seconds: float = 0.0  # total duration of the steps
     mean_loss: float | None = None  # running mean of the stage's losses
     skipped_in_a_row: int = 0
-    best: dict[str, Any] = field(default_factory=dict)  # {step, loss} of the best evaluation of the stage so far
+    best: dict[str, Any] = field(default_factory=dict)  # {step, loss, plan_hash} of the stage's best evaluation so far
 
     def enter(self, stage: int) -> None:
         """Resets the counters of the stage, at the start of the stage with this index."""
@@ -45,16 +46,20 @@ class TrainState:
             mean = result.loss if self.mean_loss is None else self.mean_loss
             self.mean_loss = MEAN_DECAY * mean + (1 - MEAN_DECAY) * result.loss
 
-    def improves(self, evaluated: dict[str, float | None] | None) -> bool:
+    def improves(self, evaluated: dict[str, float | None] | None, *, plan_hash: str | None) -> bool:
         """Returns whether an evaluation is the best of the stage so far, and stores it in `best` if it is.
+
+        An evaluation on other bins, before the run was continued, does not count: its loss cannot be compared.
 
         Args:
             evaluated: result of the evaluation; None without an evaluation.
+            plan_hash: of the evaluation bins; None without an evaluation.
         """
         loss = evaluated["loss"] if evaluated else None
-        if loss is None or not loss < self.best.get("loss", float("inf")):  # false for a NaN
+        best = self.best.get("loss", math.inf) if self.best.get("plan_hash") == plan_hash else math.inf
+        if loss is None or not loss < best:  # false for a NaN
             return False
-        self.best = {"step": self.step, "loss": loss}
+        self.best = {"step": self.step, "loss": loss, "plan_hash": plan_hash}
         return True
 
     def is_due(self, interval: int, stage: StageConfig) -> bool:
