@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -74,15 +74,17 @@ def configuration_page() -> str:
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and is_configuration(node):
                 text.append(f"\n## {node.name}\n\n`{module}.{node.name}`\n\n{escape(inspect.cleandoc(doc(node)))}\n")
-                text.append("\n| field | type | default | meaning |\n|---|---|---|---|\n")
-                text += [row(field, lines) for field in node.body if isinstance(field, ast.AnnAssign)]
+                bases = [f"`{ast.unparse(base)}`" for base in node.bases]
+                text.append(f"\nIt also has the fields of {' and '.join(bases)}.\n" if bases else "")
+                if rows := [row(field, lines) for field in node.body if is_setting(field)]:
+                    text += ["\n| field | type | default | meaning |\n|---|---|---|---|\n", *rows]
     return "".join(text)
 
 
 def is_configuration(node: ast.ClassDef) -> bool:
     """Whether a class is a keyword-only dataclass of settings."""
     keyword_only = any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list)
-    named = re.fullmatch(r"[^_]\w*(Config|Job)|Gate", node.name) is not None
+    named = re.fullmatch(r"[^_]\w*(Config|Job)|Gate|PromptFormat|RopeScaling", node.name) is not None
     return keyword_only and named
 
 
@@ -91,19 +93,35 @@ def doc(node: ast.ClassDef) -> str:
     return re.split(r"\n\s*(?:Args|Raises|Attributes):\n", ast.get_docstring(node) or "")[0]
 
 
+def is_setting(node: ast.stmt) -> TypeGuard[ast.AnnAssign]:
+    """Whether a statement of a class declares a field, not a class variable."""
+    return isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar")
+
+
 def row(field: ast.AnnAssign, lines: list[str]) -> str:
-    """Return one row of a table; the meaning is the field's trailing comment, or the comment lines above it."""
-    comment = lines[(field.end_lineno or field.lineno) - 1].partition("  # ")[2]
+    """Return one row of a table; the meaning is the comment behind the field, or the comment lines above it.
+
+    Raises:
+        ValueError: The field has no comment.
+    """
+    behind = [line.partition("  # ")[2] for line in lines[field.lineno - 1 : field.end_lineno]]
+    comment = " ".join(filter(None, behind))
     above: list[str] = []
     number = field.lineno - 2
     while not comment and lines[number].strip().startswith("# "):
         above.insert(0, lines[number].strip().removeprefix("# "))
         number -= 1
+    annotation = ast.unparse(field.annotation)
+    meaning = comment or " ".join(above)
+    if not meaning and (section := re.search(r"\w+(Config|Format)\b", annotation)):
+        meaning = f"see `{section[0]}`"
+    if not meaning:
+        raise ValueError(f"line {field.lineno}, {ast.unparse(field)}: write a comment that says what the field means.")
     default = "required" if field.value is None else f"`{ast.unparse(field.value)}`"
     factory = re.fullmatch(r"`field\(default_factory=(.+)\)`", default)
     default = f"`{factory[1]}()`" if factory else default
-    cells = (f"`{ast.unparse(field.target).rstrip('_')}`", f"`{ast.unparse(field.annotation)}`", default)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, escape(comment or " ".join(above)))) + " |\n"
+    name = ast.unparse(field.target).rstrip("_")
+    return f"| `{name}` | `{annotation}` | {default} | {escape(meaning).replace('|', chr(92) + '|')} |\n"
 
 
 def escape(text: str) -> str:

@@ -36,19 +36,15 @@ _LONGEST_CACHED = 4_096  # characters of such an entity: the cache takes 60 MB a
 class PromptFormat:
     """The token budget of a prompt. It is part of a model version, because training and serving must use the same one.
 
-    Args:
-        context_length: The maximum number of tokens of a prompt, including the answer.
-        head_tokens: The maximum number of tokens of instruction and profile together.
-        question_tokens: The number of tokens reserved for the candidate. The reservation is fixed, so that the prefix
-            does not depend on the candidate. A turn of the history has the same limit.
-
     Raises:
         ConfigError: A number is too small for the control tokens, or the context has no tokens left for history beside
             the other two budgets.
     """
 
-    context_length: int
-    head_tokens: int = 192
+    context_length: int  # maximum number of tokens of a prompt, including the answer
+    head_tokens: int = 192  # maximum number of tokens of instruction and profile together
+    # Maximum number of tokens of a turn. As many are reserved for the candidate, whatever its length, so that the
+    # prefix does not depend on the candidate.
     question_tokens: int = 64
 
     def __post_init__(self) -> None:
