@@ -75,3 +75,23 @@ def test_two_processes_a_kill_a_damaged_checkpoint_and_a_reshard(
     first, second = (load_file(tmp_path / name / "export/model.safetensors") for name in ("whole", "reshard"))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=0)
+
+
+def test_two_processes_in_bfloat16_train_as_one_does(
+    config: TrainConfig,
+    bins: dict[str, Path],
+    shape: ModelShape,
+    alone: DistributedContext,
+    tmp_path: Path,
+    run_processes: Callable[..., list[int]],
+) -> None:
+    half = replace(config, workers=2, precision="bfloat16")
+    assert run_processes(half, bins, tmp_path / "two", processes=2) == [0, 0]
+    single = replace(config, precision="bfloat16")
+    train(single, RunContext(bins=bins, out=tmp_path / "one", shape=shape, distributed=alone))
+    losses = [[row["loss"] for row in rows_of(tmp_path / name).values()] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-2)
+    # a checkpoint of two workers continues on one; its shards are float32
+    shutil.rmtree(tmp_path / "two" / "export")
+    train(single, RunContext(bins=bins, out=tmp_path / "two", shape=shape, distributed=alone))
+    assert {t.dtype for t in load_file(tmp_path / "two/export/model.safetensors").values()} == {torch.float32}
