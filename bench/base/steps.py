@@ -102,7 +102,7 @@ class Steps:
                 record = StepRecord(
                     key=key,
                     finished=code == 0,
-                    seconds=round(seconds + time.monotonic() - start, 1),
+                    seconds=round(seconds + time.monotonic() - start, 2),
                     peak_bytes=max(memory.peak_bytes, earlier.peak_bytes if earlier else 0),
                 )
                 self._write(name, record)
