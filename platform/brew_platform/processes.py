@@ -42,6 +42,7 @@ class ProcessTreeMeter:
         self._thread = threading.Thread(target=self._run, name="process-tree-meter", daemon=True)
 
     def __enter__(self) -> "ProcessTreeMeter":
+        self._sample()  # a short block may end before the thread has run
         self._thread.start()
         return self
 
@@ -53,10 +54,13 @@ class ProcessTreeMeter:
         wait = 0.0
         while not self._stop.wait(wait):
             start = time.thread_time()
-            me = psutil.Process()
-            total = sum(_memory(process) for process in [me, *me.children(recursive=True)])
-            self.peak_bytes = max(self.peak_bytes, total)
+            self._sample()
             wait = max(self._interval, 10 * (time.thread_time() - start))
+
+    def _sample(self) -> None:
+        me = psutil.Process()
+        total = sum(_memory(process) for process in [me, *me.children(recursive=True)])
+        self.peak_bytes = max(self.peak_bytes, total)
 
 
 def _memory(process: psutil.Process) -> int:
