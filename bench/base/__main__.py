@@ -189,7 +189,14 @@ def measure(name: str, base: Path, options: Options, steps: Steps) -> dict[str, 
         context = yaml.safe_load((work / data / "prompts" / "prompt.json").read_text())["format"]["context_length"]
         quick = [f"train.stages.{i}.steps={QUICK_STEPS}" for i in range(len(_stages(recipe)))] if options.quick else []
         command = [brew360, "train", str(recipe), f"data={work / data}", f"run={out}", f"context_length={context}"]
-        return steps.run(f"{name}-{step}", [*command, *settings, *quick], output=out, files=[recipe], after=after)
+        return steps.run(
+            f"{name}-{step}",
+            [*command, *settings, *quick],
+            output=out,
+            files=[recipe],
+            after=after,
+            environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
+        )
 
     def benchmark(step: str, model: Path, data: str, engine: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
         rows = options.synthetic_rows if name == "synthetic" else options.rows
