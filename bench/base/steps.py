@@ -88,7 +88,7 @@ class Steps:
             self._say(f"{head}: done before ({duration(earlier.seconds)})")
             self.records[name] = earlier
             return output
-        if not same or (earlier is not None and earlier.finished):
+        if earlier is not None and (not same or earlier.finished):
             _remove(output)
             earlier = None
         start, seconds = time.monotonic(), earlier.seconds if earlier else 0.0
