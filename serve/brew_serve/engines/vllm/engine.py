@@ -296,7 +296,8 @@ def _start_failure(error: Exception, folder: Path, config: EngineConfig, notes: 
             f"kv_cache_bytes is {cache_bytes}, which is too little for one prompt of {config.max_model_len} tokens, "
             f"or more than the free memory of this machine ({message}). Change kv_cache_bytes, or lower max_model_len."
         )
-    if kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
+    wrong_shape = kind == "AssertionError" and "load weight" in message  # how vLLM's weight loaders report it
+    if wrong_shape or kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
         return UserError(
             f"vLLM cannot load the model in {folder}: {message} Export it again, or change the engine settings."
         )

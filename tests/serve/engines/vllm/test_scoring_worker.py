@@ -90,7 +90,7 @@ async def test_a_cancelled_call_does_not_delay_calls_with_the_same_prefix(vllm: 
             for number, (logprobs, target) in enumerate(zip(found, expected, strict=True)):
                 if number not in gone:
                     assert logprobs == pytest.approx(target, abs=1e-4)
-    with pytest.raises(ValueError, match="does not begin with the tokens"):
+    with pytest.raises(ValueError, match="does not begin with the ids of"):
         await vllm.next_token_logprobs([7, *shared], [20], Shared(ids=tuple(shared)))
 
 
