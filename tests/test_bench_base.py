@@ -88,7 +88,7 @@ def test_a_failed_step_keeps_its_output_for_the_next_attempt_and_says_what_to_do
     command = [sys.executable, "-c", APPEND, str(output), "3"]
     with pytest.raises(StepFailed):
         make_steps(tmp_path).run("first", command, output=output)
-    assert output.read_text() == "xx"  # a command that continues finds what it had written
+    assert output.read_text() == "xx"  # the second attempt keeps the output of the first
     assert json.loads((tmp_path / "steps" / "first.json").read_text())["seconds"] > record["seconds"]
 
 

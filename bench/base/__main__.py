@@ -113,7 +113,8 @@ def run(options: Options, console: PipeSafeConsole) -> dict[str, Any]:
         shutil.rmtree(options.folder, ignore_errors=True)
     names = [name for name in DATA if name in options.only]
     if "movielens" in names and not options.path.is_dir():
-        console.print(f"MovieLens is skipped: there is no folder {options.path}. Pass --path FOLDER.", soft_wrap=True)
+        message = f"MovieLens is skipped: the folder {options.path} does not exist. Pass --path FOLDER."
+        console.print(message, soft_wrap=True)
         names.remove("movielens")
     steps = Steps(
         options.folder / "steps",

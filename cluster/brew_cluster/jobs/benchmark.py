@@ -121,8 +121,8 @@ def open_model(reference: str, job: BenchmarkJob) -> BenchmarkModel:
         )
     if not separator and ("/" in reference or reference.startswith(".")):
         raise UserError(
-            f"there is no folder {reference}. Pass the folder of an export or of a base model, or a version of the "
-            f"registry, e.g. registry:7."
+            f"the folder {reference} does not exist. Pass the folder of an export or of a base model, or a version of "
+            f"the registry, e.g. registry:7."
         )
     registry = Registry(open_store(job.registry_url), job.model)
     number = registry.resolve(name if separator else reference)

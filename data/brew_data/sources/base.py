@@ -23,6 +23,7 @@ __all__ = [
     "Source",
     "load_source",
     "open_source",
+    "read_every_row",
     "read_source",
     "reads_rows",
     "source_names",
@@ -90,6 +91,18 @@ class RowSource(Source, Protocol):
             DataError: A file does not exist.
         """
         ...
+
+
+def read_every_row(source: RowSource) -> "Tables":
+    """Read the tables of a source and accept no row that breaks the schema.
+
+    Raises:
+        DataError: A file or a row cannot be read.
+    """
+    quarantine = Quarantine()
+    tables = source.read_rows(quarantine)
+    quarantine.require_share(0.0)
+    return tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

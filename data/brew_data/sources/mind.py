@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from brew_data.problems import Problem
 from brew_data.schema import Tables
+from brew_data.sources.base import read_every_row
 from brew_data.sources.files import Batch, DelimitedFile, InputFile, Location, TextFormat, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.mapping import FILE, ROW
@@ -70,10 +71,7 @@ class Mind:
         Raises:
             DataError: A file or a row cannot be read.
         """
-        quarantine = Quarantine()
-        tables = self.read_rows(quarantine)
-        quarantine.require_share(0.0)
-        return tables
+        return read_every_row(self)
 
     def input_files(self) -> list[Location]:
         """Return the files that are read."""

@@ -95,7 +95,8 @@ def test_a_model_is_a_folder_or_a_version(tmp_path: Path, export: Path, monkeypa
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, export: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no folder runs/nowhere\. Pass the folder of an export or of a base"):
+    message = r"the folder runs/nowhere does not exist\. Pass the folder of an export or of a base"
+    with pytest.raises(UserError, match=message):
         open_model("runs/nowhere", job(tmp_path))
     with pytest.raises(RegistryError, match="no alias 'nothing'"):
         open_model("nothing", job(tmp_path))

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from brew_data.problems import Problem
 from brew_data.schema import TIMESTAMP, Tables
+from brew_data.sources.base import read_every_row
 from brew_data.sources.files import (
     DelimitedFile,
     InputFile,
@@ -55,10 +56,7 @@ class OwnTables:
         Raises:
             DataError: A file or a row cannot be read.
         """
-        quarantine = Quarantine()
-        tables = self.read_rows(quarantine)
-        quarantine.require_share(0.0)
-        return tables
+        return read_every_row(self)
 
     def input_files(self) -> list[Location]:
         """Return the files that are read."""
