@@ -16,24 +16,10 @@ from brew_platform.errors import DataError, StorageError, UserError
 from brew_train.checkpoints.export import export, part_bytes
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
-from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
-from brew_train.inputs.bin_order import BinOrderState
-from brew_train.train_state import TrainState
 
 from ...tiny_families import TINY, make_tiny
-
-
-def state_of(average_weight: float | None) -> CheckpointState:
-    return CheckpointState(
-        stage="cpt",
-        train_state=TrainState(),
-        position=BinOrderState(plan_hash="a" * 64),
-        seed=0,
-        optimizer=[],
-        average_weight=average_weight,
-    )
-
+from ..checkpoint_state import state_of
 
 WEIGHT = -0.25  # w of the average x = lerp(y, z, w)
 

@@ -15,25 +15,12 @@ from brew_platform.errors import UserError
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
-from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import ModelConfig, ModelShape, ShardingConfig
 from brew_train.distributed.context import DistributedContext
-from brew_train.inputs.bin_order import BinOrderState
 from brew_train.model.model import build_model
 from brew_train.model.sharding import placement, shard
-from brew_train.train_state import TrainState
 
-
-def state_of(average_weight: float | None) -> CheckpointState:
-    return CheckpointState(
-        stage="cpt",
-        train_state=TrainState(),
-        position=BinOrderState(plan_hash="a" * 64),
-        seed=0,
-        optimizer=[],
-        average_weight=average_weight,
-    )
-
+from ..checkpoint_state import state_of
 
 GATHER, SCATTER, REDUCE = "_allgather_base_", "_reduce_scatter_base_", "allreduce_"
 LAYERS = 2
