@@ -73,7 +73,7 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/bench -r requirements/bench.txt
 	@touch $@
 
-bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about 30 minutes)
+bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about an hour)
 	$(BIN)/python -m bench.serve $(ARGS)
 
 bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million interactions (about 3 minutes)

@@ -230,12 +230,16 @@ async def test_load_is_timed_from_the_moment_it_is_due() -> None:
 def test_serving_figures_are_medians_of_pairs_and_rounds() -> None:
     timings = [Timing(due=float(i), end=i + (0.2 if i < 98 else 0.5), ok=True) for i in range(100)]
     found = serve_figures(
-        alone={"ours": [1.1, 2.1, 9.0], "engine": [1.0, 2.0, 3.0], "floor": [2.0]},
+        alone={"ours": [1.1, 2.1, 9.0], "floor": [2.0]},
+        stages={"receive": [0.01, 0.02, 0.03], "prepare": [0.02] * 3, "score": [1.0, 2.0, 3.0], "answer": [0.0] * 3},
         capacity={"ours": [100.0, 400.0, 300.0], "vllm_best": [100.0, 150.0], "vllm_default": [50.0]},
         at_70=timings, agreement=1e-7, errors=0,
     )  # fmt: skip
     assert set(found) == set(SERVE_FIGURES)
     assert found["http_overhead"] == pytest.approx(0.1)
+    assert [found[f"{name}_ms"] for name in ("receive", "prepare", "engine", "answer", "other")] == pytest.approx(
+        [20, 20, 2000, 0, 60]
+    )
     assert (found["items_per_second"], found["ratio_best"], found["ratio_default"]) == (300.0, 2.4, 6.0)
     assert found["p50_ms"] == pytest.approx(200)
     assert found["p99_over_p50_at_70"] == pytest.approx(2.5, rel=0.01)
