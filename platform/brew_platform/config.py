@@ -1,13 +1,14 @@
 """Loads typed configuration: merges YAML recipes and `key=value` overrides into a dataclass.
 
-Each dataclass is defined beside the code that it configures. It checks its own fields in `__post_init__`, which raises
-ConfigError.
+Each dataclass is defined beside the code that it configures. It inherits `brew_platform.settings.Settings`, which
+checks the ranges of its fields. Errors name the full key, such as `train.stages[0].steps`.
 """
 
 import dataclasses
 import difflib
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,17 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
 from omegaconf._yaml import get_yaml_loader
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from brew_platform.errors import ConfigError
+from brew_platform.settings import Settings, check_fields
 
 __all__ = ["config_digest", "load_config", "read_yaml"]
 
 T = TypeVar("T")
+_MOST_NODES = 1_000_000  # of a YAML file, whose aliases may repeat parts of it
 
 
 def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, overrides: Sequence[str] = ()) -> T:
@@ -41,8 +44,8 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         The instance.
 
     Raises:
-        ConfigError: A key is unknown (the message suggests the nearest known one), a value has the wrong type or is
-            missing, an override or a YAML file is malformed, or a file cannot be read.
+        ConfigError: A key is unknown (the message suggests the nearest known one), a value has the wrong type, is out
+            of its range or missing, an override or a YAML file is malformed, or a file cannot be read.
     """
     config = OmegaConf.structured(cls)
     for source in sources:
@@ -53,7 +56,7 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
     for override in overrides:
         config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}")
     try:
-        return cast(T, OmegaConf.to_object(config))
+        return cast(T, _build(config, ""))
     except MissingMandatoryValue as error:
         key = error.full_key
         raise ConfigError(f"{key} has no value and no default. Set it in the recipe, or as {key}=VALUE.") from error
@@ -61,6 +64,35 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         raise ConfigError(
             f"{error.full_key}: {str(error.msg).splitlines()[0]}. Write the value itself there."
         ) from error
+
+
+def _build(node: Any, key: str) -> Any:
+    """Return the objects that a merged configuration describes; `key` is its own full key."""
+    if isinstance(node, ListConfig | TupleConfig):
+        elements = [_build(below, f"{key}[{index}]") for index, below in enumerate(node)]
+        return elements if isinstance(node, ListConfig) else tuple(elements)
+    if not isinstance(node, DictConfig):
+        return node
+    kind = OmegaConf.get_type(node)
+    prefix = f"{key}." if key else ""
+    values = {name: _build(below, prefix + str(name).rstrip("_")) for name, below in node.items()}
+    if not dataclasses.is_dataclass(kind):
+        return values
+    try:
+        built = kind(**values)
+        if not isinstance(built, Settings):  # of a plug-in
+            check_fields(built)
+    except ConfigError as error:
+        raise ConfigError(_located(str(error), kind, key)) from error
+    return built
+
+
+def _located(message: str, kind: Any, key: str) -> str:
+    """Begin the message of an error with the full key; it may begin with the key of a field of the class `kind`."""
+    if not key:
+        return message
+    field = re.match(r"\w+", message)
+    return f"{key}.{message}" if field and field[0] in _hints_by_key(kind) else f"{key}: {message}"
 
 
 def config_digest(obj: Any) -> str:
@@ -112,7 +144,7 @@ class _Scalar:
     text: str
 
 
-class _Loader(get_yaml_loader()):  # type: ignore[misc]
+class _Loader(get_yaml_loader(max_yaml_expanded_nodes=_MOST_NODES)):  # type: ignore[misc]
     """OmegaConf's YAML loader that keeps the characters of numbers and truth values."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -142,14 +174,19 @@ def _resolve(hint: Any, value: Any) -> Any:
     return value
 
 
+# ValueError: a number of thousands of digits. RecursionError: thousands of nested brackets.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _parse(text: str) -> Any:
+    """Parse YAML; numbers and truth values are `_Scalar`. Raises one of `_YAML_ERRORS`."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+
+
 def _read_tree(path: Path) -> Mapping[Any, Any]:
     """Read a recipe; numbers and truth values are `_Scalar`."""
     try:
-        with path.open(encoding="utf-8") as file:
-            loaded = yaml.load(file, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML ({where}). Correct it there and run again.") from error
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except OSError as error:
@@ -157,6 +194,11 @@ def _read_tree(path: Path) -> Mapping[Any, Any]:
             f"cannot read the recipe {path}: {error.strerror}. Pass the path of a readable YAML file of `key: value` "
             f"lines."
         ) from error
+    try:
+        loaded = _parse(text)
+    except _YAML_ERRORS as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML ({where}). Correct it there and run again.") from error
     if loaded is None:
         return {}
     if isinstance(loaded, str | _Scalar):
@@ -178,8 +220,8 @@ def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
     if not equals or not all(parts):
         raise ConfigError(f"the override {override!r} is not of the form key=value. Write for example model.layers=2.")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
+        value = _parse(text)
+    except _YAML_ERRORS as error:
         raise ConfigError(
             f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put plain "
             f"text in quotes."
@@ -208,7 +250,7 @@ def _merge(cls: type, config: DictConfig, values: Any, origin: str) -> DictConfi
     _check(cls, values, "", origin)
     try:
         return cast(DictConfig, OmegaConf.merge(config, _with_names(cls, values)))
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
+    except (OmegaConfBaseException, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{origin}: {str(error).splitlines()[0]}. Correct it there.") from error
 
 
@@ -276,10 +318,12 @@ def _with_names(hint: Any, value: Any, *, keys: bool = False) -> Any:
 
 def _holds(hint: Any, value: Any) -> bool:
     """Return whether OmegaConf accepts `value` for a field of type `hint`; it converts, for example, "3" to an int."""
+    if hint is str and type(value) is str:  # most values of a long map; the general way takes a millisecond
+        return True
     field = dataclasses.make_dataclass("Field", [("value", hint)])
     try:
         OmegaConf.merge(OmegaConf.structured(field), {"value": value})
-    except (OmegaConfBaseException, TypeError, ValueError):
+    except (OmegaConfBaseException, TypeError, ValueError, OverflowError):
         return False
     return True
 

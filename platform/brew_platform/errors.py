@@ -2,7 +2,7 @@
 
     BrewError
     ├── UserError          invalid input that the caller can fix: a path, a setting, a table, a request
-    │   ├── ConfigError    an unknown or malformed setting
+    │   ├── ConfigError    a setting is unknown, malformed or out of range
     │   └── DataError      a table or a row that cannot be read
     ├── StorageError       the object store failed: full, unreachable, refused
     └── RegistryError      a version is missing or damaged, or cannot be promoted
@@ -26,7 +26,7 @@ class UserError(BrewError):
 
 
 class ConfigError(UserError):
-    """A setting is unknown or has the wrong type."""
+    """A setting is unknown, has the wrong type, or is out of its range."""
 
 
 class DataError(UserError):
