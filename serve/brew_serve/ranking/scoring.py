@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from brew_data.prompts.compiler import Cut, Entity, PastInteraction, Prefix, PromptCompiler
 from brew_data.prompts.suite import TaskSpec
 from brew_serve.engines.base import Engine, Shared
+from brew_serve.engines.logprobs import require_logprobs
 from brew_serve.ranking.concurrency import gather_until
 
 __all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer", "softmax"]
@@ -116,6 +117,7 @@ class Scorer:
 
         Raises:
             UserError: As `Engine.next_token_logprobs`.
+            InvalidOutput: The model computed NaN or another number that is not a log-probability.
         """
         answers = await asyncio.gather(*self._calls(task, (*prefix_ids, *question_ids), None))
         return self._scored(task, answers)
@@ -126,7 +128,9 @@ class Scorer:
             yield self.engine.next_token_logprobs(prompt + node, tokens, shared)
 
     def _scored(self, task: TaskSpec, answers: Sequence[Sequence[float]]) -> Scored:
-        """Combine the answers to `_calls`, in their order."""
+        """Combine the answers to `_calls`, in their order. Raises InvalidOutput if one is not a log-probability."""
+        for values in answers:
+            require_logprobs(values)
         logprob = {
             (*node, token): value
             for (node, tokens), values in zip(self._trees[task.name].items(), answers, strict=True)
@@ -137,7 +141,8 @@ class Scorer:
             for action, ids in self.compiler.labels(task).items()
         }
         probabilities = dict(zip(totals, softmax(list(totals.values())), strict=True))
-        return Scored(score=sum(probabilities[action] for action in task.positive), probabilities=probabilities)
+        score = min(1.0, sum(probabilities[action] for action in task.positive))  # the sum is rounded
+        return Scored(score=score, probabilities=probabilities)
 
     def compile_prompts(
         self,
@@ -182,6 +187,7 @@ class Scorer:
 
         Raises:
             UserError: As `Engine.next_token_logprobs`.
+            InvalidOutput: As `score_prompt`, for any candidate that was scored in time.
         """
         each = len(self._trees[prompts.task.name])
         prefix = tuple(prompts.prefix.ids)
