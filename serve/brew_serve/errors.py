@@ -6,6 +6,7 @@ Refusal
 ├── Expired        408   the deadline passed before any work began
 ├── BodyTooLarge   413   the body exceeds the size limit
 ├── QuotaExceeded  429   the team's request rate or token quota is used up; `retry_after` says for how long
+├── BrokenVersion  500   the version computed NaN or another number that is not a probability
 ├── Overloaded     503   the service has no capacity now; `retry_after` says for how long
 ├── Lost           503   the replica that had the request ended, or no replica is up
 ├── Unavailable    503   a store cannot be used now (`stores.sqlite_file`)
@@ -20,6 +21,7 @@ from brew_platform.errors import BrewError, UserError
 
 __all__ = [
     "BodyTooLarge",
+    "BrokenVersion",
     "Expired",
     "Forbidden",
     "Late",
@@ -76,6 +78,12 @@ class QuotaExceeded(Refusal, UserError):
     """The team has used up its requests or its tokens."""
 
     status, code = 429, "quota_exceeded"
+
+
+class BrokenVersion(Refusal):
+    """The model version computed NaN or another number that is not a probability."""
+
+    status, code = 500, "failed"
 
 
 class Overloaded(Refusal):

@@ -7,6 +7,7 @@
 | brew_stage_seconds | stage | receive (arrival to parsed), prepare (context, prompts), score or generate, answer |
 | brew_items_total | task, version | candidates scored |
 | brew_score | task, version | distribution of their scores |
+| brew_invalid_total | version | requests whose numbers were not probabilities, such as NaN |
 | brew_unscored_total | task | candidates that a deadline left unscored |
 | brew_shed_total | reason | requests refused by admission (limit, deadline) or by a quota (quota, rate) |
 | brew_engine_tokens_total | kind | prompt tokens of the engine's calls: computed, or cached (from the prefix cache) |
@@ -14,6 +15,7 @@
 | brew_outstanding_tokens, brew_outstanding_requests | | the queue: predicted work that is not finished |
 | brew_tokens_per_second | | admission's estimate of the engine's rate |
 | brew_lost_total | version | requests that no replica of the version answered |
+| brew_fallback_total | version | requests of a canary's members that production answered |
 | brew_shadow_total | version, outcome | requests copied to a shadow: compared, refused, lost, or dropped as too many |
 | brew_shadow_difference | version | of a candidate's score, from the one that was answered |
 
@@ -54,12 +56,16 @@ class Meters:
         )
         self.items = Counter("brew_items", "Candidates scored", ["task", "version"], registry=registry)
         self.score = Histogram("brew_score", "Scores", ["task", "version"], buckets=_SCORES, registry=registry)
+        self.invalid = Counter("brew_invalid", "Requests with invalid numbers", ["version"], registry=registry)
         self.unscored = Counter("brew_unscored", "Candidates a deadline left unscored", ["task"], registry=registry)
         self.shed = Counter("brew_shed", "Requests refused by admission or quota", ["reason"], registry=registry)
         self.outstanding_tokens = Gauge("brew_outstanding_tokens", "Predicted tokens not finished", registry=registry)
         self.outstanding_requests = Gauge("brew_outstanding_requests", "Requests not finished", registry=registry)
         self.tokens_per_second = Gauge("brew_tokens_per_second", "Estimated rate of the engine", registry=registry)
         self.lost = Counter("brew_lost", "Requests that no replica answered", ["version"], registry=registry)
+        self.fallback = Counter(
+            "brew_fallback", "Requests of a canary that production answered", ["version"], registry=registry
+        )
         self.shadow = Counter("brew_shadow", "Requests copied to a shadow", ["version", "outcome"], registry=registry)
         self.shadow_difference = Histogram(
             "brew_shadow_difference", "Score differences", ["version"], buckets=_DIFFERENCES, registry=registry

@@ -1,5 +1,6 @@
 """Answers ranking requests with one loaded model version, without HTTP and without Ray."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from brew_data.prompts.suite import TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import Context
 from brew_serve.engines.base import Engine
-from brew_serve.errors import Expired
+from brew_serve.engines.logprobs import InvalidOutput, require_logprobs
+from brew_serve.errors import BrokenVersion, Expired
 from brew_serve.metrics import Meters
 from brew_serve.ranking.admission import AdmissionConfig, AdmissionController
 from brew_serve.ranking.response import ranking_fields
@@ -22,6 +24,8 @@ from brew_serve.version import LoadedVersion
 __all__ = ["Costed", "RankingService"]
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger("brew_serve")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,7 @@ class RankingService:
         self.meters = Meters(lambda: engine.usage)
         self.admission = AdmissionController(admission or AdmissionConfig(), self.meters, clock)
         self.closing = False
+        self.fault = ""  # why no request should be sent here; empty if there is no reason
         self._scorer = Scorer(engine, version.compiler)
 
     async def rank(self, request: RankRequest, arrival: float | None = None) -> Costed[RankResponse]:
@@ -78,6 +83,7 @@ class RankingService:
             UnknownId: The context does not hold a member or candidate id.
             Expired: The deadline passed before any work began.
             Overloaded: The service has no capacity now.
+            BrokenVersion: The model computed NaN or another number that is not a probability.
             UserError: An unknown task, surface or action, a candidate of another type, or ids without a context.
         """
         start = self.clock()
@@ -91,7 +97,7 @@ class RankingService:
             candidates = [self._candidate(task, candidate) for candidate in request.candidates]
             prompts = self._scorer.compile_prompts(task, profile, history, candidates, own_words=request.instruction)
         seconds = self._require_time(request.deadline_ms, deadline)
-        with self.admission.admit(prompts.work, deadline) as admitted, self.measure("score"):
+        with self.admission.admit(prompts.work, deadline) as admitted, self.measure("score"), self.name_version():
             ranking = await self._scorer.rank_prompts(prompts, seconds=seconds, on_scored=admitted.finish)
         with self.measure("answer"):
             self._count(task, ranking)
@@ -114,6 +120,35 @@ class RankingService:
         finally:
             self.meters.stage_seconds.labels(stage).observe(self.clock() - start)
 
+    @contextmanager
+    def name_version(self) -> Iterator[None]:
+        """Name this version in errors about invalid numbers of the model. After one, the service is not ready.
+
+        Raises:
+            BrokenVersion: In place of an InvalidOutput.
+        """
+        try:
+            yield
+        except InvalidOutput as error:
+            self.fault = (
+                f"version {self.number} of {self.name} cannot answer: {error} Promote another version, or roll back "
+                f"with brew360 registry rollback."
+            )
+            self.meters.invalid.labels(str(self.number)).inc()
+            _LOG.error("%s", self.fault)
+            raise BrokenVersion(self.fault) from error
+
+    async def probe(self) -> None:
+        """Compute one tiny prompt. If its result is valid, a service with a fault is ready again.
+
+        Raises:
+            BrokenVersion: The result is not a log-probability.
+            BrewError: The engine failed.
+        """
+        with self.name_version():
+            require_logprobs(await self.engine.next_token_logprobs([0], [0]))
+        self.fault = ""
+
     def check_health(self) -> int:
         """Return the version number.
 
@@ -131,6 +166,8 @@ class RankingService:
         """
         if self.closing:
             raise BrewError("the service is shutting down; send requests to another replica.")
+        if self.fault:
+            raise BrewError(self.fault)
         return self.check_health()
 
     def close(self) -> None:

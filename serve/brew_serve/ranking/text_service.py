@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from brew_serve.engines.base import Generated, Sampling, Shared
+from brew_serve.engines.logprobs import require_logprobs
 from brew_serve.errors import UnknownModel
 from brew_serve.ranking.concurrency import gather_until
 from brew_serve.ranking.scoring import softmax
@@ -57,6 +59,7 @@ class TextService:
 
         Raises:
             Overloaded: The service has no capacity now.
+            BrokenVersion: The model computed NaN or another number that is not a log-probability.
             UserError: As `Engine.generate`.
         """
         tokenizer = self.service.version.compiler.tokenizer
@@ -64,9 +67,13 @@ class TextService:
         stop = (*roles, *self.start, *self.service.version.ids_without_token)
         sampling = replace(sampling, stop_ids=stop)
         engine, work = self.service.engine, sum(len(ids) + sampling.max_tokens for ids in prompts)
-        with self.service.admission.admit(work) as admitted, self.service.measure("generate"):
+        service = self.service
+        with service.admission.admit(work) as admitted, service.measure("generate"), service.name_version():
             answers = await gather_until(engine.generate(ids, sampling) for ids in prompts)
             admitted.finish(work)
+            for answer in answers:
+                if answer is not None:
+                    require_logprobs(chain(answer.logprobs, *(at.values() for at in answer.top)))
         return Costed(response=[answer for answer in answers if answer is not None], tokens=work)
 
     async def label_probabilities(
@@ -79,17 +86,21 @@ class TextService:
 
         Raises:
             Overloaded: The service has no capacity now.
+            BrokenVersion: The model computed NaN or another number that is not a log-probability.
             UserError: As `Engine.next_token_logprobs`.
         """
         unique = list(dict.fromkeys(labels))
         shared = Shared.of([tuple(ids) for ids in prompts])
         engine, work = self.service.engine, sum(map(len, prompts)) - (len(prompts) - 1) * len(shared.ids)
-        with self.service.admission.admit(work) as admitted, self.service.measure("score"):
+        service = self.service
+        with service.admission.admit(work) as admitted, service.measure("score"), service.name_version():
             answers = await gather_until(engine.next_token_logprobs(ids, unique, shared) for ids in prompts)
             admitted.finish(work)
+            for answer in answers:
+                require_logprobs(answer or ())
         index = {id_: i for i, id_ in enumerate(unique)}
         rows = [
-            softmax(answer) if over_labels else [math.exp(value) for value in answer]
+            softmax(answer) if over_labels else [math.exp(min(value, 0.0)) for value in answer]
             for answer in answers
             if answer is not None
         ]
