@@ -21,6 +21,7 @@ __all__ = [
     "Name",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "NonNegativeSeconds",
     "OneOf",
     "PlainName",
     "PositiveFloat",
@@ -110,6 +111,7 @@ PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Share = Annotated[float, Range(ge=0, le=1)]
 Seconds = Annotated[float, Range(gt=0, le=_LONGEST_SECONDS)]
+NonNegativeSeconds = Annotated[float, Range(ge=0, le=_LONGEST_SECONDS)]
 Name = Annotated[str, PlainName()]
 
 

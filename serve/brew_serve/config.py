@@ -6,6 +6,14 @@ from typing import ClassVar
 
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
+from brew_platform.settings import (
+    Name,
+    NonNegativeFloat,
+    NonNegativeSeconds,
+    PositiveInt,
+    Seconds,
+    Settings,
+)
 from brew_platform.storage.base import open_store
 from brew_serve.engines.config import EngineConfig
 from brew_serve.http.middleware import MiddlewareConfig
@@ -16,49 +24,43 @@ __all__ = ["AppConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppConfig:
+class AppConfig(Settings):
     """Settings of the online service."""
 
     RENAMED: ClassVar[dict[str, str]] = {"edge": "middleware"}  # `load_config` names the new one in its error
 
     registry_url: str  # store of the model registry
-    model: str = "brew360"  # its name there
-    alias: str = "production"  # the service follows it; or the number of a version, which never changes
+    model: Name = "brew360"  # its name there
+    alias: Name = "production"  # the service follows it; or the number of a version, which never changes
     context_path: str | None = None  # file of `MemberContext`; None: requests must carry members and candidates
     cache_folder: str  # fetched versions; a version that it contains is not fetched again
     engine: EngineConfig = field(default_factory=EngineConfig)
     middleware: MiddlewareConfig = field(default_factory=MiddlewareConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)  # of each replica
     nearline: NearlineConfig | None = None  # accept events, and rank again after them; None: online only
-    follow_seconds: float = 5.0  # between two reads of the registry's log
-    start_seconds: float = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB
-    request_seconds: float = 55.0  # time limit without a deadline; less than our client's 60 s
-    drain_seconds: float = 60.0  # for a removed replica to finish the requests it has accepted
+    follow_seconds: Seconds = 5.0  # between two reads of the registry's log
+    start_seconds: Seconds = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB
+    request_seconds: Seconds = 55.0  # time limit without a deadline; less than our client's 60 s
+    drain_seconds: NonNegativeSeconds = 60.0  # for a removed replica to finish the requests it has accepted
     # Requests in a replica at a time. Admission, which counts tokens, should refuse requests before this limit does,
     # because it does not see requests in Serve's own queue.
-    max_ongoing_requests: int = 1_000
-    gateways: int = 1  # replicas that speak HTTP; one forwards more than a replica on two cores can answer
-    min_replicas: int = 1  # of each version that is up
-    max_replicas: int = 1  # more than min_replicas: the number follows the outstanding tokens
-    target_tokens: int = 100_000  # outstanding per replica; a higher load for upscale_seconds starts more replicas
-    upscale_seconds: float = 10.0  # for which the load must exceed the target before replicas start
-    downscale_seconds: float = 300.0  # for which the load must be low before replicas stop
-    cpus: float = 1.0  # Ray CPUs that each replica reserves
-    gpus: float = 0.0  # Ray GPUs that each replica reserves
+    max_ongoing_requests: PositiveInt = 1_000
+    gateways: PositiveInt = 1  # replicas that speak HTTP; one forwards more than a replica on two cores can answer
+    min_replicas: PositiveInt = 1  # of each version that is up
+    max_replicas: PositiveInt = 1  # more than min_replicas: the number follows the outstanding tokens
+    target_tokens: PositiveInt = 100_000  # outstanding per replica; a higher load starts more after upscale_seconds
+    upscale_seconds: NonNegativeSeconds = 10.0  # for which the load must exceed the target before replicas start
+    downscale_seconds: NonNegativeSeconds = 300.0  # for which the load must be low before replicas stop
+    cpus: NonNegativeFloat = 1.0  # Ray CPUs that each replica reserves
+    gpus: NonNegativeFloat = 0.0  # Ray GPUs that each replica reserves
 
     def __post_init__(self) -> None:
-        seconds = ("follow_seconds", "start_seconds", "request_seconds")
-        for name in (*seconds, "max_ongoing_requests", "gateways", "min_replicas"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a number greater than 0.")
-        for name in ("drain_seconds", "upscale_seconds", "downscale_seconds", "cpus", "gpus"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        super().__post_init__()
         if self.max_replicas < self.min_replicas:
             raise ConfigError(
                 f"max_replicas is {self.max_replicas}, which is less than min_replicas ({self.min_replicas}); raise it."
             )
-        if not 0 < self.target_tokens <= self.admission.max_outstanding_tokens:
+        if self.target_tokens > self.admission.max_outstanding_tokens:
             raise ConfigError(
                 f"target_tokens is {self.target_tokens}, but a replica takes {self.admission.max_outstanding_tokens} "
                 f"(admission.max_outstanding_tokens) and refuses the rest, so that more replicas would never be "

@@ -14,30 +14,22 @@ All engines use the resulting overrides of the model's config.json.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from brew_platform.errors import ConfigError, UserError
+from brew_platform.errors import UserError
+from brew_platform.settings import PositiveFloat, PositiveInt, Range, Settings
 
 __all__ = ["RopeScaling", "context_of", "rope_overrides", "scaled_theta"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeScaling:
+class RopeScaling(Settings):
     """Scaling of a model's rotary embedding at inference."""
 
-    alpha: float  # the context becomes this many times original_length; 1 changes nothing
-    original_length: int | None = None  # context length in training, in tokens; None: max_position_embeddings
-    theta: float | None = None  # base in training; None: the base in config.json
-
-    def __post_init__(self) -> None:
-        if not self.alpha >= 1:
-            raise ConfigError(
-                f"rope.alpha is {self.alpha}; give 1 or more: the context becomes that many times longer."
-            )
-        if self.original_length is not None and self.original_length < 1:
-            raise ConfigError(f"rope.original_length is {self.original_length}; give a number of tokens, or null.")
-        if self.theta is not None and not self.theta > 0:
-            raise ConfigError(f"rope.theta is {self.theta}; give a number greater than 0, or null.")
+    # The context becomes this many times original_length; 1 changes nothing.
+    alpha: Annotated[float, Range(ge=1, le=1_000)]
+    original_length: PositiveInt | None = None  # context length in training, in tokens; None: max_position_embeddings
+    theta: PositiveFloat | None = None  # base in training; None: the base in config.json
 
 
 def scaled_theta(theta: float, *, alpha: float, dimensions: int) -> float:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brew_platform.errors import BrewError, ConfigError
+from brew_platform.errors import BrewError
+from brew_platform.settings import PositiveInt, Settings
 from brew_serve.errors import BodyTooLarge, Forbidden, QuotaExceeded, Unauthorized
 from brew_serve.http.auth import KeyFile, Team
 from brew_serve.http.backend import RankingBackend
@@ -33,15 +34,11 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiddlewareConfig:
+class MiddlewareConfig(Settings):
     """Which callers are accepted, and how large a request may be."""
 
     keys_path: str | None = None  # the key file; None: no keys, and the service listens on this machine only
-    max_body_bytes: int = 8_000_000  # 1,000 candidates of 8 KB
-
-    def __post_init__(self) -> None:
-        if self.max_body_bytes < 1:
-            raise ConfigError(f"middleware.max_body_bytes is {self.max_body_bytes}; give a number greater than 0.")
+    max_body_bytes: PositiveInt = 8_000_000  # 1,000 candidates of 8 KB
 
 
 class RequestMiddleware:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brew_platform.errors import ConfigError
+from brew_platform.settings import NonNegativeFloat, PositiveInt, Settings
 from brew_serve.context.base import Context, MemberContext
 from brew_serve.context.redis import RedisContext
 from brew_serve.nearline.dispatcher import DispatchConfig
@@ -19,7 +20,7 @@ __all__ = ["NearlineConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearlineConfig:
+class NearlineConfig(Settings):
     """Settings of the nearline plane of one service."""
 
     folder: str  # on a local disk: the outbox, and without Redis also rankings and queue
@@ -27,28 +28,28 @@ class NearlineConfig:
     redis_url: str | None = None  # such as redis://:password@host:6379/0
     prefix: str = "brew360:"  # prefix of our keys in Redis
     queue_name: str = "brew360-nearline"  # key of the queue in Redis, without the prefix; Serve's autoscaling reads it
-    most_open: int = 100_000  # maximum number of open jobs; further events are refused with 503 (100 MB of outbox)
-    threads: int = 4  # members that a consumer handles concurrently; its engine batches their prompts
-    min_consumers: int = 1  # replicas
-    max_consumers: int = 1  # replicas; if more than min_consumers, their number follows the number of open jobs
-    jobs_per_consumer: int = 64  # open jobs per replica; more start another replica
-    most_attempts: int = 5  # attempts at a job before it is dead
-    cpus: float = 1.0  # Ray CPUs that a consumer reserves
-    gpus: float = 0.0  # Ray GPUs that a consumer reserves
+    most_open: PositiveInt = 100_000  # maximum of open jobs; further events are refused with 503 (100 MB of outbox)
+    threads: PositiveInt = 4  # members that a consumer handles concurrently; its engine batches their prompts
+    min_consumers: PositiveInt = 1  # replicas
+    max_consumers: PositiveInt = 1  # replicas; if more than min_consumers, their number follows the number of open jobs
+    jobs_per_consumer: PositiveInt = 64  # open jobs per replica; more start another replica
+    most_attempts: PositiveInt = 5  # attempts at a job before it is dead
+    cpus: NonNegativeFloat = 1.0  # Ray CPUs that a consumer reserves
+    gpus: NonNegativeFloat = 0.0  # Ray GPUs that a consumer reserves
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.context_path is None) == (self.redis_url is None):
             count = "neither" if self.redis_url is None else "both"
-            raise ConfigError(f"nearline: {count} of context_path and redis_url given; give exactly one of them.")
+            raise ConfigError(f"{count} of context_path and redis_url given; give exactly one of them.")
         if self.redis_url is not None and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
-            raise ConfigError("nearline.redis_url must begin with redis://, rediss:// or unix://.")
-        if min(self.most_open, self.threads, self.min_consumers, self.jobs_per_consumer, self.most_attempts) < 1:
+            raise ConfigError("redis_url must begin with redis://, rediss:// or unix://.")
+        if self.max_consumers < self.min_consumers:
             raise ConfigError(
-                "nearline: most_open, threads, min_consumers, jobs_per_consumer and most_attempts must be 1 or more."
+                f"max_consumers is {self.max_consumers}, which is less than min_consumers ({self.min_consumers}); "
+                f"raise it."
             )
-        if self.max_consumers < self.min_consumers or min(self.cpus, self.gpus) < 0:
-            raise ConfigError("nearline: give max_consumers of min_consumers or more, and cpus and gpus of 0 or more.")
 
     @property
     def outbox_path(self) -> Path:

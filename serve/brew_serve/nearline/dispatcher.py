@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from brew_platform.errors import ConfigError
+from brew_platform.settings import NonNegativeSeconds, PositiveInt, Seconds, Settings
 from brew_serve.nearline.outbox import Job, Outbox
 from brew_serve.nearline.store import KEPT_SECONDS, NearlineStore
 from brew_serve.stores.sqlite_file import Unavailable
@@ -23,21 +23,16 @@ _PRUNE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DispatchConfig:
+class DispatchConfig(Settings):
     """Sizes and times of the dispatcher."""
 
-    window: int = 512  # jobs in the queue at a time; the others wait in the outbox, which is durable and ordered
-    most_jobs: int = 100  # jobs of one member in a message; they share one ranking
-    lost_seconds: float = 60.0  # time without an outcome before a job is sent again, longer than the work; doubles
-    retry_seconds: float = 10.0  # time before a failed job is sent again; doubles
-    poll_seconds: float = 0.2  # interval between polls of outbox and receipts
-    keep_seconds: float = 7 * 86_400  # how long done jobs are kept, for `Outbox.replay_done` and to detect repeated ids
-
-    def __post_init__(self) -> None:
-        if min(self.window, self.most_jobs) < 1:
-            raise ConfigError(f"{self}: window and most_jobs must be 1 or more.")
-        if min(self.lost_seconds, self.retry_seconds, self.poll_seconds) <= 0 or self.keep_seconds < 0:
-            raise ConfigError(f"{self}: give times greater than 0, and keep_seconds of 0 or more.")
+    window: PositiveInt = 512  # jobs in the queue at a time; others wait in the outbox, which is durable and ordered
+    most_jobs: PositiveInt = 100  # jobs of one member in a message; they share one ranking
+    lost_seconds: Seconds = 60.0  # time without an outcome before a job is sent again, longer than the work; doubles
+    retry_seconds: Seconds = 10.0  # time before a failed job is sent again; doubles
+    poll_seconds: Seconds = 0.2  # interval between polls of outbox and receipts
+    # How long done jobs are kept, for `Outbox.replay_done` and to detect repeated ids.
+    keep_seconds: NonNegativeSeconds = 7 * 86_400
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from brew_platform.errors import ConfigError, UserError
+from brew_platform.errors import UserError
+from brew_platform.settings import PositiveFloat, PositiveInt, Seconds, Settings
 from brew_serve.errors import Overloaded
 from brew_serve.metrics import Meters
 
@@ -36,18 +37,13 @@ _WINDOW_SECONDS = 0.25  # busy time per rate sample: candidates finish in bursts
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdmissionConfig:
+class AdmissionConfig(Settings):
     """How much work a replica accepts."""
 
-    max_outstanding_tokens: int = 400_000  # of all requests in it; 1,000 candidates of 64 tokens are 64,000
-    tokens_per_second: float = 10_000.0  # initial estimate; the demo's model reaches about as many on two cores
-    rate_memory_seconds: float = 10.0  # of busy time after which a measurement has a weight of about a third
-    saturating_tokens: int = 4_096  # outstanding tokens from which a slow sample lowers the estimate
-
-    def __post_init__(self) -> None:
-        for name in ("max_outstanding_tokens", "tokens_per_second", "rate_memory_seconds", "saturating_tokens"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"admission.{name} is {getattr(self, name)}; give a number greater than 0.")
+    max_outstanding_tokens: PositiveInt = 400_000  # of all requests in it; 1,000 candidates of 64 tokens are 64,000
+    tokens_per_second: PositiveFloat = 10_000.0  # initial estimate; the demo's model reaches about as many on two cores
+    rate_memory_seconds: Seconds = 10.0  # of busy time after which a measurement has a weight of about a third
+    saturating_tokens: PositiveInt = 4_096  # outstanding tokens from which a slow sample lowers the estimate
 
 
 @dataclass(frozen=True, kw_only=True)
