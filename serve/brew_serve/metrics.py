@@ -14,8 +14,7 @@
 | brew_engine_prompts_total | | the engine's calls |
 | brew_outstanding_tokens, brew_outstanding_requests | | the queue: predicted work that is not finished |
 | brew_tokens_per_second | | admission's estimate of the engine's rate |
-| brew_lost_total | version | requests that no replica of the version answered |
-| brew_fallback_total | version | requests of a canary's members that production answered |
+| brew_lost_total | version | requests that the version did not answer; for a canary, production answers them |
 | brew_shadow_total | version, outcome | requests copied to a shadow: compared, refused, lost, or dropped as too many |
 | brew_shadow_difference | version | of a candidate's score, from the one that was answered |
 
@@ -62,10 +61,7 @@ class Meters:
         self.outstanding_tokens = Gauge("brew_outstanding_tokens", "Predicted tokens not finished", registry=registry)
         self.outstanding_requests = Gauge("brew_outstanding_requests", "Requests not finished", registry=registry)
         self.tokens_per_second = Gauge("brew_tokens_per_second", "Estimated rate of the engine", registry=registry)
-        self.lost = Counter("brew_lost", "Requests that no replica answered", ["version"], registry=registry)
-        self.fallback = Counter(
-            "brew_fallback", "Requests of a canary that production answered", ["version"], registry=registry
-        )
+        self.lost = Counter("brew_lost", "Requests that the version did not answer", ["version"], registry=registry)
         self.shadow = Counter("brew_shadow", "Requests copied to a shadow", ["version", "outcome"], registry=registry)
         self.shadow_difference = Histogram(
             "brew_shadow_difference", "Score differences", ["version"], buckets=_DIFFERENCES, registry=registry

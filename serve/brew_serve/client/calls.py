@@ -55,6 +55,7 @@ def rank(
     candidates: Sequence[str | Mapping[str, Any]],
     member: Mapping[str, Any] | None = None,
     member_id: str | None = None,
+    routing_key: str | None = None,
     instruction: str = "",
     top_k: int | None = None,
     deadline_ms: int | None = None,
@@ -66,13 +67,21 @@ def rank(
         candidates: Ids that the service knows, or {"id", "fields"}.
         member: {"profile", "history"}; or pass `member_id`.
         member_id: Id of a member whom the service knows.
+        routing_key: Identifies the member where versions are compared; requests with the same key get the same version
+            and replica. None: `member_id`, or the profile in `member`. Pass it for members without `member_id`.
         instruction: The member's instruction, in their own words.
         top_k: Number of candidates to return, the best first; None for all.
         deadline_ms: Milliseconds from the request's arrival. Then the response contains the candidates scored so far,
             and lists the others as unscored.
     """
     body: dict[str, Any] = {"task": task, "candidates": list(candidates), "instruction": instruction}
-    optional = {"member": member, "member_id": member_id, "top_k": top_k, "deadline_ms": deadline_ms}
+    optional = {
+        "member": member,
+        "member_id": member_id,
+        "routing_key": routing_key,
+        "top_k": top_k,
+        "deadline_ms": deadline_ms,
+    }
     body |= {name: value for name, value in optional.items() if value is not None}
     return Call(
         method="POST",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
+from brew_data.prompts.fields import field_values
+from brew_platform.errors import UserError
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Late, Lost
 from brew_serve.http.auth import Team
@@ -24,9 +26,6 @@ __all__ = ["ForwardedRequest", "Forwarder", "RoutingHints", "Send", "is_in_share
 
 _GRACE_SECONDS = 0.5  # after the deadline, for the replica's response with what is scored, or with the reason
 _MAX_SHADOW_COPIES = 32  # in flight; further copies are dropped, so that a slow shadow cannot fill the memory
-
-# Keys of request bodies that identify the member or the content; the first key that is present counts.
-_IDENTIFYING_KEYS = ("member_id", "member", "query", "messages", "prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +59,8 @@ class RoutingHints:
     """The parts of a body that a gateway needs to route the request.
 
     Args:
-        key: Equal for all requests of one member: a hash of the id, or of the canonical JSON of an inline member;
-            empty if the body identifies no member.
+        key: Equal for all requests of one member, whatever the member has done meanwhile; empty if the body identifies
+            no member.
         deadline_ms: From the request's arrival; None without a deadline.
     """
 
@@ -70,14 +69,36 @@ class RoutingHints:
 
 
 def read_routing_hints(body: bytes) -> RoutingHints:
-    """Read the hints from a body; a body that is not a JSON object has none, and the replica reports the error."""
+    """Read the hints from a body; a body that is not a JSON object has none, and the replica reports the error.
+
+    The key is a hash of the first of these that the body has:
+
+    1. `routing_key`, `member_id`, or `user` of OpenAI's routes: the same text gives the same key.
+    2. The profile of an inline member. It does not change with new events; members with equal profiles share a key.
+    3. The text that requests about one subject begin with, for the prefix cache: `query`, the messages of a chat up to
+       the first of a user, or `prompt`.
+    """
     try:
         request = json.loads(body)
-        found = next(((name, request[name]) for name in _IDENTIFYING_KEYS if request.get(name) is not None), None)
-        text = "" if found is None else json.dumps(found, sort_keys=True, separators=(",", ":"))
+        identity = _identity(request)
+        text = "" if identity is None else json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return RoutingHints(key=_hash(text).hex() if text else "", deadline_ms=_valid_ms(request.get("deadline_ms")))
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, UserError):
         return RoutingHints()
+
+
+def _identity(request: dict[str, Any]) -> tuple[str, Any] | None:
+    """Return what identifies the member or the subject of a request; None if nothing does."""
+    for name in ("routing_key", "member_id", "user"):
+        if request.get(name):
+            return "member_id", request[name]
+    if request.get("member"):
+        profile = field_values(request["member"].get("profile") or {})  # a null field and an absent one are the same
+        return ("member", profile) if profile else None
+    if messages := request.get("messages"):
+        first = next((i for i, message in enumerate(messages) if message.get("role") == "user"), 0)
+        return "messages", messages[: first + 1]
+    return next(((name, request[name]) for name in ("query", "prompt") if request.get(name)), None)
 
 
 def is_in_share(key: str, role: str, share: float) -> bool:

@@ -49,7 +49,9 @@ class _Generate(Closed):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     n: Literal[1] = 1
     stream: Literal[False] = False
-    user: Annotated[str, Field(max_length=500)] | None = Field(default=None, description="ignored")
+    user: Annotated[str, Field(max_length=500)] | None = Field(
+        default=None, description="the end user: requests with the same one get the same version and replica"
+    )
 
 
 class CompletionRequest(_Generate):

@@ -80,6 +80,15 @@ class Interaction(Closed):
         )
 
 
+RoutingKey = Annotated[
+    Id | None,
+    Field(
+        description="identifies the member to a service that compares versions: requests with the same key get the "
+        "same version and replica. Default: member_id; of an inline member, the profile"
+    ),
+]
+
+
 class Member(Closed):
     """A member given inline."""
 
@@ -138,6 +147,7 @@ class RankRequest(Closed):
     candidates: list[Candidate] = Field(
         min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
     )
+    routing_key: RoutingKey = None
     instruction: Text = Field(default="", description="the member's instruction, in their own words")
     top_k: int | None = Field(default=None, ge=1, description="number of candidates to return; null for all")
     deadline_ms: int | None = Field(
@@ -162,12 +172,15 @@ class RankRequest(Closed):
         return self
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]  # NaN is refused too; JSON would have null for it
+
+
 class RankedItem(BaseModel):
     """One candidate of the response."""
 
     id: str
-    score: float = Field(description="P(any positive action of the task), 0 to 1")
-    probabilities: dict[str, float] = Field(description="P(action) by action; they sum to 1")
+    score: Probability = Field(description="P(any positive action of the task), 0 to 1")
+    probabilities: dict[str, Probability] = Field(description="P(action) by action; they sum to 1")
 
 
 class Usage(BaseModel):

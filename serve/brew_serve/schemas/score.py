@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, TextUsage, TokenId, Words
-from brew_serve.schemas.rank import MAX_CANDIDATES, Closed
+from brew_serve.schemas.rank import MAX_CANDIDATES, Closed, Probability, RoutingKey
 
 __all__ = [
     "GenerativeScoringRequest",
@@ -51,12 +51,13 @@ class ScoreRequest(Closed):
     apply_softmax: bool = Field(default=False, description="normalise over the labels, not over the vocabulary")
     item_first: bool = Field(default=False, description="item before query")
     model: ModelName = "default"
+    routing_key: RoutingKey = None
 
 
 class ScoreResponse(BaseModel):
     """SGLang: one list per item, in the order of label_token_ids."""
 
-    scores: list[list[float]]
+    scores: list[list[Probability]]
     model: str
     usage: TextUsage
     object: Literal["scoring"] = "scoring"
@@ -93,6 +94,7 @@ class GenerativeScoringRequest(Closed):
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
         default=None, description="becomes part of the response id"
     )
+    routing_key: RoutingKey = None
 
 
 class ItemScore(BaseModel):
@@ -100,7 +102,7 @@ class ItemScore(BaseModel):
 
     index: int
     object: Literal["score"] = "score"
-    score: float
+    score: Probability
 
 
 class GenerativeScoringResponse(BaseModel):
