@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeGuard
 from brew_data.problems import Problem
 from brew_data.sources.quarantine import Quarantine
 from brew_platform.errors import DataError, UserError
+from brew_platform.settings import Settings
 
 if TYPE_CHECKING:  # the command line lists the sources and must not wait for pyarrow
     from brew_data.schema import Tables
-    from brew_data.sources.files import Location
+    from brew_data.sources.locations import Location
 
 __all__ = [
     "GROUP",
@@ -106,7 +107,7 @@ def read_every_row(source: RowSource) -> "Tables":
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoSettings:
+class NoSettings(Settings):
     """The settings of a source that has none."""
 
 

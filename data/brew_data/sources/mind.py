@@ -10,7 +10,7 @@ Source: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 20
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 from brew_data.problems import Problem
 from brew_data.schema import Tables
 from brew_data.sources.base import read_every_row
-from brew_data.sources.files import Batch, DelimitedFile, InputFile, Location, TextFormat, find_files
+from brew_data.sources.file_formats import Batch, DelimitedFile, InputFile, TextFormat
+from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.mapping import FILE, ROW
 from brew_data.sources.tables.source import assemble_tables
 from brew_data.sources.values import texts, times
-from brew_platform.errors import ConfigError, DataError
+from brew_platform.errors import DataError
+from brew_platform.settings import OneOf, Settings
 
 __all__ = ["Mind", "MindConfig"]
 
@@ -37,18 +39,15 @@ IMPRESSION = r"^\S+-[01]( \S+-[01])*$"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MindConfig:
+class MindConfig(Settings):
     """The settings of the source `mind`.
 
     Raises:
         ConfigError: `history` is unknown.
     """
 
-    history: str = "clicks"  # what the column of earlier clicks becomes: clicks: interactions; drop: nothing
-
-    def __post_init__(self) -> None:
-        if self.history not in ("clicks", "drop"):
-            raise ConfigError(f"history is {self.history!r}, but must be clicks or drop.")
+    # What the column of earlier clicks becomes: clicks: interactions; drop: nothing.
+    history: Annotated[str, OneOf(("clicks", "drop"))] = "clicks"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,16 +19,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.schema import TIMESTAMP, Tables
-from brew_data.sources.files import BadRow, DelimitedFile, Location, TextFormat, find_files
+from brew_data.sources.file_formats import BadRow, DelimitedFile, TextFormat
+from brew_data.sources.locations import Location, find_files
 from brew_data.sources.values import floats
-from brew_platform.errors import ConfigError, DataError
+from brew_platform.errors import DataError
+from brew_platform.settings import OneOf, Settings
 
 __all__ = ["MovieLens", "MovieLensConfig", "read_movielens"]
 
@@ -71,20 +73,15 @@ LATEST_SECONDS = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieLensConfig:
+class MovieLensConfig(Settings):
     """The settings of the source `movielens`.
 
     Raises:
         ConfigError: `half_stars` is unknown.
     """
 
-    half_stars: str = (
-        "keep"  # 3.5 stars become: keep: rated_3.5 (suite movielens_half_stars); up: rated_4; down: rated_3
-    )
-
-    def __post_init__(self) -> None:
-        if self.half_stars not in HALF_STARS:
-            raise ConfigError(f"half_stars is {self.half_stars!r}, but must be one of {', '.join(HALF_STARS)}.")
+    # 3.5 stars become: keep: rated_3.5 (suite movielens_half_stars); up: rated_4; down: rated_3.
+    half_stars: Annotated[str, OneOf(HALF_STARS)] = "keep"
 
 
 @dataclass(frozen=True, kw_only=True)

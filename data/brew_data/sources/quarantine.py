@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brew_platform.errors import ConfigError, DataError
+from brew_platform.errors import DataError
+from brew_platform.settings import Settings, Share
 
 __all__ = ["Quarantine", "QuarantineConfig"]
 
@@ -16,20 +17,14 @@ EXAMPLES = 3  # of each reason that are kept for messages
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuarantineConfig:
+class QuarantineConfig(Settings):
     """How many rows a source may leave out.
 
     Raises:
         ConfigError: `max_share` is not a share.
     """
 
-    max_share: float = 0.01  # share of a table's rows that may be quarantined, 0 to 1; more stop the build
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_share <= 1:
-            raise ConfigError(
-                f"quarantine.max_share is {self.max_share}, but it must be a share from 0 to 1. Change it."
-            )
+    max_share: Share = 0.01  # share of a table's rows that may be quarantined, 0 to 1; more stop the build
 
 
 class Quarantine:

@@ -3,10 +3,11 @@
 import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from brew_data.sources.values import TIME_UNITS, is_time_format
 from brew_platform.errors import ConfigError
+from brew_platform.settings import OneOf, Range, Settings
 
 __all__ = ["EntitiesConfig", "InteractionsConfig", "MembersConfig", "TableConfig", "TablesConfig", "ThresholdConfig"]
 
@@ -14,15 +15,15 @@ FORMATS = ("auto", "csv", "jsonl", "parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThresholdConfig:
+class ThresholdConfig(Settings):
     """A step of a mapping from numbers to values."""
 
-    at_least: float  # the smallest number that gets the value
+    at_least: Annotated[float, Range()]  # the smallest number that gets the value
     value: str  # the value of numbers from `at_least` up to the next threshold
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig:
+class TableConfig(Settings):
     """The files of one table and the mapping of their columns.
 
     Raises:
@@ -33,9 +34,8 @@ class TableConfig:
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
     files: list[str] = field(default_factory=list)  # paths or globs, local or s3://bucket/key
-    format: str = (
-        "auto"  # csv, jsonl or parquet; auto: by the ending (.csv, .tsv, .txt, .jsonl, .json, .parquet, also .gz)
-    )
+    # csv, jsonl or parquet; auto: by the ending (.csv, .tsv, .txt, .jsonl, .json, .parquet, also .gz).
+    format: Annotated[str, OneOf(FORMATS)] = "auto"
     delimiter: str = ","  # of CSV files; one or more characters
     quote: str = '"'  # of CSV files; empty: values are never quoted
     encoding: str = "utf-8"  # of CSV and JSONL files
@@ -55,8 +55,7 @@ class TableConfig:
         return {}
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ConfigError(f"format is {self.format!r}, but must be one of {', '.join(FORMATS)}.")
+        super().__post_init__()
         if not self.delimiter or len(self.quote) > 1:
             raise ConfigError("delimiter needs one or more characters, and quote at most one. Change them.")
         try:
@@ -87,10 +86,8 @@ class TableConfig:
                 raise ConfigError(f"{setting} name {unknown[0]!r}, which is not in columns. Add it there.")
         for name, steps in self.thresholds.items():
             bounds = [step.at_least for step in steps]
-            if not steps or bounds != sorted(set(bounds)) or not all(abs(bound) < float("inf") for bound in bounds):
-                raise ConfigError(
-                    f"thresholds.{name}: at_least must be finite and rise from one threshold to the next."
-                )
+            if not steps or bounds != sorted(set(bounds)):
+                raise ConfigError(f"thresholds.{name}: at_least must rise from one threshold to the next.")
             if name in self.values:
                 raise ConfigError(f"{name} is in values and in thresholds. Keep one of them.")
 
@@ -131,7 +128,7 @@ class MembersConfig(TableConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TablesConfig:
+class TablesConfig(Settings):
     """The three tables.
 
     Raises:
@@ -143,6 +140,7 @@ class TablesConfig:
     members: MembersConfig = field(default_factory=MembersConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("interactions", "entities"):
             if not getattr(self, name).files:
-                raise ConfigError(f"source_config.{name}.files is empty. Name the files of the {name}.")
+                raise ConfigError(f"{name}.files is empty. Name the files of the {name}.")

@@ -12,15 +12,8 @@ import pyarrow.compute as pc
 from brew_data.problems import Problem
 from brew_data.schema import TIMESTAMP, Tables
 from brew_data.sources.base import read_every_row
-from brew_data.sources.files import (
-    DelimitedFile,
-    InputFile,
-    JsonLinesFile,
-    Location,
-    ParquetFile,
-    TextFormat,
-    find_files,
-)
+from brew_data.sources.file_formats import DelimitedFile, InputFile, JsonLinesFile, ParquetFile, TextFormat
+from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig, TablesConfig
 from brew_data.sources.tables.mapping import drop_rows, find_mapping_problems, map_file

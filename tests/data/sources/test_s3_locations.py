@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from brew_data.sources.files import DelimitedFile, find_files
+from brew_data.sources.file_formats import DelimitedFile
+from brew_data.sources.locations import find_files
 from brew_platform.errors import DataError
 
 OBJECTS = {"shop/2024/a.csv": b"id,n\n1,010\n", "shop/2024/b.csv": b"id,n\n2,x\n", "shop/readme.txt": b"hello"}

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_data.sources.files import (
-    BadRow,
-    DelimitedFile,
-    InputFile,
-    JsonLinesFile,
-    ParquetFile,
-    TextFormat,
-    find_files,
-)
+from brew_data.sources.file_formats import BadRow, DelimitedFile, InputFile, JsonLinesFile, ParquetFile, TextFormat
+from brew_data.sources.locations import find_files
 from brew_platform.errors import DataError, UserError
 
 
