@@ -2,10 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from brew_platform.errors import UserError
+from brew_platform.errors import ConfigError, UserError
+from brew_platform.settings import Range, Settings
 
 __all__ = ["EVERYONE", "Split", "SplitConfig", "is_in_part", "member_hash"]
 
@@ -13,12 +15,24 @@ EVERYONE = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """The position of the cut in time. Set exactly one of `train_share` and `last_days`."""
+class SplitConfig(Settings):
+    """The position of the cut in time. Set exactly one of `train_share` and `last_days`.
 
-    train_share: float | None = None  # share of interactions, the earliest ones, that is for training
-    last_days: float | None = None  # length of the benchmark in days; all earlier interactions are for training
+    Raises:
+        ConfigError: None or both are set, or one is out of its range.
+    """
+
+    # Share of interactions, the earliest ones, that is for training.
+    train_share: Annotated[float, Range(gt=0, lt=1)] | None = None
+    # Length of the benchmark in days; all earlier interactions are for training.
+    last_days: Annotated[float, Range(gt=0, le=36_500)] | None = None
     validation: bool = False  # for tuning: split the training part again in the same way; the benchmark is not used
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.train_share is None) == (self.last_days is None):
+            count = "neither" if self.last_days is None else "both"
+            raise ConfigError(f"{count} of train_share and last_days set; set exactly one of them.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +51,7 @@ class Split:
             config: The position of the cut.
 
         Raises:
-            UserError: The configuration sets none or both of `train_share` and `last_days`, or one part has no rows.
+            UserError: One part has no rows.
         """
         train_until = _cut(timestamps, config)
         until = int(timestamps[-1])
@@ -67,11 +81,7 @@ def member_hash(member_id: str) -> int:
 
 
 def _cut(timestamps: np.ndarray, config: SplitConfig) -> int:
-    if (config.train_share is None) == (config.last_days is None):
-        raise UserError("split: set exactly one of train_share and last_days.")
     if config.train_share is not None:
-        if not 0 < config.train_share < 1:
-            raise UserError(f"split.train_share is {config.train_share}, but must be between 0 and 1.")
         return int(timestamps[max(0, round(config.train_share * len(timestamps)) - 1)])
     assert config.last_days is not None
     return int(timestamps[-1] - config.last_days * 86_400_000_000)

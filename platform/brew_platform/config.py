@@ -30,7 +30,9 @@ T = TypeVar("T")
 _MOST_NODES = 1_000_000  # of a YAML file, whose aliases may repeat parts of it
 
 
-def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, overrides: Sequence[str] = ()) -> T:
+def load_config(
+    cls: type[T], *sources: Mapping[str, Any] | Path | str, overrides: Sequence[str] = (), key: str = ""
+) -> T:
     """Create an instance of `cls` from its defaults, `sources` and `overrides`. Later values replace earlier ones.
 
     If a key is a Python keyword, the name of its field ends with an underscore: the key `from` sets the field `from_`.
@@ -39,6 +41,7 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
         cls: A keyword-only dataclass. Fields can be dataclasses, lists or dicts of them, or Optional.
         sources: Mappings, or paths of YAML files. Mappings are merged key by key; lists are replaced.
         overrides: Strings `key=value` with a dotted key (`model.layers=2`, `tasks[0].weight=3`) and a YAML value.
+        key: The key of the section that `cls` describes, for messages; empty for a whole recipe.
 
     Returns:
         The instance.
@@ -50,16 +53,18 @@ def load_config(cls: type[T], *sources: Mapping[str, Any] | Path | str, override
     config = OmegaConf.structured(cls)
     for source in sources:
         if isinstance(source, Mapping):
-            config = _merge(cls, config, source, "the settings")
+            config = _merge(cls, config, source, "the settings", key)
         else:
-            config = _merge(cls, config, _read_tree(Path(source)), str(source))
+            config = _merge(cls, config, _read_tree(Path(source)), str(source), key)
     for override in overrides:
-        config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}")
+        config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}", key)
     try:
-        return cast(T, _build(config, ""))
+        return cast(T, _build(config, key))
     except MissingMandatoryValue as error:
-        key = error.full_key
-        raise ConfigError(f"{key} has no value and no default. Set it in the recipe, or as {key}=VALUE.") from error
+        missing = ".".join(filter(None, [key, error.full_key]))
+        raise ConfigError(
+            f"{missing} has no value and no default. Set it in the recipe, or as {missing}=VALUE."
+        ) from error
     except OmegaConfBaseException as error:  # an interpolation of an unknown key, or of a value of another type
         raise ConfigError(
             f"{error.full_key}: {str(error.msg).splitlines()[0]}. Write the value itself there."
@@ -245,9 +250,9 @@ def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
     return {**known, head: _placed(rest, value, known.get(head), override)}
 
 
-def _merge(cls: type, config: DictConfig, values: Any, origin: str) -> DictConfig:
+def _merge(cls: type, config: DictConfig, values: Any, origin: str, key: str) -> DictConfig:
     values = _resolve(cls, values)
-    _check(cls, values, "", origin)
+    _check(cls, values, key, origin)
     try:
         return cast(DictConfig, OmegaConf.merge(config, _with_names(cls, values)))
     except (OmegaConfBaseException, TypeError, ValueError, OverflowError) as error:

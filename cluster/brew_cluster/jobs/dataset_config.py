@@ -16,17 +16,14 @@ from brew_data.split import SplitConfig
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_platform.registry.gates import ReleaseConfig
+from brew_platform.settings import NonNegativeInt, Settings
 
 __all__ = ["DatasetConfig", "load_dataset_config", "load_source_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
-    """How `brew360 data build` makes the input of training.
-
-    Raises:
-        ConfigError: `pairs` is negative.
-    """
+class DatasetConfig(Settings):
+    """How `brew360 data build` makes the input of training."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"vocabulary_size": "tokenizer.vocabulary_size"}
 
@@ -37,13 +34,9 @@ class DatasetConfig:
     split: SplitConfig
     prompt: PromptFormat
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    pairs: int = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
+    pairs: NonNegativeInt = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data
-
-    def __post_init__(self) -> None:
-        if self.pairs < 0:
-            raise ConfigError(f"pairs is {self.pairs}, but must be 0 or more. Change it.")
 
 
 Config = TypeVar("Config", bound=DatasetConfig)

@@ -9,6 +9,7 @@ from brew_data.prompts.suite import load_suite
 from brew_data.sources.base import Source, load_source
 from brew_platform.errors import ConfigError
 from brew_platform.registry.gates import ReleaseConfig
+from brew_platform.settings import PositiveInt
 from brew_serve.benchmark import validate_gates
 from brew_serve.engines.config import EngineConfig
 from brew_train.config import TrainConfig
@@ -28,8 +29,8 @@ class DemoReleaseConfig(ReleaseConfig):
     }
 
     force_reason: str = ""  # promote without gates, or although one fails; the registry's log keeps this reason
-    slate: int = 8  # candidates in each request that is shown
-    requests: int = 30  # requests that the latency is measured on
+    slate: PositiveInt = 8  # candidates in each request that is shown
+    requests: PositiveInt = 30  # requests that the latency is measured on
 
 
 @dataclass(frozen=True, kw_only=True)

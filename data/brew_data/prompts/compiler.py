@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
+from typing import Annotated
 
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
 from brew_data.prompts.chat import head_ids, question_ids
@@ -24,6 +25,7 @@ from brew_data.prompts.history import first_kept, first_possible, hop_limit
 from brew_data.prompts.suite import Action, Outcome, Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
+from brew_platform.settings import PositiveInt, Range, Settings
 
 __all__ = ["Cut", "Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
 
@@ -33,7 +35,7 @@ _LONGEST_CACHED = 4_096  # characters of such an entity: the cache takes 60 MB a
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptFormat:
+class PromptFormat(Settings):
     """The token budget of a prompt. It is part of a model version, because training and serving must use the same one.
 
     Raises:
@@ -41,16 +43,15 @@ class PromptFormat:
             the other two budgets.
     """
 
-    context_length: int  # maximum number of tokens of a prompt, including the answer
-    head_tokens: int = 192  # maximum number of tokens of instruction and profile together
+    context_length: PositiveInt  # maximum number of tokens of a prompt, including the answer
+    # Maximum number of tokens of instruction and profile together.
+    head_tokens: Annotated[int, Range(ge=4)] = 192
     # Maximum number of tokens of a turn. As many are reserved for the candidate, whatever its length, so that the
     # prefix does not depend on the candidate.
-    question_tokens: int = 64
+    question_tokens: Annotated[int, Range(ge=4)] = 64
 
     def __post_init__(self) -> None:
-        for key in ("head_tokens", "question_tokens"):
-            if getattr(self, key) < 4:
-                raise ConfigError(f"prompt.{key} is {getattr(self, key)}; set it to 4 or more.")
+        super().__post_init__()
         if self.context_length <= self.head_tokens + 2 * self.question_tokens:
             raise ConfigError(_no_history(self))
 

@@ -17,6 +17,7 @@ from brew_data.prompts.fields import field_values
 from brew_data.prompts.templates import Phrase, Question, RecordTemplate
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
+from brew_platform.settings import PositiveInt, Settings
 
 __all__ = [
     "FORMAT_VERSION",
@@ -37,7 +38,7 @@ SUITES = Path(__file__).parent / "suites"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Action:
+class Action(Settings):
     """An action that a member can take on an entity.
 
     Args:
@@ -50,7 +51,7 @@ class Action:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surface:
+class Surface(Settings):
     """How past interactions on one surface are rendered.
 
     Args:
@@ -70,6 +71,7 @@ class Surface:
     actions: list[Action]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.actions) < 2 or not _are_distinct(self.actions):
             raise ConfigError(
                 f"surface {self.name}: needs two or more actions with different names and labels, none of them blank."
@@ -89,7 +91,7 @@ class Surface:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Settings):
     """One of the possible answers of a task.
 
     Args:
@@ -104,7 +106,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HistoryPolicy:
+class HistoryPolicy(Settings):
     """Selects the past interactions that a prompt shows.
 
     Args:
@@ -120,17 +122,12 @@ class HistoryPolicy:
     RENAMED: ClassVar[Mapping[str, str]] = MappingProxyType({"hop": "hop_tokens (counted in tokens, not in turns)"})
 
     surfaces: list[str]
-    max_interactions: int = 200
-    hop_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        for key in ("max_interactions", "hop_tokens"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"history.{key} is {getattr(self, key)}; set it to 1 or more.")
+    max_interactions: PositiveInt = 200
+    hop_tokens: PositiveInt = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSpec:
+class TaskSpec(Settings):
     """A task: a prediction for entities of one surface.
 
     Args:
@@ -157,14 +154,7 @@ class TaskSpec:
     question: list[str] | None = None
     outcomes: list[Outcome] | None = None
     in_training: bool = True
-    examples_per_member: int = 8
-
-    def __post_init__(self) -> None:
-        if self.examples_per_member < 1:
-            raise ConfigError(
-                f"task {self.name}: examples_per_member is {self.examples_per_member}, but must be 1 or more. To leave "
-                f"the task out of training, set in_training to false."
-            )
+    examples_per_member: PositiveInt = 8
 
     @property
     def follows_surface(self) -> bool:
@@ -173,7 +163,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSuite:
+class TaskSuite(Settings):
     """The surfaces and tasks of one model, with the templates that render its tables as text.
 
     Templates are Jinja2 (`brew_data.prompts.templates`). They are compiled and checked on construction.
@@ -193,13 +183,14 @@ class TaskSuite:
     """
 
     name: str
-    format_version: int = FORMAT_VERSION
+    format_version: PositiveInt = FORMAT_VERSION
     profile: RecordTemplate
     entities: dict[str, RecordTemplate]
     surfaces: list[Surface]
     tasks: list[TaskSpec] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_format_version(self.name, self.format_version)
         _check_distinct(f"suite {self.name}", "surfaces", [surface.name for surface in self.surfaces])
         _check_distinct(f"suite {self.name}", "tasks", [task.name for task in self.tasks])

@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from brew_platform.errors import ConfigError
+from brew_platform.settings import OneOf, PositiveInt, Settings
 
 __all__ = ["Phrase", "Question", "RecordTemplate"]
 
@@ -174,7 +176,7 @@ def _straight_parts(tree: nodes.Template) -> list[tuple[str, Callable[[str], str
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordTemplate:
+class RecordTemplate(Settings):
     """How a record (a profile or an entity) is rendered as text.
 
     The text is `start`, the phrases joined with `separator`, and `end`. It is empty if no phrase is left.
@@ -200,11 +202,12 @@ class RecordTemplate:
     start: str = ""
     separator: str = "\n"
     end: str = "\n"
-    max_tokens: dict[str, int] = field(default_factory=dict)
-    cut: str = "fields"
+    max_tokens: dict[str, PositiveInt] = field(default_factory=dict)
+    cut: Annotated[str, OneOf(("fields", "end"))] = "fields"
     cut_first: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.fields:
             if not re.fullmatch(r"[^\W\d]\w*", name) or name == ENTITY:
                 raise ConfigError(
@@ -219,11 +222,6 @@ class RecordTemplate:
                     f"{key} names {', '.join(unknown)}, which `fields` does not declare. Use its fields: "
                     f"{', '.join(self.fields)}."
                 )
-        for name, number in self.max_tokens.items():
-            if number < 1:
-                raise ConfigError(f"max_tokens.{name} is {number}; set it to 1 or more.")
-        if self.cut not in ("fields", "end"):
-            raise ConfigError(f"cut is {self.cut!r}; set it to fields or end.")
 
     def check(self, place: str) -> None:
         """Compile and check the phrases.

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from brew_platform.errors import ConfigError, UserError
+from brew_platform.settings import Range, Settings
 
 __all__ = ["BENCHMARK", "Gate", "GateOutcome", "Measured", "ReleaseConfig", "find_figure", "judge"]
 
@@ -13,7 +14,7 @@ BENCHMARK = "benchmark"  # key of the lineage: which rows the figures were measu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class Gate(Settings):
     """A bound on one figure of a version's benchmark. At least one of the three thresholds is set.
 
     A figure that was not measured fails its gate, as does a figure that is not a finite number.
@@ -23,20 +24,18 @@ class Gate:
     """
 
     figure: str  # path in the version's metrics, e.g. post_like.auc
-    at_least: float | None = None  # smallest value that passes
-    at_most: float | None = None  # largest value that passes
+    at_least: Annotated[float, Range()] | None = None  # smallest value that passes
+    at_most: Annotated[float, Range()] | None = None  # largest value that passes
     # Smallest change that passes, against the version that the alias points to, measured on the same rows. While the
     # alias points to no version, only the other two thresholds are judged, so that one of them must be set.
-    min_change: float | None = None
+    min_change: Annotated[float, Range()] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not all(part.strip() for part in self.figure.split(".")):
             raise ConfigError(
                 f"a gate has the figure {self.figure!r}; give a path in the benchmark's report, e.g. post_like.auc."
             )
-        for name, threshold in self.thresholds.items():
-            if not math.isfinite(threshold):
-                raise ConfigError(f"the gate of {self.figure} has {name}={threshold}; give a finite number.")
         if not self.thresholds:
             raise ConfigError(
                 f"the gate of {self.figure} has no threshold, so that every value would pass. Set at_least, at_most or "
@@ -55,7 +54,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseConfig:
+class ReleaseConfig(Settings):
     """The conditions of a promotion. `brew360 registry promote` judges them."""
 
     gates: list[Gate] = field(default_factory=list)  # all must pass; without gates a promotion must be forced

@@ -38,7 +38,6 @@ __all__ = [
     "StepInputs",
     "make_objective",
     "objectives",
-    "require_finite",
     "resolve_objective",
 ]
 
@@ -199,10 +198,7 @@ def resolve_objective(value: Any) -> dict[str, Any]:
             f"objective={value!r} does not name an objective; write objective: {{name: NAME}} with one of "
             f"{', '.join(sorted(objectives()))}."
         )
-    try:
-        config: Any = load_config(objectives()[name].Config, settings)
-    except ConfigError as error:
-        raise ConfigError(f"objective {name}: {error}") from error
+    config: Any = load_config(objectives()[name].Config, settings, key="objective")
     return {"name": name, **asdict(config)}
 
 
@@ -215,13 +211,6 @@ def make_objective(settings: Mapping[str, Any]) -> Objective:
     fields = dict(settings)
     kind = objectives()[fields.pop("name")]
     return kind(kind.Config(**fields))
-
-
-def require_finite(name: str, value: float, *, minimum: float = 0.0, maximum: float = math.inf) -> None:
-    """Raises a ConfigError unless `value` is finite and between `minimum` and `maximum`."""
-    if not math.isfinite(value) or not minimum <= value <= maximum:
-        limits = f"at least {minimum:g}" if maximum == math.inf else f"between {minimum:g} and {maximum:g}"
-        raise ConfigError(f"{name}={value} is out of range; give a finite number {limits}.")
 
 
 def _is_objective(value: object) -> bool:

@@ -7,28 +7,20 @@ from typing import ClassVar
 
 import torch
 
+from brew_platform.settings import Settings, Share
 from brew_train.inputs.batches import Batch
-from brew_train.objectives.base import ANSWERS, PAIRS, PROMPTS, Objective, Result, StepInputs, require_finite
+from brew_train.objectives.base import ANSWERS, PAIRS, PROMPTS, Objective, Result, StepInputs
 from brew_train.objectives.fused_losses import ANSWER, PROMPT, fused_cross_entropy, token_weights
 
 __all__ = ["NextToken", "NextTokenConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextTokenConfig:
-    """Settings of `next_token`.
+class NextTokenConfig(Settings):
+    """Settings of `next_token`."""
 
-    Raises:
-        ConfigError: `prompt_weight` is not a share between 0 and 1.
-    """
-
-    prompt_weight: float | None = (
-        None  # w_p: share of the mean over all tokens; the rest is over answers; null: 1 (CPT)
-    )
-
-    def __post_init__(self) -> None:
-        if self.prompt_weight is not None:
-            require_finite("prompt_weight", self.prompt_weight, maximum=1.0)
+    # w_p: share of the mean over all tokens; the rest is over answers; null: 1 (CPT).
+    prompt_weight: Share | None = None
 
 
 class NextToken(Objective):

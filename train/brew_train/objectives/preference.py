@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from brew_platform.settings import NonNegativeFloat, Settings
 from brew_train.inputs.batches import Batch
-from brew_train.objectives.base import PAIRS, Objective, Result, StepInputs, require_finite
+from brew_train.objectives.base import PAIRS, Objective, Result, StepInputs
 from brew_train.objectives.reference import answer_log_probabilities
 
 __all__ = ["Dpo", "DpoConfig", "Orpo", "OrpoConfig", "Preference"]
@@ -60,17 +61,11 @@ class Preference(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoConfig:
-    """Settings of `dpo`.
+class DpoConfig(Settings):
+    """Settings of `dpo`."""
 
-    Raises:
-        ConfigError: `beta` is negative or not finite.
-    """
-
-    beta: float = 0.1  # β: a larger value keeps the policy closer to its reference (arXiv:2305.18290)
-
-    def __post_init__(self) -> None:
-        require_finite("beta", self.beta)
+    # β: a larger value keeps the policy closer to its reference (arXiv:2305.18290).
+    beta: NonNegativeFloat = 0.1
 
 
 class Dpo(Preference):
@@ -92,17 +87,10 @@ class Dpo(Preference):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrpoConfig:
-    """Settings of `orpo`.
+class OrpoConfig(Settings):
+    """Settings of `orpo`."""
 
-    Raises:
-        ConfigError: `weight` is negative or not finite.
-    """
-
-    weight: float = 0.1  # weight of the odds-ratio term beside the loss of the answers (arXiv:2403.07691, λ)
-
-    def __post_init__(self) -> None:
-        require_finite("weight", self.weight)
+    weight: NonNegativeFloat = 0.1  # of the odds-ratio term beside the loss of the answers (arXiv:2403.07691, λ)
 
 
 class Orpo(Preference):
