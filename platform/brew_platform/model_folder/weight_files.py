@@ -39,8 +39,15 @@ class StoredTensor:
         return self.dtype not in FLOAT_BYTES
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
+FROM_TRANSFORMERS = "give a folder that transformers' save_pretrained wrote, or null to start from scratch"
+
+
+def read_model_config(folder: Path, *, remedy: str = FROM_TRANSFORMERS) -> dict[str, Any]:
     """Returns the content of config.json.
+
+    Args:
+        folder: the folder of the model.
+        remedy: what to do if it has no readable config.json; ends the message of the error.
 
     Raises:
         UserError: there is no such folder, it is a GGUF, or it has no readable config.json.
@@ -63,20 +70,21 @@ def read_model_config(folder: Path) -> dict[str, Any]:
                 f"{folder} is an adapter (adapter_config.json) without its base model: merge the two with peft's "
                 f"merge_and_unload and write the result with save_pretrained."
             )
-        raise UserError(
-            f"{folder} has no config.json: give a folder that transformers' save_pretrained wrote, or null to start "
-            f"from scratch."
-        )
+        raise UserError(f"{folder} has no config.json: {remedy}.")
     try:
-        model = json.loads(path.read_text())
+        model = json.loads(path.read_text(), parse_constant=_refuse_constant)
         if not isinstance(model, dict):
             raise ValueError("it is not a JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"the config.json in {folder} cannot be read ({str(error).splitlines()[0]}): copy the model again, or "
-            f"start from another model."
+            f"{remedy}."
         ) from error
     return model
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"it has {text}, which is not a finite number")
 
 
 def read_weight_headers(folder: Path) -> dict[str, StoredTensor]:
