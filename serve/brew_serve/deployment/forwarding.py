@@ -6,8 +6,9 @@
 import asyncio
 import contextvars
 import json
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -24,8 +25,10 @@ from brew_serve.schemas.rank import MAX_DEADLINE_MS
 
 __all__ = ["ForwardedRequest", "Forwarder", "RoutingHints", "Send", "is_in_share", "read_routing_hints"]
 
+_LOG = logging.getLogger("brew_serve")
 _GRACE_SECONDS = 0.5  # after the deadline, for the replica's response with what is scored, or with the reason
 _MAX_SHADOW_COPIES = 32  # in flight; further copies are dropped, so that a slow shadow cannot fill the memory
+_CANARY_RETRY_SECONDS = 5.0  # a canary that failed gets one request in this time, until it answers one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,7 @@ class Forwarder:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.targets: Sequence[Target] = ()  # the versions that serve now, production first
+        self._retry_at: dict[int, float] = {}  # canaries that failed, and when the next request may try them
         self._send, self._meters, self._request_seconds, self._clock = send, meters, request_seconds, clock
         self._shadow_copies: set[asyncio.Task] = set()
 
@@ -151,19 +155,47 @@ class Forwarder:
 
     async def _respond(self, request: ForwardedRequest, hints: RoutingHints, elapsed: float) -> BackendResponse:
         """`elapsed` is the time in seconds since the request arrived."""
-        error = Lost("no version of the model is up yet; one is being started. Try again.")
-        until = asyncio.get_running_loop().time() + self._time_limit(hints, elapsed)
-        for target in self._select_targets(hints.key):
+        now = asyncio.get_running_loop().time()
+        limit = self._time_limit(hints, elapsed)
+        for target in self.targets:
+            if target.role == "canary" and is_in_share(hints.key, "canary", target.share):
+                response = await self._try_canary(target, request, hints, now + limit / 2)
+                if response is not None:
+                    return response
+        production = next((target for target in self.targets if target.role == "production"), None)
+        if production is None:
+            raise Lost("no version of the model is up yet; one is being started. Try again.")
+        try:
+            async with asyncio.timeout_at(now + limit):
+                return await self._send(production.version, request, hints.key)
+        except Lost:
+            self._meters.lost.labels(str(production.version)).inc()
+            raise
+        except TimeoutError:
+            self._meters.lost.labels(str(production.version)).inc()
+            raise self._late(hints) from None
+
+    async def _try_canary(
+        self, target: Target, request: ForwardedRequest, hints: RoutingHints, until: float
+    ) -> BackendResponse | None:
+        """Return a canary's response. None: it is down, fails, or does not answer in time, so production answers."""
+        version, now = target.version, asyncio.get_running_loop().time()
+        if target.up and now >= self._retry_at.get(version, now):
+            if version in self._retry_at:
+                self._retry_at[version] = now + _CANARY_RETRY_SECONDS  # this request tries for all others
             try:
                 async with asyncio.timeout_at(until):
-                    return await self._send(target.version, request, hints.key)
-            except Lost as lost:
-                self._meters.lost.labels(str(target.version)).inc()
-                error = lost
-            except TimeoutError:
-                self._meters.lost.labels(str(target.version)).inc()
-                raise self._late(hints) from None
-        raise error
+                    response = await self._send(version, request, hints.key)
+                if response.status < 500:
+                    self._retry_at.pop(version, None)
+                    return response
+            except (Lost, TimeoutError):
+                pass
+            except Exception:
+                _LOG.exception("canary version %d failed; production answers", version)
+            self._retry_at[version] = asyncio.get_running_loop().time() + _CANARY_RETRY_SECONDS
+        self._meters.lost.labels(str(version)).inc()
+        return None
 
     def _time_limit(self, hints: RoutingHints, elapsed: float = 0.0) -> float:
         """Return the seconds to wait for a replica, so that one that hangs does not hold its callers for ever."""
@@ -182,17 +214,15 @@ class Forwarder:
             f"no answer came by the deadline of {hints.deadline_ms} ms: {why}. Try again, or with a longer deadline_ms."
         )
 
-    def _select_targets(self, key: str) -> Iterator[Target]:
-        """Yield the versions to try in turn: production also answers for a canary whose replicas are lost."""
-        yield from (t for t in self.targets if t.role == "canary" and is_in_share(key, "canary", t.share))
-        yield from (t for t in self.targets if t.role == "production")
-
     def _copy_to_shadow(self, request: ForwardedRequest, hints: RoutingHints, response: BackendResponse) -> None:
         """Start a copy without delaying the caller. Only rankings are copied: other responses are not compared."""
         if response.status != 200 or request.path != "/v1/rank":
             return
         for target in self.targets:
             if target.role == "shadow" and is_in_share(hints.key, "shadow", target.share):
+                if not target.up:
+                    self._meters.shadow.labels(str(target.version), "lost").inc()
+                    continue
                 if len(self._shadow_copies) >= _MAX_SHADOW_COPIES:
                     self._meters.shadow.labels(str(target.version), "dropped").inc()
                     continue
@@ -218,6 +248,8 @@ class Forwarder:
                     self._meters.shadow_difference.labels(str(version)).observe(abs(served[id_] - shadow[id_]))
         except (Lost, TimeoutError):
             pass
+        except Exception:
+            _LOG.exception("shadow version %d failed", version)
         finally:
             self._meters.shadow.labels(str(version), outcome).inc()
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -66,6 +67,8 @@ class FleetBackend:
         self._controller = controller
         self._forwarder = Forwarder(self._send, self.meters, request_seconds=request_seconds, clock=self.clock)
         self._handles: dict[int, DeploymentHandle] = {}
+        self._first_calls: dict[int, asyncio.Task] = {}  # to versions that have not answered one yet
+        self._problem = ""  # why the routes are old; logged when it changes
         self._replicas = 0  # of production
         self._has_routes = asyncio.Event()
         self._following: asyncio.Task | None = None
@@ -81,17 +84,25 @@ class FleetBackend:
 
     def check_ready(self) -> int:
         number = self.check_health()
-        if not self._replicas:
+        if not self._replicas or not self._forwarder.targets[0].up:
             raise Lost(f"no replica of version {number} is up; one is being started. Try again.")
         return number
 
     async def metrics(self) -> bytes:
         """Return the metrics of this gateway and of all replicas that answer in time."""
         texts = {serve.get_replica_context().replica_id.unique_id: self.meters.text()}
-        for handle in list(self._handles.values()):
-            results = handle.broadcast("metrics").results_async(timeout_s=_READ_SECONDS, return_exceptions=True)
-            texts |= dict(result for result in await results if isinstance(result, tuple))
+        for results in await asyncio.gather(*map(self._read_metrics, list(self._handles.values()))):
+            texts |= results
         return merged(texts)
+
+    async def _read_metrics(self, handle: DeploymentHandle) -> dict[str, bytes]:
+        """Return the metrics of the replicas of a version that answer in time."""
+        try:
+            call = handle.broadcast("metrics").results_async(timeout_s=_READ_SECONDS, return_exceptions=True)
+            return dict(result for result in await call if isinstance(result, tuple))
+        except Exception as error:  # no replica is up, or one hangs
+            _LOG.warning("%s has no metrics now: %s: %s", handle.app_name, type(error).__name__, error)
+            return {}
 
     async def status(self) -> FleetStatus:
         try:
@@ -108,29 +119,63 @@ class FleetBackend:
 
     async def _follow(self) -> None:
         while True:
+            problem = ""
             try:
                 targets, self._replicas = await self._call_controller("routes")
                 await self._update_routes(targets)
-            except Exception as error:  # the controller restarts, or a version was just removed: the routes stay
-                _LOG.warning("the routes stay as they are: %s: %s", type(error).__name__, error)
+            except Exception as error:  # the controller restarts: the routes stay
+                problem = f"the routes stay as they are: {type(error).__name__}: {error}"
+            self._warn(problem)
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _call_controller(self, method: str) -> Any:
         return await asyncio.wait_for(self._controller.options(method_name=method).remote(), _READ_SECONDS)
 
     async def _update_routes(self, targets: Sequence[Target]) -> None:
-        """Use the routes once every new version has answered."""
+        """Use the routes; a version that has not answered this gateway yet gets no requests.
+
+        Only production is waited for. If it does not answer, the previous production version stays; a gateway without
+        one takes the new one nevertheless, so that it can answer requests with what is wrong.
+        """
         if not targets:
             return
         for version in {target.version for target in targets} - self._handles.keys():
-            handle = serve.get_deployment_handle(REPLICA, version_app_name(version))
-            suite = await asyncio.wait_for(handle.describe.remote(), _READ_SECONDS)
-            self.suites[version] = TaskSuite.from_dict(suite)
-            self._handles[version] = handle
-        self._forwarder.targets = tuple(targets)
-        for version in self._handles.keys() - {target.version for target in targets}:
-            del self._handles[version], self.suites[version]
+            self._handles[version] = serve.get_deployment_handle(REPLICA, version_app_name(version))
+        for version in self._handles.keys() - self.suites.keys() - self._first_calls.keys():
+            self._first_calls[version] = asyncio.create_task(self._describe(version))
+        if production := self._first_calls.get(targets[0].version):
+            await asyncio.wait([production])
+        self._forwarder.targets = self._answering(targets)
+        for version in self._handles.keys() - {target.version for target in (*targets, *self._forwarder.targets)}:
+            del self._handles[version]
+            self.suites.pop(version, None)
         self._has_routes.set()
+
+    def _answering(self, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """Return the targets without canaries and shadows that are up but have not answered this gateway yet."""
+        production, *others = targets
+        if production.version not in self.suites:
+            before = self._forwarder.targets
+            production = before[0] if before else replace(production, up=False)
+        known = (target for target in others if target.version in self.suites or not target.up)
+        return (production, *(target for target in known if target.version != production.version))
+
+    async def _describe(self, version: int) -> None:
+        """Call a version for the first time, which also makes its replicas known to its handle."""
+        try:
+            suite = await asyncio.wait_for(self._handles[version].describe.remote(), _READ_SECONDS)
+            if version in self._handles:
+                self.suites[version] = TaskSuite.from_dict(suite)
+        except Exception as error:  # it was just removed, or no replica is up: the next routes try again
+            _LOG.info("version %d does not answer this gateway yet: %s", version, error)
+        finally:
+            del self._first_calls[version]
+
+    def _warn(self, problem: str) -> None:
+        """Log why the routes are old, when that changes."""
+        if problem and problem != self._problem:
+            _LOG.warning("%s", problem)
+        self._problem = problem
 
     async def _send(self, version: int, request: ForwardedRequest, key: str) -> BackendResponse:
         """Send a request to a replica of the version.
@@ -177,4 +222,12 @@ class Gateway:
             nearline.close()
 
     def _suite(self) -> TaskSuite:
-        return self._backend.suites[self._backend.check_health()]
+        """Return the suite of the production version.
+
+        Raises:
+            Lost: Production is not known yet, or has not answered this gateway.
+        """
+        number = self._backend.check_health()
+        if number not in self._backend.suites:
+            raise Lost(f"no replica of version {number} is up; one is being started. Try again.")
+        return self._backend.suites[number]

@@ -30,7 +30,8 @@ _LOG = logging.getLogger("brew_serve")
 _WAIT_SECONDS = 1.0  # for a replica to accept a request: enough for a short burst, less than a restart
 _LOOK_BACK_SECONDS = 15.0  # over which outstanding tokens are averaged; replicas report every 10
 _WARM_SECONDS = 300.0  # time limit of a loaded engine's first prompt; a large model may still compile
-_EXIT_SECONDS = 0.5  # for the responses of a dead engine to be sent before the process exits
+_PROBE_SECONDS = 60.0  # time limit of a tiny prompt, which waits for the requests before it
+_EXIT_SECONDS = 0.5  # for responses to be sent before the process exits
 
 
 def replica_app(config: AppConfig, number: int, replicas: int | None = None) -> Application:
@@ -80,7 +81,7 @@ class Replica:
         route = self._routes[request.path]
         response = await run_route(route, self._service, request.body, request.content_type, context)
         if response.status >= 500:
-            self._exit_if_dead()
+            await self._recover()
         return response
 
     def describe(self) -> dict[str, Any]:
@@ -96,27 +97,30 @@ class Replica:
         return {METRIC: float(self._service.admission.outstanding_tokens)}
 
     async def check_health(self) -> None:
-        """Called by Serve; the first call precedes the first request and requires the engine to answer one prompt."""
+        """Called by Serve; the first call precedes the first request and requires a valid answer to one prompt."""
         if not self._warm:
             try:
-                await asyncio.wait_for(self._service.engine.next_token_logprobs([0], [0]), _WARM_SECONDS)
+                await asyncio.wait_for(self._service.probe(), _WARM_SECONDS)
             except TimeoutError as error:
                 raise BrewError(
                     f"the engine was loaded, but did not answer its first prompt within {_WARM_SECONDS:g} s; start the "
                     f"service again, and look at the replica's log if that does not help."
                 ) from error
             self._warm = True
-        self._exit_if_dead()
+        await self._recover()
 
-    def _exit_if_dead(self) -> None:
-        """Exit this process if its engine has ended.
+    async def _recover(self) -> None:
+        """Exit this process if its engine has ended, or computes invalid numbers for a prompt that was valid before.
 
-        Serve marks a replica as unhealthy only after three failed checks, and sends it requests until then. A process
-        that has exited gets no more requests, and Serve starts another one at once.
+        A model can compute NaN for some prompts only; the replica keeps answering the others. Serve marks a replica as
+        unhealthy only after three failed checks, and sends it requests until then. A process that has exited gets no
+        more requests, and Serve starts another one at once.
         """
         try:
+            if self._service.fault:
+                await asyncio.wait_for(self._service.probe(), _PROBE_SECONDS)
             self._service.engine.check()
-        except BrewError as error:
+        except (BrewError, TimeoutError) as error:
             if not self._service.closing:
                 _LOG.error("this replica exits and is replaced: %s", error)
                 asyncio.get_running_loop().call_later(_EXIT_SECONDS, os._exit, 1)

@@ -6,13 +6,16 @@ carries out the plan, and records versions that failed in the registry.
 """
 
 import logging
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import serve
 from ray.serve import Application, RunTarget
+from ray.serve.handle import DeploymentResponse
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from brew_platform.errors import BrewError, first_cause
@@ -38,6 +41,7 @@ APP_NAME = "brew360"
 _LOG = logging.getLogger("brew_serve")
 _RETIRE_SECONDS = 5.0  # gateways fetch the routes every second
 _DESCRIBE_SECONDS = 30.0  # time limit for the first answer of a version that Serve reports as healthy
+_STEP_SECONDS = 0.5  # for which one step waits for it, so that a version that hangs does not delay the others
 
 
 def version_app_name(number: int) -> str:
@@ -76,6 +80,9 @@ class VersionController:
             VersionReconciler(config.alias, start_seconds=config.start_seconds, retire_seconds=_RETIRE_SECONDS),
         )
         self._consumers = None if config.nearline is None else _consumers(config)
+        # The registry's log, as it was when it could last be read; a fixed version needs none.
+        self._events: Sequence[Event] | None = () if config.alias.isdecimal() else None
+        self._unrecorded: list[tuple[Target, str]] = []  # failures that the registry does not have yet
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="version-controller", daemon=True)
         self._thread.start()
@@ -114,30 +121,45 @@ class VersionController:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
+            self._read_events()
             for applications in (self._replicas, self._consumers):
                 try:
-                    if applications is not None:
-                        self._step(applications)
-                except Exception as error:  # the registry or Serve cannot be reached now; the versions keep serving
+                    if applications is not None and self._events is not None:
+                        self._step(applications, self._events)
+                except Exception as error:  # Serve cannot be reached now; the versions keep serving
                     _LOG.warning("the versions stay as they are: %s", error)
+            self._record_failures()
             self._stop.wait(self._config.follow_seconds)
 
-    def _step(self, applications: "VersionApplications") -> None:
-        plan = applications.plan(self._registry.events(), serve.status().applications)
+    def _read_events(self) -> None:
+        """Read the registry's log. While it cannot be read, its last content counts."""
+        try:
+            self._events = self._registry.events()
+        except Exception as error:
+            _LOG.warning("the registry cannot be read, so no alias is followed now: %s", error)
+
+    def _step(self, applications: "VersionApplications", events: Sequence[Event]) -> None:
+        plan = applications.plan(events, serve.status().applications)
         if self._stop.is_set():
             return
+        applications.apply(plan)
         for target, reason in plan.failed:
             role = "nearline" if applications is self._consumers else target.role
-            self._record_failure(target, reason, role)
-        applications.apply(plan)
+            _LOG.error("version %d cannot be served as %s: %s", target.version, role, reason)
+            self._unrecorded.append((target, f"could not be served as {role}: {reason}"[:1_000]))
 
-    def _record_failure(self, target: Target, reason: str, role: str) -> None:
-        """Record the failure in the registry's log, for the user who moved the alias."""
-        _LOG.error("version %d cannot be served as %s: %s", target.version, role, reason)
-        alias = self._config.alias if target.role == "production" else target.role
-        if not alias.isdecimal():
-            note = f"could not be served as {role}: {reason}"[:1_000]
-            self._registry.append("failed", target.version, alias=alias, author="brew360 serve", note=note)
+    def _record_failures(self) -> None:
+        """Record failures in the registry's log, for the user who moved the alias."""
+        while self._unrecorded:
+            target, note = self._unrecorded[0]
+            alias = self._config.alias if target.role == "production" else target.role
+            try:
+                if not alias.isdecimal():
+                    self._registry.append("failed", target.version, alias=alias, author="brew360 serve", note=note)
+            except Exception as error:  # the next step tries again
+                _LOG.warning("the registry cannot be written: %s", error)
+                return
+            del self._unrecorded[0]
 
 
 class VersionApplications:
@@ -162,6 +184,7 @@ class VersionApplications:
         self.routes: Sequence[Target] = ()
         self._name, self._deployment, self._make, self._reconciler = name, deployment, make, reconciler
         self._up: set[int] = set()  # versions that have answered
+        self._calls: dict[int, tuple[float, DeploymentResponse]] = {}  # to versions that have not, with their time
 
     def plan(self, events: Sequence[Event], applications: Mapping[str, ApplicationStatusOverview]) -> Plan:
         """Observe the applications, and return what to do.
@@ -175,43 +198,59 @@ class VersionApplications:
             found = re.search(r"\d+$", name)
             if found and name == self._name(int(found[0])):
                 observed[int(found[0])] = self._observe(int(found[0]), application)
-        self._up &= {number for number, version in observed.items() if version.state == "up"}
+        self._up &= {number for number, version in observed.items() if version.state in ("up", "down")}
+        self._calls = {number: call for number, call in self._calls.items() if number in observed.keys() - self._up}
         plan = self._reconciler.reconcile(events, observed)
         self.observed, self.routes = observed, plan.routes
         return plan
 
     def apply(self, plan: Plan) -> None:
-        """Start and remove applications as the plan says."""
+        """Start and remove applications as the plan says. A failure of one version does not affect the others."""
         replicas = self.observed[plan.routes[0].version].replicas if plan.routes else None
         for number in plan.start:
             _LOG.info("%s is started", self._name(number))
-            target = RunTarget(target=self._make(number, replicas), name=self._name(number), route_prefix=None)
-            serve.run_many([target], wait_for_applications_running=False)
+            try:
+                target = RunTarget(target=self._make(number, replicas), name=self._name(number), route_prefix=None)
+                serve.run_many([target], wait_for_applications_running=False)
+            except Exception as error:  # the next step tries again
+                _LOG.warning("%s is not started: %s", self._name(number), error)
         for number in plan.remove:
             _LOG.info("%s is removed", self._name(number))
-            serve.delete(self._name(number), _blocking=False)
+            try:
+                serve.delete(self._name(number), _blocking=False)
+            except Exception as error:
+                _LOG.warning("%s is not removed: %s", self._name(number), error)
 
     def _observe(self, number: int, application: ApplicationStatusOverview) -> ObservedVersion:
-        """Return the state of a version. Once it has answered it counts as up, also while Serve replaces replicas."""
+        """Return the state of a version. Once it has answered, it is up while a replica runs, and else down."""
         deployment = application.deployments.get(self._deployment)
         replicas = int(dict[Any, int](deployment.replica_states).get("RUNNING", 0)) if deployment else 0
         if application.status == ApplicationStatus.DELETING:
             return ObservedVersion(state="leaving", replicas=replicas)
-        if number in self._up or self._answers(number, application):
+        if number in self._up:
+            return ObservedVersion(state="up" if replicas else "down", replicas=replicas)
+        if replicas and self._answers(number):
             self._up.add(number)
             return ObservedVersion(state="up", replicas=replicas)
         if application.status == ApplicationStatus.DEPLOY_FAILED:
             return ObservedVersion(state="failed", error=str(start_error(application, application.message)))
         return ObservedVersion(state="starting", replicas=replicas)
 
-    def _answers(self, number: int, application: ApplicationStatusOverview) -> bool:
-        if application.status not in (ApplicationStatus.RUNNING, ApplicationStatus.UNHEALTHY):
-            return False
+    def _answers(self, number: int) -> bool:
+        """Return whether a version has answered its first call, which is sent again after `_DESCRIBE_SECONDS`."""
+        now = time.monotonic()
+        sent_at, call = self._calls.get(number, (-math.inf, None))
         try:
-            handle = serve.get_deployment_handle(self._deployment, self._name(number))
-            handle.describe.remote().result(timeout_s=_DESCRIBE_SECONDS)
+            if call is None or now - sent_at > _DESCRIBE_SECONDS:
+                handle = serve.get_deployment_handle(self._deployment, self._name(number))
+                call = handle.describe.remote()
+                self._calls[number] = (now, call)
+            call.result(timeout_s=_STEP_SECONDS)
+        except TimeoutError:
+            return False
         except Exception as error:  # the next step tries again
             _LOG.warning("%s does not answer yet: %s", self._name(number), error)
+            self._calls.pop(number, None)
             return False
         return True
 

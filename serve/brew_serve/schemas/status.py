@@ -16,13 +16,15 @@ class Health(BaseModel):
 
 
 class VersionStatus(BaseModel):
-    """A model version that is deployed, starting or being removed."""
+    """A model version that is deployed, starting, down or being removed."""
 
     version: int
     role: Literal["production", "canary", "shadow", "none"] = Field(description="none: starting or being removed")
     share: float = Field(description="fraction of the members whose requests it gets, 0 to 1")
     replicas: int = Field(description="number of replicas that answer now")
-    state: Literal["starting", "up", "failed", "leaving"]
+    state: Literal["starting", "up", "down", "failed", "leaving"] = Field(
+        description="down: it was up, and none of its replicas answers now; production answers for a canary"
+    )
 
 
 class FleetStatus(BaseModel):
