@@ -5,12 +5,15 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, get_type_hints
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+from brew_platform.settings import describe_type
 
 ROOT = Path(__file__).parents[1]
 AREAS = ("platform", "data", "train", "serve", "cluster")
@@ -76,7 +79,8 @@ def configuration_page() -> str:
                 text.append(f"\n## {node.name}\n\n`{module}.{node.name}`\n\n{escape(inspect.cleandoc(doc(node)))}\n")
                 bases = [f"`{ast.unparse(base)}`" for base in node.bases]
                 text.append(f"\nIt also has the fields of {' and '.join(bases)}.\n" if bases else "")
-                if rows := [row(field, lines) for field in node.body if is_setting(field)]:
+                hints = get_type_hints(getattr(import_module(module), node.name), include_extras=True)
+                if rows := [row(field, hints, lines) for field in node.body if is_setting(field)]:
                     text += ["\n| field | type | default | meaning |\n|---|---|---|---|\n", *rows]
     return "".join(text)
 
@@ -98,8 +102,10 @@ def is_setting(node: ast.stmt) -> TypeGuard[ast.AnnAssign]:
     return isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar")
 
 
-def row(field: ast.AnnAssign, lines: list[str]) -> str:
-    """Return one row of a table; the meaning is the comment behind the field, or the comment lines above it.
+def row(field: ast.AnnAssign, hints: dict[str, Any], lines: list[str]) -> str:
+    """Return one row of a table.
+
+    The type comes with the field's range. The meaning is the comment behind the field, or the comment lines above it.
 
     Raises:
         ValueError: The field has no comment.
@@ -120,8 +126,9 @@ def row(field: ast.AnnAssign, lines: list[str]) -> str:
     default = "required" if field.value is None else f"`{ast.unparse(field.value)}`"
     factory = re.fullmatch(r"`field\(default_factory=(.+)\)`", default)
     default = f"`{factory[1]}()`" if factory else default
-    name = ast.unparse(field.target).rstrip("_")
-    return f"| `{name}` | `{annotation}` | {default} | {escape(meaning).replace('|', chr(92) + '|')} |\n"
+    name = ast.unparse(field.target)
+    kind = escape(describe_type(hints[name]))
+    return f"| `{name.rstrip('_')}` | {kind} | {default} | {escape(meaning).replace('|', chr(92) + '|')} |\n"
 
 
 def escape(text: str) -> str:

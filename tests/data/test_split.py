@@ -61,7 +61,7 @@ def test_a_split_needs_exactly_one_kind_of_cut(config: dict[str, float]) -> None
 
 @pytest.mark.parametrize("share", [-0.1, 0.0, 1.0, 1.5, float("nan")])
 def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
-    with pytest.raises(UserError, match=r"train_share is .* between 0 and 1"):
+    with pytest.raises(UserError, match=r"train_share is .*; give a finite number, more than 0 and less than 1"):
         cut([0, 1, 2], train_share=share)
 
 

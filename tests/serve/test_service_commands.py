@@ -227,7 +227,7 @@ def test_a_job_has_the_settings_of_the_application_with_absolute_paths(tmp_path:
     for wrong, sentence in [
         ("mars", "mars is neither a YAML file nor a recipe that ships"),
         ("prot=1", "Did you mean port"),
-        ("port=0", "port is 0. Set a port from 1 to 65535"),
+        ("port=0", "port is 0; give an integer, at least 1 and at most 65,535"),
         ("nearline.folder=x", "neither of context_path and redis_url given"),
     ]:
         with pytest.raises(ConfigError, match=sentence):

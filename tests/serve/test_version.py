@@ -34,17 +34,25 @@ def test_explicit_settings_are_kept(version_folder: Path) -> None:
     assert (loaded.engine.max_model_len, loaded.engine.threads) == (300, 1)
 
 
-@pytest.mark.parametrize("name", ["suite.json", "prompt.json", "tokenizer.json", "config.json"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("suite.json", "suite.json does not exist"),
+        ("prompt.json", "prompt.json does not exist"),
+        ("tokenizer.json", "tokenizer.json does not exist"),
+        ("config.json", r"has no config\.json: .*publish an export of training"),
+    ],
+)
+def test_a_missing_file_is_named(folder: Path, name: str, message: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(UserError, match=f"{name} does not exist"):
+    with pytest.raises(UserError, match=message):
         load_version(folder)
 
 
 @pytest.mark.parametrize("name", ["suite.json", "prompt.json", "config.json"])
 def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text('{"half": ')
-    with pytest.raises(UserError, match=f"{name} cannot be read as JSON"):
+    with pytest.raises(UserError, match=f"{name} .*cannot be read"):
         load_version(folder)
 
 
@@ -83,7 +91,5 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 
 
 def test_engine_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"engine\.block_size is 0; give a number greater than 0"):
-        EngineConfig(block_size=0)
-    with pytest.raises(ConfigError, match=r"engine\.dtype is 'int4'; it is float32, bfloat16 or float16"):
+    with pytest.raises(ConfigError, match=r"dtype is 'int4'; give one of float32, bfloat16, float16"):
         EngineConfig(dtype="int4")

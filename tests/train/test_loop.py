@@ -208,8 +208,12 @@ def test_a_bad_step_is_skipped_and_recorded_with_on_bad_step_skip(
     run: Any, config: TrainConfig, tmp_path: Path
 ) -> None:
     # every loss is more than "a rise of -100 nats" above the mean of those before: all but the first step are bad
-    stage = replace(config.stages[0], on_bad_step="skip", max_loss_rise=-100.0, max_skipped=50)
-    result = run(tmp_path / "run", config=replace(config, stages=[stage]))
+    def with_bad_steps(**changes: Any) -> TrainConfig:
+        stage = replace(config.stages[0], **changes)
+        stage.max_loss_rise = -100.0  # out of the range of a recipe
+        return replace(config, stages=[stage])
+
+    result = run(tmp_path / "run", config=with_bad_steps(on_bad_step="skip", max_skipped=50))
     rows = rows_of(tmp_path / "run")
     assert [row["skipped"] for row in rows] == [False] + [True] * 5
     assert rows[1]["loss"] is not None
@@ -219,9 +223,9 @@ def test_a_bad_step_is_skipped_and_recorded_with_on_bad_step_skip(
     assert result.steps == 6
 
     with pytest.raises(UserError, match=r"the last 3 steps, up to 4, were skipped, more than max_skipped=2"):
-        run(tmp_path / "patience", config=replace(config, stages=[replace(stage, max_skipped=2)]))
+        run(tmp_path / "patience", config=with_bad_steps(on_bad_step="skip", max_skipped=2))
     with pytest.raises(UserError, match=r"stage cpt, step 2: the loss exploded to .* in bins \[\d+, \d+\]"):
-        run(tmp_path / "stop", config=replace(config, stages=[replace(stage, on_bad_step="stop")]))
+        run(tmp_path / "stop", config=with_bad_steps(on_bad_step="stop"))
 
 
 def test_evaluation_uses_the_averaged_weights_and_changes_no_step(

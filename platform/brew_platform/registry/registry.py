@@ -27,6 +27,7 @@ from brew_platform.registry.events import (
 )
 from brew_platform.registry.gates import Gate, GateOutcome, Measured, judge
 from brew_platform.registry.log import NumberedLog
+from brew_platform.settings import require_name
 from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version"]
@@ -84,12 +85,8 @@ class Registry:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", model):
-            raise UserError(
-                f"{model!r} is not a valid model name. Use letters, digits and ._- and start with a letter or a digit."
-            )
         self.store = store
-        self.model = model
+        self.model = require_name("model", model)
         self._clock = clock
         self._new_id = new_id
         self._blobs = Blobs(store, f"models/{model}/blobs")
@@ -386,8 +383,8 @@ class Registry:
             alias: The alias of the event.
             **fields: Its other fields.
         """
-        if alias is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", alias):
-            raise UserError(f"{alias!r} is not a valid alias. Use letters, digits and ._- and start with a letter.")
+        if alias is not None and require_name("alias", alias).isdecimal():
+            raise UserError(f"{alias!r} is not a valid alias name: it is the number of a version. Use a letter in it.")
         write_id, time = self._new_id(), self._time()
 
         def make(slot: int) -> dict[str, Any]:

@@ -152,9 +152,9 @@ def test_cuts_are_counted_in_prefixes_and_documents(tokenizer: Tokenizer) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head_tokens": 0}, "prompt.head_tokens is 0; set it to 4 or more"),
-        ({"question_tokens": -5}, "prompt.question_tokens is -5; set it to 4 or more"),
-        ({"context_length": 0}, "context_length 0 leaves no tokens for history"),
+        ({"head_tokens": 0}, "^head_tokens is 0; give an integer, at least 4"),
+        ({"question_tokens": -5}, "^question_tokens is -5; give an integer, at least 4"),
+        ({"context_length": 0}, "^context_length is 0; give an integer, at least 1"),
         (
             {"context_length": 320},
             "context_length 320 leaves no tokens for history beside head_tokens 192 and question",
@@ -170,10 +170,10 @@ def test_impossible_budgets_are_refused(changes: dict[str, int], message: str) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_tokens": {"title": 0}}, "max_tokens.title is 0; set it to 1 or more"),
+        ({"max_tokens": {"title": 0}}, "max_tokens.title is 0; give an integer, at least 1"),
         ({"max_tokens": {"titel": 9}}, "max_tokens names titel, which `fields` does not declare"),
         ({"cut_first": ["x"]}, "cut_first names x, which `fields` does not declare"),
-        ({"cut": "middle"}, "cut is 'middle'; set it to fields or end"),
+        ({"cut": "middle"}, "cut is 'middle'; give one of fields, end"),
         ({"fields": ["title", "title"]}, "'title' is listed more than once"),
         ({"fields": ["job title"]}, "'job title' cannot be the name of a field"),
         ({"fields": ["entity"]}, "'entity' cannot be the name of a field"),

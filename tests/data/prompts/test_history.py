@@ -79,5 +79,5 @@ def test_only_turns_that_can_be_shown_are_compiled(turns: int, most: int) -> Non
 @pytest.mark.parametrize("changes", [{"hop_tokens": 0}, {"hop_tokens": -5}, {"max_interactions": 0}])
 def test_limits_below_1_are_refused(changes: dict[str, int]) -> None:
     [key] = changes
-    with pytest.raises(ConfigError, match=f"history.{key} is {changes[key]}; set it to 1 or more"):
+    with pytest.raises(ConfigError, match=f"^{key} is {changes[key]}; give an integer, at least 1"):
         HistoryPolicy(surfaces=["jobs"], **changes)

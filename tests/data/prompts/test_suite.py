@@ -169,7 +169,7 @@ NONE = Outcome(name="none", label="no", actions=["skip"])
         ({"positive": ACTIONS}, "name some, not all"),
         ({"surface": "jobs"}, "surfaces jobs are unknown. Add them to `surfaces`; known are feed"),
         ({"history": HistoryPolicy(surfaces=["jobs"])}, "surfaces jobs are unknown"),
-        ({"examples_per_member": 0}, "must be 1 or more"),
+        ({"examples_per_member": 0}, "examples_per_member is 0; give an integer, at least 1"),
     ],
 )
 def test_a_task_that_does_not_fit_its_surface_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -60,8 +60,8 @@ def test_a_change_needs_a_version_that_was_measured_on_the_same_rows() -> None:
         ({"figure": "", "at_least": 0.5}, "give a path in the benchmark's report"),
         ({"figure": "like..auc", "at_least": 0.5}, "give a path in the benchmark's report"),
         ({"figure": "like.auc"}, "has no threshold, so that every value would pass"),
-        ({"figure": "like.auc", "at_least": float("nan")}, "at_least=nan; give a finite number"),
-        ({"figure": "like.auc", "min_change": float("-inf")}, "min_change=-inf; give a finite number"),
+        ({"figure": "like.auc", "at_least": float("nan")}, "^at_least is nan; give a finite number"),
+        ({"figure": "like.auc", "min_change": float("-inf")}, "^min_change is -inf; give a finite number"),
     ],
 )
 def test_a_gate_that_could_not_fail_is_refused(fields: dict[str, Any], words: str) -> None:

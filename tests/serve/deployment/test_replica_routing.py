@@ -131,9 +131,6 @@ def test_replicas_follow_the_outstanding_tokens() -> None:
     ("settings", "sentence"),
     [
         ({"min_replicas": 3}, "max_replicas is 1, which is less than min_replicas (3); raise it."),
-        ({"min_replicas": 0}, "min_replicas is 0; give a number greater than 0."),
-        ({"follow_seconds": 0}, "follow_seconds is 0; give a number greater than 0."),
-        ({"drain_seconds": -1}, "drain_seconds is -1; give 0 or more."),
         (
             {"target_tokens": 5_000, "admission": AdmissionConfig(max_outstanding_tokens=4_000)},
             "target_tokens is 5000, but a replica takes 4000 (admission.max_outstanding_tokens) and refuses the rest",

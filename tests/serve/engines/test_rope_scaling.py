@@ -74,9 +74,9 @@ def test_a_model_that_cannot_be_scaled_is_refused(changes: dict[str, Any], sente
 
 def test_settings_out_of_range_are_refused_and_recipes_can_contain_them() -> None:
     for wrong, sentence in [
-        ({"alpha": 0.5}, r"rope\.alpha is 0\.5; give 1 or more"),
-        ({"alpha": 2, "original_length": 0}, r"rope\.original_length is 0"),
-        ({"alpha": 2, "theta": -1}, r"rope\.theta is -1"),
+        ({"alpha": 0.5}, r"^alpha is 0\.5; give a finite number, at least 1"),
+        ({"alpha": 2, "original_length": 0}, r"^original_length is 0"),
+        ({"alpha": 2, "theta": -1}, r"^theta is -1"),
     ]:
         with pytest.raises(ConfigError, match=sentence):
             RopeScaling(**wrong)

@@ -182,7 +182,7 @@ def test_two_real_processes_hold_and_send_the_predicted_bytes() -> None:
 def test_impossible_sizes_are_refused_before_the_model_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("brew_train.diagnostics.dry_run.build_model", lambda *_, **__: pytest.fail("built"))
     replicas = replace(SMALL, sharding=ShardingConfig(replicas=2))
-    with pytest.raises(ConfigError, match=r"workers=7 is not a multiple of train.sharding.replicas=2"):
+    with pytest.raises(ConfigError, match=r"workers=7 is not a multiple of sharding.replicas=2"):
         dry_run(replicas, gpus=7, bins_per_gpu=1, shape=SHAPE)
     with pytest.raises(ConfigError, match=r"bins_per_step=32, but 64 workers with 2 micro-steps need at least one"):
         dry_run(SMALL, gpus=64, shape=SHAPE)

@@ -148,15 +148,10 @@ def test_measuring_without_an_oracle_is_refused_with_the_remedy(tables: Tables):
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"members": 0}, "source_config.members is 0, but it must be above 0. Change members."),
-        (
-            {"interactions_per_member": float("nan")},
-            "source_config.interactions_per_member is nan, but it must be above 0.",
-        ),
-        ({"months": 1}, "source_config.months is 1, but it must be 2 or more, since the last one is the benchmark."),
-        ({"like_rate": 1.0}, "source_config.like_rate is 1.0, but it must be strictly between 0 and 1."),
-        ({"interest_share": 0.9}, "source_config.interest_share is 0.9, but it must be at most 1 - related_share."),
-        ({"noise_sd": -1.0}, "source_config.noise_sd is -1.0, but it must be 0 or more."),
+        ({"members": 0}, "members is 0; give an integer, at least 1."),
+        ({"months": 1}, "months is 1; give an integer, at least 2 and at most 1,200."),
+        ({"like_rate": 1.0}, "like_rate is 1.0; give a finite number, more than 0 and less than 1."),
+        ({"interest_share": 0.9}, "interest_share is 0.9 and related_share is 0.3, but together they are at most 1."),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_the_remedy(setting: dict, text: str):

@@ -232,16 +232,19 @@ def test_parquet_and_json_with_nested_structs(tmp_path: Path, monkeypatch: pytes
     [
         ("interactions.time_format=minutes", "time_format is 'minutes', but must be iso8601, seconds"),
         ("interactions.encoding=klingon", "encoding 'klingon' is unknown"),
-        ("interactions.format=xml", "format is 'xml', but must be one of auto, csv"),
+        ("interactions.format=xml", "source_config.interactions.format is 'xml'; give one of auto, csv"),
         ("interactions.files=[]", r"source_config\.interactions\.files is empty"),
         ("interactions.columns.surface=event", "surface is in columns and in constants"),
         ("interactions.columns.colour=x", "columns or constants name 'colour', which is unknown"),
         ("interactions.values={surface: {a: b}}", "values name 'surface', which is not in columns"),
         (
             "interactions.thresholds={action: [{at_least: 4, value: a}, {at_least: 1, value: b}]}",
-            "at_least must be finite and rise",
+            "at_least must rise",
         ),
-        ("interactions.thresholds={action: [{at_least: .inf, value: a}]}", "at_least must be finite"),
+        (
+            "interactions.thresholds={action: [{at_least: .inf, value: a}]}",
+            "thresholds.action\\[0\\].at_least is inf; give a finite number",
+        ),
     ],
 )
 def test_a_mapping_that_cannot_work_is_refused(make: Make, override: str, message: str) -> None:

@@ -97,10 +97,8 @@ def test_settings_that_the_device_does_not_support_are_refused() -> None:
     with pytest.raises(UserError, match=r"engine\.quantization is fp8, which needs a GPU, but this vLLM runs on CPU"):
         engine_arguments(FOLDER, MODEL, engine, device="cpu")
     for wrong, sentence in [
-        ({"quantization": "fp8"}, r"which needs 16-bit activations, but engine\.dtype is float32"),
-        ({"quantization": "int3"}, r"engine\.quantization is 'int3'; it is fp8 or null"),
-        ({"gpu_memory_utilization": 1.5}, r"engine\.gpu_memory_utilization is 1\.5; give a fraction"),
-        ({"tensor_parallel_size": 0}, r"engine\.tensor_parallel_size is 0; give a number greater than 0"),
+        ({"quantization": "fp8"}, r"which needs 16-bit activations, but dtype is float32"),
+        ({"quantization": "int3"}, r"^quantization is 'int3'; give one of fp8"),
     ]:
         with pytest.raises(ConfigError, match=sentence):
             EngineConfig(**wrong)
