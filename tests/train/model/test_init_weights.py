@@ -8,9 +8,9 @@ import torch
 
 from brew_platform.errors import DataError
 from brew_platform.model_folder.families import FAMILIES
+from brew_platform.model_folder.tensor_map import tensor_regions
 from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
-from brew_train.model.hf_tensor_map import tensor_regions
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
 

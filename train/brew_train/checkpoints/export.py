@@ -24,11 +24,11 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from brew_platform.errors import BrewError, DataError, StorageError
 from brew_platform.files import replace_folder
+from brew_platform.model_folder.tensor_map import TensorRegion, tensor_regions
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import Checkpoint
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.distributed.context import DistributedContext
-from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 
 __all__ = ["export", "part_bytes"]
 

@@ -12,10 +12,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from brew_platform.errors import DataError
+from brew_platform.model_folder.tensor_map import TensorRegion, tensor_regions
 from brew_platform.model_folder.weight_files import read_weight_headers
 from brew_train.config import ModelConfig
 from brew_train.distributed.context import DistributedContext
-from brew_train.model.hf_tensor_map import TensorRegion, tensor_regions
 from brew_train.model.model import RankingLM
 from brew_train.model.vocabulary import is_vocabulary_matrix, vocabulary_rows
 

@@ -47,7 +47,7 @@ def tensor_regions(parameter: str, shape: Sequence[int], model_type: str) -> lis
     Args:
         parameter: name in the causal LM, as in `lm.named_parameters()`.
         shape: shape of the whole parameter.
-        model_type: of the model, a name in `brew_platform.model_folder.families.FAMILIES`.
+        model_type: of the model, a name in `families.FAMILIES`.
 
     Returns:
         Regions that cover the parameter and do not overlap.
