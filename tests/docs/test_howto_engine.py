@@ -17,7 +17,7 @@ from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surfa
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
-from brew_serve.engines.base import Engine, Sampling
+from brew_serve.engines.base import Engine, Sampling, generate
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.registry import create_engine, engine_kinds
 from brew_serve.ranking.scoring import Scorer
@@ -112,13 +112,13 @@ async def test_the_engine_of_the_page_keeps_the_contract(engine: Engine, version
     await contract.test_the_longest_prompt_is_answered_and_a_longer_one_refused(engine, version)
     await contract.test_invalid_requests_are_refused(engine)
     before = engine.usage
-    text = await engine.generate([2, 30], Sampling(max_tokens=6, temperature=0))
+    text = await generate(engine, [2, 30], Sampling(max_tokens=6, temperature=0))
     assert (len(text.ids), text.finish) == (6, "length")
     assert engine.usage.prompts == before.prompts + 1
     [first] = await engine.next_token_logprobs([2, 30], text.ids[:1])
     assert text.logprobs[0] == first
     with pytest.raises(UserError, match="greedily only"):
-        await engine.generate([2], Sampling(max_tokens=2))
+        await generate(engine, [2], Sampling(max_tokens=2))
 
 
 def test_an_unknown_engine_is_refused_with_the_installed_names(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surfa
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
 from brew_serve.context.base import MemberContext
-from brew_serve.engines.base import Engine, EngineUsage, Generated, Sampling, Shared
+from brew_serve.engines.base import Engine, EngineUsage, GeneratedToken, Sampling, Shared
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion, load_version
@@ -59,7 +59,7 @@ class TableEngine:
         logprobs = self.logprobs(prompt)
         return [logprobs[id_] for id_ in token_ids]
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[GeneratedToken, None]:
         raise NotImplementedError
 
     def check(self) -> None: ...

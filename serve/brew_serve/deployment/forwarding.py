@@ -8,7 +8,8 @@ import contextvars
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -19,7 +20,7 @@ from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Late, Lost
 from brew_serve.http.auth import Team
 from brew_serve.http.request_context import RequestContext, Trace
-from brew_serve.http.route import BackendResponse
+from brew_serve.http.route import BackendResponse, end_with_error_event
 from brew_serve.metrics import Meters
 from brew_serve.schemas.rank import MAX_DEADLINE_MS
 
@@ -37,11 +38,13 @@ class ForwardedRequest:
 
     Args:
         path: Of the route.
+        streams: Whether the response can be a stream.
         arrived: Seconds since 1970; deadlines count from it. The replica may be on another node, so the clocks of the
             nodes must agree within the tolerance of a deadline.
     """
 
     path: str
+    streams: bool
     content_type: str
     body: bytes
     arrived: float
@@ -132,8 +135,14 @@ class Forwarder:
         self._send, self._meters, self._request_seconds, self._clock = send, meters, request_seconds, clock
         self._shadow_copies: set[asyncio.Task] = set()
 
-    async def forward(self, path: str, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
+    async def forward(
+        self, path: str, body: bytes, content_type: str, context: RequestContext, *, streams: bool = False
+    ) -> BackendResponse:
         """Answer one request.
+
+        Args:
+            streams: Whether the response can be a stream. What ends a stream early, such as a replica that ends or the
+                time limit of the request, is its last event.
 
         Raises:
             Lost: No replica answered.
@@ -142,6 +151,7 @@ class Forwarder:
         elapsed = self._clock() - context.arrival
         request = ForwardedRequest(
             path=path,
+            streams=streams,
             content_type=content_type,
             body=body,
             arrived=time.time() - elapsed,
@@ -150,6 +160,9 @@ class Forwarder:
         )
         hints = read_routing_hints(body)
         response = await self._respond(request, hints, elapsed)
+        if response.events is not None:
+            events = self._end_in_time(response.events, context.arrival, hints)
+            return replace(response, events=end_with_error_event(events, path))
         self._copy_to_shadow(request, hints, response)
         return response
 
@@ -196,6 +209,21 @@ class Forwarder:
             self._retry_at[version] = asyncio.get_running_loop().time() + _CANARY_RETRY_SECONDS
         self._meters.lost.labels(str(version)).inc()
         return None
+
+    async def _end_in_time(
+        self, events: AsyncGenerator[bytes, None], arrival: float, hints: RoutingHints
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a stream. Raises a Late when the time is up."""
+        async with aclosing(events):
+            while True:
+                try:
+                    async with asyncio.timeout(self._time_limit(hints, self._clock() - arrival)):
+                        event = await anext(events)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise self._late(hints) from None
+                yield event
 
     def _time_limit(self, hints: RoutingHints, elapsed: float = 0.0) -> float:
         """Return the seconds to wait for a replica, so that one that hangs does not hold its callers for ever."""

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +76,7 @@ class FleetBackend:
 
     async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         """Forward the request to a replica."""
-        return await self._forwarder.forward(route.path, body, content_type, context)
+        return await self._forwarder.forward(route.path, body, content_type, context, streams=route.streams)
 
     def check_health(self) -> int:
         if not self._forwarder.targets:
@@ -186,17 +187,47 @@ class FleetBackend:
         handle = self._handles.get(version)
         if handle is None:
             raise Lost(f"version {version} has just been removed. Try again.", 1.0)
+        if request.streams:
+            return await self._open_stream(handle, request, key)
         pending = handle.respond.remote(request, key=key)
-        try:
+        with _cancel_or_lose(pending):
             response: BackendResponse = await pending
-        except asyncio.CancelledError:  # the client disconnected, or the time is up: cancel the work in the engine
-            pending.cancel()
-            raise
-        except RayTaskError:  # a bug in the replica
-            raise
-        except (RayError, RayServeException) as error:
-            raise Lost("the replica that had this request has ended; another is being started. Try again.") from error
         return response
+
+    async def _open_stream(self, handle: DeploymentHandle, request: ForwardedRequest, key: str) -> BackendResponse:
+        """Return the first item of a replica's stream, with the others as `events`."""
+        pending = handle.options(stream=True).stream.remote(request, key=key)
+        with _cancel_or_lose(pending):
+            response: BackendResponse = await anext(pending)
+        if response.is_stream:
+            return replace(response, events=_relay(pending))
+        async for _ in pending:  # ends at once; the router counts the request until then
+            pass
+        return response
+
+
+async def _relay(pending: Any) -> AsyncGenerator[bytes, None]:
+    with _cancel_or_lose(pending):
+        async for event in pending:
+            yield event
+
+
+@contextmanager
+def _cancel_or_lose(pending: Any) -> Iterator[None]:
+    """Cancel a call to a replica if it is not awaited to its end, and raise a Lost if the replica has ended.
+
+    Args:
+        pending: What the deployment handle returned.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, GeneratorExit):  # the client disconnected, or the time is up
+        pending.cancel()
+        raise
+    except RayTaskError:  # a bug in the replica
+        raise
+    except (RayError, RayServeException) as error:
+        raise Lost("the replica that had this request has ended; another is being started. Try again.") from error
 
 
 class Gateway:

@@ -3,14 +3,25 @@
 `VllmEngine` runs in production; `TorchEngine` is the reference. The same contract tests run on both.
 """
 
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Literal, Protocol
 
 from brew_platform.errors import UserError
 
-__all__ = ["Engine", "EngineUsage", "Generated", "Sampling", "Shared", "check_generation", "check_request"]
+__all__ = [
+    "Engine",
+    "EngineUsage",
+    "Generated",
+    "GeneratedToken",
+    "Sampling",
+    "Shared",
+    "check_generation",
+    "check_request",
+    "generate",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +37,23 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratedToken:
+    """A token of a continuation. Log-probabilities are natural, over the whole vocabulary, at temperature 1.
+
+    Args:
+        id: Token id.
+        logprob: Log-probability of the token.
+        top: The `Sampling.top_logprobs` likeliest token ids at this position with their log-probabilities.
+    """
+
+    id: int
+    logprob: float
+    top: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generated:
-    """A continuation of a prompt. Log-probabilities are over the whole vocabulary, at temperature 1.
+    """A whole continuation of a prompt. Log-probabilities are as in `GeneratedToken`.
 
     Args:
         ids: Token ids, without the stop token.
@@ -99,8 +125,10 @@ class Engine(Protocol):
             BrewError: The engine failed.
         """
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
-        """Continue a prompt.
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[GeneratedToken, None]:
+        """Continue a prompt, and yield each token as soon as it is generated; the stop token is not yielded.
+
+        The prompt is checked before the first token. Closing the generator stops the computation.
 
         Args:
             prompt: Token ids, one or more.
@@ -121,6 +149,22 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop the engine and every process it started. A second call does nothing."""
+
+
+async def generate(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> Generated:
+    """Return the whole continuation that `engine` streams.
+
+    Raises:
+        UserError, BrewError: As `Engine.stream`.
+    """
+    async with aclosing(engine.stream(prompt, sampling)) as stream:
+        tokens = [token async for token in stream]
+    return Generated(
+        ids=tuple(token.id for token in tokens),
+        logprobs=tuple(token.logprob for token in tokens),
+        top=tuple(token.top for token in tokens),
+        finish="length" if len(tokens) == sampling.max_tokens else "stop",
+    )
 
 
 def check_request(

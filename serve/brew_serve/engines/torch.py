@@ -5,7 +5,7 @@ on machines without vLLM.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from brew_platform.errors import UserError
 from brew_platform.model_folder.families import FAMILIES, check_architecture
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
-from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
+from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared, check_generation, check_request
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import rope_overrides
 
@@ -65,32 +65,24 @@ class TorchEngine:
         self.usage = self.usage.plus(prompt_tokens=len(prompt))
         return logprobs
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+    async def stream(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[GeneratedToken, None]:
         check_generation(prompt, sampling, **self._sizes())
         generator = self._torch.Generator()
         if sampling.seed is None:
             generator.seed()
         else:
             generator.manual_seed(sampling.seed)
-        ids: list[int] = []
-        logprobs: list[float] = []
-        top: list[dict[int, float]] = []
+        self.usage = self.usage.plus(prompt_tokens=len(prompt))
+        ids = list(prompt)
         for _ in range(sampling.max_tokens):
-            scores = await self._run(lambda: self._next([*prompt, *ids]))
+            scores = await self._run(lambda: self._next(ids))
             id_ = self._sample(scores, sampling, generator)
             if id_ in sampling.stop_ids:
-                break
+                return
             ids.append(id_)
-            logprobs.append(float(scores[id_]))
             values, tokens = scores.topk(sampling.top_logprobs)
-            top.append(dict(zip(tokens.tolist(), values.tolist(), strict=True)))
-        self.usage = self.usage.plus(prompt_tokens=len(prompt))
-        return Generated(
-            ids=tuple(ids),
-            logprobs=tuple(logprobs),
-            top=tuple(top),
-            finish="length" if len(ids) == sampling.max_tokens else "stop",
-        )
+            top = dict(zip(tokens.tolist(), values.tolist(), strict=True))
+            yield GeneratedToken(id=id_, logprob=float(scores[id_]), top=top)
 
     def check(self) -> None:
         """Do nothing: a model in this process cannot fail by itself."""

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import UnknownId
 from brew_serve.errors import Lost, Refusal, Unauthorized, UnknownModel
-from brew_serve.schemas.openai import PATHS, OpenAIErrorAnswer
+from brew_serve.schemas.openai import OpenAIErrorAnswer, is_openai_path
 
 __all__ = [
     "NOT_JSON",
@@ -157,6 +157,6 @@ def describe_validation_error(errors: Sequence[Mapping[str, Any]]) -> str:
 def _render(path: str, status: int, code: str, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     printable = sentence.encode("utf-8", "replace").decode()
     body: dict[str, Any] = {"error": printable, "code": code}
-    if path in PATHS:
+    if is_openai_path(path):
         body = OpenAIErrorAnswer.of(status, code, printable).model_dump()
     return JSONResponse(body, status, dict(headers or {}))

@@ -1,11 +1,11 @@
-"""Awaits calls concurrently, up to a time limit; on the first error and at the limit, the other calls are cancelled."""
+"""Awaits calls and iterates over generators concurrently; on the first error, the others are cancelled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["gather_until"]
+__all__ = ["gather_until", "merge"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,32 @@ async def gather_until(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def merge(generators: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """Yield the items of all generators as they come. All are closed at the end, and on an error.
+
+    Raises:
+        Exception: The first error of a generator.
+    """
+    pending = {asyncio.ensure_future(anext(generator)): generator for generator in generators}
+    try:
+        while pending:
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for future in [future for future in pending if future.done()]:
+                generator = pending.pop(future)
+                try:
+                    item = future.result()
+                except StopAsyncIteration:
+                    continue
+                yield item
+                pending[asyncio.ensure_future(anext(generator))] = generator
+    finally:
+        for future in pending:
+            future.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for generator in generators:
+            await generator.aclose()
 
 
 def _notify(on_done: Callable[[int], None], index: int, task: "asyncio.Future[T]") -> None:

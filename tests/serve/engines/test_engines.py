@@ -9,7 +9,7 @@ import pytest
 
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_platform.errors import UserError
-from brew_serve.engines.base import Engine, Sampling
+from brew_serve.engines.base import Engine, Sampling, generate
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import RopeScaling
 from brew_serve.engines.torch import TorchEngine
@@ -81,7 +81,7 @@ PROMPT = [2, 30, 40, 50]
 
 
 async def test_greedy_generation_takes_the_likeliest_token(engine: Engine, version: LoadedVersion) -> None:
-    generated = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, top_logprobs=3))
+    generated = await generate(engine, PROMPT, Sampling(max_tokens=6, temperature=0, top_logprobs=3))
     assert (len(generated.ids), generated.finish) == (6, "length")
     assert len(generated.logprobs) == len(generated.top) == 6
     for i, id_ in enumerate(generated.ids):
@@ -94,41 +94,41 @@ async def test_greedy_generation_takes_the_likeliest_token(engine: Engine, versi
 
 
 async def test_a_text_ends_before_a_stop_token(engine: Engine) -> None:
-    whole = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0))
+    whole = await generate(engine, PROMPT, Sampling(max_tokens=6, temperature=0))
     assert whole.top == ({},) * 6
     at = whole.ids.index(whole.ids[3])
-    generated = await engine.generate(PROMPT, Sampling(max_tokens=6, temperature=0, stop_ids=(whole.ids[3],)))
+    generated = await generate(engine, PROMPT, Sampling(max_tokens=6, temperature=0, stop_ids=(whole.ids[3],)))
     assert (generated.ids, generated.finish) == (whole.ids[:at], "stop")
     assert generated.logprobs == pytest.approx(whole.logprobs[:at], abs=1e-5)
 
 
 async def test_a_seed_repeats_a_text_and_log_probabilities_are_at_temperature_one(engine: Engine) -> None:
     hot = Sampling(max_tokens=20, temperature=2.0, seed=7)
-    generated = await engine.generate(PROMPT, hot)
-    assert (await engine.generate(PROMPT, hot)).ids == generated.ids
-    assert (await engine.generate(PROMPT, Sampling(max_tokens=20, temperature=2.0, seed=8))).ids != generated.ids
+    generated = await generate(engine, PROMPT, hot)
+    assert (await generate(engine, PROMPT, hot)).ids == generated.ids
+    assert (await generate(engine, PROMPT, Sampling(max_tokens=20, temperature=2.0, seed=8))).ids != generated.ids
     [first] = await engine.next_token_logprobs(PROMPT, generated.ids[:1])
     assert generated.logprobs[0] == pytest.approx(first, abs=1e-4)
-    likeliest = (await engine.generate(PROMPT, Sampling(max_tokens=5, temperature=0))).ids
+    likeliest = (await generate(engine, PROMPT, Sampling(max_tokens=5, temperature=0))).ids
     for top_p in (1e-6, 5e-324):  # the second is 0 in float32
-        narrow = await engine.generate(PROMPT, Sampling(max_tokens=5, temperature=2.0, top_p=top_p, seed=1))
+        narrow = await generate(engine, PROMPT, Sampling(max_tokens=5, temperature=2.0, top_p=top_p, seed=1))
         assert narrow.ids == likeliest
 
 
 async def test_a_text_must_fit_the_context(engine: Engine, version: LoadedVersion) -> None:
     most = version.compiler.format.context_length
-    generated = await engine.generate([9] * (most - 2), Sampling(max_tokens=2, temperature=0))
+    generated = await generate(engine, [9] * (most - 2), Sampling(max_tokens=2, temperature=0))
     assert len(generated.ids) == 2
     with pytest.raises(UserError, match=f"max_tokens is 3, but this model reads {most} in all"):
-        await engine.generate([9] * (most - 2), Sampling(max_tokens=3))
+        await generate(engine, [9] * (most - 2), Sampling(max_tokens=3))
     with pytest.raises(UserError, match="at least one id"):
-        await engine.generate([], Sampling(max_tokens=3))
+        await generate(engine, [], Sampling(max_tokens=3))
 
 
 async def test_an_engine_counts_its_prompt_tokens(engine: Engine) -> None:
     before = engine.usage
     await engine.next_token_logprobs(PROMPT, [7])
-    await engine.generate(PROMPT, Sampling(max_tokens=2))
+    await generate(engine, PROMPT, Sampling(max_tokens=2))
     assert engine.usage.prompts == before.prompts + 2
     assert engine.usage.prompt_tokens == before.prompt_tokens + 2 * len(PROMPT)
     assert 0 <= engine.usage.cached_tokens <= engine.usage.prompt_tokens

@@ -1,7 +1,7 @@
 """Text routes of a model that was trained with a token at the start of each text, and with padded embeddings."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
-from brew_serve.engines.base import Generated, Sampling, Shared
+from brew_serve.engines.base import GeneratedToken, Sampling, Shared
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
 from brew_serve.ranking.service import RankingService
@@ -22,16 +22,18 @@ from ...base_tokenizers import write_base_tokenizer
 
 
 class RecordingEngine:
-    """Keeps the prompts, and answers anything."""
+    """Keeps the prompts, and continues each with `ids`."""
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, ...]] = []
         self.samplings: list[Sampling] = []
+        self.ids: Sequence[int] = ()  # of each continuation
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+    async def stream(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[GeneratedToken, None]:
         self.prompts.append(tuple(prompt))
         self.samplings.append(sampling)
-        return Generated(ids=(), logprobs=(), top=(), finish="stop")
+        for id_ in self.ids:
+            yield GeneratedToken(id=id_, logprob=-1.0)
 
     async def next_token_logprobs(
         self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 from brew_platform.errors import UserError
 from brew_serve.client import RankClient
-from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared
+from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
@@ -67,7 +67,7 @@ class StuckEngine:
         answer: list[float] = await self.inner.next_token_logprobs(prompt, token_ids)
         return answer
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[GeneratedToken, None]:
         raise NotImplementedError
 
     def check(self) -> None: ...

@@ -10,7 +10,7 @@ import pytest
 
 from brew_data.prompts.chat import chat_ids
 from brew_data.prompts.compiler import Entity
-from brew_serve.engines.base import Sampling
+from brew_serve.engines.base import Sampling, generate
 from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
@@ -65,7 +65,7 @@ async def test_the_openai_client_completes_text(openai: Any, service: RankingSer
     assert (answer.object, answer.model) == ("text_completion", "brew360@3")
     assert [choice.index for choice in answer.choices] == [0, 1]
     for choice, prompt in zip(answer.choices, prompts, strict=True):
-        generated = await service.engine.generate(tokenizer.encode(prompt), Sampling(max_tokens=5, temperature=0))
+        generated = await generate(service.engine, tokenizer.encode(prompt), Sampling(max_tokens=5, temperature=0))
         assert choice.text == tokenizer.decode(generated.ids)
         assert choice.logprobs.token_logprobs == pytest.approx(generated.logprobs, abs=1e-6)
         assert choice.logprobs.tokens == [tokenizer.decode([id_]) for id_ in generated.ids]
@@ -94,7 +94,7 @@ async def test_the_openai_client_chats(openai: Any, service: RankingService, ver
     )
     tokenizer = version.compiler.tokenizer
     prompt = chat_ids(tokenizer, [("system", "Predict whether the member applies."), ("user", "job welder")])
-    generated = await service.engine.generate(prompt, Sampling(max_tokens=4, temperature=0))
+    generated = await generate(service.engine, prompt, Sampling(max_tokens=4, temperature=0))
     assert answer.choices[0].message.content == tokenizer.decode(generated.ids)
     assert answer.choices[0].message.role == "assistant"
     content = answer.choices[0].logprobs.content

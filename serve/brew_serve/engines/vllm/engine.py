@@ -9,8 +9,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from typing import Any
 from brew_platform.errors import BrewError, UserError
 from brew_platform.model_folder.families import FAMILIES, check_architecture
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
-from brew_serve.engines.base import EngineUsage, Generated, Sampling, Shared, check_generation, check_request
+from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared, check_generation, check_request
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import context_of
 from brew_serve.engines.vllm.arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
@@ -95,31 +95,25 @@ class VllmEngine:
             parts = [token_ids[start : start + _MAX_IDS] for start in range(0, len(token_ids), _MAX_IDS)]
             answers = await asyncio.gather(*(self._scheduled(prompt, part) for part in parts))
             return [value for answer in answers for value in answer]
-        output = await self._run(prompt, self._params(tuple(token_ids)))
+        [output] = [output async for output in self._run(prompt, self._params(tuple(token_ids)))]
         logprobs = output.outputs[0].logprobs[0]  # by token id, including the sampled token
         return [logprobs[id_].logprob for id_ in token_ids]
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> Generated:
+    async def stream(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[GeneratedToken, None]:
         check_generation(
             prompt,
             sampling,
             context_length=self.context_length,
             vocabulary_size=self.vocabulary_size,
         )
-        done = (await self._run(prompt, _generation_params(sampling))).outputs[0]
-        ids = tuple(done.token_ids)
-        if ids and ids[-1] in sampling.stop_ids:  # vLLM returns the stop token, too
-            ids = ids[:-1]
-        logprobs = done.logprobs[: len(ids)]
-        return Generated(
-            ids=ids,
-            logprobs=tuple(at[id_].logprob for id_, at in zip(ids, logprobs, strict=True)),
-            top=tuple(
-                {id_: entry.logprob for id_, entry in at.items() if entry.rank <= sampling.top_logprobs}
-                for at in logprobs
-            ),
-            finish="stop" if len(ids) < sampling.max_tokens else "length",
-        )
+        async with aclosing(self._run(prompt, _generation_params(sampling))) as outputs:
+            async for output in outputs:
+                part = output.outputs[0]
+                for id_, logprobs in zip(part.token_ids, part.logprobs, strict=True):
+                    if id_ in sampling.stop_ids:  # vLLM returns the stop token, too
+                        return
+                    top = {other: at.logprob for other, at in logprobs.items() if at.rank <= sampling.top_logprobs}
+                    yield GeneratedToken(id=id_, logprob=logprobs[id_].logprob, top=top)
 
     async def _score(self, groups: list[Group]) -> list[bytes]:
         """Run one pass. vLLM never answers a call whose process has ended, so the process is checked meanwhile."""
@@ -143,17 +137,21 @@ class VllmEngine:
         )
         return answers
 
-    async def _run(self, prompt: Sequence[int], params: Any) -> Any:
-        """Return vLLM's final output for one prompt. Cancelling this aborts the request in the engine."""
+    async def _run(self, prompt: Sequence[int], params: Any) -> AsyncGenerator[Any, None]:
+        """Yield vLLM's outputs for one prompt. Closing the generator aborts the request in the engine."""
         self.check()
         request: dict = {"type": "token", "prompt_token_ids": list(prompt)}
+        counted = False
         try:
-            outputs = self._llm.generate(request, params, str(next(self._numbers)))
-            output = [output async for output in outputs][-1]
+            async with aclosing(self._llm.generate(request, params, str(next(self._numbers)))) as outputs:
+                async for output in outputs:
+                    if not counted:
+                        cached = output.num_cached_tokens or 0
+                        self.usage = self.usage.plus(prompt_tokens=len(prompt), cached_tokens=cached)
+                        counted = True
+                    yield output
         except Exception as error:
             raise BrewError(_died(error, self._notes)) from error
-        self.usage = self.usage.plus(prompt_tokens=len(prompt), cached_tokens=output.num_cached_tokens or 0)
-        return output
 
     def check(self) -> None:
         if self._llm is None or self._llm.errored:
@@ -192,7 +190,7 @@ def _generation_params(sampling: Sampling) -> Any:
         stop_token_ids=list(sampling.stop_ids),
         logprobs=sampling.top_logprobs,
         detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA,
     )
 
 

@@ -1,37 +1,51 @@
 """OpenAI's routes: models, completions and chat completions."""
 
 import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from pydantic import BaseModel
 
 from brew_data.prompts.chat import chat_ids
-from brew_serve.engines.base import Generated, Sampling
+from brew_serve.engines.base import Sampling
+from brew_serve.errors import UnknownModel
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import Route
 from brew_serve.ranking.service import Costed, RankingService
-from brew_serve.ranking.text_service import TextService
+from brew_serve.ranking.text_service import Continuation, TextService, TextToken
 from brew_serve.schemas.openai import (
     CHAT_PATH,
     COMPLETIONS_PATH,
+    MODEL_PATH,
     MODELS_PATH,
     ChatAnswer,
     ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatDelta,
     ChatLogprobs,
     ChatRequest,
     ChatResponse,
     ChatTokenLogprob,
     ChatTopLogprob,
     Choice,
+    CompletionChunk,
+    CompletionChunkChoice,
     CompletionRequest,
     CompletionResponse,
     Logprobs,
     ModelCard,
     ModelList,
+    ModelQuery,
     OpenAIErrorAnswer,
     TextUsage,
 )
 
-__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "MODELS"]
+__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "MODEL", "MODELS"]
 
 _GREEDY_BELOW = 0.01  # a division by a smaller temperature would overflow
+
+Events = AsyncGenerator[BaseModel, None]
 
 
 async def models(service: RankingService, context: RequestContext) -> Costed[ModelList]:
@@ -43,105 +57,192 @@ async def models(service: RankingService, context: RequestContext) -> Costed[Mod
     return Costed(response=ModelList(data=cards))
 
 
+async def model(service: RankingService, query: ModelQuery, context: RequestContext) -> Costed[ModelCard]:
+    """One of the names that requests may give as model."""
+    listed = (await models(service, context)).response.data
+    card = next((card for card in listed if card.id == query.model), None)
+    if card is None:
+        raise UnknownModel(f"model {query.model!r} is not served here; GET {MODELS_PATH} lists the models.")
+    return Costed(response=card)
+
+
 async def completions(
     service: RankingService, request: CompletionRequest, context: RequestContext
-) -> Costed[CompletionResponse]:
+) -> Costed[CompletionResponse | Events]:
     """Continues each prompt."""
     text = TextService(service=service)
     name = text.require_model(request.model)
-    prompts = _prompts(text, request)
-    generated = await text.generate(prompts, _sampling(request, request.max_tokens, request.logprobs or 0))
+    prompts = [(*text.start, *text.encode(p)) if isinstance(p, str) else tuple(p) for p in request.prompts]
+    sampling = _sampling(request, request.max_tokens, request.logprobs or 0)
+    echoes = [(p if isinstance(p, str) else text.decode(p)) if request.echo else "" for p in request.prompts]
+    id_, created = f"cmpl-{context.trace.request_id}", int(time.time())
+    if request.stream:
+        stream = await text.stream(prompts, sampling, stop=request.stops)
+        base = CompletionChunk(id=id_, created=created, model=name, choices=[])
+        return Costed(
+            response=_completion_events(text, request, base, prompts, echoes, stream.response), tokens=stream.tokens
+        )
+    generated = await text.generate(prompts, sampling, stop=request.stops)
     response = CompletionResponse(
-        id=f"cmpl-{context.trace.request_id}",
-        created=int(time.time()),
+        id=id_,
+        created=created,
         model=name,
         choices=[
             Choice(
-                index=i,
-                text=text.decode(continuation.ids),
-                logprobs=None if request.logprobs is None else _logprobs(text, continuation),
-                finish_reason=continuation.finish,
+                index=part.index,
+                text=echo + part.text,
+                logprobs=None if request.logprobs is None else _logprobs(text, part),
+                finish_reason=part.finish or "stop",
             )
-            for i, continuation in enumerate(generated.response)
+            for echo, part in zip(echoes, generated.response, strict=True)
         ],
-        usage=_usage(prompts, generated.response),
+        usage=_usage(prompts, [part.n_tokens for part in generated.response]),
     )
     return Costed(response=response, tokens=generated.tokens)
 
 
 async def chat_completions(
     service: RankingService, request: ChatRequest, context: RequestContext
-) -> Costed[ChatResponse]:
+) -> Costed[ChatResponse | Events]:
     """Answers the last message."""
     text = TextService(service=service)
     name = text.require_model(request.model)
     messages = [(message.role, message.words()) for message in request.messages]
     prompts = [chat_ids(service.version.compiler.tokenizer, messages)]
     max_tokens = request.max_completion_tokens or request.max_tokens or 16
-    generated = await text.generate(prompts, _sampling(request, max_tokens, request.top_logprobs))
-    answer = generated.response[0]
+    sampling = _sampling(request, max_tokens, request.top_logprobs)
+    id_, created = f"chatcmpl-{context.trace.request_id}", int(time.time())
+    if request.stream:
+        stream = await text.stream(prompts, sampling, stop=request.stops, strip_space=True)
+        base = ChatChunk(id=id_, created=created, model=name, choices=[])
+        return Costed(response=_chat_events(text, request, base, prompts, stream.response), tokens=stream.tokens)
+    generated = await text.generate(prompts, sampling, stop=request.stops, strip_space=True)
+    [answer] = generated.response
     response = ChatResponse(
-        id=f"chatcmpl-{context.trace.request_id}",
-        created=int(time.time()),
+        id=id_,
+        created=created,
         model=name,
         choices=[
             ChatChoice(
                 index=0,
-                message=ChatAnswer(content=text.decode(answer.ids)),
+                message=ChatAnswer(content=answer.text),
                 logprobs=_chat_logprobs(text, answer) if request.logprobs else None,
-                finish_reason=answer.finish,
+                finish_reason=answer.finish or "stop",
             )
         ],
-        usage=_usage(prompts, generated.response),
+        usage=_usage(prompts, [answer.n_tokens]),
     )
     return Costed(response=response, tokens=generated.tokens)
 
 
-def _prompts(text: TextService, request: CompletionRequest) -> list[tuple[int, ...]]:
-    """Return the token ids of each prompt; text is encoded without control tokens, and starts as in pretraining."""
-    prompts: list = [request.prompt] if isinstance(request.prompt, str) else request.prompt
-    if isinstance(prompts[0], int):
-        prompts = [prompts]
-    return [(*text.start, *text.encode(p)) if isinstance(p, str) else tuple(p) for p in prompts]
+async def _completion_events(
+    text: TextService,
+    request: CompletionRequest,
+    base: CompletionChunk,
+    prompts: Sequence[Sequence[int]],
+    echoes: Sequence[str],
+    stream: AsyncGenerator[Continuation, None],
+) -> Events:
+    """Yield the events of a completion; `base` has what they share."""
+    written = [0] * len(prompts)
+    async with aclosing(stream) as parts:
+        for i, echo in enumerate(echoes):
+            if echo:
+                choice = CompletionChunkChoice(index=i, text=echo, logprobs=None, finish_reason=None)
+                yield base.model_copy(update={"choices": [choice]})
+        async for part in parts:
+            written[part.index] = part.n_tokens
+            choice = CompletionChunkChoice(
+                index=part.index,
+                text=part.text,
+                logprobs=None if request.logprobs is None else _logprobs(text, part),
+                finish_reason=part.finish,
+            )
+            yield base.model_copy(update={"choices": [choice]})
+    if request.stream_options and request.stream_options.include_usage:
+        yield base.model_copy(update={"usage": _usage(prompts, written)})
+
+
+async def _chat_events(
+    text: TextService,
+    request: ChatRequest,
+    base: ChatChunk,
+    prompts: Sequence[Sequence[int]],
+    stream: AsyncGenerator[Continuation, None],
+) -> Events:
+    """Yield the events of an answer to a chat; `base` has what they share."""
+    written = 0
+    async with aclosing(stream) as parts:
+        first = ChatChunkChoice(
+            index=0, delta=ChatDelta(role="assistant", content=""), logprobs=None, finish_reason=None
+        )
+        yield base.model_copy(update={"choices": [first]})
+        async for part in parts:
+            written = part.n_tokens
+            choice = ChatChunkChoice(
+                index=0,
+                delta=ChatDelta(content=part.text or None),
+                logprobs=_chat_logprobs(text, part) if request.logprobs and part.tokens else None,
+                finish_reason=part.finish,
+            )
+            yield base.model_copy(update={"choices": [choice]})
+    if request.stream_options and request.stream_options.include_usage:
+        yield base.model_copy(update={"usage": _usage(prompts, [written])})
 
 
 def _sampling(request: CompletionRequest | ChatRequest, max_tokens: int, top_logprobs: int) -> Sampling:
+    greedy = request.temperature < _GREEDY_BELOW or request.top_p == 0
     return Sampling(
         max_tokens=max_tokens,
-        temperature=0.0 if request.temperature < _GREEDY_BELOW else request.temperature,
-        top_p=request.top_p,
-        seed=request.seed,
+        temperature=0.0 if greedy else request.temperature,
+        top_p=1.0 if greedy else request.top_p,
+        seed=None if request.seed is None else request.seed % 2**63,  # the engines take no negative seed
         top_logprobs=top_logprobs,
     )
 
 
-def _usage(prompts: list[tuple[int, ...]], generated: list[Generated]) -> TextUsage:
-    read, written = sum(map(len, prompts)), sum(len(text.ids) for text in generated)
-    return TextUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+def _usage(prompts: Sequence[Sequence[int]], written: Sequence[int]) -> TextUsage:
+    read = sum(map(len, prompts))
+    return TextUsage(prompt_tokens=read, completion_tokens=sum(written), total_tokens=read + sum(written))
 
 
-def _logprobs(text: TextService, generated: Generated) -> Logprobs:
-    tokens = [text.decode([id_]) for id_ in generated.ids]
+def _name(spelled: bytes) -> str:
+    """Return the text of a token; of a part of a character, its bytes in OpenAI's notation."""
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
+
+def _logprobs(text: TextService, part: Continuation) -> Logprobs:
+    def top_logprobs(token: TextToken) -> dict[str, float]:
+        found = {_name(text.token_bytes(token.token.id)): token.token.logprob}
+        for id_, logprob in token.token.top.items():
+            if id_ != token.token.id:
+                name = _name(text.token_bytes(id_))
+                found[f"token_id:{id_}" if name in found else name] = logprob
+        return found
+
     return Logprobs(
-        tokens=tokens,
-        token_logprobs=list(generated.logprobs),
-        top_logprobs=[{text.decode([id_]): value for id_, value in at.items()} for at in generated.top],
-        text_offset=[sum(map(len, tokens[:i])) for i in range(len(tokens))],
+        tokens=[_name(text.token_bytes(token.token.id)) for token in part.tokens],
+        token_logprobs=[token.token.logprob for token in part.tokens],
+        top_logprobs=[top_logprobs(token) for token in part.tokens],
+        text_offset=[token.offset for token in part.tokens],
     )
 
 
-def _chat_logprobs(text: TextService, generated: Generated) -> ChatLogprobs:
-    def describe_token(id_: int, value: float) -> ChatTopLogprob:
-        token = text.decode([id_])
-        return ChatTopLogprob(token=token, logprob=value, bytes=None if "\ufffd" in token else list(token.encode()))
+def _chat_logprobs(text: TextService, part: Continuation) -> ChatLogprobs:
+    def describe_token(id_: int, logprob: float) -> ChatTopLogprob:
+        spelled = text.token_bytes(id_)
+        return ChatTopLogprob(token=_name(spelled), logprob=logprob, bytes=list(spelled))
 
     return ChatLogprobs(
         content=[
             ChatTokenLogprob(
-                **describe_token(id_, value).model_dump(),
-                top_logprobs=[describe_token(other, logprob) for other, logprob in top.items()],
+                **describe_token(token.token.id, token.token.logprob).model_dump(),
+                top_logprobs=[describe_token(id_, logprob) for id_, logprob in token.token.top.items()],
             )
-            for id_, value, top in zip(generated.ids, generated.logprobs, generated.top, strict=True)
+            for token in part.tokens
         ]
     )
 
@@ -149,11 +250,15 @@ def _chat_logprobs(text: TextService, generated: Generated) -> ChatLogprobs:
 MODELS = Route(
     path=MODELS_PATH, handler=models, request=None, response=ModelList, tag="OpenAI", error=OpenAIErrorAnswer
 )
+MODEL = Route(
+    path=MODEL_PATH, handler=model, request=ModelQuery, response=ModelCard, tag="OpenAI", error=OpenAIErrorAnswer
+)
 COMPLETIONS = Route(
     path=COMPLETIONS_PATH,
     handler=completions,
     request=CompletionRequest,
     response=CompletionResponse,
+    streams=True,
     tag="OpenAI",
     error=OpenAIErrorAnswer,
 )
@@ -162,6 +267,7 @@ CHAT_COMPLETIONS = Route(
     handler=chat_completions,
     request=ChatRequest,
     response=ChatResponse,
+    streams=True,
     tag="OpenAI",
     error=OpenAIErrorAnswer,
 )
