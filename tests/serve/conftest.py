@@ -31,7 +31,7 @@ from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion, load_version
 
 from .engine_processes import engine_cores
-from .nearline_plane import Plane
+from .nearline_service import LocalNearline
 
 CONTEXT_LENGTH = 384
 FORMAT = PromptFormat(context_length=CONTEXT_LENGTH, head_tokens=64, question_tokens=32)
@@ -270,10 +270,12 @@ def context_file(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def plane(tmp_path: Path, context_file: Path, compiler: PromptCompiler, table_engine: TableEngine) -> Iterator[Plane]:
-    plane = Plane(tmp_path, context_file, compiler, table_engine)
-    yield plane
-    plane.close()
+def nearline(
+    tmp_path: Path, context_file: Path, compiler: PromptCompiler, table_engine: TableEngine
+) -> Iterator[LocalNearline]:
+    nearline = LocalNearline(tmp_path, context_file, compiler, table_engine)
+    yield nearline
+    nearline.close()
 
 
 class RedisServer:

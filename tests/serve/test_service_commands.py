@@ -75,7 +75,7 @@ def key(keys_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def listening(service: RankingService, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    """A service without keys, with the nearline plane but without a consumer."""
+    """A service without keys, with the nearline service but without a consumer."""
     folder = tmp_path_factory.mktemp("nearline")
     MemberContext.build(tables, folder / "context.sqlite")
     config = NearlineConfig(folder=str(folder), context_path=str(folder / "context.sqlite"))

@@ -1,1 +1,1 @@
-"""The nearline plane: accepts events, recomputes rankings asynchronously, and returns the latest ones."""
+"""The nearline service: accepts events, recomputes rankings asynchronously, and returns the latest ones."""

@@ -34,7 +34,7 @@ def celery_config(config: NearlineConfig, *, send: bool) -> Any:
     """Return Ray Serve's TaskProcessorConfig, and create the folders of the filesystem broker.
 
     Args:
-        config: Settings of the nearline plane.
+        config: Settings of the nearline service.
         send: True for the side that sends messages, False for the consumers.
     """
     from ray.serve.schema import CeleryAdapterConfig, TaskProcessorConfig
@@ -77,7 +77,7 @@ class CeleryQueue:
     are therefore written to a staging folder and moved from there.
 
     Args:
-        config: Settings of the nearline plane.
+        config: Settings of the nearline service.
     """
 
     def __init__(self, config: NearlineConfig) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the nearline plane, and the choice of its backends.
+"""Settings of the nearline service, and the choice of its backends.
 
 Without `redis_url`, all data are files of one machine: SQLite, and Celery's filesystem broker. With it, member context,
 rankings and queue are in that Redis; the outbox remains a file of the ingress, so that it does not depend on Redis.
@@ -21,7 +21,7 @@ __all__ = ["NearlineConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class NearlineConfig(Settings):
-    """Settings of the nearline plane of one service."""
+    """Settings of the nearline service."""
 
     folder: str  # on a local disk: the outbox, and without Redis also rankings and queue
     context_path: str | None = None  # SQLite file of `MemberContext`; required without Redis

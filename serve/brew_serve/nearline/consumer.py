@@ -55,7 +55,7 @@ def build_consumer(
     """Build the consumers of one version as an application for `serve.run(app, name=..., route_prefix=None)`.
 
     Args:
-        config: Settings of the nearline plane.
+        config: Settings of the nearline service.
         number: Version number in the registry.
         fetch: Returns the version's folder on the node; called in each replica.
         engine: Settings of the engine.

@@ -1,4 +1,4 @@
-"""Ingress of the nearline plane, without HTTP and Ray: stores events and requests in the outbox, returns rankings."""
+"""Ingress of the nearline service, without HTTP and Ray: stores events and requests in the outbox, returns rankings."""
 
 import time
 import uuid
@@ -29,7 +29,7 @@ _AHEAD_SECONDS = 3600.0  # clock skew allowed for events; an event dated next ye
 
 
 class NearlineService:
-    """The ingress of the nearline plane; `NearlineService.open` creates it from settings.
+    """The ingress of the nearline service; `NearlineService.open` creates it from settings.
 
     The methods block on disk or network, so call them in a thread.
 
@@ -58,7 +58,7 @@ class NearlineService:
         """Open outbox, store and queue, and start the dispatcher.
 
         Args:
-            config: Settings of the nearline plane.
+            config: Settings of the nearline service.
             suite: Returns the tasks of the version that is served now.
 
         Raises:

@@ -36,7 +36,7 @@ RANK = {"task": "job_apply", "member_id": "ada", "candidates": ["e0", {"id": "x"
 RESULT = "/v1/nearline/rankings/job_apply/ada"
 
 
-class Plane:
+class LocalNearline:
     """The ingress, and a consumer that runs when `work` is called."""
 
     def __init__(self, folder: Path, tables: Tables, version: LoadedVersion, engine: Any) -> None:
@@ -52,7 +52,7 @@ class Plane:
     def serve(self, store: NearlineStore) -> None:
         self.dispatcher = Dispatcher(self.outbox, self, store, clock=lambda: self.now)
         suite = self.ranker.version.suite
-        self.nearline = NearlineService(self.outbox, store, self.dispatcher, lambda: suite, clock=lambda: self.now)
+        self.service = NearlineService(self.outbox, store, self.dispatcher, lambda: suite, clock=lambda: self.now)
 
     def send(self, message: Message) -> None:
         self.held.append(message)
@@ -66,20 +66,20 @@ class Plane:
             worker.handle(message.member_id, message.jobs)
 
     def close(self) -> None:
-        self.nearline.close()
+        self.service.close()
         self.context.close()
 
 
 @pytest.fixture
-def plane(tmp_path: Path, tables: Tables, version: LoadedVersion, table_engine: Any) -> Iterator[Plane]:
-    plane = Plane(tmp_path, tables, version, table_engine)
-    yield plane
-    plane.close()
+def nearline(tmp_path: Path, tables: Tables, version: LoadedVersion, table_engine: Any) -> Iterator[LocalNearline]:
+    nearline = LocalNearline(tmp_path, tables, version, table_engine)
+    yield nearline
+    nearline.close()
 
 
 @pytest.fixture
-async def http(plane: Plane) -> Any:
-    api = create_app(LocalBackend(plane.ranker), routers=(nearline_router(lambda: plane.nearline),))
+async def http(nearline: LocalNearline) -> Any:
+    api = create_app(LocalBackend(nearline.ranker), routers=(nearline_router(lambda: nearline.service),))
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
@@ -90,20 +90,22 @@ async def post_event(http: httpx.AsyncClient, **changed: Any) -> httpx.Response:
 
 
 async def test_events_are_durable_before_the_response_and_repeated_ids_count_once(
-    http: httpx.AsyncClient, plane: Plane
+    http: httpx.AsyncClient, nearline: LocalNearline
 ) -> None:
     batch = {"events": [EVENT, EVENT | {"event_id": "b", "entity": {"entity_type": "job", "fields": {"title": "x"}}}]}
     first = await http.post("/v1/events", json=batch)
     assert (first.status_code, first.json()) == (202, {"accepted": 2, "known": 0})
-    assert plane.outbox.counts() == {"accepted": 2}
+    assert nearline.outbox.counts() == {"accepted": 2}
     assert (await post_event(http)).json() == {"accepted": 0, "known": 1}
-    await asyncio.to_thread(plane.work)
-    snapshot = plane.context.snapshot("ada")
+    await asyncio.to_thread(nearline.work)
+    snapshot = nearline.context.snapshot("ada")
     assert snapshot.events == ["a", "b"]
     assert snapshot.history[-1].timestamp == 1_769_860_800_000_000
 
 
-async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_ranking_from_the_request_to_its_update_by_an_event(
+    http: httpx.AsyncClient, nearline: LocalNearline
+) -> None:
     missing = await http.get(RESULT)
     assert (missing.status_code, missing.json()["error"]) == (
         404,
@@ -118,7 +120,7 @@ async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.
         "the ranking of job_apply for member 'ada' is being computed; try again in a moment.",
     )
 
-    await asyncio.to_thread(plane.work)
+    await asyncio.to_thread(nearline.work)
     ranked = (await http.get(RESULT)).json()
     assert (ranked["version"], ranked["staleness_seconds"], ranked["waiting"]) == (3, 0.0, 0)
     assert ranked["request_id"] == accepted.json()["request_id"]
@@ -128,36 +130,36 @@ async def test_a_ranking_from_the_request_to_its_update_by_an_event(http: httpx.
     assert ranked["events"] == {"count": 0, "newest": []}
 
     await post_event(http)
-    plane.now += 40.0
+    nearline.now += 40.0
     stale = (await http.get(RESULT)).json()
     assert (stale["staleness_seconds"], stale["waiting"]) == (pytest.approx(40.0), 1)
     assert stale["ranking"] == ranked["ranking"]
-    await asyncio.to_thread(plane.work)  # shown before it is settled in the outbox
+    await asyncio.to_thread(nearline.work)  # shown before it is settled in the outbox
     fresh = (await http.get(RESULT)).json()
     assert (fresh["staleness_seconds"], fresh["waiting"], fresh["events"]) == (0.0, 0, {"count": 1, "newest": ["a"]})
     assert fresh["ranking"] != ranked["ranking"]
 
 
-async def test_a_failed_ranking_reports_the_reason(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_failed_ranking_reports_the_reason(http: httpx.AsyncClient, nearline: LocalNearline) -> None:
     await http.post("/v1/nearline/rank", json=RANK | {"candidates": ["e99"]})
-    await asyncio.to_thread(plane.work)
-    await asyncio.to_thread(plane.work)
+    await asyncio.to_thread(nearline.work)
+    await asyncio.to_thread(nearline.work)
     answer = await http.get(RESULT)
     assert answer.status_code == 404
     assert answer.json()["error"].startswith("the ranking of job_apply for member 'ada' failed: candidate 'e99' is")
 
 
-async def test_a_request_with_a_repeated_id_is_one_job(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_a_request_with_a_repeated_id_is_one_job(http: httpx.AsyncClient, nearline: LocalNearline) -> None:
     for _ in range(2):
         answer = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine"})
         assert answer.json() == {"request_id": "mine", "result": RESULT}
-    assert plane.outbox.counts() == {"accepted": 1}
+    assert nearline.outbox.counts() == {"accepted": 1}
     other = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine", "top_k": 1})
     assert other.status_code == 400
     assert other.json()["error"].startswith("rank id 'mine' was used before with other content")
 
 
-async def test_ids_with_any_characters_are_returned_unchanged(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_ids_with_any_characters_are_returned_unchanged(http: httpx.AsyncClient, nearline: LocalNearline) -> None:
     accepted = await http.post("/v1/nearline/rank", json=RANK | {"member_id": "a/b ?\N{SNOWMAN}", "request_id": "r"})
     answer = await http.get(accepted.json()["result"].replace("%2F", "-"))
     assert "for member 'a-b ?\N{SNOWMAN}'" in answer.json()["error"]
@@ -195,13 +197,13 @@ BAD_EVENTS = [
 
 @pytest.mark.parametrize(("body", "sentence"), BAD_EVENTS, ids=[sentence[:40] for _, sentence in BAD_EVENTS])
 async def test_invalid_events_are_refused_with_a_message_and_not_stored(
-    http: httpx.AsyncClient, plane: Plane, body: Any, sentence: str
+    http: httpx.AsyncClient, nearline: LocalNearline, body: Any, sentence: str
 ) -> None:
     answer = await http.post("/v1/events", json=body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["code"] == "invalid_request"
     assert answer.json()["error"].startswith(sentence), answer.text
-    assert plane.outbox.counts() == {}
+    assert nearline.outbox.counts() == {}
 
 
 BAD_RANKS = [
@@ -220,12 +222,12 @@ BAD_RANKS = [
 
 @pytest.mark.parametrize(("changed", "status", "sentence"), BAD_RANKS, ids=[case[2][:40] for case in BAD_RANKS])
 async def test_an_invalid_nearline_request_gets_a_message(
-    http: httpx.AsyncClient, plane: Plane, changed: Any, status: int, sentence: str
+    http: httpx.AsyncClient, nearline: LocalNearline, changed: Any, status: int, sentence: str
 ) -> None:
     answer = await http.post("/v1/nearline/rank", json=RANK | changed)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"].startswith(sentence), answer.text
-    assert plane.outbox.counts() == {}
+    assert nearline.outbox.counts() == {}
 
 
 async def test_reading_a_ranking_of_an_unknown_task_is_an_error(http: httpx.AsyncClient) -> None:
@@ -233,38 +235,38 @@ async def test_reading_a_ranking_of_an_unknown_task_is_an_error(http: httpx.Asyn
     assert (answer.status_code, answer.json()["error"][:26]) == (400, "task 'nothing' is unknown;")
 
 
-async def test_too_many_jobs_are_refused_with_a_retry_time(http: httpx.AsyncClient, plane: Plane) -> None:
+async def test_too_many_jobs_are_refused_with_a_retry_time(http: httpx.AsyncClient, nearline: LocalNearline) -> None:
     for start in (0, 1000):
         events = [EVENT | {"event_id": str(start + n)} for n in range(1000)]
         answer = await http.post("/v1/events", json={"events": events})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
     assert answer.json()["error"] == "2000 nearline jobs are open; the limit of this service is 1500. Try later."
-    assert plane.outbox.counts() == {"accepted": 1000}
+    assert nearline.outbox.counts() == {"accepted": 1000}
 
 
 async def test_while_redis_is_down_events_are_accepted_and_rankings_return_503(
-    http: httpx.AsyncClient, plane: Plane
+    http: httpx.AsyncClient, nearline: LocalNearline
 ) -> None:
-    plane.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
+    nearline.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
     assert (await post_event(http)).status_code == 202
     answer = await http.get(RESULT)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["error"].startswith("Redis did not answer (ConnectionError: ")
 
 
-async def test_a_full_disk_returns_503_and_stores_nothing(http: httpx.AsyncClient, plane: Plane) -> None:
-    plane.outbox._file._db.execute("PRAGMA max_page_count = 1")  # as SQLite reports a disk without space
+async def test_a_full_disk_returns_503_and_stores_nothing(http: httpx.AsyncClient, nearline: LocalNearline) -> None:
+    nearline.outbox._file._db.execute("PRAGMA max_page_count = 1")  # as SQLite reports a disk without space
     events = [EVENT | {"event_id": str(n), "entity_id": "x" * 200} for n in range(500)]
     answer = await http.post("/v1/events", json={"events": events})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["error"].startswith("outbox.sqlite cannot be used now (database or disk is full).")
-    plane.outbox._file._db.execute("PRAGMA max_page_count = 100000")
-    assert plane.outbox.counts() == {}
+    nearline.outbox._file._db.execute("PRAGMA max_page_count = 100000")
+    assert nearline.outbox.counts() == {}
     assert (await post_event(http)).status_code == 202
 
 
-async def test_nearline_routes_without_the_plane_return_an_error(plane: Plane) -> None:
-    api = create_app(LocalBackend(plane.ranker), routers=(nearline_router(lambda: None),))
+async def test_nearline_routes_without_the_nearline_service_return_an_error(nearline: LocalNearline) -> None:
+    api = create_app(LocalBackend(nearline.ranker), routers=(nearline_router(lambda: None),))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
         answer = await post_event(client)
     assert (answer.status_code, answer.json()["error"]) == (

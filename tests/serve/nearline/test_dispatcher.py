@@ -11,108 +11,108 @@ from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_needed
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
 from brew_serve.stores.sqlite_file import Unavailable
 
-from ..nearline_plane import Fault, Faulty, Killed, Plane, event, rank_job
+from ..nearline_service import Fault, Faulty, Killed, LocalNearline, event, rank_job
 
 
-def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(plane: Plane) -> None:
-    plane.most_attempts = 3
-    plane.accept(
+def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(nearline: LocalNearline) -> None:
+    nearline.most_attempts = 3
+    nearline.accept(
         event(1),
         rank_job("poison", instruction="poison"),
         event(2),
         rank_job("good", task="post_interest", candidates=["e1"]),
     )
-    scorer = plane.compiler.prefix
+    scorer = nearline.compiler.prefix
     deaths = 0
 
     class Compiler:
         def __getattr__(self, name: str) -> Any:
-            return getattr(plane_compiler, name)
+            return getattr(compiler, name)
 
         def prefix(self, *args: Any, own_words: str = "", **options: Any) -> Any:
             if own_words == "poison":
                 raise Killed
             return scorer(*args, own_words=own_words, **options)
 
-    plane_compiler, plane.compiler = plane.compiler, Compiler()  # type: ignore[assignment]
+    compiler, nearline.compiler = nearline.compiler, Compiler()  # type: ignore[assignment]
     for _ in range(40):
-        plane.dispatcher.step()
-        while plane.lane.held:
-            message = plane.lane.held.pop()
+        nearline.dispatcher.step()
+        while nearline.lane.held:
+            message = nearline.lane.held.pop()
             try:
-                plane.worker().handle(message.member_id, message.jobs)
+                nearline.worker().handle(message.member_id, message.jobs)
             except Killed:
                 deaths += 1
-        plane.now += 100.0
-    assert plane.outbox.counts() == {"done": 3, "dead": 1}
-    letter = plane.outbox.dead_letters()[0]
+        nearline.now += 100.0
+    assert nearline.outbox.counts() == {"done": 3, "dead": 1}
+    letter = nearline.outbox.dead_letters()[0]
     assert (letter.job.job_id, letter.attempts) == ("rank:poison", 4)
     assert letter.error == "the consumer exited during this job without reporting"
     assert deaths == 3
-    assert plane.context.snapshot("ada").events == ["1", "2"]
+    assert nearline.context.snapshot("ada").events == ["1", "2"]
 
 
-def test_a_failed_job_is_retried_with_growing_waits(plane: Plane) -> None:
-    plane.most_attempts, plane.now = 4, 0.0
-    plane.accept(rank_job("r"), event(1))
-    answer, tried = plane.engine.next_token_logprobs, []
+def test_a_failed_job_is_retried_with_growing_waits(nearline: LocalNearline) -> None:
+    nearline.most_attempts, nearline.now = 4, 0.0
+    nearline.accept(rank_job("r"), event(1))
+    answer, tried = nearline.engine.next_token_logprobs, []
 
     async def broken(*_: Any) -> Any:
-        tried.append(plane.now)
+        tried.append(nearline.now)
         raise BrewError("the engine failed.")
 
-    plane.engine.next_token_logprobs = broken
-    while plane.now < 60.0:
-        plane.dispatcher.step()
-        while plane.lane.held:
-            message = plane.lane.held.pop()
-            plane.worker().handle(message.member_id, message.jobs)
-        plane.dispatcher.step()
-        plane.now += 1.0
+    nearline.engine.next_token_logprobs = broken
+    while nearline.now < 60.0:
+        nearline.dispatcher.step()
+        while nearline.lane.held:
+            message = nearline.lane.held.pop()
+            nearline.worker().handle(message.member_id, message.jobs)
+        nearline.dispatcher.step()
+        nearline.now += 1.0
     assert sorted(set(tried))[:3] == [0.0, 10.0, 30.0]
-    plane.engine.next_token_logprobs = answer
-    plane.drain()
-    assert plane.outbox.counts() == {"done": 2}
+    nearline.engine.next_token_logprobs = answer
+    nearline.drain()
+    assert nearline.outbox.counts() == {"done": 2}
 
-    plane.engine.next_token_logprobs = broken
-    plane.accept(rank_job("s"))
-    plane.drain()
-    assert plane.outbox.dead_letters()[0].error == "BrewError: the engine failed."
-    assert plane.outbox.dead_letters()[0].attempts == 4
+    nearline.engine.next_token_logprobs = broken
+    nearline.accept(rank_job("s"))
+    nearline.drain()
+    assert nearline.outbox.dead_letters()[0].error == "BrewError: the engine failed."
+    assert nearline.outbox.dead_letters()[0].attempts == 4
 
 
-def test_an_outcome_is_used_only_after_it_survives_a_crash_of_the_store(plane: Plane) -> None:
-    plane.store.settle_seconds = 2.5
-    plane.accept(event(1))
-    plane.dispatcher.step()
-    plane.worker().handle("ada", plane.lane.held.pop().jobs)
+def test_an_outcome_is_used_only_after_it_survives_a_crash_of_the_store(nearline: LocalNearline) -> None:
+    nearline.store.settle_seconds = 2.5
+    nearline.accept(event(1))
+    nearline.dispatcher.step()
+    nearline.worker().handle("ada", nearline.lane.held.pop().jobs)
     for waited, state in [(0.0, "enqueued"), (2.0, "enqueued"), (1.0, "done")]:
-        plane.now += waited
-        plane.dispatcher.step()
-        assert plane.outbox.counts() == {state: 1}
-    assert plane.store.receipts(["event:1"]) == {}
+        nearline.now += waited
+        nearline.dispatcher.step()
+        assert nearline.outbox.counts() == {state: 1}
+    assert nearline.store.receipts(["event:1"]) == {}
 
-    plane.accept(event(2))
-    plane.dispatcher.step()
-    plane.worker().handle("ada", plane.lane.held.pop().jobs)
-    plane.dispatcher.step()
-    plane.store.forget(["event:2"])  # the store crashed and lost its last second
-    plane.now += 3.0
-    plane.dispatcher.step()
-    assert plane.outbox.counts() == {"done": 1, "enqueued": 1}
-    plane.drain()
-    assert plane.outbox.counts() == {"done": 2}
+    nearline.accept(event(2))
+    nearline.dispatcher.step()
+    nearline.worker().handle("ada", nearline.lane.held.pop().jobs)
+    nearline.dispatcher.step()
+    nearline.store.forget(["event:2"])  # the store crashed and lost its last second
+    nearline.now += 3.0
+    nearline.dispatcher.step()
+    assert nearline.outbox.counts() == {"done": 1, "enqueued": 1}
+    nearline.drain()
+    assert nearline.outbox.counts() == {"done": 2}
 
 
-def test_an_unavailable_queue_causes_no_duplicate_sends(plane: Plane) -> None:
-    plane.accept(*(event(n, member="ada" if n % 2 else "new") for n in range(6)))
-    plane.fault.set(4, error=Unavailable("the queue is down."))  # after enqueued, settle, bury and claim: send
+def test_an_unavailable_queue_causes_no_duplicate_sends(nearline: LocalNearline) -> None:
+    nearline.accept(*(event(n, member="ada" if n % 2 else "new") for n in range(6)))
+    nearline.fault.set(4, error=Unavailable("the queue is down."))  # after enqueued, settle, bury and claim: send
     with pytest.raises(Unavailable):
-        plane.dispatcher.step()
-    assert plane.outbox.counts() == {"accepted": 6}
-    plane.now += 1.0
-    assert plane.dispatcher.step() == 2
-    assert sorted(job.sends for message in plane.lane.held for job in message.jobs) == [0] * 6
+        nearline.dispatcher.step()
+    assert nearline.outbox.counts() == {"accepted": 6}
+    nearline.now += 1.0
+    assert nearline.dispatcher.step() == 2
+    assert sorted(job.sends for message in nearline.lane.held for job in message.jobs) == [0] * 6
 
 
 def test_jobs_of_a_member_share_a_message_unless_they_were_sent_before() -> None:
@@ -134,25 +134,25 @@ def test_jobs_of_a_member_share_a_message_unless_they_were_sent_before() -> None
     ]
 
 
-def test_the_thread_continues_after_an_outage_and_stops_at_close(plane: Plane, caplog: Any) -> None:
-    broken = Faulty(plane.lane, fault := Fault())
+def test_the_thread_continues_after_an_outage_and_stops_at_close(nearline: LocalNearline, caplog: Any) -> None:
+    broken = Faulty(nearline.lane, fault := Fault())
     fault.set(0, error=Unavailable("the queue is down."))
-    dispatcher = Dispatcher(plane.outbox, broken, plane.store, DispatchConfig(poll_seconds=0.05))
-    plane.now = time.time()
-    plane.accept(event(1))
+    dispatcher = Dispatcher(nearline.outbox, broken, nearline.store, DispatchConfig(poll_seconds=0.05))
+    nearline.now = time.time()
+    nearline.accept(event(1))
     dispatcher.start()
     until = time.monotonic() + 10
-    while not plane.lane.held and time.monotonic() < until:
+    while not nearline.lane.held and time.monotonic() < until:
         time.sleep(0.02)
     dispatcher.close()
-    assert [job.job_id for job in plane.lane.held[0].jobs] == ["event:1"]
+    assert [job.job_id for job in nearline.lane.held[0].jobs] == ["event:1"]
     assert caplog.text.count("nearline dispatch is paused: the queue is down.") == 1
 
 
-def test_the_number_of_consumers_follows_the_outbox_depth(plane: Plane) -> None:
+def test_the_number_of_consumers_follows_the_outbox_depth(nearline: LocalNearline) -> None:
     assert [consumers_needed(depth, 64) for depth in (0, 1, 64, 65, 640)] == [1, 1, 1, 2, 10]
-    plane.accept(*(event(n) for n in range(5)))
-    policy = OutboxDepthPolicy(str(plane.folder / "outbox.sqlite"), 2)
+    nearline.accept(*(event(n) for n in range(5)))
+    policy = OutboxDepthPolicy(str(nearline.folder / "outbox.sqlite"), 2)
     assert policy(None) == (3, {})
-    plane.drain()
+    nearline.drain()
     assert policy(None) == (1, {})

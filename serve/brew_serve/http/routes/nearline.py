@@ -1,6 +1,6 @@
 """The nearline routes: they accept events and ranking requests, and return the latest ranking.
 
-They use the nearline plane of this process, not a `RankingBackend`.
+They use the nearline service of this process, not a `RankingBackend`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def nearline_router(service: Callable[[], NearlineService | None]) -> APIRouter:
     """Build the routes.
 
     Args:
-        service: Called for each request; returns None if the service was started without the nearline plane.
+        service: Called for each request; returns None if this process has none.
     """
     router = APIRouter(route_class=StrictJsonRoute, tags=["nearline"])
 

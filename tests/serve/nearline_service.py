@@ -1,4 +1,4 @@
-"""The nearline plane in one process without Ray, for tests; every call of its parts can be made to fail."""
+"""The nearline service in one process without Ray, for tests; every call of its parts can be made to fail."""
 
 import asyncio
 import shutil
@@ -13,7 +13,7 @@ from brew_serve.nearline.outbox import Job, Outbox
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore, StoredRanking
 from brew_serve.ranking.scoring import Scorer
 
-__all__ = ["BASE", "Fault", "Faulty", "Killed", "Plane", "event", "rank_job"]
+__all__ = ["BASE", "Fault", "Faulty", "Killed", "LocalNearline", "event", "rank_job"]
 
 BASE = 8  # interactions of ada in the tables
 CONFIG = DispatchConfig(window=6, most_jobs=4, lost_seconds=60.0, retry_seconds=10.0)
@@ -89,7 +89,7 @@ class Telling:
         return stored
 
 
-class Plane:
+class LocalNearline:
     """Ingress, dispatcher, queue and consumer in one process, with a fake clock."""
 
     def __init__(self, folder: Path, context_file: Path, compiler: PromptCompiler, engine: Any) -> None:
