@@ -9,9 +9,10 @@
 | brew_score | task, version | distribution of their scores |
 | brew_invalid_total | version | requests whose numbers were not probabilities, such as NaN |
 | brew_unscored_total | task | candidates that a deadline left unscored |
-| brew_shed_total | reason | requests refused by admission (limit, deadline) or by a quota (quota, rate) |
+| brew_shed_total | reason | requests refused by admission (limit, deadline, compilation) or by a quota (quota, rate) |
 | brew_engine_tokens_total | kind | prompt tokens of the engine's calls: computed, or cached (from the prefix cache) |
 | brew_engine_prompts_total | | the engine's calls |
+| brew_engine_fallbacks_total | | 1 if packed passes failed their self-check, so that vLLM's scheduler computes scores |
 | brew_outstanding_tokens, brew_outstanding_requests | | the queue: predicted work that is not finished |
 | brew_tokens_per_second | | admission's estimate of the engine's rate |
 | brew_lost_total | version | requests that the version did not answer; for a canary, production answers them |
@@ -81,6 +82,7 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         usage = self._usage()
         yield CounterMetricFamily("brew_engine_prompts", "Engine calls", value=usage.prompts)
+        yield CounterMetricFamily("brew_engine_fallbacks", "Failed self-checks of the engine", value=usage.fallbacks)
         tokens = CounterMetricFamily("brew_engine_tokens", "Prompt tokens of engine calls", labels=["kind"])
         tokens.add_metric(["computed"], usage.prompt_tokens - usage.cached_tokens)
         tokens.add_metric(["cached"], usage.cached_tokens)

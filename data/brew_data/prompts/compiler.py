@@ -12,10 +12,11 @@ Surfaces render past interactions; the task renders the candidate (`brew_data.pr
 Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
+from itertools import chain, pairwise
+from typing import Protocol, TypeVar
 from typing import Annotated
 
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
@@ -27,11 +28,33 @@ from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Range, Settings
 
-__all__ = ["Cut", "Document", "Entity", "PastInteraction", "Prefix", "PromptCompiler", "PromptFormat"]
+__all__ = [
+    "Cut",
+    "Document",
+    "Entity",
+    "PastInteraction",
+    "Prefix",
+    "PromptCompiler",
+    "PromptFormat",
+    "Watch",
+    "pass_through",
+]
 
 Ids = tuple[int, ...]
+T = TypeVar("T")
 _SHORTENED = 8_192  # entities whose shortened form is cached
 _LONGEST_CACHED = 4_096  # characters of such an entity: the cache takes 60 MB at most
+
+
+class Watch(Protocol):
+    """Passes the items of a long loop through; it can end the loop with an error of its own between two items."""
+
+    def __call__(self, items: Iterable[T], /) -> Iterable[T]: ...
+
+
+def pass_through(items: Iterable[T]) -> Iterable[T]:
+    """Return the items: the `Watch` of loops that nothing ends."""
+    return items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,17 +225,18 @@ class PromptCompiler:
     def _answers(self, owner: str, labelled: Sequence[Outcome | Action], kind: str) -> dict[str, Ids]:
         """Return the token ids of each label, by name; `<|end|>` follows every label if one begins another."""
         labels = {item.name: self.tokenizer.encode(item.label) for item in labelled}
-        texts = {item.name: item.label for item in labelled}
-        ends = False
+        names: dict[Ids, str] = {}
         for name, ids in labels.items():
-            for other, other_ids in labels.items():
-                if name != other and ids == other_ids:
-                    raise UserError(
-                        f"{owner}: the labels of {kind}s {name!r} and {other!r} have the same token ids, so their "
-                        f"probabilities cannot be separated; change one of them."
-                    )
-                if name != other and (other_ids[: len(ids)] == ids or texts[other].startswith(texts[name])):
-                    ends = True
+            if ids in names:
+                raise UserError(
+                    f"{owner}: the labels of {kind}s {names[ids]!r} and {name!r} have the same token ids, so their "
+                    f"probabilities cannot be separated; change one of them."
+                )
+            names[ids] = name
+        # In lexicographic order, a label that begins others begins the next one.
+        ends = any(ids == longer[: len(ids)] for ids, longer in pairwise(sorted(labels.values()))) or any(
+            longer.startswith(text) for text, longer in pairwise(sorted(item.label for item in labelled))
+        )
         return {name: (*ids, self.tokenizer.end) for name, ids in labels.items()} if ends else labels
 
     def labels(self, task: TaskSpec) -> dict[str, Ids]:
@@ -275,6 +299,22 @@ class PromptCompiler:
         """
         return self._question(source, field_values(profile), entity)
 
+    def questions(
+        self,
+        source: TaskSpec | Surface,
+        profile: Mapping[str, object],
+        entities: Iterable[Entity],
+        *,
+        watch: Watch = pass_through,
+    ) -> list[tuple[Ids, Cut]]:
+        """Render turns about several entities, as `question`.
+
+        Args:
+            watch: Passes the entities of the loop through.
+        """
+        values = field_values(profile)
+        return [self._question(source, values, entity) for entity in watch(entities)]
+
     def _question(self, source: TaskSpec | Surface, profile: Mapping[str, str], entity: Entity) -> tuple[Ids, Cut]:
         self.suite.check_entity_type(source, entity.entity_type)
         template, values = self.suite.entities[entity.entity_type], entity.values
@@ -314,13 +354,67 @@ class PromptCompiler:
         return self._turn(field_values(profile), past)
 
     def _turn(self, profile: Mapping[str, str], past: PastInteraction) -> tuple[Ids, Ids, Cut]:
+        surface, answer = self._answered(past)
+        question, cut = self._question(surface, profile, past.entity)
+        return question, answer, cut
+
+    def _answered(self, past: PastInteraction) -> tuple[Surface, Ids]:
+        """Return the surface of a past interaction, and the token ids of its answer."""
         surface = self.suite.surface(past.surface)
         answer = self._surface_labels[surface.name].get(past.action)
         if answer is None:
             surface.label(past.action)  # raises
             raise AssertionError
-        question, cut = self._question(surface, profile, past.entity)
-        return question, answer, cut
+        return surface, answer
+
+    def require_turn(self, past: PastInteraction) -> None:
+        """Check surface, action and entity type of a past interaction, without compiling its turn.
+
+        Raises:
+            UserError: As in `turn`.
+        """
+        surface, _ = self._answered(past)
+        self.suite.check_entity_type(surface, past.entity.entity_type)
+
+    def characters(
+        self,
+        task: TaskSpec,
+        profile: Mapping[str, object],
+        history: Sequence[PastInteraction],
+        entities: Iterable[Entity],
+    ) -> int:
+        """Return about how many characters `prefix` and `questions` encode, before anything is cut.
+
+        Counted are profile, shown interactions and entities, and for each of these the question's own text. One more
+        is counted for each interaction, shown or not.
+
+        Args:
+            task: The task.
+            profile: The member's fields by name.
+            history: The member's past interactions.
+            entities: The candidates.
+
+        Raises:
+            UserError: As in `field_values`.
+        """
+        values = field_values(profile)
+        relevant = self._relevant(task, history)
+        shown = relevant[first_possible(len(relevant), task.history.max_interactions) :]
+        sources: list[TaskSpec | Surface] = [task, *map(self.suite.surface, task.history.surfaces)]
+        frame = max(sum(map(len, self.suite.question_frame(source, values, has_entity=True))) for source in sources)
+        total = len(history) + sum(len(value) for name, value in values.items() if name in self.suite.profile.shown)
+        for entity in chain((past.entity for past in shown), entities):
+            template = self.suite.entities.get(entity.entity_type)
+            names = template.shown if template else ()
+            total += frame + sum(len(value) for name, value in entity.values.items() if name in names)
+        return total
+
+    def _relevant(
+        self, task: TaskSpec, history: Sequence[PastInteraction], before: int | None = None
+    ) -> list[PastInteraction]:
+        """Return the interactions on the surfaces whose history the task shows."""
+        surfaces = set(task.history.surfaces)
+        return [p for p in history if p.surface in surfaces and (before is None or p.timestamp < before)]
 
     def prefix(
         self,
@@ -330,6 +424,7 @@ class PromptCompiler:
         *,
         before: int | None = None,
         own_words: str = "",
+        watch: Watch = pass_through,
     ) -> Prefix:
         """Render head and history: everything before the candidate.
 
@@ -339,6 +434,7 @@ class PromptCompiler:
             history: The member's past interactions, sorted by time.
             before: Only interactions strictly earlier than this time (microseconds) are shown; None shows all.
             own_words: As in `head`.
+            watch: Passes the interactions of the loop through.
 
         Returns:
             Token ids, and the numbers of turns and tokens that were dropped to fit the budget.
@@ -346,12 +442,11 @@ class PromptCompiler:
         Raises:
             UserError: As in `turn`.
         """
-        surfaces = set(task.history.surfaces)
-        relevant = [p for p in history if p.surface in surfaces and (before is None or p.timestamp < before)]
+        relevant = self._relevant(task, history, before)
         values = field_values(profile)
         head, head_cut = self._head(task, values, own_words)
         oldest = first_possible(len(relevant), task.history.max_interactions)  # only turns from here on are compiled
-        turns = [self._turn(values, past) for past in relevant[oldest:]]
+        turns = [self._turn(values, past) for past in watch(relevant[oldest:])]
         start = first_kept(
             [len(question) + len(answer) for question, answer, _ in turns],
             budget=self._prefix_budget - len(head),

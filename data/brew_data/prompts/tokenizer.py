@@ -6,10 +6,13 @@
 import hashlib
 import json
 import sys
+import threading
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 from tokenizers import Encoding, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
@@ -18,16 +21,19 @@ from brew_data.prompts.control_tokens import CONTROL_TOKENS, OWN_TOKENS, Control
 from brew_data.prompts.tokenizer_file import FILE, file_digest, read_model_tokenizer, sanitize
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import replace_atomically
+from brew_platform.settings import Range, Settings
 
 __all__ = ["CONTROL_TOKENS", "Tokenizer", "TokenizerConfig", "train_tokenizer"]
 
 LONGEST_TOKEN = 64  # bytes
 CACHE_BYTES = 64 * 2**20  # of the texts and ids that a tokenizer keeps
+_MOST_COMPOSED = "\u1f82"  # no character has more parts: four
+_RELEASES_LOCK = 2_000  # characters from which a text is encoded without the interpreter's lock; takes about 1 ms
 PROBE = "Aa0 ~!@#$%^&*()_+-=[]{};':\",./<>?\\|`\n(b)\n\nc\td \u00e9\u00df \u6771\u4eac \U0001f600 \u0639\u0631"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Settings):
     """Which tokenizer the data use.
 
     Raises:
@@ -35,16 +41,13 @@ class TokenizerConfig:
     """
 
     from_: str | None = None  # folder of a Hugging Face model whose tokenizer is used; null trains one on the data
-    vocabulary_size: int = 2_000  # largest number of ids of a trained tokenizer, 262 to 1,000,000; not used with `from`
+    # Largest number of ids of a trained tokenizer; not used with `from`.
+    vocabulary_size: Annotated[int, Range(ge=256 + len(CONTROL_TOKENS), le=1_000_000)] = 2_000
 
     def __post_init__(self) -> None:
-        smallest = 256 + len(CONTROL_TOKENS)
-        if not smallest <= self.vocabulary_size <= 1_000_000:
-            raise ConfigError(
-                f"tokenizer.vocabulary_size is {self.vocabulary_size}; set it to a number from {smallest} to 1000000."
-            )
+        super().__post_init__()
         if self.from_ == "":
-            raise ConfigError("tokenizer.from is empty; give the folder of a model, or null to train a tokenizer.")
+            raise ConfigError("from is empty; give the folder of a model, or null to train a tokenizer.")
 
 
 class Tokenizer:
@@ -79,12 +82,16 @@ class Tokenizer:
         self.bos = roles.get("bos")
         added = self._fast.get_added_tokens_decoder()
         self._control = frozenset(roles.values()) | {id_ for id_, token in added.items() if token.special}
-        ids = self._fast.get_vocab().values()
+        vocabulary = self._fast.get_vocab()
+        ids = vocabulary.values()
+        self._longest_token = max(map(len, vocabulary)) * self._most_composed()
         self._n_tokens = max(ids) + 1
         self._vocabulary_size = max(*roles.values(), *(id_ for id_ in ids if id_ not in self._control)) + 1
         self._bytes = self._byte_ids()
+        self._byte_of = {self._fast.id_to_token(id_): byte for byte, id_ in enumerate(self._bytes)}
         self._cache: dict[str, tuple[int, ...]] = {}
         self._cache_bytes = 0
+        self._lock = threading.Lock()  # of the cache, which threads share
         if (decoded := self.decode(self.encode(PROBE, cached=False))) != PROBE:
             raise UserError(
                 f"the tokenizer changes text: {PROBE!r} becomes {decoded!r}. Use the tokenizer.json that the model was "
@@ -111,6 +118,17 @@ class Tokenizer:
             "one with byte fallback."
         )
 
+    def _most_composed(self) -> int:
+        """Return how many characters the normalizer can join to one."""
+        normalizer = self._fast.normalizer
+        parts = unicodedata.normalize("NFD", _MOST_COMPOSED)
+        return 1 if normalizer is None or len(normalizer.normalize_str(parts)) >= len(parts) else len(parts)
+
+    @property
+    def longest_token(self) -> int:
+        """The largest number of characters of a text that a token stands for."""
+        return self._longest_token
+
     def encode(self, text: str, *, cached: bool = True) -> tuple[int, ...]:
         """Return the ids of a text. None of them is a control token, and no part of the text is cut.
 
@@ -126,7 +144,10 @@ class Tokenizer:
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        encoding = self._fast.encode(text, add_special_tokens=False)
+        if len(text) < _RELEASES_LOCK:
+            encoding = self._fast.encode(text, add_special_tokens=False)
+        else:  # `encode` holds the interpreter's lock, `encode_batch` does not
+            (encoding,) = self._fast.encode_batch([text], add_special_tokens=False)
         if self._control.isdisjoint(encoding.ids):
             return tuple(encoding.ids)
         return self._without_control(text, encoding)
@@ -155,11 +176,12 @@ class Tokenizer:
 
     def _keep(self, text: str, ids: tuple[int, ...]) -> None:
         size = sys.getsizeof(text) + sys.getsizeof(ids) + 32 * len(ids)
-        if self._cache_bytes + size > CACHE_BYTES:
-            self._cache, self._cache_bytes = {}, 0
-        if size <= CACHE_BYTES:
-            self._cache[text] = ids
-            self._cache_bytes += size
+        with self._lock:
+            if self._cache_bytes + size > CACHE_BYTES:
+                self._cache, self._cache_bytes = {}, 0
+            if size <= CACHE_BYTES:
+                self._cache[text] = ids
+                self._cache_bytes += size
 
     def __reduce__(self) -> tuple:
         return _load, (self._json, self.control_tokens, self.base_digest)
@@ -196,6 +218,22 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Convert ids to text that includes the control tokens; for logs and tests."""
         return str(self._fast.decode(list(ids), skip_special_tokens=False))
+
+    def token_bytes(self, id_: int) -> bytes:
+        """Return the bytes of a token, which can be a part of a character. An id without a token has none.
+
+        Decoded as UTF-8, the bytes of several tokens are the text that `decode` returns, but some tokenizers remove a
+        space from its start.
+        """
+        token = self._fast.id_to_token(id_)
+        if token is None:
+            return b""
+        if token in self._byte_of:
+            return bytes([self._byte_of[token]])
+        if "<0x00>" in self._byte_of:
+            return str(token).replace("\u2581", " ").encode()
+        known = all(character in self._byte_of for character in token)  # not in the text of an added token
+        return bytes(map(self._byte_of.__getitem__, token)) if known else str(token).encode()
 
     def to_json(self) -> str:
         """Return the content of `tokenizer.json`."""

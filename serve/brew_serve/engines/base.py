@@ -5,7 +5,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Literal, Protocol
 
@@ -19,6 +19,7 @@ __all__ = [
     "Sampling",
     "Shared",
     "check_generation",
+    "check_length",
     "check_request",
     "generate",
 ]
@@ -75,10 +76,12 @@ class EngineUsage:
     prompts: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens that came from the prefix cache
+    fallbacks: int = 0  # 1 if the engine's own fast path failed its self-check, so that a slower one computes
 
     def plus(self, *, prompts: int = 1, prompt_tokens: int, cached_tokens: int = 0) -> "EngineUsage":
         """Return the usage after further work."""
-        return EngineUsage(
+        return replace(
+            self,
             prompts=self.prompts + prompts,
             prompt_tokens=self.prompt_tokens + prompt_tokens,
             cached_tokens=self.cached_tokens + cached_tokens,
@@ -167,6 +170,24 @@ async def generate(engine: Engine, prompt: Sequence[int], sampling: Sampling) ->
     )
 
 
+def check_length(length: int, *, context_length: int, at_least: bool = False) -> None:
+    """Validate the length of a prompt.
+
+    Args:
+        length: Tokens.
+        context_length: Tokens that the model reads.
+        at_least: Whether `length` is a lower bound.
+
+    Raises:
+        UserError: The prompt is longer than context_length - 1.
+    """
+    if length >= context_length:
+        raise UserError(
+            f"the prompt has {'at least ' if at_least else ''}{length} tokens, but this model reads "
+            f"{context_length - 1} before the next token. Shorten it, or load the model with a longer context."
+        )
+
+
 def check_request(
     prompt: Sequence[int],
     token_ids: Sequence[int],
@@ -189,12 +210,7 @@ def check_request(
     """
     if not prompt or not token_ids:
         raise UserError("the prompt or the list of target token ids is empty. Pass at least one id of each.")
-    length = len(prompt) if length is None else length
-    if length >= context_length:
-        raise UserError(
-            f"the prompt has {length} tokens, but this model reads {context_length - 1} before the next token. Shorten "
-            f"it, or load the model with a longer context."
-        )
+    check_length(len(prompt) if length is None else length, context_length=context_length)
     low, high = min(min(prompt), min(token_ids)), max(max(prompt), max(token_ids))
     if low < 0 or high >= vocabulary_size:
         raise UserError(

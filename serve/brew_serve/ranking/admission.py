@@ -5,6 +5,10 @@ outstanding and R tokens per second, a request of W tokens waits O/R seconds and
 refused if O + W exceeds the limit, or if it would miss its deadline and a later attempt would not. A request that is
 too large for its deadline even on an idle service can only be answered in part. Waiting may then take at most a fifth
 of its time, so that the partial answer is worth its cost.
+
+A request is admitted in two steps, because its exact work is known only once its prompts are compiled. Before that,
+`reserve` decides by a lower bound, so it refuses only what the exact number would also exceed. Afterwards, `admit`
+decides by the exact number.
 """
 
 import math
@@ -156,9 +160,28 @@ class AdmissionController:
         self.outstanding_tokens = 0
         self._config, self._meters, self._clock = config, meters, clock
         self._rate = TokenRate(config)
-        self._requests = 0
+        self._requests, self._reserved_tokens = 0, 0
         self._window_start, self._window_tokens, self._window_outstanding = 0.0, 0, 0
         self._report()
+
+    @contextmanager
+    def reserve(self, tokens: int, deadline: float | None = None) -> Iterator[None]:
+        """Hold room for a request while its prompts are compiled in the block; `admit` follows the block.
+
+        Args:
+            tokens: A lower bound of its work.
+            deadline: Seconds on the clock; None without a deadline.
+
+        Raises:
+            Overloaded: The service has no capacity now.
+            UserError: The request exceeds the limit on its own.
+        """
+        self._require_room(tokens, deadline, "at least ")
+        self._reserved_tokens += tokens
+        try:
+            yield
+        finally:
+            self._reserved_tokens -= tokens
 
     @contextmanager
     def admit(self, tokens: int, deadline: float | None = None) -> Iterator[AdmittedWork]:
@@ -172,21 +195,7 @@ class AdmissionController:
             Overloaded: The service has no capacity now.
             UserError: The request exceeds the limit on its own.
         """
-        now = self._clock()
-        load = Load(outstanding_tokens=self.outstanding_tokens, tokens_per_second=self._rate.per_second)
-        work = Work(tokens=tokens, seconds_left=None if deadline is None else deadline - now)
-        match decide(load, work, self._config):
-            case TooLarge(limit=limit):
-                raise UserError(
-                    f"this request needs {tokens} tokens of work, but the service takes {limit} at a time; send fewer "
-                    f"candidates or items per request."
-                )
-            case Refuse(reason=reason, retry_after=retry_after):
-                self._meters.shed.labels(reason).inc()
-                why = "has no capacity for it" if reason == "limit" else "could not answer it within its deadline"
-                raise Overloaded(f"the service is busy and {why}; try again in {retry_after:.1f} s.", retry_after)
-            case Admit():
-                pass
+        now = self._require_room(tokens, deadline)
         if not self.outstanding_tokens:
             self._open_window(now, tokens)
         self.outstanding_tokens += tokens
@@ -198,6 +207,27 @@ class AdmissionController:
         finally:
             self._requests -= 1
             admitted._cancel()
+
+    def _require_room(self, tokens: int, deadline: float | None, bound: str = "") -> float:
+        """Raise an error if the work is refused; otherwise return the time. `bound` precedes the number of tokens."""
+        now = self._clock()
+        load = Load(
+            outstanding_tokens=self.outstanding_tokens + self._reserved_tokens,
+            tokens_per_second=self._rate.per_second,
+        )
+        work = Work(tokens=tokens, seconds_left=None if deadline is None else deadline - now)
+        match decide(load, work, self._config):
+            case TooLarge(limit=limit):
+                raise UserError(
+                    f"this request needs {bound}{tokens} tokens of work, but the service takes {limit} at a time; send "
+                    f"fewer candidates or items per request."
+                )
+            case Refuse(reason=reason, retry_after=retry_after):
+                self._meters.shed.labels(reason).inc()
+                why = "has no capacity for it" if reason == "limit" else "could not answer it within its deadline"
+                raise Overloaded(f"the service is busy and {why}; try again in {retry_after:.1f} s.", retry_after)
+            case Admit():
+                return now
 
     def _release(self, tokens: int, *, finished: bool) -> None:
         now = self._clock()

@@ -1,13 +1,26 @@
 """Awaits calls and iterates over generators concurrently; on the first error, the others are cancelled."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["gather_until", "merge"]
+__all__ = ["gather_until", "in_slices", "merge"]
 
 T = TypeVar("T")
+
+_SLICE_SECONDS = 0.02
+
+
+async def in_slices(items: Iterable[T]) -> AsyncGenerator[T, None]:
+    """Yield the items of a long loop. Whenever it has run for 20 ms, the event loop serves other requests first."""
+    start = time.perf_counter()
+    for item in items:
+        yield item
+        if time.perf_counter() - start > _SLICE_SECONDS:
+            await asyncio.sleep(0)
+            start = time.perf_counter()
 
 
 async def gather_until(
@@ -25,7 +38,7 @@ async def gather_until(
     """
     tasks: list[asyncio.Future[T]] = []
     try:
-        for call in calls:
+        async for call in in_slices(calls):
             tasks.append(asyncio.ensure_future(call))
             if on_done is not None:
                 tasks[-1].add_done_callback(partial(_notify, on_done, len(tasks) - 1))

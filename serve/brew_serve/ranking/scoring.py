@@ -17,11 +17,20 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from brew_data.prompts.compiler import Cut, Entity, PastInteraction, Prefix, PromptCompiler
+from brew_data.prompts.chat import question_ids
+from brew_data.prompts.compiler import (
+    Cut,
+    Entity,
+    PastInteraction,
+    Prefix,
+    PromptCompiler,
+    Watch,
+    pass_through,
+)
 from brew_data.prompts.suite import TaskSpec
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.logprobs import require_logprobs
-from brew_serve.ranking.concurrency import gather_until
+from brew_serve.ranking.concurrency import gather_until, in_slices
 
 __all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer", "softmax"]
 
@@ -106,20 +115,26 @@ class Scorer:
     def __init__(self, engine: Engine, compiler: PromptCompiler) -> None:
         self.engine, self.compiler = engine, compiler
         self._trees = {task.name: _tree(compiler.labels(task)) for task in compiler.suite.tasks}
+        self._paths = {
+            task.name: _paths(compiler.labels(task), self._trees[task.name]) for task in compiler.suite.tasks
+        }
 
-    async def score_prompt(self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int]) -> Scored:
+    async def score_prompt(
+        self, task: TaskSpec, prefix_ids: Sequence[int], question_ids: Sequence[int], shared: Shared | None = None
+    ) -> Scored:
         """Score one prompt.
 
         Args:
             task: The task whose labels are scored.
             prefix_ids: Token ids of head and history.
             question_ids: Token ids of the candidate's question, up to and including the answer cue.
+            shared: The beginning of this prompt and of others that are scored with it; the engine computes it once.
 
         Raises:
             UserError: As `Engine.next_token_logprobs`.
             InvalidOutput: The model computed NaN or another number that is not a log-probability.
         """
-        answers = await asyncio.gather(*self._calls(task, (*prefix_ids, *question_ids), None))
+        answers = await asyncio.gather(*self._calls(task, (*prefix_ids, *question_ids), shared))
         return self._scored(task, answers)
 
     def _calls(self, task: TaskSpec, prompt: Ids, shared: Shared | None) -> Iterator[Awaitable[list[float]]]:
@@ -131,18 +146,16 @@ class Scorer:
         """Combine the answers to `_calls`, in their order. Raises InvalidOutput if one is not a log-probability."""
         for values in answers:
             require_logprobs(values)
-        logprob = {
-            (*node, token): value
-            for (node, tokens), values in zip(self._trees[task.name].items(), answers, strict=True)
-            for token, value in zip(tokens, values, strict=True)
-        }
         totals = {
-            action: sum(logprob[ids[: end + 1]] for end in range(len(ids)))
-            for action, ids in self.compiler.labels(task).items()
+            action: sum(answers[node][token] for node, token in path) for action, path in self._paths[task.name].items()
         }
         probabilities = dict(zip(totals, softmax(list(totals.values())), strict=True))
         score = min(1.0, sum(probabilities[action] for action in task.positive))  # the sum is rounded
         return Scored(score=score, probabilities=probabilities)
+
+    def least_work(self, task: TaskSpec, candidates: int) -> int:
+        """Return a lower bound of `Prompts.work`, without the tokens of any text."""
+        return len(self._trees[task.name]) * candidates * len(question_ids(self.compiler.tokenizer, ()))
 
     def compile_prompts(
         self,
@@ -152,6 +165,8 @@ class Scorer:
         candidates: Sequence[tuple[str, Entity]],
         own_words: str = "",
         before: int | None = None,
+        *,
+        watch: Watch = pass_through,
     ) -> Prompts:
         """Compile the prompts of one request; the shared prefix is compiled once.
 
@@ -161,12 +176,13 @@ class Scorer:
             candidates: (id, entity) pairs with unique ids.
             own_words: The member's own instruction, in free text.
             before: Use only strictly earlier interactions (microseconds since 1970); None uses all.
+            watch: As `PromptCompiler.prefix`.
 
         Raises:
             UserError: As `PromptCompiler.prefix` and `.question`.
         """
-        prefix = self.compiler.prefix(task, profile, history, before=before, own_words=own_words)
-        questions = [self.compiler.question(task, profile, entity) for _, entity in candidates]
+        prefix = self.compiler.prefix(task, profile, history, before=before, own_words=own_words, watch=watch)
+        questions = self.compiler.questions(task, profile, [entity for _, entity in candidates], watch=watch)
         return Prompts(
             task=task,
             ids=[id_ for id_, _ in candidates],
@@ -204,7 +220,8 @@ class Scorer:
         calls = (call for ids in questions for call in self._calls(prompts.task, prefix + ids, shared))
         answers = await gather_until(calls, seconds=seconds, on_done=on_done)
         scores = [
-            self._score_if_complete(prompts.task, answers[i * each : (i + 1) * each]) for i in range(len(questions))
+            self._score_if_complete(prompts.task, answers[i * each : (i + 1) * each])
+            async for i in in_slices(range(len(questions)))
         ]
         ranked = [
             RankedCandidate(id=id_, score=scored.score, probabilities=scored.probabilities)
@@ -239,10 +256,18 @@ class Scorer:
 
 def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:
     """Return the inner nodes of the labels' prefix tree: the tokens so far, and the tokens that may follow."""
-    tree: dict[Ids, list[int]] = {}
+    tree: dict[Ids, dict[int, None]] = {}
     for ids in labels.values():
         for end, token in enumerate(ids):
-            following = tree.setdefault(ids[:end], [])
-            if token not in following:
-                following.append(token)
-    return tree
+            tree.setdefault(ids[:end], {})[token] = None
+    return {node: list(following) for node, following in tree.items()}
+
+
+def _paths(labels: Mapping[str, Ids], tree: Mapping[Ids, list[int]]) -> dict[str, list[tuple[int, int]]]:
+    """Return where the answers to the calls of a tree hold the tokens of each label: (index of the node, of the token)."""
+    at = {
+        (*node, token): (index, place)
+        for index, (node, tokens) in enumerate(tree.items())
+        for place, token in enumerate(tokens)
+    }
+    return {name: [at[ids[:end]] for end in range(1, len(ids) + 1)] for name, ids in labels.items()}

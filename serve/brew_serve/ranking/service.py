@@ -1,23 +1,27 @@
 """Answers ranking requests with one loaded model version, without HTTP and without Ray."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.prompts.suite import TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import Context
-from brew_serve.engines.base import Engine
+from brew_serve.engines.base import Engine, check_length
 from brew_serve.engines.logprobs import InvalidOutput, require_logprobs
 from brew_serve.errors import BrokenVersion, Expired
 from brew_serve.metrics import Meters
 from brew_serve.ranking.admission import AdmissionConfig, AdmissionController
+from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts
 from brew_serve.ranking.response import ranking_fields
-from brew_serve.ranking.scoring import Ranking, Scorer
+from brew_serve.ranking.scoring import Prompts, Ranking, Scorer
 from brew_serve.schemas.rank import InlineCandidate, RankRequest, RankResponse
 from brew_serve.version import LoadedVersion
 
@@ -26,6 +30,24 @@ __all__ = ["Costed", "RankingService"]
 T = TypeVar("T")
 
 _LOG = logging.getLogger("brew_serve")
+_READING_THREADS = 4  # for the member context
+_INLINE_RECORDS = 500  # interactions and candidates that are read in the event loop; takes less than 5 ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Records:
+    """The records that a ranking request names or contains.
+
+    Args:
+        history: Sorted by time.
+        candidates: Pairs of id and entity.
+        characters: Of the text that their prompts encode.
+    """
+
+    profile: dict[str, object]
+    history: list[PastInteraction]
+    candidates: list[tuple[str, Entity]]
+    characters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +90,10 @@ class RankingService:
         self.number, self.version, self.engine, self.context = number, version, engine, context
         self.name, self.clock = name, clock
         self.meters = Meters(lambda: engine.usage)
-        self.admission = AdmissionController(admission or AdmissionConfig(), self.meters, clock)
+        admission = admission or AdmissionConfig()
+        self.admission = AdmissionController(admission, self.meters, clock)
+        self.compilation = CompilationPool(self.meters, max_outstanding_tokens=admission.max_outstanding_tokens)
+        self._reading = ThreadPoolExecutor(_READING_THREADS, "records")
         self.closing = False
         self.fault = ""  # why no request should be sent here; empty if there is no reason
         self._scorer = Scorer(engine, version.compiler)
@@ -90,12 +115,17 @@ class RankingService:
         arrival = start if arrival is None else arrival
         self.meters.stage_seconds.labels("receive").observe(start - arrival)
         deadline = None if request.deadline_ms is None else arrival + request.deadline_ms / 1000
-        self._require_time(request.deadline_ms, deadline)
-        with self.measure("prepare"):
-            task = self.version.suite.task(request.task)
-            profile, history = self._member(request)
-            candidates = [self._candidate(task, candidate) for candidate in request.candidates]
-            prompts = self._scorer.compile_prompts(task, profile, history, candidates, own_words=request.instruction)
+        seconds = self._require_time(request.deadline_ms, deadline)
+        task = self.version.suite.task(request.task)
+        least = self._scorer.least_work(task, len(request.candidates))
+        with self.admission.reserve(least, deadline), self.measure("prepare"):
+            try:
+                async with asyncio.timeout(seconds) as limit:
+                    prompts = await self._prepare(request, task)
+            except TimeoutError:
+                if limit.expired():
+                    raise _expired(request.deadline_ms) from None
+                raise
         seconds = self._require_time(request.deadline_ms, deadline)
         with self.admission.admit(prompts.work, deadline) as admitted, self.measure("score"), self.name_version():
             ranking = await self._scorer.rank_prompts(prompts, seconds=seconds, on_scored=admitted.finish)
@@ -110,6 +140,37 @@ class RankingService:
                 **ranking_fields(ranking, request.top_k),
             )
             return Costed(response=response, tokens=prompts.work)
+
+    async def compile_text(
+        self, prompts: TextPrompts, *, answer_tokens: int = 0, shared: bool = False
+    ) -> list[tuple[int, ...]]:
+        """Encode the prompts of a request, after their sizes are checked; `admission.admit` must follow.
+
+        Args:
+            prompts: The prompts.
+            answer_tokens: Tokens of work that the answer to each prompt adds.
+            shared: Whether the prompts can have a common prefix, which the engine computes once.
+
+        Returns:
+            Token ids of each prompt.
+
+        Raises:
+            Overloaded: The service has no capacity now.
+            UserError: A prompt does not fit into the context, or the request exceeds a limit. Nothing is encoded if a
+                lower bound of the tokens says so.
+        """
+        compiler = self.version.compiler
+        context = self.version.engine.max_model_len or compiler.format.context_length
+        least = prompts.least_tokens(compiler.tokenizer.longest_token)
+        check_length(max(least), context_length=context, at_least=True)
+        size = prompts.size
+        self.compilation.require_size(size.characters + size.ids)
+        work = max(least) if shared else sum(least) + len(least) * answer_tokens
+        with self.admission.reserve(work), self.measure("prepare"):
+            return await self.compilation.run(
+                partial(prompts.encode, context_length=context, most_in_all=self.compilation.max_characters),
+                characters=size.effort,
+            )
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -171,8 +232,10 @@ class RankingService:
         return self.check_health()
 
     def close(self) -> None:
-        """Close the engine, its processes and the context."""
+        """Close the engine, its processes, the threads and the context."""
         self.closing = True
+        self.compilation.close()
+        self._reading.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         if self.context is not None:
             self.context.close()
@@ -183,10 +246,7 @@ class RankingService:
             return None
         left = deadline - self.clock()
         if left <= 0:
-            raise Expired(
-                f"the deadline of {milliseconds} ms, which counts from the request's arrival, passed before any "
-                f"candidate was scored; try again with a longer deadline_ms, or with a shorter history or candidates."
-            )
+            raise _expired(milliseconds)
         return left
 
     def _count(self, task: TaskSpec, ranking: Ranking) -> None:
@@ -197,14 +257,46 @@ class RankingService:
         for candidate in ranking.candidates:
             histogram.observe(candidate.score)
 
-    def _member(self, request: RankRequest) -> tuple[dict, list[PastInteraction]]:
+    async def _prepare(self, request: RankRequest, task: TaskSpec) -> Prompts:
+        """Compile the prompts of a request. The event loop answers other requests while much is read or encoded."""
+        if self._is_small(request):
+            records = self._read(request, task)
+        else:
+            records = await asyncio.get_running_loop().run_in_executor(self._reading, self._read, request, task)
+        return await self.compilation.run(
+            lambda watch: self._scorer.compile_prompts(
+                task, records.profile, records.history, records.candidates, request.instruction, watch=watch
+            ),
+            characters=records.characters,
+        )
+
+    def _is_small(self, request: RankRequest) -> bool:
+        """Return whether the records are read in the event loop: nothing is in the context, and they are short."""
+        if request.member is None or any(isinstance(candidate, str) for candidate in request.candidates):
+            return False
+        items = [*request.member.history, *request.candidates]
+        return len(items) <= _INLINE_RECORDS and INLINE_CHARACTERS >= sum(
+            len(value) for item in (request.member.profile, *(item.fields for item in items)) for value in item.values()
+        )
+
+    def _read(self, request: RankRequest, task: TaskSpec) -> _Records:
+        compiler = self.version.compiler
+        profile: dict[str, object]
         if request.member is not None:
+            profile = dict(request.member.profile)
             history = sorted((item.past() for item in request.member.history), key=lambda past: past.timestamp)
-            for past in history:  # validates surfaces that the task does not show too, where a typo would go unnoticed
-                self.version.compiler.turn(request.member.profile, past)
-            return dict(request.member.profile), history
-        assert request.member_id is not None
-        return self._require_context().member(request.member_id)
+            for past in history:  # those that the task does not show too, where a typo would go unnoticed
+                compiler.require_turn(past)
+        else:
+            assert request.member_id is not None
+            profile, history = self._require_context().member(request.member_id)
+        candidates = [self._candidate(task, candidate) for candidate in request.candidates]
+        return _Records(
+            profile=profile,
+            history=history,
+            candidates=candidates,
+            characters=compiler.characters(task, profile, history, [entity for _, entity in candidates]),
+        )
 
     def _candidate(self, task: TaskSpec, candidate: str | InlineCandidate) -> tuple[str, Entity]:
         if isinstance(candidate, str):
@@ -217,3 +309,10 @@ class RankingService:
         if self.context is None:
             raise UserError("this service knows no members or entities by id; send member and candidates inline.")
         return self.context
+
+
+def _expired(milliseconds: int | None) -> Expired:
+    return Expired(
+        f"the deadline of {milliseconds} ms, which counts from the request's arrival, passed before any candidate was "
+        f"scored; try again with a longer deadline_ms, or with a shorter history or candidates."
+    )

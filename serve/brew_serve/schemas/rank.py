@@ -6,7 +6,17 @@ An unknown key is an error, so that a misspelt key is never ignored. A value of 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    FailFast,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
@@ -93,7 +103,9 @@ class Member(Closed):
     """A member given inline."""
 
     profile: Fields = Field(default_factory=dict)
-    history: list[Interaction] = Field(default_factory=list, max_length=MAX_HISTORY, description="in any order")
+    history: Annotated[list[Interaction], FailFast()] = Field(
+        default_factory=list, max_length=MAX_HISTORY, description="in any order"
+    )
 
 
 class InlineCandidate(Closed):
@@ -144,7 +156,7 @@ class RankRequest(Closed):
     task: Name
     member: Member | None = Field(default=None, description="the member inline; or give member_id")
     member_id: Id | None = Field(default=None, description="a member whom the service knows; or give member")
-    candidates: list[Candidate] = Field(
+    candidates: Annotated[list[Candidate], FailFast()] = Field(
         min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
     )
     routing_key: RoutingKey = None

@@ -7,7 +7,7 @@ probability of one token after text that the caller composed.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, TextUsage, TokenId, Words
 from brew_serve.schemas.rank import MAX_CANDIDATES, Closed, Probability, RoutingKey
@@ -20,11 +20,21 @@ __all__ = [
     "ScoreResponse",
 ]
 
-Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS)]
-Texts = Annotated[list[Words], Field(min_length=1, max_length=MAX_CANDIDATES)]
-IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CANDIDATES)]
-Labels = Annotated[list[TokenId], Field(min_length=1, max_length=1_000)]
+MAX_PROBABILITIES = 100_000  # of a response: items times labels; 2 MB of JSON
+
+Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS), FailFast()]
+Texts = Annotated[list[Words], Field(min_length=1, max_length=MAX_CANDIDATES), FailFast()]
+IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CANDIDATES), FailFast()]
+Labels = Annotated[list[TokenId], Field(min_length=1, max_length=1_000), FailFast()]
 ModelName = Annotated[str, Field(max_length=200)]
+
+
+def _require_few_probabilities(items: int, labels: int) -> None:
+    if items * labels > MAX_PROBABILITIES:
+        raise ValueError(
+            f"{items} items with {labels} labels are {items * labels} probabilities, but a request can ask for "
+            f"{MAX_PROBABILITIES}; send fewer items or labels per request"
+        )
 
 
 class ScoreRequest(Closed):
@@ -52,6 +62,11 @@ class ScoreRequest(Closed):
     item_first: bool = Field(default=False, description="item before query")
     model: ModelName = "default"
     routing_key: RoutingKey = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "ScoreRequest":
+        _require_few_probabilities(1 if isinstance(self.items, str) else len(self.items), len(self.label_token_ids))
+        return self
 
 
 class ScoreResponse(BaseModel):
@@ -95,6 +110,11 @@ class GenerativeScoringRequest(Closed):
         default=None, description="becomes part of the response id"
     )
     routing_key: RoutingKey = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "GenerativeScoringRequest":
+        _require_few_probabilities(len(self.items), len(self.label_token_ids))
+        return self
 
 
 class ItemScore(BaseModel):
