@@ -16,8 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, pairwise
-from typing import Protocol, TypeVar
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
 from brew_data.prompts.chat import head_ids, question_ids

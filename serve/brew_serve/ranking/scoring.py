@@ -264,7 +264,7 @@ def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:
 
 
 def _paths(labels: Mapping[str, Ids], tree: Mapping[Ids, list[int]]) -> dict[str, list[tuple[int, int]]]:
-    """Return where the answers to the calls of a tree hold the tokens of each label: (index of the node, of the token)."""
+    """Return where the answers to the calls of a tree hold each token of each label: the indices of node and token."""
     at = {
         (*node, token): (index, place)
         for index, (node, tokens) in enumerate(tree.items())

@@ -275,9 +275,9 @@ class RankingService:
         if request.member is None or any(isinstance(candidate, str) for candidate in request.candidates):
             return False
         items = [*request.member.history, *request.candidates]
-        return len(items) <= _INLINE_RECORDS and INLINE_CHARACTERS >= sum(
-            len(value) for item in (request.member.profile, *(item.fields for item in items)) for value in item.values()
-        )
+        texts = [request.member.profile, *(item.fields for item in items)]
+        characters = sum(sum(map(len, fields.values())) for fields in texts)
+        return len(items) <= _INLINE_RECORDS and characters <= INLINE_CHARACTERS
 
     def _read(self, request: RankRequest, task: TaskSpec) -> _Records:
         compiler = self.version.compiler
