@@ -5,19 +5,20 @@ tokenizer.json, suite.json,    the prompts of its training data (`PromptBundle`)
 prompt.json
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
+from brew_platform.model_folder.weight_files import read_model_config
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import context_of
 
 __all__ = ["LoadedVersion", "load_version"]
+
+_REMEDY = "a served version needs the model's config.json and weights; publish an export of training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,14 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
     """
     bundle = PromptBundle.load(folder)
     format = bundle.format
-    model = {"max_position_embeddings": 0, **_read(folder / "config.json")}
+    model = {"max_position_embeddings": 0, **read_model_config(folder, remedy=_REMEDY)}
     engine = engine or EngineConfig()
-    positions = context_of(model, engine.rope)
+    try:
+        positions, vocabulary = context_of(model, engine.rope), int(model.get("vocab_size", 0))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{folder}: config.json has no usable sizes ({error}). Publish an export of training."
+        ) from error
     if engine.rope is not None:
         format = replace(format, context_length=engine.max_model_len or positions)
     if positions < format.context_length:
@@ -63,7 +69,7 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
             f"{folder}: prompts can have {format.context_length} tokens, but the model reads {positions}. "
             f"Publish a version whose prompt format fits its model."
         )
-    if (vocabulary := model.get("vocab_size", 0)) < bundle.tokenizer.vocabulary_size:
+    if vocabulary < bundle.tokenizer.vocabulary_size:
         raise UserError(
             f"{folder}: the tokenizer has {bundle.tokenizer.vocabulary_size} ids, but the model has {vocabulary}. "
             f"Publish the model with the tokenizer of its training."
@@ -75,18 +81,3 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
         engine=replace(engine, max_model_len=engine.max_model_len or format.context_length),
         ids_without_token=tuple(range(bundle.tokenizer.n_tokens, vocabulary)),
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} does not exist: a served version needs the model's config.json and weights. Publish an export of "
-            f"training."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}). Publish the version again.") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a JSON object. Publish the version again.")
-    return data

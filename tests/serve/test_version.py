@@ -90,6 +90,13 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
         load_version(folder)
 
 
+@pytest.mark.parametrize("sizes", [{"vocab_size": "many"}, {"vocab_size": None}, {"max_position_embeddings": [1]}])
+def test_sizes_that_are_no_numbers_are_refused(folder: Path, sizes: dict[str, object]) -> None:
+    edit(folder / "config.json", **sizes)
+    with pytest.raises(UserError, match=r"config\.json has no usable sizes .* Publish an export of training"):
+        load_version(folder)
+
+
 def test_engine_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"dtype is 'int4'; give one of float32, bfloat16, float16"):
         EngineConfig(dtype="int4")
