@@ -7,6 +7,7 @@ import httpx
 
 from brew_serve.client.calls import Call, ResponseT
 from brew_serve.client.errors import translate_connection_errors
+from brew_serve.client.json_body import encode_json
 from brew_serve.client.methods import RouteMethods, http_options
 from brew_serve.client.retries import Exchange, Retries
 
@@ -36,14 +37,17 @@ class AsyncRankClient(RouteMethods):
         """Send a call, retry it if that can help, and return its response.
 
         Raises:
+            UserError: The body has a value that JSON cannot represent; nothing was sent.
             BrewError: The call failed; `client/__init__.py` lists the classes.
         """
+        content = None if call.body is None else encode_json(call.body)
+        headers = {} if content is None else {"content-type": "application/json"}
         base_url = str(self._http.base_url)
         exchange = Exchange(call, self._retries, base_url)
         while exchange.answer is None:
             await self._sleep(exchange.wait_seconds)
             with translate_connection_errors(base_url):
-                response = await self._http.request(call.method, call.path, json=call.body)
+                response = await self._http.request(call.method, call.path, content=content, headers=headers)
             exchange.receive(response)
         return exchange.answer
 

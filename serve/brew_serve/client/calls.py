@@ -1,13 +1,14 @@
 """The calls of the client: one function per route builds the request and names the type of its response."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from brew_platform.errors import UserError
 from brew_serve.schemas.nearline import EventsAccepted, NearlineRanking, RankAccepted
 from brew_serve.schemas.openai import ModelList
 from brew_serve.schemas.rank import RankResponse
@@ -74,7 +75,7 @@ def rank(
         deadline_ms: Milliseconds from the request's arrival. Then the response contains the candidates scored so far,
             and lists the others as unscored.
     """
-    body: dict[str, Any] = {"task": task, "candidates": list(candidates), "instruction": instruction}
+    body: dict[str, Any] = {"task": task, "candidates": _items("candidates", candidates), "instruction": instruction}
     optional = {
         "member": member,
         "member_id": member_id,
@@ -88,7 +89,7 @@ def rank(
         path="/v1/rank",
         response_type=RankResponse,
         body=body,
-        max_wait_seconds=None if deadline_ms is None else deadline_ms / 1000,
+        max_wait_seconds=deadline_ms / 1000 if isinstance(deadline_ms, int | float) else None,
     )
 
 
@@ -121,7 +122,9 @@ def send_events(events: Sequence[Mapping[str, Any]]) -> Call[EventsAccepted]:
         events: 1 to 1,000 of {"event_id", "member_id", "entity_id", "surface", "action", "timestamp"}, with "entity" if
             the service may not know the entity.
     """
-    return Call(method="POST", path="/v1/events", response_type=EventsAccepted, body={"events": list(events)})
+    return Call(
+        method="POST", path="/v1/events", response_type=EventsAccepted, body={"events": _items("events", events)}
+    )
 
 
 def rank_nearline(
@@ -145,7 +148,7 @@ def rank_nearline(
         top_k: Number of candidates to keep, the best first; None for all.
         request_id: Id of the request. A request with the same id changes nothing. None generates an id.
     """
-    body: dict[str, Any] = {"task": task, "member_id": member_id, "candidates": list(candidates)}
+    body: dict[str, Any] = {"task": task, "member_id": member_id, "candidates": _items("candidates", candidates)}
     body |= {"instruction": instruction, "request_id": request_id or uuid.uuid4().hex}
     body |= {} if top_k is None else {"top_k": top_k}
     return Call(method="POST", path="/v1/nearline/rank", response_type=RankAccepted, body=body)
@@ -158,5 +161,23 @@ def nearline_ranking(task: str, member_id: str) -> Call[NearlineRanking]:
         task: Name of the task.
         member_id: Id of the member.
     """
-    path = f"/v1/nearline/rankings/{quote(task, safe='')}/{quote(member_id, safe='')}"
+    path = f"/v1/nearline/rankings/{_segment('task', task)}/{_segment('member_id', member_id)}"
     return Call(method="GET", path=path, response_type=NearlineRanking)
+
+
+def _items(name: str, values: Iterable[Any]) -> list[Any]:
+    """Return the items of a list argument. A text or a mapping is one item, not a list of its characters or keys."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise UserError(f"{name} is a {type(values).__name__}; pass a list.")
+    return list(values)
+
+
+def _segment(name: str, value: str) -> str:
+    """Return a value as one segment of a path, also if it contains slashes or dots that a path gives a meaning to."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{name} is {value!r}; pass text that is not empty.")
+    try:
+        segment = quote(value, safe="")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name} contains half of a surrogate pair, which is not text.") from error
+    return segment.replace(".", "%2E") if segment in (".", "..") else segment

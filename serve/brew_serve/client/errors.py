@@ -1,5 +1,6 @@
 """Turns a failed response or a failed connection into an exception with the service's message."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,8 +40,10 @@ def error_of(response: httpx.Response, retry_after: float | None) -> BrewError:
         body = response.json()
         if isinstance(body["error"], dict):  # OpenAI's form, of GET /v1/models
             body = {**body["error"], "error": body["error"]["message"]}
-        message, code = str(body["error"]), str(body.get("code"))
-    except (ValueError, KeyError, TypeError):
+        if not isinstance(body["error"], str):
+            raise TypeError
+        message, code = body["error"].encode("utf-8", "replace").decode(), str(body.get("code"))
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = f"the service answered {response.status_code}: {response.text[:200]}"
     if retry_after is not None and response.status_code in (429, 503, 504):
         message = f"{message} (Retry-After: {retry_after:g} s)"
@@ -50,11 +53,12 @@ def error_of(response: httpx.Response, retry_after: float | None) -> BrewError:
 
 
 def retry_after_of(response: httpx.Response) -> float | None:
-    """Return the seconds of the Retry-After header; None if it is missing or contains a date, which we never send."""
+    """Return the seconds of the Retry-After header; None if it is missing or not a number of seconds."""
     try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
+        seconds = float(response.headers["retry-after"])
+    except (KeyError, ValueError):  # it can be a date, which the service never sends
         return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 @contextmanager
@@ -71,7 +75,7 @@ def translate_connection_errors(base_url: str) -> Iterator[None]:
             f"no response from {base_url} in time ({type(error).__name__}). Give the client a longer timeout, or send "
             f"fewer candidates."
         ) from error
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BrewError(
             f"no response from {base_url} ({type(error).__name__}: {error}). Check that the service is up and that "
             f"this is its address."

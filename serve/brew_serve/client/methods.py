@@ -1,5 +1,6 @@
 """The methods that both clients share: one per route, from the functions of `calls`."""
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, overload
@@ -9,6 +10,7 @@ import httpx
 from brew_platform.errors import UserError
 from brew_serve.client import calls
 from brew_serve.client.calls import Call, ResponseT
+from brew_serve.client.retries import is_number
 
 if TYPE_CHECKING:
     from brew_serve.client.async_client import AsyncRankClient
@@ -57,15 +59,41 @@ class RouteMethods:
     nearline_ranking = _Method(calls.nearline_ranking)
 
 
+_MAX_TIMEOUT = 1e6  # seconds; sockets overflow far above
+_API_KEY = re.compile(r"[\x21-\x7e]+")  # what a header can carry, without spaces
+
+
 def http_options(base_url: str, api_key: str | None, timeout_seconds: float) -> dict[str, Any]:
     """Return the arguments of `httpx.Client` and `httpx.AsyncClient`.
 
     Raises:
-        UserError: `base_url` is not a URL.
+        UserError: `base_url` is not a URL of HTTP, `api_key` cannot be a key, or `timeout_seconds` is not a positive
+            finite number.
     """
-    try:
-        httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"{base_url!r} is not a URL ({error}). Pass one such as http://127.0.0.1:8000.") from error
+    _check_url(base_url)
+    if api_key is not None and not (isinstance(api_key, str) and _API_KEY.fullmatch(api_key)):
+        raise UserError(
+            "api_key cannot be a key: it is empty, or contains a space, a line break or a character that is not ASCII. "
+            "Pass the key as `brew360 keys create` printed it; strip() removes the line break of a file."
+        )
+    if not is_number(timeout_seconds) or not 0 < timeout_seconds <= _MAX_TIMEOUT:  # false for NaN
+        raise UserError(
+            f"timeout_seconds is {timeout_seconds!r}; pass a number of seconds greater than 0, up to {_MAX_TIMEOUT:g}."
+        )
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-    return {"base_url": base_url, "headers": headers, "timeout": timeout_seconds, "trust_env": False}
+    return {"base_url": base_url, "headers": headers, "timeout": float(timeout_seconds), "trust_env": False}
+
+
+def _check_url(base_url: str) -> None:
+    example = "Pass one such as http://127.0.0.1:8000."
+    try:
+        url = httpx.URL(base_url)
+        host, port = url.host, url.port
+    except (httpx.InvalidURL, ValueError, TypeError) as error:
+        raise UserError(f"{base_url!r} is not a URL ({error}). {example}") from error
+    if url.scheme not in ("http", "https") or not host:
+        raise UserError(f"{base_url!r} is not a URL with http:// or https:// and a host. {example}")
+    if port is not None and not 0 < port < 2**16:
+        raise UserError(f"{base_url!r} has the port {port}; ports are 1 to 65535. {example}")
+    if url.query or url.fragment or url.userinfo:
+        raise UserError(f"base_url has a query, a fragment or a password, which requests do not send. {example}")

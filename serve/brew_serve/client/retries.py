@@ -1,26 +1,43 @@
 """The retry policy of the client: one call from its first attempt to its response. It neither sends nor sleeps."""
 
+import math
 from dataclasses import dataclass
 from typing import Generic
 
 import httpx
 from pydantic import ValidationError
 
-from brew_platform.errors import BrewError
+from brew_platform.errors import BrewError, UserError
 from brew_serve.client.calls import Call, ResponseT
 from brew_serve.client.errors import error_of, retry_after_of
 
-__all__ = ["Exchange", "Retries"]
+__all__ = ["Exchange", "Retries", "is_number"]
 
 _DEFAULT_WAIT_SECONDS = 1.0  # before a retry of a 429 or 503 without Retry-After; doubled each time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """Limits of the retries, if the service has no capacity (503) or the team's quota is used up (429)."""
+    """Limits of the retries, if the service has no capacity (503) or the team's quota is used up (429).
+
+    Raises:
+        UserError: A limit is negative, or not a finite number.
+    """
 
     max_retries: int = 2  # attempts after the first one; 0 disables retries
     max_wait_seconds: float = 30.0  # a service that requires a longer wait than this is not called again
+
+    def __post_init__(self) -> None:
+        if type(self.max_retries) is not int or self.max_retries < 0:
+            raise UserError(f"max_retries is {self.max_retries!r}; pass 0 or a larger whole number.")
+        seconds = self.max_wait_seconds
+        if not is_number(seconds) or not 0 <= seconds < math.inf:  # false for NaN
+            raise UserError(f"max_wait_seconds is {seconds!r}; pass a finite number of seconds, 0 or more.")
+
+
+def is_number(value: object) -> bool:
+    """Return whether `value` is an integer or a float, and not a boolean."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Exchange(Generic[ResponseT]):

@@ -2,11 +2,16 @@
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from brew_platform.errors import BrewError, UserError
@@ -234,6 +239,184 @@ def test_invalid_responses_and_failed_connections_are_reported(
         call_method(Service(result), "rank", RANK)
 
 
-def test_an_invalid_url_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'http://a:b' is not a URL .*Pass one such as"):
-        RankClient("http://a:b")
+# --- Arguments that are refused before anything is sent ---
+
+CLIENTS = [RankClient, AsyncRankClient]
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("http://a:b", "'http://a:b' is not a URL ("),
+        ("", "'' is not a URL with http:// or https:// and a host"),
+        ("127.0.0.1", "is not a URL with http:// or https://"),
+        ("localhost:8000", "is not a URL with http:// or https://"),
+        ("http://", "is not a URL with http:// or https://"),
+        ("ftp://a", "is not a URL with http:// or https://"),
+        ("http://a:99999", "has the port 99999; ports are 1 to 65535"),
+        ("http://a:0", "has the port 0"),
+        ("http://a?key=1", "base_url has a query"),
+        ("http://me:secret@a", "base_url has a query, a fragment or a password"),
+        (None, "None is not a URL ("),
+        ("http://a\n", "is not a URL ("),
+    ],
+)
+def test_an_address_that_is_not_a_url_is_refused(kind: Any, url: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)) as refused:
+        kind(url)
+    assert str(refused.value).endswith("Pass one such as http://127.0.0.1:8000.")
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize("seconds", [-1, 0, math.nan, math.inf, 1e300, True, "5", None])
+def test_a_timeout_that_is_not_positive_and_finite_is_refused(kind: Any, seconds: Any) -> None:
+    with pytest.raises(UserError, match=r"^timeout_seconds is .*; pass a number of seconds greater than 0"):
+        kind("http://test", timeout_seconds=seconds)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+@pytest.mark.parametrize(
+    "key", ["", "b360_x\n", "b360 x", "b360_x\r\nhost: evil", "b360_\u00fc", "b360_\ud800", b"b360_x"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(kind: Any, key: Any) -> None:
+    with pytest.raises(UserError, match=r"^api_key cannot be a key: .* strip\(\) removes") as refused:
+        kind("http://test", api_key=key)
+    assert "b360_" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"max_retries": -1}, "max_retries is -1"),
+        ({"max_retries": 1.5}, "max_retries is 1.5"),
+        ({"max_retries": True}, "max_retries is True"),
+        ({"max_wait_seconds": -1}, "max_wait_seconds is -1"),
+        ({"max_wait_seconds": math.nan}, "max_wait_seconds is nan"),
+        ({"max_wait_seconds": math.inf}, "max_wait_seconds is inf"),
+        ({"max_wait_seconds": "5"}, "max_wait_seconds is '5'"),
+    ],
+)
+def test_limits_of_retries_are_checked(limits: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        Retries(**limits)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def circular() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value["again"] = value
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (math.nan, "member.profile.x is nan, which JSON cannot represent; pass a finite number"),
+        (-math.inf, "member.profile.x is -inf"),
+        (np.float64("nan"), "member.profile.x is nan"),
+        ([0.5, math.nan], "member.profile.x.1 is nan"),
+        (
+            datetime(2026, 1, 31, tzinfo=UTC),
+            "member.profile.x is a datetime, which JSON cannot represent; pass its iso",
+        ),
+        (date(2026, 1, 31), "member.profile.x is a date"),
+        ({"a"}, "member.profile.x is a set, which JSON cannot represent; pass a list."),
+        (frozenset(), "member.profile.x is a frozenset"),
+        (Decimal("1.5"), "member.profile.x is a Decimal"),
+        (b"text", "member.profile.x is a bytes, which JSON cannot represent; decode it to text."),
+        (np.int64(3), "member.profile.x is a int64, which JSON cannot represent; pass its tolist()."),
+        (np.float32(0.5), "member.profile.x is a float32"),
+        (np.zeros(2), "member.profile.x is a ndarray"),
+        (object(), "member.profile.x is a object"),
+        (iter([1]), "member.profile.x is a list_iterator"),
+        ("\ud83d", "member.profile.x contains half of a surrogate pair at character 0"),
+        ({"a\udc00": 1}, "member.profile.x contains half of a surrogate pair at character 1"),
+        ({1: "a"}, "member.profile.x has the key 1, a int; the keys of JSON are text."),
+        ({None: "a"}, "member.profile.x has the key None"),
+        (10**5000, "member.profile.x is a number of more than 4300 digits"),
+        (nested(2_000), "the request is nested more than 100 deep, or contains itself, at member.profile.x"),
+        (circular(), "the request is nested more than 100 deep, or contains itself, at member.profile.x.again"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else type(value).__name__,
+)
+def test_values_that_json_cannot_represent_are_refused_before_anything_is_sent(
+    call_method: Callable[..., Any], value: Any, sentence: str
+) -> None:
+    service = Service(httpx.Response(200, json=RANKED))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        call_method(service, "rank", RANK | {"member_id": None, "member": {"profile": {"x": value}}})
+    assert not service.requests
+
+
+def test_mappings_and_sequences_of_any_kind_are_sent(call_method: Callable[..., Any]) -> None:
+    service = Service(httpx.Response(200, json=RANKED))
+    fields = MappingProxyType({"title": "\u00e9\U0001f600", "tags": ("a", "b"), "pay": np.float64(0.5), "on": True})
+    call_method(service, "rank", {"task": "t", "member_id": "m", "candidates": ({"id": "a", "fields": fields},)})
+    sent = json.loads(service.requests[0].content)
+    assert sent["candidates"][0]["fields"] == {**fields, "tags": ["a", "b"]}
+    assert service.requests[0].headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("candidates", ["abc", b"abc", {"id": "a"}, None, 5])
+def test_a_list_argument_of_another_type_is_refused(call_method: Callable[..., Any], candidates: Any) -> None:
+    service = Service(httpx.Response(200, json=RANKED))
+    for method, arguments in [
+        ("rank", {"task": "t", "member_id": "m", "candidates": candidates}),
+        ("rank_nearline", {"task": "t", "member_id": "m", "candidates": candidates}),
+        ("send_events", {"events": candidates}),
+    ]:
+        with pytest.raises(UserError, match=r"^(candidates|events) is a .*; pass a list\.$"):
+            call_method(service, method, arguments)
+    assert not service.requests
+
+
+@pytest.mark.parametrize(
+    ("member", "path"),
+    [("a/b", "a%2Fb"), ("..", "%2E%2E"), (".", "%2E"), ("a b?c#d%", "a%20b%3Fc%23d%25"), ("\u00e9", "%C3%A9")],
+)
+def test_an_id_is_one_segment_of_the_path(call_method: Callable[..., Any], member: str, path: str) -> None:
+    service = Service(httpx.Response(200, json=NEARLINE))
+    call_method(service, "nearline_ranking", {"task": "t", "member_id": member})
+    assert service.requests[0].url.raw_path.decode() == f"/v1/nearline/rankings/t/{path}"
+
+
+@pytest.mark.parametrize("member", ["", 5, None, "\ud800"])
+def test_an_id_that_no_path_can_have_is_refused(call_method: Callable[..., Any], member: Any) -> None:
+    service = Service(httpx.Response(200, json=NEARLINE))
+    with pytest.raises(UserError, match=r"^member_id "):
+        call_method(service, "nearline_ranking", {"task": "t", "member_id": member})
+    assert not service.requests
+
+
+@pytest.mark.parametrize("after", ["inf", "nan", "Wed, 21 Oct 2026 07:28:00 GMT", "-5"])
+def test_a_retry_time_that_is_no_number_of_seconds_is_not_waited_for(
+    call_method: Callable[..., Any], after: str
+) -> None:
+    service = Service(busy(503, after), httpx.Response(200, json=RANKED))
+    assert call_method(service, "rank", RANK).version == 1
+    assert service.waits == [0, 0 if after == "-5" else 1]
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), httpx.ReadError("reset"), httpx.ConnectError("refused")])
+def test_a_request_that_may_have_been_answered_is_not_sent_again(
+    call_method: Callable[..., Any], error: Exception
+) -> None:
+    service = Service(error, httpx.Response(200, json=RANKED))
+    with pytest.raises(BrewError, match="no response from http://test"):
+        call_method(service, "rank", RANK)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[1]", b"null", b'{"error": null}', b'{"error": {"message": 5}}', b"[" * 100_000, b"\xff", b"<html>"]
+)
+def test_an_error_response_in_no_form_of_ours_is_a_brew_error(call_method: Callable[..., Any], body: bytes) -> None:
+    with pytest.raises(BrewError, match="the service answered 500: "):
+        call_method(Service(httpx.Response(500, content=body)), "rank", RANK)
