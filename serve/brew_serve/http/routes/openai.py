@@ -11,6 +11,7 @@ from brew_serve.engines.base import Sampling
 from brew_serve.errors import UnknownModel
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import Route
+from brew_serve.ranking.compilation import TextPrompts, TextSize
 from brew_serve.ranking.service import Costed, RankingService
 from brew_serve.ranking.text_service import Continuation, TextService, TextToken
 from brew_serve.schemas.openai import (
@@ -46,6 +47,7 @@ __all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "MODEL", "MODELS"]
 _GREEDY_BELOW = 0.01  # a division by a smaller temperature would overflow
 
 Events = AsyncGenerator[BaseModel, None]
+Ids = tuple[int, ...]
 
 
 async def models(service: RankingService, context: RequestContext) -> Costed[ModelList]:
@@ -72,7 +74,7 @@ async def completions(
     """Continues each prompt."""
     text = TextService(service=service)
     name = text.require_model(request.model)
-    prompts = [(*text.start, *text.encode(p)) if isinstance(p, str) else tuple(p) for p in request.prompts]
+    prompts = await _compile_completion(text, request)
     sampling = _sampling(request, request.max_tokens, request.logprobs or 0)
     echoes = [(p if isinstance(p, str) else text.decode(p)) if request.echo else "" for p in request.prompts]
     id_, created = f"cmpl-{context.trace.request_id}", int(time.time())
@@ -107,9 +109,8 @@ async def chat_completions(
     """Answers the last message."""
     text = TextService(service=service)
     name = text.require_model(request.model)
-    messages = [(message.role, message.words()) for message in request.messages]
-    prompts = [chat_ids(service.version.compiler.tokenizer, messages)]
     max_tokens = request.max_completion_tokens or request.max_tokens or 16
+    prompts = await _compile_chat(service, request, max_tokens)
     sampling = _sampling(request, max_tokens, request.top_logprobs)
     id_, created = f"chatcmpl-{context.trace.request_id}", int(time.time())
     if request.stream:
@@ -135,11 +136,31 @@ async def chat_completions(
     return Costed(response=response, tokens=generated.tokens)
 
 
+async def _compile_completion(text: TextService, request: CompletionRequest) -> list[Ids]:
+    """Return the token ids of each prompt; text is encoded without control tokens, and starts as in pretraining."""
+    sizes = [
+        TextSize(characters=len(prompt), ids=len(text.start)) if isinstance(prompt, str) else TextSize(ids=len(prompt))
+        for prompt in request.prompts
+    ]
+    encoded = (
+        (*text.start, *text.encode(prompt)) if isinstance(prompt, str) else tuple(prompt) for prompt in request.prompts
+    )
+    return await text.service.compile_text(TextPrompts(sizes=sizes, encoded=encoded), answer_tokens=request.max_tokens)
+
+
+async def _compile_chat(service: RankingService, request: ChatRequest, max_tokens: int) -> list[Ids]:
+    """Return the token ids of the chat, as the only prompt."""
+    messages = [(message.role, message.words()) for message in request.messages]
+    size = TextSize(characters=sum(len(words) for _, words in messages))
+    encoded = (chat_ids(service.version.compiler.tokenizer, chat) for chat in [messages])
+    return await service.compile_text(TextPrompts(sizes=[size], encoded=encoded), answer_tokens=max_tokens)
+
+
 async def _completion_events(
     text: TextService,
     request: CompletionRequest,
     base: CompletionChunk,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Ids],
     echoes: Sequence[str],
     stream: AsyncGenerator[Continuation, None],
 ) -> Events:
@@ -167,7 +188,7 @@ async def _chat_events(
     text: TextService,
     request: ChatRequest,
     base: ChatChunk,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Ids],
     stream: AsyncGenerator[Continuation, None],
 ) -> Events:
     """Yield the events of an answer to a chat; `base` has what they share."""
@@ -201,7 +222,7 @@ def _sampling(request: CompletionRequest | ChatRequest, max_tokens: int, top_log
     )
 
 
-def _usage(prompts: Sequence[Sequence[int]], written: Sequence[int]) -> TextUsage:
+def _usage(prompts: Sequence[Ids], written: Sequence[int]) -> TextUsage:
     read = sum(map(len, prompts))
     return TextUsage(prompt_tokens=read, completion_tokens=sum(written), total_tokens=read + sum(written))
 
