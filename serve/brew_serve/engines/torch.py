@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from brew_platform.errors import UserError
-from brew_platform.model_folder.families import FAMILIES, check_architecture
-from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared, check_generation, check_request
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.logprobs import require_logprobs
+from brew_serve.engines.model_check import require_model
 from brew_serve.engines.rope_scaling import rope_overrides
 
 __all__ = ["TorchEngine"]
@@ -37,10 +37,7 @@ class TorchEngine:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        content = read_model_config(model_folder)
-        if content.get("model_type") in FAMILIES:
-            check_architecture(content, model_folder)
-        read_weight_headers(model_folder)
+        require_model(model_folder)
         try:
             settings = AutoConfig.from_pretrained(model_folder, local_files_only=True)
             for name, value in rope_overrides(settings.to_dict(), config.rope if config else None).items():
@@ -76,6 +73,7 @@ class TorchEngine:
         ids = list(prompt)
         for _ in range(sampling.max_tokens):
             scores = await self._run(lambda: self._next(ids))
+            require_logprobs([float(scores.max())])  # nothing can be drawn from NaN
             id_ = self._sample(scores, sampling, generator)
             if id_ in sampling.stop_ids:
                 return

@@ -6,6 +6,8 @@ Starts and stops vLLM's process, and translates its failures into errors that sa
 import asyncio
 import itertools
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -18,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
-from brew_platform.model_folder.families import FAMILIES, check_architecture
-from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared, check_generation, check_request
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.model_check import require_model
 from brew_serve.engines.rope_scaling import context_of
 from brew_serve.engines.vllm.arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
 from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue, prompt_tokens_of
+from brew_serve.engines.vllm.self_check import TOLERANCES, largest_difference
 
 __all__ = ["VllmEngine"]
 
+_LOG = logging.getLogger("brew_serve")
 _CLOSE_SECONDS = 1.0  # time to shut down before the engine is killed; it has nothing to save
 _MAX_IDS = 128  # target tokens per request of vLLM's scheduler
 _WATCH_SECONDS = 0.2  # interval at which a waiting call checks that the engine process still runs
@@ -35,6 +38,9 @@ _WATCH_SECONDS = 0.2  # interval at which a waiting call checks that the engine 
 
 class VllmEngine:
     """An `Engine` on vLLM. It takes calls from one event loop; construction blocks until the model is loaded.
+
+    Before the first answer, packed passes are compared with vLLM's scheduler on tiny prompts. If they differ, the
+    scheduler computes all scores.
 
     Args:
         model_folder: Hugging Face files: config.json and safetensors.
@@ -48,7 +54,7 @@ class VllmEngine:
 
     def __init__(self, model_folder: Path, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
-        model = read_model_config(model_folder)
+        model = require_model(model_folder)
         self.vocabulary_size, self.context_length = _check_model(model_folder, model, config)
         self.config = replace(config, max_model_len=self.context_length)
         device = _device()
@@ -58,6 +64,8 @@ class VllmEngine:
         self._params = lru_cache(maxsize=4096)(_sampling_params)
         self._checked_shared: Shared | None = None
         self._queue: ScoringQueue | None = None
+        self._self_check = asyncio.Lock()
+        self._is_checked = False
         if "worker_extension_cls" in arguments:
             self._queue = ScoringQueue(
                 self._score,
@@ -85,9 +93,41 @@ class VllmEngine:
                 check_request(shared.ids or prompt, token_ids, **sizes, length=len(prompt))
                 self._checked_shared = shared
             check_request(prompt[start:] or prompt, token_ids, **sizes, length=len(prompt))
-        if self._queue is not None:
-            return self._queue.submit(prompt, token_ids, shared)
-        return self._scheduled(prompt, token_ids)
+        if self._queue is None:
+            return self._scheduled(prompt, token_ids)
+        if not self._is_checked:
+            return self._after_self_check(prompt, token_ids, shared)
+        return self._queue.submit(prompt, token_ids, shared)
+
+    async def _after_self_check(
+        self, prompt: Sequence[int], token_ids: Sequence[int], shared: Shared | None
+    ) -> list[float]:
+        async with self._self_check:
+            if not self._is_checked:
+                await self._check_passes()
+        return await self.next_token_logprobs(prompt, token_ids, shared)
+
+    async def _check_passes(self) -> None:
+        """Compare packed passes with vLLM's scheduler; if they differ, use the scheduler from now on."""
+        assert self._queue is not None
+        usage, tolerance = self.usage, TOLERANCES[self.config.dtype]
+        try:
+            difference = await largest_difference(
+                self._queue.submit,
+                self._scheduled,
+                context_length=self.context_length,
+                vocabulary=self.vocabulary_size,
+            )
+            reason = f"they differ from its results by {difference:.2g}; {tolerance:g} is allowed"
+        except BrewError as error:
+            self.check()  # raises if the engine has ended
+            difference, reason = math.inf, str(error)
+        self.usage = usage  # the prompts of the check are not counted
+        if difference > tolerance:
+            _LOG.warning("vLLM's scheduler computes all scores, which takes longer. Packed passes fail: %s", reason)
+            self._queue = None
+            self.usage = replace(usage, fallbacks=1)
+        self._is_checked = True
 
     async def _scheduled(self, prompt: Sequence[int], token_ids: Sequence[int]) -> list[float]:
         """Compute the log-probabilities with vLLM's scheduler, in requests that generate one token."""
@@ -211,8 +251,6 @@ def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> t
             f"{folder} does not contain a model that can be served (config.json: {error}). Pass a folder of "
             f"save_pretrained."
         ) from error
-    if model.get("model_type") in FAMILIES:  # others cannot be trained here, so there is nothing to agree with
-        check_architecture(model, folder)
     length = config.max_model_len or context
     if length > context:
         raise UserError(
@@ -220,7 +258,6 @@ def _check_model(folder: Path, model: dict[str, Any], config: EngineConfig) -> t
             f"{' with this engine.rope' if config.rope else ''}. Set max_model_len to {context} or less, or scale its "
             f"rotary embedding with engine.rope.alpha."
         )
-    read_weight_headers(folder)
     return vocabulary_size, length
 
 
@@ -294,8 +331,7 @@ def _start_failure(error: Exception, folder: Path, config: EngineConfig, notes: 
             f"kv_cache_bytes is {cache_bytes}, which is too little for one prompt of {config.max_model_len} tokens, "
             f"or more than the free memory of this machine ({message}). Change kv_cache_bytes, or lower max_model_len."
         )
-    wrong_shape = kind == "AssertionError" and "load weight" in message  # how vLLM's weight loaders report it
-    if wrong_shape or kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
+    if kind in ("OSError", "ValueError", "ValidationError", "SafetensorError", "KeyError"):
         return UserError(
             f"vLLM cannot load the model in {folder}: {message} Export it again, or change the engine settings."
         )

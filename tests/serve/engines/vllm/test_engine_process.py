@@ -69,19 +69,32 @@ async def test_a_cache_too_small_for_one_prompt_is_refused_with_the_reason(versi
     assert engine_cores() == before
 
 
-@pytest.mark.real
-async def test_weights_that_vllm_cannot_load_are_refused_with_the_reason(version_folder: Path, tmp_path: Path) -> None:
+def change(tensors: dict[str, torch.Tensor], name: str, tensor: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Return the tensors with another one under `name`, or without it."""
+    return {key: value for key, value in {**tensors, name: tensor}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("model.norm.weight", torch.ones(7), r"has the shape \[7\], but config\.json requires \[64\]"),
+        ("model.layers.1.block_sparse_moe.experts.3.w2.weight", torch.ones(64, 65), r"has the shape \[64, 65\]"),
+        ("lm_head.weight", None, r"has no tensor lm_head\.weight, which its config\.json requires"),
+        ("model.vision.weight", torch.ones(2), r"has 1 tensors that its config\.json does not describe"),
+        ("model.norm.weight", torch.ones(64, dtype=torch.int8), "has the type I8, so the model is quantized"),
+    ],
+)
+async def test_weights_that_do_not_match_config_json_are_refused_before_an_engine_starts(
+    name: str, tensor: torch.Tensor | None, message: str, version_folder: Path, tmp_path: Path
+) -> None:
     from brew_serve.engines.vllm.engine import VllmEngine
 
-    shutil.copytree(version_folder, tmp_path / "model")
-    weights = tmp_path / "model/model.safetensors"
-    tensors = load_file(weights)
-    tensors["model.norm.weight"] = torch.ones(7)
-    save_file(tensors, weights)
-    before = engine_cores()
-    with pytest.raises(UserError, match=r"vLLM cannot load the model in .*"):
-        VllmEngine(tmp_path / "model")
-    assert engine_cores() == before
+    folder = Path(shutil.copytree(version_folder, tmp_path / "model"))
+    weights = folder / "model.safetensors"
+    save_file(change(load_file(weights), name, tensor), weights, {"format": "pt"})
+    for make in (TorchEngine, VllmEngine):
+        with pytest.raises(UserError, match=message):
+            make(folder)
 
 
 LATE = """
