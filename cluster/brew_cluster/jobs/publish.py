@@ -58,8 +58,7 @@ def publish_export(
         gates = lineage.gates if lineage is not None else []
     # The figures of a report are judged at the promotion. Here only names are checked, so any data may be assumed.
     validate_gates(gates, [task.name for task in bundle.suite.tasks], has_true_probabilities=True)
-    if report is not None:
-        _require_same_model(report, export, bundle)
+    measured = None if report is None else _require_same_model(report, export, bundle)
     return registry.publish(
         export,
         signature={
@@ -76,6 +75,7 @@ def publish_export(
         },
         metrics={} if report is None else report["tasks"],
         gates=gates,
+        measured_digest=measured,
         author=author,
         on_progress=on_progress,
     )
@@ -104,7 +104,8 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptBundle) -> None:
+def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptBundle) -> str:
+    """Return the digest of the export, which is that of the measured model."""
     digest = folder_digest(export)
     measured = report["model"].get("digest")
     if measured != digest or report.get("prompt_digest") != bundle.digest:
@@ -113,6 +114,7 @@ def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptB
             f"{str(measured)[:12]}, but {export} has {digest[:12]}. Run `brew360 benchmark {export} --data FOLDER "
             f"--report FILE` and publish with its report."
         )
+    return digest
 
 
 def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The key of a blob is `<prefix>/sha256/<digest>`. Each blob is uploaded once.
 """
 
 import hashlib
+import json
 import shutil
 import time
 import uuid
@@ -11,9 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.files import fsync_folder, replace_folder
+from brew_platform.files import fsync_folder, replace_atomically, replace_folder
 from brew_platform.storage.base import Digest, ObjectStore
 
 __all__ = ["Blobs", "File", "digest_of", "list_files"]
@@ -57,10 +59,16 @@ class Blobs:
             StorageError: The store failed, or a file changed while it was uploaded; its changed content is not stored.
         """
         paths = list_files(folder)
-        total, done = sum(path.stat().st_size for path in paths), 0
+        try:
+            total, done = sum(path.stat().st_size for path in paths), 0
+        except OSError as error:
+            raise _changed(folder, error) from error
         files = []
         for path in paths:
-            digest = digest_of(path)
+            try:
+                digest = digest_of(path)
+            except OSError as error:
+                raise _changed(path, error) from error
             file = File(path.relative_to(folder).as_posix(), digest.size, digest.sha256)
             # The store hashes the bytes that it receives, because the file may change after it was hashed here.
             if not self.store.upload_if_absent(self._key(file), path, expected=digest) and (fault := self.check(file)):
@@ -89,8 +97,9 @@ class Blobs:
     def fetch(self, files: Sequence[File], folder: Path) -> None:
         """Download `files` into `folder`, which appears after all sizes and digests are verified.
 
-        An existing folder is reused if it has all files with the right sizes, and replaced otherwise. Several processes
-        can fetch into the same folder at the same time.
+        An existing folder is reused if all its files are right, and replaced otherwise. A file is hashed again unless
+        its size and times are those of its last verification, which a hidden file beside the folder records. Several
+        processes can fetch into the same folder at the same time.
 
         Args:
             files: The files to download.
@@ -100,7 +109,7 @@ class Blobs:
             RegistryError: A blob is missing or damaged (the message names it), or a path leads out of the folder.
             StorageError: The store or the disk failed.
         """
-        if _is_whole(folder, files):
+        if _is_intact(folder, files):
             return
         for left in folder.parent.glob(f".{folder.name}.*.part"):
             with suppress(FileNotFoundError):  # another process has just deleted it
@@ -110,15 +119,16 @@ class Blobs:
         try:
             for file in files:
                 self._download(file, part)
-            if _is_whole(folder, files):  # another process was faster, and may read it now
+            if _is_intact(folder, files):  # another process was faster, and may read it now
                 return
             if folder.exists():  # its files were changed after it was fetched
                 replace_folder(part, folder)
             else:  # unlike a replacement, this fails if another process was faster
                 part.rename(folder)
                 fsync_folder(folder.parent)
+            _write_stamps(folder, {file.path: _stamp(folder, file) for file in files})
         except OSError as error:
-            if not _is_whole(folder, files):  # otherwise another process was faster
+            if not _is_intact(folder, files):  # otherwise another process was faster
                 raise StorageError(
                     f"cannot write {folder}: {error.strerror}. Free space on its disk, or choose another folder."
                 ) from error
@@ -166,10 +176,50 @@ def list_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _is_whole(folder: Path, files: Sequence[File]) -> bool:
-    """Return whether `folder` has all `files` with the right sizes."""
-    paths = [(folder / file.path, file.size) for file in files]
+def _changed(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot publish {path}: it changed meanwhile ({error.strerror}). Publish again when no process writes to it."
+    )
+
+
+def _is_intact(folder: Path, files: Sequence[File]) -> bool:
+    """Return whether `folder` has all `files` with the right content."""
+    verified = _read_stamps(folder)
+    found = {}
     try:
-        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
-    except FileNotFoundError:  # another process is replacing it
+        for file in files:
+            stamp = _stamp(folder, file)
+            if stamp[0] != file.size:
+                return False
+            if verified.get(file.path) != stamp and digest_of(folder / file.path).sha256 != file.sha256:
+                return False
+            found[file.path] = stamp
+    except OSError:  # a file is missing, or another process is replacing the folder
         return False
+    if found != verified:
+        _write_stamps(folder, found)
+    return True
+
+
+def _stamp(folder: Path, file: File) -> list[Any]:
+    """Return what changes if a file is written again: its size, the times of its content and its inode, its inode."""
+    status = (folder / file.path).stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, file.sha256]
+
+
+def _stamps_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.verified")
+
+
+def _read_stamps(folder: Path) -> dict[str, Any]:
+    """Return the stamps of the verified files of a folder by path; none if they are missing or damaged."""
+    try:
+        stamps = json.loads(_stamps_path(folder).read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def _write_stamps(folder: Path, stamps: dict[str, Any]) -> None:
+    with suppress(OSError):  # a cache that cannot be written is hashed at every fetch
+        replace_atomically(_stamps_path(folder), json.dumps(stamps))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from brew_platform.errors import RegistryError, UserError
+from brew_platform.errors import RegistryError, StorageError, UserError
 from brew_platform.registry.blobs import Blobs, File
 from brew_platform.registry.events import (
     KINDS,
@@ -27,6 +27,7 @@ from brew_platform.registry.events import (
 )
 from brew_platform.registry.gates import Gate, GateOutcome, Measured, judge
 from brew_platform.registry.log import NumberedLog
+from brew_platform.registry.model_digest import model_digest
 from brew_platform.settings import require_name
 from brew_platform.storage.base import ObjectStore
 
@@ -103,6 +104,7 @@ class Registry:
         metrics: Mapping[str, Any],
         author: str,
         gates: Sequence[Gate] = (),
+        measured_digest: str | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Version:
         """Publishes all files of `folder` as the next version.
@@ -117,14 +119,20 @@ class Registry:
             metrics: Figures of its benchmark, by task; the gates of a promotion are judged on them.
             author: Who publishes.
             gates: The gates of its promotions.
+            measured_digest: `model_digest` of the files that `metrics` were measured on; None: not known.
             on_progress: Called with (bytes in the store, bytes of all files).
 
         Raises:
             UserError: `folder` is missing or empty, or a mapping holds what JSON cannot.
             RegistryError: The store has a damaged blob of one of the files.
-            StorageError: The store failed, or a file changed while it was published.
+            StorageError: The store failed, or a file changed while it was published, or after it was measured.
         """
         files = self._blobs.upload(folder, on_progress)
+        if measured_digest is not None and model_digest(files) != measured_digest:
+            raise StorageError(
+                f"cannot publish {folder}: its files changed after they were measured, so that the figures are of "
+                f"another model. Measure it again when no process writes to it."
+            )
         document = {
             "files": [asdict(file) for file in files],
             "signature": signature,
@@ -165,7 +173,8 @@ class Registry:
         """Download the files of a version into a new folder below `folder`, or reuse the existing one.
 
         The size and SHA-256 of each file are verified at the download, and the new folder appears only after that. An
-        existing folder is reused if its file sizes are right. Several processes can fetch at the same time.
+        existing folder is reused if its files are right; files that changed since their verification are hashed again.
+        Several processes can fetch at the same time.
 
         Args:
             number: The number of the version.

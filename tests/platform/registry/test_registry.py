@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import RegistryError, StorageError, UserError
+from brew_platform.registry.blobs import digest_of
+from brew_platform.registry.model_digest import folder_digest
 from brew_platform.registry.registry import Fault, Gate, GateOutcome, Registry, Version
 from brew_platform.storage.base import Digest
 from brew_platform.storage.local import LocalStore
@@ -59,7 +61,7 @@ def test_a_version_is_published_and_fetched_back(
     fetched = registry.fetch(1, tmp_path / "cache")
     assert (fetched / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert (fetched / "tokenizer/tokenizer.json").read_text() == "{}"
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [fetched.name]
+    assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [fetched.name]
 
 
 def test_the_layout_is_the_documented_one(registry: Registry, store: LocalStore, folder: Path) -> None:
@@ -103,6 +105,31 @@ def test_a_fetched_folder_is_reused_and_a_changed_one_replaced(
     assert (fetched / "model.safetensors").stat().st_size == 25600
 
 
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_fetched_file_that_was_altered_without_changing_its_size_is_replaced(
+    registry: Registry, folder: Path, tmp_path: Path, keep_times: bool
+) -> None:
+    publish(registry, folder)
+    weights = registry.fetch(1, tmp_path / "cache") / "model.safetensors"
+    right, status = weights.read_bytes(), weights.stat()
+    weights.write_bytes(right[::-1][:-1] + b"!")
+    if keep_times:
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    registry.fetch(1, tmp_path / "cache")
+    assert weights.read_bytes() == right
+
+
+def test_a_fetched_folder_is_hashed_once(
+    registry: Registry, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(registry, folder)
+    fetched = registry.fetch(1, tmp_path / "cache")
+    fetched.with_name(f".{fetched.name}.verified").unlink()  # of an earlier release, or copied
+    registry.fetch(1, tmp_path / "cache")
+    monkeypatch.setattr("brew_platform.registry.blobs.digest_of", lambda path: pytest.fail(f"{path} was hashed"))
+    assert registry.fetch(1, tmp_path / "cache") == fetched
+
+
 def test_many_may_fetch_at_once(registry: Registry, folder: Path, tmp_path: Path) -> None:
     publish(registry, folder)
     barrier = threading.Barrier(8)
@@ -115,7 +142,8 @@ def test_many_may_fetch_at_once(registry: Registry, folder: Path, tmp_path: Path
     with ThreadPoolExecutor(8) as pool:
         ((fetched, size),) = set(pool.map(fetch, range(8)))
     assert size == 25600
-    assert list((tmp_path / "cache").iterdir()) == [fetched]
+    assert list((tmp_path / "cache").glob("[!.]*")) == [fetched]
+    assert len(list((tmp_path / "cache").glob(".*"))) == 1  # the record of its verification
 
 
 def test_the_folder_of_a_killed_fetch_is_removed_after_a_day(registry: Registry, folder: Path, tmp_path: Path) -> None:
@@ -125,7 +153,7 @@ def test_the_folder_of_a_killed_fetch_is_removed_after_a_day(registry: Registry,
         left.mkdir(parents=True)
         os.utime(left, (time.time() - age_hours * 3600,) * 2)
     assert registry.fetch(1, tmp_path / "cache") == fetched
-    assert sorted(path.name.split(".")[-2] for path in (tmp_path / "cache").glob(".*")) == ["young"]
+    assert sorted(path.name.split(".")[-2] for path in (tmp_path / "cache").glob(".*.part")) == ["young"]
 
 
 def test_a_damaged_or_missing_blob_is_named_and_nothing_is_left(
@@ -374,6 +402,28 @@ def test_a_file_that_changes_while_it_is_published_is_never_stored_under_the_wro
     weights.write_bytes(right)
     publish(registry, folder)
     assert (registry.fetch(1, tmp_path / "cache") / "model.safetensors").read_bytes() == right
+
+
+def test_a_file_that_disappears_while_it_is_published_makes_no_version(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_and_hash(path: Path) -> Digest:
+        path.unlink()
+        return digest_of(path)
+
+    monkeypatch.setattr("brew_platform.registry.blobs.digest_of", remove_and_hash)
+    with pytest.raises(StorageError, match=r"cannot publish .*: it changed meanwhile \(No such file"):
+        publish(registry, folder)
+    assert registry.versions() == []
+
+
+def test_a_model_that_changed_after_it_was_measured_is_not_published(registry: Registry, folder: Path) -> None:
+    measured = folder_digest(folder)
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(StorageError, match="its files changed after they were measured"):
+        publish(registry, folder, measured_digest=measured)
+    assert registry.versions() == []
+    assert publish(registry, folder, measured_digest=folder_digest(folder)).number == 1
 
 
 def test_verify_names_every_missing_or_damaged_blob(registry: Registry, store: LocalStore, folder: Path) -> None:
