@@ -158,8 +158,20 @@ def test_sft_starts_from_the_average_of_cpt(
 
 def test_a_loss_that_is_not_finite_names_stage_step_and_bins(run: Any, config: TrainConfig, tmp_path: Path) -> None:
     wild = replace(config, stages=[replace(config.stages[0], warmup_steps=0, learning_rate=1e30)])
-    with pytest.raises(UserError, match=r"stage cpt, step \d+: the loss became .* in bins \[\d+, \d+\]"):
+    with pytest.raises(UserError, match=r"stage cpt, step 2: the loss became .* in bins \[\d+, \d+\]") as caught:
         run(tmp_path / "run", config=wild)
+    assert str(caught.value).endswith("There is no checkpoint yet.")
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_bad_step_after_a_checkpoint_names_the_newest_one(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", stop_at=4)
+    stage = replace(config.stages[0])
+    stage.max_loss_rise = -100.0  # out of the range of a recipe
+    with pytest.raises(UserError, match=r"stage cpt, step 5: the loss exploded .* checkpoint is that of step 4\."):
+        run(tmp_path / "run", config=replace(config, stages=[stage, config.stages[1]]))
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0].name.startswith("step-00000004")
 
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_exported(
@@ -168,7 +180,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_exported(
     # the first loss is finite, and the update after it is not
     stage = replace(config.stages[0], steps=1, warmup_steps=0, learning_rate=1e38, weight_decay=100.0)
     with pytest.raises(
-        UserError, match=r"has values that are not finite, so the checkpoint .* earlier ones are intact"
+        UserError, match=r"has values that are not finite, so the checkpoint .* earlier ones were not changed"
     ):
         run(tmp_path / "run", config=replace(config, stages=[stage]))
     assert list((tmp_path / "run" / "checkpoints").glob("*")) == []
@@ -183,12 +195,12 @@ def test_a_run_with_changed_settings_is_refused(
         run(tmp_path / "run", config=replace(config, seed=5))
     with pytest.raises(UserError, match="is in stage number 2, but train.stages has only 1"):
         run(tmp_path / "run", config=replace(config, stages=config.stages[:1]))
-    with pytest.raises(UserError, match="does not fit this model"):
-        run(tmp_path / "run", config=replace(config, model=replace(config.model, hidden_size=32)))
-    longer = replace(config, stages=[config.stages[0], replace(config.stages[1], steps=5)])
+    for name, value in (("hidden_size", 32), ("rope_theta", 2e4), ("experts_per_token", 1)):
+        with pytest.raises(UserError, match=r"was trained with \w+=.* does not fit this model: restore train\.model"):
+            run(tmp_path / "run", config=replace(config, model=replace(config.model, **{name: value})))
     hashes = [BinReader(bins[name], shape).plan_hash[:12] for name in ("sft", "cpt")]
     with pytest.raises(UserError, match=f"trained on plan {hashes[0]}, but the bins have plan {hashes[1]}"):
-        run(tmp_path / "run", config=longer, bins={"cpt": bins["cpt"], "sft": bins["cpt"]})
+        run(tmp_path / "run", bins={"cpt": bins["cpt"], "sft": bins["cpt"]})
     with pytest.raises(UserError, match="stage sft has no bins"):
         run(tmp_path / "other", bins={"cpt": bins["cpt"]})
     with pytest.raises(ConfigError, match="3 workers with 1 micro-steps need at least one bin each"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from brew_platform.errors import UserError
 from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
@@ -61,7 +62,8 @@ def train(config: TrainConfig, run: RunContext) -> TrainResult:
         The run summary, on every worker.
 
     Raises:
-        UserError: settings, bins or the checkpoint do not fit, or a loss is not finite or explodes.
+        UserError: settings, bins or the checkpoint do not fit, or a loss, weights or optimizer state are not finite,
+            or a loss explodes.
         DataError: bins are damaged.
         StorageError: a checkpoint could not be written.
     """
@@ -87,7 +89,7 @@ def _train(config: TrainConfig, run: RunContext) -> TrainResult:
     ):
         recorder.event("attempt", workers=context.size, checked_seconds=time.perf_counter() - started)
         checkpoint = checkpointer.newest()
-        model = _build(config, run)
+        model = _build(config, run, continues=checkpoint is not None)
         state = CheckpointState.of(checkpoint).train_state if checkpoint else TrainState()
         metrics = StepMetrics(model, context, steps=sum(stage.steps for stage in config.stages))
         attempt = _Attempt(
@@ -155,7 +157,10 @@ class _Attempt:
         """Trains, evaluates and records one step; returns whether its evaluation is the best of the stage."""
         state, settings = self.state, stage.settings
         step_started = time.perf_counter()
-        result, bin_ids = stage.step(state.step, state.mean_loss)
+        try:
+            result, bin_ids = stage.step(state.step, state.mean_loss)
+        except UserError as error:
+            raise UserError(f"{error} {self._describe_newest_checkpoint()}") from error
         seconds = time.perf_counter() - step_started
         state.advance(result, seconds)
         self.ledger.append(LedgerStep(step=state.step, stage=stage.name, bins=bin_ids, skipped=result.skipped))
@@ -180,6 +185,15 @@ class _Attempt:
             self.recorder.event("skipped", step=state.step, bins=result.bad_bins, loss=result.loss)
             state.require_patience(settings)
         return improved
+
+    def _describe_newest_checkpoint(self) -> str:
+        """Waits for the checkpoint in progress, and returns a sentence about the newest complete one."""
+        try:
+            self.checkpointer.wait()
+        except Exception as error:
+            logger.warning("the checkpoint in progress was not completed: %s", error)
+        newest = self.checkpointer.wait()
+        return f"The newest checkpoint is that of step {newest.step}." if newest else "There is no checkpoint yet."
 
     def _write_checkpoint(self, stage: RunningStage, *, improved: bool) -> None:
         """Starts a checkpoint of this step."""
@@ -211,17 +225,30 @@ class _Attempt:
             export(checkpoint, template, best, DistributedContext(device=torch.device("cpu")))
 
 
-def _build(config: TrainConfig, run: RunContext) -> RankingLM:
-    """Returns the sharded model with its initial weights, and writes its config.json to the run folder."""
+def _build(config: TrainConfig, run: RunContext, *, continues: bool) -> RankingLM:
+    """Returns the sharded model with its initial weights, and writes its config.json to the run folder.
+
+    Raises:
+        UserError: the run continues from a checkpoint, which was trained as another model.
+    """
     context = run.distributed
     model = context.on_all(lambda: build_model(config.model, run.shape))
+    base = None if config.model.init_from is None else Path(config.model.init_from)
+
+    def write_template() -> None:
+        template = ExportTemplate.of(
+            model.lm.config, base=base, dtype=config.export_dtype, end_token_ids=run.end_token_ids
+        )
+        if continues and (changes := template.find_changes(run.out / MODEL)):
+            name, (earlier, present) = next(iter(changes.items()))
+            raise UserError(
+                f"{run.out} was trained with {name}={earlier!r}, but train.model or its base now gives {present!r}, so "
+                f"that its checkpoint does not fit this model: restore train.model, or choose a new run folder."
+            )
+        template.write(run.out / MODEL)
+
+    context.on_first(write_template)
     context.on_all(lambda: shard(model, context, config.sharding, precision=config.precision))
     context.on_all(lambda: materialize(model, config.model, context, seed=config.seed))
     model.train()
-    base = None if config.model.init_from is None else Path(config.model.init_from)
-    context.on_first(
-        lambda: ExportTemplate.of(
-            model.lm.config, base=base, dtype=config.export_dtype, end_token_ids=run.end_token_ids
-        ).write(run.out / MODEL)
-    )
     return model

@@ -121,7 +121,7 @@ def take_step(
         if stage.on_bad_step == "stop":
             raise UserError(
                 f"{fault} in bins {bad_bins}: lower learning_rate or max_grad_norm, inspect those bins, or set "
-                f"on_bad_step=skip to skip such steps; the last checkpoint is intact."
+                f"on_bad_step=skip to skip such steps."
             )
     else:
         if norm > stage.max_grad_norm:

@@ -69,7 +69,7 @@ def require(config: TrainConfig, run: RunContext) -> None:
             f"there: restore train.stages, or choose a new run folder."
         )
     trained_plan, plan = state.position.plan_hash, readers[stage.name].plan_hash
-    if trained_plan != plan and state.train_state.stage_step < stage.steps:
+    if trained_plan != plan:
         raise UserError(
             f"this run was trained on plan {trained_plan[:12]}, but the bins have plan {plan[:12]}: pass the bins "
             f"that the run started with, or start a new run folder, with model.init_from to keep its weights."

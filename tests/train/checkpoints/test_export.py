@@ -201,6 +201,30 @@ def test_generation_keeps_the_settings_of_the_base_and_gains_our_end_tokens(
         assert name == "eos_token_id" or getattr(loaded, name) == value
 
 
+def test_sampling_settings_in_config_json_become_those_of_generation(tmp_path: Path) -> None:
+    """Where transformers kept them before it had a generation_config.json."""
+    base = write_base(tmp_path / "base", "bfloat16")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"temperature": 0.6, "top_k": 7, "do_sample": True}))
+    ExportTemplate.of(AutoConfig.from_pretrained(base), base=base, dtype="auto").write(tmp_path / "model")
+    loaded = GenerationConfig.from_pretrained(tmp_path / "model")
+    assert (loaded.temperature, loaded.top_k, loaded.do_sample, loaded.eos_token_id) == (0.6, 7, True, 1)
+    assert "temperature" not in json.loads((tmp_path / "model" / "config.json").read_text())
+
+
+def test_transformers_stops_at_the_end_token_of_an_export(alone: DistributedContext, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "float32", json.dumps({"eos_token_id": [1]}))
+    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    start = torch.arange(10, 20).unsqueeze(0)
+    free = lm.generate(start, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, 10:].tolist()
+    checkpoint = checkpoint_of(lm, tmp_path / "checkpoint", average_weight=None)
+    ExportTemplate.of(lm.config, base=base, dtype="float32", end_token_ids=(free[2],)).write(tmp_path / "model")
+    export(checkpoint, ExportTemplate.load(tmp_path / "model"), tmp_path / "export", alone)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    stopped = exported.generate(start, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, 10:].tolist()
+    assert stopped == free[: free.index(free[2]) + 1]
+
+
 def test_a_damaged_generation_config_is_named(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", "bfloat16", "[]")
     with pytest.raises(UserError, match=r"generation_config\.json cannot be read .* remove the file"):

@@ -260,8 +260,8 @@ class Checkpointer:
         """
         if (name := self._shards.find_not_finite()) is not None:
             raise UserError(
-                f"{name} has values that are not finite, so the checkpoint {folder.name} was not written; earlier ones "
-                f"are intact: lower learning_rate or max_grad_norm, and run again."
+                f"{name} has values that are not finite, so the checkpoint {folder.name} was not written, and earlier "
+                f"ones were not changed: lower learning_rate or max_grad_norm, and run again."
             )
         folder.mkdir(exist_ok=True)  # a network file system may not show the folder yet
         files, positions = self._shards.write(folder, plan)

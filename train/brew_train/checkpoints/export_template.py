@@ -21,7 +21,8 @@ from brew_platform.model_folder.weight_files import read_model_config, read_weig
 
 __all__ = ["ExportTemplate"]
 
-GENERATION_FILE = "generation_config.json"
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
+_NOT_OF_THE_MODEL = frozenset({"dtype", "torch_dtype", "transformers_version"})
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -66,6 +67,8 @@ class ExportTemplate:
         else:
             config.dtype = getattr(torch, dtype)
         generation = _base_generation(base) or GenerationConfig.from_model_config(config).to_diff_dict()
+        for name in config._get_generation_parameters():  # of older releases of transformers; this one refuses them
+            delattr(config, name)
         ends = generation.get("eos_token_id")
         ends = [*(ends if isinstance(ends, list) else [] if ends is None else [ends]), *end_token_ids]
         ends = list(dict.fromkeys(ends))
@@ -78,6 +81,24 @@ class ExportTemplate:
         folder.mkdir(parents=True, exist_ok=True)
         self.config.save_pretrained(folder)
         replace_atomically(folder / GENERATION_FILE, json.dumps(dict(self.generation), indent=2, sort_keys=True) + "\n")
+
+    def find_changes(self, folder: Path) -> dict[str, tuple[Any, Any]]:
+        """Compares the model with that of an earlier template, without the dtype of exports.
+
+        Args:
+            folder: what `write` wrote when the run started.
+
+        Returns:
+            The fields of config.json that differ: earlier and present value by name. Empty without an earlier template.
+        """
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            return {}
+        earlier, present = json.loads(path.read_text()), json.loads(self.config.to_json_string())
+        names = sorted({*earlier, *present} - _NOT_OF_THE_MODEL)
+        return {
+            name: (earlier.get(name), present.get(name)) for name in names if earlier.get(name) != present.get(name)
+        }
 
     @staticmethod
     def load(folder: Path) -> "ExportTemplate":
