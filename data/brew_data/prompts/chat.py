@@ -76,6 +76,6 @@ def chat_ids(tokenizer: Tokenizer, messages: Sequence[tuple[str, str]]) -> tuple
         raise UserError(f"the last message has role {roles[-1]}. End with a message of role user.")
     instruction = "\n".join(text for _, text in messages[:first])
     role_tokens = {"user": tokenizer.user, "assistant": tokenizer.assistant}
-    turns = ((role_tokens[role], *tokenizer.encode(text)) for role, text in messages[first:])
-    head = head_ids(tokenizer, tokenizer.encode(instruction))
+    turns = ((role_tokens[role], *tokenizer.encode(text, cached=False)) for role, text in messages[first:])
+    head = head_ids(tokenizer, tokenizer.encode(instruction, cached=False))
     return (*head, *chain.from_iterable(turns), tokenizer.assistant)
