@@ -1,7 +1,7 @@
 """`lineage.json`: where an exported model comes from. Training writes it, and the registry keeps it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,33 @@ class Lineage:
         content = {"format_version": FORMAT_VERSION, **self.document(), "gates": [g.document() for g in self.gates]}
         replace_atomically(folder / LINEAGE_FILE, json.dumps(content, indent=1) + "\n")
 
+    def require_continued(self, earlier: "Lineage", run: Path, stages: Sequence[str]) -> None:
+        """Refuse to continue a run that was trained from another model, or on other bins.
+
+        Args:
+            earlier: The lineage of the run when it was started.
+            run: The folder of the run.
+            stages: The stages that have been trained, the present one included.
+
+        Raises:
+            UserError: The parents or the bins differ.
+        """
+        before, after = ((item.parent or {}).get("digest") for item in (earlier, self))
+        changed = [name for name in stages if earlier.plan_hashes.get(name) != self.plan_hashes.get(name)]
+        if before != after:
+            fault = (
+                f"was started from the model with digest {str(before)[:12]}, but that of train.model.init_from is "
+                f"{str(after)[:12]}"
+            )
+        elif changed:
+            fault = f"was trained on other bins in stage {changed[0]} than bins.{changed[0]} names now"
+        else:
+            return
+        raise UserError(
+            f"{run} {fault}, so that its checkpoint would not be of the model that its lineage describes. Restore the "
+            f"settings and files that it was started with, or choose a new run folder."
+        )
+
     def document(self) -> dict[str, Any]:
         """The lineage as the registry keeps it: without the gates, which are a part of the version."""
         return {name: value for name, value in asdict(self).items() if name != "gates"}
@@ -62,11 +89,12 @@ class Lineage:
             ) from error
 
 
-def parent_of(init_from: str | None) -> dict[str, Any] | None:
+def parent_of(init_from: str | None, *, record: Path | None = None) -> dict[str, Any] | None:
     """Describe the model that training starts from.
 
     Args:
         init_from: Its folder; None: training starts from scratch.
+        record: File that remembers the hashes of its files, so that a restart does not read them again.
 
     Returns:
         The name of its folder, the digest of its files, and its own lineage, which is null for a base model.
@@ -82,6 +110,6 @@ def parent_of(init_from: str | None) -> dict[str, Any] | None:
     lineage = Lineage.read(folder)
     return {
         "folder": "/".join(folder.absolute().parts[-2:]),
-        "digest": folder_digest(folder),
+        "digest": folder_digest(folder, record=record),
         "lineage": None if lineage is None else lineage.document(),
     }

@@ -3,8 +3,6 @@
 The key of a blob is `<prefix>/sha256/<digest>`. Each blob is uploaded once.
 """
 
-import hashlib
-import json
 import shutil
 import time
 import uuid
@@ -12,13 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.files import fsync_folder, replace_atomically, replace_folder
+from brew_platform.files import fsync_folder, replace_folder
+from brew_platform.registry.hash_record import HashRecord
 from brew_platform.storage.base import Digest, ObjectStore
 
-__all__ = ["Blobs", "File", "digest_of", "list_files"]
+__all__ = ["Blobs", "File", "list_files"]
 
 _ABANDONED_SECONDS = 24 * 3600.0  # a partial folder of this age belongs to a killed process
 
@@ -66,7 +64,7 @@ class Blobs:
         files = []
         for path in paths:
             try:
-                digest = digest_of(path)
+                digest = Digest.of_file(path)
             except OSError as error:
                 raise _changed(path, error) from error
             file = File(path.relative_to(folder).as_posix(), digest.size, digest.sha256)
@@ -126,7 +124,10 @@ class Blobs:
             else:  # unlike a replacement, this fails if another process was faster
                 part.rename(folder)
                 fsync_folder(folder.parent)
-            _write_stamps(folder, {file.path: _stamp(folder, file) for file in files})
+            record = _record(folder)
+            for file in files:
+                record.add(file.path, Digest(size=file.size, sha256=file.sha256))
+            record.save()
         except OSError as error:
             if not _is_intact(folder, files):  # otherwise another process was faster
                 raise StorageError(
@@ -145,7 +146,7 @@ class Blobs:
         if not self.store.exists(key):
             raise RegistryError(f"blob {key} ({file.path}) is gone from the store: {remedy}")
         self.store.download(key, path)
-        found = digest_of(path)
+        found = Digest.of_file(path)
         if (found.size, found.sha256) != (file.size, file.sha256):
             raise RegistryError(
                 f"blob {key} ({file.path}) is damaged: it has {found.size} bytes with sha256 {found.sha256[:12]}..., "
@@ -154,12 +155,6 @@ class Blobs:
 
     def _key(self, file: File) -> str:
         return f"{self.prefix}/sha256/{file.sha256}"
-
-
-def digest_of(path: Path) -> Digest:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return Digest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -184,42 +179,17 @@ def _changed(path: Path, error: OSError) -> StorageError:
 
 def _is_intact(folder: Path, files: Sequence[File]) -> bool:
     """Return whether `folder` has all `files` with the right content."""
-    verified = _read_stamps(folder)
-    found = {}
+    record = _record(folder)
     try:
-        for file in files:
-            stamp = _stamp(folder, file)
-            if stamp[0] != file.size:
-                return False
-            if verified.get(file.path) != stamp and digest_of(folder / file.path).sha256 != file.sha256:
-                return False
-            found[file.path] = stamp
+        intact = all(
+            (folder / file.path).stat().st_size == file.size and record.digest(file.path).sha256 == file.sha256
+            for file in files
+        )
     except OSError:  # a file is missing, or another process is replacing the folder
         return False
-    if found != verified:
-        _write_stamps(folder, found)
-    return True
+    record.save()
+    return intact
 
 
-def _stamp(folder: Path, file: File) -> list[Any]:
-    """Return what changes if a file is written again: its size, the times of its content and its inode, its inode."""
-    status = (folder / file.path).stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, file.sha256]
-
-
-def _stamps_path(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.verified")
-
-
-def _read_stamps(folder: Path) -> dict[str, Any]:
-    """Return the stamps of the verified files of a folder by path; none if they are missing or damaged."""
-    try:
-        stamps = json.loads(_stamps_path(folder).read_text())
-    except (OSError, ValueError):
-        return {}
-    return stamps if isinstance(stamps, dict) else {}
-
-
-def _write_stamps(folder: Path, stamps: dict[str, Any]) -> None:
-    with suppress(OSError):  # a cache that cannot be written is hashed at every fetch
-        replace_atomically(_stamps_path(folder), json.dumps(stamps))
+def _record(folder: Path) -> HashRecord:
+    return HashRecord(folder.with_name(f".{folder.name}.verified"), folder)

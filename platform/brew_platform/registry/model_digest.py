@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from brew_platform.registry.blobs import File, digest_of, list_files
+from brew_platform.registry.blobs import File, list_files
+from brew_platform.registry.hash_record import HashRecord
+from brew_platform.storage.base import Digest
 
 __all__ = ["folder_digest", "model_digest"]
 
@@ -34,16 +36,23 @@ def model_digest(files: Iterable[File]) -> str:
     return digest.hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path, *, record: Path | None = None) -> str:
     """`model_digest` of a folder.
+
+    Args:
+        folder: The model folder.
+        record: File that remembers the hashes (`HashRecord`), so that a model that did not change is read once.
 
     Raises:
         UserError: The folder is missing or empty.
     """
+    hashes = None if record is None else HashRecord(record, folder)
     files = []
     for path in list_files(folder):
         name = path.relative_to(folder).as_posix()
         if any(fnmatchcase(name, pattern) for pattern in PATTERNS):
-            found = digest_of(path)
+            found = Digest.of_file(path) if hashes is None else hashes.digest(name)
             files.append(File(name, found.size, found.sha256))
+    if hashes is not None:
+        hashes.save()
     return model_digest(files)

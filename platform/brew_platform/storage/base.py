@@ -5,6 +5,7 @@ Objects are immutable and have string keys. They are created if their key does n
 object change.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,16 @@ class Digest:
 
     size: int  # bytes
     sha256: str  # 64 hex digits
+
+    @staticmethod
+    def of_file(path: Path) -> "Digest":
+        """Hash a file.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        with path.open("rb") as file:
+            return Digest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
 
 
 class ObjectStore(Protocol):

@@ -57,8 +57,8 @@ class LocalStore:
             shutil.copyfileobj(source, target, _CHUNK)
 
     def digest(self, key: str) -> Digest:
-        with self._errors("read", key), self._path(key).open("rb") as file:
-            return Digest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=file.tell())
+        with self._errors("read", key):
+            return Digest.of_file(self._path(key))
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.registry.blobs import digest_of
 from brew_platform.registry.model_digest import folder_digest
 from brew_platform.registry.registry import Fault, Gate, GateOutcome, Registry, Version
 from brew_platform.storage.base import Digest
@@ -112,6 +111,7 @@ def test_a_fetched_file_that_was_altered_without_changing_its_size_is_replaced(
     publish(registry, folder)
     weights = registry.fetch(1, tmp_path / "cache") / "model.safetensors"
     right, status = weights.read_bytes(), weights.stat()
+    time.sleep(0.02)  # longer than the resolution of a file's times
     weights.write_bytes(right[::-1][:-1] + b"!")
     if keep_times:
         os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -126,7 +126,7 @@ def test_a_fetched_folder_is_hashed_once(
     fetched = registry.fetch(1, tmp_path / "cache")
     fetched.with_name(f".{fetched.name}.verified").unlink()  # of an earlier release, or copied
     registry.fetch(1, tmp_path / "cache")
-    monkeypatch.setattr("brew_platform.registry.blobs.digest_of", lambda path: pytest.fail(f"{path} was hashed"))
+    monkeypatch.setattr(Digest, "of_file", lambda path: pytest.fail(f"{path} was hashed"))
     assert registry.fetch(1, tmp_path / "cache") == fetched
 
 
@@ -407,11 +407,11 @@ def test_a_file_that_changes_while_it_is_published_is_never_stored_under_the_wro
 def test_a_file_that_disappears_while_it_is_published_makes_no_version(
     registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def remove_and_hash(path: Path) -> Digest:
+    def remove_and_hash(path: Path) -> bytes:
         path.unlink()
-        return digest_of(path)
+        return path.read_bytes()
 
-    monkeypatch.setattr("brew_platform.registry.blobs.digest_of", remove_and_hash)
+    monkeypatch.setattr(Digest, "of_file", remove_and_hash)
     with pytest.raises(StorageError, match=r"cannot publish .*: it changed meanwhile \(No such file"):
         publish(registry, folder)
     assert registry.versions() == []
