@@ -23,7 +23,7 @@ from bench.base.steps import Steps
 
 from brew_cluster.cli.runner import supervise
 from brew_cluster.jobs.recipe import find_recipe
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically
 from brew_platform.provenance import machine, now, source_commit, versions
 
@@ -106,7 +106,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
 
 
-def run(options: Options, console: PipeSafeConsole) -> dict[str, Any]:
+def run(options: Options, console: PlainConsole) -> dict[str, Any]:
     """Run all steps, write the JSON file, print the table, and return the content of the file."""
     commit = source_commit(ROOT)
     if options.fresh:
@@ -255,7 +255,7 @@ def _tokens(run: Path) -> int:
 
 def main() -> None:
     options = parse()
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console):
         run(options, console)
 

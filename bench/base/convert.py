@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from brew_cluster.cli.runner import supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
 from brew_platform.files import fsync_folder, replace_atomically
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.base.convert", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    with supervise(PipeSafeConsole()):
+    with supervise(PlainConsole()):
         if is_complete(folder):
             print(f"{folder} is complete.")
             return

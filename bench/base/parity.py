@@ -26,7 +26,7 @@ from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.records import Records
 from brew_data.schema import Tables, micros
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Engine, Shared
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8, help="Prompts whose scores are compared. Default: 8.")
     parser.add_argument("--context", type=int, default=LONG_CONTEXT, help="Most tokens of these prompts.")
     options = parser.parse_args()
-    with supervise(PipeSafeConsole()):
+    with supervise(PlainConsole()):
         data = DataFolder.open(options.data)
         compared, same = compare_prompts(data, members=options.members)
         report = {

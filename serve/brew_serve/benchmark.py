@@ -30,6 +30,7 @@ class TaskQuality:
     logloss: float
     baseline_auc: float | None  # popularity: smoothed mean label of the entity on the training rows
     best_auc: float | None  # AUC of the true probabilities, which only synthetic data has
+    logistic_auc: float | None = None  # AUC of a logistic regression that was fitted on the training rows
 
     @property
     def gap_closed(self) -> float | None:
@@ -150,7 +151,13 @@ def select_rows(
 
 
 def benchmark(
-    scores: pa.Table, tables: Tables, suite: TaskSuite, split: Split, rows: BenchmarkRows | None = None
+    scores: pa.Table,
+    tables: Tables,
+    suite: TaskSuite,
+    split: Split,
+    rows: BenchmarkRows | None = None,
+    *,
+    logistic: Mapping[int, float] | None = None,
 ) -> dict[str, TaskQuality]:
     """Compute the quality of each task that has benchmark rows.
 
@@ -161,6 +168,8 @@ def benchmark(
         suite: The tasks.
         split: The cut.
         rows: From `select_rows`; None: all rows of all tasks.
+        logistic: Probability of a positive outcome by interaction id, of a logistic regression that was fitted on the
+            training rows; None: it is not measured.
 
     Raises:
         BrewError: A benchmark row has no score or more than one.
@@ -202,6 +211,9 @@ def benchmark(
             logloss=logloss(labels, probabilities),
             baseline_auc=auc(labels, popularity),
             best_auc=auc(labels, np.array([oracle[id_] for id_ in ids])) if oracle and task.follows_surface else None,
+            logistic_auc=(
+                auc(labels, np.array([logistic[id_] for id_ in ids])) if logistic and task.follows_surface else None
+            ),
         )
     if not expected == len(scored) == scores.num_rows:
         raise BrewError(f"{scores.num_rows} scores for {expected} benchmark rows. Give exactly one score per row.")

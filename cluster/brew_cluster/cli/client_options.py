@@ -11,7 +11,7 @@ from brew_platform.errors import UserError
 if TYPE_CHECKING:
     from brew_serve.client import RankClient
 
-__all__ = ["DEFAULT_URL", "AsJson", "KeyFile", "Url", "open_client"]
+__all__ = ["DEFAULT_URL", "KeyFile", "Url", "open_client"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -20,7 +20,6 @@ KeyFile = Annotated[
     Path | None,
     typer.Option("--key-file", help="File with your API key. Default: the environment variable BREW360_API_KEY."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
 
 
 def open_client(url: str, key_file: Path | None) -> "RankClient":

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 from brew_platform.console.logging import open_log
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import BrewError, UserError, first_cause
 from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
 
@@ -32,7 +31,7 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def report_errors(console: Console) -> Iterator[None]:
+def report_errors(console: PlainConsole) -> Iterator[None]:
     """Print a failure of the block as one sentence and exit with its code. For commands that start no process."""
     code = 0
     try:
@@ -47,7 +46,7 @@ def report_errors(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def supervise(console: Console, *, keep_children: bool = False, relaunched: bool = False) -> Iterator[None]:
+def supervise(console: PlainConsole, *, keep_children: bool = False, relaunched: bool = False) -> Iterator[None]:
     """Same as `report_errors`, and end all processes that the block started.
 
     Args:
@@ -65,9 +64,7 @@ def supervise(console: Console, *, keep_children: bool = False, relaunched: bool
             yield
     except (KeyboardInterrupt, SystemExit):
         if not relaunched:
-            console.print(
-                "interrupted: stopping everything that was started; run the same command again.", soft_wrap=True
-            )
+            console.print("interrupted: stopping everything that was started; run the same command again.")
         code = 130
     except Exception as error:
         code = _print_error(error, console)
@@ -78,14 +75,14 @@ def supervise(console: Console, *, keep_children: bool = False, relaunched: bool
         sys.exit(code)
 
 
-def _print_error(error: Exception, console: Console) -> int:
+def _print_error(error: Exception, console: PlainConsole) -> int:
     """Print the sentence of `error` and return the exit code."""
     cause = first_cause(error)
     if isinstance(cause, BrewError):
-        console.print(f"error: {cause}", style="red", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"error: {cause}", style="red")
         return 2 if isinstance(cause, UserError) else 1
     text = f"error: {type(cause).__name__}: {cause}".splitlines()[0]
-    console.print(f"{text} (the log in the run's folder has the details)", style="red", soft_wrap=True, markup=False)
+    console.print(f"{text} (the log in the run's folder has the details)", style="red")
     return 1
 
 

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from brew_cluster.jobs.logistic_baseline import logistic_baseline
 from brew_cluster.jobs.publish import REPORT_VERSION
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_platform.config import config_digest, load_config
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
-from brew_platform.errors import ConfigError, UserError
+from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
 from brew_platform.model_folder.families import check_architecture
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
@@ -25,6 +25,7 @@ from brew_platform.processes import ProcessTreeMeter
 from brew_platform.provenance import machine, now, source_commit, versions
 from brew_platform.registry.model_digest import folder_digest, model_digest
 from brew_platform.registry.registry import Registry
+from brew_platform.settings import Name, NonNegativeInt, PositiveInt, Settings
 from brew_platform.storage.base import open_store
 from brew_serve.batch.config import BatchConfig
 from brew_serve.benchmark import BenchmarkRows, TaskQuality, benchmark, select_rows
@@ -46,30 +47,20 @@ _SCORING = ("kind", "max_model_len", "dtype", "quantization", "rope")  # engine 
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkJob:
-    """Settings of a benchmark. Paths are relative to the folder that the command runs in.
-
-    Raises:
-        ConfigError: `rows` or `seed` is out of range.
-    """
+class BenchmarkJob(Settings):
+    """Settings of a benchmark. Paths are relative to the folder that the command runs in."""
 
     data: str = ""  # data folder; its rows after the cut are scored
     registry_url: str = "runs/registry"  # store of the model registry
-    model: str = "brew360"  # name of the model in the registry
+    model: Name = "brew360"  # name of the model in the registry
     cache_folder: str = "runs/versions"  # fetched versions; one that is there is not fetched again
     run: str = "runs/benchmark"  # folder of the log, of unfinished scores, and of the report unless it has a path
     tasks: list[str] = field(default_factory=list)  # tasks to score; empty: all
-    rows: int | None = None  # interactions to draw from those after the cut; null: all
-    seed: int = 0  # of the draw
+    rows: PositiveInt | None = None  # interactions to draw from those after the cut; null: all
+    seed: NonNegativeInt = 0  # of the draw
     engine: EngineConfig = field(default_factory=EngineConfig)
     # Fewer rows at a time than in a batch, because an interrupted benchmark scores the unfinished ones again.
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(rows=128))
-
-    def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 1:
-            raise ConfigError(f"rows is {self.rows}; give 1 or more, or null for all rows after the cut.")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; give 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +133,12 @@ def report_path(job: BenchmarkJob, model: BenchmarkModel) -> Path:
 
 
 def run_benchmark(
-    job: BenchmarkJob, model: BenchmarkModel, data: DataFolder, report: Path, console: Console
+    job: BenchmarkJob,
+    model: BenchmarkModel,
+    data: DataFolder,
+    report: Path,
+    console: PlainConsole,
+    progress_console: PlainConsole,
 ) -> dict[str, Any]:
     """Measure a model, write the report, and print its table.
 
@@ -153,7 +149,8 @@ def run_benchmark(
         model: From `open_model`.
         data: The data folder.
         report: Receives the report as JSON.
-        console: Shows progress and the table.
+        console: Receives the table and the path of the report.
+        progress_console: Shows the progress.
 
     Returns:
         The report.
@@ -184,17 +181,18 @@ def run_benchmark(
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
         done = parts.read()
         if done.num_rows:
-            console.print(f"{done.num_rows:,} of {rows.scores:,} rows were scored before; the others follow.")
+            progress_console.print(f"{done.num_rows:,} of {rows.scores:,} rows were scored before; the others follow.")
         if done.num_rows < rows.scores:
             with (
                 any_ray(detached=False, logs=Path(job.run) / "logs" / "ray"),
-                Phases(["score"], console=console).phase("score", total=rows.scores, unit="rows") as progress,
+                Phases(["score"], console=progress_console).phase("score", total=rows.scores, unit="rows") as progress,
             ):
                 progress.update(done.num_rows)
                 done = score_rows(
                     data, bundle, rows, folder, job.engine, job.batch, parts=parts, on_progress=progress.update
                 )
-        quality = benchmark(done, tables, bundle.suite, data.info.split, rows)
+        logistic = logistic_baseline(data.info.source, tables, data.info.split)
+        quality = benchmark(done, tables, bundle.suite, data.info.split, rows, logistic=logistic)
     result = make_report(
         model=model,
         data=data,
@@ -212,7 +210,7 @@ def run_benchmark(
     parts.remove()
     title = f"{model.name} on {data.folder}: {_sample_name(rows, job.rows, job.seed)}"
     show_quality(console, quality, title=title, column="AUC")
-    console.print(f"report: {report}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {report}")
     return result
 
 

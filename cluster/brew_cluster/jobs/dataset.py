@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from brew_cluster.jobs.dataset_card import dataset_card, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, HELD_OUT, TRAINING_MEMBERS, check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig
@@ -26,7 +24,9 @@ from brew_data.schema import Tables, write_tables
 from brew_data.sources.base import Source
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import EVERYONE, Split
+from brew_data.table_cleaning import ContactCounts
 from brew_platform.config import config_digest
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases, duration
 from brew_platform.errors import UserError
 from brew_platform.files import fsync_file, fsync_folder
@@ -53,6 +53,7 @@ class Prepared:
     folder: Path  # contains tables/
     source: Source
     quarantine: Quarantine
+    contacts: ContactCounts  # removed from the tables
     tables: Tables
     split: Split
     suite: TaskSuite
@@ -98,6 +99,7 @@ def prepare(config: DatasetConfig, folder: Path, phases: Phases, *, held_out: bo
         folder=folder,
         source=source,
         quarantine=check.quarantine,
+        contacts=check.contacts,
         tables=tables,
         split=split,
         suite=suite,
@@ -163,6 +165,7 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
         suite=prepared.suite,
         split=prepared.split,
         quarantine=prepared.quarantine,
+        contacts=prepared.contacts,
         prompt_digest=PromptBundle.of(prepared.compiler).digest,
         plans=plans,
         seconds=phases.seconds,
@@ -224,12 +227,9 @@ def build_folder(out: Path) -> Iterator[Path]:
         fsync_folder(out.parent)
 
 
-def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, console: Console) -> None:
+def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, console: PlainConsole) -> None:
     """Print what a data set contains, and the next command."""
-
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    line = console.print
     entities = sum(card["entities"].values())
     line(f"{card['rows']:,} interactions, {card['members']:,} members, {entities:,} entities")
     for surface, actions in card["actions"].items():
@@ -243,6 +243,9 @@ def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, consol
     quarantined = {table: sum(counts.values()) for table, counts in card["quarantined"].items()}
     if quarantined:
         line(f"quarantined: {', '.join(f'{count:,} {table}' for table, count in quarantined.items())} (quarantine/)")
+    removed = sum(count for kinds in card["contacts_removed"].values() for count in kinds.values())
+    if removed:
+        line(f"removed: contacts in {removed:,} fields of members and entities")
     bins = card["bins"]["bins"]
     line(
         f"bins: {bins['n_documents']:,} documents, {bins['n_tokens']:,} tokens in {bins['n_bins']:,} bins of "

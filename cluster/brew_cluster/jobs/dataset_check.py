@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from brew_cluster.cli.views.table import make_table
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.problems import Problem
 from brew_data.prompts.compiler import PromptCompiler
@@ -23,6 +21,8 @@ from brew_data.sources.base import Source, open_source, read_source, reads_rows
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split, is_in_part
 from brew_data.table_checks import check_tables, null_shares
+from brew_data.table_cleaning import ContactCounts, clean_tables
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import BrewError, DataError
 from brew_serve.benchmark import validate_gates
 
@@ -40,7 +40,8 @@ class DatasetCheck:
     quarantine: Quarantine
     suite: TaskSuite | None = None
     source: Source | None = None
-    tables: Tables | None = None
+    tables: Tables | None = None  # cleaned
+    contacts: ContactCounts = field(default_factory=dict)  # removed from the tables
     split: Split | None = None
     tokenizer: Tokenizer | None = None  # of a base model; None: it is trained later
 
@@ -107,6 +108,7 @@ def check_dataset(
         problems[:] = [problem for problem in problems if "break the schema" not in problem.message] + found
     if check.tables is None:
         return check
+    check.tables, check.contacts = clean_tables(check.tables)
     if check.suite is not None:
         problems += check_tables(check.tables, check.suite)
     with _collect(problems, "split"):
@@ -116,35 +118,30 @@ def check_dataset(
     return check
 
 
-def print_check(check: DatasetCheck, console: Console) -> None:
+def print_check(check: DatasetCheck, console: PlainConsole) -> None:
     """Print what was read, the share of absent values, and the problems."""
     quarantine = check.quarantine
     if (tables := check.tables) is not None:
-        rows = Table(title="Tables", title_justify="left")
-        for name in ("table", "rows", "quarantined"):
-            rows.add_column(name, justify="left" if name == "table" else "right")
+        rows = make_table("table", "rows", "quarantined", title="Tables", right=["rows", "quarantined"])
         for name in ("members", "entities", "interactions"):
             rows.add_row(name, f"{getattr(tables, name).num_rows:,}", f"{quarantine.total(name):,}")
         console.print(rows)
-        fields = Table(title="Fields", title_justify="left")
-        fields.add_column("field")
-        fields.add_column("absent", justify="right")
+        fields = make_table("field", "absent", title="Fields", right=["absent"])
         for name, share in null_shares(tables).items():
-            fields.add_row(escape(name), f"{share:.1%}")
+            fields.add_row(name, f"{share:.1%}")
         if fields.row_count:
             console.print(fields)
+    for name, kinds in check.contacts.items():
+        for kind, count in kinds.items():
+            console.print(f"removed: {name}: {kind} in {_rows(count)}", style="yellow")
     for table, reasons in quarantine.counts().items():
         for reason, rows_of_reason in reasons.items():
             examples = "; ".join(quarantine.examples[table, reason])
-            _print(console, f"quarantined: {table}: {_rows(rows_of_reason)}: {reason} ({examples})", "yellow")
+            console.print(f"quarantined: {table}: {_rows(rows_of_reason)}: {reason} ({examples})", style="yellow")
     for problem in check.problems:
         kind, style = ("error", "red") if problem.is_error else ("warning", "yellow")
         count = "" if problem.count is None else f" ({_rows(problem.count)}{_examples(problem)})"
-        _print(console, f"{kind}: {problem.table}: {problem.message}{count}", style)
-
-
-def _print(console: Console, text: str, style: str) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{kind}: {problem.table}: {problem.message}{count}", style=style)
 
 
 def _rows(count: int) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import ray
-from rich.console import Console
 
 from brew_cluster.cli.views.benchmark import show_quality
 from brew_cluster.jobs.benchmark import BenchmarkModel, make_report
@@ -27,12 +26,14 @@ from brew_cluster.jobs.demo_report import (
 from brew_cluster.jobs.demo_slates import DemoSlate, choose_slates
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.lineage import Lineage, parent_of
+from brew_cluster.jobs.logistic_baseline import logistic_baseline
 from brew_cluster.jobs.publish import publish_export
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.records import Records
 from brew_platform.config import config_digest
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.processes import ProcessTreeMeter
 from brew_platform.provenance import source_commit
@@ -59,7 +60,7 @@ class DemoOptions:
     keep: bool = False  # leave Ray and the service running
 
 
-def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict[str, object]:
+def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) -> dict[str, object]:
     """Run the pipeline, write its report to `options.report`, and return it.
 
     Raises:
@@ -104,7 +105,8 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
             with phases.phase("benchmark", total=rows.scores, unit="rows") as progress:
                 scores = score_rows(data, bundle, rows, model, config.engine, on_progress=progress.update)
                 pq.write_table(scores, run / "scores.parquet")
-                quality = benchmark(scores, tables, suite, split, rows)
+                logistic = logistic_baseline(config.source, tables, split)
+                quality = benchmark(scores, tables, suite, split, rows, logistic=logistic)
             show_quality(
                 console, quality, title="Benchmark: AUC on rows strictly later than training", column="brew360"
             )
@@ -176,7 +178,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: Console) -> dict
     write_report(options.report, report)
     show_rankings(console, list(zip(slates, rankings, strict=True)), Records(tables), suite)
     show_figures(console, report)
-    console.print(f"report: {options.report}", soft_wrap=True)
+    console.print(f"report: {options.report}")
     if options.keep:
         show_curl(console, url, slates[0])
     return report

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from brew_cluster.cli.views.table import add_row, make_table
 from brew_cluster.jobs.demo_slates import DemoSlate
 from brew_data.prompts.suite import TaskSuite
 from brew_data.records import Records
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically
 from brew_serve.schemas.rank import RankResponse
 
@@ -27,22 +26,21 @@ def write_report(path: Path, report: Mapping[str, object]) -> None:
 
 
 def show_rankings(
-    console: Console, answers: Sequence[tuple[DemoSlate, RankResponse]], records: Records, suite: TaskSuite
+    console: PlainConsole, answers: Sequence[tuple[DemoSlate, RankResponse]], records: Records, suite: TaskSuite
 ) -> None:
     """Print the first slates, the best candidate first, with the text and the probability of each entity."""
     for slate, answer in answers[:SHOWN]:
         profile = _one_line(suite.profile_text(records.profiles[slate.member_id]))
-        table = Table(title=f"{slate.task} for member {slate.member_id}: {profile}", title_justify="left")
-        for column in ["", "candidate", "probability"]:
-            table.add_column(column, justify="left" if column == "candidate" else "right")
+        title = f"{slate.task} for member {slate.member_id}: {profile}"
+        table = make_table("", "candidate", "probability", title=title, right=["", "probability"])
         for place, item in enumerate(answer.ranking, start=1):
             entity = records.entities[item.id]
             text = _one_line(suite.entity_text(entity.entity_type, entity.fields))
-            table.add_row(str(place), text, f"{item.score:.3f}")
+            add_row(table, place, text, f"{item.score:.3f}")
         console.print(table)
 
 
-def show_figures(console: Console, report: Mapping[str, Any]) -> None:
+def show_figures(console: PlainConsole, report: Mapping[str, Any]) -> None:
     """Print the figures of the run in one sentence."""
     train, serve = report["train"], report["serve"]
     console.print(
@@ -52,16 +50,12 @@ def show_figures(console: Console, report: Mapping[str, Any]) -> None:
     )
 
 
-def show_curl(console: Console, url: str, slate: DemoSlate) -> None:
+def show_curl(console: PlainConsole, url: str, slate: DemoSlate) -> None:
     """Print a complete curl command for a slate."""
     body = json.dumps({"task": slate.task, "member_id": slate.member_id, "candidates": slate.candidates})
-    console.print("\nThe service is up. Example request:")
-    console.print(
-        f"curl -s {url}/v1/rank -H 'content-type: application/json' -d {shlex.quote(body)}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
+    console.print("")
+    console.print("The service is up. Example request:")
+    console.print(f"curl -s {url}/v1/rank -H 'content-type: application/json' -d {shlex.quote(body)}")
     console.print("Stop it with: brew360 serve down")
 
 

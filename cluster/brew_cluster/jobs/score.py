@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from brew_platform.config import load_config
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.registry.registry import Registry
+from brew_platform.settings import Name, Settings
 from brew_platform.storage.base import open_store
 from brew_serve.batch.config import BatchConfig
 from brew_serve.batch.plan import BatchPlan
@@ -18,13 +18,13 @@ __all__ = ["ScoreJob", "load_score", "plan_score", "run_score"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreJob:
+class ScoreJob(Settings):
     """The settings of a scoring job. Paths are relative to the working directory."""
 
     registry_url: str = "runs/registry"  # store of the model registry
-    model: str = "brew360"  # name of the model in the registry
-    version: str = "production"  # number, or alias; an alias is resolved once, when the batch starts
-    context_path: str  # file of a member context: profiles, histories and candidates by id
+    model: Name = "brew360"  # name of the model in the registry
+    version: Name = "production"  # number, or alias; an alias is resolved once, when the batch starts
+    context_path: str  # the member context: a file of `brew360 context build`, or redis://host:6379/0
     cache_folder: str = "runs/versions"  # downloaded versions; an existing one is reused
     engine: EngineConfig = field(default_factory=EngineConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -60,20 +60,21 @@ def plan_score(job: ScoreJob, source: Path, out: Path) -> BatchPlan:
         UserError: The requests, the context or the folder are not valid, or the folder contains another batch.
         RegistryError: The version does not exist.
     """
-    from brew_serve.context.base import MemberContext
+    from brew_serve.context.location import check_context, public_location
 
     begun = BatchPlan.read(out)
     registry = Registry(open_store(job.registry_url), job.model)
     keep = begun is not None and not job.version.isdecimal()
     number = begun.version if begun is not None and keep else registry.resolve(job.version)
     scoring = {name: asdict(job.engine)[name] for name in ("max_model_len", "dtype", "quantization", "rope")}
-    plan = BatchPlan.of(source, model=job.model, version=number, engine=scoring, rows=job.batch.rows)
-    MemberContext(Path(job.context_path)).close()
+    context = public_location(job.context_path)
+    plan = BatchPlan.of(source, model=job.model, version=number, engine=scoring, context=context, rows=job.batch.rows)
+    check_context(job.context_path)
     plan.begin(out)
     return plan
 
 
-def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> None:
+def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) -> None:
     """Score the missing parts of a batch, and show the progress.
 
     Raises:
@@ -85,38 +86,33 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: Console) -> No
 
     registry = Registry(open_store(job.registry_url), job.model)
     folder = registry.fetch(plan.version, Path(job.cache_folder).absolute())
-    missing = plan.missing(out)
-    rows, left = sum(part.rows for part in plan.parts()), sum(part.rows for part in missing)
-    if left < rows:
-        console.print(f"{rows - left:,} of {rows:,} rows are already scored; continuing.", soft_wrap=True)
-    if missing:
-        require_space(out)
-        done = rows - left
-        with (
-            any_ray(detached=False, logs=out / "_logs" / "ray"),
-            Phases(["score"], console=console).phase("score", total=rows, unit="rows") as progress,
-        ):
-            progress.update(done)
-
-            def on_part(scored: int) -> None:
-                nonlocal done
-                done += scored
+    with plan.locked(out):
+        missing = plan.missing(out)
+        rows, left = sum(part.rows for part in plan.parts()), sum(part.rows for part in missing)
+        if left < rows:
+            console.print(f"{rows - left:,} of {rows:,} rows are already scored; continuing.")
+        if missing:
+            require_space(out)
+            done = rows - left
+            with (
+                any_ray(detached=False, logs=out / "_logs" / "ray"),
+                Phases(["score"], console=console).phase("score", total=rows, unit="rows") as progress,
+            ):
                 progress.update(done)
 
-            score_parts(
-                plan,
-                missing,
-                out.absolute(),
-                folder,
-                job.engine,
-                Path(job.context_path).absolute(),
-                job.batch,
-                on_part=on_part,
-            )
-    totals = plan.finish(out)
+                def on_part(scored: int) -> None:
+                    nonlocal done
+                    done += scored
+                    progress.update(done)
+
+                context = job.context_path if "://" in job.context_path else str(Path(job.context_path).absolute())
+                score_parts(plan, missing, out.absolute(), folder, job.engine, context, job.batch, on_part=on_part)
+        totals = plan.finish(out)
     without = f"; {totals.failed:,} have no score, and their column `error` says why" if totals.failed else ""
     console.print(
-        f"version {plan.version} scored {totals.candidates:,} candidates of {totals.rows:,} rows{without}: {out}",
-        soft_wrap=True,
-        markup=False,
+        f"version {plan.version} scored {totals.candidates:,} candidates of {totals.rows:,} rows{without}: {out}"
     )
+    if totals.abandoned:
+        console.print(
+            f"{totals.abandoned:,} candidates are of requests that ended the engine; the batch went on without them."
+        )

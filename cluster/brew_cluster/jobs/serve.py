@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from rich.console import Console
+from typing import Annotated
 
 from brew_cluster.jobs.recipe import RECIPES, find_recipe
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.config import load_config
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
+from brew_platform.settings import Range
 from brew_platform.storage.base import open_store
 from brew_serve.config import AppConfig
 from brew_serve.version import load_version
@@ -34,12 +35,10 @@ class ServeJob(AppConfig):
     run: str = "runs/serve"  # folder of the command's log and of downloaded versions
     cache_folder: str = "${run}/versions"  # downloaded versions
     host: str = "127.0.0.1"  # address to listen on; an address other than this machine needs middleware.keys_path
-    port: int = 8000  # port to listen on
+    port: Annotated[int, Range(ge=1, le=65_535)] = 8000  # port to listen on
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.port < 65_536:
-            raise ConfigError(f"port is {self.port}. Set a port from 1 to 65535.")
         if self.gpus and self.gpus != self.engine.tensor_parallel_size:
             raise ConfigError(
                 f"gpus is {self.gpus:g}, but the engine splits the model over {self.engine.tensor_parallel_size} "
@@ -76,7 +75,7 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
     )
 
 
-def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
+def run_serve(job: ServeJob, console: PlainConsole, *, foreground: bool) -> None:
     """Start the service and print an example request.
 
     Args:
@@ -87,14 +86,14 @@ def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
     Raises:
         BrewError: A step failed. No process is left running.
     """
-    from ray import serve
-
     from brew_cluster.cli.views.service import show_service
     from brew_cluster.ray.local_ray import any_ray, logs_folder
     from brew_platform.ports import require_free_port
+    from brew_serve.deployment.applications import delete_applications
     from brew_serve.deployment.online_service import build_app, serve_http
 
-    require_free_port(job.port, job.host)
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster's Serve may listen there already, for other applications
+        require_free_port(job.port, job.host)
     app = build_app(job)  # before Ray, to report errors of the version early
     phases = Phases(["ray", "service"], console=console)
     with ExitStack() as stack:
@@ -102,30 +101,42 @@ def run_serve(job: ServeJob, console: Console, *, foreground: bool) -> None:
             own = stack.enter_context(any_ray(detached=not foreground, logs=Path(job.run) / "logs" / "ray"))
         with phases.phase("service"):
             url = serve_http(app, port=job.port, host=job.host)
-        logs = [str(log_of(job)), str(logs_folder() / "serve") if own else "the cluster's, of Ray Serve"]
-        show_service(console, url, _suite(job), keyed=app.keyed, logs=logs, foreground=foreground)
-        if foreground:
-            with suppress(KeyboardInterrupt):
-                threading.Event().wait()
-            console.print("stopping: accepted requests are completed first.")
-            serve.shutdown()
+        try:
+            logs = [str(log_of(job)), str(logs_folder() / "serve") if own else "the cluster's, of Ray Serve"]
+            show_service(console, url, _suite(job), keyed=app.keyed, logs=logs, foreground=foreground)
+            if foreground:
+                with suppress(KeyboardInterrupt):
+                    threading.Event().wait()
+                console.print("stopping: accepted requests are completed first.")
+                delete_applications()
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to report
+                delete_applications(wait=False)
+            raise
 
 
-def stop_serve() -> None:
-    """Stop the service on the cluster of RAY_ADDRESS, or, if it is not set, every Ray of this user on this machine.
+def stop_serve(console: PlainConsole) -> None:
+    """Stop the service on the cluster of RAY_ADDRESS, or else the Rays that earlier commands left on this machine.
+
+    The cluster, its Ray Serve and other applications keep running, and so does a Ray that brew360 did not start.
 
     Raises:
         BrewError: Some processes did not stop.
     """
     from brew_cluster.ray.local_ray import any_ray, stop_ray
 
-    if not os.environ.get("RAY_ADDRESS"):
-        stop_ray()
-        return
-    from ray import serve
+    if address := os.environ.get("RAY_ADDRESS"):
+        from brew_serve.deployment.applications import delete_applications
 
-    with any_ray(detached=False, logs=Path()):
-        serve.shutdown()
+        with any_ray(detached=False, logs=Path()):
+            names = delete_applications()
+        console.print(f"stopped on {address}: {', '.join(names)}" if names else f"no service runs on {address}.")
+        return
+    folders = stop_ray()
+    for folder in folders:
+        console.print(f"stopped the service and its Ray; the logs are in {folder}")
+    if not folders:
+        console.print("no service that brew360 started runs on this machine. On a cluster, set RAY_ADDRESS.")
 
 
 def log_of(job: ServeJob) -> Path:

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import ray
 import torch
-from rich.console import Console
 
 from brew_cluster.cli.views.training import TrainView
 from brew_cluster.jobs.disk_space import require_space
@@ -20,14 +19,17 @@ from brew_cluster.ray.relauncher import Decision, relaunch
 from brew_data.data_folder import DATASET_FILE, DataFolder, read_plan_hash
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_platform.config import config_digest, load_config
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.provenance import source_commit
 from brew_platform.registry.gates import Gate, ReleaseConfig
+from brew_platform.settings import PositiveInt, Settings
 from brew_serve.benchmark import validate_gates
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import CHECKPOINTS, peek_checkpoint
+from brew_train.checkpoints.state import peek_state
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.distributed.context import DistributedContext
@@ -38,10 +40,11 @@ from brew_train.ray_launcher import run_on_ray
 __all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]
 
 PROMPTS = "prompts"  # folder of a run: the prompts of its data
+BASE_HASHES = "base-hashes.json"  # file of a run: the hashes of the files of the model that it starts from
 
 
 @dataclass(kw_only=True)
-class TrainJob:
+class TrainJob(Settings):
     """The settings of a training job. Paths are relative to the working directory.
 
     Raises:
@@ -55,12 +58,13 @@ class TrainJob:
     prompts: str = "${data}/prompts"  # folder of the data's prompts (tokenizer, suite, format); exports contain them
     bins: dict[str, str] = field(default_factory=dict)  # folder of packed bins for each stage, by its name
     evaluation: dict[str, str] = field(default_factory=dict)  # the same, for stages with evaluate_every
-    context_length: int = 512  # maximum number of tokens that the model reads
-    vocabulary_size: int | None = None  # for a dry run without a tokenizer; else the tokenizer's
+    context_length: PositiveInt = 512  # maximum number of tokens that the model reads
+    vocabulary_size: PositiveInt | None = None  # for a dry run without a tokenizer; else the tokenizer's
     train: TrainConfig = field(default_factory=TrainConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the model; none: those of the data
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = sorted({*self.bins, *self.evaluation} - {stage.name for stage in self.train.stages})
         if unknown:
             raise ConfigError(
@@ -89,7 +93,7 @@ def load_job(recipe: str, overrides: Sequence[str] = ()) -> TrainJob:
     return load_config(TrainJob, find_recipe("train", recipe), overrides=overrides)
 
 
-def run_job(job: TrainJob, console: Console) -> TrainResult:
+def run_job(job: TrainJob, console: PlainConsole) -> TrainResult:
     """Trains on the Ray that RAY_ADDRESS names, else on one of this machine's own; shows how far it is.
 
     Raises:
@@ -99,7 +103,9 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
     bundle = _load_prompts(job)
     gates = _gates(job, bundle)
     require_space(run)
+    run.mkdir(parents=True, exist_ok=True)
     lineage = _lineage(job, gates)
+    _require_same_origin(job, lineage)
     lineage.write(run)  # for `brew360 export` of a run that has not ended
     bundle.save(run / PROMPTS)
     with _ray(job, run), TrainView(run, console, stages=job.train.stages) as view:
@@ -119,7 +125,7 @@ def run_job(job: TrainJob, console: Console) -> TrainResult:
     return result
 
 
-def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: int, console: Console) -> int:
+def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: int, console: PlainConsole) -> int:
     """Run `brew360 train` as a child process, and restart it when it is lost.
 
     Args:
@@ -154,12 +160,12 @@ def relaunch_job(job: TrainJob, recipe: str, overrides: Sequence[str], *, most: 
             if decision.again
             else "giving up; run the same command again once the cause is fixed"
         )
-        console.print(f"the training driver {how}: {what}.", style="yellow", soft_wrap=True)
+        console.print(f"the training driver {how}: {what}.", style="yellow")
 
     return relaunch(command, most=most, progress=progress, on_loss=on_loss)
 
 
-def dry_run_job(job: TrainJob, gpus: int, console: Console) -> None:
+def dry_run_job(job: TrainJob, gpus: int, console: PlainConsole) -> None:
     """Print the memory and communication of the job on each of `gpus` GPUs.
 
     The model is built and sharded as in a real run, but without a device.
@@ -202,12 +208,21 @@ def _gates(job: TrainJob, bundle: PromptBundle) -> list[Gate]:
 
 def _lineage(job: TrainJob, gates: list[Gate]) -> Lineage:
     return Lineage(
-        parent=parent_of(job.train.model.init_from),
+        parent=parent_of(job.train.model.init_from, record=Path(job.run) / BASE_HASHES),
         plan_hashes={name: read_plan_hash(Path(folder)) for name, folder in sorted(job.bins.items())},
         config_digest=config_digest(job),
         commit=source_commit(),
         gates=gates,
     )
+
+
+def _require_same_origin(job: TrainJob, lineage: Lineage) -> None:
+    """Raise a UserError if the run has a checkpoint that was trained from another model, or on other bins."""
+    run = Path(job.run)
+    state, earlier = peek_state(run / CHECKPOINTS), Lineage.read(run)
+    if state is not None and earlier is not None:
+        trained = [stage.name for stage in job.train.stages[: state.train_state.stage + 1]]
+        lineage.require_continued(earlier, run, trained)
 
 
 def _shape(job: TrainJob, bundle: PromptBundle) -> ModelShape:

@@ -1,19 +1,18 @@
 """Shows the progress of a command's phases: a live bar on a terminal, plain lines elsewhere, and lines in the log."""
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-__all__ = ["PhaseProgress", "Phases", "PipeSafeConsole", "duration"]
+from brew_platform.console.plain_console import PlainConsole, escape_controls
+
+__all__ = ["PhaseProgress", "Phases", "duration"]
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class Phases:
 
     Args:
         names: All phases, in order.
-        console: Output; a PipeSafeConsole on the standard output if None.
+        console: Output; a PlainConsole on the standard output if None.
         clock: Monotonic time in seconds.
         every_seconds: Interval between two plain lines.
 
@@ -110,13 +109,13 @@ class Phases:
         self,
         names: Sequence[str],
         *,
-        console: Console | None = None,
+        console: PlainConsole | None = None,
         clock: Callable[[], float] = time.monotonic,
         every_seconds: float = 15.0,
     ) -> None:
         self.names = list(names)
         self.seconds: dict[str, float] = {}
-        self._console = console or PipeSafeConsole()
+        self._console = console or PlainConsole()
         self._clock = clock
         self._every = every_seconds
 
@@ -159,9 +158,8 @@ class Phases:
     def _line(self, text: str, *, show: bool) -> None:
         _log.info(text)
         if show:
-            writable = text.encode(self._console.encoding, "replace").decode(self._console.encoding)
             with suppress(OSError, ValueError):  # a closed or broken output; the log has the line
-                self._console.print(Text(writable), soft_wrap=True)
+                self._console.print(text)
 
     def _bar(self, head: str, progress: PhaseProgress) -> Progress | None:
         if not self._console.is_terminal:
@@ -192,17 +190,7 @@ class _Status(ProgressColumn):
         self._progress = progress
 
     def render(self, task: Task) -> Text:
-        return Text(self._progress.status(), overflow="ellipsis", no_wrap=True)
-
-
-class PipeSafeConsole(Console):
-    """A console that becomes quiet if its pipe closes (`| head`). Rich's own console would end the process."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+        return Text(escape_controls(self._progress.status()), overflow="ellipsis", no_wrap=True)
 
 
 def _format_facts(facts: dict[str, object]) -> list[str]:

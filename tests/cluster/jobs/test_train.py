@@ -4,17 +4,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
-from rich.console import Console
 
+from brew_cluster.jobs.lineage import parent_of
 from brew_cluster.jobs.train import TrainJob, load_job, run_job
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import ConfigError, UserError
+from brew_platform.storage.base import Digest
 from brew_train.config import ModelConfig, TrainConfig
 
 from ...base_tokenizers import write_base_tokenizer
@@ -46,7 +49,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_ray_starts(
         train=TrainConfig(model=ModelConfig(init_from=str(tmp_path / "model"))),
     )
     with pytest.raises(UserError, match=message):
-        run_job(job, Console())
+        run_job(job, PlainConsole())
     assert not ray.is_initialized()
     assert not (tmp_path / "run").exists()
 
@@ -87,7 +90,7 @@ def test_data_and_model_that_fit_pass_the_checks(job: TrainJob, monkeypatch: pyt
 
     monkeypatch.setattr("brew_cluster.jobs.train.require_space", reached)
     with pytest.raises(InterruptedError):
-        run_job(job, Console())
+        run_job(job, PlainConsole())
 
 
 def other_bins(name: str) -> Callable[[Path], None]:
@@ -139,9 +142,63 @@ def test_prompts_that_differ_are_refused_before_ray_starts(
 ) -> None:
     change(tmp_path)
     with pytest.raises(UserError, match=message):
-        run_job(job, Console())
+        run_job(job, PlainConsole())
     assert not ray.is_initialized()
     assert not (tmp_path / "run/export").exists()
+
+
+def swap_weights(folder: Path) -> None:
+    path = folder / "base/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+
+def swap_bins(folder: Path) -> None:
+    plan = json.loads((folder / "bins/plan.json").read_text())
+    (folder / "bins/plan.json").write_text(json.dumps(plan | {"plan_hash": "b" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap_weights, r"run was started from the model with digest \w{12}, but that of train\.model\.init_from is \w"),
+        (swap_bins, r"run was trained on other bins in stage cpt than bins\.cpt names now"),
+    ],
+)
+def test_a_run_with_a_checkpoint_continues_with_its_own_base_and_bins_only(
+    job: TrainJob, tmp_path: Path, change: Callable[[Path], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Started(Exception):
+        pass
+
+    def start(*_: object) -> None:
+        raise Started
+
+    checkpoints: list[object] = []
+    monkeypatch.setattr("brew_cluster.jobs.train.require_space", lambda run: None)
+    monkeypatch.setattr("brew_cluster.jobs.train._ray", start)
+    monkeypatch.setattr("brew_cluster.jobs.train.peek_state", lambda root: checkpoints[0] if checkpoints else None)
+    with pytest.raises(Started):
+        run_job(job, PlainConsole())
+    checkpoints.append(SimpleNamespace(train_state=SimpleNamespace(stage=0)))
+    with pytest.raises(Started):
+        run_job(job, PlainConsole())
+    lineage = (tmp_path / "run/lineage.json").read_bytes()
+    change(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_job(job, PlainConsole())
+    assert (tmp_path / "run/lineage.json").read_bytes() == lineage
+    checkpoints.clear()  # before the first checkpoint, a run may start from anything
+    with pytest.raises(Started):
+        run_job(job, PlainConsole())
+    assert (tmp_path / "run/lineage.json").read_bytes() != lineage
+
+
+def test_a_restart_does_not_read_an_unchanged_base_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny("llama", tmp_path / "base")
+    first = parent_of(str(tmp_path / "base"), record=tmp_path / "hashes.json")
+    assert first == parent_of(str(tmp_path / "base"))
+    monkeypatch.setattr(Digest, "of_file", lambda path: pytest.fail(f"{path} was read"))
+    assert parent_of(str(tmp_path / "base"), record=tmp_path / "hashes.json") == first
 
 
 def test_the_earlier_key_of_the_prompts_folder_is_named(tmp_path: Path) -> None:

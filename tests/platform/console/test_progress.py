@@ -7,8 +7,8 @@ import sys
 import time
 
 import pytest
-from rich.console import Console
 
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import PhaseProgress, Phases, duration
 
 
@@ -61,7 +61,7 @@ def test_a_phase_of_unknown_length_shows_count_and_rate() -> None:
 def test_without_a_terminal_there_are_plain_lines_which_the_log_has_too(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, out = Clock(), io.StringIO()
-    phases = Phases(["data", "train"], console=Console(file=out, width=20), clock=clock, every_seconds=0.05)
+    phases = Phases(["data", "train"], console=PlainConsole(file=out, width=20), clock=clock, every_seconds=0.05)
     with phases.phase("data"):
         clock.now += 3
     with phases.phase("train", total=400) as progress:
@@ -79,7 +79,7 @@ def test_without_a_terminal_there_are_plain_lines_which_the_log_has_too(caplog: 
 
 def test_a_phase_that_fails_says_so_and_keeps_its_seconds() -> None:
     clock, out = Clock(), io.StringIO()
-    phases = Phases(["data"], console=Console(file=out), clock=clock)
+    phases = Phases(["data"], console=PlainConsole(file=out), clock=clock)
     with pytest.raises(KeyboardInterrupt), phases.phase("data"):  # noqa: PT012
         clock.now += 4
         raise KeyboardInterrupt
@@ -91,7 +91,7 @@ def test_a_phase_that_fails_says_so_and_keeps_its_seconds() -> None:
 def test_a_terminal_of_any_width_shows_a_bar(width: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     out = io.StringIO()
-    phases = Phases(["train"], console=Console(file=out, width=width, force_terminal=True), every_seconds=0.1)
+    phases = Phases(["train"], console=PlainConsole(file=out, width=width, force_terminal=True), every_seconds=0.1)
     with phases.phase("train", total=4) as progress:
         for step in range(5):
             progress.update(step, loss=1.5)
@@ -106,7 +106,7 @@ def test_a_terminal_of_any_width_shows_a_bar(width: int, caplog: pytest.LogCaptu
 
 def test_facts_are_not_markup() -> None:
     out = io.StringIO()
-    phases = Phases(["a"], console=Console(file=out))
+    phases = Phases(["a"], console=PlainConsole(file=out))
     with phases.phase("a") as progress:
         progress.update(1, path="[/red]")
     assert out.getvalue().splitlines()[-1].endswith("path [/red]")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import yaml
-from rich.console import Console
 
 from brew_platform.config import load_config
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import ConfigError, UserError
 from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.diagnostics.dry_run import DryRun, dry_run
@@ -195,7 +195,7 @@ def test_impossible_sizes_are_refused_before_the_model_is_built(monkeypatch: pyt
 
 
 def table(run: DryRun) -> str:
-    console = Console(width=160, record=True)
+    console = PlainConsole(width=160, record=True)
     run.render(console)
     return console.export_text()
 

@@ -7,7 +7,7 @@ import typer
 
 from brew_cluster.cli.registry_options import RegistryName, RegistryUrl
 from brew_cluster.cli.runner import log_to, supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -44,8 +44,9 @@ def benchmark(
         brew360 benchmark models/gemma-3-270m --data data/movielens
 
     `brew360 registry publish` reads the report. An interrupted benchmark continues when the same command runs again.
+    The table goes to the standard output, progress to the standard error.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console):
         from brew_cluster.jobs.benchmark import load_benchmark, open_model, report_path, run_benchmark
         from brew_data.data_folder import DataFolder
@@ -59,4 +60,5 @@ def benchmark(
         folder = DataFolder.open(Path(job.data))
         found = open_model(model, job)
         with log_to(Path(job.run) / "logs" / "benchmark.log"):
-            run_benchmark(job, found, folder, report or report_path(job, found), console)
+            path = report or report_path(job, found)
+            run_benchmark(job, found, folder, path, console, PlainConsole(stderr=True))

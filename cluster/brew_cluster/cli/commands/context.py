@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from brew_cluster.cli.runner import report_errors
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -40,7 +40,7 @@ def build(
 
     With --until train-cut, histories end where training ended, for a benchmark over HTTP.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.jobs.context import build_context
         from brew_data.data_folder import DataFolder
@@ -48,8 +48,5 @@ def build(
         tables = build_context(DataFolder.open(data), out, until=until)
         console.print(
             f"{out}: {tables.members.num_rows:,} members, {tables.entities.num_rows:,} entities, "
-            f"{tables.interactions.num_rows:,} interactions",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
+            f"{tables.interactions.num_rows:,} interactions"
         )

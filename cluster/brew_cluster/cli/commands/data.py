@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from brew_cluster.cli.runner import log_to, report_errors, supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -39,7 +39,7 @@ def build(
 
     brew360 data build shop.yaml --out data/shop
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console):
         from brew_cluster.jobs.dataset_config import load_dataset_config
 
@@ -59,7 +59,7 @@ def validate(recipe: Recipe, overrides: Overrides = None) -> None:
 
     brew360 data validate shop.yaml
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.jobs.dataset_config import load_dataset_config
 
@@ -69,8 +69,8 @@ def validate(recipe: Recipe, overrides: Overrides = None) -> None:
         check = check_dataset(config)
         print_check(check, console)
         if not check.errors:
-            console.print("The data can be built.", highlight=False)
+            console.print("The data can be built.")
             return
         count = f"{len(check.errors)} error{'s' * (len(check.errors) != 1)}"
-        console.print(f"{count}: the data cannot be built.", style="red", highlight=False)
+        console.print(f"{count}: the data cannot be built.", style="red")
     sys.exit(2)

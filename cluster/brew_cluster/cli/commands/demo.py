@@ -8,7 +8,7 @@ import typer
 
 from brew_cluster.cli.runner import log_to, supervise
 from brew_data.sources.base import source_names
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
 
 __all__ = ["register"]
@@ -47,7 +47,7 @@ def demo(
 
         brew360 demo --source movielens --path ml-100k
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     run = run_dir or Path("runs") / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
     with supervise(console, keep_children=keep):
         from brew_cluster.jobs.demo_config import load_recipe

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from brew_cluster.cli.runner import supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -24,9 +24,9 @@ def export(
 
     brew360 export runs/cpt runs/cpt-now
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console):
         from brew_cluster.jobs.train import export_run
 
         step = export_run(run, out)
-        console.print(f"exported step {step} to {out}", soft_wrap=True)
+        console.print(f"exported step {step} to {out}")

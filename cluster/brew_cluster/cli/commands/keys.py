@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from brew_cluster.cli.runner import report_errors
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -34,14 +34,14 @@ def create(
 
     brew360 keys create feed --requests-per-second 50 > feed.key
     """
-    messages = PipeSafeConsole(stderr=True)
+    messages = PlainConsole(stderr=True)
     with report_errors(messages):
         from brew_serve.http.auth import create_key
 
         key = create_key(
             file, team, requests_per_second=requests_per_second, tokens_per_minute=tokens_per_minute, admin=admin
         )
-        messages.print(f"key of team {team}; {file} stores only its hash, so it is not shown again:", soft_wrap=True)
+        messages.print(f"key of team {team}; {file} stores only its hash, so it is not shown again:")
         typer.echo(key)
 
 
@@ -50,7 +50,7 @@ def list_(file: KeysFile = DEFAULT_FILE) -> None:
 
     brew360 keys list
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.service import show_keys
         from brew_serve.http.auth import list_keys
@@ -66,9 +66,9 @@ def revoke(
 
     brew360 keys revoke 3f2a9c1b
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_serve.http.auth import revoke_key
 
         team = revoke_key(file, key)
-        console.print(f"key {key} of team {team.name} is revoked.", soft_wrap=True, highlight=False)
+        console.print(f"key {key} of team {team.name} is revoked.")

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from brew_cluster.cli.client_options import DEFAULT_URL, AsJson, KeyFile, Url, open_client
+from brew_cluster.cli.client_options import DEFAULT_URL, KeyFile, Url, open_client
+from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.runner import report_errors
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
 
 __all__ = ["register"]
@@ -32,7 +33,7 @@ def rank(
 
     brew360 rank - --json < request.json
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         body = _read_json(request)
         from brew_cluster.cli.views.service import show_ranking
@@ -42,7 +43,7 @@ def rank(
         with open_client(url, key_file) as client:
             response = client.send(Call(method="POST", path="/v1/rank", response_type=RankResponse, body=body))
         if as_json:
-            typer.echo(response.model_dump_json(indent=2))
+            print_json(response.model_dump(mode="json"))
         else:
             show_ranking(console, response)
 

@@ -1,18 +1,18 @@
 """`brew360 registry`: publish model versions, and decide which one serves."""
 
 import getpass
-import json
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.registry_options import RegistryName, RegistryUrl
 from brew_cluster.cli.runner import report_errors
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 if TYPE_CHECKING:
     from brew_platform.registry.events import Event
@@ -24,7 +24,6 @@ VersionName = Annotated[str, typer.Argument(help="Number of a version, or an ali
 Alias = Annotated[str, typer.Option(help="Alias to move.")]
 Author = Annotated[str | None, typer.Option(help="Name for the log. Default: your user name.")]
 Note = Annotated[str, typer.Option(help="Text for the log.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +53,7 @@ def publish(
 
     Publishing does not change what serves: `brew360 registry promote` does.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.jobs.publish import publish_export, read_report
         from brew_cluster.jobs.registry import open_registry, recipe_gates
@@ -63,7 +62,7 @@ def publish(
         opened = open_registry(registry, model, empty=True)
         gates = None if recipe is None else recipe_gates(recipe)
         benchmark = None if report is None else read_report(report)
-        messages = PipeSafeConsole(stderr=True) if as_json else console
+        messages = PlainConsole(stderr=True) if as_json else console
         with Phases(["publish"], console=messages).phase("publish", unit="MB") as progress:
             version = publish_export(
                 opened,
@@ -74,7 +73,7 @@ def publish(
                 on_progress=lambda done, total: progress.update(done / 1e6, total=total / 1e6),
             )
         if as_json:
-            _print_json(asdict(version))
+            print_json(asdict(version))
             return
         lines = [f"{opened.model} has version {version.number} now, {len(version.files)} files."]
         if not version.metrics:
@@ -83,7 +82,7 @@ def publish(
             lines.append("It has no gates: name some with --recipe, or a promotion needs --force and a reason.")
         options = "".join(f" --{name} {value}" for name, value in (("registry", registry), ("model", model)) if value)
         for line in [*lines, f"Next: brew360 registry promote {version.number}{options}"]:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            console.print(line)
 
 
 def list_(registry: RegistryUrl = None, model: RegistryName = None, as_json: AsJson = False) -> None:
@@ -91,14 +90,14 @@ def list_(registry: RegistryUrl = None, model: RegistryName = None, as_json: AsJ
 
     brew360 registry list
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.registry import show_versions
 
         opened = _open(registry, model)
         versions, events = [opened.version(number) for number in opened.versions()], opened.events()
         if as_json:
-            _print_json({"versions": [asdict(version) for version in versions], "aliases": opened.aliases()})
+            print_json({"versions": [asdict(version) for version in versions], "aliases": opened.aliases()})
             return
         show_versions(console, versions, events)
 
@@ -110,14 +109,14 @@ def show(
 
     brew360 registry show production
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.registry import show_version
 
         opened = _open(registry, model)
         found = opened.version(opened.resolve(version))
         if as_json:
-            _print_json(asdict(found))
+            print_json(asdict(found))
             return
         show_version(console, found, opened.events())
 
@@ -127,13 +126,13 @@ def log(registry: RegistryUrl = None, model: RegistryName = None, as_json: AsJso
 
     brew360 registry log
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.registry import show_log
 
         events = _open(registry, model).events()
         if as_json:
-            _print_json([asdict(event) for event in events])
+            print_json([asdict(event) for event in events])
             return
         show_log(console, events)
 
@@ -149,7 +148,7 @@ def diff(
 
     brew360 registry diff production 7
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.registry import show_diff
         from brew_platform.registry.diff import diff_versions
@@ -157,7 +156,7 @@ def diff(
         opened = _open(registry, model)
         found = diff_versions(*(opened.version(opened.resolve(name)) for name in (before, after)))
         if as_json:
-            _print_json(asdict(found))
+            print_json(asdict(found))
             return
         show_diff(console, found)
 
@@ -187,7 +186,7 @@ def promote(
     A gate is a bound on a figure of the benchmark, e.g. release: {gates: [{figure: post_like.auc, at_least: 0.6}]}. A
     figure that was not measured fails its gate. The outcome is recorded in the log either way.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.jobs.registry import recipe_gates
 
@@ -216,7 +215,7 @@ def rollback(
 
     brew360 registry rollback --note "latency"
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         opened = _open(registry, model)
         event = opened.rollback(alias, author=author or _user(), note=note)
@@ -282,7 +281,7 @@ def verify(
 
     brew360 registry verify
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     faulty = False
     with report_errors(console):
         from brew_cluster.cli.views.registry import show_faults
@@ -290,16 +289,16 @@ def verify(
 
         opened = _open(registry, model)
         numbers = opened.versions() if version is None else [opened.resolve(version)]
-        messages = PipeSafeConsole(stderr=True) if as_json else console
+        messages = PlainConsole(stderr=True) if as_json else console
         with Phases(["verify"], console=messages).phase("verify", total=len(numbers), unit="versions") as progress:
             faults = opened.verify(numbers, on_version=lambda number: progress.update(progress.done + 1))
         faulty = bool(faults)
         if as_json:
-            _print_json([asdict(fault) for fault in faults])
+            print_json([asdict(fault) for fault in faults])
         elif faults:
             show_faults(console, faults)
         else:
-            console.print(f"{opened.model}: {len(numbers)} checked, nothing is missing or damaged.", markup=False)
+            console.print(f"{opened.model}: {len(numbers)} checked, nothing is missing or damaged.")
     if faulty:
         sys.exit(1)
 
@@ -314,7 +313,7 @@ def _append(
     model: str | None,
     as_json: bool,
 ) -> None:
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         opened = _open(url, model)
         number = opened.resolve(version)
@@ -335,14 +334,10 @@ def _open(url: str | None, model: str | None) -> "Registry":
     return open_registry(url, model)
 
 
-def _print_event(console: PipeSafeConsole, event: "Event", registry: "Registry", as_json: bool) -> None:
+def _print_event(console: PlainConsole, event: "Event", registry: "Registry", as_json: bool) -> None:
     from brew_cluster.cli.views.registry import show_event
 
     if as_json:
-        _print_json(asdict(event))
+        print_json(asdict(event))
         return
     show_event(console, event, registry.model)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

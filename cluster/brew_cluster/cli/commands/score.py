@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from brew_cluster.cli.runner import log_to, supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -31,7 +31,7 @@ def score(
 
     Requests that are already scored are skipped. docs/clients.md lists the columns of the requests and of the scores.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console):
         from brew_cluster.jobs.score import load_score, plan_score, run_score
 

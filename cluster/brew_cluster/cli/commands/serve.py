@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from brew_cluster.cli.client_options import DEFAULT_URL, AsJson, KeyFile, Url, open_client
+from brew_cluster.cli.client_options import DEFAULT_URL, KeyFile, Url, open_client
+from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.runner import log_to, report_errors, supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -43,7 +44,7 @@ def up(
 
     cluster/brew_cluster/recipes/serve.yaml lists the settings.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console, keep_children=not foreground):
         from brew_cluster.jobs.serve import load_serve, log_of, run_serve
 
@@ -57,7 +58,7 @@ def status(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = F
 
     brew360 serve status
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.service import show_status
         from brew_platform.errors import BrewError
@@ -65,7 +66,7 @@ def status(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = F
         with open_client(url, key_file) as client:
             fleet = client.status()
             if as_json:
-                typer.echo(fleet.model_dump_json(indent=2))
+                print_json(fleet.model_dump(mode="json"))
                 return
             try:
                 client.ready()
@@ -76,11 +77,14 @@ def status(url: Url = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson = F
 
 
 def down() -> None:
-    """Stop the service that `brew360 serve up` or `brew360 demo --keep` left running, and this machine's Ray.
+    """Stop the service that `brew360 serve up` or `brew360 demo --keep` left running, and the Ray they started.
 
     brew360 serve down
+
+    On a cluster (RAY_ADDRESS), the service's applications are deleted; the cluster and other applications keep running.
     """
-    with supervise(PipeSafeConsole()):
+    console = PlainConsole()
+    with supervise(console):
         from brew_cluster.jobs.serve import stop_serve
 
-        stop_serve()
+        stop_serve(console)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from brew_cluster.cli.runner import log_to, supervise
-from brew_platform.console.progress import PipeSafeConsole
+from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
@@ -48,7 +48,7 @@ def train(
     Watch a run with `tensorboard --logdir runs/cpt/tensorboard`. To write a checkpoint at once, run
     `touch runs/cpt/checkpoint-now`.
     """
-    console = PipeSafeConsole()
+    console = PlainConsole()
     with supervise(console, relaunched=driver):
         from brew_cluster.jobs.train import dry_run_job, load_job, relaunch_job, run_job
 

@@ -1,18 +1,17 @@
 """The table of a benchmark."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from brew_cluster.cli.views.table import add_row, make_table
+from brew_platform.console.plain_console import PlainConsole
 from brew_serve.benchmark import TaskQuality
 
 __all__ = ["show_quality"]
 
 
-def show_quality(console: Console, quality: Mapping[str, TaskQuality], *, title: str, column: str) -> None:
-    """Print the AUC of each task between the popularity baseline and the best reachable one.
+def show_quality(console: PlainConsole, quality: Mapping[str, TaskQuality], *, title: str, column: str) -> None:
+    """Print the AUC of each task between popularity and the best reachable one, and the logistic regression's.
 
     Args:
         console: Receives the table.
@@ -20,21 +19,21 @@ def show_quality(console: Console, quality: Mapping[str, TaskQuality], *, title:
         title: Of the table.
         column: Heading of the model's AUC.
     """
-    table = Table(title=Text(title), title_justify="left")
-    for heading in ["task", "rows", "popularity", column, "best", "gap closed", "logloss"]:
-        table.add_column(heading, justify="left" if heading == "task" else "right")
+    figures = ["rows", "popularity", column, "best", "gap closed", "logloss"]
+    table = make_table("task", *figures, title=title, right=figures)
     for name, task in quality.items():
-        table.add_row(
-            Text(name),
-            f"{task.rows:,}",
-            _auc(task.baseline_auc),
-            f"[bold]{_auc(task.auc)}[/bold]",
-            _auc(task.best_auc),
-            "-" if task.gap_closed is None else f"{task.gap_closed:.0%}",
-            f"{task.logloss:.4f}",
-        )
+        aucs = [_auc(task.baseline_auc), _auc(task.auc), _auc(task.best_auc)]
+        add_row(table, name, f"{task.rows:,}", *aucs, _closed(task), f"{task.logloss:.4f}")
+        if task.logistic_auc is not None:
+            add_row(table, "  logistic", "", "", _auc(task.logistic_auc), "", _closed(task, task.logistic_auc), "")
     console.print(table)
 
 
 def _auc(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _closed(task: TaskQuality, auc: float | None = None) -> str:
+    """Return the share of the gap that the model, or another AUC, closes."""
+    share = (task if auc is None else replace(task, auc=auc)).gap_closed
+    return "-" if share is None else f"{share:.0%}"

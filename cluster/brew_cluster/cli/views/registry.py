@@ -1,13 +1,13 @@
-"""Prints the output of the registry commands. Text from outside is printed literally."""
+"""Prints the output of the registry commands."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from brew_cluster.cli.views.table import add_row, make_table, print_table
+from brew_platform.console.plain_console import PlainConsole
 from brew_platform.registry.diff import Difference, VersionDiff
 from brew_platform.registry.events import Event, retired
 from brew_platform.registry.registry import Fault, Version
@@ -15,51 +15,52 @@ from brew_platform.registry.registry import Fault, Version
 __all__ = ["show_diff", "show_event", "show_faults", "show_log", "show_version", "show_versions"]
 
 
-def show_versions(console: Console, versions: Sequence[Version], events: Sequence[Event]) -> None:
+def show_versions(console: PlainConsole, versions: Sequence[Version], events: Sequence[Event]) -> None:
     """Print one row per version: when and by whom it was published, its aliases, and the AUC of each task."""
     gone = retired(events)
     roles = _roles(events)
     tasks = sorted({task for version in versions for task in _tasks(version.metrics)})
-    table = _table("version", "published", "by", "size", "aliases", *tasks)
-    table.title, table.title_justify = "AUC by task", "right"
+    table = make_table("version", "published", "by", "size", "aliases", *tasks)
+    if tasks:
+        table.title, table.title_justify = "AUC by task", "right"
     for version in versions:
         aliases = [*roles.get(version.number, []), *(["retired"] if version.number in gone else [])]
         figures = [_number(_tasks(version.metrics).get(task, {}).get("auc")) for task in tasks]
         time = version.time[:16].replace("T", " ")
-        _row(table, version.number, time, version.author, _size(version.size), ", ".join(aliases), *figures)
+        add_row(table, version.number, time, version.author, _size(version.size), ", ".join(aliases), *figures)
     console.print(table)
 
 
-def show_version(console: Console, version: Version, events: Sequence[Event]) -> None:
+def show_version(console: PlainConsole, version: Version, events: Sequence[Event]) -> None:
     """Print all that a version records."""
     aliases = ", ".join(_roles(events).get(version.number, [])) or "none"
-    _line(console, f"version {version.number}, published {version.time} by {version.author}; aliases: {aliases}")
-    for title, values in [("signature", version.signature), ("lineage", version.lineage), ("metrics", version.metrics)]:
-        table = _table(title, "")
+    console.print(f"version {version.number}, published {version.time} by {version.author}; aliases: {aliases}")
+    parts = [("signature", version.signature), ("lineage", version.lineage), ("figures", version.metrics)]
+    for title, values in parts:
+        table = make_table(title, "")
         for name, value in _flatten(values):
-            _row(table, name, value)
-        console.print(table)
-    gates = _table("gate", "threshold")
+            add_row(table, name, value)
+        print_table(console, table, empty=f"no {title}")
+    gates = make_table("gate", "threshold")
     for gate in version.gates:
         for rule, threshold in gate.thresholds.items():
-            _row(gates, gate.figure, f"{rule} {threshold:g}")
-    if version.gates:
-        console.print(gates)
-    files = _table("file", "size", "sha256")
+            add_row(gates, gate.figure, f"{rule} {threshold:g}")
+    print_table(console, gates, empty="no gates")
+    files = make_table("file", "size", "sha256")
     for file in version.files:
-        _row(files, file.path, _size(file.size), file.sha256[:12])
-    console.print(files)
+        add_row(files, file.path, _size(file.size), file.sha256[:12])
+    print_table(console, files, empty="no files")
 
 
-def show_log(console: Console, events: Sequence[Event]) -> None:
+def show_log(console: PlainConsole, events: Sequence[Event]) -> None:
     """Print the events, the oldest first."""
-    table = _table("event", "time", "by", "kind", "version", "alias", "details")
+    table = make_table("event", "time", "by", "kind", "version", "alias", "details")
     for event in events:
-        _row(table, event.number, event.time, event.author, event.kind, event.version, event.alias, _details(event))
-    console.print(table)
+        add_row(table, event.number, event.time, event.author, event.kind, event.version, event.alias, _details(event))
+    print_table(console, table, empty="no events")
 
 
-def show_event(console: Console, event: Event, model: str) -> None:
+def show_event(console: PlainConsole, event: Event, model: str) -> None:
     """Print in one line what an event did."""
     texts = {
         "promote": f"{event.alias} is version {event.version} of {model} now",
@@ -67,37 +68,39 @@ def show_event(console: Console, event: Event, model: str) -> None:
         "retire": f"version {event.version} of {model} is retired",
     }
     text = texts.get(event.kind, f"{event.kind} of version {event.version} of {model}")
-    _line(console, f"{text} (event {event.number}{f': {details}' if (details := _details(event)) else ''})")
+    console.print(f"{text} (event {event.number}{f': {details}' if (details := _details(event)) else ''})")
 
 
-def show_diff(console: Console, diff: VersionDiff) -> None:
+def show_diff(console: PlainConsole, diff: VersionDiff) -> None:
     """Print the differences of two versions, and for figures the change."""
     columns = f"version {diff.before}", f"version {diff.after}"
-    files = _table("file", *columns)
+    files = make_table("file", *columns)
     for file in diff.files:
-        _row(files, file.path, *(f"{_size(f.size)} {f.sha256[:12]}" if f else "-" for f in (file.before, file.after)))
-    console.print(files)
-    _line(console, f"{diff.same_files} files are equal")
+        add_row(
+            files, file.path, *(f"{_size(f.size)} {f.sha256[:12]}" if f else "-" for f in (file.before, file.after))
+        )
+    print_table(console, files, empty="no file differs")
+    console.print(f"{diff.same_files} files are equal")
     for title, differences in [("signature", diff.signature), ("lineage", diff.lineage), ("figure", diff.metrics)]:
         if differences:
             console.print(_differences(title, columns, differences))
     if not (diff.files or diff.signature or diff.lineage or diff.metrics):
-        _line(console, "nothing differs")
+        console.print("nothing differs")
 
 
-def show_faults(console: Console, faults: Sequence[Fault]) -> None:
+def show_faults(console: PlainConsole, faults: Sequence[Fault]) -> None:
     """Print the missing and damaged files of `registry verify`."""
-    table = _table("version", "file", "problem")
+    table = make_table("version", "file", "problem")
     for fault in faults:
-        _row(table, fault.version, fault.name, fault.problem)
+        add_row(table, fault.version, fault.name, fault.problem)
     console.print(table)
 
 
 def _differences(title: str, columns: tuple[str, str], differences: Sequence[Difference]) -> Table:
-    table = _table(title, *columns, "change")
+    table = make_table(title, *columns, "change")
     for item in differences:
         change = "" if item.change is None else f"{item.change:+.4g}"
-        _row(table, item.name, _number(item.before), _number(item.after), change)
+        add_row(table, item.name, _number(item.before), _number(item.after), change)
     return table
 
 
@@ -149,18 +152,3 @@ def _size(size: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000  # type: ignore[assignment]
     return f"{size:,.3g} GB"
-
-
-def _table(*columns: str) -> Table:
-    table = Table()
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    return table
-
-
-def _row(table: Table, *cells: object) -> None:
-    table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)

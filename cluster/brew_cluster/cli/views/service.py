@@ -5,10 +5,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from brew_cluster.cli.views.table import add_row, make_table, print_table
 from brew_data.prompts.suite import TaskSuite
+from brew_platform.console.plain_console import PlainConsole
 from brew_serve.http.auth import Team
 from brew_serve.schemas.rank import RankResponse
 from brew_serve.schemas.status import FleetStatus
@@ -31,7 +30,7 @@ def example_request(suite: TaskSuite) -> dict[str, Any]:
 
 
 def show_service(
-    console: Console, url: str, suite: TaskSuite, *, keyed: bool, logs: Sequence[str], foreground: bool
+    console: PlainConsole, url: str, suite: TaskSuite, *, keyed: bool, logs: Sequence[str], foreground: bool
 ) -> None:
     """Print the address of the service, a complete curl command, and the places of the logs.
 
@@ -45,7 +44,8 @@ def show_service(
     """
     key = ' -H "authorization: Bearer $BREW360_API_KEY"' if keyed else ""
     lines = [
-        f"\nThe service is up at {url} (API documentation: {url}/docs). Example request:",
+        "",
+        f"The service is up at {url} (API documentation: {url}/docs). Example request:",
         f"curl -s {url}/v1/rank -H 'content-type: application/json'{key} "
         f"-d {shlex.quote(json.dumps(example_request(suite)))}",
         *([] if not keyed else ["BREW360_API_KEY is a key that `brew360 keys create` made."]),
@@ -54,20 +54,18 @@ def show_service(
         "Stop it with Ctrl-C." if foreground else "Stop it with: brew360 serve down",
     ]
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line)
 
 
-def show_ranking(console: Console, answer: RankResponse) -> None:
+def show_ranking(console: PlainConsole, answer: RankResponse) -> None:
     """Print a ranking, the best candidate first, and the token counts and truncations of the response."""
     actions = list(answer.ranking[0].probabilities) if answer.ranking else []
-    table = Table(title=f"{answer.task}, version {answer.version}", title_justify="left")
-    table.add_column("")
-    table.add_column("candidate", overflow="fold")
-    for column in ["score", *(f"P({action})" for action in actions)]:
-        table.add_column(column, justify="right")
+    figures = ["score", *(f"P({action})" for action in actions)]
+    title = f"{answer.task}, version {answer.version}"
+    table = make_table("", "candidate", *figures, title=title, right=figures)
     for place, item in enumerate(answer.ranking, start=1):
         values = [item.score, *(item.probabilities[action] for action in actions)]
-        table.add_row(str(place), item.id, *(f"{value:.4f}" for value in values))
+        add_row(table, place, item.id, *(f"{value:.4f}" for value in values))
     console.print(table)
     cut = answer.truncated
     lines = [
@@ -78,10 +76,10 @@ def show_ranking(console: Console, answer: RankResponse) -> None:
         *([f"{cut.history_tokens_dropped} tokens of past entities cut"] if cut.history_tokens_dropped else []),
         *([f"cut for length: {', '.join(cut.candidates)}"] if cut.candidates else []),
     ]
-    console.print("; ".join(lines), soft_wrap=True, markup=False, highlight=False)
+    console.print("; ".join(lines))
 
 
-def show_status(console: Console, status: FleetStatus, ready: str) -> None:
+def show_status(console: PlainConsole, status: FleetStatus, ready: str) -> None:
     """Print the serving versions.
 
     Args:
@@ -89,21 +87,20 @@ def show_status(console: Console, status: FleetStatus, ready: str) -> None:
         status: The versions, their roles and replicas.
         ready: A short text that says whether the service accepts requests.
     """
-    table = Table(title=f"{status.model}, following {status.alias}: {ready}", title_justify="left")
-    for column in ["version", "role", "share", "replicas", "state"]:
-        table.add_column(column, justify="left" if column in ("role", "state") else "right")
+    columns = ["version", "role", "share", "replicas", "state"]
+    title = f"{status.model}, following {status.alias}: {ready}"
+    table = make_table(*columns, title=title, right=["version", "share", "replicas"])
     for version in status.versions:
-        table.add_row(str(version.version), version.role, f"{version.share:.0%}", str(version.replicas), version.state)
-    console.print(table)
+        add_row(table, version.version, version.role, f"{version.share:.0%}", version.replicas, version.state)
+    print_table(console, table, empty=f"{title}; no version serves")
 
 
-def show_keys(console: Console, keys: Iterable[tuple[str, Team]]) -> None:
+def show_keys(console: PlainConsole, keys: Iterable[tuple[str, Team]]) -> None:
     """Print the ids of keys, and the limits of their teams. The keys themselves are not stored."""
-    table = Table()
-    for column in ["key", "team", "requests/s", "tokens/min", "admin"]:
-        table.add_column(column, justify="right" if "/" in column else "left")
+    limited = ["requests/s", "tokens/min"]
+    table = make_table("key", "team", *limited, "admin", right=limited)
     for id_, team in keys:
         limits = [team.requests_per_second, team.tokens_per_minute]
         shown = ["no limit" if limit is None else f"{limit:,.12g}" for limit in limits]
-        table.add_row(id_, team.name, *shown, "yes" if team.admin else "")
-    console.print(table)
+        add_row(table, id_, team.name, *shown, "yes" if team.admin else "")
+    print_table(console, table, empty="no keys")

@@ -14,13 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from brew_cluster.cli.views.loss_curve import loss_curve_svg
+from brew_platform.console.plain_console import PlainConsole, escape_controls
 from brew_platform.console.progress import duration
 from brew_train.config import StageConfig
 from brew_train.loop import BEST, TrainResult
@@ -56,7 +57,7 @@ class TrainView:
     def __init__(
         self,
         run: Path,
-        console: Console,
+        console: PlainConsole,
         *,
         stages: Sequence[StageConfig],
         every_seconds: float = 10.0,
@@ -190,7 +191,10 @@ class TrainView:
             head, facts = self._head(), self._facts()
             done, steps = self._row.get("step", 0), self._row.get("steps")
         top = Table.grid(padding=(0, 1))
-        top.add_row(Text(head, style="bold", overflow="ellipsis", no_wrap=True), ProgressBar(steps, done, width=30))
+        top.add_row(
+            Text(escape_controls(head), style="bold", overflow="ellipsis", no_wrap=True),
+            ProgressBar(steps, done, width=30),
+        )
         lines = [Text()]
         for name, text in facts:  # a fact stays on one line
             fact = Text.assemble((f"{name} " if name else "", "dim"), f"{text}   ")
@@ -236,11 +240,11 @@ class TrainView:
     def _say(self, text: str, *, show: bool) -> None:
         _log.info(text)
         if show:
-            self._print(Text(text.encode(self._console.encoding, "replace").decode(self._console.encoding)))
+            self._print(text)
 
-    def _print(self, what: RenderableType) -> None:
+    def _print(self, content: str | Table) -> None:
         with suppress(OSError, ValueError):
-            self._console.print(what, soft_wrap=isinstance(what, Text))
+            self._console.print(content)
 
 
 def sparkline(values: Sequence[float]) -> str:

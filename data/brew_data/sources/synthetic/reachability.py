@@ -17,7 +17,7 @@ from brew_data.sources.synthetic.config import SURFACES, SyntheticConfig, benchm
 from brew_data.sources.synthetic.generator import FIELDS, generate
 from brew_platform.errors import ConfigError
 
-__all__ = ["Reach", "measure"]
+__all__ = ["Reach", "logistic_scores", "measure"]
 
 Array = np.ndarray[Any, Any]
 
@@ -38,11 +38,42 @@ class Reach(NamedTuple):
         return (auc - self.popularity_auc) / (self.oracle_auc - self.popularity_auc)
 
 
+def logistic_scores(tables: Tables, train_N: Array) -> tuple[Array, Array]:
+    """Fit a logistic regression for each surface, and score all interactions. The default size takes about 5 s.
+
+    It reads only features that a prompt contains: attributes of profile and entity, their matches, and the member's
+    strictly earlier reactions.
+
+    Args:
+        tables: The tables of `generate`.
+        train_N: bool; the interactions to fit on.
+
+    Returns:
+        Two arrays of shape (interactions,): the probability of a positive reaction from the text of profile and entity,
+        and the same with the member's earlier reactions.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    surface = tables.interactions["surface"].to_numpy()
+    y = np.isin(tables.interactions["action"].to_numpy(), [s.positive for s in SURFACES]).astype(np.float64)
+    text, keys = _read(tables)
+
+    def fitted(features: Array) -> Array:
+        score = np.zeros(len(y))
+        for s in SURFACES:
+            rows = surface == s.name
+            if len(np.unique(y[rows & train_N])) < 2:  # there is nothing to learn
+                continue
+            model = LogisticRegression(C=0.3, max_iter=60).fit(features[rows & train_N], y[rows & train_N])
+            score[rows] = model.predict_proba(features[rows])[:, 1]
+        return score
+
+    profile = fitted(text)
+    return profile, fitted(np.hstack([text, *[_leaning(key, y, profile)[:, None] for key in keys]]))
+
+
 def measure(tables: Tables, start: datetime) -> list[Reach]:
     """Fit baselines on the interactions before `start` and score the others. The default size takes about 5 s.
-
-    Logistic regression replaces the language model. It reads only features that a prompt contains: attributes, their
-    matches, and the member's strictly earlier reactions.
 
     Args:
         tables: The tables of `generate`, with the oracle.
@@ -54,7 +85,6 @@ def measure(tables: Tables, start: datetime) -> list[Reach]:
     Raises:
         ConfigError: The tables have no oracle.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
     if tables.oracle is None:
@@ -64,18 +94,7 @@ def measure(tables: Tables, start: datetime) -> list[Reach]:
     late = pc.greater_equal(tables.interactions["timestamp"], pa.scalar(start, TIMESTAMP)).to_numpy()
     truth = tables.oracle["probability"].to_numpy()
     item = np.unique(tables.interactions["entity_id"].to_numpy(), return_inverse=True)[1]
-    text, keys = _read(tables)
-
-    def fitted(features: Array) -> Array:
-        score = np.zeros(len(y))
-        for s in SURFACES:
-            rows = surface == s.name
-            model = LogisticRegression(C=0.3, max_iter=60).fit(features[rows & ~late], y[rows & ~late])
-            score[rows] = model.predict_proba(features[rows])[:, 1]
-        return score
-
-    profile = fitted(text)
-    history = fitted(np.hstack([text, *[_leaning(key, y, profile)[:, None] for key in keys]]))
+    profile, history = logistic_scores(tables, ~late)
     reaches = []
     for s in SURFACES:
         train, test = (surface == s.name) & ~late, (surface == s.name) & late

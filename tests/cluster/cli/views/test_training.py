@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from brew_cluster.cli.views.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
 from brew_cluster.cli.views.training import TrainView, sparkline
+from brew_platform.console.plain_console import PlainConsole
 from brew_train.config import StageConfig
 from brew_train.loop import TrainResult
 from brew_train.telemetry.recorder import Recorder
@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_the_line_shows_the_known_facts(run: Run) -> None:
     run.event("launch")
-    view = TrainView(run.folder, Console(file=io.StringIO()), stages=STAGES, now=lambda: run.now)
+    view = TrainView(run.folder, PlainConsole(file=io.StringIO()), stages=STAGES, now=lambda: run.now)
     assert view.line() == "starting the workers"
     with view:
         run.event("attempt", workers=2)
@@ -95,7 +95,7 @@ def test_a_pipe_gets_lines_news_and_no_characters_that_it_cannot_show(
     caplog.set_level(logging.INFO)
     run.event("attempt", workers=2)  # of a driver that was lost
     raw = io.BytesIO()
-    console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=30)
+    console = PlainConsole(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=30)
     run.event("launch")
     with TrainView(run.folder, console, stages=STAGES, every_seconds=0.3, now=lambda: run.now) as view:
         run.event("attempt", workers=2)
@@ -120,7 +120,7 @@ def test_a_pipe_gets_lines_news_and_no_characters_that_it_cannot_show(
 @pytest.mark.parametrize("width", [10, 40, 120])
 def test_a_terminal_of_any_width_shows_the_run(run: Run, width: int) -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=width)
+    console = PlainConsole(file=out, force_terminal=True, width=width)
     run.event("launch")
     with TrainView(run.folder, console, stages=STAGES, now=lambda: run.now) as view:
         run.event("attempt", workers=2)
@@ -137,7 +137,7 @@ def test_a_terminal_of_any_width_shows_the_run(run: Run, width: int) -> None:
 
 def test_a_failure_inside_leaves_the_terminal_usable_and_says_how_far_it_came(run: Run) -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=100)
+    console = PlainConsole(file=out, force_terminal=True, width=100)
     with (  # noqa: PT012
         pytest.raises(KeyboardInterrupt),
         TrainView(run.folder, console, stages=STAGES, now=lambda: run.now) as view,
@@ -161,7 +161,7 @@ def test_the_summary_counts_all_attempts_and_draws_the_loss(run: Run) -> None:
     run.step(4, stage="sft", evaluation={"loss": 2.0})
     run.event("finished", after=1)
     out = io.StringIO()
-    view = TrainView(run.folder, Console(file=out, width=100), stages=STAGES)
+    view = TrainView(run.folder, PlainConsole(file=out, width=100), stages=STAGES)
     (run.folder / "best" / "cpt").mkdir(parents=True)
     view.summary(
         TrainResult(export=run.folder / "export", steps=4, tokens=36_000, tokens_per_second=4500.0, seconds=40.0)

@@ -1,0 +1,231 @@
+"""Every view and every command prints text from outside literally."""
+
+import importlib
+import io
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import brew_cluster
+from brew_cluster.cli import runner
+from brew_cluster.cli.main import app
+from brew_data.sources.quarantine import Quarantine
+from brew_platform.console.plain_console import PlainConsole
+from brew_platform.registry.blobs import File
+from brew_platform.registry.diff import Difference, FileDifference, VersionDiff
+from brew_platform.registry.events import Event
+from brew_platform.registry.registry import Fault, Version
+
+HOSTILE = ["[/]", "[red]x", ":smile:", "\x1b[2J", "a\nb", "a\u202eb", "\ud800", "long " * 500]
+
+
+def literal(text: str) -> str:
+    return text.encode("unicode_escape").decode()
+
+
+def event(text: str, kind: str = "tag") -> Event:
+    return Event(
+        number=1, kind=kind, version=1, alias=text, author=text, time="t", note=text, force_reason=text, share=0.1
+    )
+
+
+def version(text: str) -> Version:
+    file = File(path=text, size=1, sha256="a" * 64)
+    return Version(
+        number=1, files=(file,), signature={text: text}, lineage={"parent": [text]}, metrics={text: {"auc": 0.5}},
+        author=text, time=text, write_id="w",
+    )  # fmt: skip
+
+
+def ranking(text: str) -> Any:
+    from brew_serve.schemas.rank import RankedItem, RankResponse, Truncated, Usage
+
+    item = RankedItem.model_construct(id=text, score=0.5, probabilities={text: 0.5})
+    return RankResponse.model_construct(
+        version=1, task=text, ranking=[item], partial=True, unscored=[text], milliseconds=1.0,
+        usage=Usage(prompt_tokens=1, candidates=1),
+        truncated=Truncated.model_construct(
+            turns_dropped=0, head_tokens_dropped=0, history_tokens_dropped=0, fields_cut=0, candidates={text: 3}
+        ),
+    )  # fmt: skip
+
+
+def status(text: str) -> Any:
+    from brew_serve.schemas.status import FleetStatus, VersionStatus
+
+    one = VersionStatus.model_construct(version=1, role=text, share=1.0, replicas=1, state=text)
+    return FleetStatus.model_construct(model=text, alias=text, versions=[one])
+
+
+def suite(text: str) -> Any:
+    """A suite whose tasks and fields have this name, and which shows any fields as this text."""
+    return SimpleNamespace(
+        tasks=[SimpleNamespace(name=text, surface=text)],
+        surface=lambda name: SimpleNamespace(entity_type=text),
+        entities={text: SimpleNamespace(fields={text: None})},
+        profile=SimpleNamespace(fields={text: None}),
+        profile_text=lambda fields: text,
+        entity_text=lambda kind, fields: text,
+    )
+
+
+def records(text: str) -> Any:
+    return SimpleNamespace(profiles={text: {}}, entities={text: SimpleNamespace(entity_type="job", fields={})})
+
+
+def quality(text: str) -> Any:
+    from brew_serve.benchmark import TaskQuality
+
+    figures = TaskQuality(
+        rows=1, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=0.6, best_auc=0.9, logistic_auc=0.7
+    )
+    return {text: figures}
+
+
+def check(text: str) -> Any:
+    from brew_cluster.jobs.dataset_check import DatasetCheck
+    from brew_data.problems import Problem
+
+    quarantine = Quarantine()
+    quarantine.add(text, file=text, line=1, reason=text, values=text)
+    return DatasetCheck(problems=[Problem(table=text, message=text, count=1, examples=[text])], quarantine=quarantine)
+
+
+def card(text: str) -> Any:
+    bins = {"n_documents": 1, "n_tokens": 1, "n_bins": 1, "context_length": 1, "fill": 1.0}
+    return {
+        "rows": 1, "members": 1, "entities": {text: 1}, "actions": {text: {text: 1}}, "quarantined": {text: {text: 1}},
+        "tasks": {text: {"training_positive_rate": 0.5, "training_rows": 1, "benchmark_rows": 1}},
+        "bins": {"bins": bins}, "seconds": {"a": 1.0},
+    }  # fmt: skip
+
+
+def slate(text: str) -> Any:
+    from brew_cluster.jobs.demo_slates import DemoSlate
+
+    return DemoSlate(task=text, member_id=text, candidates=[text])
+
+
+REPORT = {
+    "train": {"steps": 1, "tokens_per_second": 1.0}, "serve": {"p50_ms": 1.0}, "registry": {"version": 1},
+    "seconds": {"total": 1.0}, "memory": {"peak_bytes": 1},
+}  # fmt: skip
+
+# By function: the arguments after or before the console, of a text from outside.
+VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
+    "benchmark.show_quality": lambda show, console, x: show(console, quality(x), title=x, column=x),
+    "registry.show_versions": lambda show, console, x: show(console, [version(x)], [event(x, "promote")]),
+    "registry.show_version": lambda show, console, x: show(console, version(x), [event(x, "promote")]),
+    "registry.show_log": lambda show, console, x: show(console, [event(x)]),
+    "registry.show_event": lambda show, console, x: show(console, event(x), x),
+    "registry.show_diff": lambda show, console, x: show(
+        console,
+        VersionDiff(
+            before=1, after=2, same_files=0, files=[FileDifference(path=x, before=None, after=None)],
+            signature=[Difference(name=x, before=x, after=x)], lineage=[], metrics=[],
+        ),
+    ),
+    "registry.show_faults": lambda show, console, x: show(console, [Fault(version=1, name=x, problem=x)]),
+    "service.show_service": lambda show, console, x: show(
+        console, f"http://{x}", suite("a"), keyed=True, logs=[x], foreground=True
+    ),
+    "service.show_ranking": lambda show, console, x: show(console, ranking(x)),
+    "service.show_status": lambda show, console, x: show(console, status(x), x),
+    "service.show_keys": lambda show, console, x: show(console, [(x, SimpleNamespace(
+        name=x, requests_per_second=None, tokens_per_minute=1, admin=True
+    ))]),
+    "dataset_check.print_check": lambda show, console, x: show(check(x), console),
+    "dataset.print_summary": lambda show, console, x: show(
+        card(x), SimpleNamespace(tokenizer=SimpleNamespace(from_=x)), Path(x), console
+    ),
+    "demo_report.show_rankings": lambda show, console, x: show(
+        console, [(slate(x), ranking(x))], records(x), suite(x)
+    ),
+    "demo_report.show_figures": lambda show, console, x: show(console, REPORT),
+    "demo_report.show_curl": lambda show, console, x: show(console, x, slate("a")),
+}  # fmt: skip
+
+
+def view_functions() -> dict[str, Callable[..., Any]]:
+    """The public functions of brew_cluster that print, by the last parts of their names."""
+    found = {}
+    for module in pkgutil.walk_packages(brew_cluster.__path__, "brew_cluster."):
+        if ".cli.views." in module.name or ".jobs." in module.name:
+            loaded = importlib.import_module(module.name)
+            for name in getattr(loaded, "__all__", []):
+                if name.startswith(("show_", "print_")) and name != "print_table":
+                    found[f"{module.name.rpartition('.')[2]}.{name}"] = getattr(loaded, name)
+    return found
+
+
+def test_every_view_is_tried() -> None:
+    assert sorted(view_functions()) == sorted(VIEWS)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=[repr(text[:8]) for text in HOSTILE])
+@pytest.mark.parametrize("name", sorted(VIEWS))
+def test_a_view_prints_text_from_outside_literally(name: str, text: str) -> None:
+    out = io.StringIO()
+    console = PlainConsole(file=out, width=40_000, force_terminal=True, color_system=None)
+    VIEWS[name](view_functions()[name], console, text)
+    printed = out.getvalue()
+    assert "\x1b" not in printed
+    if name != "demo_report.show_figures":  # prints numbers only
+        assert literal(text) in printed
+
+
+@contextmanager
+def no_processes() -> Iterator[None]:
+    yield
+
+
+def commands() -> list[list[str]]:
+    """The names of all commands, each a list of words."""
+    root = typer.main.get_command(app)
+    found: list[list[str]] = []
+
+    def walk(command: click.Command, path: list[str]) -> None:
+        subcommands = getattr(command, "commands", None)
+        if subcommands is None:
+            found.append(path)
+        for name, child in (subcommands or {}).items():
+            walk(child, [*path, name])
+
+    walk(root, [])
+    return found
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words != ["serve", "down"]], ids=" ".join)
+def test_a_command_prints_its_arguments_literally(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give a hostile text to all arguments, or to the first option if there are none, and to required options."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "guard_descendants", no_processes)
+    monkeypatch.setattr(runner, "kill_descendants", lambda: None)
+    monkeypatch.setattr(runner, "become_subreaper", lambda: None)
+    monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
+    hostile = "./a[/]b[red]c:smile:\x1b[2J\nd"
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]  # type: ignore[attr-defined]
+    arguments = [hostile for parameter in command.params if isinstance(parameter, click.Argument)]
+    options = [p for p in command.params if isinstance(p, click.Option) and not p.is_flag]
+    options = [p for p in options if p.required] or ([] if arguments else options[:1])
+    for option in options:
+        arguments += [option.opts[0], hostile]
+    done = CliRunner(env={"COLUMNS": "4000"}).invoke(app, [*words, *arguments])
+    assert done.exit_code in (1, 2), done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert "\x1b" not in done.output
+    assert "MarkupError" not in done.output
+    if words == ["rank"]:
+        assert r"./a[/]b[red]c:smile:\x1b[2J\nd cannot be read" in done.output
