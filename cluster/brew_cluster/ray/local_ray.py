@@ -1,8 +1,10 @@
 """Starts and stops Ray on one machine, or connects to the cluster that RAY_ADDRESS names.
 
-A local Ray belongs to one command. It can outlive the command (`--keep`). Commands refuse to use a running Ray.
+A local Ray belongs to one command. It can outlive the command (`--keep`). It listens on a loopback address only, and
+its clients need the token of its session. Of a cluster that RAY_ADDRESS names, nothing is stopped.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -11,30 +13,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import ray
-from ray._private import services
+from ray._private.log import PlainRayHandler
 
+from brew_cluster.ray.session import RaySession, kept_sessions
 from brew_platform.errors import BrewError, UserError
+from brew_platform.ports import free_port
 
-__all__ = ["any_ray", "local_ray", "logs_folder", "refuse_running_ray", "stop_ray"]
+__all__ = ["LOOPBACK", "any_ray", "local_ray", "logs_folder", "refuse_running_ray", "stop_ray"]
 
 OBJECT_STORE_BYTES = (
     512 * 2**20
 )  # tables, documents and requests of one machine's runs fit; Ray's default is 30% of memory
 
+# Ray replaces 127.0.0.1 by the address of the host; other addresses of the loopback network it keeps. On macOS, which
+# has no others, Ray itself uses 127.0.0.1.
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None
+
 
 def refuse_running_ray() -> None:
-    """Check that no Ray runs on this machine.
+    """Check that RAY_ADDRESS is not set, and that no earlier command left a Ray running. Others' are ignored.
 
     Raises:
-        UserError: A Ray is running, or RAY_ADDRESS is set.
+        UserError: RAY_ADDRESS is set, or a Ray of an earlier command runs.
     """
-    address = os.environ.get("RAY_ADDRESS") or next(iter(services.find_gcs_addresses()), None)
-    if address:
+    if address := os.environ.get("RAY_ADDRESS"):
         raise UserError(
-            f"Ray is already running at {address}, and this command starts its own Ray, which must not mix with it. "
-            f"Stop that one with `brew360 serve down` (or `ray stop`), unset RAY_ADDRESS if it is set, and try again."
+            f"RAY_ADDRESS names the Ray at {address}, but this command starts a Ray of its own. Unset RAY_ADDRESS, and "
+            f"try again."
+        )
+    if sessions := kept_sessions():
+        raise UserError(
+            f"Ray is already running in {sessions[0].folder}: an earlier command left it for a service. Stop both with "
+            f"`brew360 serve down`, and try again."
         )
 
 
@@ -48,7 +59,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
         logs: The folder for a copy of Ray's logs, made when the block ends.
 
     Raises:
-        UserError: A Ray is already running.
+        UserError: RAY_ADDRESS is set, or a Ray of an earlier command runs.
         BrewError: Ray did not start.
     """
     refuse_running_ray()
@@ -58,31 +69,25 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ code prints warnings to the terminal directly
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    quiet = {"log_to_driver": False, "logging_level": "warning"}
+    session = RaySession.create()
     succeeded = False
     try:
-        with _without_stderr():
-            if detached:
-                _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
-                             f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats")  # fmt: skip
-                ray.init(address="auto", **quiet)
-            else:
-                ray.init(
-                    address="local",
-                    num_cpus=cores,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    **quiet,
-                )
-        _settle_data()
-        yield
-        succeeded = True
+        with session.environment(kept=detached):
+            try:
+                with _without_stderr():
+                    _start_kept(session, cores) if detached else _start(session, cores)
+                _settle_data()
+                yield
+                succeeded = True
+            finally:
+                _keep_logs(logs)
+                with suppress(Exception):  # the caller kills remaining processes
+                    ray.shutdown()
     finally:
-        _keep_logs(logs)
-        with suppress(Exception):  # the caller kills remaining processes
-            ray.shutdown()
         if detached and not succeeded:
-            stop_ray()
+            session.stop()
+        if not (detached and succeeded):
+            session.remove()
 
 
 @contextmanager
@@ -94,24 +99,25 @@ def any_ray(*, detached: bool, logs: Path) -> Iterator[bool]:
         try:
             yield False
         finally:
-            ray.shutdown()
+            ray.shutdown()  # disconnects
         return
     with local_ray(detached=detached, logs=logs):
         yield True
 
 
-def stop_ray() -> None:
-    """Stop every Ray process of this user on this machine.
+def stop_ray() -> list[Path]:
+    """Stop the Rays that earlier commands of this user left running on this machine, and no others.
+
+    Returns:
+        Their folders, which contain their logs.
 
     Raises:
         BrewError: Some processes did not stop.
     """
-    raylets = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "raylet"]
-    below = [child for raylet in raylets for child in raylet.children(recursive=True)]
-    _ray_command("stop", "--force")
-    for process in below:  # the agents of a raylet take seconds to notice that it has ended
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+    sessions = kept_sessions()
+    for session in sessions:
+        session.stop()
+    return [session.folder for session in sessions]
 
 
 def logs_folder() -> Path:
@@ -132,11 +138,39 @@ def _without_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _start(session: RaySession, cores: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="warning",
+        _node_ip_address=LOOPBACK,
+        _temp_dir=str(session.folder),
+    )
+
+
+def _start_kept(session: RaySession, cores: int) -> None:
+    """Start Ray so that it outlives this process, and connect to it."""
+    _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
+                 f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", f"--temp-dir={session.folder}",
+                 # Ray's defaults are fixed ports, which another Ray on this machine may have
+                 f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
+                 *([] if LOOPBACK is None else [f"--node-ip-address={LOOPBACK}"]))  # fmt: skip
+    address = (session.folder / "ray_current_cluster").read_text().strip()
+    ray.init(address=address, log_to_driver=False, logging_level="warning")
+
+
 def _settle_data() -> None:
-    """Make Ray Data keep the order of rows, and disable its progress bars."""
+    """Make Ray Data keep the order of rows, disable its progress bars, and send its records to the log only."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    logger = logging.getLogger("ray.data")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, PlainRayHandler)]:
+        logger.removeHandler(handler)  # the import of ray.data added it; it prints to the console
+        logger.propagate = True
 
 
 def _ray_command(*arguments: str) -> None:

@@ -1,12 +1,30 @@
-"""brew360 refuses to start while another Ray is running."""
+"""When brew360 starts a Ray of its own, and what it stops."""
+
+from pathlib import Path
 
 import pytest
 
-from brew_cluster.ray.local_ray import refuse_running_ray
+from brew_cluster.ray import local_ray
+from brew_cluster.ray.local_ray import refuse_running_ray, stop_ray
+from brew_cluster.ray.session import RaySession
 from brew_platform.errors import UserError
 
 
-def test_a_running_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_refused_by_commands_that_start_a_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(UserError, match=r"Ray is already running at 10\.0\.0\.1:6379.*brew360 serve down"):
+    with pytest.raises(UserError, match=r"RAY_ADDRESS names the Ray at 10\.0\.0\.1:6379.*Unset RAY_ADDRESS"):
         refuse_running_ray()
+
+
+def test_a_ray_that_an_earlier_command_left_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(local_ray, "kept_sessions", lambda: [RaySession(tmp_path)])
+    with pytest.raises(UserError, match=r"Ray is already running in .*`brew360 serve down`"):
+        refuse_running_ray()
+
+
+def test_without_an_earlier_command_nothing_is_refused_or_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(local_ray, "kept_sessions", list)
+    refuse_running_ray()
+    assert stop_ray() == []
