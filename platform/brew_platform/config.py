@@ -20,13 +20,15 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, TupleConfig
 from omegaconf._yaml import get_yaml_loader
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml.constructor import ConstructorError
 
 from brew_platform.errors import ConfigError
 from brew_platform.settings import Settings, check_fields
 
-__all__ = ["config_digest", "load_config", "read_yaml"]
+__all__ = ["config_digest", "load_config", "parse_yaml", "read_yaml"]
 
 T = TypeVar("T")
+_COMMENT = re.compile(r"""\s*(?!["'])(?:.*\s)?#""")  # in a value that is not in quotes
 _MOST_NODES = 1_000_000  # of a YAML file, whose aliases may repeat parts of it
 
 
@@ -39,7 +41,8 @@ def load_config(
 
     Args:
         cls: A keyword-only dataclass. Fields can be dataclasses, lists or dicts of them, or Optional.
-        sources: Mappings, or paths of YAML files. Mappings are merged key by key; lists are replaced.
+        sources: Mappings, sections of `read_yaml`, or paths of YAML files. Mappings are merged key by key; lists are
+            replaced.
         overrides: Strings `key=value` with a dotted key (`model.layers=2`, `tasks[0].weight=3`) and a YAML value.
         key: The key of the section that `cls` describes, for messages; empty for a whole recipe.
 
@@ -55,7 +58,7 @@ def load_config(
         if isinstance(source, Mapping):
             config = _merge(cls, config, source, "the settings", key)
         else:
-            config = _merge(cls, config, _read_tree(Path(source)), str(source), key)
+            config = _merge(cls, config, read_yaml(Path(source)), str(source), key)
     for override in overrides:
         config = _merge(cls, config, _nested(cls, override, config), f"the override {override!r}", key)
     try:
@@ -132,13 +135,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no canonical form")
 
 
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """Read a recipe without checking its keys. Interpolations are not resolved.
+def parse_yaml(text: str) -> Any:
+    """Parse YAML. Unlike with `yaml.safe_load`, a repeated key is an error, and dates stay text.
 
     Raises:
-        ConfigError: The file cannot be read, or it is not a mapping in valid YAML.
+        ValueError: The text is malformed, repeats a key, or is nested too deeply.
     """
-    return cast(Mapping[str, Any], _resolve(Any, _read_tree(path)))
+    try:
+        return _resolve(Any, _parse(text))
+    except _YAML_ERRORS as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,22 +156,43 @@ class _Scalar:
 
 
 class _Loader(get_yaml_loader(max_yaml_expanded_nodes=_MOST_NODES)):  # type: ignore[misc]
-    """OmegaConf's YAML loader that keeps the characters of numbers and truth values."""
+    """OmegaConf's YAML loader that keeps the characters of numbers and truth values, and refuses repeated keys."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        _refuse_repeated_keys(node, set())
+        return super().construct_document(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         value = super().construct_object(node, deep=deep)
         return _Scalar(value, node.value) if isinstance(value, bool | int | float) else value
 
 
+def _refuse_repeated_keys(node: yaml.Node, checked: set[int]) -> None:
+    """Raise a ConstructorError for the first map that has a key twice, as text: `5` and `"5"` are the same key."""
+    if isinstance(node, yaml.ScalarNode) or id(node) in checked:
+        return
+    checked.add(id(node))
+    keys: set[str] = set()
+    for entry in node.value:
+        key, below = entry if isinstance(node, yaml.MappingNode) else (None, entry)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in keys:
+                raise ConstructorError(
+                    "while reading a map", node.start_mark, f"the key {key.value} occurs twice", key.start_mark
+                )
+            keys.add(key.value)
+        _refuse_repeated_keys(below, checked)
+
+
 def _resolve(hint: Any, value: Any) -> Any:
-    """Replace each `_Scalar`: by its characters where `hint` is str, else by its value.
+    """Replace each `_Scalar`: by its characters where `hint` is str or Path, else by its value.
 
     A label `yes` stays "yes", and an id `010` does not become "8".
     """
     inner = _bare(hint)
     arguments = typing.get_args(inner)
     if isinstance(value, _Scalar):
-        return value.text if inner is str else value.value
+        return value.text if inner in (str, Path) else value.value
     if isinstance(value, Mapping):
         if dataclasses.is_dataclass(inner):
             hints = _hints_by_key(inner)
@@ -188,8 +215,14 @@ def _parse(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
 
 
-def _read_tree(path: Path) -> Mapping[Any, Any]:
-    """Read a recipe; numbers and truth values are `_Scalar`."""
+def read_yaml(path: Path) -> Mapping[Any, Any]:
+    """Read a recipe without checking its keys, so that `load_config` can be called with one of its sections.
+
+    Numbers and truth values are opaque: they keep their characters until `load_config` knows the types of their fields.
+
+    Raises:
+        ConfigError: The file cannot be read, or it is not a mapping in valid YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
     except UnicodeDecodeError as error:
@@ -231,6 +264,10 @@ def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
             f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put plain "
             f"text in quotes."
         ) from error
+    if (value is None or isinstance(value, str)) and _COMMENT.match(text):
+        raise ConfigError(
+            f"the value of the override {override!r} has a #, which begins a comment in YAML. Put the value in quotes."
+        )
     current = _with_names(cls, OmegaConf.to_container(config, resolve=False), keys=True)
     return cast(Mapping[str, Any], _placed(parts, value, current, override))
 
@@ -288,9 +325,10 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
         for index, below in enumerate(value):
             _check(typing.get_args(inner)[0], below, f"{key}[{index}]", origin)
     elif not _holds(hint, value):
+        remedy = "Put a text in quotes." if value is None and hint is str else "Set a value of that type."
         raise ConfigError(
             f"{key}={value!r} in {origin} has the wrong type: {key} must be {_type_text(hint)}, but is a "
-            f"{type(value).__name__}. Set a value of that type."
+            f"{type(value).__name__}. {remedy}"
         )
 
 

@@ -57,4 +57,4 @@ def recipe_gates(recipe: str) -> list[Gate]:
         raise ConfigError(
             f"{path} names no gates. Add them, e.g. release: {{gates: [{{figure: post_like.auc, at_least: 0.6}}]}}"
         )
-    return load_config(ReleaseConfig, {"gates": gates}).gates
+    return load_config(ReleaseConfig, {"gates": gates}, key="release").gates
