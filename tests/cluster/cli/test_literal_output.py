@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import logging
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -18,6 +18,7 @@ import brew_cluster
 from brew_cluster.cli import runner
 from brew_cluster.cli.main import app
 from brew_data.sources.quarantine import Quarantine
+from brew_platform.console.logging import open_log
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.registry.blobs import File
 from brew_platform.registry.diff import Difference, FileDifference, VersionDiff
@@ -182,6 +183,12 @@ def test_a_view_prints_text_from_outside_literally(name: str, text: str) -> None
         assert literal(text) in printed
 
 
+def test_a_warning_is_printed_literally(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_log(tmp_path / "command.log"):
+        logging.getLogger("brew_data").warning("title %s", "[red]\x1b[2J\n")
+    assert capsys.readouterr().err == "WARNING: title [red]\\x1b[2J\\n\n"
+
+
 @contextmanager
 def no_processes() -> Iterator[None]:
     yield
@@ -192,7 +199,7 @@ def commands() -> list[list[str]]:
     root = typer.main.get_command(app)
     found: list[list[str]] = []
 
-    def walk(command: click.Command, path: list[str]) -> None:
+    def walk(command: Any, path: list[str]) -> None:
         subcommands = getattr(command, "commands", None)
         if subcommands is None:
             found.append(path)
@@ -214,11 +221,11 @@ def test_a_command_prints_its_arguments_literally(
     monkeypatch.setattr(runner, "become_subreaper", lambda: None)
     monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
     hostile = "./a[/]b[red]c:smile:\x1b[2J\nd"
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     for word in words:
-        command = command.commands[word]  # type: ignore[attr-defined]
-    arguments = [hostile for parameter in command.params if isinstance(parameter, click.Argument)]
-    options = [p for p in command.params if isinstance(p, click.Option) and not p.is_flag]
+        command = command.commands[word]
+    arguments = [hostile for parameter in command.params if parameter.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.is_flag]
     options = [p for p in options if p.required] or ([] if arguments else options[:1])
     for option in options:
         arguments += [option.opts[0], hostile]
