@@ -6,7 +6,6 @@
 import hashlib
 import json
 import sys
-import threading
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Annotated
 from tokenizers import Encoding, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
+from brew_data.prompts.byte_limited_cache import ByteLimitedCache
 from brew_data.prompts.control_tokens import CONTROL_TOKENS, OWN_TOKENS, ControlTokens
 from brew_data.prompts.tokenizer_file import FILE, file_digest, read_model_tokenizer, sanitize
 from brew_platform.errors import ConfigError, UserError
@@ -27,6 +27,7 @@ __all__ = ["CONTROL_TOKENS", "Tokenizer", "TokenizerConfig", "train_tokenizer"]
 
 LONGEST_TOKEN = 64  # bytes
 CACHE_BYTES = 64 * 2**20  # of the texts and ids that a tokenizer keeps
+ENTRY_BYTES = 64 * 2**10  # of one text and its ids; a longer text is that of no entity that fits a prompt
 _MOST_COMPOSED = "\u1f82"  # no character has more parts: four
 _RELEASES_LOCK = 2_000  # characters from which a text is encoded without the interpreter's lock; takes about 1 ms
 PROBE = "Aa0 ~!@#$%^&*()_+-=[]{};':\",./<>?\\|`\n(b)\n\nc\td \u00e9\u00df \u6771\u4eac \U0001f600 \u0639\u0631"
@@ -77,6 +78,10 @@ class Tokenizer:
             raise UserError(f"the {FILE} cannot be read ({error}). Replace it with that of the model.") from error
         self._fast.encode_special_tokens = True  # text that spells a special token is ordinary text
         roles = {role: self._id(token) for role, token in asdict(control_tokens).items() if token is not None}
+        if len(set(roles.values())) < len(roles):
+            raise UserError(
+                f"two of the control tokens {' '.join(self._tokens())} have the same id. Correct the {FILE}."
+            )
         self.pad, self.end, self.system = roles["pad"], roles["end"], roles["system"]
         self.member, self.user, self.assistant = roles["member"], roles["user"], roles["assistant"]
         self.bos = roles.get("bos")
@@ -89,10 +94,8 @@ class Tokenizer:
         self._vocabulary_size = max(*roles.values(), *(id_ for id_ in ids if id_ not in self._control)) + 1
         self._bytes = self._byte_ids()
         self._byte_of = {self._fast.id_to_token(id_): byte for byte, id_ in enumerate(self._bytes)}
-        self._cache: dict[str, tuple[int, ...]] = {}
-        self._cache_bytes = 0
-        self._lock = threading.Lock()  # of the cache, which threads share
-        if (decoded := self.decode(self.encode(PROBE, cached=False))) != PROBE:
+        self._cache = ByteLimitedCache[str, tuple[int, ...]](CACHE_BYTES, entry_limit=ENTRY_BYTES)
+        if (decoded := self.decode(self.encode(PROBE))) != PROBE:
             raise UserError(
                 f"the tokenizer changes text: {PROBE!r} becomes {decoded!r}. Use the tokenizer.json that the model was "
                 f"published with."
@@ -111,7 +114,7 @@ class Tokenizer:
         """The id of each byte: tokens <0x00> to <0xFF>, or the alphabet of a byte-level tokenizer."""
         for names in ([f"<0x{byte:02X}>" for byte in range(256)], _byte_level_alphabet()):
             ids = [id_ for name in names if (id_ := self._fast.token_to_id(name)) is not None]
-            if len(ids) == 256 and self._control.isdisjoint(ids):
+            if len(set(ids)) == 256 and self._control.isdisjoint(ids):
                 return ids
         raise UserError(
             "the tokenizer has no token for each byte, so it cannot encode every text. Use a byte-level tokenizer or "
@@ -129,27 +132,35 @@ class Tokenizer:
         """The largest number of characters of a text that a token stands for."""
         return self._longest_token
 
-    def encode(self, text: str, *, cached: bool = True) -> tuple[int, ...]:
+    def encode(self, text: str, *, cached: bool = False) -> tuple[int, ...]:
         """Return the ids of a text. None of them is a control token, and no part of the text is cut.
 
         Args:
             text: Any text.
-            cached: Keep the result: for texts that repeat, such as entities. Texts of requests are not kept.
+            cached: Keep the result, within `CACHE_BYTES`: for the turns of entities and for instructions, which repeat.
+                Other texts of requests must not stay in memory.
+
+        Raises:
+            UserError: The text has half of a surrogate pair, so it is not Unicode.
         """
-        ids = self._cache.get(text)
+        ids = self._cache.get(text) if cached else None
         if ids is None:
             ids = self._encode(text)
-            if cached:
-                self._keep(text, ids)
+            if cached:  # an id takes up to 32 bytes and 8 of the tuple
+                self._cache.put(text, ids, size=sys.getsizeof(text) + sys.getsizeof(ids) + 32 * len(ids))
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        if len(text) < _RELEASES_LOCK:
-            encoding = self._fast.encode(text, add_special_tokens=False)
-        else:  # `encode` holds the interpreter's lock, `encode_batch` does not
-            (encoding,) = self._fast.encode_batch([text], add_special_tokens=False)
-        if self._control.isdisjoint(encoding.ids):
-            return tuple(encoding.ids)
+        try:
+            if len(text) < _RELEASES_LOCK:
+                encoding = self._fast.encode(text, add_special_tokens=False)
+            else:  # `encode` holds the interpreter's lock, `encode_batch` does not
+                (encoding,) = self._fast.encode_batch([text], add_special_tokens=False)
+        except TypeError as error:  # the library takes only texts that UTF-8 can express
+            raise UserError("a text has half of a surrogate pair, so it is not Unicode. Write it as UTF-8.") from error
+        ids = encoding.ids  # a new list at each access
+        if self._control.isdisjoint(ids):
+            return tuple(ids)
         return self._without_control(text, encoding)
 
     def _without_control(self, text: str, encoding: Encoding) -> tuple[int, ...]:
@@ -173,15 +184,6 @@ class Tokenizer:
                 ids += (id_ for id_, _ in tokens[index : last + 1])
             index = last + 1
         return tuple(ids)
-
-    def _keep(self, text: str, ids: tuple[int, ...]) -> None:
-        size = sys.getsizeof(text) + sys.getsizeof(ids) + 32 * len(ids)
-        with self._lock:
-            if self._cache_bytes + size > CACHE_BYTES:
-                self._cache, self._cache_bytes = {}, 0
-            if size <= CACHE_BYTES:
-                self._cache[text] = ids
-                self._cache_bytes += size
 
     def __reduce__(self) -> tuple:
         return _load, (self._json, self.control_tokens, self.base_digest)
@@ -293,7 +295,7 @@ class Tokenizer:
         if not path.exists():
             raise UserError(f"{path} does not exist. Pass a model folder that contains a tokenizer.")
         try:
-            return Tokenizer(path.read_text(), control_tokens, base_digest=base_digest)
+            return Tokenizer(path.read_text(encoding="utf-8"), control_tokens, base_digest=base_digest)
         except (OSError, UnicodeDecodeError, UserError) as error:
             raise UserError(
                 f"{path} is not a valid tokenizer file ({error}). Replace it with the tokenizer.json of the model."

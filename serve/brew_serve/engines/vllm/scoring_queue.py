@@ -25,17 +25,12 @@ Send = Callable[[list[Group]], Awaitable[list[bytes]]]  # runs a pass; float32 [
 
 @dataclass(eq=False, kw_only=True)
 class _Call:
-    """A waiting call: one prompt, which begins with the ids of `shared`."""
+    """A waiting call: a prompt, in two parts. The calls of a run refer to one prefix, so that it is kept once."""
 
-    prompt: Ids
+    prefix: Ids
+    suffix: Ids  # one or more ids
     token_ids: tuple[int, ...]
-    shared: Shared | None
     answer: "asyncio.Future[list[float]]"
-
-    @property
-    def prefix_length(self) -> int:
-        """Number of shared tokens of the prompt; at least the last token is not shared."""
-        return min(len(self.shared.ids), len(self.prompt) - 1) if self.shared else len(self.prompt) - 1
 
 
 @dataclass(eq=False, kw_only=True)
@@ -53,7 +48,7 @@ class _Run:
         """Return how many of the first calls fit into the remaining prompts and tokens of a pass, and their tokens."""
         taken = 0
         for count, call in enumerate(self.calls[: max(0, prompts)]):
-            new = len(call.prompt) - (call.prefix_length if count else 0)  # the shared prefix counts once
+            new = len(call.suffix) + (0 if count else len(call.prefix))  # the shared prefix counts once
             if taken + new > tokens:
                 return count, taken
             taken += new
@@ -63,9 +58,9 @@ class _Run:
         """Remove the first calls and return them in groups."""
         groups: dict[tuple[tuple[int, ...], int], _CallGroup] = {}
         for call in self.calls[:count]:
-            key = (call.token_ids, call.prefix_length)
+            key = (call.token_ids, len(call.prefix))
             if key not in groups:
-                groups[key] = _CallGroup(prefix=call.prompt[: call.prefix_length])
+                groups[key] = _CallGroup(prefix=call.prefix)
             groups[key].calls.append(call)
         del self.calls[:count]
         return list(groups.values())
@@ -80,8 +75,7 @@ class _CallGroup:
 
     def serialize(self) -> Group:
         """Return the group in the form that `Send` takes."""
-        start = len(self.prefix)
-        suffixes = [call.prompt[start:] for call in self.calls]
+        suffixes = [call.suffix for call in self.calls]
         return (
             array("i", self.prefix).tobytes(),
             array("i", chain.from_iterable(suffixes)).tobytes(),
@@ -110,7 +104,12 @@ class ScoringQueue:
         A call that is cancelled while it waits is not sent.
         """
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-        call = _Call(prompt=prompt, token_ids=tuple(token_ids), shared=shared, answer=answer)
+        start = len(prompt) - 1  # at least the last token is not shared
+        if shared is not None and len(shared.ids) <= start:
+            prefix, start = shared.ids, len(shared.ids)
+        else:
+            prefix = prompt[:start]
+        call = _Call(prefix=prefix, suffix=prompt[start:], token_ids=tuple(token_ids), answer=answer)
         if shared is not None and self._waiting and self._waiting[-1].shared is shared:
             self._waiting[-1].calls.append(call)
         else:

@@ -53,6 +53,17 @@ async def test_calls_with_a_shared_prefix_form_one_group() -> None:
     assert engine.passes == [[([5, 6, 7], [[1], [2, 3]], [1, 2])]]
 
 
+async def test_waiting_calls_keep_a_shared_prefix_once() -> None:
+    engine = Sums()
+    queue = make_queue(engine)
+    shared = Shared(ids=tuple(range(100)))
+    answers = [queue.submit((*shared.ids, n), (1,), shared) for n in range(3)]
+    calls = queue._waiting[0].calls
+    assert all(call.prefix is shared.ids for call in calls)
+    assert [call.suffix for call in calls] == [(0,), (1,), (2,)]
+    await asyncio.gather(*answers)
+
+
 async def test_calls_without_a_shared_prefix_are_groups_of_one() -> None:
     engine = Sums()
     assert await submit(make_queue(engine), (4, 5), (9,)) == [[9.0, 18.0], [9.0, 18.0]]
