@@ -128,7 +128,11 @@ def test_the_file_has_the_documented_keys_and_keeps_valid_figures(tmp_path: Path
     ]
     result.put("speed", {"rounds": rounds})
     recovery = {"restart": 20.0, "down": 18.0, "own": 2.0, "build": 1.0, "repeated": 3}
-    kills = [{"recovery": recovery}, {"recovery": None}, {"recovery": {**recovery, "restart": 30.0, "own": 5.0}}]
+    kills: list[dict[str, object]] = [
+        {"in_checkpoint": False, "kind": "checkpoint", "recovery": recovery},  # planned there, but it ended before
+        {"in_checkpoint": True, "kind": "step", "recovery": None},
+        {"in_checkpoint": False, "kind": "step", "recovery": {**recovery, "restart": 30.0, "own": 5.0}},
+    ]
     kills_part = {"kills": kills, "curve_bitwise_kills": 3, "export_bitwise": True, "ledger_exact": True}
     result.put("kills", kills_part)
 
@@ -144,6 +148,7 @@ def test_the_file_has_the_documented_keys_and_keeps_valid_figures(tmp_path: Path
         "restart_seconds_own": 3.5,
         "restart_seconds_own_max": 5.0,
         "kills": 3,
+        "kills_in_checkpoint": 1,
         "kills_bitwise": 3,
         "ledger_exact": True,
     }

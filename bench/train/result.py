@@ -31,6 +31,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "restart_seconds_own": ("s of that in the project's code, median", "<= 5"),
     "restart_seconds_own_max": ("s, the longest", "<= 5"),
     "kills": ("workers killed", "20"),
+    "kills_in_checkpoint": ("of them at an instant at which a checkpoint was being written", ""),
     "kills_bitwise": ("after which the loss curve is bitwise the uninterrupted one", "all"),
     "ledger_exact": ("each bin once, step for step as in the uninterrupted run", "true"),
 }
@@ -102,6 +103,7 @@ def _kill_figures(part: Mapping[str, Any]) -> dict[str, Any]:
     found = [kill["recovery"] for kill in part["kills"] if kill["recovery"]]
     figures: dict[str, Any] = {
         "kills": len(part["kills"]),
+        "kills_in_checkpoint": sum(kill["in_checkpoint"] for kill in part["kills"]),
         # If the final weights differ, no kill counts as bitwise equal.
         "kills_bitwise": part["curve_bitwise_kills"] if part["export_bitwise"] else 0,
         "ledger_exact": part["ledger_exact"],

@@ -1,7 +1,8 @@
 """The training run: stages in order, a checkpoint at intervals, and an export at the end.
 
 Runs without Ray: torchrun or `brew_train.ray_launcher` start the processes. All random numbers of a step are a function
-of (seed, step, rank), so steps that are repeated with the same number of workers are bitwise identical.
+of (seed, step, rank). On CPUs, steps that are repeated with the same number of workers are therefore bitwise identical.
+On GPUs they agree up to rounding, because kernels add in an order that varies.
 """
 
 import logging
