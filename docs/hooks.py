@@ -69,7 +69,8 @@ def configuration_page() -> str:
     """Describe every keyword-only dataclass whose name ends in `Config` or that a recipe fills."""
     text = [
         "# Configuration\n\nRecipes are YAML files; `key=value` on the command line overrides a field, with dots\n"
-        "between the levels. An unknown key is an error that names the nearest known one.\n"
+        "between the levels. An unknown key is an error that names the nearest known one. Numbers are finite; a value\n"
+        "out of the range beside its type is refused before anything starts.\n"
     ]
     for module, file in modules():
         source = file.read_text()
