@@ -32,7 +32,9 @@ class AppConfig(Settings):
     registry_url: str  # store of the model registry
     model: Name = "brew360"  # its name there
     alias: Name = "production"  # the service follows it; or the number of a version, which never changes
-    context_path: str | None = None  # file of `MemberContext`; None: requests must carry members and candidates
+    # The member context: a file of `brew360 context build`, or redis://host:6379/0. None: requests must carry members
+    # and candidates.
+    context_path: str | None = None
     cache_folder: str  # fetched versions; a version that it contains is not fetched again
     engine: EngineConfig = field(default_factory=EngineConfig)
     middleware: MiddlewareConfig = field(default_factory=MiddlewareConfig)
@@ -40,7 +42,7 @@ class AppConfig(Settings):
     nearline: NearlineConfig | None = None  # accept events, and rank again after them; None: online only
     follow_seconds: Seconds = 5.0  # between two reads of the registry's log
     start_seconds: Seconds = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB
-    request_seconds: Seconds = 55.0  # time limit without a deadline; less than our client's 60 s
+    request_seconds: Seconds = 55.0  # deadline of a request that names none; less than our client's 60 s
     drain_seconds: NonNegativeSeconds = 60.0  # for a removed replica to finish the requests it has accepted
     # Requests in a replica at a time. Admission, which counts tokens, should refuse requests before this limit does,
     # because it does not see requests in Serve's own queue.
@@ -48,11 +50,14 @@ class AppConfig(Settings):
     gateways: PositiveInt = 1  # replicas that speak HTTP; one forwards more than a replica on two cores can answer
     min_replicas: PositiveInt = 1  # of each version that is up
     max_replicas: PositiveInt = 1  # more than min_replicas: the number follows the outstanding tokens
-    target_tokens: PositiveInt = 100_000  # outstanding per replica; a higher load starts more after upscale_seconds
+    # Outstanding per replica; a higher load starts more replicas after upscale_seconds. What exceeds 1.25 times this
+    # waits in the gateways, in fair order over the teams.
+    target_tokens: PositiveInt = 30_000
     upscale_seconds: NonNegativeSeconds = 10.0  # for which the load must exceed the target before replicas start
     downscale_seconds: NonNegativeSeconds = 300.0  # for which the load must be low before replicas stop
     cpus: NonNegativeFloat = 1.0  # Ray CPUs that each replica reserves
     gpus: NonNegativeFloat = 0.0  # Ray GPUs that each replica reserves
+    log_key: str | None = None  # key of the hashes that logs contain in place of ids; null: a new one for each start
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,3 +18,5 @@ class BatchConfig(Settings):
     # part per engine. A batch must be resumed with the same value.
     rows: PositiveInt = 512
     in_flight: PositiveInt = 2048  # prompts in an engine at a time; bounds memory when requests have many candidates
+    # Passes that may end the engine before a request that was alone in the last one is abandoned: it gets an error.
+    most_attempts: PositiveInt = 3

@@ -10,15 +10,19 @@ from pathlib import Path
 import pyarrow as pa
 import ray.data
 
-from brew_platform.errors import DataError
+from brew_platform.errors import BrewError, DataError, UserError
 from brew_serve.batch.config import BatchConfig
-from brew_serve.engines.base import Engine
+from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.logprobs import InvalidOutput
 from brew_serve.engines.registry import create_engine
+from brew_serve.ranking.concurrency import gather_until
 from brew_serve.ranking.scoring import Scored, Scorer
 from brew_serve.version import load_version
 
-__all__ = ["SCORES", "BatchConfig", "EngineActor", "score_requests", "score_table"]
+__all__ = ["SCORES", "BatchConfig", "EngineActor", "score_candidates", "score_requests", "score_table"]
+
+Ids = tuple[int, ...]
 
 COLUMNS = ("task", "prefix_ids", "question_ids", "interaction_ids")
 
@@ -93,16 +97,45 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
     Raises:
         DataError: A column is missing, or a row's numbers of questions and ids differ.
         UserError: A task is unknown, or a prompt is invalid for the model.
+        InvalidOutput: The model computed a number that is not a probability.
+    """
+    results = await score_candidates(scorer, requests, in_flight=in_flight)
+    for result in results:
+        if isinstance(result, BrewError):
+            raise result
+    rows = requests.select(["task", "interaction_ids"]).to_pylist()
+    tasks = [row["task"] for row in rows for _ in row["interaction_ids"]]
+    ids = [id_ for row in rows for id_ in row["interaction_ids"]]
+    return _as_table(ids, tasks, [result for result in results if isinstance(result, Scored)], version)
+
+
+async def score_candidates(scorer: Scorer, requests: pa.Table, *, in_flight: int) -> list[Scored | BrewError]:
+    """Score the candidates of a table of requests; one that cannot be scored does not stop the others.
+
+    The candidates of a request share their prefix, which the engine computes once.
+
+    Args:
+        scorer: Scores the prompts.
+        requests: Rows as in `score_requests`.
+        in_flight: Maximum number of prompts in the engine at a time.
+
+    Returns:
+        For each candidate, in the order of the requests: its scores, or a UserError or InvalidOutput.
+
+    Raises:
+        DataError: A column is missing, or a row's numbers of questions and ids differ.
+        BrewError: The engine failed.
     """
     _check_columns(requests.column_names)
     free = asyncio.Semaphore(in_flight)
 
-    async def score_question(task_name: str, prefix: list[int], question: list[int]) -> Scored:
+    async def score_question(name: str, prefix: Ids, question: Ids, shared: Shared) -> Scored | BrewError:
         async with free:
-            return await scorer.score_prompt(scorer.compiler.suite.task(task_name), prefix, question)
+            try:
+                return await scorer.score_prompt(scorer.compiler.suite.task(name), prefix, question, shared)
+            except (UserError, InvalidOutput) as error:
+                return error
 
-    ids: list[int] = []
-    tasks: list[str] = []
     calls = []
     for row in requests.select(COLUMNS).to_pylist():
         if len(row["question_ids"]) != len(row["interaction_ids"]):
@@ -110,10 +143,13 @@ async def score_table(scorer: Scorer, requests: pa.Table, *, version: str | None
                 f"a scoring request has {len(row['question_ids'])} questions and {len(row['interaction_ids'])} "
                 f"interaction ids (the first is {row['interaction_ids'][:1]}); give one id per question."
             )
-        ids += row["interaction_ids"]
-        tasks += [row["task"]] * len(row["interaction_ids"])
-        calls += [score_question(row["task"], row["prefix_ids"], question) for question in row["question_ids"]]
-    return _as_table(ids, tasks, await asyncio.gather(*calls), version)
+        prefix, questions = tuple(row["prefix_ids"]), [tuple(ids) for ids in row["question_ids"]]
+        shared = Shared(ids=prefix + Shared.of(questions).ids)
+        calls += [(row["task"], prefix, question, shared) for question in questions]
+    if not calls:
+        return []
+    results = await gather_until(score_question(*call) for call in calls)
+    return [result for result in results if result is not None]  # without a time limit, all have one
 
 
 def _check_columns(names: Sequence[str]) -> None:
@@ -140,15 +176,35 @@ def _as_table(ids: list[int], tasks: list[str], scored: Iterable[Scored], versio
     return pa.Table.from_pylist(rows, schema=SCORES)
 
 
+async def _probe(engine: Engine) -> None:
+    await engine.next_token_logprobs([0], [0])
+
+
 class EngineActor:
     """One engine and its event loop, for as long as the Ray Data job runs; the engine ends with the actor."""
 
     def __init__(self, folder: Path, config: EngineConfig | None, version: str | None, in_flight: int) -> None:
-        loaded = load_version(folder, config)
+        self._folder, self._loaded = folder, load_version(folder, config)
         self._runner = asyncio.Runner()
-        self._engine: Engine = create_engine(folder, loaded.engine)
-        self._scorer = Scorer(self._engine, loaded.compiler)
         self._version, self._in_flight = version, in_flight
+        self._start()
+
+    def _start(self) -> None:
+        self._engine: Engine = create_engine(self._folder, self._loaded.engine)
+        self._scorer = Scorer(self._engine, self._loaded.compiler)
+
+    def restart(self) -> None:
+        """Start the engine again if it has ended.
+
+        Raises:
+            BrewError: It does not start, or does not answer one token: the prompts are not the cause.
+        """
+        try:
+            self._engine.check()
+        except BrewError:
+            self._engine.close()
+            self._start()
+        self._runner.run(_probe(self._engine))
 
     def __call__(self, requests: pa.Table) -> pa.Table:
         return self._runner.run(score_table(self._scorer, requests, version=self._version, in_flight=self._in_flight))

@@ -1,12 +1,16 @@
-"""Scores the parts of a planned batch with Ray Data. Ray tasks compile the prompts, and engine actors score them.
+"""Scores the parts of a planned batch with Ray Data. Ray tasks read and compile, and engine actors score.
 
-A part is one row of the dataset, so block boundaries cannot split it. The actor that scores it writes its file. A
-killed run loses only the parts in progress: the next run makes the same plan and scores the missing parts.
+    row groups ──read_parts──> parts ──make_prompts──> prompts ──_PartActor──> files
+
+Each row group is decoded once, whatever its number of parts. A part is one row of the dataset, so block boundaries
+cannot split it. The actor that scores it writes its file. A killed run loses only the parts in progress: the next run
+makes the same plan and scores the missing parts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,14 @@ import pyarrow as pa
 import ray.data
 
 from brew_data.prompts.compiler import Entity
-from brew_platform.errors import UserError
-from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor
-from brew_serve.batch.plan import BatchPlan, Part, write_part
-from brew_serve.context.base import MemberContext
+from brew_platform.errors import BrewError, UserError
+from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor, score_candidates
+from brew_serve.batch.plan import ATTEMPTS, BatchPlan, Part, write_part
+from brew_serve.batch.quarantine import Attempts
+from brew_serve.context.base import Context
+from brew_serve.context.location import open_context
 from brew_serve.engines.config import EngineConfig
-from brew_serve.schemas.nearline import micros_of
+from brew_serve.ranking.scoring import Scored
 from brew_serve.version import LoadedVersion, load_version
 
 __all__ = ["SCORED", "score_parts"]
@@ -57,14 +63,15 @@ def score_parts(
     out: Path,
     version_folder: Path,
     engine: EngineConfig,
-    context_path: Path,
+    context_path: str,
     config: BatchConfig,
     *,
     on_part: Callable[[int], None] = lambda rows: None,
 ) -> None:
     """Score parts and write their files. Ray must be initialised, and the paths must exist on every node.
 
-    A row that cannot be scored raises no error: the column `error` of its candidates says why.
+    A row that cannot be scored raises no error: the column `error` of its candidates says why. That holds for requests
+    that end the engine, too (`quarantine`).
 
     Args:
         plan: Plan of the batch.
@@ -72,60 +79,79 @@ def score_parts(
         out: Output folder of the plan.
         version_folder: A folder as described in `brew_serve.version`.
         engine: Settings of each engine.
-        context_path: SQLite file of the `MemberContext`.
+        context_path: Location of the member context (`open_context`).
         config: Number of engines, and the work per engine.
         on_part: Called with the number of input rows of each part that was written.
 
     Raises:
-        BrewError: The engine failed, or the input or the context cannot be read.
+        BrewError: The engine does not start or ends with any request, or the input or the context cannot be read.
     """
-    requests = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=len(parts))
-    prompts = requests.map_batches(
-        make_prompts,
-        fn_kwargs={"plan": plan, "version_folder": version_folder, "engine": engine, "context_path": context_path},
-        batch_format="pyarrow",
-        batch_size=1,
+    groups = [list(group) for _, group in groupby(parts, key=lambda part: (part.file, part.group))]
+    rows = [{"parts": [asdict(part) for part in group]} for group in groups]
+    scored = (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map_batches(read_parts, fn_kwargs={"plan": plan}, batch_format="pyarrow", batch_size=1)
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(
+            make_prompts,
+            fn_kwargs={"version_folder": version_folder, "engine": engine, "context_path": context_path},
+            batch_format="pyarrow",
+            batch_size=1,
+        )
+        .map_batches(
+            _PartActor,
+            fn_constructor_args=(version_folder, engine, config, plan.version, out),
+            batch_format="pyarrow",
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=config.engines),
+            num_cpus=config.cpus,
+            num_gpus=config.gpus,
+        )
     )
-    written = prompts.map_batches(
-        _PartActor,
-        fn_constructor_args=(version_folder, engine, config.in_flight, plan.version, out),
-        batch_format="pyarrow",
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=config.engines),
-        num_cpus=config.cpus,
-        num_gpus=config.gpus,
-    )
-    for batch in written.iter_batches(batch_format="pyarrow", batch_size=None):
-        for rows in batch["rows"].to_pylist():
-            on_part(rows)
+    for batch in scored.iter_batches(batch_format="pyarrow", batch_size=None):
+        for count in batch["rows"].to_pylist():
+            on_part(count)
 
 
-def make_prompts(
-    batch: pa.Table, *, plan: BatchPlan, version_folder: Path, engine: EngineConfig, context_path: Path
-) -> pa.Table:
+def read_parts(batch: pa.Table, *, plan: BatchPlan) -> Iterator[pa.Table]:
+    """Read the parts of one row group, which is decoded once.
+
+    Args:
+        batch: One row: `parts`, a list of structs with the fields of `Part`.
+        plan: Plan of the batch.
+
+    Yields:
+        One row per part: the fields of `Part`, and `requests`, its rows as a serialized Arrow table
+        (`BatchPlan.requests`).
+    """
+    for row in batch["parts"].to_pylist():
+        for part, requests in plan.requests([Part(**fields) for fields in row]):
+            columns = {name: [value] for name, value in asdict(part).items()}
+            yield pa.table(columns | {"requests": pa.array([_serialize(requests)], pa.large_binary())})
+
+
+def make_prompts(batch: pa.Table, *, version_folder: Path, engine: EngineConfig, context_path: str) -> pa.Table:
     """Compile the prompts of one part.
 
     Args:
-        batch: One row with the fields of `Part`.
-        plan: Plan of the batch.
+        batch: One row of `read_parts`.
         version_folder: A folder as described in `brew_serve.version`.
         engine: Settings of the engine.
-        context_path: SQLite file of the `MemberContext`.
+        context_path: Location of the member context.
 
     Returns:
         One row: number and rows of the part, its candidates (`listed`), and its prompts, as serialized Arrow tables.
     """
-    (row,) = batch.to_pylist()
-    part = Part(**row)
+    (part,) = batch.to_pylist()
     version, context = _version(version_folder, engine), _context(context_path)
     listed: list[dict[str, Any]] = []
     prompts: list[dict[str, Any]] = []
-    for number, request in enumerate(plan.requests(part), start=part.first):
+    for number, request in enumerate(_deserialize(part["requests"]).to_pylist(), start=part["first"]):
         _list_request(request, number, version, context, listed, prompts)
     return pa.table(
         {
-            "part": [part.number],
-            "rows": [part.rows],
+            "part": [part["number"]],
+            "rows": [part["rows"]],
             "listed": pa.array([_serialize(pa.Table.from_pylist(listed, schema=_LISTED))], pa.large_binary()),
             "prompts": pa.array([_serialize(pa.Table.from_pylist(prompts, schema=_PROMPTS))], pa.large_binary()),
         }
@@ -136,7 +162,7 @@ def _list_request(
     request: dict[str, Any],
     number: int,
     version: LoadedVersion,
-    context: MemberContext,
+    context: Context,
     listed: list[dict[str, Any]],
     prompts: list[dict[str, Any]],
 ) -> None:
@@ -145,17 +171,16 @@ def _list_request(
     candidates = request["candidates"] or []
     try:
         task = version.suite.task(request["task"])
-        profile, history = context.member(request["member_id"])
-        before = None if request["before"] is None else micros_of(request["before"])
+        profile, history = context.member(_require(request["member_id"], "member"))
         own_words = request["instruction"] or ""
-        prefix = version.compiler.prefix(task, profile, history, before=before, own_words=own_words)
+        prefix = version.compiler.prefix(task, profile, history, before=request["before"], own_words=own_words)
     except UserError as error:
         listed += [{**columns, "candidate_id": id_, "error": str(error)} for id_ in candidates]
         return
     questions: dict[int, tuple[int, ...]] = {}
     for id_ in candidates:
         try:
-            entity: Entity = context.entity(id_)
+            entity: Entity = context.entity(_require(id_, "candidate"))
             ids, question_cut = version.compiler.question(task, profile, entity)
         except UserError as error:
             listed.append({**columns, "candidate_id": id_, "error": str(error)})
@@ -182,38 +207,87 @@ def _list_request(
         )
 
 
-class _PartActor(EngineActor):
-    """An engine that scores parts and writes their files."""
+def _require(id_: str | None, kind: str) -> str:
+    if id_ is None:
+        raise UserError(f"{kind} None is unknown here; give its id.")
+    return id_
 
-    def __init__(self, folder: Path, config: EngineConfig, in_flight: int, version: int, out: Path) -> None:
-        super().__init__(folder, config, None, in_flight)
-        self._number, self._out = version, out
+
+class _PartActor(EngineActor):
+    """An engine that scores parts and writes their files. It starts its engine again when a request ends it."""
+
+    def __init__(self, folder: Path, engine: EngineConfig, config: BatchConfig, version: int, out: Path) -> None:
+        super().__init__(folder, engine, None, config.in_flight)
+        self._config, self._number, self._out = config, version, out
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (part,) = batch.to_pylist()
         listed, prompts = _deserialize(part["listed"]), _deserialize(part["prompts"])
-        write_part(self._out, part["part"], _join_scores(listed, super().__call__(prompts), self._number))
+        path = self._out / ATTEMPTS / f"part-{part['part']:05d}.json"
+        attempts = Attempts(path, prompts.num_rows, self._config.most_attempts)
+        results = score_in_passes(prompts, attempts, self._score, self.restart)
+        write_part(self._out, part["part"], join_scores(listed, results, self._number))
+        attempts.finish()
         return pa.table({"rows": [part["rows"]]})
 
+    def _score(self, prompts: pa.Table) -> list[Scored | BrewError]:
+        return self._runner.run(score_candidates(self._scorer, prompts, in_flight=self._config.in_flight))
 
-def _join_scores(listed: pa.Table, scores: pa.Table, version: int) -> pa.Table:
+
+def score_in_passes(
+    prompts: pa.Table,
+    attempts: Attempts,
+    score: Callable[[pa.Table], list[Scored | BrewError]],
+    restart: Callable[[], None],
+) -> dict[int, Scored | BrewError]:
+    """Score the requests of a part, except those that end the engine.
+
+    Args:
+        prompts: One row per request.
+        attempts: The passes of the part.
+        score: Scores some of the rows; returns one result per candidate.
+        restart: Called after `score` has raised.
+
+    Returns:
+        The result of each candidate, by its index in the list of candidates (`interaction_ids`).
+
+    Raises:
+        BrewError: As `Attempts.fail` and `restart`.
+    """
+    results: dict[int, Scored | BrewError] = {}
+    ids: list[list[int]] = prompts["interaction_ids"].to_pylist()
+    for segment in attempts:
+        requests = slice(segment.start, segment.stop)
+        try:
+            found = score(prompts.slice(segment.start, segment.stop - segment.start))
+        except Exception as error:  # the engine ended, or cannot compute one of these prompts
+            attempts.fail(f"{type(error).__name__}: {error}")
+            restart()
+            continue
+        results |= dict(zip((id_ for request in ids[requests] for id_ in request), found, strict=True))
+    for index, sentence in attempts.abandoned().items():
+        results |= dict.fromkeys(ids[index], BrewError(sentence))
+    return results
+
+
+def join_scores(listed: pa.Table, results: dict[int, Scored | BrewError], version: int) -> pa.Table:
     """Return a table with the schema `SCORED` and one row per listed candidate.
 
     Args:
         listed: Candidates, with the schema `_LISTED`.
-        scores: Scores, with the schema `SCORES`; `interaction_id` is the index of the candidate in `listed`.
+        results: Scores or an error of the candidates that have a prompt, by their index in `listed`.
         version: Model version in the registry.
     """
-    indices = scores["interaction_id"].to_pylist()
-    columns: dict[str, list[Any]] = {"score": [None] * listed.num_rows, "probabilities": [None] * listed.num_rows}
-    for name, column in columns.items():
-        for index, value in zip(indices, scores[name].to_pylist(), strict=True):
-            column[index] = value
-    columns["version"] = [version] * listed.num_rows
-    arrays = {name: listed[name] for name in listed.column_names} | {
-        name: pa.array(values, SCORED.field(name).type) for name, values in columns.items()
-    }
-    return pa.table({name: arrays[name] for name in SCORED.names}, schema=SCORED)
+    rows = listed.to_pylist()
+    for index, row in enumerate(rows):
+        row |= {"score": None, "probabilities": None, "version": version}
+        result = results.get(index)
+        if isinstance(result, Scored):
+            pairs = [{"action": name, "probability": value} for name, value in result.probabilities.items()]
+            row |= {"score": result.score, "probabilities": pairs}
+        elif result is not None:
+            row["error"] = str(result)
+    return pa.Table.from_pylist(rows, schema=SCORED)
 
 
 def _serialize(table: pa.Table) -> bytes:
@@ -234,5 +308,5 @@ def _version(folder: Path, engine: EngineConfig) -> LoadedVersion:
 
 
 @lru_cache(maxsize=1)
-def _context(path: Path) -> MemberContext:
-    return MemberContext(path)
+def _context(location: str) -> Context:
+    return open_context(location)

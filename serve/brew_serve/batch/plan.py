@@ -1,29 +1,35 @@
 """Plan of a resumable batch: the input is split into parts, and each part becomes one file.
 
     _plan.json            input, version, rows per part; written first and never changed
+    _attempts/            attempts at parts that are not finished (`quarantine`)
     part-00000.parquet    the scores of part 0; complete if it exists
     _done.json            totals; exists if all parts exist
 
 Readers of Parquet folders skip names that begin with `_` or `.`, so the folder is a valid dataset at any time.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_platform.errors import DataError, UserError
 from brew_platform.files import atomic_file, replace_atomically
+from brew_serve.batch.quarantine import ABANDONED
 
 __all__ = ["REQUESTS", "BatchPlan", "Part", "Totals", "write_part"]
 
-PLAN, DONE = "_plan.json", "_done.json"
+PLAN, DONE, ATTEMPTS = "_plan.json", "_done.json", "_attempts"
+_LATEST = 2**63 - 1  # microseconds; later times of coarser units are cut to it
 _TAIL_BYTES = 65_536  # hashed to identify a file: they include Parquet's footer with the statistics of the columns
 
 REQUESTS = pa.schema(
@@ -36,6 +42,7 @@ REQUESTS = pa.schema(
     }
 )
 _REQUIRED = ("task", "member_id", "candidates")
+_MICROS = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}  # of a unit: factor and divisor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,7 @@ class Totals:
     rows: int  # input rows
     candidates: int
     failed: int  # candidates without a score; their column `error` says why
+    abandoned: int  # of these, candidates of requests that ended the engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,7 @@ class BatchPlan:
         model: Name of the model in the registry.
         version: Its version.
         engine: The engine settings that change scores.
+        context: Location of the member context.
         rows: Maximum number of rows of a part.
         files: The input files in order: path, bytes, rows of each row group, and SHA-256 of the end.
     """
@@ -83,11 +92,14 @@ class BatchPlan:
     model: str
     version: int
     engine: Mapping[str, Any]
+    context: str
     rows: int
     files: list[dict[str, Any]]
 
     @staticmethod
-    def of(source: Path, *, model: str, version: int, engine: Mapping[str, Any], rows: int) -> "BatchPlan":
+    def of(
+        source: Path, *, model: str, version: int, engine: Mapping[str, Any], context: str, rows: int
+    ) -> "BatchPlan":
         """Make the plan for a Parquet file, or for all `*.parquet` in a folder, sorted by name.
 
         Args:
@@ -95,6 +107,7 @@ class BatchPlan:
             model: Name of the model in the registry.
             version: Its version.
             engine: The engine settings that change scores.
+            context: Location of the member context.
             rows: Maximum number of rows of a part.
 
         Raises:
@@ -104,7 +117,7 @@ class BatchPlan:
         if not files:
             raise DataError(f"{source} is neither a Parquet file nor a folder with *.parquet files. Check the path.")
         described = [_describe(file) for file in files]
-        return BatchPlan(model=model, version=version, engine=engine, rows=rows, files=described)
+        return BatchPlan(model=model, version=version, engine=engine, context=context, rows=rows, files=described)
 
     @staticmethod
     def read(out: Path) -> "BatchPlan | None":
@@ -126,7 +139,7 @@ class BatchPlan:
         """Write the plan to the folder `out`, or check that its plan is equal. Removes temporary files of killed runs.
 
         Raises:
-            UserError: The folder contains another batch.
+            UserError: The folder contains another batch, or another process scores this one now.
         """
         before = BatchPlan.read(out)
         if before is None:
@@ -138,8 +151,27 @@ class BatchPlan:
                 f"{out} contains another batch: {', '.join(differs)} {'differ' if len(differs) > 1 else 'differs'} "
                 f"from its plan ({out / PLAN}). Choose another folder, or resume that batch with its own settings."
             )
-        for draft in out.glob(".part-*.tmp"):
-            draft.unlink(missing_ok=True)
+        with self.locked(out):
+            for draft in [*out.glob(".part-*.tmp"), *out.glob(f"{ATTEMPTS}/.*.tmp")]:
+                draft.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, out: Path) -> Iterator[None]:
+        """Hold the batch in the folder `out` for this process, which must have called `begin`.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        with (out / PLAN).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is scoring the batch in {out}. Wait until it ends, or stop it, and run again."
+                ) from None
+            except OSError:  # the file system has no locks
+                pass
+            yield
 
     def parts(self) -> Iterator[Part]:
         """Yield all parts, in the order of the input."""
@@ -157,35 +189,54 @@ class BatchPlan:
         return [part for part in self.parts() if _name(part.number) not in existing]
 
     def finish(self, out: Path) -> Totals:
-        """Compute the totals from the footers of the parts in the folder `out`, and write them to `_done.json`."""
-        candidates = failed = 0
+        """Compute the totals from the parts in the folder `out`, and write them to `_done.json`.
+
+        Raises:
+            DataError: A part is missing or cannot be read.
+        """
+        candidates = failed = abandoned = 0
         for part in self.parts():
-            footer = pq.read_metadata(out / _name(part.number))
-            candidates += footer.num_rows
-            for group in range(footer.num_row_groups):
-                column = footer.row_group(group).column(footer.schema.names.index("error"))
-                failed += column.num_values - column.statistics.null_count if column.statistics.has_null_count else 0
-        totals = Totals(rows=sum(sum(file["groups"]) for file in self.files), candidates=candidates, failed=failed)
+            path = out / _name(part.number)
+            try:
+                errors = pq.read_table(path, columns=["error"])["error"]
+            except (OSError, pa.ArrowInvalid) as error:
+                raise DataError(f"{path} cannot be read ({error}). Delete it, and run again to score it.") from error
+            candidates += len(errors)
+            failed += len(errors) - errors.null_count
+            abandoned += pc.sum(pc.starts_with(errors, ABANDONED), min_count=0).as_py()
+        rows = sum(sum(file["groups"]) for file in self.files)
+        totals = Totals(rows=rows, candidates=candidates, failed=failed, abandoned=abandoned)
         replace_atomically(out / DONE, json.dumps(asdict(totals), indent=1))
         return totals
 
-    def requests(self, part: Part) -> list[dict[str, Any]]:
-        """Read the rows of a part. Missing optional columns are null.
+    def requests(self, parts: Sequence[Part]) -> Iterator[tuple[Part, pa.Table]]:
+        """Read the rows of some parts of one row group, which is decoded once.
+
+        Args:
+            parts: The parts; their file and row group are the same.
+
+        Yields:
+            Each part, with a table of its rows: the columns of `REQUESTS`, null if missing, but `before` as int64 in
+            microseconds since 1970, UTC.
 
         Raises:
             DataError: The file cannot be read, or has changed since the plan was made.
         """
+        path, group = parts[0].file, parts[0].group
+        left = {part.slice: part for part in parts}
         try:
-            file = pq.ParquetFile(part.file)
+            file = pq.ParquetFile(path)
             columns = [name for name in REQUESTS.names if name in file.schema_arrow.names]
-            batches = file.iter_batches(batch_size=self.rows, row_groups=[part.group], columns=columns)
+            batches = file.iter_batches(batch_size=self.rows, row_groups=[group], columns=columns)
             for index, batch in enumerate(batches):
-                if index == part.slice and batch.num_rows == part.rows:
-                    absent = dict.fromkeys(set(REQUESTS.names) - set(columns))
-                    return [absent | row for row in batch.to_pylist()]
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{part.file} cannot be read ({error}). Restore it and run again.") from error
-        raise DataError(f"{part.file} has changed since the batch was started. Restore it, or start a new batch.")
+                part = left.get(index)
+                if part is not None and batch.num_rows == part.rows:
+                    yield left.pop(index), _requests(batch)
+                if not left:
+                    return
+        except (OSError, IndexError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path} cannot be read ({error}). Restore it and run again.") from error
+        raise DataError(f"{path} has changed since the batch was started. Restore it, or start a new batch.")
 
 
 def write_part(out: Path, number: int, table: pa.Table) -> None:
@@ -202,6 +253,25 @@ def write_part(out: Path, number: int, table: pa.Table) -> None:
 
 def _name(number: int) -> str:
     return f"part-{number:05d}.parquet"
+
+
+def _requests(batch: pa.RecordBatch) -> pa.Table:
+    """Return the rows as `BatchPlan.requests` yields them. Times need not fit Python's datetime."""
+    columns = {}
+    for field in REQUESTS:
+        if field.name not in batch.schema.names:
+            columns[field.name] = pa.nulls(batch.num_rows, pa.int64() if field.name == "before" else field.type)
+            continue
+        column = batch.column(field.name)
+        if field.name == "before":
+            factor, divisor = _MICROS[column.type.unit]
+            times = [None if time is None else time * factor // divisor for time in column.cast(pa.int64()).to_pylist()]
+            columns["before"] = pa.array([time and max(-_LATEST, min(time, _LATEST)) for time in times], pa.int64())
+        else:
+            columns[field.name] = column.cast(field.type)
+    table = pa.table(columns)
+    table.validate(full=True)  # Parquet does not guarantee that text is UTF-8
+    return table
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -221,6 +291,8 @@ def _describe(path: Path) -> dict[str, Any]:
             f"{', '.join(_REQUIRED)}, one row for each request."
         )
     for field in REQUESTS:
+        if schema.names.count(field.name) > 1:
+            raise DataError(f"{path} has two columns {field.name!r}. Write each column once.")
         if field.name in schema.names and not _fits(schema.field(field.name).type, field.type):
             raise DataError(
                 f"{path}: column {field.name!r} is {schema.field(field.name).type}, but must be {field.type}. Cast it."

@@ -161,6 +161,9 @@ class Context(Protocol):
             UnknownId: The member or an entity is unknown; nothing was written.
         """
 
+    def check(self) -> None:
+        """Check that the context can be read now."""
+
     def close(self) -> None:
         """Close the connection."""
 
@@ -235,6 +238,9 @@ class MemberContext:
                     (event.event_id, event.member_id, event.timestamp, event.entity_id, event.surface, event.action),
                 ).rowcount
         return new
+
+    def check(self) -> None:
+        self._file.rows("SELECT at FROM built")
 
     def close(self) -> None:
         self._file.close()

@@ -8,10 +8,11 @@ The keys have a prefix. All but the first belong to one generation, so that no r
     <built>:history:<id>       hash: t<interaction_id> or e<event_id> -> [entity_id, surface, action, timestamp], JSON
 
 A history is one hash and is read whole: 5,000 interactions are about 0.6 MB. The keys have no hash tags, so this needs
-one Redis (with replicas, or Sentinel), not a Redis Cluster.
+one Redis (with replicas), not a Redis Cluster.
 """
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,12 +20,13 @@ from typing import Any
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables, micros
 from brew_serve.context.base import MemberEvent, Snapshot, json_of, table_rows, unknown_entity, unknown_member
-from brew_serve.stores.redis_server import connect, redis_errors
+from brew_serve.stores.redis_server import RedisErrors, connect
 from brew_serve.stores.sqlite_file import Unavailable
 
 __all__ = ["RedisContext"]
 
 _COMMANDS = 5_000  # commands sent to the server at a time
+_REPLACED_SECONDS = 60  # lifetime of a context that a new one has replaced, for readers that have begun with it
 
 
 class RedisContext:
@@ -36,14 +38,14 @@ class RedisContext:
     """
 
     def __init__(self, url: str, prefix: str = "brew360:") -> None:
-        self._redis, self._prefix = connect(url), prefix
+        self._redis, self._errors, self._prefix = connect(url), RedisErrors(), prefix
 
     def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
         snapshot = self.snapshot(member_id)
         return snapshot.profile, snapshot.history
 
     def snapshot(self, member_id: str) -> Snapshot:
-        with redis_errors():
+        with self._errors():
             key = self._generation()
             transaction = self._redis.pipeline(transaction=True)
             transaction.get(f"{key}member:{member_id}")
@@ -68,14 +70,14 @@ class RedisContext:
         )
 
     def entity(self, entity_id: str) -> Entity:
-        with redis_errors():
+        with self._errors():
             found = self._entities(self._generation(), [entity_id])
         if entity_id not in found:
             raise unknown_entity(entity_id)
         return found[entity_id]
 
     def record(self, events: Sequence[MemberEvent]) -> int:
-        with redis_errors():
+        with self._errors():
             key = self._generation()
             checks = self._redis.pipeline(transaction=False)
             for event in events:
@@ -104,6 +106,10 @@ class RedisContext:
             new += answers[at - 1]
         return new
 
+    def check(self) -> None:
+        with self._errors():
+            self._generation()
+
     def close(self) -> None:
         self._redis.close()
 
@@ -122,16 +128,17 @@ class RedisContext:
         Raises:
             Unavailable: The server failed; the old context is still served.
         """
-        redis = connect(url)
-        with redis_errors():
+        redis, errors = connect(url), RedisErrors()
+        with errors():
             old = redis.get(f"{prefix}built")
             built = max(time.time_ns() // 1000, int(old or 0) + 1)
             _write(redis, tables, f"{prefix}{built}:")
             redis.set(f"{prefix}built", built)
             if old is not None:
                 pipe = redis.pipeline(transaction=False)
-                for key in redis.scan_iter(f"{prefix}{int(old)}:*", count=_COMMANDS):
-                    pipe.unlink(key)
+                pattern = re.sub(r"([\\*?\[\]])", r"\\\1", f"{prefix}{int(old)}:") + "*"
+                for key in redis.scan_iter(pattern, count=_COMMANDS):
+                    pipe.expire(key, _REPLACED_SECONDS)
                     _flush(pipe)
                 pipe.execute()
         redis.close()

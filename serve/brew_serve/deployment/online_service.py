@@ -6,7 +6,8 @@ HTTP -> Gateway (middleware, forwarding by member) -> replicas of production, an
 """
 
 import ipaddress
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray import serve
@@ -14,10 +15,11 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from brew_platform.errors import UserError
-from brew_platform.ports import require_free_port
 from brew_serve.config import AppConfig
-from brew_serve.context.base import MemberContext
+from brew_serve.context.location import check_context
+from brew_serve.deployment.applications import delete_applications, find_serve
 from brew_serve.deployment.gateway import gateway_app
+from brew_serve.deployment.process_log import JSON_LOGS
 from brew_serve.deployment.replica import replica_app
 from brew_serve.deployment.version_controller import APP_NAME, consumers_app_name, start_error, version_app_name
 from brew_serve.http.auth import KeyFile
@@ -43,11 +45,13 @@ def build_app(config: AppConfig) -> App:
     Raises:
         RegistryError, StorageError: The alias names no version, or its files are missing or damaged.
         UserError: The version, the member context or the key file cannot be used.
+        Unavailable: The Redis with the member context does not answer, or contains none.
     """
+    config = replace(config, log_key=config.log_key or secrets.token_hex(32))  # the same in all processes
     number = config.open_registry().resolve(config.alias)
     load_version(config.fetch(number), config.engine)
     if config.context_path is not None:
-        MemberContext(Path(config.context_path)).close()
+        check_context(config.context_path)
     if config.middleware.keys_path is not None:
         KeyFile(Path(config.middleware.keys_path))
     applications = {version_app_name(number): replica_app(config, number)}
@@ -58,13 +62,14 @@ def build_app(config: AppConfig) -> App:
 
 
 def serve_http(app: App, port: int, host: str = "127.0.0.1") -> str:
-    """Serve `app` over HTTP on a running Ray, and return when it answers.
+    """Serve `app` over HTTP on a running Ray, and return when it answers. Others' applications keep running.
 
     Returns:
         The URL, such as http://127.0.0.1:8000.
 
     Raises:
-        UserError: The port is in use, or other machines could send requests without a key.
+        UserError: The port is in use, other machines could send requests without a key, or the Ray has this service
+            already, or serves on another address.
         BrewError: A replica did not start; its first error, with its original class.
     """
     if not app.keyed and not _is_loopback(host):
@@ -72,15 +77,22 @@ def serve_http(app: App, port: int, host: str = "127.0.0.1") -> str:
             f"without API keys the service listens on this machine only, not on {host}: create a key and name its file "
             f"in middleware.keys_path, or serve on 127.0.0.1."
         )
-    require_free_port(port, host)
-    serve.start(http_options=HTTPOptions(host=host, port=port), proxy_location="HeadOnly")
+    if not find_serve(port, host):
+        serve.start(
+            http_options=HTTPOptions(host=host, port=port),
+            proxy_location="HeadOnly" if _is_loopback(host) else "EveryNode",  # every node that has a replica
+            logging_config=JSON_LOGS,
+        )
     for name, application in app.applications.items():
         try:
             serve.run(application, name=name, route_prefix="/" if name == APP_NAME else None, blocking=False)
         except RuntimeError as error:
             failed = serve.status().applications.get(name)
-            serve.shutdown()
+            delete_applications()
             raise start_error(failed, str(error)) from error
+        except BaseException:  # also Ctrl-C, and a route that another application has
+            delete_applications(wait=False)
+            raise
     return f"http://{host}:{port}"
 
 

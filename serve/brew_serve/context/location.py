@@ -1,0 +1,47 @@
+"""Opens the member context that a setting names: a SQLite file, or a Redis."""
+
+from pathlib import Path
+
+from brew_serve.context.base import Context, MemberContext
+from brew_serve.context.redis import RedisContext
+from brew_serve.stores.redis_server import is_redis_url, without_password
+
+__all__ = ["check_context", "open_context", "public_location"]
+
+_PREFIX = "brew360:"
+
+
+def open_context(location: str) -> Context:
+    """Open a member context for reading.
+
+    Args:
+        location: Path of a file that `MemberContext.build` wrote, or address of a Redis that `RedisContext.build`
+            filled, such as redis://:password@host:6379/0. A prefix of the keys other than brew360: follows the address
+            after a `#`, as in redis://host:6379/0#shop:.
+
+    Raises:
+        UserError: The file does not exist, or is not a member context; or the address is malformed.
+    """
+    if is_redis_url(location):
+        url, _, prefix = location.partition("#")
+        return RedisContext(url, prefix or _PREFIX)
+    return MemberContext(Path(location))
+
+
+def check_context(location: str) -> None:
+    """Check that a member context can be read.
+
+    Raises:
+        UserError: As `open_context`.
+        Unavailable: The Redis does not answer, or contains no member context.
+    """
+    context = open_context(location)
+    try:
+        context.check()
+    finally:
+        context.close()
+
+
+def public_location(location: str) -> str:
+    """Return the location without a password: the absolute path, or the address."""
+    return without_password(location) if is_redis_url(location) else str(Path(location).absolute())
