@@ -7,6 +7,7 @@ import os
 import pwd
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -283,10 +284,12 @@ class RedisServer:
 
     Args:
         binary: redis-server, and the folder of its libraries where it is unpacked and not installed.
+        replica_of: The server whose replica this one is.
     """
 
-    def __init__(self, binary: tuple[str, str], folder: Path) -> None:
+    def __init__(self, binary: tuple[str, str], folder: Path, replica_of: "RedisServer | None" = None) -> None:
         self._binary, self._folder, self._process = binary, folder, None
+        self._more = ["--replicaof", "127.0.0.1", str(replica_of.port)] if replica_of else []
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -298,8 +301,9 @@ class RedisServer:
         """Start the server, and return when it answers."""
         program, libraries = self._binary
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), "--save", ""]
+        options += ["--repl-diskless-sync-delay", "0"]
         self._process = subprocess.Popen(
-            [program, *options, "--appendonly", "yes", "--appendfsync", "everysec"],
+            [program, *options, "--appendonly", "yes", "--appendfsync", "everysec", *self._more],
             env={**os.environ, "LD_LIBRARY_PATH": libraries},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -311,6 +315,14 @@ class RedisServer:
                     return
             time.sleep(0.05)
         raise AssertionError("redis-server does not answer")
+
+    def pause(self) -> None:
+        """Let the server hang: it accepts connections, but does not answer."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the server continue."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the server with SIGKILL."""

@@ -8,6 +8,7 @@ from typing import Any
 from brew_data.prompts.compiler import PromptCompiler
 from brew_serve.context.base import Context, MemberContext
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, Message
+from brew_serve.nearline.job_holds import JobHolds
 from brew_serve.nearline.message_handler import NearlineWorker
 from brew_serve.nearline.outbox import Job, Outbox
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore, StoredRanking
@@ -97,7 +98,7 @@ class LocalNearline:
         shutil.copy(context_file, folder / "context.sqlite")
         self.compiler, self.engine = compiler, engine
         self.context: Context = MemberContext(folder / "context.sqlite", writable=True)
-        self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite")
+        self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite", clock=lambda: self.now)
         self.most_attempts = 1_000
         self.version = 3  # of the consumers that are started from now on
         self.ranked_by: dict[tuple[str, str, str], set[int]] = {}  # versions by task, member and newness
@@ -109,7 +110,7 @@ class LocalNearline:
         parts = (Faulty(part, self.fault) for part in (self.outbox, self.lane, self.store))
         self.dispatcher = Dispatcher(*parts, CONFIG, clock=lambda: self.now)
 
-    def worker(self, version: int | None = None, **changed: Any) -> NearlineWorker:
+    def worker(self, version: int | None = None, *, holds: JobHolds | None = None, **changed: Any) -> NearlineWorker:
         parts = {"context": self.context, "store": Telling(self.store, self.ranked_by), **changed}
         return NearlineWorker(
             version or self.version,
@@ -117,6 +118,7 @@ class LocalNearline:
             Faulty(parts["context"], self.fault),
             Faulty(parts["store"], self.fault),
             asyncio.run,
+            holds=holds,
             most_attempts=self.most_attempts,
             clock=lambda: self.now,
         )

@@ -161,7 +161,8 @@ def nearline_ranking(task: str, member_id: str) -> Call[NearlineRanking]:
         task: Name of the task.
         member_id: Id of the member.
     """
-    path = f"/v1/nearline/rankings/{_segment('task', task)}/{_segment('member_id', member_id)}"
+    query = f"task={_encoded('task', task)}&member_id={_encoded('member_id', member_id)}"
+    path = f"/v1/nearline/rankings?{query}"
     return Call(method="GET", path=path, response_type=NearlineRanking)
 
 
@@ -172,12 +173,11 @@ def _items(name: str, values: Iterable[Any]) -> list[Any]:
     return list(values)
 
 
-def _segment(name: str, value: str) -> str:
-    """Return a value as one segment of a path, also if it contains slashes or dots that a path gives a meaning to."""
+def _encoded(name: str, value: str) -> str:
+    """Return a value of the query of an address."""
     if not isinstance(value, str) or not value:
         raise UserError(f"{name} is {value!r}; pass text that is not empty.")
     try:
-        segment = quote(value, safe="")
+        return quote(value, safe="")
     except UnicodeEncodeError as error:
         raise UserError(f"{name} contains half of a surrogate pair, which is not text.") from error
-    return segment.replace(".", "%2E") if segment in (".", "..") else segment

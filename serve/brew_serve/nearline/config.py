@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brew_platform.errors import ConfigError
-from brew_platform.settings import NonNegativeFloat, PositiveInt, Settings
+from brew_platform.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Seconds, Settings
 from brew_serve.context.base import Context, MemberContext
 from brew_serve.context.redis import RedisContext
 from brew_serve.nearline.dispatcher import DispatchConfig
 from brew_serve.nearline.outbox import Outbox
 from brew_serve.nearline.redis_store import RedisNearlineStore
 from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore
+from brew_serve.stores.redis_server import is_redis_url
 
 __all__ = ["NearlineConfig"]
 
@@ -27,6 +28,9 @@ class NearlineConfig(Settings):
     context_path: str | None = None  # SQLite file of `MemberContext`; required without Redis
     redis_url: str | None = None  # such as redis://:password@host:6379/0
     prefix: str = "brew360:"  # prefix of our keys in Redis
+    redis_replicas: NonNegativeInt = (
+        0  # replicas that must have a job's effects before it is done; all that may take over
+    )
     queue_name: str = "brew360-nearline"  # key of the queue in Redis, without the prefix; Serve's autoscaling reads it
     most_open: PositiveInt = 100_000  # maximum of open jobs; further events are refused with 503 (100 MB of outbox)
     threads: PositiveInt = 4  # members that a consumer handles concurrently; its engine batches their prompts
@@ -34,6 +38,8 @@ class NearlineConfig(Settings):
     max_consumers: PositiveInt = 1  # replicas; if more than min_consumers, their number follows the number of open jobs
     jobs_per_consumer: PositiveInt = 64  # open jobs per replica; more start another replica
     most_attempts: PositiveInt = 5  # attempts at a job before it is dead
+    job_seconds: Seconds = 3_600.0  # longest work on a job; its consumer counts as hung then, and the job is sent again
+    ranking_seconds: Seconds = 30 * 86_400.0  # lifetime of a slate and its ranking, from the request
     cpus: NonNegativeFloat = 1.0  # Ray CPUs that a consumer reserves
     gpus: NonNegativeFloat = 0.0  # Ray GPUs that a consumer reserves
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
@@ -43,8 +49,10 @@ class NearlineConfig(Settings):
         if (self.context_path is None) == (self.redis_url is None):
             count = "neither" if self.redis_url is None else "both"
             raise ConfigError(f"{count} of context_path and redis_url given; give exactly one of them.")
-        if self.redis_url is not None and not self.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        if self.redis_url is not None and not is_redis_url(self.redis_url):
             raise ConfigError("redis_url must begin with redis://, rediss:// or unix://.")
+        if self.redis_replicas and self.redis_url is None:
+            raise ConfigError(f"redis_replicas is {self.redis_replicas}, but redis_url is not set; remove one of them.")
         if self.max_consumers < self.min_consumers:
             raise ConfigError(
                 f"max_consumers is {self.max_consumers}, which is less than min_consumers ({self.min_consumers}); "
@@ -86,6 +94,8 @@ class NearlineConfig(Settings):
         Raises:
             UserError: Its file is not a SQLite database.
         """
-        if self.redis_url is not None:
-            return RedisNearlineStore(self.redis_url, self.prefix)
-        return SqliteNearlineStore(Path(self.folder) / "nearline.sqlite")
+        if self.redis_url is None:
+            return SqliteNearlineStore(Path(self.folder) / "nearline.sqlite", ranking_seconds=self.ranking_seconds)
+        return RedisNearlineStore(
+            self.redis_url, self.prefix, replicas=self.redis_replicas, ranking_seconds=self.ranking_seconds
+        )

@@ -12,14 +12,17 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.task_consumer import task_consumer, task_handler
 
+from brew_platform.console.logging import PrivateId
 from brew_platform.errors import BrewError
 from brew_serve.config import AppConfig
+from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.engines.base import Engine
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.registry import create_engine
 from brew_serve.nearline.autoscaling import OutboxDepthPolicy
 from brew_serve.nearline.celery_queue import TASK, celery_config, message_of
 from brew_serve.nearline.config import NearlineConfig
+from brew_serve.nearline.job_holds import JobHolds
 from brew_serve.nearline.message_handler import NearlineWorker
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.version import load_version
@@ -41,7 +44,7 @@ def consumer_app(config: AppConfig, number: int) -> Application:
         number: Version number in the registry.
     """
     assert config.nearline is not None
-    return build_consumer(config.nearline, number, lambda: config.fetch(number), config.engine)
+    return build_consumer(config.nearline, number, lambda: config.fetch(number), config.engine, log_key=config.log_key)
 
 
 def build_consumer(
@@ -51,6 +54,7 @@ def build_consumer(
     engine: EngineConfig | None = None,
     *,
     engine_factory: EngineFactory = create_engine,
+    log_key: str | None = None,
 ) -> Application:
     """Build the consumers of one version as an application for `serve.run(app, name=..., route_prefix=None)`.
 
@@ -60,6 +64,7 @@ def build_consumer(
         fetch: Returns the version's folder on the node; called in each replica.
         engine: Settings of the engine.
         engine_factory: Creates the engine from the folder and the settings.
+        log_key: As `AppConfig.log_key`.
     """
     consumer = task_consumer(task_processor_config=celery_config(config, send=False))(_Consumer)
     return serve.deployment(
@@ -71,8 +76,9 @@ def build_consumer(
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=20.0,
+        logging_config=JSON_LOGS,
         **scaling(config),
-    ).bind(config, number, fetch, engine, engine_factory)
+    ).bind(config, number, fetch, engine, engine_factory, log_key)
 
 
 class _Consumer:
@@ -87,12 +93,17 @@ class _Consumer:
         fetch: Callable[[], Path],
         engine: EngineConfig | None,
         engine_factory: EngineFactory,
+        log_key: str | None,
     ) -> None:
+        self._log = open_service_log("consumer", log_key)
         folder = fetch()
         self._number, version = number, load_version(folder, engine)
         self._loop = asyncio.new_event_loop()  # handlers run in threads; the engine runs on one loop
         threading.Thread(target=self._loop.run_forever, name="nearline-engine", daemon=True).start()
         self._context, self._store = config.open_context(), config.open_store()
+        seconds = config.dispatch.lost_seconds
+        self._holds = JobHolds(self._store, seconds=seconds, job_seconds=config.job_seconds)
+        self._holds.start()
 
         async def load() -> Engine:
             return engine_factory(folder, version.engine)
@@ -105,6 +116,7 @@ class _Consumer:
             self._context,
             self._store,
             lambda work: asyncio.run_coroutine_threadsafe(work, self._loop).result(),
+            holds=self._holds,
             most_attempts=config.most_attempts,
         )
 
@@ -116,7 +128,7 @@ class _Consumer:
             self._engine.check()  # before the attempt is counted: a replica with a dead engine is replaced
             self._worker.handle(message.member_id, message.jobs)
         except BrewError as error:  # the outbox sends it again
-            _LOG.warning("nearline work for %s is delayed: %s", member_id, error)
+            _LOG.warning("nearline work for %s is delayed: %s", PrivateId(member_id), error)
 
     def describe(self) -> int:
         """Return the version number; a replica that answers is ready."""
@@ -136,6 +148,7 @@ class _Consumer:
     def __del__(self) -> None:
         if hasattr(self, "_worker"):
             self._engine.close()
+            self._holds.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._context.close()
             self._store.close()

@@ -28,11 +28,12 @@ class DispatchConfig(Settings):
 
     window: PositiveInt = 512  # jobs in the queue at a time; others wait in the outbox, which is durable and ordered
     most_jobs: PositiveInt = 100  # jobs of one member in a message; they share one ranking
-    lost_seconds: Seconds = 60.0  # time without an outcome before a job is sent again, longer than the work; doubles
+    lost_seconds: Seconds = 60.0  # time before a job that no consumer works on is sent again; doubles
     retry_seconds: Seconds = 10.0  # time before a failed job is sent again; doubles
     poll_seconds: Seconds = 0.2  # interval between polls of outbox and receipts
     # How long done jobs are kept, for `Outbox.replay_done` and to detect repeated ids.
     keep_seconds: NonNegativeSeconds = 7 * 86_400
+    dead_seconds: NonNegativeSeconds = 90 * 86_400  # how long dead letters are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Dispatcher:
     ) -> None:
         self._outbox, self._queue, self._store, self._clock = outbox, queue, store, clock
         self._config = config or DispatchConfig()
+        self.problem = ""  # why the last step failed; empty if it did not
         self._seen: dict[str, float] = {}  # when a receipt of a done job was first seen
         self._pruned = 0.0
         self._kick, self._stop = threading.Event(), threading.Event()
@@ -139,31 +141,47 @@ class Dispatcher:
         finally:  # messages are sent even if the store is down
             sent = self._send(now)
         if now - self._pruned > _PRUNE_SECONDS:
-            self._outbox.prune(now - self._config.keep_seconds)
+            keep, dead = self._config.keep_seconds, self._config.dead_seconds
+            self._outbox.prune(now - keep, dead_before=now - dead)
             self._store.prune(now - KEPT_SECONDS)
             self._pruned = now
         return sent
 
     def _collect(self, now: float) -> None:
         sent = self._outbox.enqueued()
-        receipts = self._store.receipts(sent) if sent else {}
-        done = {job_id for job_id, receipt in receipts.items() if receipt.state == "done"}
-        self._seen = {job_id: self._seen.get(job_id, now) for job_id in done}
-        settled = [job_id for job_id, since in self._seen.items() if now - since >= self._store.settle_seconds]
+        if not sent:
+            self._store.check()  # so that `problem` does not wait for a job
+            return
+        receipts = self._store.receipts(sent)
         dead = {
             id_: (receipt.error or "", receipt.attempts) for id_, receipt in receipts.items() if receipt.state == "dead"
         }
         failed = {id_: receipt for id_, receipt in receipts.items() if receipt.state == "failed"}
-        self._outbox.settle(settled, now)
+        held = [id_ for id_, receipt in receipts.items() if receipt.held and receipt.state is None]
         self._outbox.bury(dead, now)
         for job_id, receipt in failed.items():
             wait = self._config.retry_seconds * 2 ** (receipt.attempts - 1)
             self._outbox.retry({job_id: receipt.error or ""}, due_at=now + wait)
-        # Last: after a crash before this line, unused receipts stay or a failure is read twice, which is harmless.
+        lost = self._config.lost_seconds
+        self._outbox.extend(held, before=now + lost / 4, until=now + lost / 2)
+        # After a crash before the next calls, unused receipts stay or a failure is read twice, which is harmless.
         if failed:
             self._store.reset(list(failed))
-        if settled or dead:
-            self._store.forget([*settled, *dead])
+        if dead:
+            self._store.forget(list(dead))
+        self._settle({job_id for job_id, receipt in receipts.items() if receipt.state == "done"}, now)
+
+    def _settle(self, done: set[str], now: float) -> None:
+        self._seen = {job_id: self._seen.get(job_id, now) for job_id in done}
+        settled = [job_id for job_id, since in self._seen.items() if now - since >= self._store.settle_seconds]
+        if not settled:
+            return
+        self._store.confirm()
+        # Read again: a replica may have taken over before `confirm`, without these receipts and what they stand for.
+        safe = [job_id for job_id, receipt in self._store.receipts(settled).items() if receipt.state == "done"]
+        self._outbox.settle(safe, now)
+        if safe:
+            self._store.forget(safe)
 
     def _send(self, now: float) -> int:
         jobs = self._outbox.claim(window=self._config.window, now=now, lost_after=self._config.lost_seconds)
@@ -178,19 +196,19 @@ class Dispatcher:
         return len(waiting)
 
     def _loop(self) -> None:
-        last_error = ""
         while not self._stop.is_set():
             wait = self._config.poll_seconds
             try:
                 self.step()
-                last_error = ""
+                self.problem = ""
             except Unavailable as error:
                 wait = max(wait, 1.0)
-                if str(error) != last_error:  # once per error, not every second
-                    last_error = str(error)
+                if str(error) != self.problem:  # once per error, not every second
                     _LOG.warning("nearline dispatch is paused: %s", error)
-            except Exception:  # a bug must not end the loop; the outbox keeps all jobs
+                self.problem = str(error)
+            except Exception as error:  # a bug must not end the loop; the outbox keeps all jobs
                 wait = max(wait, 5.0)
+                self.problem = f"{type(error).__name__}: {error}"
                 _LOG.exception("the nearline dispatcher failed; it continues")
             self._kick.wait(wait)
             self._kick.clear()

@@ -7,11 +7,14 @@ point. Every write is keyed (events by id, slates and rankings by `newness`), so
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from brew_data.prompts.compiler import Entity, PastInteraction
+from brew_platform.console.logging import PrivateId
 from brew_platform.errors import UserError
 from brew_serve.context.base import Context, MemberEvent, Snapshot, UnknownId
+from brew_serve.nearline.job_holds import JobHolds
 from brew_serve.nearline.outbox import Job
 from brew_serve.nearline.store import CandidateSlate, NearlineStore, Outcome, StoredRanking
 from brew_serve.ranking.response import ranking_fields
@@ -32,6 +35,8 @@ class NearlineWorker:
         context: Member context: stores events, returns histories.
         store: Slates, rankings and receipts.
         run: Runs a coroutine of the scorer and returns its result.
+        holds: Keeps the jobs from being sent again while they are handled; None: they are sent again when they take
+            longer than `lost_seconds`.
         most_attempts: Attempts after which a job that kills its consumer becomes dead.
         clock: Returns seconds since 1970.
     """
@@ -44,9 +49,11 @@ class NearlineWorker:
         store: NearlineStore,
         run: Callable[[Coroutine[Any, Any, Any]], Any],
         *,
+        holds: JobHolds | None = None,
         most_attempts: int = 5,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._holds = holds
         self._number, self._scorer, self._context, self._store = number, scorer, context, store
         self._run, self._most_attempts, self._clock = run, most_attempts, clock
 
@@ -59,6 +66,12 @@ class NearlineWorker:
         Raises:
             Unavailable: No receipt could be written; the dispatcher sends the jobs again after `lost_seconds`.
         """
+        job_ids = [job.job_id for job in jobs]
+        with nullcontext() if self._holds is None else self._holds.hold(job_ids):
+            self._store.settle(self._attempt(member_id, jobs))
+
+    def _attempt(self, member_id: str, jobs: Sequence[Job]) -> dict[str, Outcome]:
+        """Do the jobs that are open, and return an outcome of each."""
         receipts = self._store.begin([job.job_id for job in jobs], self._clock())
         outcomes: dict[str, Outcome] = {}
         todo = []
@@ -72,12 +85,12 @@ class NearlineWorker:
         try:
             self._do(member_id, todo, outcomes)
         except Exception as error:
-            _LOG.warning("nearline work for %s failed: %s", member_id, error)
+            _LOG.warning("nearline work for %s failed: %s", PrivateId(member_id), error)
             reason = f"{type(error).__name__}: {error}"
             for job in todo:
                 last = receipts[job.job_id].attempts >= self._most_attempts
                 outcomes.setdefault(job.job_id, Outcome(state="dead" if last else "failed", error=reason))
-        self._store.settle(outcomes)
+        return outcomes
 
     def _do(self, member_id: str, jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> None:
         try:
@@ -107,7 +120,7 @@ class NearlineWorker:
             try:
                 self._rank(slate)
             except UserError as error:  # the event is recorded; the stored ranking stays
-                _LOG.warning("the ranking of %s for %s is not updated: %s", slate.task, member_id, error)
+                _LOG.warning("the ranking of %s for %s is not updated: %s", slate.task, PrivateId(member_id), error)
         outcomes |= {job_id: Outcome(state="done") for job_id in events}
 
     def _readable(self, profile: Mapping[str, object], event: MemberEvent) -> MemberEvent:

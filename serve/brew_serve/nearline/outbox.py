@@ -126,9 +126,11 @@ class Outbox:
             last = db.execute("SELECT max(accepted_at) FROM jobs").fetchone()[0] or 0
             for job in jobs:
                 payload = json.dumps(job.payload, sort_keys=True)
-                old = db.execute("SELECT kind, member_id, payload FROM jobs WHERE job_id = ?", (job.job_id,)).fetchone()
+                old = db.execute(
+                    "SELECT kind, member_id, task, payload FROM jobs WHERE job_id = ?", (job.job_id,)
+                ).fetchone()
                 if old is not None:
-                    if old != (job.kind, job.member_id, payload):
+                    if old != (job.kind, job.member_id, job.task, payload):
                         raise UserError(
                             f"{job.kind} id {job.job_id.partition(':')[2]!r} was used before with other content, so "
                             f"nothing of this request was stored. Use a unique id for every {job.kind}."
@@ -187,6 +189,19 @@ class Outbox:
         """Return the ids of the jobs that were sent and have no outcome yet."""
         return [job_id for (job_id,) in self._file.rows("SELECT job_id FROM jobs WHERE state = 'enqueued'")]
 
+    def extend(self, job_ids: Sequence[str], *, before: float, until: float) -> None:
+        """Count sent jobs as lost later, because a consumer works on them.
+
+        Args:
+            job_ids: The jobs.
+            before: Only jobs that would count as lost before this time, in seconds since 1970, so that few calls write.
+            until: When they count as lost, in seconds since 1970.
+        """
+        self._each(
+            "UPDATE jobs SET due_at = ? WHERE job_id = ? AND state = 'enqueued' AND due_at < ?",
+            [(until, job_id, before) for job_id in job_ids],
+        )
+
     def settle(self, job_ids: Sequence[str], now: float) -> None:
         """Mark jobs as done; `now` is in seconds since 1970."""
         self._each(
@@ -237,13 +252,14 @@ class Outbox:
 
     def replay(self, job_ids: Sequence[str] | None = None) -> int:
         """Send dead jobs again; None sends all of them. Returns their number."""
-        condition = "" if job_ids is None else "AND job_id IN (SELECT value FROM json_each(?))"
+        update = (
+            "UPDATE jobs SET state = 'accepted', due_at = 0, sends = 0, attempts = 0, error = NULL, settled_at = NULL "
+            "WHERE state = 'dead'"
+        )
         with self._file.transaction() as db:
-            return db.execute(
-                f"UPDATE jobs SET state = 'accepted', due_at = 0, sends = 0, attempts = 0, error = NULL, "
-                f"settled_at = NULL WHERE state = 'dead' {condition}",
-                () if job_ids is None else (json.dumps(list(job_ids)),),
-            ).rowcount
+            if job_ids is None:
+                return db.execute(update).rowcount
+            return db.executemany(f"{update} AND job_id = ?", [(job_id,) for job_id in job_ids]).rowcount
 
     def replay_done(self, *, after: int) -> int:
         """Send done jobs again that are not in the tables, after the member context was rebuilt from tables.
@@ -275,10 +291,17 @@ class Outbox:
         """Return the number of jobs by state."""
         return dict(self._file.rows("SELECT state, count(*) FROM jobs GROUP BY state"))
 
-    def prune(self, before: float) -> int:
-        """Remove jobs that were done before a time in seconds since 1970. Returns their number."""
+    def prune(self, before: float, *, dead_before: float = 0.0) -> int:
+        """Remove jobs that were done before `before`, and jobs that died before `dead_before`. Returns their number.
+
+        Args:
+            before: Seconds since 1970.
+            dead_before: Seconds since 1970.
+        """
         with self._file.transaction() as db:
-            return db.execute("DELETE FROM jobs WHERE state = 'done' AND settled_at < ?", (before,)).rowcount
+            return db.executemany(
+                "DELETE FROM jobs WHERE state = ? AND settled_at < ?", [("done", before), ("dead", dead_before)]
+            ).rowcount
 
     def close(self) -> None:
         """Close the file."""

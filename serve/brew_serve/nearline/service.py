@@ -3,11 +3,12 @@
 import time
 import uuid
 from collections.abc import Callable
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
 from brew_serve.context.base import UnknownId
+from brew_serve.nearline.bounded_threads import BoundedThreads
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.nearline.dispatcher import Dispatcher
 from brew_serve.nearline.outbox import Job, Outbox
@@ -25,13 +26,16 @@ from brew_serve.schemas.nearline import (
 
 __all__ = ["NearlineService"]
 
+_THREADS = 8  # of each pool
+_WAITING = 256  # calls that wait for a thread of a pool; more are refused with 503
 _AHEAD_SECONDS = 3600.0  # clock skew allowed for events; an event dated next year would stay the newest until then
 
 
 class NearlineService:
     """The ingress of the nearline service; `NearlineService.open` creates it from settings.
 
-    The methods block on disk or network, so call them in a thread.
+    The methods block on disk or network, so call them in a thread: of `writing` (`events` and `rank`, which need the
+    outbox only) or of `reading` (`ranking`, which needs the store). While the store hangs, events are still accepted.
 
     Args:
         outbox: Stores accepted jobs; closed by `close`.
@@ -51,6 +55,8 @@ class NearlineService:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.outbox = outbox
+        self.writing = BoundedThreads("nearline-write", threads=_THREADS, waiting=_WAITING)
+        self.reading = BoundedThreads("nearline-read", threads=_THREADS, waiting=_WAITING)
         self._store, self._dispatcher, self._suite, self._clock = store, dispatcher, suite, clock
 
     @staticmethod
@@ -152,9 +158,16 @@ class NearlineService:
             **stored.answer,
         )
 
+    @property
+    def problem(self) -> str:
+        """Why jobs are not sent to the consumers now; empty if they are. Events are accepted in any case."""
+        return self._dispatcher.problem
+
     def close(self) -> None:
-        """Stop the dispatcher and close the stores. Unsent jobs stay in the outbox."""
+        """Stop the dispatcher and the threads, and close the stores. Unsent jobs stay in the outbox."""
         self._dispatcher.close()
+        self.writing.close()
+        self.reading.close()
         self.outbox.close()
         self._store.close()
 
@@ -173,4 +186,5 @@ class NearlineService:
 
 
 def _path(task: str, member_id: str) -> str:
-    return f"/v1/nearline/rankings/{quote(task, safe='')}/{quote(member_id, safe='')}"
+    """Return the address of a ranking. Both ids are in the query: a path gives `/`, `.` and `..` a meaning."""
+    return f"/v1/nearline/rankings?{urlencode({'task': task, 'member_id': member_id}, quote_via=quote, safe='')}"

@@ -3,6 +3,9 @@
     slate      candidates to rank for a member on a task; the newest request is kept and ranked again after each event
     ranking    the latest result; an older result never replaces a newer one
     receipt    attempts at a job and its outcome
+    hold       a consumer works on a job now, so it is not sent again; expires unless the consumer renews it
+
+Slates and rankings expire `ranking_seconds` after their request.
 
 `NearlineStore` is the protocol, `SqliteNearlineStore` the embedded default. `redis_store.py` has the production
 one. The same contract tests run on both.
@@ -10,7 +13,8 @@ one. The same contract tests run on both.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,14 +23,17 @@ from brew_serve.stores.sqlite_file import SqliteFile
 
 __all__ = [
     "KEPT_SECONDS",
+    "RANKING_SECONDS",
     "CandidateSlate",
     "NearlineStore",
     "Outcome",
     "Receipt",
     "SqliteNearlineStore",
     "StoredRanking",
+    "oldest_newness",
 ]
 
+RANKING_SECONDS = 30 * 86_400.0  # default lifetime of slates and rankings, from the request
 KEPT_SECONDS = 86_400  # lifetime of a receipt that is not collected because its job was sent twice
 
 _SCHEMA = """
@@ -39,7 +46,11 @@ CREATE TABLE IF NOT EXISTS rankings (
 CREATE TABLE IF NOT EXISTS receipts (
     job_id TEXT PRIMARY KEY, attempts INTEGER NOT NULL, state TEXT, error TEXT, begun_at INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS holds (job_id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS slates_by_age ON slates (newness);
+CREATE INDEX IF NOT EXISTS rankings_by_age ON rankings (newness);
 """
+_IDS = 500  # per SELECT; SQLite limits the number of placeholders
 
 State = Literal["failed", "done", "dead"]
 
@@ -101,11 +112,19 @@ class StoredRanking:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """Attempts and outcome of a job; `state` is None until an attempt ends after the job was last sent."""
+    """Attempts and outcome of a job.
+
+    Args:
+        attempts: Number of attempts.
+        state: None until an attempt ends after the job was last sent.
+        error: Last error.
+        held: Whether a consumer works on the job now.
+    """
 
     attempts: int
     state: State | None = None
     error: str | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +133,11 @@ class Outcome:
 
     state: State
     error: str | None = None
+
+
+def oldest_newness(now: float, ranking_seconds: float) -> str:
+    """Return the newness that is smaller than that of every slate and ranking that has not expired."""
+    return f"{int((now - ranking_seconds) * 1e6):020d}"
 
 
 class NearlineStore(Protocol):
@@ -125,13 +149,13 @@ class NearlineStore(Protocol):
         """Store the slate, unless one at least as new exists of its member and task. Returns whether it is stored."""
 
     def slates(self, member_id: str) -> list[CandidateSlate]:
-        """Return the slates of a member, sorted by task."""
+        """Return the slates of a member that have not expired, sorted by task."""
 
     def put_ranking(self, ranking: StoredRanking) -> bool:
         """Store the ranking, unless one at least as new exists of its member and task. Returns whether it is stored."""
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
-        """Return the latest ranking; None if there is none."""
+        """Return the latest ranking; None if there is none, or if it has expired."""
 
     def begin(self, job_ids: Sequence[str], at: float) -> dict[str, Receipt]:
         """Count one attempt for each job and return the receipts; `at` is the time in seconds since 1970."""
@@ -148,8 +172,21 @@ class NearlineStore(Protocol):
     def forget(self, job_ids: Sequence[str]) -> None:
         """Remove receipts."""
 
+    def hold(self, job_ids: Sequence[str], seconds: float) -> None:
+        """Mark the jobs as being worked on for the next `seconds`."""
+
+    def confirm(self) -> None:
+        """Return when all earlier writes would survive the loss of the store's machine, as far as it is configured.
+
+        Raises:
+            Unavailable: They would not.
+        """
+
+    def check(self) -> None:
+        """Check that the store answers."""
+
     def prune(self, before: float) -> None:
-        """Remove the receipts of attempts that began before a time in seconds since 1970."""
+        """Remove expired data, and the receipts of attempts that began before a time in seconds since 1970."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -160,6 +197,8 @@ class SqliteNearlineStore:
 
     Args:
         path: Path of the file.
+        ranking_seconds: Lifetime of slates and rankings, from the request.
+        clock: Returns seconds since 1970.
 
     Raises:
         UserError: The file is not a SQLite database.
@@ -167,21 +206,29 @@ class SqliteNearlineStore:
 
     settle_seconds = 0.0
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, ranking_seconds: float = RANKING_SECONDS, clock: Callable[[], float] = time.time
+    ) -> None:
         self._file = SqliteFile(path, _SCHEMA)
+        self._ranking_seconds, self._clock = ranking_seconds, clock
 
     def put_slate(self, slate: CandidateSlate) -> bool:
         return self._put_newest("slates", slate, slate.newness)
 
     def slates(self, member_id: str) -> list[CandidateSlate]:
-        rows = self._file.rows("SELECT document FROM slates WHERE member_id = ? ORDER BY task", (member_id,))
+        rows = self._file.rows(
+            "SELECT document FROM slates WHERE member_id = ? AND newness > ? ORDER BY task", (member_id, self._oldest())
+        )
         return [CandidateSlate(**json.loads(document)) for (document,) in rows]
 
     def put_ranking(self, ranking: StoredRanking) -> bool:
         return self._put_newest("rankings", ranking, ranking.newness)
 
     def ranking(self, task: str, member_id: str) -> StoredRanking | None:
-        rows = self._file.rows("SELECT document FROM rankings WHERE member_id = ? AND task = ?", (member_id, task))
+        rows = self._file.rows(
+            "SELECT document FROM rankings WHERE member_id = ? AND task = ? AND newness > ?",
+            (member_id, task, self._oldest()),
+        )
         return StoredRanking(**json.loads(rows[0][0])) if rows else None
 
     def begin(self, job_ids: Sequence[str], at: float) -> dict[str, Receipt]:
@@ -201,11 +248,18 @@ class SqliteNearlineStore:
             )
 
     def receipts(self, job_ids: Sequence[str]) -> dict[str, Receipt]:
-        rows = self._file.rows(
-            "SELECT job_id, attempts, state, error FROM receipts WHERE job_id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(job_ids)),),
-        )
-        return {job_id: Receipt(attempts=n, state=state, error=error) for job_id, n, state, error in rows}
+        found: dict[str, Receipt] = {}
+        for start in range(0, len(job_ids), _IDS):
+            ids = job_ids[start : start + _IDS]
+            marks = ", ".join("?" * len(ids))  # json_each would cut an id at a NUL character
+            rows = self._file.rows(
+                "SELECT job_id, attempts, state, error, coalesce(until > ?, 0) FROM receipts "  # noqa: S608 - marks
+                f"LEFT JOIN holds USING (job_id) WHERE job_id IN ({marks})",
+                (self._clock(), *ids),
+            )
+            for id_, attempts, state, error, held in rows:
+                found[id_] = Receipt(attempts=attempts, state=state, error=error, held=bool(held))
+        return found
 
     def reset(self, job_ids: Sequence[str]) -> None:
         with self._file.transaction() as db:
@@ -215,14 +269,32 @@ class SqliteNearlineStore:
 
     def forget(self, job_ids: Sequence[str]) -> None:
         with self._file.transaction() as db:
-            db.executemany("DELETE FROM receipts WHERE job_id = ?", [(job_id,) for job_id in job_ids])
+            for table in ("receipts", "holds"):
+                db.executemany(f"DELETE FROM {table} WHERE job_id = ?", [(job_id,) for job_id in job_ids])  # noqa: S608
+
+    def hold(self, job_ids: Sequence[str], seconds: float) -> None:
+        until = self._clock() + seconds
+        with self._file.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO holds VALUES (?, ?)", [(job_id, until) for job_id in job_ids])
+
+    def confirm(self) -> None:
+        """Do nothing: a transaction is on the disk when it ends."""
+
+    def check(self) -> None:
+        """Do nothing: a file either answers or raises."""
 
     def prune(self, before: float) -> None:
         with self._file.transaction() as db:
             db.execute("DELETE FROM receipts WHERE begun_at < ?", (int(before),))
+            db.execute("DELETE FROM holds WHERE until < ?", (before,))
+            for table in ("slates", "rankings"):
+                db.execute(f"DELETE FROM {table} WHERE newness < ?", (self._oldest(),))  # noqa: S608
 
     def close(self) -> None:
         self._file.close()
+
+    def _oldest(self) -> str:
+        return oldest_newness(self._clock(), self._ranking_seconds)
 
     def _put_newest(
         self, table: Literal["slates", "rankings"], row: CandidateSlate | StoredRanking, newness: str

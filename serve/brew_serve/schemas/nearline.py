@@ -4,9 +4,9 @@ As in `rank`, an unknown key or a value of another type is an error.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from brew_serve.schemas.rank import Candidate, Closed, Fields, Id, Name, RankedItem, Text, Timestamp, Truncated, Usage
 
@@ -90,7 +90,7 @@ class EventBatch(Closed):
         }
     )
 
-    events: list[TimedEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: Annotated[list[TimedEvent], FailFast()] = Field(min_length=1, max_length=MAX_EVENTS)
 
     @model_validator(mode="after")
     def _check(self) -> "EventBatch":
@@ -115,7 +115,7 @@ class NearlineRankRequest(Closed):
 
     task: Name
     member_id: Id
-    candidates: list[Candidate] = Field(
+    candidates: Annotated[list[Candidate], FailFast()] = Field(
         min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
     )
     instruction: Text = Field(default="", description="the member's instruction, in their own words")
@@ -143,15 +143,15 @@ class NearlineRankRequest(Closed):
 
 
 class RankAccepted(BaseModel):
-    """The request is durable. `result` is the path of its ranking."""
+    """The request is durable. `result` is the address of its ranking."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"request_id": "4f0c", "result": "/v1/nearline/rankings/job_apply/m17"}],
+            "examples": [{"request_id": "4f0c", "result": "/v1/nearline/rankings?task=job_apply&member_id=m17"}],
         }
     )
     request_id: str
-    result: str = Field(description="path of the ranking")
+    result: str = Field(description="path and query of the ranking's address")
 
 
 class SeenEvents(BaseModel):

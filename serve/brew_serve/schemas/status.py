@@ -13,6 +13,11 @@ class Health(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok", "version": 3}]})
     status: str
     version: int = Field(description="the model version that answers")
+    degraded: list[str] = Field(
+        default_factory=list,
+        description="parts that wait for something outside the service; `nearline`: for its store or queue. Events are "
+        "accepted, and rankings get stale. Left out if there are none",
+    )
 
 
 class VersionStatus(BaseModel):

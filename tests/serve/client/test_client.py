@@ -69,7 +69,7 @@ CALLS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     (
         "nearline_ranking",
         {"task": "t", "member_id": "m/1"},
-        "GET /v1/nearline/rankings/t/m%2F1",
+        "GET /v1/nearline/rankings?task=t&member_id=m%2F1",
         NEARLINE,
     ),
 ]
@@ -378,17 +378,17 @@ def test_a_list_argument_of_another_type_is_refused(call_method: Callable[..., A
 
 
 @pytest.mark.parametrize(
-    ("member", "path"),
-    [("a/b", "a%2Fb"), ("..", "%2E%2E"), (".", "%2E"), ("a b?c#d%", "a%20b%3Fc%23d%25"), ("\u00e9", "%C3%A9")],
+    ("member", "value"),
+    [("a/b", "a%2Fb"), ("..", ".."), ("a b+?c#d%&e=", "a%20b%2B%3Fc%23d%25%26e%3D"), ("\u00e9", "%C3%A9")],
 )
-def test_an_id_is_one_segment_of_the_path(call_method: Callable[..., Any], member: str, path: str) -> None:
+def test_an_id_is_one_value_of_the_query(call_method: Callable[..., Any], member: str, value: str) -> None:
     service = Service(httpx.Response(200, json=NEARLINE))
     call_method(service, "nearline_ranking", {"task": "t", "member_id": member})
-    assert service.requests[0].url.raw_path.decode() == f"/v1/nearline/rankings/t/{path}"
+    assert service.requests[0].url.raw_path.decode() == f"/v1/nearline/rankings?task=t&member_id={value}"
 
 
 @pytest.mark.parametrize("member", ["", 5, None, "\ud800"])
-def test_an_id_that_no_path_can_have_is_refused(call_method: Callable[..., Any], member: Any) -> None:
+def test_an_id_that_no_address_can_have_is_refused(call_method: Callable[..., Any], member: Any) -> None:
     service = Service(httpx.Response(200, json=NEARLINE))
     with pytest.raises(UserError, match=r"^member_id "):
         call_method(service, "nearline_ranking", {"task": "t", "member_id": member})

@@ -1,12 +1,18 @@
 """The nearline routes without Ray: durability before the response, error messages, and staleness."""
 
 import asyncio
+import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from brew_data.schema import Tables
 from brew_serve.context.base import MemberContext
@@ -18,9 +24,11 @@ from brew_serve.nearline.message_handler import NearlineWorker
 from brew_serve.nearline.outbox import Outbox
 from brew_serve.nearline.redis_store import RedisNearlineStore
 from brew_serve.nearline.service import NearlineService
-from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore
+from brew_serve.nearline.store import NearlineStore, SqliteNearlineStore, StoredRanking
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
+from brew_serve.schemas.nearline import NearlineRankRequest
+from brew_serve.stores.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
 NOW = 1_800_000_000.0
@@ -33,7 +41,7 @@ EVENT = {
     "timestamp": "2026-01-31T12:00:00Z",
 }
 RANK = {"task": "job_apply", "member_id": "ada", "candidates": ["e0", {"id": "x", "fields": {"title": "pilot"}}]}
-RESULT = "/v1/nearline/rankings/job_apply/ada"
+RESULT = "/v1/nearline/rankings?task=job_apply&member_id=ada"
 
 
 class LocalNearline:
@@ -44,7 +52,7 @@ class LocalNearline:
         self.now, self.held = NOW, list[Message]()
         self.context = MemberContext(folder / "context.sqlite", writable=True)
         self.outbox = Outbox(folder / "outbox.sqlite", most_open=1_500)
-        self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite")
+        self.store: NearlineStore = SqliteNearlineStore(folder / "nearline.sqlite", clock=lambda: self.now)
         self.ranker = RankingService(3, version, engine, None)
         self.scorer = Scorer(engine, version.compiler)
         self.serve(self.store)
@@ -154,15 +162,165 @@ async def test_a_request_with_a_repeated_id_is_one_job(http: httpx.AsyncClient, 
         answer = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine"})
         assert answer.json() == {"request_id": "mine", "result": RESULT}
     assert nearline.outbox.counts() == {"accepted": 1}
-    other = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine", "top_k": 1})
-    assert other.status_code == 400
-    assert other.json()["error"].startswith("rank id 'mine' was used before with other content")
+    for changed in ({"top_k": 1}, {"task": "post_interest"}, {"member_id": "new"}):
+        other = await http.post("/v1/nearline/rank", json=RANK | {"request_id": "mine", **changed})
+        assert other.status_code == 400
+        assert other.json()["error"].startswith("rank id 'mine' was used before with other content")
 
 
-async def test_ids_with_any_characters_are_returned_unchanged(http: httpx.AsyncClient, nearline: LocalNearline) -> None:
-    accepted = await http.post("/v1/nearline/rank", json=RANK | {"member_id": "a/b ?\N{SNOWMAN}", "request_id": "r"})
-    answer = await http.get(accepted.json()["result"].replace("%2F", "-"))
-    assert "for member 'a-b ?\N{SNOWMAN}'" in answer.json()["error"]
+def stored_ranking(task: str, member_id: str) -> StoredRanking:
+    return StoredRanking(
+        task=task,
+        member_id=member_id,
+        request_id="r",
+        newness=f"{int(NOW * 1e6):020d}.a.b",
+        version=3,
+        computed_at=int(NOW * 1e6),
+        events=0,
+        event_ids=[],
+        answer={
+            "ranking": [],
+            "usage": {"prompt_tokens": 1, "candidates": 0},
+            "truncated": {"turns_dropped": 0, "head_tokens_dropped": 0, "candidates": {}},
+        },
+    )
+
+
+async def request_raw(api: Any, target: bytes) -> tuple[int, dict[str, Any]]:
+    """Send a GET with these bytes as its target, as a server passes it on: a client would normalise it."""
+    raw_path, _, query = target.partition(b"?")
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": unquote(raw_path.decode("latin-1")),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": [(b"host", b"test")],
+        "server": ("test", 80),
+        "client": ("127.0.0.1", 1),
+    }
+    await api(scope, receive, send)
+    return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]) or b"{}")
+
+
+HARD_IDS = [
+    *("a/b", "/", "//", "ada/", "/ada", ".", "..", "../ada", "x/../ada", "./ada", "%2F", "a%2Fb", "%", "%zz", "%00"),
+    *("?", "ada?", "ada#", "#", "a&member_id=ada", "a=b", "a+b", "a b", " ", "ada ", " ada", "ada\n", "\n", "a\0b"),
+    *(
+        "\0",
+        "\x7f",
+        "ada\\",
+        ";",
+        "ada;",
+        "\u00e9",
+        "e\u0301",
+        "\u212b",
+        "\u00c5",
+        "\ufffd",
+        "\u202e",
+        "\U0001f600" * 200,
+    ),
+    *("a" * 200, "job_apply", "None", "null", "*", "~", "'", '"', "<b>", "\ufeff", "\u2028"),
+]
+IDS = st.one_of(
+    st.sampled_from(HARD_IDS),
+    st.text(st.sampled_from("ab/.%2F \\\0\n?#&=+e\u0301\u00e9;"), min_size=1, max_size=8),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+)
+
+
+@pytest.fixture
+def api(nearline: LocalNearline) -> Any:
+    return create_app(LocalBackend(nearline.ranker), routers=(nearline_router(lambda: nearline.service),))
+
+
+async def test_every_id_is_read_back_at_the_address_that_is_returned(http: httpx.AsyncClient, nearline: Any) -> None:
+    for member_id in HARD_IDS:
+        accepted = await http.post("/v1/nearline/rank", json=RANK | {"member_id": member_id})
+        assert accepted.status_code == 202, accepted.text
+        nearline.store.put_ranking(stored_ranking("job_apply", member_id))
+        answer = await http.get(accepted.json()["result"])
+        assert (answer.status_code, answer.json().get("member_id")) == (200, member_id), answer.text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(member_id=IDS, other=IDS)
+def test_no_address_yields_the_ranking_of_another_member(
+    nearline: LocalNearline, api: Any, member_id: str, other: str
+) -> None:
+    """At the address of one id, in either form, with the other id's ranking alone in the store."""
+    nearline.store._file._db.execute("DELETE FROM rankings")  # type: ignore[attr-defined]
+    nearline.store.put_ranking(stored_ranking("job_apply", other))
+    accepted = nearline.service.rank(NearlineRankRequest(task="job_apply", member_id=member_id, candidates=["e0"]))
+    by_path = f"/v1/nearline/rankings/job_apply/{quote(member_id, safe='')}"
+    for address in (accepted.result, by_path):
+        status, answer = asyncio.run(request_raw(api, address.encode()))
+        assert (status == 200) <= (member_id == other)
+        if address == accepted.result or "\n" not in member_id:
+            assert (status, answer.get("member_id")) == ((200, other) if member_id == other else (404, None))
+
+
+TARGETS = st.binary(max_size=40).map(lambda tail: bytes(byte for byte in tail if byte > 32 and byte != 127))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tail=TARGETS)
+@example(tail=b"ada/")
+@example(tail=b"ada%2F")
+@example(tail=b"ada%0A")
+@example(tail=b"x/../ada")
+@example(tail=b"x%2F..%2Fada")
+@example(tail=b"%2e/ada")
+@example(tail=b"\xff")
+@example(tail=b"%FF")
+@example(tail=b"%C3%A9")
+@example(tail=b"\xc3\xa9")
+@example(tail=b"e%CC%81")
+@example(tail=b"ada;x")
+@example(tail=b"ada&member_id=eve")
+@example(tail=b"ada?member_id=eve")
+def test_a_malformed_address_yields_nothing_but_the_member_it_spells(
+    nearline: LocalNearline, api: Any, tail: bytes
+) -> None:
+    for member in ("ada", "eve", "\ufffd", "\u00e9", "\u00c3\u00a9", "/", "x"):
+        nearline.store.put_ranking(stored_ranking("job_apply", member))
+    for start in (b"/v1/nearline/rankings/job_apply/", b"/v1/nearline/rankings?task=job_apply&member_id="):
+        status, answer = asyncio.run(request_raw(api, start + tail))
+        if status == 200:
+            spelled = tail if b"?" in start else tail.partition(b"?")[0]
+            assert unquote_to_bytes(spelled).decode() == answer["member_id"]
+        else:
+            assert status in (400, 404), answer
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?task=job_apply", "?member_id=ada", "?task=job_apply&member_id=", "?task=&member_id=ada"]
+)
+async def test_an_address_without_an_id_is_refused(http: httpx.AsyncClient, query: str) -> None:
+    answer = await http.get(f"/v1/nearline/rankings{query}")
+    assert answer.status_code == 400, answer.text
+
+
+async def test_addresses_of_earlier_versions_are_still_answered(
+    http: httpx.AsyncClient, nearline: LocalNearline
+) -> None:
+    for member_id in ("ada", "a/b", "a b", ".."):
+        nearline.store.put_ranking(stored_ranking("job_apply", member_id))
+        path = quote(member_id, safe="").replace("..", "%2E%2E")
+        answer = await http.get(f"/v1/nearline/rankings/job_apply/{path}")
+        assert (answer.status_code, answer.json().get("member_id")) == (200, member_id)
 
 
 BAD_EVENTS = [
@@ -231,7 +389,7 @@ async def test_an_invalid_nearline_request_gets_a_message(
 
 
 async def test_reading_a_ranking_of_an_unknown_task_is_an_error(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/v1/nearline/rankings/nothing/ada")
+    answer = await http.get("/v1/nearline/rankings?task=nothing&member_id=ada")
     assert (answer.status_code, answer.json()["error"][:26]) == (400, "task 'nothing' is unknown;")
 
 
@@ -252,6 +410,56 @@ async def test_while_redis_is_down_events_are_accepted_and_rankings_return_503(
     answer = await http.get(RESULT)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert answer.json()["error"].startswith("Redis did not answer (ConnectionError: ")
+
+
+async def test_a_store_that_hangs_delays_neither_events_nor_health_probes(
+    http: httpx.AsyncClient, nearline: LocalNearline
+) -> None:
+    hangs = threading.Event()
+
+    class Store:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(nearline.store, name)
+
+        def ranking(self, task: str, member_id: str) -> None:
+            hangs.wait(20)
+            raise Unavailable("Redis did not answer.")
+
+    nearline.serve(Store())  # type: ignore[arg-type]
+    reads = [asyncio.create_task(http.get(RESULT)) for _ in range(300)]
+    await asyncio.sleep(0.05)
+    start = time.monotonic()
+    for number in range(20):
+        assert (await post_event(http, event_id=str(number))).status_code == 202
+        assert (await http.get("/health")).status_code == 200
+    assert time.monotonic() - start < 5
+    hangs.set()
+    answers = await asyncio.gather(*reads)
+    codes = [answer.json()["code"] for answer in answers]
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(answer.headers["retry-after"] == "2" for answer in answers)
+    assert codes.count("overloaded") >= 30, "more than the pool takes are refused at once"
+    assert codes.count("unavailable") >= 200
+    assert nearline.outbox.counts() == {"accepted": 20}
+
+
+async def test_health_says_that_the_nearline_store_does_not_answer(nearline: LocalNearline) -> None:
+    api = create_app(LocalBackend(nearline.ranker), degraded=lambda: ["nearline"] if nearline.service.problem else [])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+        nearline.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
+        for probe in ("/health", "/ready"):
+            assert (await client.get(probe)).json() == {"status": "ok", "version": 3}
+        nearline.dispatcher.start()
+        until = time.monotonic() + 10
+        while not nearline.service.problem and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        assert nearline.service.problem.startswith("Redis did not answer")
+        for probe in ("/health", "/ready"):
+            answer = await client.get(probe)
+            assert (answer.status_code, answer.json()) == (
+                200,
+                {"status": "ok", "version": 3, "degraded": ["nearline"]},
+            )
 
 
 async def test_a_full_disk_returns_503_and_stores_nothing(http: httpx.AsyncClient, nearline: LocalNearline) -> None:

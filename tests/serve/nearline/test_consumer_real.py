@@ -1,5 +1,6 @@
 """End-to-end nearline tests over HTTP with vLLM: a promotion, and SIGKILL for a busy consumer and for Redis."""
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 
@@ -18,9 +20,13 @@ from brew_platform.storage.base import open_store
 from brew_serve.client import RankClient
 from brew_serve.context.base import MemberContext
 from brew_serve.context.redis import RedisContext
+from brew_serve.http.app import create_app
+from brew_serve.http.backend import LocalBackend
+from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.nearline.dispatcher import DispatchConfig
 from brew_serve.nearline.service import NearlineService
+from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.nearline import EventBatch, NearlineRanking, NearlineRankRequest
 from brew_serve.stores.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 # Celery's own, too
 pytestmark = [*RAY, pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning:kombu")]
 
+JSON = "application/json"
 MEMBERS = ["ada", "new"]
 TASKS = {"job_apply": ["e0", "e2", "e4"], "post_interest": ["e1", "e3"]}
 DISPATCH = DispatchConfig(window=24, most_jobs=4, lost_seconds=4.0, retry_seconds=1.0, poll_seconds=0.1)
@@ -334,4 +341,76 @@ def test_redis_killed_under_load_loses_no_job_and_returns_503(
         assert {error.retry_after for error in refused} == {2.0}
     finally:
         service.close()
+        serve.delete("nearline")
+
+
+@pytest.mark.faults
+async def test_a_hung_redis_delays_neither_events_nor_probes_and_loses_nothing(
+    ray_session: None,
+    version: LoadedVersion,
+    service: RankingService,
+    tables: Tables,
+    history: list,
+    tmp_path: Path,
+    new_redis: Any,
+) -> None:
+    from ray import serve
+
+    RedisContext.build(tables, new_redis.url)
+    config = NearlineConfig(
+        folder=str(tmp_path / "nearline"), redis_url=new_redis.url, threads=2, most_attempts=10, dispatch=DISPATCH
+    )
+    await asyncio.to_thread(serve.run, consumer(config, version, 0.02), name="nearline", route_prefix=None)
+    nearline = NearlineService.open(config, lambda: version.suite)
+    api = create_app(
+        LocalBackend(service),
+        routers=(nearline_router(lambda: nearline),),
+        degraded=lambda: ["nearline"] if nearline.problem else [],
+    )
+    sent: set[str] = set()
+    seconds: dict[str, list[float]] = {"events": [], "health": [], "read": []}
+
+    async def timed(kind: str, call: Any) -> httpx.Response:
+        start = time.monotonic()
+        answer: httpx.Response = await call
+        seconds[kind].append(time.monotonic() - start)
+        return answer
+
+    async def send_events(http: httpx.AsyncClient, name: str) -> None:
+        events = batch(name, 4, len(sent) % 60)
+        answer = await timed(
+            "events", http.post("/v1/events", content=events.model_dump_json(), headers={"content-type": JSON})
+        )
+        assert answer.status_code == 202, answer.text
+        sent.update(event.event_id for event in events.events)
+
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+            await asyncio.to_thread(ask_for_all, nearline)
+            await asyncio.to_thread(until, lambda: nearline.outbox.counts().get("done", 0) >= 4, 60)
+            await send_events(http, "before")
+            new_redis.pause()
+            reads = []
+            for number in range(40):
+                result = "/v1/nearline/rankings?task=job_apply&member_id=ada"
+                reads += [asyncio.create_task(timed("read", http.get(result))) for _ in range(5)]
+                await send_events(http, f"hung{number}")
+                health = await timed("health", http.get("/ready"))
+                assert health.status_code == 200
+                await asyncio.sleep(0.1)
+            assert health.json()["degraded"] == ["nearline"]
+            answers = await asyncio.gather(*reads)
+            assert {answer.status_code for answer in answers} == {503}
+            assert all(float(answer.headers["retry-after"]) > 0 for answer in answers)
+            assert max(seconds["events"]) < 1.0, "an event waits for the disk only"
+            assert max(seconds["health"]) < 0.2
+            assert max(seconds["read"]) < 6.0
+            assert sorted(seconds["read"])[100] < 0.2, "most are refused at once"
+            new_redis.resume()
+            await asyncio.to_thread(until, lambda: all_done(nearline), 120)
+            await asyncio.to_thread(require_every_event_once, nearline, config, sent, len(history))
+            assert (await http.get("/ready")).json().get("degraded", []) == []
+    finally:
+        new_redis.resume()
+        nearline.close()
         serve.delete("nearline")

@@ -9,6 +9,7 @@ import pytest
 from brew_platform.errors import BrewError
 from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_needed
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
+from brew_serve.nearline.job_holds import JobHolds
 from brew_serve.stores.sqlite_file import Unavailable
 
 from ..nearline_service import Fault, Faulty, Killed, LocalNearline, event, rank_job
@@ -106,7 +107,7 @@ def test_an_outcome_is_used_only_after_it_survives_a_crash_of_the_store(nearline
 
 def test_an_unavailable_queue_causes_no_duplicate_sends(nearline: LocalNearline) -> None:
     nearline.accept(*(event(n, member="ada" if n % 2 else "new") for n in range(6)))
-    nearline.fault.set(4, error=Unavailable("the queue is down."))  # after enqueued, settle, bury and claim: send
+    nearline.fault.set(3, error=Unavailable("the queue is down."))  # after enqueued, check and claim: send
     with pytest.raises(Unavailable):
         nearline.dispatcher.step()
     assert nearline.outbox.counts() == {"accepted": 6}
@@ -156,3 +157,126 @@ def test_the_number_of_consumers_follows_the_outbox_depth(nearline: LocalNearlin
     assert policy(None) == (3, {})
     nearline.drain()
     assert policy(None) == (1, {})
+
+
+def test_a_job_that_takes_long_is_sent_once(nearline: LocalNearline) -> None:
+    nearline.accept(rank_job("long"))
+    nearline.dispatcher.step()
+    message = nearline.lane.held.pop()
+    holds = JobHolds(nearline.store, seconds=60.0, job_seconds=1_000.0, clock=lambda: nearline.now)
+    sends, computed = [], nearline.engine.next_token_logprobs
+
+    async def slow(*arguments: Any) -> list[float]:
+        for _ in range(25):  # 500 s: more than lost_seconds, and than all attempts together
+            nearline.now += 20.0
+            holds.renew()
+            sends.append(nearline.dispatcher.step())
+        nearline.engine.next_token_logprobs = computed
+        logprobs: list[float] = await computed(*arguments)
+        return logprobs
+
+    nearline.engine.next_token_logprobs = slow
+    nearline.worker(holds=holds).handle(message.member_id, message.jobs)
+    assert set(sends) == {0}
+    nearline.drain()
+    assert nearline.outbox.counts() == {"done": 1}
+
+
+@pytest.mark.parametrize("hung", [False, True], ids=["killed", "hung"])
+def test_a_job_whose_consumer_ended_or_hangs_is_sent_again(nearline: LocalNearline, hung: bool) -> None:
+    nearline.accept(event(1))
+    nearline.dispatcher.step()
+    nearline.lane.held.clear()
+    holds = JobHolds(nearline.store, seconds=60.0, job_seconds=300.0, clock=lambda: nearline.now)
+    start, sent_after = nearline.now, 0.0
+    with holds.hold(["event:1"]):
+        nearline.store.begin(["event:1"], nearline.now)
+        while not nearline.lane.held and nearline.now < start + 1_000:
+            nearline.now += 5.0
+            if hung:
+                holds.renew()
+            nearline.dispatcher.step()
+            sent_after = nearline.now - start
+    assert (300.0 if hung else 60.0) < sent_after <= (300.0 if hung else 0.0) + 100.0
+
+
+def test_the_thread_renews_holds_until_the_job_ends(nearline: LocalNearline) -> None:
+    renewed: list[list[str]] = []
+
+    class Store:
+        def hold(self, job_ids: Any, seconds: float) -> None:
+            renewed.append(list(job_ids))
+            if len(renewed) == 2:
+                raise Unavailable("down.")
+
+    holds = JobHolds(Store(), seconds=0.03, job_seconds=60.0)  # type: ignore[arg-type]
+    holds.start()
+    with holds.hold(["event:1"]):
+        until = time.monotonic() + 10
+        while len(renewed) < 4 and time.monotonic() < until:
+            time.sleep(0.005)
+    holds.close()
+    assert renewed[:4] == [["event:1"]] * 4
+    count = len(renewed)
+    holds.renew()
+    assert len(renewed) == count, "nothing is held"
+
+
+def test_jobs_stay_open_until_the_replicas_have_their_effects(nearline: LocalNearline) -> None:
+    behind = True
+
+    class Store:
+        settle_seconds = 0.0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(nearline.store, name)
+
+        def confirm(self) -> None:
+            if behind:
+                raise Unavailable("0 replicas have the latest writes.")
+
+    dispatcher = Dispatcher(nearline.outbox, nearline.lane, Store(), clock=lambda: nearline.now)  # type: ignore[arg-type]
+    nearline.accept(event(1), event(2, member="gone"))
+    dispatcher.step()
+    while nearline.lane.held:
+        message = nearline.lane.held.pop()
+        nearline.worker().handle(message.member_id, message.jobs)
+    with pytest.raises(Unavailable):
+        dispatcher.step()
+    assert nearline.outbox.counts() == {"enqueued": 1, "dead": 1}
+    behind = False
+    dispatcher.step()
+    assert nearline.outbox.counts() == {"done": 1, "dead": 1}
+
+
+def test_a_receipt_that_a_failover_lost_is_not_used(nearline: LocalNearline) -> None:
+    """The replica that took over while the writes were confirmed lacks the receipt, and the event."""
+
+    class Store:
+        settle_seconds = 0.0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(nearline.store, name)
+
+        def confirm(self) -> None:
+            nearline.store.forget(["event:1"])
+
+    dispatcher = Dispatcher(nearline.outbox, nearline.lane, Store(), clock=lambda: nearline.now)  # type: ignore[arg-type]
+    nearline.accept(event(1))
+    dispatcher.step()
+    nearline.worker().handle("ada", nearline.lane.held.pop().jobs)
+    dispatcher.step()
+    assert nearline.outbox.counts() == {"enqueued": 1}
+    nearline.drain()
+    assert nearline.outbox.counts() == {"done": 1}
+
+
+def test_dead_letters_are_kept_for_their_time(nearline: LocalNearline) -> None:
+    config = DispatchConfig(keep_seconds=10_000.0, dead_seconds=20_000.0)
+    dispatcher = Dispatcher(nearline.outbox, nearline.lane, nearline.store, config, clock=lambda: nearline.now)
+    nearline.accept(event(1), event(2, member="gone"))
+    nearline.drain()
+    for waited, states in [(5_000.0, {"done": 1, "dead": 1}), (8_000.0, {"dead": 1}), (10_000.0, {})]:
+        nearline.now += waited
+        dispatcher.step()
+        assert nearline.outbox.counts() == states
