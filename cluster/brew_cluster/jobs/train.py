@@ -36,6 +36,7 @@ from brew_train.distributed.context import DistributedContext
 from brew_train.loop import BEST, MODEL, TrainResult
 from brew_train.model.base_model import require_base_model
 from brew_train.ray_launcher import run_on_ray
+from brew_train.validate import require_continuation
 
 __all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]
 
@@ -217,8 +218,9 @@ def _lineage(job: TrainJob, gates: list[Gate]) -> Lineage:
 
 
 def _require_same_origin(job: TrainJob, lineage: Lineage) -> None:
-    """Raise a UserError if the run has a checkpoint that was trained from another model, or on other bins."""
+    """Raise a UserError if the run has a checkpoint of another seed, or other stages, bins or base model."""
     run = Path(job.run)
+    require_continuation(job.train, run, lineage.plan_hashes)
     state, earlier = peek_state(run / CHECKPOINTS), Lineage.read(run)
     if state is not None and earlier is not None:
         trained = [stage.name for stage in job.train.stages[: state.train_state.stage + 1]]
