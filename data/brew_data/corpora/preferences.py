@@ -8,7 +8,7 @@ training documents, where another turn can follow.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -235,7 +235,7 @@ def pairs_from_interactions(
     start_of = np.searchsorted(code_N[order_N], np.arange(len(names) + 1))
     ids = rows["interaction_id"].to_pylist()
 
-    @cache
+    @lru_cache(maxsize=10_000)
     def history(code: int) -> tuple[list[int], list[PastInteraction]]:
         places = order_N[start_of[code] : start_of[code + 1]]
         return places.tolist(), records.history(rows.take(pa.array(places)))

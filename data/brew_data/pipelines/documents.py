@@ -62,7 +62,7 @@ def _corpus(records: Records, rows: pa.Table, suite: TaskSuite) -> Iterator[str]
         yield suite.instruction(task)
     yield from (suite.profile_text(profile) for profile in records.profiles.values())
 
-    @cache
+    @lru_cache(maxsize=100_000)  # popular entities occur again and again
     def entity_text(entity_id: str) -> tuple[str, str]:
         entity = records.entities[entity_id]
         return entity.entity_type, suite.entity_text(entity.entity_type, entity.fields)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache
 
 from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
@@ -10,7 +10,6 @@ from brew_data.prompts.tokenizer import Tokenizer
 __all__ = ["NOTHING_CUT", "Budget", "Cut"]
 
 Ids = tuple[int, ...]
-_RECENT = 256  # texts whose token ids are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,6 @@ class Budget:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # Not the tokenizer's own cache: parts of texts do not repeat. Several steps of a fit encode the same text.
-        self._encode = lru_cache(maxsize=_RECENT)(partial(tokenizer.encode, cached=False))
 
     def fit(
         self, template: RecordTemplate, values: Mapping[str, str], *, limit: int, before: str = "", after: str = ""
@@ -66,6 +63,19 @@ class Budget:
         Returns:
             Token ids, and what was cut.
         """
+        return _Fit(self._tokenizer).fit(template, values, limit=limit, before=before, after=after)
+
+
+class _Fit:
+    """One call of `Budget.fit`. Its steps encode some texts several times; their ids are kept until it ends."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._encode = cache(tokenizer.encode)
+
+    def fit(
+        self, template: RecordTemplate, values: Mapping[str, str], *, limit: int, before: str, after: str
+    ) -> tuple[Ids, Cut]:
         encode = self._encode
 
         def render() -> Ids:

@@ -12,14 +12,17 @@ Surfaces render past interactions; the task renders the candidate (`brew_data.pr
 Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format).
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import Annotated, Protocol, TypeVar
 
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
+from brew_data.prompts.byte_limited_cache import ByteLimitedCache
 from brew_data.prompts.chat import head_ids, question_ids
+from brew_data.prompts.contacts import remove_contacts
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import first_kept, first_possible, hop_limit
 from brew_data.prompts.suite import Action, Outcome, Surface, TaskSpec, TaskSuite
@@ -40,9 +43,10 @@ __all__ = [
 ]
 
 Ids = tuple[int, ...]
+_Shown = tuple[str, tuple[tuple[str, str], ...], str, str]  # type and fields of an entity, texts before and after it
 T = TypeVar("T")
-_SHORTENED = 8_192  # entities whose shortened form is cached
-_LONGEST_CACHED = 4_096  # characters of such an entity: the cache takes 60 MB at most
+_SHORTENED_BYTES = 32 * 2**20  # of the entities whose shortened form is kept
+_LONGEST_SHORTENED = 32 * 2**10  # bytes of such an entity
 
 
 class Watch(Protocol):
@@ -191,7 +195,7 @@ class PromptCompiler:
                     f"{self._head_limit}; shorten the instruction, or raise head_tokens."
                 )
         self._budget = Budget(tokenizer)
-        self._shorten_cached = lru_cache(maxsize=_SHORTENED)(self._shorten)
+        self._shortened = ByteLimitedCache[_Shown, tuple[Ids, Cut]](_SHORTENED_BYTES, entry_limit=_LONGEST_SHORTENED)
         longest = max((len(ids) for labels in self._labels.values() for ids in labels.values()), default=1)
         # A training document of a task that does not follow its surface is a serving prompt, the answer, and <|end|>.
         end = any(not task.follows_surface for task in suite.tasks)
@@ -260,7 +264,7 @@ class PromptCompiler:
         Args:
             task: The task whose instruction is rendered.
             profile: The member's fields by name.
-            own_words: Preferences that the member wrote; they are appended to the task's instruction.
+            own_words: Preferences that the member wrote; they are appended to the task's instruction, without contacts.
 
         Returns:
             Token ids, and what was cut to fit `head_tokens`: own words, and a profile that exceeds half of the tokens
@@ -273,11 +277,11 @@ class PromptCompiler:
 
     def _head(self, task: TaskSpec, profile: Mapping[str, str], own_words: str = "") -> tuple[Ids, Cut]:
         limit, instruction = self._head_limit, self._instructions[task.name]
-        profile_limit = min(limit // 2, limit - len(self.tokenizer.encode(instruction)))
+        instruction_ids = self.tokenizer.encode(instruction, cached=True)
+        profile_limit = min(limit // 2, limit - len(instruction_ids))
         kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=profile_limit)
-        if own_words.strip():
-            instruction = f"{instruction} {own_words.strip()}"
-        instruction_ids = self.tokenizer.encode(instruction, cached=not own_words.strip())
+        if own_words := remove_contacts(own_words.strip()):
+            instruction_ids = self.tokenizer.encode(f"{instruction} {own_words}")
         kept_instruction = instruction_ids[: limit - len(kept_profile)]
         cut += Cut(tokens=len(instruction_ids) - len(kept_instruction))
         return head_ids(self.tokenizer, kept_instruction, kept_profile), cut
@@ -319,21 +323,24 @@ class PromptCompiler:
         template, values = self.suite.entities[entity.entity_type], entity.values
         text = template.render(values)
         before, after = self.suite.question_frame(source, profile, has_entity=bool(text))
-        ids = self.tokenizer.encode(f"{before}{text}{after}")
+        ids = self.tokenizer.encode(f"{before}{text}{after}", cached=True)
         cut = NOTHING_CUT
         if template.max_tokens or len(ids) > self.format.question_tokens - 2:
             shown = tuple((name, values[name]) for name in template.fields if name in values and name in template.shown)
-            is_short = sum(len(value) for _, value in shown) + len(before) <= _LONGEST_CACHED
-            shorten = self._shorten_cached if is_short else self._shorten
-            ids, cut = shorten(entity.entity_type, shown, before, after)
+            ids, cut = self._shorten((entity.entity_type, shown, before, after))
         return question_ids(self.tokenizer, ids), cut
 
-    def _shorten(
-        self, entity_type: str, values: tuple[tuple[str, str], ...], before: str, after: str
-    ) -> tuple[Ids, Cut]:
+    def _shorten(self, shown: _Shown) -> tuple[Ids, Cut]:
         """Render a question whose entity exceeds its budget, or has fields with budgets of their own."""
-        limit = self.format.question_tokens - 2
-        return self._budget.fit(self.suite.entities[entity_type], dict(values), limit=limit, before=before, after=after)
+        fitted = self._shortened.get(shown)
+        if fitted is None:
+            entity_type, values, before, after = shown
+            limit = self.format.question_tokens - 2
+            template = self.suite.entities[entity_type]
+            fitted = self._budget.fit(template, dict(values), limit=limit, before=before, after=after)
+            size = sum(map(sys.getsizeof, (before, after, *chain.from_iterable(values)))) + 40 * len(fitted[0]) + 1_000
+            self._shortened.put(shown, fitted, size=size)
+        return fitted
 
     def turn(self, profile: Mapping[str, object], past: PastInteraction) -> tuple[Ids, Ids, Cut]:
         """Render a past interaction with the question and labels of its surface.

@@ -1,6 +1,7 @@
 """Converts the field values of records to the text that templates show.
 
 Tables, HTTP requests, batch and nearline all use `field_values`, so the same record gives the same prompt everywhere.
+Contacts in text, which would be personal data in a prompt, are removed here too (`brew_data.prompts.contacts`).
 """
 
 import math
@@ -9,6 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from numbers import Integral, Real
 
+from brew_data.prompts.contacts import remove_contacts
 from brew_platform.errors import UserError
 
 __all__ = ["field_text", "field_values"]
@@ -17,7 +19,7 @@ _LARGEST_EXACT = 2**53  # from here on, a float has no fractional digits that ar
 
 
 def field_values(fields: Mapping[str, object]) -> dict[str, str]:
-    """Convert the fields of a record, and leave out the absent ones.
+    """Convert the fields of a record, without contacts, and leave out the absent ones.
 
     The result is a fixed point: converting it again changes nothing.
 
@@ -41,7 +43,7 @@ def field_text(name: str, value: object) -> str:
     | value | text |
     |---|---|
     | null, NaN, blank text, an empty list | absent |
-    | text | runs of white space become one space, because a line break would forge a phrase |
+    | text | contacts are removed; runs of white space become one space, because a line break would forge a phrase |
     | true, false | `yes`, `no` |
     | a number | shortest form: `3` for 3.0, `3.5` for 3.50 |
     | a date, a time | ISO 8601: `2026-01-31`, `2026-01-31 12:00:00` |
@@ -52,12 +54,11 @@ def field_text(name: str, value: object) -> str:
         value: The value from a table or a request.
 
     Raises:
-        UserError: The value is of another type, a list in a list, or an infinite number.
+        UserError: The value is of another type, a list in a list, an infinite number, or text that is not Unicode.
     """
-    if isinstance(value, str):
-        return " ".join(value.split())
     if isinstance(value, list | tuple):
-        return ", ".join(filter(None, (_scalar(f"{name}[{i}]", element) for i, element in enumerate(value))))
+        elements = filter(None, (_scalar(f"{name}[{i}]", element) for i, element in enumerate(value)))
+        return remove_contacts(", ".join(elements))  # one that is spread over elements
     return _scalar(name, value)
 
 
@@ -65,7 +66,7 @@ def _scalar(name: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return " ".join(value.split())
+        return _line(name, value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Integral):
@@ -82,6 +83,15 @@ def _scalar(name: str, value: object) -> str:
         f"field {name!r} holds a value of type {type(value).__name__}, which a prompt cannot show. Use text, a number, "
         f"a truth value, or a list of them; give each part of a nested value a field of its own."
     )
+
+
+def _line(name: str, text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a character, as "\\ud83d"
+            raise UserError(f"field {name!r} is not valid Unicode ({error}). Write it as UTF-8.") from error
+    return remove_contacts(" ".join(text.split()))
 
 
 def _number(name: str, value: float | Decimal) -> str:

@@ -56,11 +56,11 @@ def read_model_tokenizer(folder: Path) -> tuple[str, ControlTokens]:
 
 
 def sanitize(text: str) -> str:
-    """Turn off what cuts, pads, extends or randomizes an encoding, and mark control tokens as special.
+    """Turn off what cuts, pads, extends or randomizes an encoding or loses text, and mark control tokens as special.
 
     A token that is added to the model's vocabulary is text only if it consists of whitespace, as Gemma's runs of line
     breaks and spaces. All others (`<|im_start|>`, `[multimodal]`, `<think>`) are control tokens, whether the file marks
-    them as special or not.
+    them as special or not. So is the token of unknown characters; they are spelled in bytes.
 
     Args:
         text: The content of a `tokenizer.json`.
@@ -69,9 +69,10 @@ def sanitize(text: str) -> str:
         The same text if there is nothing to change.
 
     Raises:
-        UserError: The text is not a tokenizer.
+        UserError: The text is not a tokenizer, or an id belongs to several tokens or a token to several ids.
     """
     data = _parse(text)
+    vocabulary = _vocabulary(data)
     changes: list[bool] = []
 
     def put(where: dict[str, Any], key: str, value: object) -> None:
@@ -83,6 +84,12 @@ def sanitize(text: str) -> str:
         put(data, name, None)
     if data["model"].get("dropout") is not None:
         put(data["model"], "dropout", None)
+    if "<0x00>" in vocabulary:
+        put(data["model"], "byte_fallback", True)
+    unknown = _unknown_token(data["model"])
+    if unknown in vocabulary and unknown not in {token["content"] for token in data["added_tokens"]}:
+        data["added_tokens"].append(_added_token(unknown, vocabulary[unknown]))
+        changes.append(True)
     for token in data["added_tokens"]:
         whitespace = not token["content"].replace("\u2581", " ").strip()
         if not whitespace or token.get("lstrip") or token.get("rstrip"):
@@ -102,13 +109,40 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _vocabulary(data: dict[str, Any]) -> dict[str, int]:
+    """Return the ids by token, those of added tokens included.
+
+    Raises:
+        UserError: The vocabulary is malformed, or an id belongs to several tokens or a token to several ids.
+    """
     try:
         vocabulary = data["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: pairs of token and score, in the order of the ids
             vocabulary = {token: id_ for id_, (token, _) in enumerate(vocabulary)}
-        return {**vocabulary, **{token["content"]: token["id"] for token in data["added_tokens"]}}
+        tokens: dict[str, int] = dict(vocabulary)
+        owners = {id_: token for token, id_ in tokens.items()}
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"the {FILE} has a malformed vocabulary. Replace it with that of the model.") from error
+    shared = [f"{owners[id_]!r} and {token!r}" for token, id_ in tokens.items() if owners[id_] != token]
+    for token in data["added_tokens"]:
+        content, id_ = token["content"], token["id"]
+        if tokens.setdefault(content, id_) != id_ or owners.setdefault(id_, content) != content:
+            shared.append(f"{owners.get(id_, content)!r} and {content!r}")
+    if shared:
+        raise UserError(
+            f"the {FILE} gives one id to several tokens, or several ids to one token ({shared[0]}), so its ids are "
+            f"ambiguous. Replace it with that of the model."
+        )
+    return tokens
+
+
+def _unknown_token(model: dict[str, Any]) -> str | None:
+    """The token that stands for characters that the vocabulary lacks."""
+    if model.get("unk_id") is not None:
+        try:
+            return str(model["vocab"][model["unk_id"]][0])
+        except (IndexError, KeyError, TypeError):
+            return None
+    return model.get("unk_token")
 
 
 def _added_token(content: str, id_: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from brew_data.prompts.chat import chat_ids
 from brew_data.prompts.control_tokens import TOKEN_FAMILIES, ControlTokens, choose_control_tokens
-from brew_data.prompts.tokenizer import CACHE_BYTES, Tokenizer, TokenizerConfig
+from brew_data.prompts.tokenizer import Tokenizer, TokenizerConfig
 from brew_platform.errors import ConfigError, UserError
 
 from ...base_tokenizers import FAMILIES, make_base_tokenizer
@@ -222,6 +222,36 @@ def without_bytes(content: Content) -> None:
     content["model"] |= {"vocab": {t: i for t, i in vocabulary.items() if t not in ("<0x41>", "\u0100")}, "merges": []}
 
 
+def without_fallback(content: Content) -> None:
+    content["model"] |= {"byte_fallback": False, "fuse_unk": False}
+
+
+def without_unknown(content: Content) -> None:
+    """Characters that the vocabulary lacks would be dropped."""
+    content["model"] |= {"byte_fallback": False, "unk_token": None}
+
+
+def unknown_as_text(content: Content) -> None:
+    """The token of unknown characters is no added token, so that nothing marks it as special."""
+    vocabulary = content["model"]["vocab"]
+    if content["model"]["unk_token"] is None:
+        vocabulary["<unk>"] = 1000
+        content["model"]["unk_token"] = "<unk>"
+    content["model"]["byte_fallback"] = False
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<unk>"]
+
+
+def decoded_to_a_marker(content: Content) -> None:
+    """The decoder writes a marker; text that a decoder writes is encoded like any other."""
+    replace = {"type": "Replace", "pattern": {"String": "\u2603"}, "content": markers(content)[0]}
+    content["decoder"] = {"type": "Sequence", "decoders": [content["decoder"], replace]}
+
+
+def flags_of_words(content: Content) -> None:
+    for token in content["added_tokens"]:
+        token |= {"single_word": True, "lstrip": True, "normalized": True, "special": False}
+
+
 def _normalize(content: Content, normalizer: Content) -> None:
     before = content["normalizer"]
     content["normalizer"] = {"type": "Sequence", "normalizers": [normalizer, *([before] if before else [])]}
@@ -236,6 +266,7 @@ def _isolated(content: Content, words: list[str]) -> Content:
 
 HARMLESS: list[Callable[[Content], None]] = [
     truncated, padded, post_processed, not_special, not_special_and_greedy, another_role_as_text, dropped_merges,
+    without_fallback, without_unknown, unknown_as_text, flags_of_words,
 ]  # fmt: skip
 REWRITING: list[Callable[[Content], None]] = [
     normalized_to_a_marker, normalized_before_matching, merged_to_a_marker, whole_words_from_the_vocabulary,
@@ -271,7 +302,7 @@ def test_no_text_yields_a_control_id_and_no_text_is_lost(
         ids = tokenizer.encode(text)
         assert tokenizer.control_ids.isdisjoint(ids)
         assert all(0 <= id_ < tokenizer.vocabulary_size for id_ in ids)
-        assert tokenizer.encode(text, cached=False) == ids
+        assert tokenizer.encode(text, cached=True) == ids
         if change in HARMLESS:
             assert tokenizer.decode(ids) == plain.decode(plain.encode(text))
         if change is normalized_to_a_marker and "\u2603" in text:
@@ -320,6 +351,51 @@ def test_a_tokenizer_that_cannot_spell_every_byte_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="has no token for each byte, so it cannot encode every text"):
         load(tampered(contents[family], without_bytes), tmp_path)
+
+
+def same_id_for_two_roles(content: Content) -> None:
+    first, second = (t for t in content["added_tokens"] if t["content"] in markers(content)[:2])
+    second["id"] = first["id"]
+
+
+def id_of_a_word(content: Content) -> None:
+    model = content["model"]["vocab"]
+    ordinary = next(token for token in model if token not in {t["content"] for t in content["added_tokens"]})
+    model[ordinary] = content["added_tokens"][0]["id"]
+
+
+def two_ids(content: Content) -> None:
+    content["added_tokens"].append(content["added_tokens"][0] | {"id": 5_000})
+
+
+def shared_id_of_words(content: Content) -> None:
+    model = content["model"]["vocab"]
+    *_, first, second = (t for t in model if len(t) > 3)
+    model[second] = model[first]
+
+
+@pytest.mark.parametrize(
+    "change", [same_id_for_two_roles, id_of_a_word, two_ids, shared_id_of_words], ids=lambda change: change.__name__
+)
+def test_ids_that_are_not_of_one_token_are_refused(
+    change: Callable[[Content], None], family: str, contents: dict[str, Content], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="one id to several tokens, or several ids to one token"):
+        load(tampered(contents[family], change), tmp_path)
+
+
+def test_a_decoder_that_writes_a_marker_does_not_open_a_turn(
+    family: str, contents: dict[str, Content], tmp_path: Path
+) -> None:
+    tokenizer = load(tampered(contents[family], decoded_to_a_marker), tmp_path)
+    written = tokenizer.decode(tokenizer.encode("a \u2603"))
+    assert tokenizer.control_ids.isdisjoint(tokenizer.encode(written))
+
+
+def test_half_of_a_character_is_refused(tokenizer: Tokenizer) -> None:
+    for text in ("a\ud83d", "a\ud83d" * 20_000):
+        with pytest.raises(UserError, match="half of a surrogate pair"):
+            tokenizer.encode(text)
 
 
 def test_a_file_with_other_text_settings_gives_the_same_prompts(
@@ -405,17 +481,18 @@ def test_tokenizer_settings_out_of_range_are_refused() -> None:
 # --- cache ---
 
 
-def test_the_cache_has_a_limit_in_bytes_and_does_not_keep_texts_of_requests(
+def test_the_cache_stays_within_its_bytes_and_keeps_no_text_unless_the_caller_says_so(
     contents: dict[str, Content], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("brew_data.prompts.tokenizer.CACHE_BYTES", 20_000)
     tokenizer = Tokenizer(json.dumps(contents["llama3"]), TOKEN_FAMILIES["Llama 3"])
     kept = tokenizer._cache
-    assert tokenizer.encode("nurse", cached=False) == tokenizer.encode("nurse")
-    assert list(kept) == ["nurse"]
-    assert CACHE_BYTES == 64 * 2**20
-    monkeypatch.setattr("brew_data.prompts.tokenizer.CACHE_BYTES", 10_000)
+    assert tokenizer.encode("nurse") == tokenizer.encode("nurse", cached=True)
+    assert (len(kept), kept.get("nurse")) == (1, tokenizer.encode("nurse"))
     for number in range(300):
-        assert tokenizer.encode(f"text {number}") == tokenizer.encode(f"text {number}", cached=False)
-        assert len(tokenizer._cache) < 50
-    tokenizer.encode("long " * 5_000)
-    assert all(len(text) < 100 for text in tokenizer._cache)
+        assert tokenizer.encode(f"text {number}", cached=True) == tokenizer.encode(f"text {number}")
+        assert kept.bytes <= 20_000
+    assert 1 < len(kept) < 300
+    tokenizer.encode("long " * 50_000, cached=True)
+    assert kept.get("text 299") is not None
+    assert kept.get("long " * 50_000) is None

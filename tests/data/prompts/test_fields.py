@@ -23,7 +23,19 @@ SCALARS = st.one_of(
 
 
 @pytest.mark.parametrize(
-    "absent", [None, "", "  \t\n", "\u2003", float("nan"), Decimal("nan"), [], [None, " ", float("nan")]]
+    "absent",
+    [
+        None,
+        "",
+        "  \t\n",
+        "\u2003",
+        "ana@example.com",
+        ["+1 202-555-0142"],
+        float("nan"),
+        Decimal("nan"),
+        [],
+        [None, " ", float("nan")],
+    ],
 )
 def test_absent_values_are_left_out(absent: object) -> None:
     assert field_values({"title": absent, "company": "acme"}) == {"company": "acme"}
@@ -53,6 +65,9 @@ def test_absent_values_are_left_out(absent: object) -> None:
         (["care", " law ", "", None, "go\nup"], "care, law, go up"),
         (("a",), "a"),
         ([1.0, True], "1, yes"),
+        ("nurse, mail ana@example.com", "nurse, mail"),
+        (["care", "ana@example.com", "law"], "care, law"),
+        ("2001: A Space Odyssey (1968)", "2001: A Space Odyssey (1968)"),
     ],
 )
 def test_values_have_one_text(value: object, text: str) -> None:
@@ -68,6 +83,8 @@ def test_values_have_one_text(value: object, text: str) -> None:
         (b"bytes", "type bytes"),
         ({"a"}, "type set"),
         (float("inf"), "field 'skills' is inf, which is not a finite number"),
+        ("a\ud83d", "field 'skills' is not valid Unicode"),
+        (["a", "\udc80"], r"field 'skills\[1\]' is not valid Unicode"),
         ([-np.inf], r"field 'skills\[0\]' is -inf"),
     ],
 )

@@ -1,0 +1,123 @@
+"""Finds and removes contacts in text: e-mail addresses, telephone numbers, and links with an identifier.
+
+The patterns are our own. Libraries that find names and places too (presidio, scrubadub) load language models and take
+milliseconds per text; `phonenumbers` needs the country of numbers that are written without one.
+
+Prices, years, dates, scores, ids and names such as `booking.com` are not contacts. A number of ten digits that stands
+alone is kept: it is an id more often than a telephone number.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+__all__ = ["EMAIL", "LINK", "PHONE", "remove_contacts"]
+
+EMAIL, PHONE, LINK = "e-mail addresses", "telephone numbers", "links"
+
+# Few texts match; only these are searched for contacts.
+_HINT = re.compile(r"[@\uff20]|/|\bat ?[])}>]|skype:|(?:\d\D{0,5}){6}\d", re.IGNORECASE)
+
+# A quantifier that ends with `+` does not backtrack, so that no text takes quadratic time.
+_LOCAL = r"[\w.+%&'~!#$*=-]"
+_AT = r"(?:[@\uff20]|\ ?[\[({<]\ ?(?:at|@)\ ?[\])}>]\ ?)"
+_DOT = r"(?:[.\uff0e]|\ ?[\[({<]\ ?(?:dot|\.)\ ?[\])}>]\ ?)"
+_EMAIL = re.compile(
+    rf"(?:mailto:)?(?<!{_LOCAL}){_LOCAL}++{_AT}(?:[\w-]++{_DOT})+[^\W\d_][\w-]*+",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_PROFILE_HOSTS = (
+    "linkedin.com", "lnkd.in", "xing.com", "github.com", "gitlab.com", "facebook.com", "fb.com", "instagram.com",
+    "twitter.com", "x.com", "threads.net", "tiktok.com", "youtube.com", "medium.com", "t.me", "telegram.me", "wa.me",
+    "linktr.ee", "calendly.com", "signal.me",
+)  # fmt: skip
+_TAIL = r"[^\s<>\"]*[^\s<>\".,;:!?)\]}']"  # the end of a link, without the punctuation of the sentence
+_LINK = re.compile(
+    rf"""(?:
+        (?:(?:https?|ftp)://|(?<![\w.-])www\.)[^\s/?\#<>"]++[/?\#]{_TAIL}
+      | (?<![\w.@-])(?:[\w-]++\.)*?(?:{"|".join(map(re.escape, _PROFILE_HOSTS))})/{_TAIL}
+      | \bskype:{_TAIL}
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_GAP = r"(?:\ ?[-./\u2010-\u2013]\ ?|\ )"  # between groups of digits
+_DIGIT = rf"{_GAP}?\(?\d(?:\)(?={_GAP}?\d))?"
+_ALONE, _END = r"(?<![\w+.,\#$\u20ac\u00a3\u00a5/-])", r"(?!\w|[-.,/]\d)"
+_INTERNATIONAL = re.compile(rf"(?<![\w+-])\(?\+\ ?[1-9]\)?(?:{_DIGIT}){{7,14}}(?!\w)", re.VERBOSE)
+_NORTH_AMERICAN = re.compile(
+    rf"{_ALONE}(?:1[-.\ ])?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[-.\ ])[2-9]\d\d[-.\ ]\d{{4}}{_END}", re.VERBOSE
+)
+_NATIONAL = re.compile(rf"{_ALONE}(?:\(0\d{{1,5}}\)\ ?|0\d{{1,5}}{_GAP})\d(?:{_GAP}?\d){{4,11}}{_END}", re.VERBOSE)
+_CUED = re.compile(
+    rf"""\b(?:tel|telephone|telefon|phone|call|mobile|mobil|cell|fax|whatsapp|sms|handy|hotline)\b[.:\ ]*+
+        (?:(?:me|us|on|at|no|nr|number|under|is)\b[.:\ ]*+){{0,3}}
+        (?P<number>\(?\d\)?(?:{_DIGIT}){{6,14}}){_END}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_THOUSANDS = re.compile(r"\+?[1-9]\d{0,2}([ .])\d{3}(?:\1\d{3})?")
+_DATE = re.compile(r"(?<!\d)(?:\d{1,2}([-./ ])\d{1,2}\1(?:19|20)\d\d|(?:19|20)\d\d([-./ ])\d{1,2}\2\d{1,2})(?!\d)")
+_YEARS = re.compile(rf"(?:19|20)\d\d(?:{_GAP}(?:19|20)\d\d)*", re.VERBOSE)
+
+
+_COMMAS = re.compile(r" ?,(?: ?,)*")
+
+
+def _is_phone(number: str) -> bool:
+    """Whether digits in the form of a telephone number are not an amount, a date or years."""
+    return not (_THOUSANDS.fullmatch(number) or _DATE.search(number) or _YEARS.fullmatch(number))
+
+
+def _is_national(number: str) -> bool:
+    return sum(character.isdecimal() for character in number) >= 9 and _is_phone(number)
+
+
+def _always(match: str) -> bool:
+    return True
+
+
+_KINDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
+    (LINK, _LINK, _always),
+    (EMAIL, _EMAIL, _always),
+    (PHONE, _INTERNATIONAL, _is_phone),
+    (PHONE, _NORTH_AMERICAN, _is_phone),
+    (PHONE, _NATIONAL, _is_national),
+    (PHONE, _CUED, _is_phone),
+)
+
+
+def remove_contacts(text: str, counts: Counter[str] | None = None) -> str:
+    """Remove the contacts from a line of text. Applying it twice changes nothing more.
+
+    Args:
+        text: Without line breaks and repeated spaces.
+        counts: Receives the number of contacts that were removed, by kind: `EMAIL`, `PHONE`, `LINK`.
+
+    Returns:
+        The text without its contacts and without repeated spaces; the same text if it has none.
+    """
+    if _HINT.search(text) is None:
+        return text
+    while True:
+        before = text
+        for kind, pattern, is_contact in _KINDS:
+            text, count = _remove(text, pattern, is_contact)
+            if counts is not None and count:
+                counts[kind] += count
+        if text == before:
+            return text
+        # A removal can join the parts of another contact, and leaves the commas of a list.
+        text = _COMMAS.sub(",", " ".join(text.split())).strip(" ,")
+
+
+def _remove(text: str, pattern: re.Pattern[str], is_contact: Callable[[str], bool]) -> tuple[str, int]:
+    kept: list[str] = []
+    end = 0
+    for match in pattern.finditer(text):
+        group = "number" if "number" in pattern.groupindex else 0
+        if is_contact(match[group]):
+            kept.append(text[end : match.start(group)])
+            end = match.end(group)
+    return (" ".join([*kept, text[end:]]), len(kept)) if kept else (text, 0)
