@@ -19,8 +19,18 @@ _EVENT = ["member_id", "entity_id", "surface", "action", "timestamp"]
 
 
 def check_tables(tables: Tables, suite: TaskSuite) -> list[Problem]:
-    """Compare surfaces, actions, entity types and fields of the tables with those that the suite knows."""
-    return [*_interaction_problems(tables, suite), *_type_problems(tables, suite), *_field_problems(tables, suite)]
+    """Compare surfaces, actions, entity types and fields of the tables with those that the suite knows.
+
+    Args:
+        tables: From `clean_tables`.
+        suite: The suite.
+    """
+    return [
+        *_interaction_problems(tables, suite),
+        *_type_problems(tables, suite),
+        *_field_problems(tables, suite),
+        *_text_problems(tables),
+    ]
 
 
 def null_shares(tables: Tables) -> dict[str, float]:
@@ -110,6 +120,27 @@ def _field_problems(tables: Tables, suite: TaskSuite) -> list[Problem]:
             elif (share := shares[f"{table}.{name}"]) > WARNING_SHARE:
                 message = f"the field {name!r} of {place} is absent in {share:.0%} of the rows."
                 problems.append(Problem(table=table, message=message, is_error=False))
+    return problems
+
+
+def _text_problems(tables: Tables) -> list[Problem]:
+    """Find ids that are contacts, and texts that another program decoded with the wrong encoding."""
+    problems = []
+    for table, key, column in (("members", "member_id", "profile"), ("entities", "entity_id", "fields")):
+        rows: pa.Table = getattr(tables, table)
+        contacts = pc.sum(pc.match_substring(rows[key], "@")).as_py() or 0
+        if contacts:
+            message = f"{key} has an @: an e-mail address as an id is personal data. Replace ids by their hashes."
+            problems.append(Problem(table=table, message=message, count=contacts, is_error=False))
+        for field in rows.schema.field(column).type:
+            if pa.types.is_string(field.type):
+                broken = pc.match_substring(pc.struct_field(rows[column], field.name), "\ufffd")
+                if count := pc.sum(broken).as_py():
+                    message = (
+                        f"the field {field.name!r} has the replacement character U+FFFD: the text was decoded with the "
+                        f"wrong encoding before. Export it again."
+                    )
+                    problems.append(Problem(table=table, message=message, count=count, is_error=False))
     return problems
 
 

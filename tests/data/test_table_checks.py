@@ -49,6 +49,17 @@ def test_unknown_surfaces_and_actions_are_counted(tables: Tables, suite: TaskSui
     )
 
 
+def test_ids_that_are_contacts_and_broken_texts_are_warnings(tables: Tables, suite: TaskSuite) -> None:
+    members = column(tables.members, "member_id", lambda id_: f"{id_}@example.com" if id_.endswith("1") else id_)
+    rows = column(tables.interactions, "member_id", lambda id_: f"{id_}@example.com" if id_.endswith("1") else id_)
+    titles = [row | {"title": "caf\ufffd"} if i < 3 else row for i, row in enumerate(members["profile"].to_pylist())]
+    members = members.set_column(members.column_names.index("profile"), "profile", pa.array(titles))
+    changed = replace(tables, members=members, interactions=rows)
+    found = {p.message[:24]: p.count for p in check_tables(changed, suite) if p.table == "members" and not p.is_error}
+    assert found == {"member_id has an @: an e-": 2, "the field 'title' has th": 3}
+    assert not [p for p in check_tables(tables, suite) if p.table in ("members", "entities") and "@" in p.message]
+
+
 def test_repeated_interactions_are_a_warning(tables: Tables, suite: TaskSuite) -> None:
     rows = tables.interactions
     first = rows.slice(0, 2)

@@ -16,6 +16,7 @@ from brew_data.schema import Tables, micros
 from brew_data.sources.base import Source
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split
+from brew_data.table_cleaning import ContactCounts
 from brew_platform.config import config_digest
 from brew_platform.files import replace_atomically
 from brew_platform.provenance import source_commit
@@ -33,6 +34,7 @@ def dataset_card(
     suite: TaskSuite,
     split: Split,
     quarantine: Quarantine,
+    contacts: ContactCounts,
     prompt_digest: str,
     plans: dict[str, BinsPlan],
     seconds: dict[str, float],
@@ -46,6 +48,7 @@ def dataset_card(
         suite: The suite of its prompts.
         split: The cut in time.
         quarantine: The rows that were left out.
+        contacts: The rows of which contacts were removed, by field and kind.
         prompt_digest: Of the `PromptBundle`.
         plans: The plan of each folder of bins.
         seconds: Seconds of each phase.
@@ -75,6 +78,7 @@ def dataset_card(
         "actions": _actions(tables.interactions),
         "tasks": _tasks(tables.interactions, suite, split),
         "quarantined": quarantine.counts(),
+        "contacts_removed": contacts,
         "bins": {name: _figures(plan) for name, plan in plans.items()},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
@@ -165,6 +169,13 @@ def _markdown(card: dict[str, Any]) -> str:
         for reason, count in counts.items()
     ]
     lines += ["| table | reason | rows |", "|---|---|---|", *reasons] if reasons else ["None."]
+    lines += ["", "## Removed contacts", ""]
+    removed = [
+        f"| {name} | {kind} | {count:,} |"
+        for name, kinds in card["contacts_removed"].items()
+        for kind, count in kinds.items()
+    ]
+    lines += ["| field | contacts | rows |", "|---|---|---|", *removed] if removed else ["None."]
     lines += ["", "## Input files", ""]
     lines += [f"- {item['file']}, sha256 {item['sha256']}" for item in card["inputs"]] or ["None."]
     return "\n".join(lines) + "\n"
