@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from brew_data.sources.values import EARLIEST_TIME, LATEST_TIME, LONGEST_ID, find_unwritable, has_text
 from brew_platform.errors import DataError
 
 __all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "micros", "read_table", "read_tables", "write_tables"]
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-# `profile` and `fields` are structs whose children differ by source; the others are fixed.
+# `profile` and `fields` are structs whose children differ by source; the others are fixed. A child has a type with a
+# text form (`brew_data.sources.values.has_text`); prompts show the text.
 MEMBERS = {"member_id": pa.string(), "profile": pa.struct, "locale": pa.string(), "opted_out": pa.bool_()}
 ENTITIES = {"entity_id": pa.string(), "entity_type": pa.string(), "created_at": TIMESTAMP, "fields": pa.struct}
 INTERACTIONS = {
@@ -35,8 +37,9 @@ class Tables:
     """The tables of one source. They are checked on construction.
 
     Args:
-        members: Columns member_id, profile (struct of strings), locale, opted_out.
-        entities: Columns entity_id, entity_type, created_at, fields (struct of strings; a field that a type does not
+        members: Columns member_id, profile (struct of strings, numbers, booleans, dates, or lists of them), locale,
+            opted_out.
+        entities: Columns entity_id, entity_type, created_at, fields (a struct as above; a field that a type does not
             have is null).
         interactions: Columns interaction_id, member_id, entity_id, surface, action, timestamp. Rows are sorted by
             timestamp.
@@ -44,7 +47,9 @@ class Tables:
             is a separate table, so that it never reaches a prompt.
 
     Raises:
-        DataError: A column is missing or has another type, an id is null, repeated or unknown, or rows are not sorted.
+        DataError: A column is missing or has another type, a text is not UTF-8, a field has no text form or an infinite
+            number, an id is null, blank, too long, repeated or unknown, a time is not in the years 1800 to 2099, a
+            probability is not one, or rows are not sorted.
     """
 
     members: pa.Table
@@ -61,6 +66,8 @@ class Tables:
             ("entities", self.entities, "entity_id"),
             ("interactions", self.interactions, "interaction_id"),
         ]:
+            if key != "interaction_id":
+                _check_ids(name, table[key], key)
             if pc.count_distinct(table[key], mode="all").as_py() != table.num_rows:
                 raise DataError(f"table {name}: {key} is repeated, but must be unique. Remove the repeated rows.")
         _check_known("member_id", self.interactions, self.members)
@@ -68,8 +75,19 @@ class Tables:
         times = self.interactions["timestamp"]
         if len(times) > 1 and pc.any(pc.less(times.slice(1), times.slice(0, len(times) - 1))).as_py():
             raise DataError("table interactions: rows are not sorted by timestamp. Sort them before writing.")
+        _check_times("interactions", self.interactions, "timestamp")
+        _check_times("entities", self.entities, "created_at")
+        _check_fields("members", self.members, "member_id", "profile")
+        _check_fields("entities", self.entities, "entity_id", "fields")
         if self.oracle is not None:
             _check_columns("oracle", self.oracle, ORACLE)
+            probability = self.oracle["probability"]
+            right = pc.and_(pc.greater_equal(probability, 0.0), pc.less_equal(probability, 1.0))
+            if (row := pc.index(right, False).as_py()) >= 0:
+                raise DataError(
+                    f"table oracle: row {row} has the probability {probability[row].as_py()}, which is not a number "
+                    f"from 0 to 1. Correct it."
+                )
 
 
 def _check_columns(name: str, table: pa.Table, columns: dict) -> None:
@@ -88,6 +106,49 @@ def _check_columns(name: str, table: pa.Table, columns: dict) -> None:
             raise DataError(f"table {name}: column {column!r} is {actual}, but {expected} is needed. Cast it.")
         if table[column].null_count:
             raise DataError(f"table {name}: column {column!r} has {table[column].null_count} empty values. Fill them.")
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"table {name} has text that is not UTF-8 ({error}). Write the table again.") from error
+
+
+def _check_ids(name: str, ids: pa.ChunkedArray, key: str) -> None:
+    length = pc.utf8_length(pc.utf8_trim_whitespace(ids))
+    bad = pc.or_(pc.equal(length, 0), pc.greater(pc.utf8_length(ids), LONGEST_ID))
+    if (row := pc.index(bad, True).as_py()) >= 0:
+        raise DataError(
+            f"table {name}: row {row} has the {key} {ids[row].as_py()[:80]!r}, but an id has 1 to {LONGEST_ID} "
+            f"characters and is not blank. Correct it."
+        )
+
+
+def _check_times(name: str, table: pa.Table, column: str) -> None:
+    micros_N = table[column].cast(pa.int64())
+    right = pc.and_(pc.greater_equal(micros_N, EARLIEST_TIME), pc.less(micros_N, LATEST_TIME))
+    if (row := pc.index(right, False).as_py()) >= 0:
+        raise DataError(
+            f"table {name}: row {row} has the {column} {micros_N[row].as_py()}, which is not in the years 1800 to 2099 "
+            f"in microseconds since 1970, UTC. Correct the unit."
+        )
+
+
+def _check_fields(name: str, table: pa.Table, key: str, column: str) -> None:
+    kind = table.schema.field(column).type
+    names = [field.name for field in kind]
+    for index, field in enumerate(kind):
+        if names.count(field.name) > 1:
+            raise DataError(f"table {name}: {column} has the field {field.name!r} more than once. Rename the copies.")
+        if not has_text(field.type):
+            raise DataError(
+                f"table {name}: the field {field.name!r} of {column} is of type {field.type}, which a prompt cannot "
+                f"show. Use text, numbers, booleans, dates, or a list of them; give each part of a nested value a "
+                f"field of its own."
+            )
+        for row, (reason, value) in find_unwritable(pc.struct_field(table[column], [index])).items():
+            raise DataError(
+                f"table {name}, {table[key][row].as_py()!r}: the field {field.name!r} of {column} is {value}, which "
+                f"{reason}. Leave it out, or write another value."
+            )
 
 
 def _check_known(key: str, interactions: pa.Table, owner: pa.Table) -> None:

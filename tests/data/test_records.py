@@ -42,8 +42,16 @@ def test_fields_are_converted_and_absent_ones_left_out() -> None:
 @pytest.mark.parametrize(
     ("profile", "fields", "message"),
     [
-        ({"job": {"title": "x"}}, {"a": "b"}, "table members, 'ada': field 'job' holds a value of type dict"),
-        ({"a": "b"}, {"pay": float("inf")}, "table entities, 'j1': field 'pay' is inf, which is not a finite"),
+        (
+            {"job": {"title": "x"}},
+            {"a": "b"},
+            "table members: the field 'job' of profile is of type struct<title: string>, which a prompt",
+        ),
+        (
+            {"a": "b"},
+            {"pay": float("inf")},
+            "table entities, 'j1': the field 'pay' of fields is inf, which is not a finite",
+        ),
     ],
 )
 def test_a_value_that_a_prompt_cannot_show_is_refused_with_its_row(

@@ -113,6 +113,65 @@ def test_an_interaction_of_an_unknown_id_is_refused_with_its_first_row(key: str,
         tables(interactions=with_column(tables().interactions, key, values))
 
 
+@pytest.mark.parametrize(("name", "key"), [("members", "member_id"), ("entities", "entity_id")])
+@pytest.mark.parametrize("id_", ["", " \t", "x" * 201])
+def test_an_id_that_no_request_can_name_is_refused(name: str, key: str, id_: str) -> None:
+    changed = with_column(getattr(tables(), name), key, ["a", id_])
+    with pytest.raises(DataError, match=f"table {name}: row 1 has the {key} .* an id has 1 to 200 characters"):
+        tables(**{name: changed, "interactions": tables().interactions.slice(0, 0)})
+
+
+@pytest.mark.parametrize(("name", "column"), [("interactions", "timestamp"), ("entities", "created_at")])
+@pytest.mark.parametrize("moment", [881_250_949_000_000_000, -(2**60)])
+def test_a_time_of_another_unit_is_refused(name: str, column: str, moment: int) -> None:
+    table = getattr(tables(), name)
+    changed = with_column(table, column, pa.array([moment] * table.num_rows, TIMESTAMP))
+    with pytest.raises(
+        DataError, match=f"row 0 has the {column} {moment}, which is not in the years 1800 to 2099 in micro"
+    ):
+        tables(**{name: changed})
+
+
+@pytest.mark.parametrize(("name", "column"), [("members", "profile"), ("entities", "fields")])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([{"pay": 1.0}, {"pay": float("inf")}], "'(m2|e2)': the field 'pay' .* is inf, which is not a finite number"),
+        ([{"pay": [1.0]}, {"pay": [float("-inf")]}], "'(m2|e2)': the field 'pay' .* is -inf"),
+        (
+            [{"job": {"a": 1}}, {"job": {"a": 2}}],
+            r"the field 'job' .* is of type struct<a: int64>, which a prompt cannot",
+        ),
+        ([{"job": [["a"]]}, {"job": None}], "the field 'job' .* is of type list<.*>, which a prompt cannot show"),
+        ([{"job": b"a"}, {"job": None}], "the field 'job' .* is of type binary, which a prompt cannot show"),
+    ],
+)
+def test_a_field_that_a_prompt_cannot_show_is_refused(name: str, column: str, values: list, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        tables(**{name: with_column(getattr(tables(), name), column, values)})
+
+
+def test_a_field_that_occurs_twice_is_refused() -> None:
+    struct = pa.StructArray.from_arrays([pa.array(["a", "b"])] * 2, names=["x", "x"])
+    with pytest.raises(DataError, match="profile has the field 'x' more than once"):
+        tables(members=with_column(tables().members, "profile", struct))
+
+
+def test_text_that_is_not_utf_8_is_refused() -> None:
+    raw = pa.array([b"caf\xe9", b"b"])
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    struct = pa.StructArray.from_arrays([text], names=["title"])
+    with pytest.raises(DataError, match="table members has text that is not UTF-8"):
+        tables(members=with_column(tables().members, "profile", struct))
+
+
+@pytest.mark.parametrize("probability", [float("nan"), -0.1, 1.5])
+def test_a_probability_out_of_range_is_refused(probability: float) -> None:
+    oracle = with_column(tables().oracle, "probability", [0.5, probability, 0.0])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="table oracle: row 1 has the probability"):
+        tables(oracle=oracle)
+
+
 def test_rows_out_of_order_are_refused_and_equal_moments_are_not() -> None:
     good = tables().interactions
     assert micros(good).to_pylist() == [10, 10, 20]

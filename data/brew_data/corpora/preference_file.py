@@ -7,7 +7,7 @@ A row states that `chosen` is a better answer to `prompt` than `rejected`. The c
 The columns `instruction` (the system message) and `profile` (of the member) are optional; see docs/preferences.md.
 """
 
-import json
+import codecs
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from brew_data.sources.file_formats import load_json
 from brew_platform.errors import DataError, UserError
 
 __all__ = ["Preference", "read_preferences"]
@@ -100,7 +101,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
                 continue
             origin = f"{path}, line {number}"
             try:
-                values = json.loads(line.decode())
+                values = load_json(line.removeprefix(codecs.BOM_UTF8).decode())
             except UnicodeDecodeError as error:
                 raise DataError(f"{origin} is not UTF-8 ({error}). Write the file as UTF-8.") from error
             except (ValueError, RecursionError) as error:

@@ -11,11 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-import yaml
-
 from brew_data.prompts.fields import field_values
-from brew_data.prompts.templates import Phrase, Question, RecordTemplate
-from brew_platform.config import load_config
+from brew_data.prompts.templates import Phrase, Question, RecordTemplate, check_literal
+from brew_platform.config import load_config, parse_yaml
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Settings
 
@@ -33,7 +31,6 @@ __all__ = [
 
 FORMAT_VERSION = 3  # of suites; version 2 had other templates, version 1 had no field `format_version` and no surfaces
 LABELS = "labels"  # the field of an instruction
-_NOT_TEXT = ("in_training", "examples_per_member", "max_interactions", "hop_tokens", "max_tokens")  # keys of a file
 SUITES = Path(__file__).parent / "suites"
 
 
@@ -218,6 +215,12 @@ class TaskSuite(Settings):
             if not template.phrases:
                 raise ConfigError(f"{place}, entities.{entity_type} has no phrases. Add one for each field to show.")
             template.check(f"{place}, entities.{entity_type}")
+        for surface in self.surfaces:
+            for action in surface.actions:
+                check_literal(action.label, f"{place}, surfaces.{surface.name}, label of {action.name}")
+        for task in self.tasks:
+            for outcome in task.outcomes or []:
+                check_literal(outcome.label, f"{place}, tasks.{task.name}, label of {outcome.name}")
         assert len(self._questions) == len(self.surfaces) + len(self.tasks)  # compiles and checks them
         for task in self.tasks:
             instruction = Phrase(task.instruction, [LABELS], f"{place}, tasks.{task.name}.instruction")
@@ -460,7 +463,7 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
         )
     task_files = sorted((folder / "tasks").glob("*.yaml"))
     for path in (folder / "suite.yaml", *task_files):
-        _check_file(path)
+        _check_format(path)
     suite = load_config(TaskSuite, folder / "suite.yaml")
     tasks = [load_config(TaskSpec, path) for path in task_files]
     if not tasks:
@@ -468,30 +471,13 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
     return replace(suite, tasks=[*suite.tasks, *tasks])
 
 
-def _check_file(path: Path) -> None:
-    """Refuse a file of an earlier format before its keys are read, and text that YAML reads as another value."""
+def _check_format(path: Path) -> None:
+    """Refuse a file of an earlier format before its keys are read."""
     try:
-        text = path.read_text(encoding="utf-8")
-        data, written = yaml.safe_load(text), yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  (text only)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError):
         return  # load_config reports it
     if isinstance(data, dict):
         earlier = isinstance(data.get("profile"), list)  # in version 2, templates were lists
         if "format_version" in data or earlier:
             _check_format_version(str(data.get("name")), data.get("format_version"))
-    _check_quotes(data, written, "", path)
-
-
-def _check_quotes(value: object, written: object, key: str, path: Path) -> None:
-    """Refuse unquoted text such as yes, 010 or 12:30, which YAML 1.1 reads as True, 8 and 750."""
-    if isinstance(value, dict) and isinstance(written, dict):
-        if len(value) != len(written):
-            return  # YAML's merge keys
-        for (name, below), text in zip(value.items(), written.values(), strict=True):
-            if name not in _NOT_TEXT:
-                _check_quotes(below, text, f"{key}.{name}" if key else str(name), path)
-    elif isinstance(value, list) and isinstance(written, list):
-        for index, (below, text) in enumerate(zip(value, written, strict=True)):
-            _check_quotes(below, text, f"{key}[{index}]", path)
-    elif value is not None and not isinstance(value, str) and str(value) != written:
-        raise ConfigError(f'{key} in {path}: YAML reads {written} as {value}. Put it in quotes: "{written}".')

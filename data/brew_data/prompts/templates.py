@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from brew_platform.errors import ConfigError
 from brew_platform.settings import OneOf, PositiveInt, Settings
 
-__all__ = ["Phrase", "Question", "RecordTemplate"]
+__all__ = ["Phrase", "Question", "RecordTemplate", "check_literal"]
 
 ENTITY = "entity"  # the name of the entity's text in a question
 
@@ -146,6 +146,19 @@ class Phrase:
         )
 
 
+def check_literal(text: str, place: str) -> None:
+    """Refuse the syntax of a field in text that is not a template: prompts would show it as it is written.
+
+    Raises:
+        ConfigError: The text has a field such as `{{ title }}` or `{title}`.
+    """
+    if found := re.search(r"\{\{|\{%|\{\s*\w+\s*\}", text):
+        raise ConfigError(
+            f"{place} is {text!r}. It is shown as it is written, so {found[0]} would not become the value of a field. "
+            f"Move the field into a phrase or a question."
+        )
+
+
 def _can_show_text(tree: nodes.Template) -> bool:
     """Whether some branch has text or an expression."""
     shown = (node for output in tree.find_all(nodes.Output) for node in output.nodes)
@@ -230,8 +243,10 @@ class RecordTemplate(Settings):
             place: Names the template in error messages.
 
         Raises:
-            ConfigError: As `Phrase` and `Phrase.check_text`.
+            ConfigError: As `Phrase`, `Phrase.check_text` and `check_literal`.
         """
+        for key in ("start", "separator", "end"):
+            check_literal(getattr(self, key), f"{place}, {key}")
         for number, source in enumerate(self.phrases, start=1):
             Phrase(source, self.fields, f"{place}, phrase {number}").check_text()
 

@@ -9,9 +9,10 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import pyarrow as pa
@@ -19,16 +20,23 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from brew_data.prompts.fields import field_text
 from brew_data.sources.locations import BLOCK_BYTES, Location
-from brew_platform.errors import DataError
+from brew_platform.errors import DataError, UserError
 
-__all__ = ["BadRow", "Batch", "DelimitedFile", "InputFile", "JsonLinesFile", "ParquetFile", "TextFormat"]
+__all__ = ["BadRow", "Batch", "DelimitedFile", "InputFile", "JsonLinesFile", "ParquetFile", "TextFormat", "load_json"]
 
 ROWS_PER_BATCH = 50_000
 LONGEST_VALUE = 2**31 - 1  # characters of a CSV value
 JSON_SAMPLE = 10_000  # lines whose keys count as the columns of a JSONL file
 SEPARATOR = "\x1f"  # replaces a delimiter of several characters
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_REMEDIES = {  # by the first bytes of a file that is not text in its encoding
+    codecs.BOM_UTF16_LE: "set `encoding` to that of the file (utf-16)",
+    codecs.BOM_UTF16_BE: "set `encoding` to that of the file (utf-16)",
+    b"\x1f\x8b": "the file is compressed by gzip; name it .gz",
+    b"PK\x03\x04": "the file is a ZIP archive or an Excel sheet; extract or export the table",
+    b"PAR1": "the file is Parquet; set `format` to parquet",
+}
 TEXT_LIMIT = 200  # characters of a malformed row that are kept
 
 
@@ -45,12 +53,14 @@ class Batch(NamedTuple):
     """Consecutive rows of a file.
 
     `table` has the requested columns; `first` is the index of its first row among the rows of the file that can be
-    parsed. `bad` are rows that cannot be parsed.
+    parsed. `bad` are rows that cannot be parsed. `faults` are rows of the table, by their index in it, that have a
+    value without a text form: the reason, and the value.
     """
 
     table: pa.Table
     first: int
     bad: list[BadRow]
+    faults: Mapping[int, tuple[str, str]] = MappingProxyType({})
 
 
 class InputFile(Protocol):
@@ -94,14 +104,21 @@ class DelimitedFile:
     format: TextFormat = field(default_factory=TextFormat)
 
     def columns(self) -> list[str]:
+        return list(self.format.header) or self._header[0]
+
+    @cached_property
+    def _header(self) -> tuple[list[str], int]:
+        """The names of the columns, and the number of lines up to the end of the header; ([], 0) without a header."""
         if self.format.header:
-            return list(self.format.header)
-        for _, row in self._rows():
-            if isinstance(row, BadRow):
-                raise DataError(
-                    f"{self.location.name} line {row.line}: {row.reason}: {row.detail}. Correct the header."
-                )
-            return row
+            return [], 0
+        with self._open() as stream:
+            lines = _NumberedLines(stream, self.format.encoding)
+            for _, row in self._parsed(lines):
+                if isinstance(row, BadRow):
+                    raise DataError(
+                        f"{self.location.name} line {row.line}: {row.reason}: {row.detail}. Correct the header."
+                    )
+                return row, lines.number
         raise DataError(f"{self.location.name} is empty. A file needs a header line and rows.")
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
@@ -133,7 +150,7 @@ class DelimitedFile:
                         block_size=BLOCK_BYTES,
                         encoding="utf8" if encoding == "utf-8" else encoding,
                         column_names=names,
-                        skip_rows=0 if self.format.header else 1,
+                        skip_rows=self._header[1],
                     ),
                     parse_options=pa_csv.ParseOptions(
                         delimiter=delimiter,
@@ -192,33 +209,34 @@ class DelimitedFile:
 
     def _rows(self) -> Iterator[tuple[int, list[str] | BadRow]]:
         """Yield each non-empty row with the line that it starts on, parsed by Python."""
-        bad: list[BadRow] = []
+        with self._open() as stream:
+            yield from self._parsed(_NumberedLines(stream, self.format.encoding))
+
+    def _parsed(self, lines: "_NumberedLines") -> Iterator[tuple[int, list[str] | BadRow]]:
         delimiter = SEPARATOR if len(self.format.delimiter) > 1 else self.format.delimiter
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.format.quote else csv.QUOTE_NONE
         csv.field_size_limit(LONGEST_VALUE)  # Python's own limit is 131,072 characters
-        with self._open() as stream:
-            lines = _NumberedLines(stream, self.format.encoding, bad)
-            quote = self.format.quote or None
-            reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, quoting=quoting, strict=False)
-            while True:
-                lines.start = 0
-                try:
-                    row = next(reader, None)
-                except csv.Error as error:
-                    row = []
-                    bad.append(BadRow(lines.start, "the row cannot be parsed", str(error), ""))
-                yield from ((problem.line, problem) for problem in bad)
-                bad.clear()
-                if row is None:
-                    return
-                if lines.start < lines.number and any(value.endswith("\n") for value in row) and lines.is_at_end():
-                    raise DataError(
-                        f"{self.location.name} line {lines.start}: a quote opens in this row and is not closed before "
-                        f"the end of the file, so that the rows after it would be read as one value. Close it, or set "
-                        f'`quote: ""` if values are not quoted.'
-                    )
-                if row:
-                    yield lines.start, row
+        quote = self.format.quote or None
+        reader = csv.reader(lines, delimiter=delimiter, quotechar=quote, quoting=quoting, strict=False)
+        while True:
+            lines.start = 0
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                row = []
+                lines.bad.append(BadRow(lines.start, "the row cannot be parsed", str(error), ""))
+            yield from ((problem.line, problem) for problem in lines.bad)
+            lines.bad.clear()
+            if row is None:
+                return
+            if lines.start < lines.number and any(value.endswith(("\n", "\r")) for value in row) and lines.is_at_end():
+                raise DataError(
+                    f"{self.location.name} line {lines.start}: a quote opens in this row and is not closed before the "
+                    f"end of the file, so that the rows after it would be read as one value. Close it, or set "
+                    f'`quote: ""` if values are not quoted.'
+                )
+            if row:
+                yield lines.start, row
 
     def _open(self) -> BinaryIO:
         stream = self.location.open_stream()
@@ -233,16 +251,21 @@ def _text_table(columns: Sequence[str], rows: list[list[str]]) -> pa.Table:
 
 
 class _NumberedLines:
-    """The decoded lines of a stream. Lines that cannot be decoded are left out and appended to `bad`."""
+    """The decoded lines of a stream. Lines that cannot be decoded are left out and appended to `bad`.
 
-    def __init__(self, stream: BinaryIO, encoding: str, bad: list[BadRow]) -> None:
+    As for pyarrow, a line ends with LF, CRLF or CR.
+    """
+
+    def __init__(self, stream: BinaryIO, encoding: str) -> None:
         self.number = 0  # of the last line that was read
         self.start = 0  # of the first line since it was set to 0
-        self._bad = bad
+        self.bad: list[BadRow] = []
         self._encoding = encoding
         self._is_ascii_compatible = "\n".encode(encoding) == b"\n"
         self._lines: Iterator[bytes | str] = (
-            iter(stream) if self._is_ascii_compatible else io.TextIOWrapper(stream, encoding=encoding, newline="")
+            _split_lines(stream)
+            if self._is_ascii_compatible
+            else io.TextIOWrapper(stream, encoding=encoding, newline="")
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -268,9 +291,16 @@ class _NumberedLines:
                     raise DataError(f"the text after line {self.number} is not {self._encoding}: {error}") from error
                 detail = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
                 raw = error.object[:TEXT_LIMIT].decode("latin-1").rstrip("\r\n")
-                likely = "utf-16" if self.number == 1 and error.object.startswith(_UTF16) else "e.g. latin-1"
-                reason = f"the line is not {self._encoding} text; set `encoding` to that of the file ({likely})"
-                self._bad.append(BadRow(self.number, reason, detail, raw))
+                remedy = "set `encoding` to that of the file (e.g. latin-1)"
+                if self.number == 1:
+                    remedy = next((r for start, r in _REMEDIES.items() if error.object.startswith(start)), remedy)
+                reason = f"the line is not {self._encoding} text; {remedy}"
+                self.bad.append(BadRow(self.number, reason, detail, raw))
+
+
+def _split_lines(stream: BinaryIO) -> Iterator[bytes]:
+    for line in stream:
+        yield from (line.splitlines(keepends=True) if b"\r" in line else (line,))
 
 
 class _LineFinder:
@@ -352,12 +382,22 @@ class JsonLinesFile:
 
     def columns(self) -> list[str]:
         names: dict[str, None] = {}
+        first: BadRow | None = None
         for count, (_, row) in enumerate(self._rows(), 1):
-            if not isinstance(row, BadRow):
+            if isinstance(row, BadRow):
+                first = first or row
+            else:
                 names.update(dict.fromkeys(_paths(row)))
             if count == JSON_SAMPLE:
                 break
-        return list(names)
+        if names:
+            return list(names)
+        if first is None:
+            raise DataError(f"{self.location.name} is empty. A file needs a JSON object on each line.")
+        raise DataError(
+            f"{self.location.name} has no line with a JSON object; line {first.line}: {first.reason} ({first.detail}). "
+            f"Write each row as one object on a line of its own."
+        )
 
     def batches(self, columns: Sequence[str]) -> Iterator[Batch]:
         paths = [(name, name.split(".")) for name in dict.fromkeys(columns)]
@@ -373,10 +413,10 @@ class JsonLinesFile:
                 for name, path in paths:
                     values[name].append(_at(row, name, path))
             if pending + len(bad) >= ROWS_PER_BATCH:
-                yield Batch(_json_table(values), index - pending, bad)
+                yield _json_batch(values, index - pending, bad)
                 values, bad, pending = {name: [] for name, _ in paths}, [], 0
         if pending or bad:
-            yield Batch(_json_table(values), index - pending, bad)
+            yield _json_batch(values, index - pending, bad)
 
     def lines(self, rows: Sequence[int]) -> list[int]:
         return self._lines.find(rows)
@@ -386,23 +426,22 @@ class JsonLinesFile:
         return _LineFinder(self._rows)
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-        bad: list[BadRow] = []
         with self.location.open_stream() as stream:
-            lines = _NumberedLines(stream, self.encoding, bad)
+            lines = _NumberedLines(stream, self.encoding)
             for text in lines:
-                yield from ((problem.line, problem) for problem in bad)
-                bad.clear()
+                yield from ((problem.line, problem) for problem in lines.bad)
+                lines.bad.clear()
                 if not text.strip():
                     continue
                 try:
-                    row = json.loads(text)
+                    row = load_json(text)
                     reason, detail = "the line is not a JSON object", f"a {type(row).__name__}"
                 except (ValueError, RecursionError) as error:
                     row, reason, detail = None, "the line is not valid JSON", str(error)
                 if not isinstance(row, dict):
                     row = BadRow(lines.number, reason, detail, text.strip()[:TEXT_LIMIT])
                 yield lines.number, row
-            yield from ((problem.line, problem) for problem in bad)
+            yield from ((problem.line, problem) for problem in lines.bad)
 
 
 def _paths(row: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -423,26 +462,47 @@ def _at(row: dict[str, Any], name: str, path: list[str]) -> Any:
     return value
 
 
-def _json_table(columns: dict[str, list[Any]]) -> pa.Table:
-    return pa.table({name: _json_array(values) for name, values in columns.items()})
+def load_json(text: str) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, an object has a key twice, or a text has half of a character.
+        RecursionError: It is nested too deeply.
+    """
+    value = json.loads(text, object_pairs_hook=_unique)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair is not text") from None
+    return value
 
 
-def _json_array(values: list[Any]) -> pa.Array:
-    """Return the values with one type; values of several types, or large integers, become text."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError, ValueError, TypeError):
-        return pa.array([_json_text(value) for value in values])
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r} occurs more than once")
+    return row
 
 
-def _json_text(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(text for item in value if (text := _json_text(item)) and isinstance(text, str))
-    if value is None or isinstance(value, str | dict):
-        return json.dumps(value) if isinstance(value, dict) else value
-    if isinstance(value, float):
-        return pa.scalar(value).cast(pa.string()).as_py() if value == value else None
-    return json.dumps(value)
+def _json_batch(columns: dict[str, list[Any]], first: int, bad: list[BadRow]) -> Batch:
+    arrays: dict[str, pa.Array] = {}
+    faults: dict[int, tuple[str, str]] = {}
+    for name, values in columns.items():
+        try:
+            arrays[name] = pa.array(values)
+        except (pa.ArrowException, OverflowError, ValueError, TypeError):  # values of several types, or large integers
+            written: list[str | None] = []
+            for row, value in enumerate(values):
+                try:
+                    written.append(value if isinstance(value, str) else field_text(name, value) or None)
+                except UserError:  # an object, a nested list, or an infinite number
+                    written.append(None)
+                    faults[row] = (f"column {name!r} has a value without a text form", repr(value))
+            arrays[name] = pa.array(written, pa.string())
+    return Batch(pa.table(arrays), first, bad, faults)
 
 
 @dataclass(frozen=True)
@@ -461,11 +521,18 @@ class ParquetFile:
             # A column whose own name has a dot comes before a path into a struct.
             paths = {name: [name] if name in top else name.split(".") for name in dict.fromkeys(columns)}
             read = 0
-            for batch in file.iter_batches(
+            batches = file.iter_batches(
                 batch_size=ROWS_PER_BATCH, columns=list(dict.fromkeys(path[0] for path in paths.values()))
-            ):
+            )
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (OSError, pa.ArrowException) as error:
+                    raise self._unreadable(error) from error
+                if batch is None:
+                    return
                 table = pa.Table.from_batches([batch])
-                yield Batch(pa.table({name: _nested(table, path) for name, path in paths.items()}), read, [])
+                yield self._valid_batch({name: _nested(table, path) for name, path in paths.items()}, read)
                 read += batch.num_rows
 
     def lines(self, rows: Sequence[int]) -> list[int]:
@@ -475,9 +542,31 @@ class ParquetFile:
         try:
             return pq.ParquetFile(self.location.filesystem.open_input_file(self.location.path))
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{self.location.name} cannot be read as Parquet ({error}). Write it again, or set `format`."
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(f"{self.location.name} cannot be read as Parquet ({error}). Write it again, or set `format`.")
+
+    def _valid_batch(self, columns: dict[str, pa.ChunkedArray], first: int) -> Batch:
+        """Return a batch; texts that are not UTF-8, which pyarrow does not check, become null and faults."""
+        faults: dict[int, tuple[str, str]] = {}
+        for name, column in columns.items():
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+                    raise DataError(
+                        f"{self.location.name}: column {name!r} has text that is not UTF-8. Write the file again."
+                    ) from None
+                texts: list[str | None] = []
+                for row, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+                    try:
+                        texts.append(None if value is None else value.decode())
+                    except UnicodeDecodeError:
+                        texts.append(None)
+                        faults[row] = (f"column {name!r} has text that is not UTF-8", repr(value))
+                columns[name] = pa.chunked_array([pa.array(texts, pa.string())])
+        return Batch(pa.table(columns), first, [], faults)
 
 
 def _schema_paths(field_: pa.Field, prefix: str = "") -> Iterator[str]:

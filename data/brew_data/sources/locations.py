@@ -37,32 +37,44 @@ class Location:
     def open_stream(self) -> BinaryIO:
         """Open the file for reading from its start; .gz, .bz2 and .zst files are decompressed."""
         try:
-            return io.BufferedReader(
-                _Raw(self.filesystem.open_input_stream(self.path, compression="detect")), BLOCK_BYTES
-            )
+            stream = self.filesystem.open_input_stream(self.path, compression="detect")
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.name} cannot be read ({error}). Check the path and the permissions.") from error
+        return io.BufferedReader(_Raw(stream, self.name), BLOCK_BYTES)
 
     def digest(self) -> str:
-        """Return the sha256 of the file as it is stored."""
+        """Return the sha256 of the file as it is stored.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
         digest = hashlib.sha256()
-        with self.filesystem.open_input_stream(self.path, compression=None) as stream:
-            while block := stream.read(BLOCK_BYTES):
-                digest.update(block)
+        try:
+            with self.filesystem.open_input_stream(self.path, compression=None) as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"{self.name} cannot be read ({error}). Check the path and the permissions.") from error
         return digest.hexdigest()
 
 
 class _Raw(io.RawIOBase):
     """pyarrow's stream as a raw Python stream: gzip streams of pyarrow have no readinto of their own."""
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
+    def __init__(self, stream: pa.NativeFile, name: str) -> None:
+        self._stream, self._name = stream, name
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        block = self._stream.read(len(buffer))
+        try:
+            block = self._stream.read(len(buffer))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{self._name} cannot be read to its end ({error}). It is cut short, damaged, or not compressed as its "
+                f"ending says. Copy it again."
+            ) from error
         buffer[: len(block)] = block
         return len(block)
 
@@ -73,7 +85,7 @@ class _Raw(io.RawIOBase):
 
 
 def find_files(patterns: Sequence[str]) -> list[Location]:
-    """Return the files that the patterns name, in order; the matches of one pattern are sorted.
+    """Return the files that the patterns name, each once, in order; the matches of one pattern are sorted.
 
     Args:
         patterns: Paths or globs (`*`, `?`), relative to the working folder, or `s3://bucket/key`. Credentials for S3
@@ -83,13 +95,17 @@ def find_files(patterns: Sequence[str]) -> list[Location]:
         DataError: A pattern matches no file, or a store cannot be reached.
         UserError: An address is not supported.
     """
-    return [location for pattern in patterns for location in _matches(pattern)]
+    found: dict[tuple[str, str], Location] = {}
+    for pattern in patterns:
+        for location in _matches(pattern):
+            found.setdefault((location.filesystem.type_name, location.path), location)
+    return list(found.values())
 
 
 def _matches(pattern: str) -> list[Location]:
     if "://" not in pattern:
         path = Path(pattern).expanduser()
-        has_glob = any(character in pattern for character in "*?[")
+        has_glob = any(character in pattern for character in "*?[") and not path.is_file()
         found = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))) if has_glob else [path]
         files = [file for file in found if file.is_file()]
         if not files:

@@ -14,6 +14,7 @@ __all__ = ["Quarantine", "QuarantineConfig"]
 
 ROWS_PER_WRITE = 1_000
 EXAMPLES = 3  # of each reason that are kept for messages
+LONGEST_DETAIL = 200  # characters of a value that are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,10 @@ class Quarantine:
             file: The file of the row.
             line: Its line, from 1; of a Parquet file its row, from 1.
             reason: The kind of fault; rows are counted by it, so that it has no value of the row.
-            detail: The value that is at fault, in a few words.
+            detail: The value that is at fault; a long one is cut.
             values: The row as it was read.
         """
+        detail = detail[:LONGEST_DETAIL]
         self.reasons.setdefault(table, Counter())[reason] += 1
         examples = self.examples.setdefault((table, reason), [])
         if len(examples) < EXAMPLES:

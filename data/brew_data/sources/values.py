@@ -6,7 +6,7 @@ files are written as in prompts (`brew_data.prompts.fields.field_text`): 3.0 as 
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,15 @@ import pyarrow.compute as pc
 from brew_data.prompts.fields import field_text
 
 __all__ = [
+    "EARLIEST_TIME",
+    "LATEST_TIME",
+    "LONGEST_ID",
     "TIME_UNITS",
     "Converted",
     "booleans",
-    "find_infinite",
+    "find_unwritable",
     "floats",
+    "has_text",
     "identifiers",
     "is_time_format",
     "texts",
@@ -28,12 +32,35 @@ __all__ = [
 
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1, "nanoseconds": 0}  # in one unit
 TIME_UNITS = tuple(MICROSECONDS)
-EARLIEST, LATEST = (  # a number outside is in another unit
-    int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 for year in (1980, 2100)
-)
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}  # by pyarrow's
+
+
+def _year(year: int) -> int:
+    return int((datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 1_000_000
+
+
+# Microseconds since 1970. A number outside the first range is in another unit; a date outside the second stands for
+# something else, such as 9999-12-31 for "never"; one outside the third has no text.
+EARLIEST, LATEST = _year(1980), _year(2100)
+EARLIEST_TIME, LATEST_TIME = _year(1800), LATEST
+FIRST_YEAR, LAST_YEAR = _year(1), _year(9999)
 LONGEST_INTEGER = 2**53  # larger integers are not exact as a float
+LONGEST_ID = 200  # characters; requests accept no longer one
 _WITH_ZONE = r"[Zz]$|[+-]\d\d:?\d\d$"
 _SHAPE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?)?$"
+
+
+def has_text(kind: pa.DataType) -> bool:
+    """Whether values of a type have a text form by the rule of prompts: text, numbers, booleans, dates, or a list."""
+    if pa.types.is_dictionary(kind):
+        return has_text(kind.value_type)
+    if _is_list(kind):
+        return not _is_list(kind.value_type) and has_text(kind.value_type)
+    return any(check(kind) for check in (*_TEXT, *_WRITTEN_BY_RULE, pa.types.is_null, pa.types.is_integer))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 class Converted(NamedTuple):
@@ -47,7 +74,7 @@ def texts(column: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
     """Convert a column to text, null where the value is absent.
 
     Args:
-        column: Of any type but struct, map and binary.
+        column: Of a type with `has_text`. Values that `find_unwritable` returns become null.
         missing: Texts that mean an absent value.
 
     Raises:
@@ -55,16 +82,14 @@ def texts(column: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
     """
     column = _plain(column)
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if not has_text(kind):
+        raise TypeError(str(kind))
+    if _is_list(kind):
         return _joined(column, missing)
-    if pa.types.is_null(kind):
-        return column.cast(pa.string())
     if any(check(kind) for check in _WRITTEN_BY_RULE):
         column = _by_rule(column)
-    elif pa.types.is_integer(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        column = column.cast(pa.string())
     elif not pa.types.is_string(kind):
-        raise TypeError(str(kind))
+        column = column.cast(pa.string())
     absent = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
     if missing:
         absent = pc.or_(absent, pc.is_in(column, value_set=pa.array(list(missing), pa.string())))
@@ -72,7 +97,10 @@ def texts(column: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
 
 
 def identifiers(column: pa.Array, missing: Sequence[str] = ()) -> Converted:
-    """Convert a column of ids to text. A float is an id only if it is a whole number, as pandas writes integers."""
+    """Convert a column of ids to text. A float is an id only if it is a whole number, as pandas writes integers.
+
+    An id longer than `LONGEST_ID` is a fault.
+    """
     column = _plain(column)
     if pa.types.is_floating(column.type):
         as_float = column.cast(pa.float64())
@@ -80,7 +108,9 @@ def identifiers(column: pa.Array, missing: Sequence[str] = ()) -> Converted:
         bad = pc.fill_null(pc.and_(pc.is_finite(as_float), pc.invert(whole)), False)
         kept = pc.if_else(pc.fill_null(whole, False), as_float, pa.scalar(None, pa.float64()))
         return Converted(kept.cast(pa.int64()).cast(pa.string()), _faults(bad, as_float, "is not a whole number"))
-    return Converted(texts(column, missing), {})
+    values = texts(column, missing)
+    long = pc.greater(pc.utf8_length(values), LONGEST_ID)
+    return Converted(values, _faults(long, values, f"is longer than {LONGEST_ID} characters"))
 
 
 def floats(column: pa.Array, missing: Sequence[str] = ()) -> Converted:
@@ -92,7 +122,7 @@ def floats(column: pa.Array, missing: Sequence[str] = ()) -> Converted:
         kept = pc.if_else(good, as_text, pa.scalar(None, pa.string())).cast(pa.float64())
         bad = pc.or_(pc.fill_null(pc.invert(good), False), pc.is_inf(pc.fill_null(kept, 0.0)))
         return Converted(pc.if_else(bad, pa.scalar(None, pa.float64()), kept), _faults(bad, as_text, "is not a number"))
-    as_float = column.cast(pa.float64())
+    as_float = column.cast(pa.float64(), safe=False)  # large integers are rounded
     bad = pc.fill_null(pc.is_inf(as_float), False)
     kept = pc.if_else(pc.fill_null(pc.is_finite(as_float), False), as_float, pa.scalar(None, pa.float64()))
     return Converted(kept, _faults(bad, as_float, "is not a finite number"))
@@ -123,6 +153,8 @@ def is_time_format(name: str) -> bool:
 def times(column: pa.Array, time_format: str, missing: Sequence[str] = ()) -> Converted:
     """Convert a column of times to int64 microseconds since 1970, UTC. Times without a zone are UTC.
 
+    Numbers must be in the years 1980 to 2099, dates and timestamps in the years 1800 to 2099.
+
     Args:
         column: Numbers, texts, dates or timestamps. Dates and timestamps ignore `time_format`.
         time_format: `iso8601`, one of `TIME_UNITS` (since 1970), or a strptime format.
@@ -130,13 +162,53 @@ def times(column: pa.Array, time_format: str, missing: Sequence[str] = ()) -> Co
     """
     column = _plain(column)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return Converted(column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()), {})
+        number, unit = _ticks(column)
+        return _in_years(*_scaled(number, pc.is_valid(column), unit, EARLIEST_TIME, LATEST_TIME), column)
     if time_format in MICROSECONDS:
         return _numeric_times(column, time_format, missing)
     as_text = pc.utf8_trim_whitespace(texts(column, missing))
-    if time_format == "iso8601":
-        return _iso_times(as_text)
-    return _strptime_times(as_text, time_format)
+    converted, faults = _iso_times(as_text) if time_format == "iso8601" else _strptime_times(as_text, time_format)
+    micros = converted.fill_null(0).to_numpy(zero_copy_only=False)
+    checked = _in_years(*_scaled(micros, pc.is_valid(converted), "microseconds", EARLIEST_TIME, LATEST_TIME), as_text)
+    return Converted(checked.values, {**faults, **checked.faults})
+
+
+def _in_years(micros: pa.Array, bad: np.ndarray, column: pa.Array) -> Converted:
+    return Converted(micros, _faults(pa.array(bad), column, "is not in the years 1800 to 2099"))
+
+
+def _ticks(column: pa.Array) -> tuple[np.ndarray, str]:
+    """Return dates or timestamps as int64 counts since 1970, 0 where they are null, and the unit of the counts."""
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s" if pa.types.is_date32(column.type) else "ms"))
+    counts = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return counts, _UNIT_NAMES[column.type.unit]
+
+
+def _scaled(
+    number: np.ndarray, is_valid: pa.Array, unit: str, earliest: int, latest: int
+) -> tuple[pa.Array, np.ndarray]:
+    """Convert counts of a unit to microseconds.
+
+    Args:
+        number: int64 or float64 [rows].
+        is_valid: bool [rows]; other rows are absent.
+        unit: One of `TIME_UNITS`.
+        earliest: Microseconds since 1970.
+        latest: As above, exclusive.
+
+    Returns:
+        int64 [rows], null where the value is absent or outside the range; and bool [rows]: whether it is outside.
+    """
+    factor, valid = MICROSECONDS[unit], is_valid.to_numpy(zero_copy_only=False)
+    estimate = number.astype(np.float64) * (factor or 1e-3)
+    plausible = valid & (estimate >= earliest) & (estimate < latest)
+    safe = np.where(plausible, number, 0)
+    if number.dtype.kind == "f":
+        micros = np.round(safe * (factor or 1e-3)).astype(np.int64)
+    else:
+        micros = safe * factor if factor else safe // 1000
+    return pa.array(micros.astype(np.int64), pa.int64(), mask=~plausible), valid & ~plausible
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -147,34 +219,53 @@ def _plain(column: pa.Array) -> pa.Array:
     return column
 
 
-_WRITTEN_BY_RULE = (pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_temporal)
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_WRITTEN_BY_RULE = (
+    pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date,
+)  # fmt: skip
 
 
 def _by_rule(column: pa.Array) -> pa.Array:
-    """Write values as `field_text` does, each distinct value once. `find_infinite` refuses infinite numbers."""
-    if pa.types.is_floating(column.type):
-        finite = pc.fill_null(pc.is_finite(column.cast(pa.float64())), False)
-        column = pc.if_else(finite, column, pa.scalar(None, column.type))
-    elif pa.types.is_timestamp(column.type):
+    """Write values as `field_text` does, each distinct value once. Those that `find_unwritable` returns become null."""
+    unwritable, _ = _unwritable(column)
+    column = pc.if_else(unwritable, pa.scalar(None, column.type), column)
+    if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
     encoded = column.dictionary_encode()
     written = [field_text("", value) for value in encoded.dictionary.to_pylist()]
     return pa.array(written, pa.string()).take(encoded.indices)
 
 
-def find_infinite(column: pa.Array) -> dict[int, tuple[str, str]]:
-    """Return the faults of infinite numbers, which have no text."""
+def find_unwritable(column: pa.Array) -> dict[int, tuple[str, str]]:
+    """Return the faults of infinite numbers and of times outside the years 1 to 9999, which have no text.
+
+    Args:
+        column: Of a type with `has_text`; of a list, the row is that of the list.
+    """
     column = _plain(column)
-    if not pa.types.is_floating(column.type):
-        return {}
-    return _faults(pc.is_inf(column.cast(pa.float64())), column, "is not a finite number")
+    if _is_list(column.type):
+        parents = pc.list_parent_indices(column).to_pylist()
+        return {parents[row]: fault for row, fault in find_unwritable(pc.list_flatten(column)).items()}
+    unwritable, reason = _unwritable(column)
+    return _faults(unwritable, column, reason)
+
+
+def _unwritable(column: pa.Array) -> tuple[pa.Array, str]:
+    """Return bool [rows] and the reason."""
+    if pa.types.is_floating(column.type):
+        return pc.fill_null(pc.is_inf(column.cast(pa.float64())), False), "is not a finite number"
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        number, unit = _ticks(column)
+        _, bad = _scaled(number, pc.is_valid(column), unit, FIRST_YEAR, LAST_YEAR)
+        return pa.array(bad, pa.bool_()), "is not in the years 1 to 9998"
+    return pa.repeat(pa.scalar(False), len(column)), ""
 
 
 def _joined(column: pa.Array, missing: Sequence[str]) -> pa.Array:
     if pa.types.is_fixed_size_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
     parents = pc.list_parent_indices(column)
-    items = texts(pc.list_flatten(column), missing)
+    items = _lines(texts(pc.list_flatten(column), missing))
     present = pc.is_valid(items)
     counts = np.bincount(parents.filter(present).to_numpy(), minlength=len(column))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
@@ -182,14 +273,28 @@ def _joined(column: pa.Array, missing: Sequence[str]) -> pa.Array:
     return pc.if_else(pa.array(counts == 0), pa.scalar(None, pa.string()), joined)
 
 
+def _lines(column: pa.Array) -> pa.Array:
+    """Make each text one line, as `field_text` does with the elements of a list; null where nothing is left."""
+    encoded = column.dictionary_encode()
+    lines = [" ".join(text.split()) or None for text in encoded.dictionary.to_pylist()]
+    return pa.array(lines, pa.string()).take(encoded.indices)
+
+
 def _faults(bad: pa.Array, values: pa.Array, reason: str) -> dict[int, tuple[str, str]]:
     rows = np.flatnonzero(pc.fill_null(bad, False).to_numpy(zero_copy_only=False)).tolist()
-    return {row: (reason, repr(values[row].as_py())) for row in rows}
+    return {row: (reason, _detail(values[row])) for row in rows}
+
+
+def _detail(value: pa.Scalar) -> str:
+    try:
+        return repr(value.as_py())
+    except (ValueError, OverflowError):  # a time that Python cannot represent
+        return str(value.cast(pa.int32() if pa.types.is_date32(value.type) else pa.int64()))
 
 
 def _numeric_times(column: pa.Array, unit: str, missing: Sequence[str]) -> Converted:
-    if pa.types.is_integer(column.type):
-        exact = column.cast(pa.int64(), safe=False)
+    if pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type):
+        exact = column.cast(pa.int64())
         faults: dict[int, tuple[str, str]] = {}
     else:
         as_float, found = floats(column, missing)
@@ -197,31 +302,19 @@ def _numeric_times(column: pa.Array, unit: str, missing: Sequence[str]) -> Conve
             row: (f"{reason} of {unit}; for dates set time_format", detail) for row, (reason, detail) in found.items()
         }
         exact = None
-        if not pa.types.is_floating(column.type):  # long integers in text are not exact as floats
+        is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        if not is_number:  # long integers in text are not exact as floats
             trimmed = pc.utf8_trim_whitespace(texts(column, missing))
             if pc.all(pc.match_substring_regex(trimmed, r"^-?\d{1,18}$"), min_count=0).as_py():
                 exact = trimmed.cast(pa.int64())
-    number: np.ndarray[Any, Any]
-    estimate: np.ndarray[Any, Any]
     if exact is not None:
-        values = exact.to_numpy(zero_copy_only=False)
-        valid = pc.is_valid(exact).to_numpy(zero_copy_only=False)
-        number = np.where(valid, values, 0).astype(np.int64)
-        estimate = number.astype(np.float64) * (MICROSECONDS[unit] or 1e-3)
+        number, is_valid = exact.fill_null(0).to_numpy(zero_copy_only=False), pc.is_valid(exact)
     else:
-        values = as_float.to_numpy(zero_copy_only=False)
-        valid = ~np.isnan(values)
-        number = np.where(valid, values, 0.0)
-        estimate = number * (MICROSECONDS[unit] or 1e-3)
-    plausible = valid & (estimate >= EARLIEST) & (estimate < LATEST)
-    safe = np.where(plausible, number, 0)
-    if exact is not None:
-        micros = safe * MICROSECONDS[unit] if MICROSECONDS[unit] else safe // 1000
-    else:
-        micros = np.round(safe * (MICROSECONDS[unit] or 1e-3)).astype(np.int64)
-    for row in np.flatnonzero(valid & ~plausible).tolist():
+        number, is_valid = as_float.fill_null(0.0).to_numpy(zero_copy_only=False), pc.is_valid(as_float)
+    micros, bad = _scaled(number, is_valid, unit, EARLIEST, LATEST)
+    for row in np.flatnonzero(bad).tolist():
         faults[row] = _unit_fault(number[row].item(), unit)
-    return Converted(pa.array(micros.astype(np.int64), pa.int64(), mask=~plausible), faults)
+    return Converted(micros, faults)
 
 
 def _unit_fault(value: float, unit: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from brew_data.prompts.suite import SUITES, TaskSuite, load_suite
-from brew_data.prompts.templates import Phrase, Question, RecordTemplate
+from brew_data.prompts.templates import Phrase, Question, RecordTemplate, check_literal
 from brew_platform.errors import ConfigError
 
 SUITE = """
@@ -109,6 +109,39 @@ def test_a_malformed_question_instruction_or_history_is_refused(
         load_suite(write_suite(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '    phrases: ["{{ title }}"]',
+            '    phrases: ["{{ title }}"]\n    start: "[{title}: "',
+            "entities.job, start is",
+        ),
+        (
+            '    phrases: ["{{ title }}"]',
+            '    phrases: ["{{ title }}"]\n    end: "{{ title }}]"',
+            "entities.job, end is",
+        ),
+        (
+            '  phrases: ["{{ title }}"]',
+            '  phrases: ["{{ title }}"]\n  separator: "{% if x %}"',
+            "profile, separator is",
+        ),
+        ("label: apply", 'label: "{applied}"', "surfaces.jobs, label of apply is .* so {applied} would not become"),
+    ],
+)
+def test_a_field_in_text_that_is_not_a_template_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write_suite(tmp_path) / "suite.yaml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message):
+        load_suite(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[", "{", "}", "{ }", "(100%)", "a}b{c"])
+def test_other_braces_are_text(text: str) -> None:
+    check_literal(text, "end")
+
+
 def test_an_entity_without_phrases_is_refused_and_a_profile_may_have_none(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, phrase="")
     with pytest.raises(ConfigError, match="entities.job has no phrases"):
@@ -130,21 +163,21 @@ def test_an_old_suite_is_refused_with_the_new_form(tmp_path: Path, version: str)
         load_suite(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("written", "read"), [("yes", "True"), ("off", "False"), ("010", "8"), ("12:30", "750"), ("1.50", "1.5")]
-)
-def test_unquoted_text_that_yaml_reads_as_another_value_is_refused(tmp_path: Path, written: str, read: str) -> None:
+@pytest.mark.parametrize("written", ["yes", "off", "010", "12:30", "1.50", "2024-01-01", "0x1F", "5"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_label_keeps_its_characters_with_and_without_quotes(tmp_path: Path, written: str, quote: str) -> None:
     folder = write_suite(tmp_path)
     text = (folder / "suite.yaml").read_text()
-    (folder / "suite.yaml").write_text(text.replace("label: skip", f"label: {written}"))
-    with pytest.raises(
-        ConfigError, match=rf"surfaces\[0\].actions\[1\].label .*: YAML reads {written} as {read}. Put it"
-    ):
-        load_suite(folder)
-    (folder / "suite.yaml").write_text(text.replace("label: skip", f'label: "{written}"'))
+    (folder / "suite.yaml").write_text(text.replace("label: skip", f"label: {quote}{written}{quote}"))
     assert load_suite(folder).surfaces[0].actions[1].label == written
-    (folder / "suite.yaml").write_text(text.replace("label: skip", "label: 5"))
-    assert load_suite(folder).surfaces[0].actions[1].label == "5"
+
+
+def test_a_key_that_occurs_twice_in_a_suite_is_refused(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path)
+    with (folder / "suite.yaml").open("a") as file:
+        file.write("name: other\n")
+    with pytest.raises(ConfigError, match="the key name occurs twice"):
+        load_suite(folder)
 
 
 def test_conditions_and_filters_render_as_jinja2_does() -> None:

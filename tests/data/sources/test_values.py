@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brew_data.prompts.fields import field_text
-from brew_data.sources.values import TIME_UNITS, booleans, find_infinite, floats, identifiers, texts, times
+from brew_data.sources.values import (
+    LONGEST_ID,
+    TIME_UNITS,
+    booleans,
+    find_unwritable,
+    floats,
+    has_text,
+    identifiers,
+    texts,
+    times,
+)  # fmt: skip
 from brew_platform.errors import UserError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,10 +55,33 @@ def test_missing_texts_are_absent() -> None:
     assert texts(pa.array(["NULL", "nan", "a"]), ["NULL", "nan"]).to_pylist() == [None, None, "a"]
 
 
-@pytest.mark.parametrize("column", [pa.array([{"a": 1}]), pa.array([b"a"]), pa.array([[{"a": 1}]])])
-def test_types_without_text_are_refused(column: pa.Array) -> None:
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"a": 1}]),
+        pa.array([b"a"]),
+        pa.array([[{"a": 1}]]),
+        pa.array([[["a"]]]),
+        pa.array([[b"a"]]),
+        pa.array([5], pa.time32("s")),
+        pa.array([5], pa.duration("s")),
+    ],
+)
+def test_types_without_text_are_refused_as_in_requests(column: pa.Array) -> None:
+    assert not has_text(column.type)
     with pytest.raises(TypeError):
         texts(column)
+    with pytest.raises(UserError, match="which a prompt cannot show"):
+        field_text("x", column[0].as_py())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.large_string()), pa.list_(pa.large_string())],
+)
+def test_texts_of_every_type_of_string(kind: pa.DataType) -> None:
+    values = [["a"], None] if pa.types.is_list(kind) else ["a", None]
+    assert texts(pa.chunked_array([pa.array(values, kind)])).to_pylist() == ["a", None]
 
 
 @given(st.one_of(*(st.lists(kind, min_size=1, max_size=5) for kind in (st.text(), st.booleans(), st.integers(-9, 9)))))
@@ -65,10 +98,30 @@ def test_texts_of_floats_agree_with_field_text(values: list[float | None]) -> No
     ]
 
 
+@given(st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=4)), max_size=4))
+def test_texts_of_lists_agree_with_field_text(values: list[list[str | None] | None]) -> None:
+    written = texts(pa.array(values, pa.list_(pa.string()))).to_pylist()
+    assert [text or "" for text in written] == [field_text("x", value) for value in values]
+
+
 def test_infinite_numbers_are_faults_as_in_requests() -> None:
-    assert find_infinite(pa.array([1.0, math.inf])) == {1: ("is not a finite number", "inf")}
+    assert find_unwritable(pa.array([1.0, math.inf])) == {1: ("is not a finite number", "inf")}
+    assert find_unwritable(pa.array([[1.0], None, [2.0, -math.inf]])) == {2: ("is not a finite number", "-inf")}
+    assert find_unwritable(pa.array(["inf"])) == {}
     with pytest.raises(UserError, match="not a finite number"):
         field_text("x", math.inf)
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("s", "UTC"), pa.timestamp("ms"), pa.date32()])
+def test_dates_that_no_calendar_has_are_faults(kind: pa.DataType) -> None:
+    column = pa.array(
+        [0, 2**31 - 1 if kind == pa.date32() else 2**58], pa.int32() if kind == pa.date32() else pa.int64()
+    )
+    column = column.cast(kind)
+    assert find_unwritable(column)[1][0] == "is not in the years 1 to 9998"
+    assert texts(column).to_pylist()[0].startswith("1970-01-01")
+    assert texts(column).to_pylist()[1] is None
+    assert list(times(column, "seconds").faults) == [1]
 
 
 def test_ids_of_floats_must_be_whole() -> None:
@@ -77,6 +130,14 @@ def test_ids_of_floats_must_be_whole() -> None:
     assert faults == {1: ("is not a whole number", "2.5")}
     assert identifiers(pa.array(["010", " ", "7"])).values.to_pylist() == ["010", None, "7"]
     assert identifiers(pa.array([2**60])).values.to_pylist() == [str(2**60)]
+    assert identifiers(pa.array([Decimal("3.00"), Decimal("4.00")])).values.to_pylist() == ["3", "4"]
+    assert list(identifiers(pa.array(["a" * LONGEST_ID, "a" * (LONGEST_ID + 1)])).faults) == [1]
+
+
+def test_large_integers_are_numbers() -> None:
+    values, faults = floats(pa.array([2**62 + 1, 2**63 + 5], pa.uint64()))
+    assert values.to_pylist() == [float(2**62), float(2**63)]
+    assert not faults
 
 
 @pytest.mark.parametrize("text", ["inf", "nan", "1e400", "four", "0x10", "1_000", "--1"])
@@ -133,6 +194,37 @@ def test_a_number_in_another_unit_is_refused_with_the_unit_that_fits(seconds: in
     values, faults = times(pa.array([seconds * factor]), named)
     assert values.to_pylist() == [None]
     assert faults[0][0] == f"is not a plausible time in {named}; it fits {fitting}: set time_format"
+
+
+@pytest.mark.parametrize("time_format", TIME_UNITS)
+@pytest.mark.parametrize("value", [-1, 0, 2**63 - 1, -(2**63), 4_102_444_800 * 10**9])
+def test_numbers_that_are_no_plausible_time_are_refused(value: int, time_format: str) -> None:
+    columns = [pa.array([str(value)]), pa.array([float(value)])]
+    columns += [pa.array([value])] if -(2**63) <= value < 2**63 else []
+    for column in columns:
+        values, faults = times(column, time_format)
+        assert values.to_pylist() == [None]
+        assert f"is not a plausible time in {time_format}" in faults[0][0]
+
+
+def test_a_count_beyond_64_bits_is_refused_as_it_is_written() -> None:
+    _, faults = times(pa.array([2**63 + 7], pa.uint64()), "nanoseconds")
+    assert faults[0][0].startswith("is not a plausible time in nanoseconds")
+    assert not faults[0][1].startswith("-")
+
+
+@pytest.mark.parametrize(
+    ("column", "time_format"),
+    [
+        (pa.array(["9999-12-31", "0001-01-01", "2100-01-01T00:00:00Z"]), "iso8601"),
+        (pa.array(["31/12/9999", "01/01/1700", "01/01/2100"]), "%d/%m/%Y"),
+        (pa.array([881_250_949_000, -(2**60), 2**60], pa.timestamp("s")), "iso8601"),
+    ],
+)
+def test_dates_of_other_centuries_are_refused(column: pa.Array, time_format: str) -> None:
+    values, faults = times(column, time_format)
+    assert values.to_pylist() == [None] * 3
+    assert {reason for reason, _ in faults.values()} == {"is not in the years 1800 to 2099"}
 
 
 def test_a_date_written_as_digits_is_recognized() -> None:

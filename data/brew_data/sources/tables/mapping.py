@@ -1,7 +1,7 @@
 """Maps batches of raw columns to the columns of a table, and sends rows that break the schema to the quarantine."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +11,15 @@ from brew_data.problems import Problem, suggest
 from brew_data.sources.file_formats import Batch, InputFile
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig
-from brew_data.sources.values import Converted, booleans, find_infinite, floats, identifiers, texts, times
+from brew_data.sources.values import Converted, booleans, find_unwritable, floats, identifiers, texts, times
 
 __all__ = ["FILE", "ROW", "drop_rows", "find_mapping_problems", "map_file"]
 
 FILE, ROW = "__file", "__row"  # columns of the mapped tables: index of the file, and of the row in it
 SAMPLE_ROWS = 1_000
+
+
+_TYPES = {"timestamp": pa.int64(), "created_at": pa.int64(), "opted_out": pa.bool_()}  # of our columns; others are text
 
 
 class _Output(NamedTuple):
@@ -141,13 +144,13 @@ def _map_batch(
     count = batch.table.num_rows
     columns: dict[str, pa.Array] = {}
     fields: dict[str, pa.Array] = {}
-    faults: dict[int, tuple[str, str]] = {}
+    faults: dict[int, tuple[str, str]] = dict(batch.faults)
     for output in outputs:
         if output.source is None:
             values = pa.repeat(pa.scalar(output.constant, pa.string()), count)
             converted = _typed(values, output, config)
         else:
-            converted = _convert(batch.table[output.source], output, config)
+            converted = _convert_any(batch.table[output.source], output, config)
         label = f"{output.name} (column {output.source!r})" if output.source else output.name
         for row, (reason, detail) in converted.faults.items():
             faults.setdefault(row, (f"{label} {reason}", detail))
@@ -157,7 +160,7 @@ def _map_batch(
         (fields if output.is_field else columns)[output.name] = converted.values
     if faults:
         rows = sorted(faults)
-        raw = batch.table.take(rows).to_pylist()
+        raw = _raw_values(batch.table.take(rows))
         for row, line, values in zip(rows, file.lines([batch.first + row for row in rows]), raw, strict=True):
             reason, detail = faults[row]
             quarantine.add(table, file=file.location.name, line=line, reason=reason, detail=detail, values=values)
@@ -176,8 +179,33 @@ def _map_batch(
     return mapped
 
 
+def _raw_values(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return rows as they were read; times that Python cannot represent become numbers in the unit of their type."""
+    try:
+        return list(rows.to_pylist())
+    except (ValueError, OverflowError):
+        number = {name: rows[name].cast(pa.int64()) for name in rows.column_names if _is_time(rows[name].type)}
+        return list(pa.table({name: number.get(name, rows[name]) for name in rows.column_names}).to_pylist())
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date64(kind))
+
+
 def _struct(fields: Mapping[str, pa.Array]) -> pa.StructArray:
     return pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+
+
+def _convert_any(column: pa.ChunkedArray, output: _Output, config: TableConfig) -> Converted:
+    """Convert a column; every value of a type that has no text form is a fault."""
+    try:
+        return _convert(column, output, config)
+    except TypeError as error:
+        rows = np.flatnonzero(pc.is_valid(column).to_numpy()).tolist()
+        kind = _TYPES.get("" if output.is_field else output.name, pa.string())
+        return Converted(
+            pa.nulls(len(column), kind), dict.fromkeys(rows, (f"is of type {error}, which has no text form", ""))
+        )
 
 
 def _convert(column: pa.ChunkedArray, output: _Output, config: TableConfig) -> Converted:
@@ -206,7 +234,7 @@ def _typed(
     column: pa.Array, output: _Output, config: TableConfig, faults: dict[int, tuple[str, str]] | None = None
 ) -> Converted:
     if output.is_field:
-        converted = Converted(texts(column, config.missing), find_infinite(column))
+        converted = Converted(texts(column, config.missing), find_unwritable(column))
     elif output.name in ("timestamp", "created_at"):
         converted = times(column, config.time_format, config.missing)
     elif output.name == "opted_out":

@@ -227,6 +227,48 @@ def test_parquet_and_json_with_nested_structs(tmp_path: Path, monkeypatch: pytes
     assert "has no text form. Name a column inside it: info.name, info.tags" in problem.message
 
 
+def test_rows_of_files_of_every_type_go_to_the_quarantine_with_their_line(make: Make) -> None:
+    """One good row, and rows whose time, id or field has no meaning: in JSON lines and in Parquet."""
+    make()
+    good = {"user": "u1", "item": "3", "event": "view", "time": "2024-05-01"}
+    rows = [
+        good, good | {"time": "9999-12-31"}, good | {"user": "u" * 201}, good | {"event": {"a": 1}},
+        good | {"event": None}, good | {"time": 1e999}, good | {"event": [["view"]]},
+    ]  # fmt: skip
+    Path("interactions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = load_config(TablesConfig, CONFIG, overrides=["interactions.files=[interactions.jsonl]"])
+    tables, quarantine = read(OwnTables(config=config))
+    assert tables.interactions.num_rows == 1
+    assert sorted(int(place.split()[-1]) for place in reasons(quarantine)) == [2, 3, 4, 5, 6, 7]
+    times = pa.array([1_714_554_000_000, 881_250_949_000_000, None, -(2**60)], pa.timestamp("ms"))
+    table = pa.table({"user": ["u1"] * 4, "item": ["3"] * 4, "event": ["view"] * 4, "time": times})
+    pq.write_table(table, "interactions.parquet")
+    config = load_config(TablesConfig, CONFIG, overrides=["interactions.files=[interactions.parquet]"])
+    tables, quarantine = read(OwnTables(config=config))
+    assert tables.interactions.num_rows == 1
+    assert sorted(int(place.split()[-1]) for place in reasons(quarantine)) == [2, 3, 4]
+
+
+def test_a_type_that_changes_within_a_file_is_a_fault_of_its_rows(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brew_data.sources.file_formats.ROWS_PER_BATCH", 1)
+    make()
+    rows = [{"id": "3", "name": "a"}, {"id": "4", "name": {"en": "b"}}, {"id": {"n": 5}, "name": "c"}, {"id": "010"}]
+    Path("items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    overrides = ["entities.files=[items.jsonl]", "entities.fields={title: name}"]
+    tables, quarantine = read(OwnTables(config=load_config(TablesConfig, CONFIG, overrides=overrides)))
+    assert tables.entities["entity_id"].to_pylist() == ["3", "010"]
+    assert reasons(quarantine) == {
+        "entities items.jsonl line 2": "title (column 'name') is of type struct<en: string>, which has no text form",
+        "entities items.jsonl line 3": "entity_id (column 'id') is of type struct<n: int64>, which has no text form",
+    }
+
+
+@pytest.mark.parametrize("items", ["", "id,name,tags\n", "\n\n"])
+def test_files_without_rows_are_refused(make: Make, items: str) -> None:
+    with pytest.raises(DataError, match=r"items\.csv is empty|the files of entities have no rows: items\.csv"):
+        make(items=items).read_rows(Quarantine())
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
