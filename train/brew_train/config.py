@@ -177,7 +177,7 @@ class TrainConfig(Settings):
     )
     workers: PositiveInt = 2  # processes that share the model by FSDP2, each with `threads` CPU cores or one GPU
     # CPU cores of each worker; one worker of a large model saves the communication of the weights.
-    threads: PositiveInt = 1
+    threads: Annotated[int, Range(ge=1, le=4_096)] = 1
     # Elastic: least number of workers while nodes are missing; null: not elastic.
     min_workers: PositiveInt | None = None
     seed: NonNegativeInt = 0  # seed of the initial weights, the order of bins, and the random numbers of each step

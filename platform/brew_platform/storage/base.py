@@ -79,6 +79,8 @@ def open_store(url: str) -> ObjectStore:
     """
     from brew_platform.storage.local import LocalStore  # imports this module
 
+    if not url.strip():
+        raise StorageError("the address of the store is empty. Use a folder, for example runs/store.")
     scheme, separator, _ = url.partition("://")
     if not separator:
         return LocalStore(Path(url).expanduser())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from brew_platform.errors import ConfigError
-from brew_platform.settings import Name, NonNegativeInt, OneOf, PositiveInt, Range, Settings
+from brew_platform.settings import Name, OneOf, PositiveInt, Range, Settings
 from brew_serve.engines.rope_scaling import RopeScaling
 
 __all__ = ["EngineConfig"]
@@ -34,7 +34,8 @@ class EngineConfig(Settings):
     block_size: PositiveInt | None = None
     max_num_seqs: PositiveInt = 128  # prompts per engine step; more adds latency and no measurable throughput
     max_num_batched_tokens: PositiveInt = 4096  # tokens computed per engine step; at least max_model_len
-    threads: NonNegativeInt = 0  # threads of the engine process; 0: all cores that this process can use
+    # Threads of the engine process; 0: all cores that this process can use.
+    threads: Annotated[int, Range(ge=0, le=4_096)] = 0
     # float32 agrees with the reference to 1e-5; bfloat16 for GPUs (logits stay fp32).
     dtype: Annotated[str, OneOf(("float32", "bfloat16", "float16"))] = "float32"
     # fp8: weights and activations, quantized at load, GPU only; the head stays fp32.

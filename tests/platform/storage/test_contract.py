@@ -203,6 +203,7 @@ def test_a_root_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
     [
         ("s3://bucket/x", "s3://bucket/x: S3 is not supported yet. Use a folder, for example runs/store."),
         ("gs://bucket", "the scheme gs:// is not supported. Use a folder, for example runs/store, or file:///folder."),
+        ("", "the address of the store is empty. Use a folder"),
         ("file://host/folder", "names the host 'host'; a local folder has three slashes: file:///folder."),
     ],
 )
