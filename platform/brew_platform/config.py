@@ -324,8 +324,8 @@ def _check(hint: Any, value: Any, key: str, origin: str) -> None:
     elif kind in (list, tuple) and isinstance(value, list | tuple):
         for index, below in enumerate(value):
             _check(typing.get_args(inner)[0], below, f"{key}[{index}]", origin)
-    elif not _holds(hint, value):
-        remedy = "Put a text in quotes." if value is None and hint is str else "Set a value of that type."
+    elif (inner is str and isinstance(value, bool | int | float)) or not _holds(hint, value):
+        remedy = "Put the text in quotes." if inner is str else "Set a value of that type."
         raise ConfigError(
             f"{key}={value!r} in {origin} has the wrong type: {key} must be {_type_text(hint)}, but is a "
             f"{type(value).__name__}. {remedy}"

@@ -102,6 +102,8 @@ def test_an_empty_file_changes_nothing_and_interpolation_works(tmp_path: Path) -
         ({"steps": [1]}, "steps must be int or null, but is a list"),
         ({"teacher": {"layers": 1.5}}, "teacher.layers=1.5"),
         ({"words": [["a"]]}, "words[0]=['a']"),
+        ({"words": [True]}, "words[0]=True in the settings has the wrong type: words[0] must be str, but is a bool"),
+        ({"by_name": {"jobs": {"name": 7}}}, "by_name.jobs.name must be str, but is a int. Put the text in quotes."),
         ({"steps": "${nowhere}"}, "steps: Interpolation key 'nowhere' not found. Write the value itself there."),
     ],
 )
