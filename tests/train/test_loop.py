@@ -198,6 +198,9 @@ def test_a_run_with_changed_settings_is_refused(
     for name, value in (("hidden_size", 32), ("rope_theta", 2e4), ("experts_per_token", 1)):
         with pytest.raises(UserError, match=r"was trained with \w+=.* does not fit this model: restore train\.model"):
             run(tmp_path / "run", config=replace(config, model=replace(config.model, **{name: value})))
+    other_average = [config.stages[0], replace(config.stages[1], beta1=0.5)]
+    with pytest.raises(UserError, match="stage sft was trained with another beta1"):
+        run(tmp_path / "run", config=replace(config, stages=other_average))
     hashes = [BinReader(bins[name], shape).plan_hash[:12] for name in ("sft", "cpt")]
     with pytest.raises(UserError, match=f"trained on plan {hashes[0]}, but the bins have plan {hashes[1]}"):
         run(tmp_path / "run", bins={"cpt": bins["cpt"], "sft": bins["cpt"]})

@@ -35,7 +35,7 @@ class RunningStage:
         resume: the checkpointer and a checkpoint of this stage; None: start the stage.
 
     Raises:
-        UserError: the bins do not fit the model, or the checkpoint belongs to another plan or model.
+        UserError: the bins do not fit the model, or the checkpoint belongs to another plan, model or beta1.
         DataError: the bins are damaged.
     """
 
@@ -61,6 +61,11 @@ class RunningStage:
             checkpointer, checkpoint = resume
             checkpointer.read(checkpoint, self.optimizer.tensors())
             saved = CheckpointState.of(checkpoint)
+            if saved.average_weight != self.optimizer.average_weight:
+                raise UserError(
+                    f"the checkpoint of stage {self.name} was trained with another beta1, so that its averaged weights "
+                    f"cannot be computed from it: restore beta1, or choose a new run folder."
+                )
             self.optimizer.restore_scalars(saved.optimizer)
             self.position = saved.position
         references = [
