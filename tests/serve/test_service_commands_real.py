@@ -182,7 +182,7 @@ def test_a_killed_batch_resumes_without_scoring_rows_twice(
     failed = [row for row in scored if row["error"] is not None]
     assert {row["member_id"] for row in failed} == {"gone"}
     assert json.loads((folder / "out/_done.json").read_text()) == {
-        "rows": ROWS, "candidates": len(expected), "failed": len(failed)
+        "rows": ROWS, "candidates": len(expected), "failed": len(failed), "abandoned": 0
     }  # fmt: skip
     scores = {
         member: {row["candidate_id"]: row["score"] for row in scored if row["member_id"] == member}

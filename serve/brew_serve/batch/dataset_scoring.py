@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from brew_serve.version import load_version
 __all__ = ["SCORES", "BatchConfig", "EngineActor", "score_candidates", "score_requests", "score_table"]
 
 Ids = tuple[int, ...]
+EngineFactory = Callable[[Path, EngineConfig], Engine]
 
 COLUMNS = ("task", "prefix_ids", "question_ids", "interaction_ids")
 
@@ -183,14 +184,22 @@ async def _probe(engine: Engine) -> None:
 class EngineActor:
     """One engine and its event loop, for as long as the Ray Data job runs; the engine ends with the actor."""
 
-    def __init__(self, folder: Path, config: EngineConfig | None, version: str | None, in_flight: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: EngineConfig | None,
+        version: str | None,
+        in_flight: int,
+        engine_factory: EngineFactory = create_engine,
+    ) -> None:
+        self._factory = engine_factory
         self._folder, self._loaded = folder, load_version(folder, config)
         self._runner = asyncio.Runner()
         self._version, self._in_flight = version, in_flight
         self._start()
 
     def _start(self) -> None:
-        self._engine: Engine = create_engine(self._folder, self._loaded.engine)
+        self._engine = self._factory(self._folder, self._loaded.engine)
         self._scorer = Scorer(self._engine, self._loaded.compiler)
 
     def restart(self) -> None:

@@ -19,12 +19,13 @@ import ray.data
 
 from brew_data.prompts.compiler import Entity
 from brew_platform.errors import BrewError, UserError
-from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor, score_candidates
+from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor, EngineFactory, score_candidates
 from brew_serve.batch.plan import ATTEMPTS, BatchPlan, Part, write_part
 from brew_serve.batch.quarantine import Attempts
 from brew_serve.context.base import Context
 from brew_serve.context.location import open_context
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.registry import create_engine
 from brew_serve.ranking.scoring import Scored
 from brew_serve.version import LoadedVersion, load_version
 
@@ -67,6 +68,7 @@ def score_parts(
     config: BatchConfig,
     *,
     on_part: Callable[[int], None] = lambda rows: None,
+    engine_factory: EngineFactory = create_engine,
 ) -> None:
     """Score parts and write their files. Ray must be initialised, and the paths must exist on every node.
 
@@ -82,6 +84,7 @@ def score_parts(
         context_path: Location of the member context (`open_context`).
         config: Number of engines, and the work per engine.
         on_part: Called with the number of input rows of each part that was written.
+        engine_factory: Creates an engine from the folder and the settings.
 
     Raises:
         BrewError: The engine does not start or ends with any request, or the input or the context cannot be read.
@@ -100,7 +103,7 @@ def score_parts(
         )
         .map_batches(
             _PartActor,
-            fn_constructor_args=(version_folder, engine, config, plan.version, out),
+            fn_constructor_args=(version_folder, engine, config, plan.version, out, engine_factory),
             batch_format="pyarrow",
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=config.engines),
@@ -216,8 +219,16 @@ def _require(id_: str | None, kind: str) -> str:
 class _PartActor(EngineActor):
     """An engine that scores parts and writes their files. It starts its engine again when a request ends it."""
 
-    def __init__(self, folder: Path, engine: EngineConfig, config: BatchConfig, version: int, out: Path) -> None:
-        super().__init__(folder, engine, None, config.in_flight)
+    def __init__(
+        self,
+        folder: Path,
+        engine: EngineConfig,
+        config: BatchConfig,
+        version: int,
+        out: Path,
+        engine_factory: EngineFactory,
+    ) -> None:
+        super().__init__(folder, engine, None, config.in_flight, engine_factory)
         self._config, self._number, self._out = config, version, out
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -149,6 +149,13 @@ class Context(Protocol):
             UnknownId: The context does not contain it.
         """
 
+    def entities(self, entity_ids: Sequence[str]) -> dict[str, Entity]:
+        """Return entities by id, in one call of the store if it is on another machine.
+
+        Raises:
+            UnknownId: The context does not contain one of them.
+        """
+
     def record(self, events: Sequence[MemberEvent]) -> int:
         """Add events of one member to the history, all or none. Recorded events change nothing.
 
@@ -219,6 +226,9 @@ class MemberContext:
         if not rows:
             raise unknown_entity(entity_id)
         return _entity(*rows[0])
+
+    def entities(self, entity_ids: Sequence[str]) -> dict[str, Entity]:
+        return {id_: self.entity(id_) for id_ in entity_ids}
 
     def record(self, events: Sequence[MemberEvent]) -> int:
         new = 0

@@ -70,11 +70,15 @@ class RedisContext:
         )
 
     def entity(self, entity_id: str) -> Entity:
+        return self.entities([entity_id])[entity_id]
+
+    def entities(self, entity_ids: Sequence[str]) -> dict[str, Entity]:
         with self._errors():
-            found = self._entities(self._generation(), [entity_id])
-        if entity_id not in found:
-            raise unknown_entity(entity_id)
-        return found[entity_id]
+            found = self._entities(self._generation(), entity_ids)
+        for entity_id in entity_ids:
+            if entity_id not in found:
+                raise unknown_entity(entity_id)
+        return found
 
     def record(self, events: Sequence[MemberEvent]) -> int:
         with self._errors():

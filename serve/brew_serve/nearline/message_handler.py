@@ -158,8 +158,9 @@ class NearlineWorker:
         suite = self._scorer.compiler.suite
         task = suite.task(slate.task)
         entity_type = suite.surface(task.surface).entity_type
+        known = self._context.entities([candidate for candidate in slate.candidates if isinstance(candidate, str)])
         candidates = [
-            (candidate, self._context.entity(candidate))
+            (candidate, known[candidate])
             if isinstance(candidate, str)
             else (candidate["id"], Entity(entity_type=entity_type, fields=candidate["fields"]))
             for candidate in slate.candidates

@@ -290,7 +290,7 @@ class RankingService:
         else:
             assert request.member_id is not None
             profile, history = self._require_context().member(request.member_id)
-        candidates = [self._candidate(task, candidate) for candidate in request.candidates]
+        candidates = self._candidates(task, request.candidates)
         return _Records(
             profile=profile,
             history=history,
@@ -298,12 +298,16 @@ class RankingService:
             characters=compiler.characters(task, profile, history, [entity for _, entity in candidates]),
         )
 
-    def _candidate(self, task: TaskSpec, candidate: str | InlineCandidate) -> tuple[str, Entity]:
-        if isinstance(candidate, str):
-            return candidate, self._require_context().entity(candidate)
-        return candidate.id, Entity(
-            entity_type=self.version.suite.surface(task.surface).entity_type, fields=candidate.fields
-        )
+    def _candidates(self, task: TaskSpec, candidates: list[str | InlineCandidate]) -> list[tuple[str, Entity]]:
+        ids = [candidate for candidate in candidates if isinstance(candidate, str)]
+        known = self._require_context().entities(ids) if ids else {}
+        entity_type = self.version.suite.surface(task.surface).entity_type
+        return [
+            (candidate, known[candidate])
+            if isinstance(candidate, str)
+            else (candidate.id, Entity(entity_type=entity_type, fields=candidate.fields))
+            for candidate in candidates
+        ]
 
     def _require_context(self) -> Context:
         if self.context is None:

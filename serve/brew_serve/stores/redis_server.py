@@ -45,8 +45,6 @@ def connect(url: str) -> Any:
     from redis.backoff import ConstantBackoff
     from redis.retry import Retry
 
-    if not is_redis_url(url):
-        raise UserError(f"the address of Redis begins with none of {', '.join(_SCHEMES)}. Pass redis://host:6379/0.")
     try:
         return redis.Redis.from_url(
             url,
@@ -58,7 +56,7 @@ def connect(url: str) -> Any:
         )
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{without_password(url)} is not an address of Redis ({error}). Pass one such as redis://host:6379/0."
+            f"{without_password(url)!r} is not a URL of Redis ({error}). Pass one such as redis://host:6379/0."
         ) from error
 
 

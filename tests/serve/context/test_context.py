@@ -1,7 +1,9 @@
 """The contract of a member context, on SQLite and Redis, and properties of the SQLite file."""
 
+import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import redis
 
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import UserError
 from brew_serve.context.base import Context, MemberContext, MemberEvent, UnknownId
+from brew_serve.context.location import check_context, open_context, public_location
 from brew_serve.context.redis import RedisContext
+from brew_serve.stores.redis_server import RedisErrors
 from brew_serve.stores.sqlite_file import Unavailable
 
 Open = Callable[[], Context]  # another connection to the same store
@@ -53,6 +58,22 @@ def test_a_member_has_their_profile_and_history_in_order(context: Context, histo
 def test_an_entity_has_its_type_and_the_fields_that_are_not_null(context: Context) -> None:
     assert context.entity("e0") == Entity(entity_type="job", fields={"title": "data engineer", "company": "acme"})
     assert context.entity("e1") == Entity(entity_type="post", fields={"topic": "nurse"})
+
+
+def test_several_entities_are_read_at_once(context: Context) -> None:
+    ids = ["e2", "e0", "e1"]
+    assert context.entities(ids) == {id_: context.entity(id_) for id_ in ids}
+    assert context.entities([]) == {}
+    with pytest.raises(UnknownId, match="candidate 'e99' is unknown here"):
+        context.entities(["e0", "e99"])
+
+
+@pytest.mark.parametrize("id_", ["", "None", "ada\n", "ada ", "ADA", "a\0b", "*", "?d*", "ad[a]", "../ada", "\u00e5da"])
+def test_an_id_names_no_other_record(context: Context, id_: str) -> None:
+    with pytest.raises(UnknownId):
+        context.member(id_)
+    with pytest.raises(UnknownId):
+        context.entity(id_)
 
 
 def test_a_member_who_opted_out_is_unknown(context: Context) -> None:
@@ -144,9 +165,88 @@ def test_concurrent_threads_lose_no_events(context: Context, history: list[PastI
     assert len(context.snapshot("ada").history) == len(history) + 20 + 60
 
 
+def test_a_rebuild_in_redis_leaves_other_prefixes_and_readers_that_have_begun(
+    redis_url: str, tables: Tables, tmp_path: Path
+) -> None:
+    star, other = f"{tmp_path.name}*:", f"{tmp_path.name}x:"
+    for prefix in (other, star):
+        RedisContext.build(tables, redis_url, prefix)
+    reader = RedisContext(redis_url, star)
+    begun_with = reader._generation()
+    RedisContext.build(tables, redis_url, star)
+    for prefix, expires in [(begun_with, True), (reader._generation(), False), (f"{other}*", False)]:
+        keys = list(reader._redis.scan_iter(prefix.replace("*:", "\\*:") + "*", count=1_000))
+        assert keys
+        for key in keys:
+            assert (0 < reader._redis.ttl(key) <= 60) == expires, key
+    reader.close()
+
+
+def test_a_location_is_a_file_or_a_redis(redis_url: str, tables: Tables, tmp_path: Path) -> None:
+    MemberContext.build(tables, tmp_path / "context.sqlite")
+    RedisContext.build(tables, redis_url, f"{tmp_path.name}:")
+    locations = [str(tmp_path / "context.sqlite"), f"{redis_url}#{tmp_path.name}:"]
+    for location in locations:
+        check_context(location)
+        context = open_context(location)
+        assert context.member("new")[0] == {"title": "nurse"}
+        context.close()
+    with pytest.raises(Unavailable, match="this Redis contains no member context"):
+        check_context(f"{redis_url}#nothing-here:")
+    with pytest.raises(UserError, match="does not exist. Build the member context first"):
+        check_context(str(tmp_path / "missing"))
+    assert public_location("redis://me:secret@h:1/0?x=secret#p:") == "redis://h:1/0#p:"
+    assert public_location("a/b") == str(Path("a/b").absolute())
+    with pytest.raises(UserError, match="is not a URL of Redis") as error:
+        open_context("redis://me:secret@h:port/0")
+    assert "secret" not in str(error.value)
+
+
+def test_a_hung_redis_delays_one_call_at_a_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it accepts connections and never answers
+        context = RedisContext(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        context._redis.connection_pool.connection_kwargs |= {"socket_timeout": 0.2}
+        seconds = []
+        for _ in range(5):
+            start = time.monotonic()
+            with pytest.raises(Unavailable, match=r"Redis did not answer \(TimeoutError"):
+                context.member("ada")
+            seconds.append(time.monotonic() - start)
+        assert 0.1 < seconds[0] < 1.0, "the command is not repeated"
+        assert max(seconds[1:]) < 0.05
+        context.close()
+
+
+def test_after_a_pause_one_call_tries_a_hung_redis_again() -> None:
+    now = 0.0
+    errors = RedisErrors(lambda: now)
+    calls = 0
+
+    def call(error: Exception | None) -> None:
+        nonlocal calls
+        with errors():
+            calls += 1
+            if error is not None:
+                raise error
+
+    hangs = redis.exceptions.TimeoutError("no answer")
+    for time_, error, passes in [(0.0, hangs, 1), (0.9, None, 0), (1.1, hangs, 1), (1.2, None, 0), (2.5, None, 1)]:
+        now, before = time_, calls
+        if error is None and passes:
+            call(None)
+        else:
+            with pytest.raises(Unavailable, match="no answer"):
+                call(error)
+        assert calls - before == passes
+    call(None)
+    with pytest.raises(Unavailable):
+        call(redis.exceptions.ConnectionError("refused"))
+    call(None)  # a server that refuses answers at once, so it is always tried
+
+
 def test_a_redis_without_a_context_is_unavailable(redis_url: str) -> None:
     context = RedisContext(redis_url, "nothing-here:")
-    for call in (lambda: context.member("ada"), lambda: context.record([EVENT])):
+    for call in (lambda: context.member("ada"), lambda: context.record([EVENT]), context.check):
         with pytest.raises(Unavailable, match=r"this Redis contains no member context\. Build it"):
             call()
     context.close()
