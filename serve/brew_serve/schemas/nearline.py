@@ -6,7 +6,7 @@ As in `rank`, an unknown key or a value of another type is an error.
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from brew_serve.schemas.rank import Candidate, Closed, Fields, Id, Name, RankedItem, Text, Timestamp, Truncated, Usage
 
@@ -90,7 +90,7 @@ class EventBatch(Closed):
         }
     )
 
-    events: Annotated[list[TimedEvent], FailFast()] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[TimedEvent] = Field(fail_fast=True, min_length=1, max_length=MAX_EVENTS)
 
     @model_validator(mode="after")
     def _check(self) -> "EventBatch":
@@ -115,8 +115,11 @@ class NearlineRankRequest(Closed):
 
     task: Name
     member_id: Id
-    candidates: Annotated[list[Candidate], FailFast()] = Field(
-        min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
+    candidates: list[Candidate] = Field(
+        fail_fast=True,
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="inline as {id, fields}, or ids that the service knows",
     )
     instruction: Text = Field(default="", description="the member's instruction, in their own words")
     top_k: int | None = Field(default=None, ge=1, description="number of candidates to keep; null for all")

@@ -13,7 +13,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
-    FailFast,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -64,7 +63,7 @@ MAX_IDS = 100_000  # of all prompts of a request
 MAX_STOPS = 16
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_IDS), FailFast()]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)]
 Words = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 Stop = Annotated[str, Field(min_length=1, max_length=500)]
@@ -135,7 +134,7 @@ class _Generate(Lenient):
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, description="values below .01 count as 0")
     top_p: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False, description="0 takes the likeliest token")
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS), FailFast()] = Field(
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] = Field(
         default_factory=list, description="the text ends before the first of these that it would contain"
     )
     stream: bool = Field(default=False, description="answer with server-sent events, which end with [DONE]")
@@ -191,8 +190,8 @@ class CompletionRequest(_Generate):
     prompt: Annotated[
         Annotated[Prompt, Tag("str")]
         | Annotated[TokenIds, Tag("list[int]")]
-        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS), FailFast(), Tag("list[str]")]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS), FailFast(), Tag("list[list]")],
+        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[str]")]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("list[list]")],
         Discriminator(_prompt_kind),
     ] = Field(description="text, which is encoded without control tokens; or token ids; or a list of either")
     max_tokens: int = Field(default=16, ge=1, le=MAX_TOKENS)
@@ -235,7 +234,7 @@ class ChatMessage(Lenient):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
         Annotated[Words, Tag("str")]
-        | Annotated[list[TextPart], Field(min_length=1, max_length=100), FailFast(), Tag("list[part]")],
+        | Annotated[list[TextPart], Field(min_length=1, max_length=100, fail_fast=True), Tag("list[part]")],
         Discriminator(_content_kind),
     ]
     name: Annotated[Any, Only()] = None
@@ -268,7 +267,7 @@ class ChatRequest(_Generate):
             ]
         }
     )
-    messages: Annotated[list[ChatMessage], FailFast()] = Field(min_length=1, max_length=1_000)
+    messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=1_000)
     max_tokens: int | None = Field(
         default=None, ge=1, le=MAX_TOKENS, description="default 16, or max_completion_tokens"
     )

@@ -12,7 +12,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
-    FailFast,
     Field,
     Tag,
     model_validator,
@@ -103,8 +102,8 @@ class Member(Closed):
     """A member given inline."""
 
     profile: Fields = Field(default_factory=dict)
-    history: Annotated[list[Interaction], FailFast()] = Field(
-        default_factory=list, max_length=MAX_HISTORY, description="in any order"
+    history: list[Interaction] = Field(
+        fail_fast=True, default_factory=list, max_length=MAX_HISTORY, description="in any order"
     )
 
 
@@ -156,8 +155,11 @@ class RankRequest(Closed):
     task: Name
     member: Member | None = Field(default=None, description="the member inline; or give member_id")
     member_id: Id | None = Field(default=None, description="a member whom the service knows; or give member")
-    candidates: Annotated[list[Candidate], FailFast()] = Field(
-        min_length=1, max_length=MAX_CANDIDATES, description="inline as {id, fields}, or ids that the service knows"
+    candidates: list[Candidate] = Field(
+        fail_fast=True,
+        min_length=1,
+        max_length=MAX_CANDIDATES,
+        description="inline as {id, fields}, or ids that the service knows",
     )
     routing_key: RoutingKey = None
     instruction: Text = Field(default="", description="the member's instruction, in their own words")

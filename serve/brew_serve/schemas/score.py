@@ -7,7 +7,7 @@ probability of one token after text that the caller composed.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, TextUsage, TokenId, Words
 from brew_serve.schemas.rank import MAX_CANDIDATES, Closed, Probability, RoutingKey
@@ -22,10 +22,10 @@ __all__ = [
 
 MAX_PROBABILITIES = 100_000  # of a response: items times labels; 2 MB of JSON
 
-Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS), FailFast()]
-Texts = Annotated[list[Words], Field(min_length=1, max_length=MAX_CANDIDATES), FailFast()]
-IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CANDIDATES), FailFast()]
-Labels = Annotated[list[TokenId], Field(min_length=1, max_length=1_000), FailFast()]
+Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS, fail_fast=True)]
+Texts = Annotated[list[Words], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)]
+IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)]
+Labels = Annotated[list[TokenId], Field(min_length=1, max_length=1_000, fail_fast=True)]
 ModelName = Annotated[str, Field(max_length=200)]
 
 
