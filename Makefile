@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables gpu-check clean
+.PHONY: help setup demo demo-base test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables bench-limits gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -81,6 +81,9 @@ bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million 
 
 bench-prompts: setup ## measure how much history prompts show, and the time to render them (about 10 seconds)
 	$(BIN)/python -m bench.prompts $(ARGS)
+
+bench-limits: setup ## measure CPU, stalls and memory of requests that are made to be expensive (about 4 minutes)
+	$(BIN)/python -m bench.limits $(ARGS)
 
 gpu-check: ## check training on one GPU without Ray: parity, tokens/s, MFU
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m brew_train.diagnostics.gpu_check $(ARGS)

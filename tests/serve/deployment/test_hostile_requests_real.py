@@ -1,0 +1,120 @@
+"""Requests that are made to be expensive, beside health probes, on a running service."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+from bench.limits.requests import HOSTILE, Names, body_of, normal_ranking
+
+from brew_data.schema import Tables
+from brew_platform.ports import free_port
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.base import open_store
+from brew_serve.context.base import MemberContext
+from brew_serve.version import LoadedVersion
+
+from ..running_ray import RAY, running_ray
+
+pytestmark = [*RAY, pytest.mark.faults]
+
+NAMES = Names(fields=["title", "company"])
+MOST_SECONDS = 0.2  # of a probe
+
+
+@pytest.fixture(scope="module")
+def port(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
+
+    root = tmp_path_factory.mktemp("hostile")
+    registry = Registry(open_store(str(root / "store")))
+    registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
+    registry.promote(1, force=True, reason="test", author="test")
+    MemberContext.build(tables, root / "context.sqlite")
+    config = AppConfig(
+        registry_url=str(root / "store"),
+        context_path=str(root / "context.sqlite"),
+        cache_folder=str(root / "versions"),
+        cpus=0.4,
+    )
+    with running_ray():
+        serve_http(build_app(config), port=(port := free_port()))
+        yield port
+
+
+def send(port: int, path: str, body: bytes) -> tuple[int, Any]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("POST", path, body, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, json.loads(content)
+
+
+class Probes:
+    """Sends `GET /health` and `GET /ready` until it is left, and records the seconds until each answer."""
+
+    def __init__(self, port: int) -> None:
+        self.seconds: list[float] = []
+        self.statuses: set[int] = set()
+        self._port, self._stop = port, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=120)
+        while not self._stop.wait(0.02):
+            for path in ("/health", "/ready"):
+                start = time.perf_counter()
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                answer.read()
+                self.seconds.append(time.perf_counter() - start)
+                self.statuses.add(answer.status)
+
+    def __enter__(self) -> "Probes":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_probes_are_answered_at_once_beside_an_expensive_request(port: int, name: str, copies: int) -> None:
+    path, content = HOSTILE[name](NAMES)
+    body = body_of(content)
+    answers: list[tuple[int, Any]] = []
+    with Probes(port) as probes:
+        time.sleep(0.2)
+        threads = [threading.Thread(target=lambda: answers.append(send(port, path, body))) for _ in range(copies)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert probes.statuses == {200}
+    assert max(probes.seconds) < MOST_SECONDS, f"{name}: {sorted(probes.seconds)[-5:]}"
+    assert len(answers) == copies
+    assert {status for status, _ in answers} <= {200, 400, 413, 503}, answers[0]
+
+
+def test_rankings_are_answered_beside_expensive_requests(port: int) -> None:
+    """The service still works, and its memory of earlier requests does not change a score."""
+    path, content = normal_ranking(NAMES)
+    (status, first) = send(port, path, body_of(content))
+    assert status == 200, first
+    hostile = [(path, body_of(content)) for path, content in (HOSTILE[name](NAMES) for name in HOSTILE)]
+    threads = [threading.Thread(target=send, args=(port, *request)) for request in hostile]
+    for thread in threads:
+        thread.start()
+    try:
+        status, again = send(port, path, body_of(content))
+    finally:
+        for thread in threads:
+            thread.join()
+    assert status == 200, again
+    assert [item["id"] for item in again["ranking"]] == [item["id"] for item in first["ranking"]]
