@@ -22,7 +22,7 @@ from brew_platform.model_folder.weight_files import read_model_config, read_weig
 __all__ = ["ExportTemplate"]
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
-_NOT_OF_THE_MODEL = frozenset({"dtype", "torch_dtype", "transformers_version"})
+_NOT_OF_THE_MODEL = frozenset({"dtype", "torch_dtype", "transformers_version", "router_aux_loss_coef"})
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -83,7 +83,7 @@ class ExportTemplate:
         replace_atomically(folder / GENERATION_FILE, json.dumps(dict(self.generation), indent=2, sort_keys=True) + "\n")
 
     def find_changes(self, folder: Path) -> dict[str, tuple[Any, Any]]:
-        """Compares the model with that of an earlier template, without the dtype of exports.
+        """Compares the model with that of an earlier template, without the dtype of exports and the weights of losses.
 
         Args:
             folder: what `write` wrote when the run started.
