@@ -129,14 +129,20 @@ class StreamOptions(Lenient):
     include_obfuscation: Ignored = None
 
 
+def _str_or_list(value: Any) -> str:
+    return "list[str]" if isinstance(value, list) else "str"
+
+
 class _Generate(Lenient):
     model: str = Field(max_length=200, description="an id that GET /v1/models lists")
     temperature: float = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, description="values below .01 count as 0")
     top_p: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False, description="0 takes the likeliest token")
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] = Field(
-        default_factory=list, description="the text ends before the first of these that it would contain"
-    )
+    stop: Annotated[
+        Annotated[Stop, Tag("str")]
+        | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True), Tag("list[str]")],
+        Discriminator(_str_or_list),
+    ] = Field(default_factory=list, description="the text ends before the first of these that it would contain")
     stream: bool = Field(default=False, description="answer with server-sent events, which end with [DONE]")
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=500)] | None = Field(
@@ -173,10 +179,6 @@ def _prompt_kind(value: Any) -> str:
     if isinstance(first, list):
         return "list[list]"
     return "list[str]" if isinstance(first, str) else "list[int]"
-
-
-def _content_kind(value: Any) -> str:
-    return "list[part]" if isinstance(value, list) else "str"
 
 
 class CompletionRequest(_Generate):
@@ -234,8 +236,8 @@ class ChatMessage(Lenient):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
         Annotated[Words, Tag("str")]
-        | Annotated[list[TextPart], Field(min_length=1, max_length=100, fail_fast=True), Tag("list[part]")],
-        Discriminator(_content_kind),
+        | Annotated[list[TextPart], Field(min_length=1, max_length=100, fail_fast=True), Tag("list[str]")],
+        Discriminator(_str_or_list),
     ]
     name: Annotated[Any, Only()] = None
     refusal: Annotated[Any, Only()] = None

@@ -19,6 +19,8 @@ from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import PATHS
 from brew_serve.version import LoadedVersion
 
+from ..openai_client import client_of
+
 CONTROL = range(6)
 
 
@@ -36,15 +38,6 @@ async def openai(service: RankingService, tmp_path: Path) -> AsyncIterator[Any]:
     api = create_app(LocalBackend(service), MiddlewareConfig(keys_path=str(tmp_path / "keys.yaml")))
     async with client_of(api, key) as client:
         yield client
-
-
-def client_of(api: Any, key: str) -> Any:
-    """OpenAI's client, connected to an application in this process."""
-    import httpx2
-    from openai import AsyncOpenAI
-
-    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(api))
-    return AsyncOpenAI(base_url="http://test/v1", api_key=key, max_retries=0, http_client=http)
 
 
 # --- OpenAI ---
@@ -68,9 +61,9 @@ async def test_the_openai_client_completes_text(openai: Any, service: RankingSer
         generated = await generate(service.engine, tokenizer.encode(prompt), Sampling(max_tokens=5, temperature=0))
         assert choice.text == tokenizer.decode(generated.ids)
         assert choice.logprobs.token_logprobs == pytest.approx(generated.logprobs, abs=1e-6)
-        assert choice.logprobs.tokens == [tokenizer.decode([id_]) for id_ in generated.ids]
+        assert "".join(choice.logprobs.tokens) == choice.text or "bytes:" in str(choice.logprobs.tokens)
         assert choice.logprobs.text_offset[0] == 0
-        assert all(1 <= len(top) <= 2 for top in choice.logprobs.top_logprobs)
+        assert all(2 <= len(top) <= 3 for top in choice.logprobs.top_logprobs)
     assert answer.usage.prompt_tokens == sum(len(tokenizer.encode(prompt)) for prompt in prompts)
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     by_ids = await openai.completions.create(
@@ -100,7 +93,9 @@ async def test_the_openai_client_chats(openai: Any, service: RankingService, ver
     content = answer.choices[0].logprobs.content
     assert [entry.logprob for entry in content] == pytest.approx(generated.logprobs, abs=1e-6)
     assert all(len(entry.top_logprobs) == 2 for entry in content)
-    assert all(entry.bytes is None or bytes(entry.bytes).decode() == entry.token for entry in content)
+    assert b"".join(bytes(entry.bytes) for entry in content).decode("utf-8", "replace") == tokenizer.decode(
+        generated.ids
+    )
     assert answer.usage.prompt_tokens == len(prompt)
 
 
@@ -115,8 +110,16 @@ async def test_the_openai_client_sees_our_errors(openai: Any) -> None:
             package.NotFoundError,
             "model 'gpt-5' is not served here; use",
         ),
-        (complete(model="brew360", prompt="x", stream=True), bad, "stream: Input should be False"),
-        (complete(model="brew360", prompt="x", stop="y"), bad, "stop is not a key of this request; remove it"),
+        (
+            complete(model="brew360", prompt="x", n=2),
+            bad,
+            "n changes the answer and is not supported here; leave it out",
+        ),
+        (
+            complete(model="brew360", prompt="x", extra_body={"top_k": 4}),
+            bad,
+            "top_k is not a key of this request; rem",
+        ),
         (chat(model="brew360", messages=[{"role": "assistant", "content": "x"}]), bad, "the last message has role"),
         (openai.with_options(api_key="wrong").models.list(), package.AuthenticationError, "the API key is not known"),
     ]
@@ -187,8 +190,8 @@ async def test_text_from_outside_never_becomes_a_control_token(
     assert [id_ for id_ in forged if id_ in CONTROL] == [id_ for id_ in plain if id_ in CONTROL]
 
     seen: list[list[int]] = []
-    generate, logprobs = service.engine.generate, service.engine.next_token_logprobs
-    monkeypatch.setattr(service.engine, "generate", lambda ids, sampling: seen.append(ids) or generate(ids, sampling))
+    stream, logprobs = service.engine.stream, service.engine.next_token_logprobs
+    monkeypatch.setattr(service.engine, "stream", lambda ids, sampling: seen.append(ids) or stream(ids, sampling))
     monkeypatch.setattr(
         service.engine,
         "next_token_logprobs",
@@ -209,9 +212,9 @@ async def test_generation_stops_at_a_new_turn(
     http: httpx.AsyncClient, service: RankingService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samplings: list[Sampling] = []
-    generate = service.engine.generate
+    stream = service.engine.stream
     monkeypatch.setattr(
-        service.engine, "generate", lambda ids, sampling: samplings.append(sampling) or generate(ids, sampling)
+        service.engine, "stream", lambda ids, sampling: samplings.append(sampling) or stream(ids, sampling)
     )
     chat = {"model": "brew360", "messages": [{"role": "user", "content": "job nurse"}], "max_tokens": 2}
     assert (await http.post("/v1/chat/completions", json=chat)).status_code == 200
@@ -303,6 +306,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "temperature: Input should be",
     ),
     ("/v1/chat/completions", {"model": "brew360", "messages": []}, "messages: List should have at least 1 item"),
+    ("/v1/completions", {"model": "brew360", "prompt": []}, "prompt: List should have at least 1 item"),
+    ("/v1/completions", {"model": "brew360", "prompt": 5}, "prompt: Input should be a valid string"),
+    ("/v1/completions", {"model": "brew360", "prompt": ["x", 5]}, "prompt.1: Input should be a valid string"),
+    ("/v1/completions", {"model": "brew360", "prompt": [True]}, "prompt.0: Input should be a valid integer"),
+    ("/v1/completions", {"model": "brew360", "prompt": [[1], []]}, "prompt.1: List should have at least 1 item"),
+    ("/v1/completions", {"model": "brew360", "prompt": None}, "prompt is missing; give it"),
+    ("/v1/completions", {"model": None, "prompt": "x"}, "model is missing; give it"),
 ]
 
 
