@@ -14,6 +14,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from brew_platform.console.logging import open_process_log
 from brew_platform.errors import BrewError, first_cause
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
@@ -150,10 +151,12 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     torch.set_num_threads(job.config.threads)  # Ray sets 1
     context = DistributedContext.current(replicas=job.config.sharding.replicas)
     try:
-        sinks = [PrometheusSink(run=job.out.name)] if context.rank == 0 else []
-        # the driver has read the bins
-        run = job.run_context(context, sinks=sinks, notice=PreemptionNotice(), read_bins=False)
-        return train(job.config, run)
+        process = f"worker-{context.rank}"
+        with open_process_log(job.out / "logs" / f"{process}.log", process=process):
+            sinks = [PrometheusSink(run=job.out.name)] if context.rank == 0 else []
+            # the driver has read the bins
+            run = job.run_context(context, sinks=sinks, notice=PreemptionNotice(), read_bins=False)
+            return train(job.config, run)
     except BrewError as error:
         return error
 

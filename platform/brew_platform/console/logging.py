@@ -1,12 +1,146 @@
-"""Writes the log file of a command, and prints only brew360's own warnings to the console."""
+"""Log files with one JSON object per line, and brew360's own warnings on the console of a command.
 
+Every process of brew360 writes such a file: a command with `open_log`, a process of the service and a training worker
+with `open_process_log`. A record has these keys:
+
+| key | |
+|---|---|
+| time | UTC, ISO 8601 with microseconds |
+| level, logger, message | of the log call |
+| process, pid | what the process is (`gateway`, `replica`, ...), and its id |
+| exception | of a failure: `[{"type", "message", "frames"}, ...]`, the raised exception first, then its causes |
+
+A log call adds keys with `extra={"fields": {...}}`. Control characters and quotes are escaped, so a record is one line
+whatever it holds. An id of a person is passed as `PrivateId`, of which only a keyed hash is written.
+"""
+
+import json
 import logging
+import logging.handlers
+import os
+import secrets
 import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-from brew_platform.errors import UserError
+from brew_platform.console.plain_console import escape_controls
+from brew_platform.errors import BrewError, UserError
 
-__all__ = ["OpenLog", "open_log"]
+__all__ = ["JsonFormatter", "OpenLog", "PrivateId", "ProcessLog", "open_log", "open_process_log"]
+
+_PACKAGES = ("brew_platform", "brew_data", "brew_train", "brew_serve", "brew_cluster")
+_MOST_BYTES, _KEPT_FILES = 100_000_000, 5  # of a service's log; as Ray's own logs
+_MOST_CAUSES = 5
+_MOST_FRAMES = 50  # per exception, the innermost
+
+
+class PrivateId:
+    """The id of a person in a log call. `JsonFormatter` writes a keyed hash of it; its text reveals nothing."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def hashed(self, key: bytes) -> str:
+        """Return 16 hex digits, equal for equal ids under one key; without the key an id cannot be tested."""
+        return blake2b(self._value.encode("utf-8", "surrogatepass"), key=key, digest_size=8).hexdigest()
+
+    def __repr__(self) -> str:
+        return "<id>"
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON in ASCII.
+
+    Args:
+        process: What the process is, such as `gateway`.
+        key: Key of the hashes of `PrivateId`, at most 64 bytes; None: a random one.
+        private: Leave out the messages of exceptions that are neither ours nor the operating system's: they may repeat
+            what a request contains.
+    """
+
+    def __init__(self, process: str, *, key: bytes | None = None, private: bool = False) -> None:
+        super().__init__()
+        self._process, self._key, self._private = process, key or secrets.token_bytes(32), private
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": self._process,
+            "pid": record.process,
+            "message": self._message(record),
+            **{name: self._public(value) for name, value in fields.items()},
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = [self._exception(error) for error in _causes(record.exc_info[1])]
+        return json.dumps(line, default=str)
+
+    def _message(self, record: logging.LogRecord) -> str:
+        arguments = record.args
+        if isinstance(arguments, tuple):
+            arguments = tuple(self._public(value) for value in arguments)
+        try:
+            return str(record.msg) % arguments if arguments else str(record.msg)
+        except (TypeError, ValueError, KeyError):  # placeholders and arguments differ: the record is kept
+            return str(record.msg)
+
+    def _public(self, value: Any) -> Any:
+        return value.hashed(self._key) if isinstance(value, PrivateId) else value
+
+    def _exception(self, error: BaseException) -> dict[str, Any]:
+        frames = traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
+        described: dict[str, Any] = {"type": f"{type(error).__module__}.{type(error).__qualname__}"}
+        if not self._private or isinstance(error, BrewError | OSError):
+            described["message"] = str(error)
+        return {**described, "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}
+
+
+class ProcessLog:
+    """The open log file of a process of the service or of a training worker; see `open_process_log`."""
+
+    def __init__(self, path: Path, handler: logging.Handler) -> None:
+        self.path = path
+        self._handler = handler
+        self._levels = [(logger, logger.level) for logger in map(logging.getLogger, _PACKAGES)]
+        for logger, _ in self._levels:
+            logger.setLevel(logging.INFO)
+        logging.getLogger().addHandler(handler)
+
+    def close(self) -> None:
+        """Close the file, and restore the previous levels."""
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+        for logger, level in self._levels:
+            logger.setLevel(level)
+
+    def __enter__(self) -> "ProcessLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_process_log(path: Path, *, process: str, key: bytes | None = None, private: bool = False) -> ProcessLog:
+    """Append brew360's records from INFO on, and the warnings of libraries, to a file that is rotated at 100 MB.
+
+    Args:
+        path: The file; its folder is created.
+        process: What the process is, such as `gateway`.
+        key: See `JsonFormatter`.
+        private: See `JsonFormatter`.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    handler = _open(path, rotate=True)
+    handler.setFormatter(JsonFormatter(process, key=key, private=private))
+    return ProcessLog(path, handler)
 
 
 class OpenLog:
@@ -15,16 +149,9 @@ class OpenLog:
     def __init__(self, path: Path, level: int) -> None:
         self.path = path
         self._root = logging.getLogger()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = logging.FileHandler(path, encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write the log file {path}: {error.strerror}. Choose a folder that this user can write to."
-            ) from error
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._file = _open(path, rotate=False)
+        self._file.setFormatter(JsonFormatter("command"))
         self._console = _OurWarnings(logging.WARNING)
-        self._console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         self._quieted: list[tuple[logging.Logger, logging.Handler, bool]] = []
         self._level = self._root.level
         self._root.setLevel(level)
@@ -64,7 +191,7 @@ class OpenLog:
 
 
 def open_log(path: Path, *, level: int = logging.INFO) -> OpenLog:
-    """Append every log record of this process, and Python's warnings, to a file.
+    """Append every log record of this command, and Python's warnings, to a file.
 
     The console shows only warnings and errors of brew360's own loggers (`brew_*`).
 
@@ -87,6 +214,28 @@ class _OurWarnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.startswith("brew_"):
             try:
-                print(self.format(record), file=sys.stderr)
+                print(f"{record.levelname}: {escape_controls(record.getMessage())}", file=sys.stderr)
             except (OSError, ValueError):  # the console is closed; the file has the record
                 return
+
+
+def _open(path: Path, *, rotate: bool) -> logging.FileHandler:
+    most, kept = (_MOST_BYTES, _KEPT_FILES) if rotate else (0, 0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return logging.handlers.RotatingFileHandler(path, maxBytes=most, backupCount=kept, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the log file {os.fspath(path)}: {error.strerror}. Choose a folder that this user can write "
+            f"to."
+        ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what caused it."""
+    current: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if current is None:
+            return
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
