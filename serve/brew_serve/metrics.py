@@ -4,12 +4,13 @@
 |---|---|---|
 | brew_requests_total | route, status, team | answered requests |
 | brew_request_seconds | route | from arrival to the last byte of the answer |
-| brew_stage_seconds | stage | receive (arrival to parsed), prepare (context, prompts), score or generate, answer |
+| brew_stage_seconds | stage | queue (in a gateway), receive (arrival to parsed), prepare, score or generate, answer |
+| brew_waiting_requests | team | requests that wait in a gateway for their turn |
 | brew_items_total | task, version | candidates scored |
 | brew_score | task, version | distribution of their scores |
 | brew_invalid_total | version | requests whose numbers were not probabilities, such as NaN |
 | brew_unscored_total | task | candidates that a deadline left unscored |
-| brew_shed_total | reason | requests refused by admission (limit, deadline, compilation) or by a quota (quota, rate) |
+| brew_shed_total | reason | refused by admission (limit, deadline, compilation), a quota (quota, rate), or queue |
 | brew_engine_tokens_total | kind | prompt tokens of the engine's calls: computed, or cached (from the prefix cache) |
 | brew_engine_prompts_total | | the engine's calls |
 | brew_engine_fallbacks_total | | 1 if packed passes failed their self-check, so that vLLM's scheduler computes scores |
@@ -54,6 +55,7 @@ class Meters:
         self.stage_seconds = Histogram(
             "brew_stage_seconds", "Time in a stage", ["stage"], buckets=_SECONDS, registry=registry
         )
+        self.waiting = Gauge("brew_waiting_requests", "Requests that wait in a gateway", ["team"], registry=registry)
         self.items = Counter("brew_items", "Candidates scored", ["task", "version"], registry=registry)
         self.score = Histogram("brew_score", "Scores", ["task", "version"], buckets=_SCORES, registry=registry)
         self.invalid = Counter("brew_invalid", "Requests with invalid numbers", ["version"], registry=registry)

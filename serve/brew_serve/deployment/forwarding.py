@@ -21,6 +21,7 @@ from brew_serve.errors import Late, Lost
 from brew_serve.http.auth import Team
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, end_with_error_event
+from brew_serve.http.strict_json import LARGE_BODY, has_few_values
 from brew_serve.metrics import Meters
 from brew_serve.schemas.rank import MAX_DEADLINE_MS
 
@@ -50,11 +51,12 @@ class ForwardedRequest:
     arrived: float
     trace: Trace
     team: Team
+    time_limit: float | None = None  # seconds from `arrived`: the deadline of a request that names none
 
     def context(self, now: float) -> RequestContext:
         """Return the request's context on another clock, whose time is `now` (seconds)."""
         arrival = now - max(0.0, time.time() - self.arrived)
-        return RequestContext(arrival=arrival, trace=self.trace, team=self.team)
+        return RequestContext(arrival=arrival, trace=self.trace, team=self.team, time_limit=self.time_limit)
 
 
 Send = Callable[[int, ForwardedRequest, str], Awaitable[BackendResponse]]  # version, request, member key; raises Lost
@@ -84,6 +86,8 @@ def read_routing_hints(body: bytes) -> RoutingHints:
     3. The text that requests about one subject begin with, for the prefix cache: `query`, the messages of a chat up to
        the first of a user, or `prompt`.
     """
+    if not has_few_values(body):
+        return RoutingHints()
     try:
         request = json.loads(body)
         identity = _identity(request)
@@ -157,12 +161,14 @@ class Forwarder:
             arrived=time.time() - elapsed,
             trace=context.trace,
             team=context.team,
+            time_limit=context.time_limit,
         )
-        hints = read_routing_hints(body)
+        large = len(body) >= LARGE_BODY
+        hints = await asyncio.to_thread(read_routing_hints, body) if large else read_routing_hints(body)
         response = await self._respond(request, hints, elapsed)
         if response.events is not None:
             events = self._end_in_time(response.events, context.arrival, hints)
-            return replace(response, events=end_with_error_event(events, path))
+            return replace(response, events=end_with_error_event(events, path, context.trace.request_id))
         self._copy_to_shadow(request, hints, response)
         return response
 
@@ -172,7 +178,7 @@ class Forwarder:
         limit = self._time_limit(hints, elapsed)
         for target in self.targets:
             if target.role == "canary" and is_in_share(hints.key, "canary", target.share):
-                response = await self._try_canary(target, request, hints, now + limit / 2)
+                response = await self._try_canary(target, request, hints, now + (limit - _GRACE_SECONDS) / 2)
                 if response is not None:
                     return response
         production = next((target for target in self.targets if target.role == "production"), None)
@@ -227,9 +233,8 @@ class Forwarder:
 
     def _time_limit(self, hints: RoutingHints, elapsed: float = 0.0) -> float:
         """Return the seconds to wait for a replica, so that one that hangs does not hold its callers for ever."""
-        if hints.deadline_ms is None:
-            return self._request_seconds
-        return hints.deadline_ms / 1000 + _GRACE_SECONDS - elapsed
+        seconds = self._request_seconds if hints.deadline_ms is None else hints.deadline_ms / 1000
+        return seconds + _GRACE_SECONDS - elapsed
 
     def _late(self, hints: RoutingHints) -> Late:
         why = "the replica that has this request hangs or is far behind"

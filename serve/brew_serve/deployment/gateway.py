@@ -12,12 +12,15 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from brew_data.prompts.suite import TaskSuite
 from brew_serve.config import AppConfig
+from brew_serve.deployment.connection_guard import ConnectionGuard
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
+from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.deployment.replica import REPLICA
 from brew_serve.deployment.version_controller import version_app_name, version_controller
 from brew_serve.deployment.version_reconciler import Target
@@ -33,6 +36,11 @@ from brew_serve.schemas.status import FleetStatus
 __all__ = ["FleetBackend", "Gateway", "gateway_app"]
 
 _LOG = logging.getLogger("brew_serve")
+# Of a gateway. Its own limits, which count per team, refuse requests before any team could use up all of these. Further
+# requests wait in the proxies, and those beyond the second number get 503 there.
+_MAX_ONGOING_REQUESTS, _MAX_QUEUED_REQUESTS, _RETRY_SECONDS = 20_000, 1_000, 5.0
+_BUFFER = 1.25  # work in the replicas, as a multiple of autoscaling's target, which it must exceed to start more
+_GUARD_SECONDS = 5.0  # between two looks for proxies that have started
 _POLL_SECONDS = 1.0  # between two requests for the routes
 _START_SECONDS = 60.0  # time limit for the first routes
 _READ_SECONDS = 5.0  # time limit for calls to controller and replicas that need no engine
@@ -44,12 +52,14 @@ def gateway_app(config: AppConfig) -> Application:
         serve.ingress()(Gateway),
         name="Gateway",
         num_replicas=config.gateways,
-        max_ongoing_requests=config.max_ongoing_requests * config.max_replicas,  # replicas refuse, by tokens
+        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
+        max_queued_requests=_MAX_QUEUED_REQUESTS,
+        backpressure_config=BackpressureConfig(retry_after_s=_RETRY_SECONDS),
         ray_actor_options={"num_cpus": 0},  # it waits for replicas, which have reserved theirs
         health_check_timeout_s=_START_SECONDS + 10,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=config.drain_seconds,
-        logging_config={"enable_access_log": False},  # the middleware writes one
+        logging_config=JSON_LOGS,
     ).bind(config, version_controller(config))
 
 
@@ -58,25 +68,32 @@ class FleetBackend:
 
     Args:
         controller: Handle of the version controller.
-        request_seconds: Time limit of a request without a deadline.
+        config: Of the service.
     """
 
-    def __init__(self, controller: DeploymentHandle, *, request_seconds: float) -> None:
+    def __init__(self, controller: DeploymentHandle, config: AppConfig) -> None:
         self.clock = time.perf_counter
         self.meters = Meters()
         self.suites: dict[int, TaskSuite] = {}  # by version
         self._controller = controller
-        self._forwarder = Forwarder(self._send, self.meters, request_seconds=request_seconds, clock=self.clock)
+        self.request_seconds = config.request_seconds
+        self._forwarder = Forwarder(self._send, self.meters, request_seconds=self.request_seconds, clock=self.clock)
+        self._tokens_per_replica = _BUFFER * config.target_tokens / config.gateways
+        self._guard = ConnectionGuard(config.middleware)
         self._handles: dict[int, DeploymentHandle] = {}
         self._first_calls: dict[int, asyncio.Task] = {}  # to versions that have not answered one yet
         self._problem = ""  # why the routes are old; logged when it changes
         self._replicas = 0  # of production
         self._has_routes = asyncio.Event()
         self._following: asyncio.Task | None = None
+        self._guarding: asyncio.Task | None = None
 
     async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         """Forward the request to a replica."""
         return await self._forwarder.forward(route.path, body, content_type, context, streams=route.streams)
+
+    def running_tokens(self) -> int:
+        return round(self._tokens_per_replica * max(1, self._replicas))
 
     def check_health(self) -> int:
         if not self._forwarder.targets:
@@ -94,7 +111,7 @@ class FleetBackend:
         texts = {serve.get_replica_context().replica_id.unique_id: self.meters.text()}
         for results in await asyncio.gather(*map(self._read_metrics, list(self._handles.values()))):
             texts |= results
-        return merged(texts)
+        return await asyncio.to_thread(merged, texts)  # parses them, which takes a while with many replicas
 
     async def _read_metrics(self, handle: DeploymentHandle) -> dict[str, bytes]:
         """Return the metrics of the replicas of a version that answer in time."""
@@ -116,6 +133,7 @@ class FleetBackend:
         """Start following the version controller, and wait until the routes are known."""
         if self._following is None or self._following.done():
             self._following = asyncio.create_task(self._follow())
+            self._guarding = asyncio.create_task(self._guard_proxies())
         await asyncio.wait_for(self._has_routes.wait(), _START_SECONDS)
 
     async def _follow(self) -> None:
@@ -128,6 +146,11 @@ class FleetBackend:
                 problem = f"the routes stay as they are: {type(error).__name__}: {error}"
             self._warn(problem)
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _guard_proxies(self) -> None:
+        while True:
+            await self._guard.check()
+            await asyncio.sleep(_GUARD_SECONDS)
 
     async def _call_controller(self, method: str) -> Any:
         return await asyncio.wait_for(self._controller.options(method_name=method).remote(), _READ_SECONDS)
@@ -235,13 +258,14 @@ class Gateway:
 
     def __init__(self, config: AppConfig, controller: DeploymentHandle) -> None:
         self._config = config
-        self._backend = FleetBackend(controller, request_seconds=config.request_seconds)
+        self._log = open_service_log("gateway", config.log_key)
+        self._backend = FleetBackend(controller, config)
         self._nearline = None if config.nearline is None else NearlineService.open(config.nearline, self._suite)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
         routers = () if self._nearline is None else (nearline_router(lambda: self._nearline),)
-        return create_app(self._backend, self._config.middleware, routers=routers)
+        return create_app(self._backend, self._config.middleware, routers=routers, degraded=self._degraded)
 
     async def check_health(self) -> None:
         """Called by Serve; the first call precedes the first request and waits for the routes."""
@@ -251,6 +275,9 @@ class Gateway:
         nearline = getattr(self, "_nearline", None)
         if nearline is not None:
             nearline.close()
+
+    def _degraded(self) -> list[str]:
+        return ["nearline"] if self._nearline is not None and self._nearline.problem else []
 
     def _suite(self) -> TaskSuite:
         """Return the suite of the production version.

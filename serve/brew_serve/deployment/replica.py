@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
-from pathlib import Path
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -12,11 +14,13 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 
 from brew_platform.errors import BrewError
 from brew_serve.config import AppConfig
-from brew_serve.context.base import MemberContext
+from brew_serve.context.location import open_context
 from brew_serve.deployment.autoscaling import METRIC, OutstandingTokensPolicy
 from brew_serve.deployment.forwarding import ForwardedRequest
+from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.deployment.replica_routing import MemberRouter
 from brew_serve.engines.registry import create_engine
+from brew_serve.errors import BrokenVersion
 from brew_serve.http.route import BackendResponse, run_route
 from brew_serve.http.routes import ROUTES
 from brew_serve.ranking.service import RankingService
@@ -54,7 +58,7 @@ def replica_app(config: AppConfig, number: int, replicas: int | None = None) -> 
         request_router_config=RequestRouterConfig(
             request_router_class=MemberRouter, request_router_kwargs={"wait_seconds": _WAIT_SECONDS}
         ),
-        logging_config={"enable_access_log": False},  # the middleware writes one
+        logging_config=JSON_LOGS,
         **_scaling(config, replicas),
     ).bind(config, number)
 
@@ -63,9 +67,10 @@ class Replica:
     """One engine with one version. Its engine process ends with it, also when the replica is killed."""
 
     def __init__(self, config: AppConfig, number: int) -> None:
+        self._log = open_service_log("replica", config.log_key)
         folder = config.fetch(number)
         version = load_version(folder, config.engine)
-        context = None if config.context_path is None else MemberContext(Path(config.context_path))
+        context = None if config.context_path is None else open_context(config.context_path)
         engine = create_engine(folder, version.engine)
         self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
         self._routes = {route.path: route for route in ROUTES}
@@ -83,6 +88,20 @@ class Replica:
         if response.status >= 500:
             await self._recover()
         return response
+
+    async def stream(self, request: ForwardedRequest, key: str) -> AsyncGenerator[BackendResponse | bytes, None]:
+        """Answer a request whose response can be a stream; arguments are those of `respond`.
+
+        Yields:
+            The response without its events, and then the events.
+        """
+        response = await self.respond(request, key)
+        yield replace(response, events=None)
+        if response.events is not None:
+            async with aclosing(response.events) as events:
+                async for event in events:
+                    yield event
+            await self._recover()
 
     def describe(self) -> dict[str, Any]:
         """Return the task suite of the version; also used to test that the replica answers."""
@@ -106,6 +125,8 @@ class Replica:
                     f"the engine was loaded, but did not answer its first prompt within {_WARM_SECONDS:g} s; start the "
                     f"service again, and look at the replica's log if that does not help."
                 ) from error
+            except BrokenVersion as error:  # Ray passes errors on as text, in which only this class is recognized
+                raise BrewError(str(error)) from error
             self._warm = True
         await self._recover()
 

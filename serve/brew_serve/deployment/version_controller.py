@@ -21,6 +21,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from brew_platform.errors import BrewError, first_cause
 from brew_platform.registry.events import Event
 from brew_serve.config import AppConfig
+from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.deployment.replica import REPLICA, replica_app
 from brew_serve.deployment.version_reconciler import ObservedVersion, Plan, Target, VersionReconciler
 from brew_serve.nearline.consumer import CONSUMER, consumer_app
@@ -63,7 +64,7 @@ def version_controller(config: AppConfig) -> Application:
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.2,
-        logging_config={"enable_access_log": False},
+        logging_config=JSON_LOGS,
     ).bind(config)
 
 
@@ -71,6 +72,7 @@ class VersionController:
     """Follows the registry in a thread. After a restart it continues with the applications that exist."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._log = open_service_log("controller", config.log_key)
         self._config = config
         self._registry = config.open_registry()
         self._replicas = VersionApplications(
@@ -121,15 +123,18 @@ class VersionController:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            self._read_events()
-            for applications in (self._replicas, self._consumers):
-                try:
-                    if applications is not None and self._events is not None:
-                        self._step(applications, self._events)
-                except Exception as error:  # Serve cannot be reached now; the versions keep serving
-                    _LOG.warning("the versions stay as they are: %s", error)
-            self._record_failures()
+            self._follow_once()
             self._stop.wait(self._config.follow_seconds)
+
+    def _follow_once(self) -> None:
+        self._read_events()
+        for applications in (self._replicas, self._consumers):
+            try:
+                if applications is not None and self._events is not None:
+                    self._step(applications, self._events)
+            except Exception as error:  # Serve cannot be reached now; the versions keep serving
+                _LOG.warning("the versions stay as they are: %s", error)
+        self._record_failures()
 
     def _read_events(self) -> None:
         """Read the registry's log. While it cannot be read, its last content counts."""

@@ -1,18 +1,22 @@
 """The HTTP application: middleware, the routes that a backend answers, and the operators' routes."""
 
-from collections.abc import Callable, Coroutine, Sequence
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from inspect import Parameter, Signature
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute, APIRouter
+from starlette.types import Receive, Scope, Send
 
-from brew_serve.errors import QuotaExceeded
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.error_responses import ErrorAnswer, add_error_handlers, describe_error_responses
 from brew_serve.http.middleware import MiddlewareConfig, RequestMiddleware
-from brew_serve.http.quota import TeamQuota
-from brew_serve.http.route import BackendResponse, Route
+from brew_serve.http.route import Route
 from brew_serve.http.routes import ROUTES
+from brew_serve.http.scheduler import RequestScheduler
 from brew_serve.schemas.status import FleetStatus, Health
 
 __all__ = ["create_app"]
@@ -24,6 +28,7 @@ def create_app(
     *,
     routes: Sequence[Route] = ROUTES,
     routers: Sequence[APIRouter] = (),
+    degraded: Callable[[], list[str]] = list,
 ) -> FastAPI:
     """Build the application.
 
@@ -32,6 +37,7 @@ def create_app(
         config: Of the middleware.
         routes: The routes that the backend answers.
         routers: FastAPI routers that need no backend, such as the nearline routes.
+        degraded: Returns the parts of the service that wait for something outside it, for the health routes.
 
     Raises:
         UserError: The key file is missing or malformed.
@@ -45,48 +51,44 @@ def create_app(
         redoc_url=None,
         responses=describe_error_responses(ErrorAnswer),
         strict_content_type=True,
+        redirect_slashes=False,  # the address of one id must not lead to that of another
     )
+    config = config or MiddlewareConfig()
+    scheduler = RequestScheduler(backend, max_waiting=config.max_waiting_requests)
     for route in routes:
-        _add_route(api, route, backend)
-    for router in (_operator_router(backend), *routers):
+        _add_route(api, route, scheduler)
+    for router in (_operator_router(backend, degraded), *routers):
         api.include_router(router)
     add_error_handlers(api)
-    api.add_middleware(RequestMiddleware, config=config or MiddlewareConfig(), backend=backend)
+    paths = frozenset(route.path for route in api.routes if isinstance(route, APIRoute) and "{" not in route.path)
+    api.add_middleware(RequestMiddleware, config=config, backend=backend, paths=paths)
     api.openapi = lambda: _adapt_document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 
 
-def _add_route(api: FastAPI, route: Route, backend: RankingBackend) -> None:
+def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
     """Add an endpoint that passes the unparsed body to the backend; FastAPI only documents its models."""
 
     async def respond(request: Request) -> Response:
+        body, content_type = await request.body(), request.headers.get("content-type", "")
+        if request.path_params:
+            body, content_type = json.dumps(request.path_params).encode(), "application/json"
         context, quota = request.state.context, request.state.quota
-        body = await request.body()
-        expected = 0 if quota is None or route.method != "POST" else _charge(quota, backend)
-        tokens = 0
-        try:
-            response: BackendResponse = await backend.respond(
-                route, body, request.headers.get("content-type", ""), context
-            )
-            tokens = response.tokens
-        finally:
-            if quota is not None and route.method == "POST":
-                quota.settle(expected, tokens)
+        response = await scheduler.respond(route, body, content_type, context, quota)
+        if response.events is not None:
+            return _EventStream(response.events, response.status, response.headers)
         return Response(response.body, response.status, response.headers)
 
     class BackendRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             return respond
 
-    async def document() -> None: ...
+    async def document(**parameters: Any) -> None: ...
 
-    async def document_body(body: Any) -> None: ...
-
-    if route.request is not None:
-        document_body.__annotations__["body"] = route.request
+    document.__signature__ = Signature(_describe_parameters(route))  # type: ignore[attr-defined]
     api.router.add_api_route(
         route.path,
-        document if route.request is None else document_body,
+        document,
         methods=[route.method],
         name=route.handler.__name__,
         description=route.handler.__doc__,
@@ -97,27 +99,44 @@ def _add_route(api: FastAPI, route: Route, backend: RankingBackend) -> None:
     )
 
 
-def _charge(quota: TeamQuota, backend: RankingBackend) -> int:
-    try:
-        return quota.expect(backend.clock())
-    except QuotaExceeded:
-        backend.meters.shed.labels("quota").inc()
-        raise
+def _describe_parameters(route: Route) -> list[Parameter]:
+    """Return the parameters of a function that FastAPI documents as the route."""
+    if route.request is None:
+        return []
+    if route.method == "POST":
+        return [Parameter("body", Parameter.KEYWORD_ONLY, annotation=route.request)]
+    fields = route.request.model_fields.items()
+    return [Parameter(name, Parameter.KEYWORD_ONLY, annotation=field.annotation) for name, field in fields]
 
 
-def _operator_router(backend: RankingBackend) -> APIRouter:
+class _EventStream(StreamingResponse):
+    """A stream of events. A client that disconnects closes it, which stops the work."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(events, status, headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
+
+
+def _operator_router(backend: RankingBackend, degraded: Callable[[], list[str]]) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/health")
+    @router.get("/health", response_model_exclude_defaults=True)
+    @router.head("/health", include_in_schema=False)
     async def health() -> Health:
         """200 while the service works; otherwise it should be restarted."""
-        return Health(status="ok", version=backend.check_health())
+        return Health(status="ok", version=backend.check_health(), degraded=degraded())
 
-    @router.get("/ready")
-    @router.get("/healthz", include_in_schema=False)
+    @router.get("/ready", response_model_exclude_defaults=True)
+    @router.head("/ready", include_in_schema=False)
+    @router.get("/healthz", include_in_schema=False, response_model_exclude_defaults=True)
+    @router.head("/healthz", include_in_schema=False)
     async def ready() -> Health:
         """200 when requests can be answered."""
-        return Health(status="ok", version=backend.check_ready())
+        return Health(status="ok", version=backend.check_ready(), degraded=degraded())
 
     @router.get("/v1/status")
     async def status() -> FleetStatus:

@@ -7,6 +7,7 @@ its owner may read:
       feed:
         requests_per_second: 50     # null or absent: no limit
         tokens_per_minute: 6000000
+        weight: 1                   # share of the service when teams wait for each other; absent: 1
         admin: false                # true: may read /metrics
         keys:
           3f9a0c12: {salt: <hex>, sha256: <hex>}   # id: hash of salt and secret
@@ -19,6 +20,7 @@ import fcntl
 import hashlib
 import hmac
 import logging
+import math
 import os
 import re
 import secrets
@@ -38,7 +40,8 @@ __all__ = ["KeyFile", "Team", "create_key", "list_keys", "revoke_key"]
 _LOG = logging.getLogger(__name__)
 _KEY = re.compile(r"b360_([0-9a-f]{8})_([\w-]{43})", re.ASCII)
 _TEAM = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_LIMITS = ("requests_per_second", "tokens_per_minute")
+_NUMBERS = ("requests_per_second", "tokens_per_minute", "weight")
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.001, 1_000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Team:
     name: str
     requests_per_second: float | None = None
     tokens_per_minute: int | None = None
+    weight: float = 1.0  # a team of weight 2 gets twice the tokens of one of weight 1 while both wait
     admin: bool = False  # may use the operators' routes
 
 
@@ -99,6 +103,7 @@ def create_key(
     *,
     requests_per_second: float | None = None,
     tokens_per_minute: int | None = None,
+    weight: float | None = None,
     admin: bool | None = None,
 ) -> str:
     """Add a key to the file; create the file and the team if they do not exist.
@@ -108,6 +113,7 @@ def create_key(
         team: Name of the team: letters, digits, `_`, `.` and `-`.
         requests_per_second: Request limit of the team; None keeps the current limit.
         tokens_per_minute: Token limit of the team; None keeps the current limit.
+        weight: Share of the service beside other teams that wait; None keeps the current weight.
         admin: Whether the team can use the operators' routes; None keeps the current value.
 
     Returns:
@@ -118,7 +124,12 @@ def create_key(
     """
     if not _TEAM.fullmatch(team):
         raise UserError(f"{team!r} cannot name a team; use 1 to 64 letters, digits, and any of _ . -")
-    settings = {"requests_per_second": requests_per_second, "tokens_per_minute": tokens_per_minute, "admin": admin}
+    settings: dict[str, Any] = {
+        "requests_per_second": requests_per_second,
+        "tokens_per_minute": tokens_per_minute,
+        "weight": weight,
+        "admin": admin,
+    }
     id_, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
     with _lock(path):
         data = _load(path) if path.exists() else {"teams": {}}
@@ -216,14 +227,18 @@ def _teams(path: Path, data: Mapping[str, Any]) -> dict[str, _Key]:
     keys: dict[str, _Key] = {}
     for name, entry in data["teams"].items():
         try:
-            unknown = entry.keys() - {*_LIMITS, "admin", "keys"}
-            if unknown or not isinstance(name, str) or not isinstance(entry.get("admin", False), bool):
-                raise ValueError(f"unknown key {unknown.pop()!r}" if unknown else "its name or `admin` is malformed")
-            for limit in _LIMITS:
-                value = entry.get(limit)
-                if value is not None and (isinstance(value, bool) or not value > 0):
-                    raise ValueError(f"{limit} must be a number greater than 0, or null")
-            team = Team(name=name, **{key: value for key, value in entry.items() if key != "keys"})
+            settings = {key: value for key, value in entry.items() if key != "keys" and value is not None}
+            if unknown := settings.keys() - {*_NUMBERS, "admin"}:
+                raise ValueError(f"unknown key {unknown.pop()!r}")
+            if not (isinstance(name, str) and _TEAM.fullmatch(name)) or not isinstance(entry.get("admin", False), bool):
+                raise ValueError("its name or `admin` is malformed")
+            for number in settings.keys() & {*_NUMBERS}:
+                value = settings[number]
+                if isinstance(value, bool) or not 0 < value < math.inf:
+                    raise ValueError(f"{number} must be a number greater than 0, or null")
+            if not _LEAST_WEIGHT <= settings.get("weight", 1) <= _MOST_WEIGHT:
+                raise ValueError(f"weight must be {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+            team = Team(name=name, **settings)
             for id_, key in (entry.get("keys") or {}).items():
                 digest = bytes.fromhex(key["sha256"])
                 keys[str(id_)] = _Key(team=team, salt=bytes.fromhex(key["salt"]), digest=digest)

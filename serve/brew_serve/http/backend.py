@@ -20,6 +20,7 @@ class RankingBackend(Protocol):
 
     clock: Callable[[], float]  # seconds; `RequestContext.arrival` is on it
     meters: Meters
+    request_seconds: float  # deadline of a request that names none
 
     async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         """Answer a request for `route`. The response includes its cost in tokens.
@@ -28,6 +29,9 @@ class RankingBackend(Protocol):
             Lost: No replica answered.
             Late: The replica that has the request did not answer in time.
         """
+
+    def running_tokens(self) -> int:
+        """Return how many predicted tokens of work this process passes on at a time; further requests wait in it."""
 
     def check_health(self) -> int:
         """Return the version that answers. Raises a BrewError if the service should be restarted."""
@@ -43,15 +47,25 @@ class RankingBackend(Protocol):
 
 
 class LocalBackend:
-    """A `RankingBackend` around one service in this process."""
+    """A `RankingBackend` around one service in this process.
 
-    def __init__(self, service: RankingService) -> None:
+    Args:
+        service: Answers the requests.
+        request_seconds: Deadline of a request that names none.
+        running_tokens: Predicted work that the service gets at a time.
+    """
+
+    def __init__(self, service: RankingService, *, request_seconds: float = 55.0, running_tokens: int = 40_000) -> None:
         self._service = service
-        self.clock, self.meters = service.clock, service.meters
+        self.clock, self.meters, self.request_seconds = service.clock, service.meters, request_seconds
+        self._running_tokens = running_tokens
 
     async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         """Run the route's handler on the service."""
         return await run_route(route, self._service, body, content_type, context)
+
+    def running_tokens(self) -> int:
+        return self._running_tokens
 
     def check_health(self) -> int:
         return self._service.check_health()

@@ -22,7 +22,6 @@ from brew_serve.errors import Lost, Refusal, Unauthorized, UnknownModel
 from brew_serve.schemas.openai import OpenAIErrorAnswer, is_openai_path
 
 __all__ = [
-    "NOT_JSON",
     "ErrorAnswer",
     "add_error_handlers",
     "describe_error_responses",
@@ -35,14 +34,12 @@ _LOG = logging.getLogger("brew_serve")
 _RESTART_SECONDS = 10.0  # Retry-After of a failed engine; Serve checks the health of its replicas every 5 seconds
 _UNION_BRANCH = re.compile(r"(?:constrained-)?(?:str|int)|.*\[.*")  # how pydantic names the branches of a union
 
-NOT_JSON = "the body is not JSON in UTF-8; send JSON with content-type application/json."
-
 _STATUSES = {
     400: "The request is invalid",
     401: "The API key is missing or unknown",
     403: "The team may not use this route",
     404: "An id or a model is unknown to this service",
-    408: "The deadline passed before any work began",
+    408: "The deadline passed before any work began, or the body did not arrive in time",
     413: "The body is too large",
     429: "The team's quota is used up; see Retry-After",
     500: "The service failed",
@@ -102,32 +99,36 @@ def render_error(error: Exception, path: str) -> JSONResponse:
     return _render(path, 500, "failed", "the service failed on this request; its log says why. Tell the operators.")
 
 
-def log_error(error: Exception, method: str, path: str) -> None:
-    """Log errors that the caller did not cause: failures of the service with their text, bugs with their traceback."""
+def log_error(error: Exception, route: str, request_id: str) -> None:
+    """Log errors that the caller did not cause: failures of the service with their text, bugs with their traceback.
+
+    Args:
+        error: That ended the request.
+        route: Template of the path, which contains no ids.
+        request_id: Of the request.
+    """
+    fields = {"route": route, "request_id": request_id}
     if not isinstance(error, BrewError):
-        _LOG.error("%s %s failed", method, path, exc_info=error)
+        _LOG.error("a request failed", exc_info=error, extra={"fields": fields})
     elif not isinstance(error, UserError | Refusal):
-        _LOG.error("%s", error)
+        _LOG.error("%s", error, extra={"fields": fields})
 
 
 def add_error_handlers(api: FastAPI) -> None:
-    """Render every error of `api` with `render_error`."""
+    """Render the errors of `api` with `render_error`. `RequestMiddleware` renders those that are not a BrewError."""
 
     @api.exception_handler(RequestValidationError)
     async def handle_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _render(request.url.path, 400, "invalid_request", describe_validation_error(error.errors()))
+        return _render(request.scope["path"], 400, "invalid_request", describe_validation_error(error.errors()))
 
-    @api.exception_handler(Exception)
     @api.exception_handler(BrewError)
-    async def handle_error(request: Request, error: Exception) -> JSONResponse:
-        log_error(error, request.method, request.url.path)
-        return render_error(error, request.url.path)
+    async def handle_error(request: Request, error: BrewError) -> JSONResponse:
+        log_error(error, request.scope["route"].path, request.state.context.trace.request_id)
+        return render_error(error, request.scope["path"])
 
     @api.exception_handler(HTTPException)
     async def handle_http_exception(request: Request, error: HTTPException) -> JSONResponse:
-        path = request.url.path
-        if error.status_code == 400:  # FastAPI raises it for a body that it cannot decode
-            return _render(path, 400, "invalid_request", NOT_JSON)
+        path = request.scope["path"]
         sentence = f"{request.method} {path} is not served; GET /docs lists the routes."
         return _render(path, error.status_code, "not_served", sentence, error.headers)
 
@@ -139,8 +140,6 @@ def describe_validation_error(errors: Sequence[Mapping[str, Any]]) -> str:
         errors: As `RequestValidationError.errors()` returns them; each `loc` begins with "body" or "path".
     """
     first = errors[0]
-    if first["type"] == "json_invalid":
-        return f"the body is not valid JSON ({first['ctx']['error']} at character {first['loc'][-1]}); send one object."
     path = [str(part) for part in first["loc"][1:]]
     if path[:1] == ["candidates"]:
         del path[2:3]  # pydantic inserts the kind of the candidate there

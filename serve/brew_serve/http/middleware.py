@@ -1,22 +1,24 @@
-"""ASGI middleware: trace ids, API keys, request rates and body sizes, checked before anything is parsed.
+"""ASGI middleware: trace ids, API keys, request rates and bodies, checked before anything is parsed.
 
 For each request it records the arrival time, reads or creates the trace ids, checks the team's key and request rate,
-and reads the body up to the size limit. It puts a `RequestContext` into the scope's state. It counts and logs the
-response.
+and reads the body within its limits. It puts a `RequestContext` into the scope's state. It counts and logs the
+response: the log has the route's template, never the path, which may contain a member's id.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brew_platform.errors import BrewError
-from brew_platform.settings import PositiveInt, Settings
-from brew_serve.errors import BodyTooLarge, Forbidden, QuotaExceeded, Unauthorized
+from brew_platform.errors import BrewError, UserError
+from brew_platform.settings import PositiveInt, Seconds, Settings
+from brew_serve.errors import Forbidden, QuotaExceeded, Unauthorized
 from brew_serve.http.auth import KeyFile, Team
 from brew_serve.http.backend import RankingBackend
-from brew_serve.http.error_responses import render_error
+from brew_serve.http.body_reader import BodyReader, Disconnected
+from brew_serve.http.error_responses import log_error, render_error
 from brew_serve.http.quota import TeamQuota
 from brew_serve.http.request_context import LOCAL, RequestContext, Trace
 
@@ -25,8 +27,11 @@ __all__ = ["MiddlewareConfig", "RequestMiddleware"]
 _LOG = logging.getLogger("brew_serve.access")
 
 # For probes, which send no key, and for developers of clients; they reveal nothing about members, models or load.
+# Their bodies are never read.
 _OPEN = frozenset({"/health", "/healthz", "/ready", "/docs", "/openapi.json"})
 _ADMIN = frozenset({"/metrics"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_DISCONNECTED = 499  # in the log and the metrics: the client left before its request was complete
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -35,10 +40,17 @@ Send = Callable[[Message], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class MiddlewareConfig(Settings):
-    """Which callers are accepted, and how large a request may be."""
+    """Which callers are accepted, and the limits of their connections, bodies and queues."""
 
     keys_path: str | None = None  # the key file; None: no keys, and the service listens on this machine only
+    header_seconds: Seconds = 10.0  # time limit for a connection to send the headers of a request
+    max_header_bytes: PositiveInt = 65_536  # of a request
     max_body_bytes: PositiveInt = 8_000_000  # 1,000 candidates of 8 KB
+    body_seconds: Seconds = 20.0  # time limit for a body to arrive
+    max_reading_requests: PositiveInt = 256  # bodies of a team that arrive at a time; one more ends the longest
+    max_held_bytes: PositiveInt = 500_000_000  # bodies of a team's requests that are not answered yet
+    max_waiting_requests: PositiveInt = 256  # requests of a team that wait for their turn
+    max_connections: PositiveInt = 8_000  # of each proxy; one more ends the oldest that has no request
 
 
 class RequestMiddleware:
@@ -47,16 +59,20 @@ class RequestMiddleware:
     Args:
         app: The application behind it.
         config: Key file and limits.
-        backend: Its clock and meters are used.
+        backend: Its clock, meters and time limit are used.
+        paths: Of the routes without parameters.
 
     Raises:
         UserError: The key file is missing or malformed.
     """
 
-    def __init__(self, app: Any, config: MiddlewareConfig, backend: RankingBackend) -> None:
+    def __init__(self, app: Any, config: MiddlewareConfig, backend: RankingBackend, paths: frozenset[str]) -> None:
+        self._paths = paths
         self._app, self._config, self._clock, self._meters = app, config, backend.clock, backend.meters
         self._keys = None if config.keys_path is None else KeyFile(Path(config.keys_path))
         self._quotas: dict[str, TeamQuota] = {}
+        self._bodies = BodyReader(config)
+        self._request_seconds = backend.request_seconds
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,12 +81,12 @@ class RequestMiddleware:
         arrival = self._clock()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         trace = Trace.of(headers.get("x-request-id", ""), headers.get("traceparent", ""))
-        status, team_name = 500, ""
+        status, started, team_name, body = 500, False, "", b""
 
         async def send_with_ids(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 ids = {"x-request-id": trace.request_id, "traceparent": trace.traceparent}
                 message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in ids.items())]
             await send(message)
@@ -80,26 +96,53 @@ class RequestMiddleware:
                 team = self._authenticate(scope["path"], headers.get("authorization", ""))
                 team_name = team.name
                 quota = self._quota(team, arrival)
-                if quota and scope["path"] not in _OPEN:
-                    quota.count_request(arrival)
-                body = await self._body(headers.get("content-length", ""), receive)
+                if scope["path"] not in _OPEN:
+                    if quota:
+                        quota.count_request(arrival)
+                    _require_plain_body(headers.get("content-encoding", ""))
+                    body = await self._bodies.read(team_name, headers.get("content-length", ""), receive)
             except BrewError as error:
                 if isinstance(error, QuotaExceeded):
                     self._meters.shed.labels("rate").inc()
                 await render_error(error, scope["path"])(scope, receive, send_with_ids)
                 return
-            context = RequestContext(arrival=arrival, trace=trace, team=team)
+            except Disconnected:
+                status = _DISCONNECTED
+                return
+            context = RequestContext(arrival=arrival, trace=trace, team=team, time_limit=self._request_seconds)
             scope["state"] = {**scope.get("state", {}), "context": context, "quota": quota}
             await self._app(scope, _replay(body, receive), send_with_ids)
+        except asyncio.CancelledError:
+            status = _DISCONNECTED
+            raise
+        except Exception as error:  # a bug; not raised, because servers log the text of exceptions
+            log_error(error, self._route(scope), trace.request_id)
+            if not started:
+                await render_error(error, scope["path"])(scope, receive, send_with_ids)
         finally:
-            seconds = self._clock() - arrival
-            route = getattr(scope.get("route"), "path", "other")
-            self._meters.requests.labels(route, str(status), team_name).inc()
-            self._meters.request_seconds.labels(route).observe(seconds)
-            _LOG.info(
-                "%s %s %d %.1f ms team=%s request_id=%s trace_id=%s",
-                *(scope["method"], scope["path"], status, seconds * 1000, team_name, trace.request_id, trace.trace_id),
-            )
+            self._bodies.release(team_name, len(body))
+            self._record(scope, status, team_name, trace, self._clock() - arrival)
+
+    def _record(self, scope: MutableMapping[str, Any], status: int, team: str, trace: Trace, seconds: float) -> None:
+        """Count and log a request that has ended."""
+        route = self._route(scope)
+        self._meters.requests.labels(route, str(status), team).inc()
+        self._meters.request_seconds.labels(route).observe(seconds)
+        fields = {
+            "method": scope["method"] if scope["method"] in _METHODS else "other",
+            "route": route,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 1),
+            "team": team,
+            "request_id": trace.request_id,
+            "trace_id": trace.trace_id,
+        }
+        _LOG.info("request", extra={"fields": fields})
+
+    def _route(self, scope: MutableMapping[str, Any]) -> str:
+        """Return the template of the request's path; `other` where no route has it."""
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        return str(getattr(scope.get("route"), "path", path))
 
     def _authenticate(self, path: str, authorization: str) -> Team:
         """Return the team of the key.
@@ -128,28 +171,14 @@ class RequestMiddleware:
             quota = self._quotas[team.name] = TeamQuota(team, now)
         return quota
 
-    async def _body(self, length: str, receive: Receive) -> bytes:
-        """Read the whole body.
 
-        Raises:
-            BodyTooLarge: It exceeds the limit; raised before reading if the content-length header says so.
-        """
-        limit = self._config.max_body_bytes
-        error = BodyTooLarge(f"the body has more than {limit} bytes; send fewer candidates, or shorter fields.")
-        if length.isdecimal() and int(length[:20]) > limit:
-            raise error
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False)
-            if size > limit:
-                raise error
-        return b"".join(chunks)
+def _require_plain_body(content_encoding: str) -> None:
+    """Raise a UserError for a compressed body, which would be reported as one that is not JSON."""
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise UserError(
+            f"the header content-encoding is {content_encoding[:100]!r}, but bodies are not decompressed here; send "
+            f"the body as it is, without this header."
+        )
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,19 +1,22 @@
-"""Quotas of a team: token buckets for requests per second and for tokens per minute.
+"""Quotas of a team: token buckets for requests per second and for tokens per minute, and the prediction of tokens.
 
 Time is an argument. The buckets live in one gateway: with N gateways behind one address a team gets up to N times its
 limits.
 
-The tokens of a request are known only once its prompts are compiled. `TeamQuota.expect` therefore charges the average
-of the team's recent requests, and `settle` corrects the charge when the response is there. In the long run exactly the
-tokens used are charged.
+The tokens of a request are known only once its prompts are compiled. `TokenPredictor` therefore predicts them from the
+size of its body, `TeamQuota.charge` charges the prediction, and `settle` corrects the charge when the response is
+there. In the long run exactly the tokens used are charged.
 """
+
+from dataclasses import dataclass
 
 from brew_serve.errors import QuotaExceeded
 from brew_serve.http.auth import Team
 
-__all__ = ["Bucket", "TeamQuota"]
+__all__ = ["Bucket", "TeamQuota", "TokenPredictor"]
 
-_NEWEST_WEIGHT = 0.2  # of the newest request in the average that predicts the next one
+_BYTES_PER_TOKEN = 4.0  # of a body, until a request of the route was answered
+_OLDER_WEIGHT = 0.8  # of all earlier requests beside the newest one in a prediction
 
 
 class Bucket:
@@ -48,6 +51,32 @@ class Bucket:
         self._level = min(self.capacity, self._level + amount)
 
 
+@dataclass
+class _Sums:
+    tokens: float = 0.0
+    size: float = 0.0
+
+
+class TokenPredictor:
+    """Predicts the tokens of one team's requests from their bytes: a running ratio for each route."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def predict(self, route: str, size: int) -> int:
+        """Return the predicted tokens, at least 1, of a request with a body of `size` bytes."""
+        sums = self._sums.get(route)
+        ratio = sums.tokens / sums.size if sums else 1 / _BYTES_PER_TOKEN
+        return max(1, round(ratio * size))
+
+    def observe(self, route: str, size: int, tokens: int) -> None:
+        """Add a request that was answered and took `tokens`."""
+        if size > 0 and tokens > 0:
+            sums = self._sums.setdefault(route, _Sums())
+            sums.tokens = _OLDER_WEIGHT * sums.tokens + tokens
+            sums.size = _OLDER_WEIGHT * sums.size + size
+
+
 class TeamQuota:
     """The buckets of one team.
 
@@ -61,7 +90,6 @@ class TeamQuota:
         rate, tokens = team.requests_per_second, team.tokens_per_minute
         self._requests = None if rate is None else Bucket(per_second=rate, capacity=max(1.0, rate), now=now)
         self._tokens = None if tokens is None else Bucket(per_second=tokens / 60, capacity=tokens, now=now)
-        self._average: float | None = None  # tokens of this team's requests
 
     def count_request(self, now: float) -> None:
         """Count one request.
@@ -76,29 +104,20 @@ class TeamQuota:
                 seconds,
             )
 
-    def expect(self, now: float) -> int:
+    def charge(self, predicted: int, now: float) -> None:
         """Charge the predicted tokens of a request; `settle` must follow.
-
-        Returns:
-            The tokens that were charged.
 
         Raises:
             QuotaExceeded: The team has used up its tokens.
         """
-        expected = round(self._average or 0)
-        if self._tokens and (seconds := self._tokens.take(expected, now)):
+        if self._tokens and (seconds := self._tokens.take(predicted, now)):
             raise QuotaExceeded(
                 f"team {self.team.name} may use {self.team.tokens_per_minute} tokens a minute and has used them; wait "
                 f"{seconds:.1f} s, send fewer candidates, or ask the operators for more.",
                 seconds,
             )
-        return expected
 
-    def settle(self, expected: int, tokens: int) -> None:
-        """Replace the charge of `expect` by the tokens used; 0 tokens stand for a request that was not admitted."""
+    def settle(self, predicted: int, tokens: int) -> None:
+        """Replace the charge of `charge` by the tokens used; 0 tokens stand for a request that was not admitted."""
         if self._tokens:
-            self._tokens.give_back(expected - tokens)
-        if tokens:
-            self._average = (
-                tokens if self._average is None else self._average + _NEWEST_WEIGHT * (tokens - self._average)
-            )
+            self._tokens.give_back(predicted - tokens)

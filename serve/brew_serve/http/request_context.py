@@ -50,8 +50,10 @@ class RequestContext:
         arrival: Seconds on the backend's clock when the first byte arrived; deadlines count from it.
         trace: The ids of the request.
         team: The team of the API key.
+        time_limit: Seconds from the arrival: the deadline of a request that names none. None for no limit.
     """
 
     arrival: float
     trace: Trace
     team: Team = LOCAL
+    time_limit: float | None = None

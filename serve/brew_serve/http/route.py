@@ -4,6 +4,7 @@ A `Route` is plain data, so that the process that speaks HTTP and the process th
 `app` builds the HTTP endpoint from it, and `backend.LocalBackend` runs its handler.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,14 +12,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from brew_platform.console.logging import PrivateId
 from brew_serve.http.error_responses import ErrorAnswer, log_error, render_error
 from brew_serve.http.request_context import RequestContext
-from brew_serve.http.strict_json import parse_body
+from brew_serve.http.strict_json import parse_body_in_thread
 from brew_serve.ranking.service import Costed, RankingService
 
 __all__ = ["EVENT_STREAM", "BackendResponse", "Route", "end_with_error_event", "run_route"]
 
 EVENT_STREAM = "text/event-stream"
+
+_LOG = logging.getLogger("brew_serve.access")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,35 +88,59 @@ async def run_route(
         body: Of the HTTP request.
         content_type: The header of the HTTP request; empty if it is missing.
     """
+    start, status, tokens, member = service.clock(), 499, 0, None  # 499: cancelled, as the middleware counts it
     try:
         if route.request is None:
             result = await route.handler(service, context)
         else:
-            result = await route.handler(service, parse_body(route.request, body, content_type), context)
+            request = await parse_body_in_thread(route.request, body, content_type)
+            member = getattr(request, "member_id", None)
+            if context.time_limit is not None and getattr(request, "deadline_ms", 0) is None:
+                request = request.model_copy(update={"deadline_ms": round(context.time_limit * 1000)})
+            result = await route.handler(service, request, context)
+        status, tokens = 200, result.tokens
         if isinstance(result.response, AsyncGenerator):
-            return BackendResponse(
+            response = BackendResponse(
                 status=200,
                 headers={"content-type": EVENT_STREAM, "cache-control": "no-cache"},
                 body=b"",
-                tokens=result.tokens,
-                events=end_with_error_event(_encode_events(result.response), route.path),
+                tokens=tokens,
+                events=end_with_error_event(_encode_events(result.response), route.path, context.trace.request_id),
             )
-        return BackendResponse(status=200, body=result.response.model_dump_json().encode(), tokens=result.tokens)
+        else:
+            response = BackendResponse(status=200, body=result.response.model_dump_json().encode(), tokens=tokens)
     except Exception as error:
-        log_error(error, route.method, route.path)
-        response = render_error(error, route.path)
-        headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-        return BackendResponse(status=response.status_code, body=bytes(response.body), headers=headers)
+        log_error(error, route.path, context.trace.request_id)
+        rendered = render_error(error, route.path)
+        status = rendered.status_code
+        headers = {name: value for name, value in rendered.headers.items() if name != "content-length"}
+        response = BackendResponse(status=status, body=bytes(rendered.body), headers=headers)
+    finally:
+        fields = {
+            "route": route.path,
+            "status": status,
+            "milliseconds": round((service.clock() - start) * 1000, 1),
+            "team": context.team.name,
+            "version": service.number,
+            "tokens": tokens,
+            "member_id": None if member is None else PrivateId(member),
+            "request_id": context.trace.request_id,
+            "trace_id": context.trace.trace_id,
+        }
+        _LOG.info("answered", extra={"fields": fields})
+    return response
 
 
-async def end_with_error_event(events: AsyncGenerator[bytes, None], path: str) -> AsyncGenerator[bytes, None]:
+async def end_with_error_event(
+    events: AsyncGenerator[bytes, None], path: str, request_id: str
+) -> AsyncGenerator[bytes, None]:
     """Yield the events. An error, for which the status can no longer be changed, becomes the last event."""
     async with aclosing(events):
         try:
             async for event in events:
                 yield event
         except Exception as error:
-            log_error(error, "POST", path)
+            log_error(error, path, request_id)
             yield _event(bytes(render_error(error, path).body))
 
 

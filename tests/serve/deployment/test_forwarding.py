@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
+from brew_serve.deployment import forwarding
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Lost
@@ -23,6 +27,7 @@ from brew_serve.http.route import BackendResponse, Route, run_route
 from brew_serve.http.routes import ROUTES
 from brew_serve.metrics import Meters, merged
 from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.status import FleetStatus
 from brew_serve.version import LoadedVersion
@@ -39,11 +44,15 @@ class FakeFleet:
         self.routes = {route.path: route for route in ROUTES}
         self.sent: list[tuple[int, str]] = []
         self.before: Callable[[int], Any] = lambda version: asyncio.sleep(0)
+        self.request_seconds = request_seconds
         self.forwarder = Forwarder(self.send, self.meters, request_seconds=request_seconds, clock=self.clock)
         self.forwarder.targets = targets
 
     async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         return await self.forwarder.forward(route.path, body, content_type, context)
+
+    def running_tokens(self) -> int:
+        return 10**9
 
     async def send(self, version: int, request: ForwardedRequest, key: str) -> BackendResponse:
         self.sent.append((version, key))
@@ -238,17 +247,33 @@ async def test_a_replica_has_a_grace_period_for_a_partial_response(
     assert (partial.json()["partial"], len(partial.json()["ranking"])) == (True, 3)
 
 
+CANARY = Target(role="canary", version=4, share=1.0)
+
+
+def computes_nan(gateway: FakeFleet, number: int) -> None:
+    """Let a version have a NaN weight in the head of its model."""
+
+    async def next_token_logprobs(prompt: Any, token_ids: Any, shared: Any = None) -> list[float]:
+        return [math.nan] * len(token_ids)
+
+    service = gateway.services[number]
+    service._scorer = Scorer(Mock(next_token_logprobs=next_token_logprobs), service.version.compiler)
+
+
+def fleet_of(version: LoadedVersion, table_engine: Any, *targets: Target, **options: Any) -> FakeFleet:
+    services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
+    return FakeFleet(services, *targets, **options)
+
+
 async def test_a_canary_answers_its_members_and_production_replaces_a_lost_canary(
     version: LoadedVersion, table_engine: Any, body: dict[str, Any]
 ) -> None:
-    services = {number: RankingService(number, version, table_engine, None) for number in (3, 4)}
-    gateway = FakeFleet(services, PRODUCTION, Target(role="canary", version=4, share=0.5))
+    gateway = fleet_of(version, table_engine, PRODUCTION, replace(CANARY, share=0.5))
 
     async def versions(http: httpx.AsyncClient) -> list[int]:
         answers = []
         for n in range(20):
-            body["member"]["profile"] = {"title": f"nurse {n}"}
-            answers.append((await http.post("/v1/rank", json=body)).json()["version"])
+            answers.append((await http.post("/v1/rank", json={**body, "routing_key": f"m{n}"})).json()["version"])
         return answers
 
     async with gateway.client() as http:
@@ -258,6 +283,94 @@ async def test_a_canary_answers_its_members_and_production_replaces_a_lost_canar
         gateway.lost = {4}
         assert await versions(http) == [3] * 20
     assert gateway.metric('brew_lost_total{version="4"}') == once.count(4)
+
+
+async def test_a_failing_canary_gets_one_request_in_a_while_until_it_answers_again(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = fleet_of(version, table_engine, PRODUCTION, CANARY)
+    monkeypatch.setattr(forwarding, "_CANARY_RETRY_SECONDS", 0.1)
+    gateway.lost = {4}
+    async with gateway.client() as http:
+
+        async def version_of(requests: int) -> set[int]:
+            answers = await asyncio.gather(*(http.post("/v1/rank", json=body) for _ in range(requests)))
+            return {answer.json()["version"] for answer in answers}
+
+        assert await version_of(1) == {3}
+        gateway.sent.clear()
+        assert await version_of(4) == {3}
+        assert {number for number, _ in gateway.sent} == {3}, "no request waits for the canary"
+        await asyncio.sleep(0.1)
+        gateway.sent.clear()
+        assert await version_of(4) == {3}
+        assert [number for number, _ in gateway.sent].count(4) == 1
+        gateway.lost = set()
+        await asyncio.sleep(0.1)
+        assert await version_of(1) == {4}
+        assert await version_of(4) == {4}
+    assert gateway.metric('brew_lost_total{version="4"}') == 9
+
+
+async def test_a_canary_that_is_down_is_not_tried(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    shadow = Target(role="shadow", version=4, share=1.0, up=False)
+    gateway = fleet_of(version, table_engine, PRODUCTION, replace(CANARY, up=False), shadow)
+    async with gateway.client() as http:
+        assert (await http.post("/v1/rank", json=body)).json()["version"] == 3
+    assert [number for number, _ in gateway.sent] == [3]
+    assert gateway.metric('brew_lost_total{version="4"}') == 1
+    assert gateway.metric('brew_shadow_total{outcome="lost",version="4"}') == 1
+
+
+class Bug(Exception):
+    """A replica's error that is no error of ours."""
+
+
+@pytest.mark.parametrize("failure", ["hangs", "raises", "computes NaN", "is overloaded"])
+@pytest.mark.parametrize("deadline", [{}, {"deadline_ms": 400}])
+async def test_production_answers_for_a_canary_that(
+    failure: str, deadline: dict[str, int], version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    gateway = fleet_of(version, table_engine, PRODUCTION, CANARY, request_seconds=0.6)
+
+    async def before(number: int) -> None:
+        if number == 4 and failure == "hangs":
+            await asyncio.Event().wait()
+        if number == 4 and failure == "raises":
+            raise Bug
+
+    gateway.before = before
+    if failure == "computes NaN":
+        computes_nan(gateway, 4)
+    elif failure == "is overloaded":
+        gateway.services[4].admission.outstanding_tokens = 10**9
+    async with gateway.client() as http:
+        answer = await http.post("/v1/rank", json={**body, **deadline})
+    assert (answer.status_code, answer.json().get("version")) == (200, 3)
+    assert answer.json()["partial"] is False
+    assert gateway.metric('brew_lost_total{version="4"}') == 1
+
+
+@pytest.mark.parametrize("failure", ["raises", "computes NaN"])
+async def test_a_failing_shadow_never_reaches_the_caller(
+    failure: str, version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    gateway = fleet_of(version, table_engine, PRODUCTION, Target(role="shadow", version=4, share=1.0))
+    outcome = "lost" if failure == "raises" else "refused"
+
+    async def before(number: int) -> None:
+        if number == 4 and failure == "raises":
+            raise Bug
+
+    gateway.before = before
+    if failure == "computes NaN":
+        computes_nan(gateway, 4)
+    async with gateway.client() as http:
+        assert (await http.post("/v1/rank", json=body)).status_code == 200
+        while not gateway.metric(f'brew_shadow_total{{outcome="{outcome}",version="4"}}'):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_shadow_is_compared_and_never_delays_or_fails_the_caller(

@@ -76,6 +76,11 @@ BROKEN = [
     ("teams: {feed: {admin: 'no'}}", "`admin` is malformed"),
     ("teams: {feed: {tokens_per_minute: -1}}", "tokens_per_minute must be a number greater than 0"),
     ("teams: {feed: {requests_per_second: true}}", "requests_per_second must be a number greater than 0"),
+    ("teams: {feed: {requests_per_second: .inf}}", "requests_per_second must be a number greater than 0"),
+    ("teams: {feed: {tokens_per_minute: .nan}}", "tokens_per_minute must be a number greater than 0"),
+    ("teams: {feed: {weight: 0}}", "weight must be a number greater than 0"),
+    ("teams: {feed: {weight: 1.0e-9}}", r"weight must be 0\.001 to 1000"),
+    ('teams: {"a\\nb": {}}', "its name or `admin` is malformed"),
     ("teams: {feed: {keys: {a: {salt: zz, sha256: ''}}}}", "team 'feed' is malformed"),
 ]
 

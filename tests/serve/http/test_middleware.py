@@ -1,24 +1,30 @@
 """The middleware over HTTP: keys, quotas, sizes, ids, deadlines and load, with status and message of every error."""
 
 import asyncio
-import logging
+import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
+from brew_platform.console.logging import PrivateId, open_process_log
 from brew_platform.errors import UserError
 from brew_serve.client import RankClient
 from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared
 from brew_serve.engines.torch import TorchEngine
+from brew_serve.errors import Late, Lost
 from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
 from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.request_context import RequestContext
+from brew_serve.http.route import BackendResponse, Route
+from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.ranking.admission import AdmissionConfig
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
@@ -298,39 +304,195 @@ async def test_an_empty_history_is_answered(service: RankingService, body: dict[
     assert len(answer.json()["ranking"]) == len(body["candidates"])
 
 
-# --- Text that Python's json accepts and JSON does not ---
-
-RAW: list[tuple[Callable[[str], str], str]] = [
-    (lambda text: text.replace('"job_apply"', '"\\ud800"'), "half of a surrogate pair is not text"),
-    (lambda text: text.replace('"task"', '"\\udfff"'), "half of a surrogate pair is not text"),
-    (lambda text: text.replace("{", '{"top_k": NaN, ', 1), "NaN is not JSON"),
-    (lambda text: text.replace("{", '{"top_k": Infinity, ', 1), "Infinity is not JSON"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "sentence"), RAW)
-async def test_json_is_read_strictly(
-    service: RankingService, body: dict[str, Any], spoil: Callable[[str], str], sentence: str
-) -> None:
-    text = spoil(httpx.Request("POST", "http://test", json=body).content.decode())
+async def test_a_compressed_body_is_refused_by_the_name_of_its_header(service: RankingService) -> None:
     async with client(service) as http:
-        for content in (text.encode(), text.encode("utf-16")):
-            answer = await http.post("/v1/rank", content=content, headers={"content-type": "application/json"})
-            assert answer.status_code == 400
-        answer = await http.post("/v1/rank", content=text, headers={"content-type": "application/json"})
-        assert sentence in answer.json()["error"]
-        whole = {**body, "instruction": "\U0001f600"}  # json.dumps writes it as a pair of surrogates
-        assert (await http.post("/v1/rank", json=whole)).status_code == 200
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        answer = await http.post("/v1/rank", content=b"\x1f\x8b\x08", headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("the header content-encoding is 'gzip', but bodies are not decompressed")
+
+
+OPEN = ["/health", "/healthz", "/ready", "/docs", "/openapi.json"]
+
+
+@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_open_routes_never_read_a_body(service: RankingService, tmp_path: Path, path: str, keyed: bool) -> None:
+    create_key(tmp_path / "keys.yaml", "feed")
+    config = MiddlewareConfig(keys_path=str(tmp_path / "keys.yaml") if keyed else None)
+    app = create_app(LocalBackend(service), config)
+    for method, status in (("GET", 200), ("POST", 405)):
+        sent = await call(app, method, path, receive=never, headers={"content-length": "1000"})
+        assert sent[0]["status"] == status
+    if path in OPEN[:3]:
+        assert (await call(app, "HEAD", path, receive=never))[0]["status"] == 200
+
+
+async def test_slow_bodies_do_not_hold_up_others(service: RankingService, body: dict[str, Any]) -> None:
+    """1,000 requests whose body never comes, beside requests that are answered."""
+    config = MiddlewareConfig(max_reading_requests=20, body_seconds=0.5)
+    app = create_app(LocalBackend(service), config)
+    stalled = [
+        asyncio.create_task(call(app, "POST", "/v1/rank", receive=never, headers={"content-length": "9"}))
+        for _ in range(1_000)
+    ]
+    await asyncio.sleep(0)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await http.post("/v1/rank", json=body)).status_code == 200
+        assert (await http.get("/health")).status_code == 200
+    statuses = [(await task)[0]["status"] for task in stalled]
+    assert statuses == [408] * 1_000
+
+
+async def never() -> dict[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def call(
+    app: Any, method: str, path: str, *, receive: Any, headers: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Call an ASGI application, and return the messages that it sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b""}
+    names = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await app({**scope, "headers": names, "server": ("test", 80), "scheme": "http", "root_path": ""}, receive, send)
+    return sent
+
+
+# --- Fairness, and what a request costs ---
+
+
+class SlowBackend(LocalBackend):
+    """Answers each request after a time, and counts those that run."""
+
+    def __init__(self, service: RankingService, seconds: float, **settings: Any) -> None:
+        super().__init__(service, **settings)
+        self.seconds, self.started, self.wait = seconds, list[str](), asyncio.sleep
+
+    async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
+        self.started.append(context.team.name)
+        await self.wait(self.seconds)
+        return BackendResponse(status=200, body=b"{}", tokens=100)
+
+
+def teams(path: Path, **settings: dict[str, Any]) -> tuple[MiddlewareConfig, dict[str, dict[str, str]]]:
+    """Create a key per team; return the configuration, and headers by team."""
+    keys = {team: create_key(path, team, **limits) for team, limits in settings.items()}
+    headers = {"content-type": "application/json"}
+    return MiddlewareConfig(keys_path=str(path)), {
+        team: {**headers, "authorization": f"Bearer {key}"} for team, key in keys.items()
+    }
+
+
+def open_client(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+async def test_a_team_that_floods_delays_no_other_team(service: RankingService, tmp_path: Path) -> None:
+    config, headers = teams(tmp_path / "keys.yaml", flood={}, small={})
+    backend = SlowBackend(service, 0.002, running_tokens=200)
+    shed = metric(service, 'brew_shed_total{reason="queue"}')
+    async with open_client(create_app(backend, config)) as http:
+
+        def send(team: str) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(http.post("/v1/rank", content=b"{" + b" " * 400 + b"}", headers=headers[team]))
+
+        flood = [send("flood") for _ in range(600)]
+        while len(backend.started) < 10:
+            await asyncio.sleep(0.001)
+        before = len(backend.started)
+        small = [await send("small") for _ in range(5)]
+        between = len(backend.started) - before
+        answers = await asyncio.gather(*flood)
+    assert [answer.status_code for answer in small] == [200] * 5
+    assert between <= 5 * 6, "each waits for the requests that run, and not for those that wait"
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert 300 <= len(refused) <= 360, "256 wait, and the others are refused"
+    assert (
+        refused[0].json()["error"].startswith("256 requests of team flood wait already, which is the limit; try again")
+    )
+    assert int(refused[0].headers["retry-after"]) >= 1
+    assert metric(service, 'brew_shed_total{reason="queue"}') - shed == len(refused)
+    assert metric(service, 'brew_waiting_requests{team="flood"}') == 0
+
+
+async def test_teams_share_the_service_by_their_weights(service: RankingService, tmp_path: Path) -> None:
+    config, headers = teams(tmp_path / "keys.yaml", heavy={"weight": 3.0}, light={})
+    backend = SlowBackend(service, 0.0, running_tokens=100)
+    async with open_client(create_app(backend, config)) as http:
+        sent = [
+            asyncio.create_task(http.post("/v1/rank", content=b"{" + b" " * 398 + b"}", headers=headers[team]))
+            for _ in range(80)
+            for team in ("light", "heavy")
+        ]
+        await asyncio.gather(*sent)
+    assert 26 <= backend.started[:40].count("heavy") <= 34, backend.started[:40]
+
+
+async def test_a_request_waits_no_longer_than_its_deadline(service: RankingService) -> None:
+    backend = SlowBackend(service, 0.3, running_tokens=1, request_seconds=0.1)
+    headers = {"content-type": "application/json"}
+    async with open_client(create_app(backend)) as http:
+        running = asyncio.create_task(http.post("/v1/rank", content=b"{}", headers=headers))
+        while not backend.started:
+            await asyncio.sleep(0.001)
+        own = await http.post("/v1/rank", content=b'{"deadline_ms": 20}', headers=headers)
+        default = await http.post("/v1/rank", content=b"{}", headers=headers)
+        assert (await running).status_code == 200
+    assert (own.status_code, own.json()["code"]) == (408, "expired")
+    assert own.json()["error"].startswith("the deadline of 20 ms passed while the request waited for others")
+    assert (default.status_code, default.json()["code"]) == (503, "overloaded")
+    assert default.json()["error"].startswith("the request waited 0.1 s for others; try again in 10 s.")
+
+
+async def test_a_request_without_a_deadline_has_the_default_one(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    engine = StuckEngine(table_engine, free=3)
+    service = RankingService(1, version, engine, None)
+    async with open_client(create_app(LocalBackend(service, request_seconds=0.2))) as http:
+        answer = (await http.post("/v1/rank", json=body)).json()
+    assert (answer["partial"], len(answer["ranking"]), len(answer["unscored"])) == (True, 3, 5)
+
+
+@pytest.mark.parametrize("outcome", ["late", "cancelled", "lost"])
+async def test_work_that_was_done_is_charged(service: RankingService, tmp_path: Path, outcome: str) -> None:
+    config, headers = teams(tmp_path / "keys.yaml", feed={"tokens_per_minute": 1_000})
+    backend = SlowBackend(service, 60)
+    if outcome != "cancelled":
+        backend.wait = Mock(side_effect=Late("late.") if outcome == "late" else Lost("lost."))
+    async with open_client(create_app(backend, config)) as http:
+        content = b"{" + b" " * 3_998 + b"}"  # 4,000 bytes: 1,000 tokens are predicted
+        first = asyncio.create_task(http.post("/v1/rank", content=content, headers=headers["feed"]))
+        while not backend.started:
+            await asyncio.sleep(0.001)
+        if outcome == "cancelled":
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+        else:
+            assert (await first).status_code == {"late": 504, "lost": 503}[outcome]
+        backend.wait = Mock(side_effect=Lost("lost."))
+        second = await http.post("/v1/rank", content=content, headers=headers["feed"])
+    assert second.status_code == (503 if outcome == "lost" else 429)
 
 
 # --- Ids, logs, metrics, health ---
 
 
-async def test_ids_are_echoed_and_in_the_log(
-    service: RankingService, body: dict[str, Any], caplog: pytest.LogCaptureFixture
+def read_log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_every_request_is_one_record_with_route_ids_and_team(
+    service: RankingService, body: dict[str, Any], tmp_path: Path
 ) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    with caplog.at_level(logging.INFO, "brew_serve.access"):
+    with open_process_log(tmp_path / "gateway.log", process="gateway", private=True) as log:
         async with client(service) as http:
             traced = await http.post("/v1/rank", json=body, headers={"x-request-id": "abc-1", "traceparent": parent})
             refused = await http.post("/v1/rank", json={**body, "task": "nothing"})
@@ -338,12 +500,77 @@ async def test_ids_are_echoed_and_in_the_log(
     assert traced.headers["x-request-id"] == "abc-1"
     assert traced.headers["traceparent"].startswith(parent[:36])
     assert refused.headers["x-request-id"] != missing.headers["x-request-id"]
-    lines = [record.getMessage() for record in caplog.records if record.name == "brew_serve.access"]
-    assert lines[0].startswith("POST /v1/rank 200 ")
-    assert lines[0].endswith(f"team=local request_id=abc-1 trace_id={parent[3:35]}")
-    assert lines[1].startswith("POST /v1/rank 400 ")
-    assert refused.headers["x-request-id"] in lines[1]
-    assert lines[2].startswith("GET /nowhere 404 ")
+    access = [record for record in read_log(log.path) if record["message"] == "request"]
+    keys = ("method", "route", "status", "team")
+    assert [tuple(record[key] for key in keys) for record in access] == [
+        ("POST", "/v1/rank", 200, "local"),
+        ("POST", "/v1/rank", 400, "local"),
+        ("GET", "other", 404, "local"),
+    ]
+    assert (access[0]["request_id"], access[0]["trace_id"]) == ("abc-1", parent[3:35])
+    assert access[1]["request_id"] == refused.headers["x-request-id"]
+    answered = [record for record in read_log(log.path) if record["message"] == "answered"]
+    assert [(record["status"], record["request_id"]) for record in answered] == [
+        (200, "abc-1"),
+        (400, refused.headers["x-request-id"]),
+    ]
+    assert answered[0]["version"] == 3
+    assert answered[0]["tokens"] > 100
+
+
+SECRET = "ada@example.com"
+PATHS = [
+    f"/v1/nearline/rankings/job_apply/{SECRET}",
+    f"/v1/nearline/rankings?task=job_apply&member_id={SECRET}",
+    f"/nowhere/{SECRET}",
+    f'/v1/models/{SECRET}%0A{{"level":"INFO"}}',
+    f"/health%0d%0a{SECRET}",
+    f"/%1b[31m%00%e2%80%a8{SECRET}",
+]
+
+
+async def test_the_log_has_one_record_per_request_and_no_ids_whatever_is_sent(
+    service: RankingService, body: dict[str, Any], tmp_path: Path
+) -> None:
+    router = nearline_router(lambda: None)
+    app = create_app(LocalBackend(service), routers=[router])
+    with open_process_log(tmp_path / "gateway.log", process="gateway", key=b"k", private=True) as log:
+        async with open_client(app) as http:
+            for path in PATHS:
+                await http.get(path)
+            await http.post("/v1/rank", json={"task": SECRET, "member_id": SECRET, "candidates": [SECRET]})
+            await http.request(f"X{'Y' * 50}", "/v1/rank")
+            await http.post("/v1/rank", content=SECRET.encode(), headers={"content-type": SECRET})
+    text = log.path.read_text()
+    assert SECRET not in text
+    assert "ada" not in text
+    assert text.isascii()
+    records = read_log(log.path)
+    access = [record for record in records if record["message"] == "request"]
+    assert len(access) == len(PATHS) + 3
+    assert access[0]["route"] == "/v1/nearline/rankings/{ids:path}"
+    assert {record["route"] for record in access[2:6]} <= {"/v1/models/{model:path}", "other"}
+    members = [record["member_id"] for record in records if record["message"] == "answered" and record["member_id"]]
+    assert members == [PrivateId(SECRET).hashed(b"k")]
+
+
+async def test_a_bug_is_logged_without_its_text_and_answered_without_it(
+    service: RankingService, body: dict[str, Any], tmp_path: Path
+) -> None:
+    backend = SlowBackend(service, 0)
+    backend.wait = Mock(side_effect=KeyError(SECRET))
+    with open_process_log(tmp_path / "gateway.log", process="gateway", private=True) as log:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(backend)), base_url="http://test"
+        ) as http:
+            answer = await http.post("/v1/rank", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (500, "failed")
+    assert SECRET not in answer.text + log.path.read_text()
+    failure = read_log(log.path)[0]
+    assert (failure["message"], failure["route"]) == ("a request failed", "/v1/rank")
+    assert failure["exception"][0]["type"] == "builtins.KeyError"
+    assert any("test_middleware.py" in frame for frame in failure["exception"][0]["frames"])
+    assert failure["request_id"] == answer.headers["x-request-id"]
 
 
 async def test_metrics_count_the_requests(version: LoadedVersion, body: dict[str, Any]) -> None:

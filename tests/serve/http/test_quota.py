@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from brew_serve.errors import QuotaExceeded
 from brew_serve.http.auth import Team
-from brew_serve.http.quota import Bucket, TeamQuota
+from brew_serve.http.quota import Bucket, TeamQuota, TokenPredictor
 
 
 def test_a_bucket_starts_full_and_allows_a_burst_of_its_capacity() -> None:
@@ -112,33 +112,42 @@ def test_a_rate_below_one_still_allows_one_request() -> None:
 
 def test_tokens_are_charged_as_used_and_refused_when_they_are_used_up() -> None:
     quota = team_quota(tokens_per_minute=600)
-    quota.settle(quota.expect(0), 500)  # the first request is not predicted
+    quota.charge(10, 0)
+    quota.settle(10, 500)
     with pytest.raises(QuotaExceeded, match=r"team ads may use 600 tokens a minute.*wait 40\.0 s"):
-        quota.expect(0)  # 500 are predicted, 100 are left
-    expected = quota.expect(40)
-    assert expected == 500
-    quota.settle(expected, 500)
+        quota.charge(500, 0)  # 100 are left
+    quota.charge(500, 40)
+    quota.settle(500, 500)
     with pytest.raises(QuotaExceeded):
-        quota.expect(40)
+        quota.charge(500, 40)
 
 
-def test_a_request_that_was_not_admitted_costs_no_tokens_and_does_not_change_the_prediction() -> None:
+def test_a_request_that_was_not_admitted_costs_no_tokens() -> None:
     quota = team_quota(tokens_per_minute=1_000)
-    quota.settle(quota.expect(0), 400)
     for _ in range(10):
-        quota.settle(quota.expect(0), 0)
-    assert quota.expect(0) == 400
+        quota.charge(800, 0)
+        quota.settle(800, 0)
+    quota.charge(1_000, 0)
 
 
-def test_the_prediction_follows_the_requests() -> None:
-    quota = team_quota(tokens_per_minute=10**9)
-    for tokens, prediction in [(100, 100), (200, 120), (120, 120)]:
-        quota.settle(quota.expect(0), tokens)
-        assert quota.expect(0) == prediction
+def test_tokens_are_predicted_from_bytes_by_route() -> None:
+    predictor = TokenPredictor()
+    assert predictor.predict("/v1/rank", 4_000) == 1_000  # four bytes a token
+    assert predictor.predict("/v1/rank", 0) == 1
+    predictor.observe("/v1/rank", 1_000, 5_000)
+    assert predictor.predict("/v1/rank", 400) == 2_000
+    assert predictor.predict("/v1/score", 400) == 100
+    predictor.observe("/v1/rank", 1_000, 0)  # a request that was refused teaches nothing
+    predictor.observe("/v1/rank", 0, 7)
+    assert predictor.predict("/v1/rank", 400) == 2_000
+    for _ in range(50):
+        predictor.observe("/v1/rank", 1_000, 1_000)
+    assert predictor.predict("/v1/rank", 400) == 400
 
 
 def test_a_team_without_limits_is_never_refused() -> None:
     quota = team_quota()
     for _ in range(1_000):
         quota.count_request(0)
-        quota.settle(quota.expect(0), 10**6)
+        quota.charge(1, 0)
+        quota.settle(1, 10**6)

@@ -173,11 +173,12 @@ async def test_an_invalid_request_gets_a_message(
 
 RAW = [
     (b'{"task": ', "the body is not valid JSON (Expecting value at character 9); send one object."),
-    (b'{"task": "\xff\xfe"}', "the body is not JSON in UTF-8; send JSON with content-type application/json."),
+    (b'{"task": "\xff\xfe"}', "the body is not UTF-8 (byte 10 is 0xff); send JSON in UTF-8."),
+    (b'{"task": "a", "task": "b"}', "task occurs twice; send every key once."),
     (b"[1, 2]", "the body: Input should be a valid dictionary or object to extract fields from."),
     (b"", "the body is missing; give it (GET /docs describes the request)."),
     (b'"text"', "the body: Input should be a valid dictionary or object to extract fields from."),
-    (b"[" * 100_000, "the body is not"),
+    (b"[" * 100_000, "the body is nested too deeply"),
 ]
 
 

@@ -28,6 +28,9 @@ def create(
     file: KeysFile = DEFAULT_FILE,
     requests_per_second: Annotated[float | None, typer.Option(help="Limit of the team. Default: unchanged.")] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(help="Limit of the team. Default: unchanged.")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Share beside teams that wait. Default: unchanged, or 1.")
+    ] = None,
     admin: Annotated[bool | None, typer.Option(help="Allow the team to read /metrics. Default: unchanged.")] = None,
 ) -> None:
     """Create a key, print it once, and store its hash. A running service accepts it at once.
@@ -39,7 +42,12 @@ def create(
         from brew_serve.http.auth import create_key
 
         key = create_key(
-            file, team, requests_per_second=requests_per_second, tokens_per_minute=tokens_per_minute, admin=admin
+            file,
+            team,
+            requests_per_second=requests_per_second,
+            tokens_per_minute=tokens_per_minute,
+            weight=weight,
+            admin=admin,
         )
         messages.print(f"key of team {team}; {file} stores only its hash, so it is not shown again:")
         typer.echo(key)

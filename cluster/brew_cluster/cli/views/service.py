@@ -98,9 +98,9 @@ def show_status(console: PlainConsole, status: FleetStatus, ready: str) -> None:
 def show_keys(console: PlainConsole, keys: Iterable[tuple[str, Team]]) -> None:
     """Print the ids of keys, and the limits of their teams. The keys themselves are not stored."""
     limited = ["requests/s", "tokens/min"]
-    table = make_table("key", "team", *limited, "admin", right=limited)
+    table = make_table("key", "team", *limited, "weight", "admin", right=[*limited, "weight"])
     for id_, team in keys:
         limits = [team.requests_per_second, team.tokens_per_minute]
         shown = ["no limit" if limit is None else f"{limit:,.12g}" for limit in limits]
-        add_row(table, id_, team.name, *shown, "yes" if team.admin else "")
+        add_row(table, id_, team.name, *shown, f"{team.weight:g}", "yes" if team.admin else "")
     print_table(console, table, empty="no keys")

@@ -1,0 +1,122 @@
+"""Passes requests to the backend in fair order over the teams, and charges what they use to the team's quota."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
+
+from brew_serve.deployment.forwarding import read_routing_hints
+from brew_serve.errors import Expired, Lost, Overloaded, QuotaExceeded
+from brew_serve.http.backend import RankingBackend
+from brew_serve.http.fair_queue import FairQueue, Turn
+from brew_serve.http.quota import TeamQuota, TokenPredictor
+from brew_serve.http.request_context import RequestContext
+from brew_serve.http.route import BackendResponse, Route
+
+__all__ = ["RequestScheduler"]
+
+_RETRY_SECONDS = 10.0  # after a wait of a whole time limit
+
+
+class RequestScheduler:
+    """The queue of one gateway.
+
+    Args:
+        backend: Answers the requests; it says how many tokens may run at a time.
+        max_waiting: Requests of one team that may wait.
+    """
+
+    def __init__(self, backend: RankingBackend, *, max_waiting: int) -> None:
+        self._backend, self._meters, self._clock = backend, backend.meters, backend.clock
+        self._queue = FairQueue(backend.running_tokens, max_waiting=max_waiting, clock=backend.clock)
+        self._predictors: dict[str, TokenPredictor] = {}  # by team
+
+    async def respond(
+        self, route: Route, body: bytes, content_type: str, context: RequestContext, quota: TeamQuota | None
+    ) -> BackendResponse:
+        """Answer one request when it is its turn.
+
+        The quota is charged the tokens of the response. A request that is cancelled or late while a replica works on it
+        is charged its prediction, since nothing reports the work that was done.
+
+        Raises:
+            QuotaExceeded: The team has used up its tokens.
+            Overloaded: Too many requests of the team wait, or its turn did not come in time.
+            Expired: The deadline passed before its turn.
+            Lost: No replica answered.
+            Late: The replica that has the request did not answer in time.
+        """
+        if route.method != "POST":  # needs no engine
+            return await self._backend.respond(route, body, content_type, context)
+        predictor = self._predictors.setdefault(context.team.name, TokenPredictor())
+        predicted = predictor.predict(route.path, len(body))
+        self._charge(quota, predicted)
+        turn, used = None, 0
+
+        def end() -> None:
+            if turn is not None:
+                self._queue.end(turn, used)
+            if quota is not None:
+                quota.settle(predicted, used)
+
+        with ExitStack() as stack:
+            stack.callback(end)
+            turn = await self._wait(context, body, predicted)
+            used = predicted
+            try:
+                response = await self._backend.respond(route, body, content_type, context)
+            except Lost:  # no replica worked on it
+                used = 0
+                raise
+            used = response.tokens
+            predictor.observe(route.path, len(body), used)
+            if response.events is not None:
+                events = _end_after(response.events, stack.pop_all())
+                await anext(events)  # a generator that has not started would not end its turn
+                response = replace(response, events=events)
+            return response
+
+    async def _wait(self, context: RequestContext, body: bytes, predicted: int) -> Turn:
+        """Wait for the request's turn, until its deadline."""
+        limit, deadline_ms = context.time_limit, None
+        if not self._queue.can_start(predicted):  # the body is parsed for a request that has to wait only
+            deadline_ms = read_routing_hints(body).deadline_ms
+            limit = limit if deadline_ms is None else deadline_ms / 1000
+        start = self._clock()
+        until = None if limit is None else asyncio.get_running_loop().time() + limit - (start - context.arrival)
+        waiting = self._meters.waiting.labels(context.team.name)
+        waiting.inc()
+        try:
+            return await self._queue.wait(context.team, predicted, until=until)
+        except Overloaded:
+            self._meters.shed.labels("queue").inc()
+            raise
+        except TimeoutError:
+            self._meters.shed.labels("queue").inc()
+            if deadline_ms is None:
+                sentence = f"the request waited {limit:g} s for others; try again in {_RETRY_SECONDS:g} s."
+                raise Overloaded(sentence, _RETRY_SECONDS) from None
+            raise Expired(
+                f"the deadline of {deadline_ms} ms passed while the request waited for others; try again with a longer "
+                f"deadline_ms, or later."
+            ) from None
+        finally:
+            waiting.dec()
+            self._meters.stage_seconds.labels("queue").observe(self._clock() - start)
+
+    def _charge(self, quota: TeamQuota | None, predicted: int) -> None:
+        try:
+            if quota is not None:
+                quota.charge(predicted, self._clock())
+        except QuotaExceeded:
+            self._meters.shed.labels("quota").inc()
+            raise
+
+
+async def _end_after(events: AsyncGenerator[bytes, None], stack: ExitStack) -> AsyncGenerator[bytes, None]:
+    """Yield nothing (b""), and then the events; close the stack at the end."""
+    with stack:
+        async with aclosing(events):
+            yield b""
+            async for event in events:
+                yield event
