@@ -66,9 +66,9 @@ class ExportTemplate:
             config.dtype = torch.float32 if base is None else _base_dtype(base)
         else:
             config.dtype = getattr(torch, dtype)
-        generation = _base_generation(base) or GenerationConfig.from_model_config(config).to_diff_dict()
-        for name in config._get_generation_parameters():  # of older releases of transformers; this one refuses them
-            delattr(config, name)
+        # Older releases of transformers kept the settings of generation in config.json; this one drops them from there.
+        model = config if base is None else read_model_config(base)
+        generation = _base_generation(base) or GenerationConfig.from_model_config(model).to_diff_dict()
         ends = generation.get("eos_token_id")
         ends = [*(ends if isinstance(ends, list) else [] if ends is None else [ends]), *end_token_ids]
         ends = list(dict.fromkeys(ends))
