@@ -1,6 +1,5 @@
-"""Pure policies: the replica and the version of a member, and the number of replicas."""
+"""Pure policies: the replica of a member, and the number of replicas."""
 
-import json
 import warnings
 from collections import Counter
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from brew_platform.errors import ConfigError
 from brew_serve.config import AppConfig
 from brew_serve.deployment.autoscaling import OutstandingTokensPolicy, desired_replicas
-from brew_serve.deployment.forwarding import RoutingHints, is_in_share, read_routing_hints
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
 
@@ -62,58 +60,6 @@ def test_load_stays_bounded_with_one_very_active_member() -> None:
     for _ in range(1_000):
         loads[order_replicas("ada", loads)[0]] += 1
     assert max(loads.values()) <= 1.25 * 250 + 5
-
-
-def body(**request: object) -> bytes:
-    return json.dumps(request).encode()
-
-
-def key(raw: bytes) -> str:
-    return read_routing_hints(raw).key
-
-
-def test_a_member_has_one_key_however_the_request_is_written() -> None:
-    inline = {"profile": {"title": "nurse", "location": "berlin"}, "history": []}
-    turned = {"history": [], "profile": {"location": "berlin", "title": "nurse"}}
-    assert key(body(member=inline, task="a")) == key(body(task="b", member=turned, top_k=3))
-    assert key(body(member_id="ada")) == key(b' {"candidates": ["x"], "member_id": "ada", "member": null}')
-    keys = [
-        key(body)
-        for body in (
-            body(member_id="ada"),
-            body(member_id="bob"),
-            body(member=inline),
-            body(prompt="ada"),
-            body(query=[1]),
-        )
-    ]
-    assert len(set(keys)) == 5
-    assert all(keys)
-
-
-@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"5", b"\xff", b"{}", b"[" * 100_000, b'{"member_id": null}'])
-def test_bodies_without_a_member_have_no_key(raw: bytes) -> None:
-    assert read_routing_hints(raw) == RoutingHints()
-
-
-def test_a_valid_deadline_is_read_from_the_body() -> None:
-    assert read_routing_hints(body(deadline_ms=250, member_id="ada")) == RoutingHints(
-        key=key(body(member_id="ada")), deadline_ms=250
-    )
-    for no_deadline in (0, -1, 0.5, True, "250", None, [250], 600_001, 10**400):
-        assert read_routing_hints(body(deadline_ms=no_deadline)).deadline_ms is None
-
-
-def test_a_share_of_the_members_is_chosen_and_stays_when_it_grows() -> None:
-    keys = [key(body(member_id=member)) for member in MEMBERS]
-    few = {key for key in keys if is_in_share(key, "canary", 0.1)}
-    more = {key for key in keys if is_in_share(key, "canary", 0.3)}
-    assert 140 < len(few) < 260
-    assert few < more
-    assert not any(is_in_share(key, "canary", 0.0) for key in keys)
-    assert all(is_in_share(key, "canary", 1.0) for key in keys)
-    assert {key for key in keys if is_in_share(key, "shadow", 0.1)} != few
-    assert not is_in_share("", "canary", 1.0)
 
 
 def test_replicas_follow_the_outstanding_tokens() -> None:

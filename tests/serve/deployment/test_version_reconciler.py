@@ -40,6 +40,9 @@ class Stage:
     def comes_up(self, *numbers: int) -> None:
         self.seen |= {number: ObservedVersion(state="up", replicas=1) for number in numbers}
 
+    def dies(self, *numbers: int) -> None:
+        self.seen |= {number: ObservedVersion(state="down") for number in numbers}
+
     def routes(self) -> list[tuple[str, int, float]]:
         return [(target.role, target.version, target.share) for target in self.step().routes]
 
@@ -171,6 +174,161 @@ def test_a_version_that_is_being_deleted_is_neither_routed_nor_started(stage: St
     assert (plan.start, plan.remove, plan.routes[0].version) == ((), (), 2)
     del stage.seen[1]
     assert stage.step().start == (1,)
+
+
+# --- Replicas that die ---
+
+
+def roles(plan: Plan) -> list[tuple[str, int, bool]]:
+    return [(target.role, target.version, target.up) for target in plan.routes]
+
+
+@pytest.mark.parametrize("role", ["canary", "shadow"])
+def test_production_follows_promotions_while_another_version_is_down(stage: Stage, role: str) -> None:
+    stage.registry.append(role, 2, author="t", share=0.5)
+    stage.step()
+    stage.comes_up(2)
+    assert roles(stage.step()) == [("production", 1, True), (role, 2, True)]
+    stage.dies(2)
+    assert roles(stage.step()) == [("production", 1, True), (role, 2, False)]
+    stage.promote(3)
+    plan = stage.step()
+    assert (plan.start, roles(plan)) == ((3,), [("production", 1, True), (role, 2, False)])
+    stage.comes_up(3)
+    assert roles(stage.step()) == [("production", 3, True), (role, 2, False)]
+    stage.comes_up(2)
+    assert roles(stage.step()) == [("production", 3, True), (role, 2, True)]
+
+
+@pytest.mark.parametrize("role", ["canary", "shadow"])
+def test_a_canary_or_shadow_that_dies_repeatedly_is_given_up(stage: Stage, role: str) -> None:
+    stage.registry.append(role, 2, author="t", share=0.5)
+    stage.step()
+    for _ in range(2):
+        stage.comes_up(2)
+        stage.step(60)
+        stage.dies(2)
+        assert stage.step().failed == ()
+        assert stage.step().failed == (), "one death is counted once"
+    stage.comes_up(2)
+    stage.step()
+    stage.dies(2)
+    plan = stage.step()
+    assert [(target.role, why) for target, why in plan.failed] == [
+        (role, "all of its replicas died 3 times within 30 minutes")
+    ]
+    assert (plan.remove, roles(plan)) == ((2,), [("production", 1, True)])
+    assert stage.step().start == ()
+
+
+def test_deaths_that_are_far_apart_are_not_a_loop(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    stage.step()
+    for _ in range(6):
+        stage.comes_up(2)
+        stage.step(1_000)
+        stage.dies(2)
+        assert stage.step().failed == ()
+
+
+def test_a_canary_that_stays_down_is_given_up_after_the_time_of_a_start(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    stage.step()
+    stage.comes_up(2)
+    stage.step()
+    stage.dies(2)
+    assert stage.step().failed == ()
+    assert stage.step(100).failed == ()
+    assert [why for _, why in stage.step().failed] == ["it was not up again after 101 s (start_seconds is 100)"]
+
+
+def test_production_that_dies_repeatedly_stays_if_nothing_else_can_answer(stage: Stage) -> None:
+    for _ in range(5):
+        stage.dies(1)
+        plan = stage.step()
+        assert (plan.failed, plan.remove, roles(plan)) == ((), (), [("production", 1, False)])
+        stage.comes_up(1)
+        assert roles(stage.step()) == [("production", 1, True)]
+    stage.dies(1)
+    stage.step(10_000)
+    assert stage.step(10_000).failed == ()
+
+
+def test_a_promoted_version_that_dies_at_once_leaves_traffic_to_the_previous_one(stage: Stage) -> None:
+    stage.promote(2)
+    stage.step()
+    for death in range(3):
+        stage.comes_up(2)
+        assert stage.routes()[0][1] == 2
+        stage.dies(2)
+        plan = stage.step()
+        assert (roles(plan), plan.remove) == ([("production", 1, True)], (2,) if death == 2 else ())
+    assert [(target.version, why) for target, why in plan.failed] == [
+        (2, "all of its replicas died 3 times within 30 minutes")
+    ]
+    assert stage.step(60).start == ()
+    assert stage.routes() == [("production", 1, 1.0)]
+
+
+def test_a_version_that_is_down_is_replaced_by_the_next_promotion(stage: Stage) -> None:
+    stage.dies(1)
+    assert roles(stage.step()) == [("production", 1, False)]
+    stage.promote(2)
+    plan = stage.step()
+    assert (plan.start, roles(plan)) == ((2,), [("production", 1, False)])
+    stage.comes_up(2)
+    plan = stage.step()
+    assert (roles(plan), plan.remove) == ([("production", 2, True)], (1,))
+
+
+def test_a_restarted_controller_routes_to_production_that_is_down_once_it_has_been_up(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    stage.dies(1)
+    stage.comes_up(2)
+    stage.reconciler = stage.new_reconciler()
+    assert roles(stage.step()) == [("production", 1, False), ("canary", 2, True)]
+
+
+# --- Events in quick succession ---
+
+
+def test_of_two_promotions_in_quick_succession_the_last_one_counts(stage: Stage) -> None:
+    stage.promote(2)
+    assert stage.step().start == (2,)
+    stage.promote(3)
+    stage.promote(4)
+    plan = stage.step()
+    assert (plan.start, plan.remove, roles(plan)) == ((4,), (2,), [("production", 1, True)])
+    stage.comes_up(4)
+    assert stage.routes() == [("production", 4, 1.0)]
+
+
+def test_a_canary_that_is_promoted_while_it_starts_becomes_production_when_it_is_up(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    assert stage.step().start == (2,)
+    stage.promote(2)
+    plan = stage.step()
+    assert (plan.start, plan.remove, roles(plan)) == ((), (), [("production", 1, True)])
+    stage.comes_up(2)
+    assert stage.routes() == [("production", 2, 1.0)]
+
+
+def test_a_canary_that_failed_and_is_promoted_gets_another_attempt(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    stage.step()
+    stage.seen[2] = ObservedVersion(state="failed", error="no.")
+    assert len(stage.step().failed) == 1
+    stage.promote(2)
+    assert stage.step().start == (2,)
+
+
+def test_a_retired_version_keeps_its_alias(stage: Stage) -> None:
+    stage.registry.append("canary", 2, author="t", share=0.5)
+    stage.step()
+    stage.comes_up(2)
+    for number in (1, 2):
+        stage.registry.append("retire", number, author="t")
+    assert roles(stage.step()) == [("production", 1, True), ("canary", 2, True)]
 
 
 def test_a_fixed_version_ignores_the_aliases(stage: Stage) -> None:
