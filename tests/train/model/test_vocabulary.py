@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from brew_platform.errors import ConfigError, UserError
+from brew_platform.errors import UserError
 from brew_train.config import ModelConfig, ModelShape
 from brew_train.distributed.context import DistributedContext
 from brew_train.model.base_model import require_base_model
@@ -45,12 +45,6 @@ def test_a_tokenizer_with_many_more_ids_belongs_to_another_model() -> None:
     plan_vocabulary(base=100, rows=116, multiple=64, model="base")
     with pytest.raises(UserError, match=r"the model in base has 100 token ids, .* made with 117: .*tokenizer\.from"):
         plan_vocabulary(base=100, rows=117, multiple=64, model="base")
-
-
-@pytest.mark.parametrize("multiple", [0, -64, 4097])
-def test_a_multiple_out_of_its_range_is_refused(multiple: int) -> None:
-    with pytest.raises(ConfigError, match=rf"model\.vocabulary_multiple is {multiple}; .* from 1 to 4096"):
-        ModelConfig(vocabulary_multiple=multiple)
 
 
 @pytest.mark.parametrize("tied", [True, False])
