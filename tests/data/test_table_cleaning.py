@@ -22,10 +22,10 @@ def make_tables(profiles: pa.Array) -> Tables:
     return Tables(
         members=pa.table(
             {
-                "member_id": [f"m{i}" for i in range(count)],
+                "member_id": pa.array([f"m{i}" for i in range(count)], pa.string()),
                 "profile": profiles,
-                "locale": ["en"] * count,
-                "opted_out": [False] * count,
+                "locale": pa.array(["en"] * count, pa.string()),
+                "opted_out": pa.array([False] * count, pa.bool_()),
             }
         ),
         entities=pa.table(

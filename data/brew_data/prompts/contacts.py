@@ -9,14 +9,17 @@ alone is kept: it is an id more often than a telephone number.
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 __all__ = ["EMAIL", "LINK", "PHONE", "remove_contacts"]
 
 EMAIL, PHONE, LINK = "e-mail addresses", "telephone numbers", "links"
 
-# Few texts match; only these are searched for contacts.
-_HINT = re.compile(r"[@\uff20]|/|\bat ?[])}>]|skype:|(?:\d\D{0,5}){6}\d", re.IGNORECASE)
+# Few texts have a hint of a contact; only these are searched with the slower patterns.
+_AT_HINT = re.compile(r"[@\uff20]|[aA][tT] ?[])}>]")
+_LINK_HINT = re.compile(r"\.[a-z]{2,4}[/?#]|://|skype:", re.IGNORECASE)
+_DIGITS_HINT = re.compile(r"(?:\d\D{0,5}){6}\d")
 
 # A quantifier that ends with `+` does not backtrack, so that no text takes quadratic time.
 _LOCAL = r"[\w.+%&'~!#$*=-]"
@@ -74,17 +77,24 @@ def _is_national(number: str) -> bool:
     return sum(character.isdecimal() for character in number) >= 9 and _is_phone(number)
 
 
-def _always(match: str) -> bool:
+def _any(match: str) -> bool:
     return True
 
 
-_KINDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    (LINK, _LINK, _always),
-    (EMAIL, _EMAIL, _always),
-    (PHONE, _INTERNATIONAL, _is_phone),
-    (PHONE, _NORTH_AMERICAN, _is_phone),
-    (PHONE, _NATIONAL, _is_national),
-    (PHONE, _CUED, _is_phone),
+class _Kind(NamedTuple):
+    name: str
+    hint: Callable[[str], object]  # whether a text can have such a contact; fast
+    patterns: Sequence[tuple[re.Pattern[str], Callable[[str], bool]]]  # and whether a match is a contact
+
+
+_KINDS = (
+    _Kind(LINK, lambda text: ("." in text or ":" in text) and _LINK_HINT.search(text), [(_LINK, _any)]),
+    _Kind(EMAIL, _AT_HINT.search, [(_EMAIL, _any)]),
+    _Kind(
+        PHONE,
+        _DIGITS_HINT.search,
+        [(_INTERNATIONAL, _is_phone), (_NORTH_AMERICAN, _is_phone), (_NATIONAL, _is_national), (_CUED, _is_phone)],
+    ),
 )
 
 
@@ -98,14 +108,15 @@ def remove_contacts(text: str, counts: Counter[str] | None = None) -> str:
     Returns:
         The text without its contacts and without repeated spaces; the same text if it has none.
     """
-    if _HINT.search(text) is None:
-        return text
     while True:
         before = text
-        for kind, pattern, is_contact in _KINDS:
-            text, count = _remove(text, pattern, is_contact)
-            if counts is not None and count:
-                counts[kind] += count
+        for kind in _KINDS:
+            if not kind.hint(text):
+                continue
+            for pattern, is_contact in kind.patterns:
+                text, count = _remove(text, pattern, is_contact)
+                if counts is not None and count:
+                    counts[kind.name] += count
         if text == before:
             return text
         # A removal can join the parts of another contact, and leaves the commas of a list.

@@ -24,7 +24,7 @@ from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.mapping import FILE, ROW
 from brew_data.sources.tables.source import assemble_tables
-from brew_data.sources.values import texts, times
+from brew_data.sources.values import identifiers, texts, times
 from brew_platform.errors import DataError
 from brew_platform.settings import OneOf, Settings
 
@@ -131,17 +131,18 @@ def _news(file: DelimitedFile, number: int, quarantine: Quarantine) -> list[pa.T
     for batch in file.batches(["news_id", "category", "subcategory", "title", "abstract"]):
         _count(batch, "entities", file, quarantine)
         rows = batch.table
+        faults = _id_faults(rows["news_id"], "news_id")
+        _quarantine_rows("entities", file, batch, faults, quarantine)
         fields = {name: texts(rows[name]) for name in ("title", "category", "subcategory", "abstract")}
-        tables.append(
-            pa.table(
-                {
-                    "entity_id": rows["news_id"],
-                    "entity_type": pa.repeat(pa.scalar("news"), rows.num_rows),
-                    "fields": pa.StructArray.from_arrays(list(fields.values()), names=list(fields)),
-                    **_places(batch, number),
-                }
-            )
+        table = pa.table(
+            {
+                "entity_id": rows["news_id"],
+                "entity_type": pa.repeat(pa.scalar("news"), rows.num_rows),
+                "fields": pa.StructArray.from_arrays(list(fields.values()), names=list(fields)),
+                **_places(batch, number),
+            }
         )
+        tables.append(table.filter(pa.array(_not_in(faults, rows.num_rows))))
     if not tables:
         raise DataError(f"{file.location.name} has no rows.")
     return tables
@@ -155,22 +156,14 @@ def _behaviors(file: DelimitedFile, number: int, quarantine: Quarantine) -> list
         moments = times(rows["time"], TIME_FORMAT)
         labelled = pc.match_substring_regex(rows["impressions"], IMPRESSION)
         faults = {row: (f"time {reason}", detail) for row, (reason, detail) in moments.faults.items()}
+        faults |= _id_faults(rows["user_id"], "user_id")
         for name, bad in (
             ("time is absent", pc.and_(pc.is_null(moments.values), pa.array(_not_in(faults, rows.num_rows)))),
-            ("user_id is absent", pc.equal(rows["user_id"], "")),
             ("impressions are not of the form N1-1 N2-0 (files for testing have no labels)", pc.invert(labelled)),
         ):
             for row in np.flatnonzero(_bools(bad)).tolist():
                 faults.setdefault(row, (name, ""))
-        bad_rows = sorted(faults)
-        if bad_rows:
-            raw = rows.take(bad_rows).to_pylist()
-            lines = file.lines([batch.first + row for row in bad_rows])
-            for row, line, values in zip(bad_rows, lines, raw, strict=True):
-                reason, detail = faults[row]
-                quarantine.add(
-                    "interactions", file=file.location.name, line=line, reason=reason, detail=detail, values=values
-                )
+        _quarantine_rows("interactions", file, batch, faults, quarantine)
         table = pa.table(
             {
                 "member_id": rows["user_id"],
@@ -236,6 +229,25 @@ def _count(batch: Batch, table: str, file: DelimitedFile, quarantine: Quarantine
         quarantine.add(
             table, file=file.location.name, line=row.line, reason=row.reason, detail=row.detail, values=row.text
         )
+
+
+def _id_faults(ids: pa.ChunkedArray, name: str) -> dict[int, tuple[str, str]]:
+    values, faults = identifiers(ids)
+    absent = np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False)).tolist()
+    return {row: (f"{name} {reason}", detail) for row, (reason, detail) in faults.items()} | dict.fromkeys(
+        absent, (f"{name} is absent", "")
+    )
+
+
+def _quarantine_rows(
+    table: str, file: DelimitedFile, batch: Batch, faults: dict[int, tuple[str, str]], quarantine: Quarantine
+) -> None:
+    rows = sorted(faults)
+    raw = batch.table.take(rows).to_pylist() if rows else []
+    lines = file.lines([batch.first + row for row in rows])
+    for row, line, values in zip(rows, lines, raw, strict=True):
+        reason, detail = faults[row]
+        quarantine.add(table, file=file.location.name, line=line, reason=reason, detail=detail, values=values)
 
 
 def _not_in(faults: dict[int, tuple[str, str]], count: int) -> "np.ndarray":

@@ -58,7 +58,7 @@ def test_the_recipes_of_demo_and_data_describe_the_same_data(source: str) -> Non
         ("source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\npairs: -1\n", "pairs is -1"),
         (
             "source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\nquarantine: {max_share: 2}\n",
-            "max_share is 2.0, but it must be a share",
+            "quarantine.max_share is 2.0; give a finite number, at least 0 and at most 1",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_base_with_a_smaller_context_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_card_describes_the_data(tmp_path: Path) -> None:
-    config: DatasetConfig = load_dataset_config("synthetic", SMALL)
+    config: DatasetConfig = load_dataset_config("synthetic", [*SMALL, "source_config.pii_share=0.5"])
     check = check_dataset(config)
     check.require_good()
     assert check.source is not None
@@ -143,7 +143,7 @@ def test_the_card_describes_the_data(tmp_path: Path) -> None:
     check.quarantine.add("interactions", file="a.csv", line=3, reason="a | b", values={})
     card = dataset_card(
         config, source=check.source, tables=check.tables, suite=check.suite, split=check.split,
-        quarantine=check.quarantine, prompt_digest="d", plans={}, seconds={"tables": 1.234},
+        quarantine=check.quarantine, contacts=check.contacts, prompt_digest="d", plans={}, seconds={"tables": 1.234},
     )  # fmt: skip
     write_card(card, tmp_path)
     assert json.loads((tmp_path / "card.json").read_text()) == card
@@ -156,4 +156,9 @@ def test_the_card_describes_the_data(tmp_path: Path) -> None:
     assert card["config"]["source_config"]["members"] == 100
     text = (tmp_path / "card.md").read_text()
     assert "| interactions | a \\| b | 1 |" in text
+    removed = card["contacts_removed"]
+    assert set(removed) == {"members.title", "entities.text"}
+    assert 30 < sum(removed["members.title"].values()) < 70
+    assert f"| members.title | e-mail addresses | {removed['members.title']['e-mail addresses']} |" in text
+    assert "example.com" not in str(check.tables.members.to_pylist())
     assert yaml.safe_load(json.dumps(card)) == card

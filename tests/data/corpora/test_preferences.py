@@ -180,7 +180,7 @@ def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompile
         (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "line 2: chosen and rejected are the same text"),
         (b'{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}', "line 2: prompt is of type list"),
         (b'{"prompt": "a", "chosen": "b", "rejected": "c", "profile": 7}', "line 2: profile is of type int"),
-        (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2: rejected is not valid Unicode"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2 is not JSON .half of a surrogate pair"),
         (b'{"prompt": "a", "cho', "line 2 is not JSON"),
         (b"[" * 100_000, "line 2 is not JSON"),
         (b'["a", "b", "c"]', "line 2 is a JSON list, not an object. Write one JSON object per line"),

@@ -154,7 +154,7 @@ def not_special_and_greedy(content: Content) -> None:
 
 
 def another_role_as_text(content: Content) -> None:
-    last = max(token["id"] for token in content["added_tokens"])
+    last = max(*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"]))
     template = content["added_tokens"][0]
     content["added_tokens"].append(template | {"id": last + 1, "content": "<|assistant|>", "special": False})
 

@@ -221,7 +221,7 @@ def test_values_of_several_types_are_written_by_the_rule_of_prompts(tmp_path: Pa
     [
         (b"", "is empty. A file needs a JSON object on each line"),
         (b"\n \n", "is empty"),
-        (b'[\n{"id": 1},\n{"id": 2}\n]\n', "has no line with a JSON object; line 1: the line is not valid JSON"),
+        (b'[\n{"id":\n1},\n]\n', "has no line with a JSON object; line 1: the line is not valid JSON"),
     ],
 )
 def test_a_json_file_without_rows_is_refused(tmp_path: Path, data: bytes, message: str) -> None:

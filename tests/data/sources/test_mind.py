@@ -82,6 +82,17 @@ def test_bad_rows_go_to_the_quarantine(folder: Path) -> None:
         Mind(path=folder).read()
 
 
+@pytest.mark.parametrize("id_", ["", "  ", "N" * 201])
+def test_ids_that_no_request_can_name_go_to_the_quarantine(folder: Path, id_: str) -> None:
+    (folder / "news.tsv").write_text((folder / "news.tsv").read_text() + f"{id_}\tnews\tx\ttitle\tabstract\t\t\t\n")
+    row = f"9\t{id_}\t11/15/2019 8:55:22 AM\t\tN1-1\n"
+    (folder / "behaviors.tsv").write_text((folder / "behaviors.tsv").read_text() + row)
+    quarantine = Quarantine()
+    Mind(config=MindConfig(history="drop"), path=folder).read_rows(quarantine)
+    found = {table: next(iter(reasons)).split()[0] for table, reasons in quarantine.reasons.items()}
+    assert found == {"entities": "news_id", "interactions": "user_id"}
+
+
 def test_missing_files_are_problems(tmp_path: Path) -> None:
     problems = Mind(path=tmp_path).find_problems()
     assert [problem.table for problem in problems] == ["news.tsv", "behaviors.tsv"]

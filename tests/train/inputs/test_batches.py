@@ -194,6 +194,12 @@ def test_the_order_of_a_seed_does_not_change() -> None:
     assert ids.tolist() == [3, 5, 2, 7, 0, 6, 1, 4, 0, 6, 5, 3, 4, 7, 2, 1]
 
 
+def test_the_order_is_the_same_for_equal_bins_whose_files_have_other_bytes() -> None:
+    orders = (BinOrder(n_bins=8, plan_hash=plan_hash, seed=1) for plan_hash in ("h", "of another pyarrow"))
+    first, second = (order.take(order.start(), 20)[0].tolist() for order in orders)
+    assert first == second
+
+
 def test_a_state_of_another_plan_is_refused() -> None:
     with pytest.raises(UserError, match="trained on plan other, but the bins have plan h"):
         BinOrder(n_bins=8, plan_hash="h", seed=1).take(BinOrderState(plan_hash="other"), 1)

@@ -44,6 +44,9 @@ def find_mapping_problems(table: str, config: TableConfig, file: InputFile) -> l
     if repeated := sorted({column for column in known if known.count(column) > 1}):
         message = f"columns {', '.join(map(repr, repeated))} occur more than once in the header. Rename them."
         return [Problem(table=name, message=message)]
+    if any("\x00" in column for column in known):
+        message = "the header has NUL characters: the file is UTF-16. Set encoding to utf-16-le or utf-16-be."
+        return [Problem(table=name, message=message)]
     if len(known) == 1 and (found := [separator for separator in ";\t|" if separator in known[0]]):
         message = f"the header is one column, {known[0]!r}. Set delimiter to {found[0]!r}."
         return [Problem(table=name, message=message)]

@@ -252,7 +252,10 @@ def test_rows_of_files_of_every_type_go_to_the_quarantine_with_their_line(make: 
 def test_a_type_that_changes_within_a_file_is_a_fault_of_its_rows(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("brew_data.sources.file_formats.ROWS_PER_BATCH", 1)
     make()
-    rows = [{"id": "3", "name": "a"}, {"id": "4", "name": {"en": "b"}}, {"id": {"n": 5}, "name": "c"}, {"id": "010"}]
+    rows = [
+        {"id": "3", "name": "a"}, {"id": "4", "name": {"en": "b"}}, {"id": {"n": 5}, "name": "c"},
+        {"id": "010", "tags": None},
+    ]  # fmt: skip
     Path("items.jsonl").write_text("\n".join(map(json.dumps, rows)))
     overrides = ["entities.files=[items.jsonl]", "entities.fields={title: name}"]
     tables, quarantine = read(OwnTables(config=load_config(TablesConfig, CONFIG, overrides=overrides)))
@@ -261,6 +264,15 @@ def test_a_type_that_changes_within_a_file_is_a_fault_of_its_rows(make: Make, mo
         "entities items.jsonl line 2": "title (column 'name') is of type struct<en: string>, which has no text form",
         "entities items.jsonl line 3": "entity_id (column 'id') is of type struct<n: int64>, which has no text form",
     }
+
+
+def test_utf_16_without_a_byte_order_mark_is_recognized(make: Make) -> None:
+    source = make()
+    Path("items.csv").write_bytes(ITEMS.encode("utf-16-le"))
+    [problem] = source.find_problems()
+    assert "Set encoding to utf-16-le" in problem.message
+    source = OwnTables(config=load_config(TablesConfig, CONFIG, overrides=["entities.encoding=utf-16-le"]))
+    assert source.read().entities["entity_id"].to_pylist() == ["010", "3"]
 
 
 @pytest.mark.parametrize("items", ["", "id,name,tags\n", "\n\n"])
