@@ -20,15 +20,13 @@ from brew_cluster.ray.session import RaySession, kept_sessions
 from brew_platform.errors import BrewError, UserError
 from brew_platform.ports import free_port
 
-__all__ = ["LOOPBACK", "any_ray", "local_ray", "logs_folder", "refuse_running_ray", "stop_ray"]
+__all__ = ["any_ray", "local_ray", "logs_folder", "refuse_running_ray", "stop_ray"]
 
 OBJECT_STORE_BYTES = (
     512 * 2**20
 )  # tables, documents and requests of one machine's runs fit; Ray's default is 30% of memory
 
-# Ray replaces 127.0.0.1 by the address of the host; other addresses of the loopback network it keeps. On macOS, which
-# has no others, Ray itself uses 127.0.0.1.
-LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None
+LOOPBACK = "127.0.0.1"
 
 
 def refuse_running_ray() -> None:
@@ -157,7 +155,7 @@ def _start_kept(session: RaySession, cores: int) -> None:
                  f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", f"--temp-dir={session.folder}",
                  # Ray's defaults are fixed ports, which another Ray on this machine may have
                  f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
-                 *([] if LOOPBACK is None else [f"--node-ip-address={LOOPBACK}"]))  # fmt: skip
+                 f"--node-ip-address={LOOPBACK}")  # fmt: skip
     address = (session.folder / "ray_current_cluster").read_text().strip()
     ray.init(address=address, log_to_driver=False, logging_level="warning")
 

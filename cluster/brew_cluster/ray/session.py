@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config
 
 from brew_platform.errors import BrewError
@@ -53,19 +54,27 @@ class RaySession:
 
     @contextmanager
     def environment(self, *, kept: bool) -> Iterator[None]:
-        """Let this process, and the processes that it starts, use the session's token during the block.
+        """Let Ray in this process, and in those that it starts, use the token and listen on loopback during the block.
 
         Args:
             kept: The processes outlive the command, and `kept_sessions` finds them.
         """
-        changes = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_path), "RAY_AUTH_TOKEN": None}
+        changes: dict[str, str | None] = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
+            "RAY_AUTH_TOKEN": None,  # Ray would prefer it to the file
+            ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # else Ray replaces 127.0.0.1 by the address of the host
+        }
         if kept:
             changes[_KEPT] = str(self.folder)
         before = {name: os.environ.get(name) for name in changes}
+        clustered = ray_constants.ENABLE_RAY_CLUSTER  # Ray read the variable when it was imported
         _set_environment(changes)
+        ray_constants.ENABLE_RAY_CLUSTER = False
         try:
             yield
         finally:
+            ray_constants.ENABLE_RAY_CLUSTER = clustered
             _set_environment(before)
 
     def processes(self) -> list[psutil.Process]:

@@ -189,7 +189,7 @@ def test_gates_are_checked_when_a_version_is_published(run: Run, export: Path, t
     recipe = tmp_path / "release.yaml"
     for text, words in [
         ("release: {gates: [{figure: movie_ratin.auc, at_least: 0.5}]}", "does not have the task 'movie_ratin'"),
-        ("release: {gates: [{figure: movie_rating.auc, atleast: 0.5}]}", "Did you mean gates[0].at_least?"),
+        ("release: {gates: [{figure: movie_rating.auc, atleast: 0.5}]}", "Did you mean release.gates[0].at_least?"),
         ("release: {gates: []}", "names no gates"),
         ("train: {}", "names no gates"),
         ("- 1", "holds a list"),

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -22,9 +22,14 @@ from ...serve.running_ray import RAY
 pytestmark = RAY
 
 
+class Neighbour(NamedTuple):
+    folder: Path
+    address: str
+
+
 @pytest.fixture(scope="module")
-def neighbour() -> Iterator[str]:
-    """The address of a Ray that somebody else started on this machine, without a token."""
+def neighbour() -> Iterator["Neighbour"]:
+    """A Ray that somebody else started on this machine, without a token."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # a short path, for sockets
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     subprocess.run(
@@ -35,7 +40,7 @@ def neighbour() -> Iterator[str]:
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     try:
-        yield (folder / "ray_current_cluster").read_text().strip()
+        yield Neighbour(folder=folder, address=(folder / "ray_current_cluster").read_text().strip())
     finally:
         for process in processes_of(folder):
             process.kill()
@@ -71,7 +76,7 @@ def listening(processes: list[psutil.Process]) -> set[str]:
 
 
 def test_a_local_ray_is_private_and_stopped_alone(
-    neighbour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    neighbour: Neighbour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
@@ -79,15 +84,14 @@ def test_a_local_ray_is_private_and_stopped_alone(
     from brew_cluster.ray.session import kept_sessions
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    others = [p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server")]
-    others += [child for process in others for child in process.children(recursive=True)]
+    others = processes_of(neighbour.folder)
     with local_ray(detached=True, logs=tmp_path / "logs"):
         [session] = kept_sessions()
         address = ray.get_runtime_context().gcs_address
         assert ray.get(ray.remote(lambda: 3).remote()) == 3
         processes = session.processes()
         assert {"raylet", "gcs_server"} <= {process.name() for process in processes}
-        assert {ip.partition(".")[0] for ip in listening([*processes, psutil.Process()])} == {"127"}
+        assert listening([*processes, psutil.Process()]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         token = session.token_path.read_text()
         lines = "\0".join("\0".join(process.cmdline()) for process in processes)
         assert token not in lines
@@ -103,12 +107,12 @@ def test_a_local_ray_is_private_and_stopped_alone(
     assert stop_ray() == [session.folder]
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
     assert all(process.is_running() for process in others)
-    assert connect(neighbour, RAY_AUTH_MODE="disabled").stdout == "1\n"
+    assert connect(neighbour.address, RAY_AUTH_MODE="disabled").stdout == "1\n"
     session.remove()
 
 
 def test_a_service_leaves_the_other_applications_of_a_cluster(
-    neighbour: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -131,7 +135,7 @@ def test_a_service_leaves_the_other_applications_of_a_cluster(
     def app(error: str = "") -> App:
         return App(applications={version_app_name(1): Echo.bind(), APP_NAME: Echo.bind(error)}, keyed=False)
 
-    monkeypatch.setenv("RAY_ADDRESS", neighbour)
+    monkeypatch.setenv("RAY_ADDRESS", neighbour.address)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     port = free_port()
     other = f"http://127.0.0.1:{port}/other"
@@ -147,12 +151,12 @@ def test_a_service_leaves_the_other_applications_of_a_cluster(
         with pytest.raises(UserError, match="runs already on this cluster"):
             serve_http(app(), port)
     stop_serve(PlainConsole())
-    assert capsys.readouterr().out == f"stopped on {neighbour}: brew360, brew360-v1\n"
+    assert capsys.readouterr().out == f"stopped on {neighbour.address}: brew360, brew360-v1\n"
     assert httpx.get(other).text == "here"
     stop_serve(PlainConsole())
-    assert capsys.readouterr().out == f"no service runs on {neighbour}.\n"
+    assert capsys.readouterr().out == f"no service runs on {neighbour.address}.\n"
     with any_ray(detached=False, logs=Path()):
-        with pytest.raises(UserError, match=f"listens on 127.0.0.1:{port} already"):
+        with pytest.raises(UserError, match=rf"listens on 127\.0\.0\.1:{port} already"):
             find_serve(free_port(), "127.0.0.1")
         serve.run(Echo.bind(), name="root", route_prefix="/", blocking=False)
         with pytest.raises(Exception, match="is being used by application"):

@@ -53,5 +53,6 @@ def test_strings_are_literal_wherever_they_are_printed() -> None:
 
 def test_an_output_that_cannot_show_a_character_gets_its_escape() -> None:
     raw = io.BytesIO()
-    PlainConsole(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True)).print("café \ud800")
+    file = io.TextIOWrapper(raw, encoding="ascii", write_through=True)  # closes `raw` when it is collected
+    PlainConsole(file=file).print("café \ud800")
     assert raw.getvalue() == b"caf\\xe9 \\ud800\n"
