@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.error_responses import ErrorAnswer, add_error_handlers, describe_error_responses
 from brew_serve.http.middleware import MiddlewareConfig, RequestMiddleware
-from brew_serve.http.route import Route
+from brew_serve.http.route import EVENT_STREAM, Route
 from brew_serve.http.routes import ROUTES
 from brew_serve.http.scheduler import RequestScheduler
 from brew_serve.schemas.status import FleetStatus, Health
@@ -66,6 +66,14 @@ def create_app(
     return api
 
 
+_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The whole response, or with stream: true, server-sent events",
+        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+    }
+}
+
+
 def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
     """Add an endpoint that passes the unparsed body to the backend; FastAPI only documents its models."""
 
@@ -94,7 +102,7 @@ def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
         description=route.handler.__doc__,
         tags=[route.tag],
         response_model=route.response,
-        responses=describe_error_responses(route.error),
+        responses={**describe_error_responses(route.error), **(_STREAMED if route.streams else {})},
         route_class_override=BackendRoute,
     )
 

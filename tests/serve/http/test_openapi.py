@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
 from brew_serve.ranking.service import RankingService
-from brew_serve.schemas.openai import PATHS
+from brew_serve.schemas.openai import PATHS, is_openai_path
 
 EXAMPLES = 30  # per route, that fit the document, and as many that do not
 
@@ -49,7 +49,7 @@ def document(api: FastAPI) -> schemathesis.BaseSchema:
 
 
 POSTS = ["/v1/rank", "/v1/completions", "/v1/chat/completions", "/v1/score", "/generative_scoring"]
-GETS = ["/v1/models", "/v1/status", "/health", "/ready", "/metrics"]
+GETS = ["/v1/models", "/v1/models/{model}", "/v1/status", "/health", "/ready", "/metrics"]
 
 
 quick = settings(
@@ -150,12 +150,14 @@ def test_every_route_is_documented_with_an_example(api: FastAPI) -> None:
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         examples = document["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]["examples"]
         assert examples
-    for path in [*POSTS, "/v1/models", "/health", "/ready"]:
+    for path in [*POSTS, "/v1/models", "/v1/models/{model}", "/health", "/ready"]:
         [operation] = document["paths"][path].values()
         assert "422" not in operation["responses"]
         assert {"400", "401", "413", "429", "503", "504"} <= operation["responses"].keys()
         form = operation["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
-        assert form == ("OpenAIErrorAnswer" if path in PATHS else "ErrorAnswer")
+        assert form == ("OpenAIErrorAnswer" if is_openai_path(path) else "ErrorAnswer")
+        kinds = operation["responses"]["200"]["content"].keys()
+        assert ("text/event-stream" in kinds) == path.endswith("completions")
 
 
 async def test_every_example_of_the_document_is_answered(api: FastAPI, service: RankingService) -> None:
