@@ -209,7 +209,7 @@ class CompletionRequest(_Generate):
         """The prompts as a list."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt  # type: ignore[return-value, list-item]
+        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "CompletionRequest":
