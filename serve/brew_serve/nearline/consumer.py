@@ -18,6 +18,7 @@ from brew_serve.config import AppConfig
 from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.engines.base import Engine
 from brew_serve.engines.config import EngineConfig
+from brew_serve.engines.logprobs import InvalidOutput, require_logprobs
 from brew_serve.engines.registry import create_engine
 from brew_serve.nearline.autoscaling import OutboxDepthPolicy
 from brew_serve.nearline.celery_queue import TASK, celery_config, message_of
@@ -106,7 +107,13 @@ class _Consumer:
         self._holds.start()
 
         async def load() -> Engine:
-            return engine_factory(folder, version.engine)
+            loaded = engine_factory(folder, version.engine)
+            try:
+                require_logprobs(await loaded.next_token_logprobs([0], [0]))
+            except InvalidOutput as error:  # the previous version's consumers go on
+                loaded.close()
+                raise BrewError(f"version {number} cannot be used: {error}") from error
+            return loaded
 
         # vLLM receives answers on the loop on which it was created, so it is not created on Serve's loop.
         self._engine = asyncio.run_coroutine_threadsafe(load(), self._loop).result()
