@@ -112,7 +112,7 @@ class DelimitedFile:
         if self.format.header:
             return [], 0
         with self._open() as stream:
-            lines = _NumberedLines(stream, self.format.encoding)
+            lines = _NumberedLines(stream, self.format.encoding, self.location.name)
             for _, row in self._parsed(lines):
                 if isinstance(row, BadRow):
                     raise DataError(
@@ -210,7 +210,7 @@ class DelimitedFile:
     def _rows(self) -> Iterator[tuple[int, list[str] | BadRow]]:
         """Yield each non-empty row with the line that it starts on, parsed by Python."""
         with self._open() as stream:
-            yield from self._parsed(_NumberedLines(stream, self.format.encoding))
+            yield from self._parsed(_NumberedLines(stream, self.format.encoding, self.location.name))
 
     def _parsed(self, lines: "_NumberedLines") -> Iterator[tuple[int, list[str] | BadRow]]:
         delimiter = SEPARATOR if len(self.format.delimiter) > 1 else self.format.delimiter
@@ -256,11 +256,11 @@ class _NumberedLines:
     As for pyarrow, a line ends with LF, CRLF or CR.
     """
 
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+    def __init__(self, stream: BinaryIO, encoding: str, name: str) -> None:
         self.number = 0  # of the last line that was read
         self.start = 0  # of the first line since it was set to 0
         self.bad: list[BadRow] = []
-        self._encoding = encoding
+        self._encoding, self._name = encoding, name
         self._is_ascii_compatible = "\n".encode(encoding) == b"\n"
         self._lines: Iterator[bytes | str] = (
             _split_lines(stream)
@@ -288,7 +288,10 @@ class _NumberedLines:
                 return text.removeprefix("\ufeff") if self.number == 1 else text
             except UnicodeError as error:
                 if not isinstance(error, UnicodeDecodeError) or not self._is_ascii_compatible:
-                    raise DataError(f"the text after line {self.number} is not {self._encoding}: {error}") from error
+                    raise DataError(
+                        f"{self._name}: the text after line {self.number} is not {self._encoding} ({error}). It is cut "
+                        f"short or damaged, or `encoding` is not that of the file."
+                    ) from error
                 detail = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
                 raw = error.object[:TEXT_LIMIT].decode("latin-1").rstrip("\r\n")
                 remedy = "set `encoding` to that of the file (e.g. latin-1)"
@@ -427,7 +430,7 @@ class JsonLinesFile:
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
         with self.location.open_stream() as stream:
-            lines = _NumberedLines(stream, self.encoding)
+            lines = _NumberedLines(stream, self.encoding, self.location.name)
             for text in lines:
                 yield from ((problem.line, problem) for problem in lines.bad)
                 lines.bad.clear()

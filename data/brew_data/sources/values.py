@@ -56,6 +56,11 @@ def has_text(kind: pa.DataType) -> bool:
         return has_text(kind.value_type)
     if _is_list(kind):
         return not _is_list(kind.value_type) and has_text(kind.value_type)
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        try:
+            pa.scalar(0, kind).as_py()
+        except ValueError:  # a time zone that Python does not know
+            return False
     return any(check(kind) for check in (*_TEXT, *_WRITTEN_BY_RULE, pa.types.is_null, pa.types.is_integer))
 
 
@@ -305,7 +310,7 @@ def _numeric_times(column: pa.Array, unit: str, missing: Sequence[str]) -> Conve
         is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
         if not is_number:  # long integers in text are not exact as floats
             trimmed = pc.utf8_trim_whitespace(texts(column, missing))
-            if pc.all(pc.match_substring_regex(trimmed, r"^-?\d{1,18}$"), min_count=0).as_py():
+            if pc.all(pc.match_substring_regex(trimmed, r"^-?(\d{1,18}|[1-8]\d{18})$"), min_count=0).as_py():
                 exact = trimmed.cast(pa.int64())
     if exact is not None:
         number, is_valid = exact.fill_null(0).to_numpy(zero_copy_only=False), pc.is_valid(exact)

@@ -252,3 +252,13 @@ def test_typed_times_ignore_the_format() -> None:
         assert times(
             pa.array([micros(moment) * 1000], pa.timestamp("ns", "UTC")).cast(kind), "seconds"
         ).values.to_pylist() == ([micros(moment)])
+
+
+def test_a_time_zone_that_nobody_knows_has_no_text_but_a_time() -> None:
+    column = pa.array([1_714_554_000], pa.timestamp("s", "Mars/Base"))
+    assert not has_text(column.type)
+    assert times(column, "iso8601").values.to_pylist() == [1_714_554_000_000_000]
+
+
+def test_nanoseconds_in_text_are_exact() -> None:
+    assert times(pa.array(["1714554000123456789"]), "nanoseconds").values.to_pylist() == [1_714_554_000_123_456]

@@ -1,6 +1,5 @@
 """The settings of the source `tables`: which files hold each table, and which columns they have."""
 
-import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -58,9 +57,12 @@ class TableConfig(Settings):
         super().__post_init__()
         if not self.delimiter or len(self.quote) > 1:
             raise ConfigError("delimiter needs one or more characters, and quote at most one. Change them.")
+        if self.delimiter == self.quote or set(f"{self.delimiter}{self.quote}") & set("\r\n"):
+            raise ConfigError("delimiter and quote must differ, and have no line break. Change them.")
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
+            if "a\n".encode(self.encoding).decode(self.encoding) != "a\n":
+                raise LookupError
+        except (LookupError, UnicodeError):  # unknown, or not of text, as base64
             raise ConfigError(
                 f"encoding {self.encoding!r} is unknown. Name one that Python knows, e.g. utf-8, latin-1 or utf-16."
             ) from None

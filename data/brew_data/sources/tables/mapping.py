@@ -187,12 +187,14 @@ def _raw_values(rows: pa.Table) -> list[dict[str, Any]]:
     try:
         return list(rows.to_pylist())
     except (ValueError, OverflowError):
-        number = {name: rows[name].cast(pa.int64()) for name in rows.column_names if _is_time(rows[name].type)}
-        return list(pa.table({name: number.get(name, rows[name]) for name in rows.column_names}).to_pylist())
+        return list(pa.table({name: _as_numbers(rows[name]) for name in rows.column_names}).to_pylist())
 
 
-def _is_time(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date64(kind))
+def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_date32(column.type):
+        return column.cast(pa.int32())
+    is_time = pa.types.is_timestamp(column.type) or pa.types.is_date64(column.type)
+    return column.cast(pa.int64()) if is_time else column
 
 
 def _struct(fields: Mapping[str, pa.Array]) -> pa.StructArray:

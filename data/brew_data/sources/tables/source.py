@@ -135,9 +135,16 @@ def assemble_tables(mapped: dict[str, tuple[pa.Table, list[InputFile]]], quarant
         interactions = _without_unknown("member_id", interactions, members, files, quarantine)
     interactions = _without_unknown("entity_id", interactions, entities, files, quarantine)
     if not interactions.num_rows:
+        left_out = [
+            f" {quarantine.total(table):,} rows of {table} were left out: {reason} "
+            f"({quarantine.examples[table, reason][0]})."
+            for table, reasons in quarantine.reasons.items()
+            for reason in list(reasons)[:1]
+            if table != "interactions"
+        ]
         raise DataError(
-            "no interaction is left: all of them name an entity or member that its table lacks. Map the ids of both "
-            "tables to columns with the same values."
+            f"no interaction is left: all of them name an entity or member that its table lacks.{''.join(left_out)} "
+            f"Map the ids of both tables to columns with the same values."
         )
     ids = pa.array(np.arange(interactions.num_rows))
     interactions = interactions.append_column("interaction_id", ids)

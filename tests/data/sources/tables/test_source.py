@@ -275,6 +275,15 @@ def test_utf_16_without_a_byte_order_mark_is_recognized(make: Make) -> None:
     assert source.read().entities["entity_id"].to_pylist() == ["010", "3"]
 
 
+def test_entities_that_were_left_out_are_named_when_no_interaction_is_left(make: Make) -> None:
+    source = make()
+    Path("items.csv").write_bytes("id,name,tags\n3,Café,\n010,é,\nx,y,z\n".encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"no interaction is left.* 2 rows of entities .*not utf-8 text.*items\.csv line 2"
+    ):
+        source.read_rows(Quarantine())
+
+
 @pytest.mark.parametrize("items", ["", "id,name,tags\n", "\n\n"])
 def test_files_without_rows_are_refused(make: Make, items: str) -> None:
     with pytest.raises(DataError, match=r"items\.csv is empty|the files of entities have no rows: items\.csv"):
@@ -285,9 +294,14 @@ def test_files_without_rows_are_refused(make: Make, items: str) -> None:
     ("override", "message"),
     [
         ("interactions.time_format=minutes", "time_format is 'minutes', but must be iso8601, seconds"),
-        ("interactions.encoding=klingon", "encoding 'klingon' is unknown"),
-        ("interactions.format=xml", "source_config.interactions.format is 'xml'; give one of auto, csv"),
-        ("interactions.files=[]", r"source_config\.interactions\.files is empty"),
+        *(
+            (f"interactions.encoding={name}", f"encoding '{name}' is unknown")
+            for name in ("klingon", "base64", "rot13", "undefined")
+        ),
+        ('interactions.delimiter="\\n"', "delimiter and quote must differ, and have no line break"),
+        ("interactions.delimiter='\"'", "delimiter and quote must differ, and have no line break"),
+        ("interactions.format=xml", "^interactions.format is 'xml'; give one of auto, csv"),
+        ("interactions.files=[]", r"^interactions\.files is empty"),
         ("interactions.columns.surface=event", "surface is in columns and in constants"),
         ("interactions.columns.colour=x", "columns or constants name 'colour', which is unknown"),
         ("interactions.values={surface: {a: b}}", "values name 'surface', which is not in columns"),
