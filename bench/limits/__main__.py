@@ -24,7 +24,7 @@ FIGURES = {
     "seconds": "s",
     "cpu_seconds": "CPU s",
     "stall_ms": "stall, ms",
-    "probe_ms": "probe, ms",
+    "held_ms": "held, CPU ms",
     "memory_mb": "memory, MB",
 }
 
