@@ -29,19 +29,21 @@ class Segment:
         start: Index of the first request.
         stop: Index after the last one.
         failures: Passes with these requests that ended the engine.
+        alone: Whether the last of these passes had one request only.
     """
 
     start: int
     stop: int
     failures: int = 0
+    alone: bool = False
 
     def after_failure(self) -> "list[Segment]":
         """Return the segments to score in its place, after its pass ended the engine."""
+        failures = self.failures + 1
+        if self.stop - self.start == 1:
+            return [Segment(self.start, self.stop, failures, alone=True)]
         middle = (self.start + self.stop) // 2
-        bounds = (
-            [(self.start, middle), (middle, self.stop)] if self.stop - self.start > 1 else [(self.start, self.stop)]
-        )
-        return [Segment(start, stop, self.failures + 1) for start, stop in bounds]
+        return [Segment(self.start, middle, failures), Segment(middle, self.stop, failures)]
 
 
 class Attempts:
@@ -110,7 +112,7 @@ class Attempts:
         self._path.unlink(missing_ok=True)
 
     def _is_abandoned(self, segment: Segment) -> bool:
-        return segment.stop - segment.start == 1 and segment.failures >= self._most
+        return segment.alone and segment.failures >= self._most
 
     def _read(self) -> None:
         try:
