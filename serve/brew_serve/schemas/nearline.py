@@ -4,7 +4,7 @@ As in `rank`, an unknown key or a value of another type is an error.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
