@@ -132,8 +132,8 @@ def print_check(check: DatasetCheck, console: PlainConsole) -> None:
         if fields.row_count:
             console.print(fields)
     for name, kinds in check.contacts.items():
-        for kind, count in kinds.items():
-            console.print(f"removed: {name}: {kind} in {_rows(count)}", style="yellow")
+        for kind, changed in kinds.items():
+            console.print(f"removed: {name}: {kind} in {_rows(changed)}", style="yellow")
     for table, reasons in quarantine.counts().items():
         for reason, rows_of_reason in reasons.items():
             examples = "; ".join(quarantine.examples[table, reason])

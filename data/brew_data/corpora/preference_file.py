@@ -118,6 +118,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     try:
         with pq.ParquetFile(path) as file:
             _require_columns(file.schema_arrow.names, str(path))
+            if repeated := [name for name in REQUIRED + OPTIONAL if file.schema_arrow.names.count(name) > 1]:
+                raise DataError(f"{path} has the column {repeated[0]} more than once. Rename the copies.")
             names = [name for name in (*REQUIRED, *OPTIONAL) if name in file.schema_arrow.names]
             for batch in file.iter_batches(columns=names):
                 for row in range(batch.num_rows):

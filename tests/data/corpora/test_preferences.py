@@ -181,6 +181,7 @@ def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompile
         (b'{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}', "line 2: prompt is of type list"),
         (b'{"prompt": "a", "chosen": "b", "rejected": "c", "profile": 7}', "line 2: profile is of type int"),
         (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2 is not JSON .half of a surrogate pair"),
+        (b'{"prompt": "a", "prompt": "z", "chosen": "b", "rejected": "c"}', "the key 'prompt' occurs more than once"),
         (b'{"prompt": "a", "cho', "line 2 is not JSON"),
         (b"[" * 100_000, "line 2 is not JSON"),
         (b'["a", "b", "c"]', "line 2 is a JSON list, not an object. Write one JSON object per line"),
@@ -197,6 +198,10 @@ def test_a_bad_line_is_refused_with_its_number(tmp_path: Path, text: bytes, mess
 def test_a_bad_parquet_file_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", [ROWS[0], {**ROWS[1], "rejected": None}])
     with pytest.raises(DataError, match=r"a\.parquet, row 2: rejected is empty"):
+        list(read_preferences(path))
+    twice = pa.Table.from_arrays([pa.array(["a"])] * 4, names=["prompt", "chosen", "rejected", "prompt"])
+    pq.write_table(twice, path)
+    with pytest.raises(DataError, match=r"a\.parquet has the column prompt more than once"):
         list(read_preferences(path))
     pq.write_table(pa.table({"prompt": ["a"], "score": [1]}), path)
     with pytest.raises(DataError, match=r"a\.parquet lacks chosen, rejected \(it has prompt, score\)"):
@@ -322,3 +327,9 @@ def test_with_more_than_two_actions_the_rejected_one_is_any_other(tokenizer: Tok
     pairs = pairs_from_interactions(movies, compiler, Split(train_until=count, until=count + 1), count=count, seed=0)
     answers = {side: {tokenizer.decode(getattr(p, side)) for p in pairs} for side in ("chosen", "rejected")}
     assert answers == {"chosen": {"4"}, "rejected": {"1", "2", "3", "5"}}
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode())
+    assert [row.prompt for row in read_preferences(path)] == [ROWS[0]["prompt"]]

@@ -49,12 +49,13 @@ KEPT = [
     ("kind", "contact"),
     [(kind, contact) for kind, contacts in ((EMAIL, EMAILS), (PHONE, PHONES), (LINK, LINKS)) for contact in contacts],
 )
-@pytest.mark.parametrize("frame", ["{}", "nurse {}", "{} nurse", "nurse: {}.", "(see {}) nurse", "care, {}, law"])
-def test_contacts_are_removed_and_the_text_around_them_stays(kind: str, contact: str, frame: str) -> None:
-    counts: Counter[str] = Counter()
-    left = remove_contacts(frame.format(contact), counts)
-    assert left.replace(" ", "") == frame.replace("care, {}, law", "care,law").format("").replace(" ", "")
-    assert counts == {kind: 1}
+def test_contacts_are_removed_and_the_text_around_them_stays(kind: str, contact: str) -> None:
+    for before, after in (("", ""), ("nurse ", ""), ("", " nurse"), ("nurse: ", "."), ("(see ", ") nurse")):
+        counts: Counter[str] = Counter()
+        left = remove_contacts(f"{before}{contact}{after}", counts)
+        assert left == " ".join(f"{before} {after}".split())
+        assert counts == {kind: 1}
+    assert remove_contacts(f"care, {contact}, law") == "care, law"
 
 
 @pytest.mark.parametrize("text", CUED)
