@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
-from brew_serve.deployment.forwarding import read_routing_hints
 from brew_serve.errors import Expired, Lost, Overloaded, QuotaExceeded
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.fair_queue import FairQueue, Turn
 from brew_serve.http.quota import TeamQuota, TokenPredictor
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import BackendResponse, Route
+from brew_serve.http.routing_hints import read_routing_hints
 
 __all__ = ["RequestScheduler"]
 

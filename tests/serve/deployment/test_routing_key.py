@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from brew_serve.client import calls
-from brew_serve.deployment.forwarding import is_in_share, read_routing_hints
+from brew_serve.http.routing_hints import is_in_share, read_routing_hints
 from brew_serve.schemas.rank import RankRequest
 from brew_serve.schemas.score import GenerativeScoringRequest, ScoreRequest
 
