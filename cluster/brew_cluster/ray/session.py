@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in its stub
 
 from brew_platform.errors import BrewError
 

@@ -1,6 +1,8 @@
 """When brew360 starts a Ray of its own, and what it stops."""
 
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,3 +30,20 @@ def test_without_an_earlier_command_nothing_is_refused_or_stopped(monkeypatch: p
     monkeypatch.setattr(local_ray, "kept_sessions", list)
     refuse_running_ray()
     assert stop_ray() == []
+
+
+def test_ray_data_writes_to_the_log_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    import ray.data  # adds the handler that prints
+    from ray._private.log import PlainRayHandler
+
+    logger = logging.getLogger("ray.data")
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, PlainRayHandler()])
+    monkeypatch.setattr(logger, "propagate", False)
+    context = SimpleNamespace(execution_options=SimpleNamespace())
+    monkeypatch.setattr(ray.data.DataContext, "get_current", lambda: context)
+    local_ray._settle_data()
+    with caplog.at_level(logging.INFO):
+        logger.info("Starting execution of Dataset")
+    assert not any(isinstance(handler, PlainRayHandler) for handler in logger.handlers)
+    assert context.execution_options.preserve_order
+    assert caplog.messages == ["Starting execution of Dataset"]
