@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeGuard, get_type_hints
+from unittest.mock import Mock
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
@@ -214,17 +215,18 @@ def kind(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[`{name}`](#{name.lower()})"
-    if "anyOf" in schema:
-        return " or ".join(kind(choice) for choice in schema["anyOf"])
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(dict.fromkeys(kind(choice) for choice in choices))
+    if "enum" in schema:
+        return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"array of {kind(schema.get('items', {}))}"
     return schema.get("type", "any")
 
 
 def openapi() -> dict[str, Any]:
-    """Return the OpenAPI document of an online service with the nearline routes."""
+    """Return the OpenAPI document of an online service with the nearline routes; it needs no backend."""
     from brew_serve.http.app import create_app
     from brew_serve.http.routes.nearline import nearline_router
 
-    backend: Any = None  # the document needs the routes only
-    return create_app(backend, routers=[nearline_router(lambda: None)]).openapi()
+    return create_app(Mock(), routers=[nearline_router(lambda: None)]).openapi()

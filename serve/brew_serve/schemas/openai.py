@@ -113,7 +113,7 @@ class Only:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         description = "not supported, except for values that change nothing"
-        return {"enum": list(self.values) or [None], "description": description}
+        return {**({"enum": list(self.values)} if self.values else {"type": "null"}), "description": description}
 
     def _check(self, value: Any, info: ValidationInfo) -> Any:
         if any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in self.values):
