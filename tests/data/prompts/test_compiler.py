@@ -67,6 +67,8 @@ def test_only_strictly_earlier_interactions_are_shown(compiler: PromptCompiler) 
 def test_the_members_own_words_follow_the_instruction(compiler: PromptCompiler) -> None:
     task = compiler.suite.task("job_apply")
     text = compiler.tokenizer.decode(compiler.prefix(task, PROFILE, [], own_words=" no night shifts ").ids)
+    with_contact = compiler.prefix(task, PROFILE, [], own_words="no night shifts, +1 202-555-0142").ids
+    assert compiler.tokenizer.decode(with_contact) == text
     assert "each job. no night shifts<|member|>" in text
 
 
