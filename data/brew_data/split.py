@@ -32,7 +32,7 @@ class SplitConfig(Settings):
         super().__post_init__()
         if (self.train_share is None) == (self.last_days is None):
             count = "neither" if self.last_days is None else "both"
-            raise ConfigError(f"{count} of train_share and last_days set; set exactly one of them.")
+            raise ConfigError(f"set exactly one of train_share and last_days, not {count}.")
 
 
 @dataclass(frozen=True, kw_only=True)

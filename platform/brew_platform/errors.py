@@ -42,8 +42,9 @@ class RegistryError(BrewError):
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Return the innermost BrewError that caused `error`, or `error` itself if there is none.
+    """Return the outermost BrewError among `error` and its causes, or `error` itself if there is none.
 
+    A BrewError that was raised for another one repeats its text and adds where it happened, such as a key or a line.
     The function follows `__cause__`, `__context__` and the attribute `cause` of Ray's errors. If Ray passed an error on
     as text only, the function parses the text; in a traceback the innermost error comes first. A full disk (ENOSPC)
     anywhere in the chain becomes a StorageError, because any stage can run into it.
@@ -56,7 +57,7 @@ def first_cause(error: BaseException) -> BaseException:
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        if isinstance(current, BrewError):
+        if isinstance(current, BrewError) and not isinstance(found, BrewError):
             found = current
         elif isinstance(current, OSError) and current.errno == errno.ENOSPC:
             return StorageError(

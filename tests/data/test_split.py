@@ -69,7 +69,6 @@ def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
     ("times", "config"),
     [
         ([0, DAY], {"last_days": 2.0}),  # the cut is before the first row
-        ([0, DAY], {"last_days": 0.0}),  # the cut is at the last row
         ([7, 7, 7], {"train_share": 0.5}),  # all rows at one moment
         ([0, 1], {"train_share": 0.5, "validation": True}),  # one row is left to cut again
         ([0, DAY], {"last_days": 2.0, "validation": True}),  # no row is left to cut again

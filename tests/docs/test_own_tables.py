@@ -79,13 +79,14 @@ def test_validate_lists_all_problems_at_once(shop: Path) -> None:
     suite = shop / "shop_suite" / "suite.yaml"
     suite.write_text(suite.read_text().replace("fields: [title,", "fields: [brand, title,"))
     done = data("validate", "shop.yaml", "split.train_share=1.5", cwd=shop)
+    assert done.stdout.startswith("error: split.train_share is 1.5; give a finite number, more than 0 and less than 1.")
+    done = data("validate", "shop.yaml", cwd=shop)
     assert done.returncode == 2
     for words in (
         "interactions.csv line 1505: 'refund'",
         "interactions.csv line 1506: '01.03.2024'",
         "error: entities: suite shop uses the field 'brand' in entities.product, which the entities lack",
-        "split.train_share is 1.5",
-        "2 errors: the data cannot be built.",
+        "1 error: the data cannot be built.",
     ):
         assert words in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

@@ -8,8 +8,9 @@ import pytest
 from brew_platform.errors import BrewError, DataError, StorageError, UserError, first_cause
 
 
-def test_the_innermost_error_of_ours_is_found_through_causes_contexts_and_rays_cause() -> None:
-    inner = DataError("line 3 cannot be read")
+def test_the_outermost_error_of_ours_is_found_through_causes_contexts_and_rays_cause() -> None:
+    inner = DataError("table members: line 3 cannot be read")
+    inner.__cause__ = UserError("line 3 cannot be read")
     middle = RuntimeError("a task failed")
     middle.__cause__ = inner
     outer = ValueError("the job failed")
