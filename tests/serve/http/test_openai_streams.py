@@ -254,8 +254,8 @@ async def test_a_replica_that_ends_fails_or_hangs_ends_the_stream_with_an_error_
     response = await replica.forward(seconds=0.05)
     assert (response.tokens, response.is_stream) == (7, True)
     assert response.events is not None
-    one, two, last = [event async for event in response.events]
-    assert (one, two) == (b"data: 1\n\n", b"data: 2\n\n")
+    first, second, last = [event async for event in response.events]
+    assert (first, second) == (b"data: 1\n\n", b"data: 2\n\n")
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == code
     assert replica.closed
 
