@@ -110,7 +110,7 @@ class _Consumer:
             loaded = engine_factory(folder, version.engine)
             try:
                 require_logprobs(await loaded.next_token_logprobs([0], [0]))
-            except InvalidOutput as error:  # the previous version's consumers go on
+            except InvalidOutput as error:  # the previous version's consumers continue
                 loaded.close()
                 raise BrewError(f"version {number} cannot be used: {error}") from error
             return loaded

@@ -325,7 +325,7 @@ async def test_a_canary_that_is_down_is_not_tried(
 
 
 class Bug(Exception):
-    """A replica's error that is no error of ours."""
+    """An error of a replica that is not a BrewError."""
 
 
 @pytest.mark.parametrize("failure", ["hangs", "raises", "computes NaN", "is overloaded"])
