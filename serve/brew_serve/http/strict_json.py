@@ -45,8 +45,6 @@ LARGE_BODY = 100_000  # bytes that take about a millisecond to parse
 
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-# An exponent of three digits, or so many digits that an exponent of two suffices to exceed a double.
-_MAYBE_TOO_LARGE = re.compile(rb"[eE]\+?0*[1-9][0-9]{2}|(?<![0-9])[0-9]{200}")
 # A string as a whole, or the start of a value.
 _STRING_OR_START = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
 
@@ -97,7 +95,6 @@ def parse_json(body: bytes) -> Any:
             f"fewer candidates, items or token ids."
         )
     refused: list[_Refused] = []
-    unusual = _MAYBE_TOO_LARGE.search(body) is not None
 
     def refuse(why: str, key: str | None = None) -> _Refused:
         refused.append(_Refused(why, key))
@@ -133,8 +130,8 @@ def parse_json(body: bytes) -> Any:
             text,
             object_pairs_hook=make_object,
             parse_constant=lambda name: refuse(f"is {name}, which is not JSON; send null or leave it out"),
-            parse_int=make_int if unusual else None,
-            parse_float=make_float if unusual else None,
+            parse_int=make_int,
+            parse_float=make_float,
         )
     except json.JSONDecodeError as error:
         where = f"{error.msg} at character {error.pos}"
