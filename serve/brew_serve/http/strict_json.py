@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope
 
 from brew_platform.errors import UserError
 from brew_serve.http.error_responses import describe_validation_error
@@ -103,9 +104,9 @@ def parse_json(body: bytes) -> Any:
     def make_object(pairs: list[tuple[str, Any]]) -> Any:
         if len(pairs) > _MAX_KEYS:
             return refuse(f"has {len(pairs):,} keys; send at most {_MAX_KEYS:,}")
-        made = dict(pairs)
-        if len(made) == len(pairs):
-            return made
+        parsed = dict(pairs)
+        if len(parsed) == len(pairs):
+            return parsed
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
@@ -174,28 +175,34 @@ async def parse_body_in_thread(model: type[T], body: bytes, content_type: str) -
 
 
 class StrictJsonRoute(APIRoute):
-    """A FastAPI route whose JSON body is parsed by `parse_json`, and validated by FastAPI."""
+    """A FastAPI route whose JSON body is parsed and validated as by `parse_body_in_thread`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            request = _StrictRequest(request.scope, request.receive)
-            if self.body_field is not None and await request.body():
-                _require_json(request.headers.get("content-type", ""))
-                await request.json()  # raises our own error; FastAPI would replace it
+            if self.body_field is not None:
+                model = self.body_field.field_info.annotation
+                content_type = request.headers.get("content-type", "")
+                parsed = await parse_body_in_thread(model, await request.body(), content_type)
+                request = _ParsedRequest(request.scope, request.receive, parsed)
             return await handler(request)
 
         return handle
 
 
-class _StrictRequest(Request):
+class _ParsedRequest(Request):
+    """A request whose body is an instance of the route's model, which FastAPI does not validate again."""
+
+    def __init__(self, scope: Scope, receive: Receive, parsed: BaseModel) -> None:
+        super().__init__(scope, receive)
+        self._parsed = parsed
+
+    async def body(self) -> bytes:
+        return b"{}"  # FastAPI calls `json` if there is a body
+
     async def json(self) -> Any:
-        if not hasattr(self, "_json"):
-            body = await self.body()
-            large = len(body) >= LARGE_BODY
-            self._json = await asyncio.to_thread(parse_json, body) if large else parse_json(body)
-        return self._json
+        return self._parsed
 
 
 def _require_json(content_type: str) -> None:

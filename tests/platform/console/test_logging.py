@@ -115,9 +115,9 @@ logging.getLogger("library").warning("loud")
 
 def record(message: Any, *arguments: Any, error: BaseException | None = None, **fields: Any) -> logging.LogRecord:
     exc_info = None if error is None else (type(error), error, error.__traceback__)
-    made = logging.LogRecord("brew_serve", logging.WARNING, "file.py", 1, message, arguments, exc_info)
-    made.fields = fields
-    return made
+    entry = logging.LogRecord("brew_serve", logging.WARNING, "file.py", 1, message, arguments, exc_info)
+    entry.fields = fields
+    return entry
 
 
 texts = st.text() | st.sampled_from(["a\nb", "\r\n", "\x1b[31m", "\u2028", '"}', "%s", "\ud800"])

@@ -35,7 +35,7 @@ async def serve_order(fair: FairQueue, tasks: list[asyncio.Task[Turn]]) -> list[
     return order
 
 
-async def test_requests_start_at_once_while_there_is_room() -> None:
+async def test_requests_start_at_once_below_the_limit() -> None:
     fair = queue(running_tokens=10)
     team = Team(name="feed")
     first, second = await fair.wait(team, 4), await fair.wait(team, 6)
@@ -83,9 +83,9 @@ async def test_a_pause_saves_up_nothing() -> None:
 
 async def test_a_prediction_that_was_too_low_is_made_up_for() -> None:
     fair = queue(running_tokens=10)
-    sly, honest = Team(name="sly"), Team(name="honest")
-    tasks = await wait_all(fair, sly, [1] * 300) + await wait_all(fair, honest, [10] * 300)
-    used = {"sly": 0, "honest": 0}
+    low, exact = Team(name="low"), Team(name="exact")
+    tasks = await wait_all(fair, low, [1] * 300) + await wait_all(fair, exact, [10] * 300)
+    used = {"low": 0, "exact": 0}
     ended: set[Turn] = set()
     while sum(used.values()) < 3_000:
         await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def test_a_prediction_that_was_too_low_is_made_up_for() -> None:
             ended.add(turn)
             used[turn.team] += 10  # each request takes 10 tokens
             fair.end(turn, 10)
-    assert abs(used["sly"] - used["honest"]) <= 110  # the prediction lets 10 start at a time
+    assert abs(used["low"] - used["exact"]) <= 110  # the prediction lets 10 start at a time
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
