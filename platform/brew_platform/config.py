@@ -87,7 +87,7 @@ def _build(node: Any, key: str) -> Any:
     if not dataclasses.is_dataclass(kind):
         return values
     try:
-        built = kind(**values)
+        built = kind(**cast(dict[str, Any], values))
         if not isinstance(built, Settings):  # of a plug-in
             check_fields(built)
     except ConfigError as error:

@@ -136,7 +136,8 @@ def check_fields(settings: Any) -> None:
     Raises:
         ConfigError: A value breaks the rule of its field, or a number is not finite or not of the field's type.
     """
-    for name, hint in _hints(type(settings)).items():
+    cls: Any = type(settings)
+    for name, hint in _hints(cls).items():
         _check(name.rstrip("_"), hint, getattr(settings, name))
 
 
