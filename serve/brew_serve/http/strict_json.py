@@ -182,7 +182,7 @@ class StrictJsonRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             if self.body_field is not None:
-                model = self.body_field.field_info.annotation
+                model: Any = self.body_field.field_info.annotation
                 content_type = request.headers.get("content-type", "")
                 parsed = await parse_body_in_thread(model, await request.body(), content_type)
                 request = _ParsedRequest(request.scope, request.receive, parsed)
