@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from brew_platform.errors import UserError
 from brew_serve.engines.base import EngineUsage
-from brew_serve.errors import Overloaded, QuotaExceeded
-from brew_serve.http.auth import Team
-from brew_serve.http.quota import Bucket, TeamQuota
+from brew_serve.errors import Overloaded
+from brew_serve.http.quota import Bucket
 from brew_serve.metrics import Meters
 from brew_serve.ranking.admission import (
     AdmissionConfig,
@@ -179,15 +178,14 @@ def test_the_controller_measures_its_rate_and_refuses_by_it() -> None:
     assert b'brew_shed_total{reason="deadline"} 1.0' in meters.text()
 
 
-def test_a_team_is_charged_only_for_the_tokens_of_admitted_requests() -> None:
-    quota = TeamQuota(Team(name="feed", tokens_per_minute=6_000), 0.0)
-    quota.settle(quota.expect(0.0), 5_000)
-    with pytest.raises(QuotaExceeded, match="team feed may use 6000 tokens a minute") as refused:
-        quota.expect(0.0)  # 5,000 tokens are expected, and 1,000 are left
-    assert refused.value.retry_after == pytest.approx(40)
-    expected = quota.expect(40.0)
-    quota.settle(expected, 0)  # refused by the service: nothing is charged
-    quota.settle(quota.expect(40.0), 1_000)
-    with pytest.raises(QuotaExceeded) as refused:
-        quota.expect(40.0)  # 0.8 * 5,000 + 0.2 * 1,000 = 4,200 tokens are expected, and 4,000 are left
-    assert refused.value.retry_after == pytest.approx(2)
+def test_room_is_reserved_by_a_lower_bound_until_the_exact_work_is_known() -> None:
+    controller = AdmissionController(CONFIG, meters := Meters())
+    with controller.reserve(6_000):
+        assert controller.outstanding_tokens == 0, "autoscaling counts admitted work only"
+        with pytest.raises(Overloaded, match="has no capacity for it"):
+            controller.reserve(5_000).__enter__()
+        with pytest.raises(UserError, match="needs at least 20000 tokens of work, but the service takes 10000"):
+            controller.reserve(20_000).__enter__()
+    with controller.admit(10_000):
+        assert controller.outstanding_tokens == 10_000
+    assert b'brew_shed_total{reason="limit"} 1.0' in meters.text()
