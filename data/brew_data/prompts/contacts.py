@@ -46,11 +46,12 @@ _LINK = re.compile(
 )
 
 _GAP = r"(?:\ ?[-./\u2010-\u2013]\ ?|\ )"  # between groups of digits
+_DASH = r"[-.\ \u2010-\u2013]"
 _DIGIT = rf"{_GAP}?\(?\d(?:\)(?={_GAP}?\d))?"
 _ALONE, _END = r"(?<![\w+.,\#$\u20ac\u00a3\u00a5/-])", r"(?!\w|[-.,/]\d)"
 _INTERNATIONAL = re.compile(rf"(?<![\w+-])\(?\+\ ?[1-9]\)?(?:{_DIGIT}){{7,14}}(?!\w)", re.VERBOSE)
 _NORTH_AMERICAN = re.compile(
-    rf"{_ALONE}(?:1[-.\ ])?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d[-.\ ])[2-9]\d\d[-.\ ]\d{{4}}{_END}", re.VERBOSE
+    rf"{_ALONE}(?:1{_DASH})?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d{_DASH})[2-9]\d\d{_DASH}\d{{4}}{_END}", re.VERBOSE
 )
 _NATIONAL = re.compile(rf"{_ALONE}(?:\(0\d{{1,5}}\)\ ?|0\d{{1,5}}{_GAP})\d(?:{_GAP}?\d){{4,11}}{_END}", re.VERBOSE)
 _CUED = re.compile(

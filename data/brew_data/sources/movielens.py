@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from brew_data.schema import TIMESTAMP, Tables
 from brew_data.sources.file_formats import BadRow, DelimitedFile, TextFormat
 from brew_data.sources.locations import Location, find_files
-from brew_data.sources.values import floats
+from brew_data.sources.values import LONGEST_ID, floats
 from brew_platform.errors import DataError
 from brew_platform.settings import OneOf, Settings
 
@@ -199,6 +199,8 @@ def _rows(file: DelimitedFile) -> Iterator[tuple[str, list[str]]]:
                     f"remove that line."
                 )
             raise DataError(f"{where}: {row.reason}: {row.detail}. Correct or remove that line.")
+        if not 0 < len(row[0].strip()) <= LONGEST_ID:
+            raise DataError(f"{where} has the id {row[0][:80]!r}; an id has 1 to {LONGEST_ID} characters. Correct it.")
         yield where, row
     if not count:
         raise DataError(f"{file.location.name} has {'no rows' if file.format.header else 'a header but no rows'}.")

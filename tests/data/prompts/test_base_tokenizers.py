@@ -232,7 +232,7 @@ def without_unknown(content: Content) -> None:
 
 
 def unknown_as_text(content: Content) -> None:
-    """The token of unknown characters is no added token, so that nothing marks it as special."""
+    """The token of unknown characters is not among the added tokens, so that nothing marks it as special."""
     vocabulary = content["model"]["vocab"]
     if content["model"]["unk_token"] is None:
         vocabulary["<unk>"] = 1000

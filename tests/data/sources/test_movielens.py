@@ -57,6 +57,8 @@ def test_the_real_files_give_the_protocols_cut() -> None:
         ("ml-100k.user", "", "has the columns nothing"),
         ("ml-100k.item", FILES["ml-100k.item"].splitlines()[0], "has a header but no rows"),
         ("ml-100k.item", FILES["ml-100k.item"] + "7\tHeat\t1995\tCrime\n", "entity_id is repeated"),
+        ("ml-100k.item", FILES["ml-100k.item"] + " \tHeat\t1995\tCrime\n", r"ml-100k\.item line 3 has the id ' '"),
+        ("ml-100k.user", FILES["ml-100k.user"] + "\t24\tM\twriter\t1\n", r"ml-100k\.user line 3 has the id ''"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line_and_the_remedy(folder: Path, file: str, text: str, message: str) -> None:
