@@ -115,6 +115,13 @@ async def test_a_seed_repeats_a_text_and_log_probabilities_are_at_temperature_on
         assert narrow.ids == likeliest
 
 
+async def test_a_stream_that_is_closed_early_leaves_the_engine_usable(engine: Engine) -> None:
+    stream = engine.stream(PROMPT, Sampling(max_tokens=50, temperature=0))
+    first = await anext(stream)
+    await stream.aclose()
+    assert (await generate(engine, PROMPT, Sampling(max_tokens=1, temperature=0))).ids == (first.id,)
+
+
 async def test_a_text_must_fit_the_context(engine: Engine, version: LoadedVersion) -> None:
     most = version.compiler.format.context_length
     generated = await generate(engine, [9] * (most - 2), Sampling(max_tokens=2, temperature=0))
