@@ -42,6 +42,7 @@ __all__ = [
     "CompletionChunkChoice",
     "CompletionRequest",
     "CompletionResponse",
+    "Lenient",
     "Logprobs",
     "ModelCard",
     "ModelList",

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, TextUsage, TokenId, Words
-from brew_serve.schemas.rank import MAX_CANDIDATES, Closed, Probability, RoutingKey
+from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, Lenient, TextUsage, TokenId, Words
+from brew_serve.schemas.rank import MAX_CANDIDATES, Probability, RoutingKey
 
 __all__ = [
     "GenerativeScoringRequest",
@@ -37,7 +37,7 @@ def _require_few_probabilities(items: int, labels: int) -> None:
         )
 
 
-class ScoreRequest(Closed):
+class ScoreRequest(Lenient):
     """SGLang: the probability of each label token after query and item."""
 
     model_config = ConfigDict(
@@ -78,7 +78,7 @@ class ScoreResponse(BaseModel):
     object: Literal["scoring"] = "scoring"
 
 
-class GenerativeScoringRequest(Closed):
+class GenerativeScoringRequest(Lenient):
     """vLLM: the probability of the first label token after query and item.
 
     A prompt that is too long is an error. vLLM 0.32 truncates it instead, which removes the cue of the answer.

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from brew_data.prompts.chat import chat_ids
 from brew_data.prompts.compiler import Entity
@@ -17,6 +18,7 @@ from brew_serve.http.backend import LocalBackend
 from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import PATHS
+from brew_serve.schemas.score import GenerativeScoringRequest, ScoreRequest
 from brew_serve.version import LoadedVersion
 
 from ..openai_client import client_of
@@ -324,3 +326,17 @@ async def test_invalid_requests_are_refused_with_a_message(
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert (error["message"] if route in PATHS else error).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "model"),
+    [("/v1/score", SGLANG_BODY, ScoreRequest), ("/generative_scoring", VLLM_BODY, GenerativeScoringRequest)],
+)
+async def test_null_stands_for_the_default_of_optional_keys(
+    http: httpx.AsyncClient, route: str, body: dict[str, Any], model: type[BaseModel]
+) -> None:
+    required = {name: body[name] for name, field in model.model_fields.items() if field.is_required()}
+    answer = await http.post(route, json=required | dict.fromkeys(model.model_fields.keys() - required.keys()))
+    assert answer.status_code == 200, answer.text
+    plain = (await http.post(route, json=required)).json()
+    assert answer.json()["usage"] == plain["usage"]
