@@ -3,7 +3,7 @@
 from datetime import date
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_data.prompts.contacts import EMAIL, LINK, PHONE
@@ -79,6 +79,7 @@ VALUES = st.one_of(st.none(), st.text(max_size=12), TEXTS)
 
 
 @given(st.lists(st.one_of(VALUES, st.lists(VALUES, max_size=3)), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
 def test_a_record_of_the_tables_gives_the_prompt_of_a_request(values: list) -> None:
     texts = [value for value in values if not isinstance(value, list)]
     lists = [value for value in values if isinstance(value, list)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brew_data.prompts.contacts import remove_contacts
 from brew_platform.errors import DataError
 from brew_platform.settings import Settings, Share
 
@@ -60,7 +61,7 @@ class Quarantine:
             line: Its line, from 1; of a Parquet file its row, from 1.
             reason: The kind of fault; rows are counted by it, so that it has no value of the row.
             detail: The value that is at fault; a long one is cut.
-            values: The row as it was read.
+            values: The row as it was read; its contacts are not written.
         """
         detail = detail[:LONGEST_DETAIL]
         self.reasons.setdefault(table, Counter())[reason] += 1
@@ -68,7 +69,8 @@ class Quarantine:
         if len(examples) < EXAMPLES:
             examples.append(f"{file} line {line}{f': {detail}' if detail else ''}")
         if self.folder is not None:
-            row = {"file": file, "line": line, "reason": f"{reason}: {detail}" if detail else reason, "values": values}
+            row: dict[str, Any] = {"file": file, "line": line, "reason": f"{reason}: {detail}" if detail else reason}
+            row["values"] = _without_contacts(values)
             lines = self._pending.setdefault(table, [])
             lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
             if len(lines) >= ROWS_PER_WRITE:
@@ -109,3 +111,9 @@ class Quarantine:
                     f"{self.examples[table, reason][0]}.{where} Correct the files or the recipe, or raise "
                     f"quarantine.max_share."
                 )
+
+
+def _without_contacts(values: Mapping[str, Any] | str) -> dict[str, Any] | str:
+    if isinstance(values, str):
+        return remove_contacts(values)
+    return {name: remove_contacts(value) if isinstance(value, str) else value for name, value in values.items()}

@@ -493,6 +493,6 @@ def test_the_cache_stays_within_its_bytes_and_keeps_no_text_unless_the_caller_sa
         assert tokenizer.encode(f"text {number}", cached=True) == tokenizer.encode(f"text {number}")
         assert kept.bytes <= 20_000
     assert 1 < len(kept) < 300
-    tokenizer.encode("long " * 50_000, cached=True)
+    tokenizer.encode("long " * 5_000, cached=True)
     assert kept.get("text 299") is not None
-    assert kept.get("long " * 50_000) is None
+    assert kept.get("long " * 5_000) is None

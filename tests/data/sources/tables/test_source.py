@@ -162,6 +162,10 @@ def test_rows_that_break_the_schema_go_to_the_quarantine(make: Make, tmp_path: P
     [absent] = [line for line in lines if line["line"] == 3]
     assert absent["file"] == "interactions.csv"
     assert absent["values"] == {"user": "", "item": "3", "event": "view", "time": "2024-05-01"}
+    quarantine.add("members", file="a.csv", line=2, reason="r", values={"title": "mail ana@example.com", "n": 1})
+    quarantine.add("members", file="a.csv", line=3, reason="r", values="1,mail ana@example.com")
+    quarantine.flush()
+    assert "example.com" not in (tmp_path / "quarantine" / "members.jsonl").read_text()
 
 
 def test_a_wrong_unit_names_the_unit_that_fits(make: Make) -> None:
