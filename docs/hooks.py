@@ -79,7 +79,7 @@ def configuration_page() -> str:
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and is_configuration(node):
                 text.append(f"\n## {node.name}\n\n`{module}.{node.name}`\n\n{escape(inspect.cleandoc(doc(node)))}\n")
-                bases = [f"`{ast.unparse(base)}`" for base in node.bases]
+                bases = [f"`{ast.unparse(base)}`" for base in node.bases if ast.unparse(base) != "Settings"]
                 text.append(f"\nIt also has the fields of {' and '.join(bases)}.\n" if bases else "")
                 hints = get_type_hints(getattr(import_module(module), node.name), include_extras=True)
                 if rows := [row(field, hints, lines) for field in node.body if is_setting(field)]:

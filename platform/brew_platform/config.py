@@ -260,8 +260,9 @@ def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
     try:
         value = _parse(text)
     except _YAML_ERRORS as error:
+        problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(
-            f"the value of the override {override!r} is not valid YAML. Close its brackets and quotes, or put plain "
+            f"the value of the override {override!r} is not valid YAML ({problem}). Close its brackets and quotes, or put plain "
             f"text in quotes."
         ) from error
     if (value is None or isinstance(value, str)) and _COMMENT.match(text):
@@ -277,7 +278,7 @@ def _placed(parts: list[str], value: Any, current: Any, override: str) -> Any:
         return value
     head, rest = parts[0], parts[1:]
     if isinstance(current, list):
-        if not head.isdecimal() or int(head) >= len(current):
+        if not re.fullmatch("[0-9]{1,9}", head) or int(head) >= len(current):
             raise ConfigError(
                 f"the override {override!r} names element {head!r} of a list of {len(current)} elements (0 is the "
                 f"first). Use an index that exists, or set the whole list."

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LARGEST_INT = 2**63 - 1  # what stores, tensors and schedulers can hold
-_LONGEST_SECONDS = 1e9  # about 32 years; the operating system's timers overflow at larger numbers
+_LONGEST_SECONDS = 1_000_000_000  # about 32 years; the operating system's timers overflow at larger numbers
 _LONGEST_NAME = 100  # characters; names become parts of file names, which have at most 255 bytes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAME_TEXT = f"letters, digits and ._-, starting with a letter or a digit, at most {_LONGEST_NAME} characters"

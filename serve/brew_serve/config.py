@@ -61,6 +61,8 @@ class AppConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.alias.isdecimal() and self.alias[0] == "0":
+            raise ConfigError(f"alias is {self.alias!r}; give the number of a version without leading zeros.")
         if self.max_replicas < self.min_replicas:
             raise ConfigError(
                 f"max_replicas is {self.max_replicas}, which is less than min_replicas ({self.min_replicas}); raise it."

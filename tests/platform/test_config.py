@@ -119,7 +119,7 @@ def test_a_merge_error_names_key_value_and_remedy(source: dict[str, Any], words:
         ("model.layers", "the override 'model.layers' is not of the form key=value. Write for example model.layers=2."),
         ("=3", "is not of the form key=value"),
         ("model..layers=3", "is not of the form key=value"),
-        ("model.layers=[1", "the value of the override 'model.layers=[1' is not valid YAML. Close its brackets"),
+        ("model.layers=[1", "the value of the override 'model.layers=[1' is not valid YAML (did not find"),
         ("tasks[7].weight=1", "names element '7' of a list of 2 elements (0 is the first). Use an index that exists"),
         ("model.layrs=3", "unknown key model.layrs in the override 'model.layrs=3'. Did you mean model.layers?"),
         ("model.layers.x=3", "model.layers={'x': 3} in the override 'model.layers.x=3' has the wrong type"),
@@ -315,6 +315,7 @@ def test_yaml_that_cannot_be_read_is_one_sentence(text: str, tmp_path: Path) -> 
         ("label=[remote]", "label=['remote']"),
         ("label=a: b", "label={'a': 'b'}"),
         ("label=@x", "put plain text in quotes"),
+        ("values={x: {a: b, a: c}}", "is not valid YAML (the key a occurs twice)"),
         ("number=" + "9" * 400, "number is 999"),
     ],
 )

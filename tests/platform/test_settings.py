@@ -56,7 +56,7 @@ class Job(Settings):
         ({"share": math.nan}, "share is nan; give a finite number, at least 0 and at most 1."),
         ({"share": math.inf}, "share is inf; give a finite number, at least 0 and at most 1."),
         ({"share": -0.1}, "share is -0.1; give"),
-        ({"seconds": 0.0}, "seconds is 0.0; give a finite number, more than 0 and at most 1,000,000,000.0."),
+        ({"seconds": 0.0}, "seconds is 0.0; give a finite number, more than 0 and at most 1,000,000,000."),
         ({"seconds": math.inf}, "seconds is inf; give"),
         ({"seconds": 1e300}, "seconds is 1e+300; give"),
         ({"steps": 0}, "steps is 0; give an integer, at least 1."),

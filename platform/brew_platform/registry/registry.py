@@ -33,6 +33,7 @@ from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version"]
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,18}")  # 007 is not version 7
 _SHARES = {"canary": 0.05, "shadow": 0.1}  # default share of the traffic
 
 
@@ -244,7 +245,7 @@ class Registry:
         Raises:
             RegistryError: The alias or the version does not exist.
         """
-        if isinstance(alias_or_number, int) or alias_or_number.isdecimal():
+        if isinstance(alias_or_number, int) or _NUMBER.fullmatch(alias_or_number):
             self._require(int(alias_or_number))
             return int(alias_or_number)
         known = self.aliases()

@@ -475,6 +475,9 @@ def test_errors_name_the_missing_version_or_alias(registry: Registry, folder: Pa
         RegistryError, match=r"has no alias 'production'; existing are: none yet\. Promote a version to it"
     ):
         registry.resolve("production")
+    for name in ("01", "0", "9" * 5_000, "\u0661"):
+        with pytest.raises(RegistryError, match=r"has no alias"):
+            registry.resolve(name)
     with pytest.raises(
         UserError, match=r"'promote' cannot be appended\. Use canary, shadow, failed, approve, retire or tag"
     ):

@@ -76,6 +76,7 @@ def test_replicas_follow_the_outstanding_tokens() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        ({"alias": "007"}, "alias is '007'; give the number of a version without leading zeros."),
         ({"min_replicas": 3}, "max_replicas is 1, which is less than min_replicas (3); raise it."),
         (
             {"target_tokens": 5_000, "admission": AdmissionConfig(max_outstanding_tokens=4_000)},
