@@ -262,8 +262,8 @@ def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
     except _YAML_ERRORS as error:
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(
-            f"the value of the override {override!r} is not valid YAML ({problem}). Close its brackets and quotes, or put plain "
-            f"text in quotes."
+            f"the value of the override {override!r} is not valid YAML ({problem}). Close its brackets and quotes, or "
+            f"put plain text in quotes."
         ) from error
     if (value is None or isinstance(value, str)) and _COMMENT.match(text):
         raise ConfigError(
