@@ -101,6 +101,13 @@ class Entity:
     entity_type: str
     fields: Mapping[str, object]
 
+    @staticmethod
+    def of_values(entity_type: str, values: Mapping[str, str]) -> "Entity":
+        """Return an entity with fields that `field_values` returned; they are not converted again."""
+        entity = Entity(entity_type=entity_type, fields=values)
+        entity.__dict__["values"] = values
+        return entity
+
     @cached_property
     def values(self) -> dict[str, str]:
         """The text of each field that is present.

@@ -305,7 +305,7 @@ class RankingService:
         return [
             (candidate, known[candidate])
             if isinstance(candidate, str)
-            else (candidate.id, Entity(entity_type=entity_type, fields=candidate.fields))
+            else (candidate.id, Entity.of_values(entity_type, candidate.fields))
             for candidate in candidates
         ]
 

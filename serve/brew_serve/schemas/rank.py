@@ -82,7 +82,7 @@ class Interaction(Closed):
     def past(self) -> PastInteraction:
         """Convert to the form that the prompt compiler reads."""
         return PastInteraction(
-            entity=Entity(entity_type=self.entity_type, fields=self.fields),
+            entity=Entity.of_values(self.entity_type, self.fields),
             surface=self.surface,
             action=self.action,
             timestamp=(self.timestamp - _EPOCH) // timedelta(microseconds=1),
