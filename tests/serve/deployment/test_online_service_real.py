@@ -127,6 +127,7 @@ def test_online_and_batch_scores_are_equal_and_no_process_is_left(
     with pytest.raises(UserError, match="the service runs already on this cluster"):
         serve_http(build_app(config), port=int(url.rsplit(":", 1)[1]))
     assert len(engine_cores()) == 1
+    require_streams_through_the_fleet(url)
     require_a_replica_that_hangs_to_be_left(url)
 
     serve.shutdown()
@@ -148,6 +149,37 @@ def test_online_and_batch_scores_are_equal_and_no_process_is_left(
         assert {p["action"]: p["probability"] for p in row["probabilities"]} == pytest.approx(
             item.probabilities, abs=1e-5
         )
+
+
+def require_streams_through_the_fleet(url: str) -> None:
+    """OpenAI's client reads a stream while it is generated; a client that leaves stops the generation."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        name = client.models.list().data[0].id
+        assert client.models.retrieve(name).id == name
+        with pytest.raises(openai.NotFoundError, match="model 'org/other' is not served here"):
+            client.models.retrieve("org/other")
+        body: dict[str, Any] = {"model": name, "prompt": "job nurse", "max_tokens": 8, "temperature": 0}
+        whole = client.completions.create(**body)
+        events = list(client.completions.create(**body, stream=True, stream_options={"include_usage": True}))
+        assert "".join(event.choices[0].text for event in events[:-1]) == whole.choices[0].text
+        assert events[-1].usage == whole.usage
+        with pytest.raises(openai.BadRequestError, match="max_tokens is 256, but this model reads"):
+            client.completions.create(**body | {"prompt": [9] * 300, "max_tokens": 256}, stream=True)
+        long = client.completions.create(**body | {"max_tokens": 256, "temperature": 2}, stream=True)
+        next(iter(long))
+        assert outstanding_tokens(url) > 0
+        long.close()
+        deadline = time.monotonic() + 5
+        while outstanding_tokens(url):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def outstanding_tokens(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("brew_outstanding_tokens"))
 
 
 def require_a_replica_that_hangs_to_be_left(url: str) -> None:
