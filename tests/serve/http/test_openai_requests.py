@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from brew_data.prompts.tokenizer import Tokenizer
-from brew_serve.engines.torch import TorchEngine
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
 from brew_serve.ranking.service import RankingService
@@ -306,28 +305,6 @@ async def test_tokens_with_the_same_text_have_distinct_names(
     monkeypatch.setattr(Tokenizer, "token_bytes", lambda self, id_: b"a" if id_ < 62 else b"b")
     answer = await http.post("/v1/completions", json=COMPLETION | {"logprobs": 3})
     assert answer.json()["choices"][0]["logprobs"]["top_logprobs"] == [{"a": -0.5, "token_id:61": -1.0, "b": -2.0}]
-
-
-async def test_the_sampled_token_is_beside_the_likeliest_ones(version: LoadedVersion, service: RankingService) -> None:
-    assert isinstance(service.engine, TorchEngine)
-    async with client_of(create_app(LocalBackend(service))) as openai:
-        answer = await openai.completions.create(
-            model="brew360", prompt="x", logprobs=2, temperature=2, seed=3, max_tokens=6
-        )
-        none = await openai.completions.create(
-            model="brew360", prompt="x", logprobs=0, temperature=2, seed=3, max_tokens=6
-        )
-    logprobs = answer.choices[0].logprobs
-    outside = 0
-    for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
-        assert top[token] == logprob
-        assert sorted(top.values())[-2:] == sorted(top.values(), reverse=True)[1::-1]
-        assert len(top) == (2 if logprob >= sorted(top.values())[-2] else 3)
-        outside += len(top) == 3
-    assert outside  # at this temperature some tokens are not among the two likeliest
-    assert none.choices[0].logprobs.top_logprobs == [
-        {token: logprob} for token, logprob in zip(logprobs.tokens, logprobs.token_logprobs, strict=True)
-    ]
 
 
 # --- Echo ---

@@ -75,6 +75,23 @@ async def test_the_openai_client_completes_text(openai: Any, service: RankingSer
     assert by_ids.choices[0].logprobs is None
 
 
+async def test_the_generated_token_is_beside_the_likeliest_ones(openai: Any) -> None:
+    body: dict[str, Any] = {"model": "brew360", "prompt": "x", "temperature": 2, "seed": 3, "max_tokens": 6}
+    answer = await openai.completions.create(**body, logprobs=2)
+    none = await openai.completions.create(**body, logprobs=0)
+    logprobs = answer.choices[0].logprobs
+    outside = 0
+    for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
+        assert top[token] == logprob
+        assert sorted(top.values())[-2:] == sorted(top.values(), reverse=True)[1::-1]
+        assert len(top) == (2 if logprob >= sorted(top.values())[-2] else 3)
+        outside += len(top) == 3
+    assert outside  # at this temperature some tokens are not among the two likeliest
+    assert none.choices[0].logprobs.top_logprobs == [
+        {token: logprob} for token, logprob in zip(logprobs.tokens, logprobs.token_logprobs, strict=True)
+    ]
+
+
 async def test_the_openai_client_chats(openai: Any, service: RankingService, version: LoadedVersion) -> None:
     answer = await openai.chat.completions.create(
         model="brew360",
