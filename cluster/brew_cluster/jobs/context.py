@@ -8,19 +8,19 @@ import pyarrow.compute as pc
 from brew_data.data_folder import DataFolder
 from brew_data.schema import Tables, micros
 from brew_platform.errors import UserError
-from brew_serve.context.base import MemberContext
+from brew_serve.context import location
 
 __all__ = ["ALL", "TRAIN_CUT", "build_context"]
 
 TRAIN_CUT, ALL = "train-cut", "all"
 
 
-def build_context(data: DataFolder, out: Path, *, until: str) -> Tables:
+def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
     """Write profiles, histories and entities by id, as requests that contain ids only need them.
 
     Args:
         data: The data folder.
-        out: SQLite file to create; an existing file is replaced.
+        out: SQLite file to create, or redis://host:6379/0 to fill; an existing context is replaced.
         until: `train-cut`: only interactions that training saw, for a benchmark over HTTP, because later ones include
             the outcomes of the candidates. `all`: all interactions, for a service.
 
@@ -30,15 +30,16 @@ def build_context(data: DataFolder, out: Path, *, until: str) -> Tables:
     Raises:
         UserError: `until` is another word, or `out` is a folder.
         DataError: The tables cannot be read.
+        Unavailable: The Redis failed.
     """
     if until not in (TRAIN_CUT, ALL):
         raise UserError(f"--until is {until!r}; use {TRAIN_CUT} or {ALL}.")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder. Pass the path of the SQLite file to write, e.g. {out / 'context.sqlite'}.")
+    if Path(out).is_dir():
+        file = Path(out) / "context.sqlite"
+        raise UserError(f"{out} is a folder. Pass the path of the SQLite file to write, e.g. {file}.")
     tables = data.tables()
     if until == TRAIN_CUT:
         known = pc.less_equal(micros(tables.interactions), data.info.split.train_until)
         tables = replace(tables, interactions=tables.interactions.filter(known))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    MemberContext.build(tables, out)
+    location.build_context(tables, str(out))
     return tables

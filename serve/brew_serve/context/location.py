@@ -1,12 +1,13 @@
-"""Opens the member context that a setting names: a SQLite file, or a Redis."""
+"""Builds and opens the member context that a setting names: a SQLite file, or a Redis."""
 
 from pathlib import Path
 
+from brew_data.schema import Tables
 from brew_serve.context.base import Context, MemberContext
 from brew_serve.context.redis import RedisContext
 from brew_serve.stores.redis_server import is_redis_url, without_password
 
-__all__ = ["check_context", "open_context", "public_location"]
+__all__ = ["build_context", "check_context", "open_context", "public_location"]
 
 _PREFIX = "brew360:"
 
@@ -22,10 +23,24 @@ def open_context(location: str) -> Context:
     Raises:
         UserError: The file does not exist, or is not a member context; or the address is malformed.
     """
+    return RedisContext(*_split(location)) if is_redis_url(location) else MemberContext(Path(location))
+
+
+def build_context(tables: Tables, location: str) -> None:
+    """Write the context of `tables` to a location, where it replaces another one.
+
+    Args:
+        tables: Members, entities and interactions.
+        location: As in `open_context`.
+
+    Raises:
+        UserError: The address is malformed.
+        Unavailable: The Redis failed; the old context is still served.
+    """
     if is_redis_url(location):
-        url, _, prefix = location.partition("#")
-        return RedisContext(url, prefix or _PREFIX)
-    return MemberContext(Path(location))
+        RedisContext.build(tables, *_split(location))
+    else:
+        MemberContext.build(tables, Path(location))
 
 
 def check_context(location: str) -> None:
@@ -45,3 +60,9 @@ def check_context(location: str) -> None:
 def public_location(location: str) -> str:
     """Return the location without a password: the absolute path, or the address."""
     return without_password(location) if is_redis_url(location) else str(Path(location).absolute())
+
+
+def _split(location: str) -> tuple[str, str]:
+    """Return the address of a Redis, and the prefix of its keys."""
+    url, _, prefix = location.partition("#")
+    return url, prefix or _PREFIX

@@ -17,7 +17,7 @@ from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import UserError
 from brew_serve.context.base import Context, MemberContext, MemberEvent, UnknownId
-from brew_serve.context.location import check_context, open_context, public_location
+from brew_serve.context.location import build_context, check_context, open_context, public_location
 from brew_serve.context.redis import RedisContext
 from brew_serve.stores.redis_server import RedisErrors
 from brew_serve.stores.sqlite_file import Unavailable
@@ -183,10 +183,8 @@ def test_a_rebuild_in_redis_leaves_other_prefixes_and_readers_that_have_begun(
 
 
 def test_a_location_is_a_file_or_a_redis(redis_url: str, tables: Tables, tmp_path: Path) -> None:
-    MemberContext.build(tables, tmp_path / "context.sqlite")
-    RedisContext.build(tables, redis_url, f"{tmp_path.name}:")
-    locations = [str(tmp_path / "context.sqlite"), f"{redis_url}#{tmp_path.name}:"]
-    for location in locations:
+    for location in (str(tmp_path / "a/context.sqlite"), f"{redis_url}#{tmp_path.name}:"):
+        build_context(tables, location)
         check_context(location)
         context = open_context(location)
         assert context.member("new")[0] == {"title": "nurse"}

@@ -25,14 +25,14 @@ def register(app: typer.Typer) -> None:
 
 def build(
     data: Annotated[Path, typer.Option(help="Data folder, from `brew360 data build`.")],
-    out: Annotated[Path, typer.Option(help="SQLite file to write; an existing file is replaced.")] = Path(
-        "context.sqlite"
-    ),
+    out: Annotated[
+        str, typer.Option(help="SQLite file to write, or redis://host:6379/0; an existing context is replaced.")
+    ] = "context.sqlite",
     until: Annotated[
         str, typer.Option(help="Last interaction: all, or train-cut for what training saw.", metavar="[all|train-cut]")
     ] = "all",
 ) -> None:
-    """Write the profiles, histories and entities of a data folder to a file that services and batches read.
+    """Write the profiles, histories and entities of a data folder to a file, or a Redis, for services and batches.
 
         brew360 context build --data data/synthetic --out runs/context.sqlite
 
@@ -44,9 +44,11 @@ def build(
     with report_errors(console):
         from brew_cluster.jobs.context import build_context
         from brew_data.data_folder import DataFolder
+        from brew_serve.context.location import public_location
 
         tables = build_context(DataFolder.open(data), out, until=until)
+        name = public_location(out) if "://" in out else out
         console.print(
-            f"{out}: {tables.members.num_rows:,} members, {tables.entities.num_rows:,} entities, "
+            f"{name}: {tables.members.num_rows:,} members, {tables.entities.num_rows:,} entities, "
             f"{tables.interactions.num_rows:,} interactions"
         )
