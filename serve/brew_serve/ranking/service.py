@@ -272,9 +272,10 @@ class RankingService:
 
     def _is_small(self, request: RankRequest) -> bool:
         """Return whether the records are read in the event loop: nothing is in the context, and they are short."""
-        if request.member is None or any(isinstance(candidate, str) for candidate in request.candidates):
+        inline = [candidate for candidate in request.candidates if not isinstance(candidate, str)]
+        if request.member is None or len(inline) < len(request.candidates):
             return False
-        items = [*request.member.history, *request.candidates]
+        items = [*request.member.history, *inline]
         texts = [request.member.profile, *(item.fields for item in items)]
         characters = sum(sum(map(len, fields.values())) for fields in texts)
         return len(items) <= _INLINE_RECORDS and characters <= INLINE_CHARACTERS

@@ -105,6 +105,7 @@ class ScoringQueue:
         """
         answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
         start = len(prompt) - 1  # at least the last token is not shared
+        prefix: Ids
         if shared is not None and len(shared.ids) <= start:
             prefix, start = shared.ids, len(shared.ids)
         else:
