@@ -7,7 +7,7 @@ Errors carry the service's message:
 
 Unauthorized 401, Forbidden 403, Expired 408, BodyTooLarge 413, QuotaExceeded 429, Late 504
 Overloaded, Lost, Unavailable   503, distinguished by the `code` of the response
-UserError                       another 4xx
+UserError                       another 4xx, or arguments that cannot be sent (nothing was sent then)
 BrewError                       another 5xx, no response, or no connection
 """
 
