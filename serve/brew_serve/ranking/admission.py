@@ -166,7 +166,7 @@ class AdmissionController:
 
     @contextmanager
     def reserve(self, tokens: int, deadline: float | None = None) -> Iterator[None]:
-        """Hold room for a request while its prompts are compiled in the block; `admit` follows the block.
+        """Hold tokens for a request while its prompts are compiled in the block; `admit` follows the block.
 
         Args:
             tokens: A lower bound of its work.
@@ -176,7 +176,7 @@ class AdmissionController:
             Overloaded: The service has no capacity now.
             UserError: The request exceeds the limit on its own.
         """
-        self._require_room(tokens, deadline, "at least ")
+        self._require_capacity(tokens, deadline, "at least ")
         self._reserved_tokens += tokens
         try:
             yield
@@ -195,7 +195,7 @@ class AdmissionController:
             Overloaded: The service has no capacity now.
             UserError: The request exceeds the limit on its own.
         """
-        now = self._require_room(tokens, deadline)
+        now = self._require_capacity(tokens, deadline)
         if not self.outstanding_tokens:
             self._open_window(now, tokens)
         self.outstanding_tokens += tokens
@@ -208,7 +208,7 @@ class AdmissionController:
             self._requests -= 1
             admitted._cancel()
 
-    def _require_room(self, tokens: int, deadline: float | None, bound: str = "") -> float:
+    def _require_capacity(self, tokens: int, deadline: float | None, bound: str = "") -> float:
         """Raise an error if the work is refused; otherwise return the time. `bound` precedes the number of tokens."""
         now = self._clock()
         load = Load(

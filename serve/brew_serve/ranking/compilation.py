@@ -31,7 +31,7 @@ U = TypeVar("U")
 INLINE_CHARACTERS = 16_000  # of text that is encoded in the event loop; takes less than 10 ms
 _IDS_PER_CHARACTER = 20  # token ids that are copied in the time that a character takes to encode
 _THREADS = 2
-_CHARACTERS_PER_TOKEN = 10  # of admission's limit: text of 4 characters per token, with room for long words
+_CHARACTERS_PER_TOKEN = 10  # of admission's limit: text has about 4 characters per token
 _WAITING_REQUESTS = 4  # of the largest size that may wait for a thread, or have one
 _CHARACTERS_PER_SECOND = 1_000_000  # for Retry-After
 

@@ -275,10 +275,13 @@ class RankingService:
         inline = [candidate for candidate in request.candidates if not isinstance(candidate, str)]
         if request.member is None or len(inline) < len(request.candidates):
             return False
-        items = [*request.member.history, *inline]
-        texts = [request.member.profile, *(item.fields for item in items)]
+        texts = [
+            request.member.profile,
+            *(item.fields for item in request.member.history),
+            *(item.fields for item in inline),
+        ]
         characters = sum(sum(map(len, fields.values())) for fields in texts)
-        return len(items) <= _INLINE_RECORDS and characters <= INLINE_CHARACTERS
+        return len(texts) <= _INLINE_RECORDS and characters <= INLINE_CHARACTERS
 
     def _read(self, request: RankRequest, task: TaskSpec) -> _Records:
         compiler = self.version.compiler

@@ -178,7 +178,7 @@ def test_the_controller_measures_its_rate_and_refuses_by_it() -> None:
     assert b'brew_shed_total{reason="deadline"} 1.0' in meters.text()
 
 
-def test_room_is_reserved_by_a_lower_bound_until_the_exact_work_is_known() -> None:
+def test_tokens_are_reserved_by_a_lower_bound_until_the_exact_work_is_known() -> None:
     controller = AdmissionController(CONFIG, meters := Meters())
     with controller.reserve(6_000):
         assert controller.outstanding_tokens == 0, "autoscaling counts admitted work only"

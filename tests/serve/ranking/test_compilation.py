@@ -293,7 +293,7 @@ async def test_only_so_much_text_waits(pool: CompilationPool) -> None:
     with pytest.raises(Overloaded, match="busy with the prompts of other requests; try again in 0.4 s") as refused:
         await pool.run(compile, characters=LARGE)
     assert refused.value.retry_after == pytest.approx(0.4)
-    tasks.pop().cancel()  # it has no thread yet, so its room is free at once
+    tasks.pop().cancel()  # it has no thread yet, so its share is free at once
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     tasks.append(asyncio.create_task(pool.run(compile, characters=LARGE)))
