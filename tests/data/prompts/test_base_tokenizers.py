@@ -73,6 +73,13 @@ def test_ordinary_text_has_the_ids_of_the_models_own_tokenizer(
     assert list(tokenizer.encode(text)) == own.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("text", ["e\u0301", "\u03b1\u0313\u0300\u0345", "engineer ", "\n", " ", "\U0001f600"])
+def test_a_text_has_at_least_as_many_tokens_as_its_length_allows(tokenizer: Tokenizer, text: str) -> None:
+    """Also where the normalizer joins characters, and where a token is a run of spaces."""
+    text *= 400
+    assert len(text) / tokenizer.longest_token <= len(tokenizer.encode(text, cached=False)) <= len(text.encode()) + 3
+
+
 def test_whitespace_tokens_are_text_and_all_other_added_tokens_are_control_tokens(contents: dict[str, Content]) -> None:
     tokenizer = Tokenizer(json.dumps(contents["gemma3"]), TOKEN_FAMILIES["Gemma 3"])
     ids = {token["content"]: token["id"] for token in contents["gemma3"]["added_tokens"]}

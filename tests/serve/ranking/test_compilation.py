@@ -22,6 +22,7 @@ from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
 from brew_serve.http.strict_json import has_few_values, parse_json
 from brew_serve.metrics import Meters
+from brew_serve.ranking import concurrency
 from brew_serve.ranking.admission import AdmissionConfig
 from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts, TextSize
 from brew_serve.ranking.service import RankingService
@@ -300,6 +301,15 @@ async def test_only_so_much_text_waits(pool: CompilationPool) -> None:
     release.set()
     assert all(await asyncio.gather(*tasks))
     assert await pool.run(compile, characters=pool.max_characters)
+
+
+async def test_long_loops_in_the_event_loop_let_other_tasks_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrency, "_SLICE_SECONDS", 0.0)
+    order: list[int] = []
+    asyncio.get_running_loop().call_soon(order.append, -1)
+    async for item in concurrency.in_slices(range(3)):
+        order.append(item)
+    assert order == [0, -1, 1, 2]
 
 
 async def test_closing_ends_compilations(pool: CompilationPool) -> None:
