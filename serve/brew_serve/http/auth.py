@@ -38,6 +38,7 @@ from brew_platform.files import replace_atomically
 __all__ = ["KeyFile", "Team", "create_key", "list_keys", "revoke_key"]
 
 _LOG = logging.getLogger(__name__)
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a gateway reads the file while it answers requests
 _KEY = re.compile(r"b360_([0-9a-f]{8})_([\w-]{43})", re.ASCII)
 _TEAM = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _NUMBERS = ("requests_per_second", "tokens_per_minute", "weight")
@@ -209,7 +210,7 @@ def _write(path: Path, text: str) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506  (safe)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist. Create a key, which creates the file.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
