@@ -10,9 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from brew_data.packed_bins.plan import BinsFile, BinsPlan, digest_file
+
+settings.register_profile("brew", deadline=None)  # the time of an example depends on the load of the machine
+settings.load_profile("brew")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
