@@ -64,28 +64,39 @@ _CUED = re.compile(
 _THOUSANDS = re.compile(r"\+?[1-9]\d{0,2}([ .])\d{3}(?:\1\d{3})?")
 _DATE = re.compile(r"(?<!\d)(?:\d{1,2}([-./ ])\d{1,2}\1(?:19|20)\d\d|(?:19|20)\d\d([-./ ])\d{1,2}\2\d{1,2})(?!\d)")
 _YEARS = re.compile(rf"(?:19|20)\d\d(?:{_GAP}(?:19|20)\d\d)*", re.VERBOSE)
-
-
+_BEFORE_AN_ID = re.compile(
+    r"\b(?:id|ids|ref|req|requisition|reference|sku|isbn|ean|iban|order|article|item|code)\b"
+    r"(?:\.? (?:no|nr|number|id)\b)?[.:#-]* ?$",
+    re.IGNORECASE,
+)
 _COMMAS = re.compile(r" ?,(?: ?,)*")
 
 
-def _is_phone(number: str) -> bool:
+def _is_phone(text: str, start: int, end: int) -> bool:
     """Whether digits in the form of a telephone number are not an amount, a date or years."""
+    number = text[start:end]
     return not (_THOUSANDS.fullmatch(number) or _DATE.search(number) or _YEARS.fullmatch(number))
 
 
-def _is_national(number: str) -> bool:
-    return sum(character.isdecimal() for character in number) >= 9 and _is_phone(number)
+def _is_local(text: str, start: int, end: int) -> bool:
+    return _BEFORE_AN_ID.search(text, max(0, start - 30), start) is None and _is_phone(text, start, end)
 
 
-def _any(match: str) -> bool:
+def _is_national(text: str, start: int, end: int) -> bool:
+    return sum(character.isdecimal() for character in text[start:end]) >= 9 and _is_local(text, start, end)
+
+
+def _any(text: str, start: int, end: int) -> bool:
     return True
+
+
+_IsContact = Callable[[str, int, int], bool]  # of a text, and the start and end of a match in it
 
 
 class _Kind(NamedTuple):
     name: str
     hint: Callable[[str], object]  # whether a text can have such a contact; fast
-    patterns: Sequence[tuple[re.Pattern[str], Callable[[str], bool]]]  # and whether a match is a contact
+    patterns: Sequence[tuple[re.Pattern[str], _IsContact]]
 
 
 _KINDS = (
@@ -94,7 +105,7 @@ _KINDS = (
     _Kind(
         PHONE,
         _DIGITS_HINT.search,
-        [(_INTERNATIONAL, _is_phone), (_NORTH_AMERICAN, _is_phone), (_NATIONAL, _is_national), (_CUED, _is_phone)],
+        [(_INTERNATIONAL, _is_phone), (_NORTH_AMERICAN, _is_local), (_NATIONAL, _is_national), (_CUED, _is_phone)],
     ),
 )
 
@@ -124,12 +135,12 @@ def remove_contacts(text: str, counts: Counter[str] | None = None) -> str:
         text = _COMMAS.sub(",", " ".join(text.split())).strip(" ,")
 
 
-def _remove(text: str, pattern: re.Pattern[str], is_contact: Callable[[str], bool]) -> tuple[str, int]:
+def _remove(text: str, pattern: re.Pattern[str], is_contact: _IsContact) -> tuple[str, int]:
     kept: list[str] = []
     end = 0
     for match in pattern.finditer(text):
         group = "number" if "number" in pattern.groupindex else 0
-        if is_contact(match[group]):
+        if is_contact(text, match.start(group), match.end(group)):
             kept.append(text[end : match.start(group)])
             end = match.end(group)
     return (" ".join([*kept, text[end:]]), len(kept)) if kept else (text, 0)

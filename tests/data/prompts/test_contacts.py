@@ -43,6 +43,7 @@ KEPT = [
     "ISBN 0-306-40615-2", "4006381333931", "192.168.0.1", "52.5200, 13.4050", "ISO 9001:2015", "Director @ Acme",
     "U2 @ Wembley", "U2@3.5", "look at acme.com", "booking.com", "node.js/express", "ASP.NET/C#", "B.Sc/M.Sc",
     "and/or", "https://acme.com", "www.acme.com", "email marketing", "call centre", "Call of Duty 2003-2019",
+    "order 415-555-2671", "ID: 00123-456789", "ISBN 030-640-6152", "ref. no. 0123-456789", "SKU 202 555 0142",
     "phone 128 256 512 GB", "mobile 2019 - 2023", "C++ 20190102", "24/7", "1.0.2.3000",
 ]  # fmt: skip
 
