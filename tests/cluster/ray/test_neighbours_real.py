@@ -66,12 +66,14 @@ def connect(address: str, **environment: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-def listening(processes: list[psutil.Process]) -> set[str]:
+def exposed_ports(processes: list[psutil.Process]) -> set[int]:
+    """The TCP ports that other machines could reach."""
+    loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
     return {
-        connection.laddr.ip
+        connection.laddr.port
         for process in processes
         for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in loopback
     }
 
 
@@ -91,7 +93,7 @@ def test_a_local_ray_is_private_and_stopped_alone(
         assert ray.get(ray.remote(lambda: 3).remote()) == 3
         processes = session.processes()
         assert {"raylet", "gcs_server"} <= {process.name() for process in processes}
-        assert listening([*processes, psutil.Process()]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert exposed_ports([*processes, psutil.Process()]) == set()
         token = session.token_path.read_text()
         lines = "\0".join("\0".join(process.cmdline()) for process in processes)
         assert token not in lines
@@ -162,3 +164,28 @@ def test_a_service_leaves_the_other_applications_of_a_cluster(
         with pytest.raises(Exception, match="is being used by application"):
             serve_http(app(), port)
         assert {"other", "root"} <= set(serve.status().applications)
+
+
+def test_the_port_of_a_replica_needs_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve binds it to all interfaces, and it unpickles requests."""
+    import grpc
+    from ray import serve
+
+    from brew_cluster.ray.local_ray import local_ray
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    class Nothing:
+        pass
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with local_ray(detached=False, logs=tmp_path / "logs"):
+        serve.start(proxy_location="Disabled")
+        serve.run(Nothing.bind(), name="nothing", route_prefix=None, blocking=False)
+        ports = exposed_ports(psutil.Process().children(recursive=True))
+        assert ports
+        for port in ports:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+                with pytest.raises(grpc.RpcError) as refused:
+                    call(b"", timeout=20)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
