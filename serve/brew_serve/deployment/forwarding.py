@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,7 @@ class Forwarder:
         self._retry_at: dict[int, float] = {}  # canaries that failed, and when the next request may try them
         self._send, self._meters, self._request_seconds, self._clock = send, meters, request_seconds, clock
         self._shadow_copies: set[asyncio.Task] = set()
+        self._parsing = ThreadPoolExecutor(1, "parsing")  # of large bodies; more threads would slow the event loop
 
     async def forward(
         self, path: str, body: bytes, content_type: str, context: RequestContext, *, streams: bool = False
@@ -105,14 +107,18 @@ class Forwarder:
             team=context.team,
             time_limit=context.time_limit,
         )
-        large = len(body) >= LARGE_BODY
-        hints = await asyncio.to_thread(read_routing_hints, body) if large else read_routing_hints(body)
+        hints = await self._read_hints(body)
         response = await self._respond(request, hints, elapsed)
         if response.events is not None:
             events = self._end_in_time(response.events, context.arrival, hints)
             return replace(response, events=end_with_error_event(events, path, context.trace.request_id))
         self._copy_to_shadow(request, hints, response)
         return response
+
+    async def _read_hints(self, body: bytes) -> RoutingHints:
+        if len(body) < LARGE_BODY:
+            return read_routing_hints(body)
+        return await asyncio.get_running_loop().run_in_executor(self._parsing, read_routing_hints, body)
 
     async def _respond(self, request: ForwardedRequest, hints: RoutingHints, elapsed: float) -> BackendResponse:
         """`elapsed` is the time in seconds since the request arrived."""

@@ -93,7 +93,7 @@ async def run_route(
         if route.request is None:
             result = await route.handler(service, context)
         else:
-            request = await parse_body_in_thread(route.request, body, content_type)
+            request = await parse_body_in_thread(route.request, body, content_type, service.parsing)
             member = getattr(request, "member_id", None)
             if context.time_limit is not None and getattr(request, "deadline_ms", 0) is None:
                 request = request.model_copy(update={"deadline_ms": round(context.time_limit * 1000)})

@@ -14,6 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -163,15 +164,18 @@ def parse_body(model: type[T], body: bytes, content_type: str) -> T:
         raise UserError(describe_validation_error(errors)) from error
 
 
-async def parse_body_in_thread(model: type[T], body: bytes, content_type: str) -> T:
+async def parse_body_in_thread(model: type[T], body: bytes, content_type: str, threads: Executor | None = None) -> T:
     """Same as `parse_body`, in a thread if the body is large: the event loop answers other requests meanwhile.
+
+    Args:
+        threads: One or two: the event loop waits for its turn among all that run. None uses those of the event loop.
 
     Raises:
         UserError: The body is invalid; the message describes the first error.
     """
     if len(body) < LARGE_BODY:
         return parse_body(model, body, content_type)
-    return await asyncio.to_thread(parse_body, model, body, content_type)
+    return await asyncio.get_running_loop().run_in_executor(threads, parse_body, model, body, content_type)
 
 
 class StrictJsonRoute(APIRoute):

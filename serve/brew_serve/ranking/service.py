@@ -30,6 +30,7 @@ __all__ = ["Costed", "RankingService"]
 T = TypeVar("T")
 
 _LOG = logging.getLogger("brew_serve")
+_PARSING_THREADS = 1  # it holds the interpreter's lock most of the time, so a second one would only slow the event loop
 _READING_THREADS = 4  # for the member context
 _INLINE_RECORDS = 500  # interactions and candidates that are read in the event loop; takes less than 5 ms
 
@@ -94,6 +95,7 @@ class RankingService:
         self.admission = AdmissionController(admission, self.meters, clock)
         self.compilation = CompilationPool(self.meters, max_outstanding_tokens=admission.max_outstanding_tokens)
         self._reading = ThreadPoolExecutor(_READING_THREADS, "records")
+        self.parsing = ThreadPoolExecutor(_PARSING_THREADS, "parsing")  # of large bodies
         self.closing = False
         self.fault = ""  # why no request should be sent here; empty if there is no reason
         self._scorer = Scorer(engine, version.compiler)
@@ -236,6 +238,7 @@ class RankingService:
         self.closing = True
         self.compilation.close()
         self._reading.shutdown(wait=False, cancel_futures=True)
+        self.parsing.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         if self.context is not None:
             self.context.close()
@@ -262,7 +265,8 @@ class RankingService:
         if self._is_small(request):
             records = self._read(request, task)
         else:
-            records = await asyncio.get_running_loop().run_in_executor(self._reading, self._read, request, task)
+            threads = self.parsing if self._is_inline(request) else self._reading
+            records = await asyncio.get_running_loop().run_in_executor(threads, self._read, request, task)
         return await self.compilation.run(
             lambda watch: self._scorer.compile_prompts(
                 task, records.profile, records.history, records.candidates, request.instruction, watch=watch
@@ -270,10 +274,13 @@ class RankingService:
             characters=records.characters,
         )
 
+    def _is_inline(self, request: RankRequest) -> bool:
+        return request.member is not None and not any(isinstance(candidate, str) for candidate in request.candidates)
+
     def _is_small(self, request: RankRequest) -> bool:
         """Return whether the records are read in the event loop: nothing is in the context, and they are short."""
         inline = [candidate for candidate in request.candidates if not isinstance(candidate, str)]
-        if request.member is None or len(inline) < len(request.candidates):
+        if request.member is None or not self._is_inline(request):
             return False
         texts = [
             request.member.profile,
