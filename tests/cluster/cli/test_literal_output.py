@@ -64,8 +64,8 @@ def ranking(text: str) -> Any:
 def status(text: str) -> Any:
     from brew_serve.schemas.status import FleetStatus, VersionStatus
 
-    one = VersionStatus.model_construct(version=1, role=text, share=1.0, replicas=1, state=text)
-    return FleetStatus.model_construct(model=text, alias=text, versions=[one])
+    serving = VersionStatus.model_construct(version=1, role=text, share=1.0, replicas=1, state=text)
+    return FleetStatus.model_construct(model=text, alias=text, versions=[serving])
 
 
 def team(text: str) -> Any:

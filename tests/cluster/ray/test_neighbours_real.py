@@ -181,7 +181,8 @@ def test_the_port_of_a_replica_needs_the_token(tmp_path: Path, monkeypatch: pyte
     with local_ray(detached=False, logs=tmp_path / "logs"):
         serve.start(proxy_location="Disabled")
         serve.run(Nothing.bind(), name="nothing", route_prefix=None, blocking=False)
-        ports = exposed_ports(psutil.Process().children(recursive=True))
+        children = psutil.Process().children(recursive=True)
+        ports = exposed_ports([child for child in children if "ServeReplica:nothing" in " ".join(child.cmdline())])
         assert ports
         for port in ports:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
