@@ -11,6 +11,7 @@ from brew_platform.errors import UserError
 __all__ = ["file_digest", "read_model_tokenizer", "sanitize"]
 
 FILE = "tokenizer.json"
+LARGEST_ID = 2**24  # a model has a row of embeddings for each id
 OTHER_FILES = ("tokenizer.model", "vocab.json", "tekken.json")  # of tokenizers that transformers can convert
 
 
@@ -103,7 +104,7 @@ def _parse(text: str) -> dict[str, Any]:
         data["model"].get, data.setdefault("added_tokens", [])[:]
         if all(isinstance(token["content"], str) and isinstance(token["id"], int) for token in data["added_tokens"]):
             return dict(data)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise UserError(f"the {FILE} has no model or malformed added_tokens. Replace it with that of the model.")
 
@@ -119,6 +120,9 @@ def _vocabulary(data: dict[str, Any]) -> dict[str, int]:
         if isinstance(vocabulary, list):  # Unigram: pairs of token and score, in the order of the ids
             vocabulary = {token: id_ for id_, (token, _) in enumerate(vocabulary)}
         tokens: dict[str, int] = dict(vocabulary)
+        ids = [*tokens.values(), *(token["id"] for token in data["added_tokens"])]
+        if not all(type(id_) is int and 0 <= id_ <= LARGEST_ID for id_ in ids):
+            raise ValueError("an id is not a whole number, or too large")
         owners = {id_: token for token, id_ in tokens.items()}
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"the {FILE} has a malformed vocabulary. Replace it with that of the model.") from error
@@ -142,7 +146,8 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
             return str(model["vocab"][model["unk_id"]][0])
         except (IndexError, KeyError, TypeError):
             return None
-    return model.get("unk_token")
+    unknown = model.get("unk_token")
+    return unknown if isinstance(unknown, str) else None
 
 
 def _added_token(content: str, id_: int) -> dict[str, object]:

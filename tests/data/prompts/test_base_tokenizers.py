@@ -433,12 +433,27 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
         ('{"model": {"vocab": 3}}', "has a malformed vocabulary"),
         ('{"model": {"vocab": {"a": 0}, "merges": []}}', "has the tokens of none of the families Gemma 3, Llama 3,"),
         ('{"added_tokens": [{"content": 3, "id": 0}], "model": {}}', "has no model or malformed added_tokens"),
+        ("[" * 100_000, "has no model or malformed added_tokens"),
+        ('{"model": {"vocab": {"a": "0"}}}', "has a malformed vocabulary"),
+        ('{"model": {"vocab": {"a": -1}}}', "has a malformed vocabulary"),
+        ('{"model": {"vocab": {"a": 4000000000}}}', "has a malformed vocabulary"),
+        (
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "b", "id": true}]}',
+            "has a malformed vocabulary",
+        ),
     ],
 )
 def test_a_file_that_is_no_known_tokenizer_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=message):
         Tokenizer.from_model(tmp_path)
+
+
+def test_a_token_of_unknown_characters_that_is_no_text_is_refused(
+    family: str, contents: dict[str, Content], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tampered(contents[family], lambda content: content["model"].update(unk_token=["x"])), tmp_path)
 
 
 def test_a_sentencepiece_tokenizer_is_converted(tmp_path: Path) -> None:
