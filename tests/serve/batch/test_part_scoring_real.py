@@ -1,6 +1,6 @@
 """A batch on Ray whose requests end the engine, or the process that runs it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ def factory(deadly: dict[tuple[int, ...], str]) -> Any:
     """Return a factory of engines that a prompt with one of these prefixes ends: the engine, or its process, too."""
 
     def create(folder: Path, _: Any) -> Any:
-        import os
+        import os  # these imports are here because Ray sends this function to its workers without the module
+        from collections.abc import Sequence
+        from typing import Any
 
         from brew_platform.errors import BrewError
         from brew_serve.engines.torch import TorchEngine
