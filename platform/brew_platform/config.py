@@ -136,13 +136,13 @@ def _plain(value: Any) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML. Unlike with `yaml.safe_load`, a repeated key is an error, and dates stay text.
+    """Parse YAML as `yaml.safe_load` does, but refuse repeated keys.
 
     Raises:
         ValueError: The text is malformed, repeats a key, or is nested too deeply.
     """
     try:
-        return _resolve(Any, _parse(text))
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506  (a SafeLoader)
     except _YAML_ERRORS as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -153,6 +153,14 @@ class _Scalar:
 
     value: Any
     text: str
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The loader of `yaml.safe_load` that refuses repeated keys."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        _refuse_repeated_keys(node, set())
+        return super().construct_document(node)
 
 
 class _Loader(get_yaml_loader(max_yaml_expanded_nodes=_MOST_NODES)):  # type: ignore[misc]

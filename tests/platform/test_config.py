@@ -260,8 +260,8 @@ def test_numbers_and_truth_values_are_read_as_before(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("number: 10\nflag: yes\nalias: null\nlabel: '010'\n")
     loaded = load_config(Texts, tmp_path / "recipe.yaml", overrides=["number=0x10"])
     assert loaded == Texts(number=16, flag=True, alias=None, label="010")
-    assert parse_yaml("{n: 10, f: yes, a: null, t: '010', d: 2024-01-01}") == {
-        "n": 10, "f": True, "a": None, "t": "010", "d": "2024-01-01",
+    assert parse_yaml("{n: 10, f: yes, a: null, t: '010', id: 12345e67}") == {
+        "n": 10, "f": True, "a": None, "t": "010", "id": "12345e67",
     }  # fmt: skip
 
 

@@ -32,13 +32,13 @@ from typing import Any
 
 import yaml
 
+from brew_platform.config import parse_yaml
 from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
 
 __all__ = ["KeyFile", "Team", "create_key", "list_keys", "revoke_key"]
 
 _LOG = logging.getLogger(__name__)
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a gateway reads the file while it answers requests
 _KEY = re.compile(r"b360_([0-9a-f]{8})_([\w-]{43})", re.ASCII)
 _TEAM = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _NUMBERS = ("requests_per_second", "tokens_per_minute", "weight")
@@ -210,10 +210,10 @@ def _write(path: Path, text: str) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506  (safe)
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist. Create a key, which creates the file.") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a key file ({' '.join(str(error).split())}); fix it.") from error
     if not isinstance(data, dict) or not isinstance(data.get("teams"), dict):
         raise UserError(f"{path} is not a key file: it must be a mapping with `teams`. Create a new file.")

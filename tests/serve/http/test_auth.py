@@ -74,6 +74,7 @@ BROKEN = [
     ("teams: {5: {}}", "team 5 is malformed"),
     ("teams: {feed: {rate: 5}}", "unknown key 'rate'"),
     ("teams: {feed: {admin: 'no'}}", "`admin` is malformed"),
+    ("teams: {feed: {}, feed: {admin: true}}", "the key feed occurs twice"),
     ("teams: {feed: {tokens_per_minute: -1}}", "tokens_per_minute must be a number greater than 0"),
     ("teams: {feed: {requests_per_second: true}}", "requests_per_second must be a number greater than 0"),
     ("teams: {feed: {requests_per_second: .inf}}", "requests_per_second must be a number greater than 0"),
