@@ -71,7 +71,7 @@ def test_utf_16_without_a_declaration_is_refused_with_the_remedy(tmp_path: Path)
 @pytest.mark.parametrize(
     ("start", "remedy"),
     [
-        (gzip.compress(b"id\n1\n"), "the file is compressed by gzip; name it .gz"),
+        (gzip.compress(b"id\n1\n", mtime=0), "the file is compressed by gzip; name it .gz"),
         (b"PK\x03\x04\x14\xff\n", "the file is a ZIP archive or an Excel sheet"),
         (b"PAR1\xff\n", "the file is Parquet; set `format` to parquet"),
         ("id\n1\n".encode("utf-16-be"), "e.g. latin-1"),
