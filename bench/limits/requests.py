@@ -7,6 +7,7 @@ unless a `Names` says otherwise.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,13 @@ class Names:
     fields: list[str] = field(default_factory=lambda: ["title", "company", "industry", "location", "skills"])
 
 
+_words = cache(vocabulary)
+
+
 def text(characters: int, seed: int = 0) -> str:
     """Return random words."""
     random = np.random.default_rng(seed)
-    words = " ".join(draw_words(vocabulary(), random, characters // 4))
+    words = " ".join(draw_words(_words(), random, characters // 4))
     return (words * (1 + characters // len(words)))[:characters].strip().ljust(characters, "x")
 
 
@@ -56,7 +60,11 @@ def score_shorter_text(names: Names) -> tuple[str, Any]:
 
 def generative_text(names: Names) -> tuple[str, Any]:
     """Items of 7,000 characters, 1,000 of them, in vLLM's protocol."""
-    return "/generative_scoring", {"query": "", "items": [text(7_000)] * 1_000, "label_token_ids": [7, 8]}
+    return "/generative_scoring", {
+        "query": "",
+        "items": [text(7_000, n) for n in range(1_000)],
+        "label_token_ids": [7, 8],
+    }
 
 
 def score_ids(names: Names) -> tuple[str, Any]:
@@ -73,12 +81,12 @@ def score_labels(names: Names) -> tuple[str, Any]:
 
 def completion_text(names: Names) -> tuple[str, Any]:
     """39 prompts of 200,000 characters."""
-    return "/v1/completions", {"model": "brew360", "prompt": [text(200_000)] * 39, "max_tokens": 1}
+    return "/v1/completions", {"model": "brew360", "prompt": [text(200_000, n) for n in range(39)], "max_tokens": 1}
 
 
 def chat_text(names: Names) -> tuple[str, Any]:
     """A chat of 39 messages of 200,000 characters."""
-    messages = [{"role": "user", "content": text(200_000)}] * 39
+    messages = [{"role": "user", "content": text(200_000, n)} for n in range(39)]
     return "/v1/chat/completions", {"model": "brew360", "messages": messages, "max_tokens": 1}
 
 
@@ -100,7 +108,7 @@ def _ranking(names: Names, **parts: Any) -> tuple[str, Any]:
 
 def rank_history(names: Names) -> tuple[str, Any]:
     """5,000 past interactions with a field of 1,400 characters."""
-    return _ranking(names, history=[_past(names, {names.fields[0]: text(1_400, n % 50)}) for n in range(5_000)])
+    return _ranking(names, history=[_past(names, {names.fields[0]: text(1_400, n)}) for n in range(5_000)])
 
 
 def rank_candidates(names: Names) -> tuple[str, Any]:
@@ -109,7 +117,7 @@ def rank_candidates(names: Names) -> tuple[str, Any]:
     return _ranking(
         names,
         candidates=[
-            {"id": str(n), "fields": {name: text(2_000, n % 50) for name in names.fields}}
+            {"id": str(n), "fields": {name: text(2_000, 10 * n + i) for i, name in enumerate(names.fields)}}
             for n in range(min(1_000, BODY // each))
         ],
     )
