@@ -161,14 +161,13 @@ def _start_kept(session: RaySession, cores: int) -> None:
 
 
 def _settle_data() -> None:
-    """Make Ray Data keep the order of rows, disable its progress bars, and send its records to the log only."""
+    """Make Ray Data keep the order of rows, disable its progress bars, and print its errors only."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    logger = logging.getLogger("ray.data")
-    for handler in [handler for handler in logger.handlers if isinstance(handler, PlainRayHandler)]:
-        logger.removeHandler(handler)  # the import of ray.data added it; it prints to the console
-        logger.propagate = True
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, PlainRayHandler):  # it prints; the import of ray.data added it
+            handler.setLevel(logging.ERROR)
 
 
 def _ray_command(*arguments: str) -> None:

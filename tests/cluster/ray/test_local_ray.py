@@ -32,18 +32,21 @@ def test_without_an_earlier_command_nothing_is_refused_or_stopped(monkeypatch: p
     assert stop_ray() == []
 
 
-def test_ray_data_writes_to_the_log_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_ray_data_prints_errors_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import ray.data  # adds the handler that prints
     from ray._private.log import PlainRayHandler
 
     logger = logging.getLogger("ray.data")
-    monkeypatch.setattr(logger, "handlers", [*logger.handlers, PlainRayHandler()])
-    monkeypatch.setattr(logger, "propagate", False)
+    assert not logger.propagate
+    monkeypatch.setattr(logger, "handlers", [PlainRayHandler()])
     context = SimpleNamespace(execution_options=SimpleNamespace())
     monkeypatch.setattr(ray.data.DataContext, "get_current", lambda: context)
     local_ray._settle_data()
-    with caplog.at_level(logging.INFO):
-        logger.info("Starting execution of Dataset")
-    assert not any(isinstance(handler, PlainRayHandler) for handler in logger.handlers)
+    logger.info("Starting execution of Dataset")
+    logger.warning("Progress bars disabled")
+    logger.error("A task failed")
+    printed = "".join(capsys.readouterr())
+    assert "A task failed" in printed
+    assert "Starting" not in printed
+    assert "disabled" not in printed
     assert context.execution_options.preserve_order
-    assert caplog.messages == ["Starting execution of Dataset"]
