@@ -25,19 +25,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    """With `-n 2 --dist loadscope`, run all tests that start Ray in one process, and all others in the other."""
-    return _OneRay(config, log) if config.getoption("dist") == "loadscope" else None
+    """With `-n 2 --dist loadscope`, run the tests of each group one after another, and the groups side by side."""
+    return _Groups(config, log) if config.getoption("dist") == "loadscope" else None
 
 
-class _OneRay(LoadScopeScheduling):
+class _Groups(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if _starts_ray(self.config.rootpath / nodeid.split("::")[0]) else "rest"
+        return _group(self.config.rootpath / nodeid.split("::")[0])
 
 
 @cache
-def _starts_ray(file: Path) -> bool:
+def _group(file: Path) -> str:
+    """Return the group of a test file.
+
+    `brew360 serve down` stops every Ray that a command of this user left running, so one such test runs at a time.
+    """
     text = file.read_text()
-    return "pytest.mark.ray" in text or "running_ray import" in text  # `RAY` in running_ray.py contains the mark
+    if "pytest.mark.ray" in text or "stop_ray" in text:
+        return "Ray that commands start"
+    return "Ray in the test's process" if "running_ray import" in text else "no Ray"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,7 +54,9 @@ async def test_unsupported_head_sizes_are_refused_before_vllm_crashes(version_fo
 
     shutil.copytree(version_folder, tmp_path / "model")
     path = tmp_path / "model/config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"head_dim": 8}))
+    config = json.loads(path.read_text())  # the same tensors, cut into more heads
+    config |= {name: 4 * config[name] for name in ("num_attention_heads", "num_key_value_heads")} | {"head_dim": 8}
+    path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="has attention heads of 8 dimensions, but on CPU vLLM supports only 32, 64"):
         VllmEngine(tmp_path / "model")
 
