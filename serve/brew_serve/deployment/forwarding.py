@@ -49,6 +49,7 @@ class ForwardedRequest:
     trace: Trace
     team: Team
     time_limit: float | None = None  # seconds from `arrived`: the deadline of a request that names none
+    waiting_tokens: int = 0  # of requests that wait in the gateways for each replica of the version
 
     def context(self, now: float) -> RequestContext:
         """Return the request's context on another clock, whose time is `now` (seconds)."""
@@ -106,6 +107,7 @@ class Forwarder:
             trace=context.trace,
             team=context.team,
             time_limit=context.time_limit,
+            waiting_tokens=context.waiting_tokens,
         )
         hints = await self._read_hints(body)
         response = await self._respond(request, hints, elapsed)

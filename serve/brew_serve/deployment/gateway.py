@@ -39,7 +39,7 @@ _LOG = logging.getLogger("brew_serve")
 # Of a gateway. Its own limits, which count per team, refuse requests before any team could use up all of these. Further
 # requests wait in the proxies, and those beyond the second number get 503 there.
 _MAX_ONGOING_REQUESTS, _MAX_QUEUED_REQUESTS, _RETRY_SECONDS = 20_000, 1_000, 5.0
-_BUFFER = 1.25  # work in the replicas, as a multiple of autoscaling's target, which it must exceed to start more
+_BUFFER = 1.25  # work in the replicas, as a multiple of autoscaling's target; more work waits in the gateway
 _GUARD_SECONDS = 5.0  # between two looks for proxies that have started
 _POLL_SECONDS = 1.0  # between two requests for the routes
 _START_SECONDS = 60.0  # time limit for the first routes
@@ -79,6 +79,7 @@ class FleetBackend:
         self.request_seconds = config.request_seconds
         self._forwarder = Forwarder(self._send, self.meters, request_seconds=self.request_seconds, clock=self.clock)
         self._tokens_per_replica = _BUFFER * config.target_tokens / config.gateways
+        self._gateways = config.gateways
         self._guard = ConnectionGuard(config.middleware)
         self._handles: dict[int, DeploymentHandle] = {}
         self._first_calls: dict[int, asyncio.Task] = {}  # to versions that have not answered one yet
@@ -210,12 +211,22 @@ class FleetBackend:
         handle = self._handles.get(version)
         if handle is None:
             raise Lost(f"version {version} has just been removed. Try again.", 1.0)
+        request = replace(request, waiting_tokens=self._waiting_per_replica(version, request.waiting_tokens))
         if request.streams:
             return await self._open_stream(handle, request, key)
         pending = handle.respond.remote(request, key=key)
         with _cancel_or_lose(pending):
             response: BackendResponse = await pending
         return response
+
+    def _waiting_per_replica(self, version: int, waiting_tokens: int) -> int:
+        """Return the part of the waiting work that a replica of the version adds to its load for autoscaling.
+
+        Waiting requests are counted for production, which answers nearly all. Other gateways have as many.
+        """
+        if version != self._forwarder.targets[0].version:
+            return 0
+        return waiting_tokens * self._gateways // max(1, self._replicas)
 
     async def _open_stream(self, handle: DeploymentHandle, request: ForwardedRequest, key: str) -> BackendResponse:
         """Return the first item of a replica's stream, with the others as `events`."""

@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from brew_platform.errors import BrewError
 from brew_serve.config import AppConfig
 from brew_serve.context.location import open_context
-from brew_serve.deployment.autoscaling import METRIC, OutstandingTokensPolicy
+from brew_serve.deployment.autoscaling import METRIC, OutstandingTokensPolicy, WaitingWork
 from brew_serve.deployment.forwarding import ForwardedRequest
 from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.deployment.replica_routing import MemberRouter
@@ -74,6 +74,7 @@ class Replica:
         engine = create_engine(folder, version.engine)
         self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
         self._routes = {route.path: route for route in ROUTES}
+        self._waiting = WaitingWork()
         self._warm = False
 
     async def respond(self, request: ForwardedRequest, key: str) -> BackendResponse:
@@ -82,6 +83,7 @@ class Replica:
         Args:
             key: Of the member; read by `MemberRouter`.
         """
+        self._waiting.observe(request.waiting_tokens)
         context = request.context(self._service.clock())
         route = self._routes[request.path]
         response = await run_route(route, self._service, request.body, request.content_type, context)
@@ -113,7 +115,7 @@ class Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve, for `OutstandingTokensPolicy`."""
-        return {METRIC: float(self._service.admission.outstanding_tokens)}
+        return {METRIC: float(self._service.admission.outstanding_tokens + self._waiting.tokens)}
 
     async def check_health(self) -> None:
         """Called by Serve; the first call precedes the first request and requires a valid answer to one prompt."""

@@ -62,6 +62,11 @@ class FairQueue:
         self._running, self._tokens = 0, 0
         self._since, self._busy, self._done = 0.0, 0.0, 0.0  # time and finished tokens while requests waited
 
+    @property
+    def waiting_tokens(self) -> int:
+        """The predicted tokens of all requests that wait."""
+        return sum(turn.tokens for line in self._lines.values() for turn in line.waiting)
+
     def can_start(self, tokens: int) -> bool:
         """Return whether a request of `tokens` would start at once."""
         fits = not self._running or self._tokens + tokens <= self._limit()

@@ -51,9 +51,11 @@ class RequestContext:
         trace: The ids of the request.
         team: The team of the API key.
         time_limit: Seconds from the arrival: the deadline of a request that names none. None for no limit.
+        waiting_tokens: Predicted tokens of the requests that wait in the gateway when this one starts.
     """
 
     arrival: float
     trace: Trace
     team: Team = LOCAL
     time_limit: float | None = None
+    waiting_tokens: int = 0

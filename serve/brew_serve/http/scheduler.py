@@ -63,6 +63,7 @@ class RequestScheduler:
             stack.callback(end)
             turn = await self._wait(context, body, predicted)
             used = predicted
+            context = replace(context, waiting_tokens=self._queue.waiting_tokens)
             try:
                 response = await self._backend.respond(route, body, content_type, context)
             except Lost:  # no replica worked on it

@@ -150,3 +150,12 @@ async def test_metrics_of_a_version_that_fails_do_not_hide_the_others(
     text = (await gateway.metrics()).decode()
     assert 'replica="v1"' in text
     assert 'replica="v2"' not in text
+
+
+async def test_waiting_work_is_shared_by_the_replicas_of_production(gateway: FleetBackend) -> None:
+    await gateway._update_routes([PRODUCTION])
+    gateway._gateways, gateway._replicas = 2, 3
+    assert gateway._waiting_per_replica(1, 9_000) == 6_000
+    assert gateway._waiting_per_replica(2, 9_000) == 0, "a canary is not scaled by it"
+    gateway._replicas = 0
+    assert gateway._waiting_per_replica(1, 9_000) == 18_000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError
 from brew_serve.config import AppConfig
-from brew_serve.deployment.autoscaling import OutstandingTokensPolicy, desired_replicas
+from brew_serve.deployment.autoscaling import OutstandingTokensPolicy, WaitingWork, desired_replicas
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
 
@@ -71,6 +71,20 @@ def test_replicas_follow_the_outstanding_tokens() -> None:
     assert policy(SimpleNamespace(aggregated_metrics=reports, target_num_replicas=1)) == (3, {})
     assert policy(SimpleNamespace(aggregated_metrics={}, target_num_replicas=1)) == (1, {})
     assert policy(SimpleNamespace(aggregated_metrics=None, target_num_replicas=1)) == (1, {})
+
+
+def test_a_replica_reports_the_work_that_waits_for_it_until_no_request_comes() -> None:
+    now = [100.0]
+    waiting = WaitingWork(lambda: now[0])
+    assert waiting.tokens == 0
+    waiting.observe(5_000)
+    now[0] += 9
+    assert waiting.tokens == 5_000
+    waiting.observe(0)
+    assert waiting.tokens == 0
+    waiting.observe(7_000)
+    now[0] += 11
+    assert waiting.tokens == 0
 
 
 @pytest.mark.parametrize(

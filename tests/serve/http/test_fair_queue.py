@@ -40,11 +40,14 @@ async def test_requests_start_at_once_below_the_limit() -> None:
     team = Team(name="feed")
     first, second = await fair.wait(team, 4), await fair.wait(team, 6)
     assert not fair.can_start(1)
+    assert fair.waiting_tokens == 0
     third = asyncio.create_task(fair.wait(team, 1))
     await asyncio.sleep(0)
     assert not third.done()
+    assert fair.waiting_tokens == 1
     fair.end(first, 4)
     await third
+    assert fair.waiting_tokens == 0
     fair.end(second, 6)
 
 
