@@ -36,8 +36,13 @@ STEPS = 600  # more overfit these few members
 
 @pytest.fixture(autouse=True)
 def ray() -> Iterator[None]:
-    with running_ray():
-        yield
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two slow each other down beside the tests of another process
+    try:
+        with running_ray():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def measure(folder: Path, steps: int) -> dict[str, TaskQuality]:
