@@ -224,7 +224,7 @@ class FleetBackend:
 
         Waiting requests are counted for production, which answers nearly all. Other gateways have as many.
         """
-        if version != self._forwarder.targets[0].version:
+        if version not in [target.version for target in self._forwarder.targets[:1]]:
             return 0
         return waiting_tokens * self._gateways // max(1, self._replicas)
 
