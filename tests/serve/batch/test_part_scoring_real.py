@@ -60,11 +60,22 @@ def factory(deadly: dict[tuple[int, ...], str]) -> Any:
     return create
 
 
+def score(
+    plan: BatchPlan, out: Path, version: LoadedVersion, config: BatchConfig, deadly: dict[Any, str], **arguments: Any
+) -> None:
+    """Score the missing parts of a plan in the folder `out`, beside which the context is."""
+    from brew_serve.batch.part_scoring import score_parts
+
+    context = str(out.parent / "context.sqlite")
+    parts = plan.missing(out)
+    score_parts(
+        plan, parts, out, version.folder, EngineConfig(), context, config, engine_factory=factory(deadly), **arguments
+    )
+
+
 def test_a_batch_abandons_the_requests_that_end_its_engine_and_finishes(
     ray_session: None, version: LoadedVersion, tables: Tables, tmp_path: Path
 ) -> None:
-    from brew_serve.batch.part_scoring import score_parts
-
     MemberContext.build(tables, tmp_path / "context.sqlite")
     texts = [f"Wish number {number}." for number in range(11)]
     rows = [
@@ -83,17 +94,7 @@ def test_a_batch_abandons_the_requests_that_end_its_engine_and_finishes(
     out = tmp_path / "out"
     plan.begin(out)
     done: list[int] = []
-    score_parts(
-        plan,
-        plan.missing(out),
-        out,
-        version.folder,
-        EngineConfig(),
-        str(tmp_path / "context.sqlite"),
-        BatchConfig(rows=4, most_attempts=2),
-        on_part=done.append,
-        engine_factory=factory(deadly),
-    )
+    score(plan, out, version, BatchConfig(rows=4, most_attempts=2), deadly, on_part=done.append)
     totals = plan.finish(out)
     assert (totals.rows, totals.candidates, totals.failed, totals.abandoned) == (11, 22, 4, 4)
     assert sorted(done) == [1, 2, 4, 4]
@@ -108,7 +109,6 @@ def test_a_batch_stops_if_every_request_ends_its_engine(
     ray_session: None, version: LoadedVersion, tables: Tables, tmp_path: Path
 ) -> None:
     from brew_platform.errors import first_cause
-    from brew_serve.batch.part_scoring import score_parts
 
     MemberContext.build(tables, tmp_path / "context.sqlite")
     row = {"task": "job_apply", "member_id": "ada", "candidates": ["e0"]}
@@ -117,15 +117,6 @@ def test_a_batch_stops_if_every_request_ends_its_engine(
     out = tmp_path / "out"
     plan.begin(out)
     with pytest.raises(Exception, match="OutOfMemory") as error:
-        score_parts(
-            plan,
-            plan.missing(out),
-            out,
-            version.folder,
-            EngineConfig(),
-            str(tmp_path / "context.sqlite"),
-            BatchConfig(rows=4),
-            engine_factory=factory({(): "engine"}),
-        )
+        score(plan, out, version, BatchConfig(rows=4), {(): "engine"})
     assert isinstance(first_cause(error.value), BrewError)
     assert plan.missing(out) == list(plan.parts()), "nothing is written"

@@ -14,10 +14,10 @@ import pytest
 
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import open_store
 from brew_serve.version import LoadedVersion
 
 from ..running_ray import RAY, running_ray
+from ..served_registry import write_served_registry
 
 pytestmark = [*RAY, pytest.mark.faults]
 
@@ -85,29 +85,21 @@ def replicas(name: str) -> list[psutil.Process]:
 def service(version: LoadedVersion, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from safetensors.torch import load_file, save_file
 
-    from brew_serve.config import AppConfig
     from brew_serve.deployment.online_service import build_app, serve_http
     from brew_serve.engines.config import EngineConfig
 
     root = tmp_path_factory.mktemp("domains")
-    registry = Registry(open_store(str(root / "store")))
+    folders = []
     for number in range(1, 5):
         folder = shutil.copytree(version.folder, root / f"source{number}")
         weights = folder / "model.safetensors"
         tensors = load_file(weights)
         tensors["lm_head.weight"][0, 0] = math.nan if number == 3 else number
         save_file(tensors, weights, {"format": "pt"})
-        registry.publish(folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, force=True, reason="test", author="test")
-    config = AppConfig(
-        registry_url=str(root / "store"),
-        cache_folder=str(root / "versions"),
-        engine=EngineConfig(kind="torch"),
-        follow_seconds=0.3,
-        cpus=0.3,
-    )
+        folders.append(folder)
+    config = write_served_registry(root, folders, engine=EngineConfig(kind="torch"), follow_seconds=0.3, cpus=0.3)
     with running_ray():
-        yield Service(serve_http(build_app(config), port=free_port()), registry, root)
+        yield Service(serve_http(build_app(config), port=free_port()), config.open_registry(), root)
 
 
 def test_a_dead_canary_stops_neither_promotions_nor_a_restarted_gateway(service: Service) -> None:

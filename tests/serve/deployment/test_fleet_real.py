@@ -22,11 +22,10 @@ import pytest
 from brew_data.schema import Tables
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import open_store
-from brew_serve.context.base import MemberContext
 from brew_serve.version import LoadedVersion
 
 from ..running_ray import RAY, running_ray
+from ..served_registry import write_served_registry
 
 pytestmark = [*RAY, pytest.mark.faults]
 
@@ -162,10 +161,10 @@ def processes(part: str) -> list[psutil.Process]:
 def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from safetensors.torch import load_file, save_file
 
-    from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
+    from brew_serve.deployment.online_service import build_app, serve_http
 
     root = tmp_path_factory.mktemp("fleet")
-    registry = Registry(open_store(str(root / "store")))
+    folders = []
     for number in (1, 2, 3):
         folder = shutil.copytree(version.folder, root / f"v{number}")
         (weights,) = folder.glob("*.safetensors")
@@ -174,13 +173,11 @@ def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.Tem
             save_file({**tensors, "lm_head.weight": tensors["lm_head.weight"] * 1.5}, weights, {"format": "pt"})
         elif number == 3:
             weights.unlink()
-        registry.publish(folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, force=True, reason="test", author="test")
-    MemberContext.build(tables, root / "context.sqlite")
-    config = AppConfig(
-        registry_url=str(root / "store"),
-        context_path=str(root / "context.sqlite"),
-        cache_folder=str(root / "versions"),
+        folders.append(folder)
+    config = write_served_registry(
+        root,
+        folders,
+        tables,
         follow_seconds=0.5,
         max_replicas=2,
         target_tokens=TARGET_TOKENS,
@@ -189,7 +186,7 @@ def service(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.Tem
         cpus=0.4,
     )
     with running_ray():
-        yield Service(serve_http(build_app(config), port=free_port()), registry)
+        yield Service(serve_http(build_app(config), port=free_port()), config.open_registry())
 
 
 def test_traffic_moves_to_a_new_version_without_a_failed_request(service: Service) -> None:

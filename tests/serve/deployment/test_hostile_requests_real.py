@@ -12,12 +12,10 @@ from bench.limits.requests import HOSTILE, Names, body_of, normal_ranking
 
 from brew_data.schema import Tables
 from brew_platform.ports import free_port
-from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import open_store
-from brew_serve.context.base import MemberContext
 from brew_serve.version import LoadedVersion
 
 from ..running_ray import RAY, running_ray
+from ..served_registry import write_served_registry
 
 pytestmark = [*RAY, pytest.mark.faults]
 
@@ -27,19 +25,9 @@ MOST_SECONDS = 0.2  # of a probe
 
 @pytest.fixture(scope="module")
 def port(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
+    from brew_serve.deployment.online_service import build_app, serve_http
 
-    root = tmp_path_factory.mktemp("hostile")
-    registry = Registry(open_store(str(root / "store")))
-    registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(1, force=True, reason="test", author="test")
-    MemberContext.build(tables, root / "context.sqlite")
-    config = AppConfig(
-        registry_url=str(root / "store"),
-        context_path=str(root / "context.sqlite"),
-        cache_folder=str(root / "versions"),
-        cpus=0.4,
-    )
+    config = write_served_registry(tmp_path_factory.mktemp("hostile"), [version.folder], tables, cpus=0.4)
     with running_ray():
         serve_http(build_app(config), port=(port := free_port()))
         yield port

@@ -1,6 +1,5 @@
 """Ray Serve over HTTP and Ray Data batches from one registry: equal scores, and no process is left."""
 
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,15 +13,14 @@ import pytest
 from brew_data.prompts.compiler import PastInteraction
 from brew_data.schema import Tables
 from brew_platform.errors import DataError, UserError
-from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import open_store
+from brew_platform.ports import free_port
 from brew_serve.client import RankClient, Retries
-from brew_serve.context.base import MemberContext
 from brew_serve.errors import Late
 from brew_serve.version import LoadedVersion
 
 from ..engine_processes import engine_cores
 from ..running_ray import RAY, running_ray
+from ..served_registry import write_served_registry
 
 if TYPE_CHECKING:
     from brew_serve.deployment.online_service import AppConfig
@@ -42,24 +40,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def config(version: LoadedVersion, tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> "AppConfig":
-    from brew_serve.deployment.online_service import AppConfig
-
-    root = tmp_path_factory.mktemp("serving")
-    registry = Registry(open_store(str(root / "store")))
-    published = registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test")
-    registry.promote(published.number, force=True, reason="test", author="test")
-    MemberContext.build(tables, root / "context.sqlite")
-    return AppConfig(
-        registry_url=str(root / "store"),
-        context_path=str(root / "context.sqlite"),
-        cache_folder=str(root / "versions"),
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return write_served_registry(tmp_path_factory.mktemp("serving"), [version.folder], tables)
 
 
 def inline(history: list[PastInteraction]) -> dict[str, Any]:

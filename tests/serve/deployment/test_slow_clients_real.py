@@ -13,15 +13,13 @@ import pytest
 
 from brew_data.schema import Tables
 from brew_platform.ports import free_port
-from brew_platform.registry.registry import Registry
-from brew_platform.storage.base import open_store
-from brew_serve.context.base import MemberContext
 from brew_serve.engines.config import EngineConfig
 from brew_serve.http.auth import create_key
 from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.version import LoadedVersion
 
 from ..running_ray import RAY, running_ray
+from ..served_registry import write_served_registry
 
 pytestmark = [*RAY, pytest.mark.faults]
 
@@ -76,18 +74,14 @@ def address(
 ) -> Iterator[tuple[int, str, Path]]:
     import ray
 
-    from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
+    from brew_serve.deployment.online_service import build_app, serve_http
 
     root = tmp_path_factory.mktemp("slow")
-    registry = Registry(open_store(str(root / "store")))
-    number = registry.publish(version.folder, signature={}, lineage={}, metrics={}, author="test").number
-    registry.promote(number, force=True, reason="test", author="test")
-    MemberContext.build(tables, root / "context.sqlite")
     key = create_key(root / "keys.yaml", "feed")
-    config = AppConfig(
-        registry_url=str(root / "store"),
-        context_path=str(root / "context.sqlite"),
-        cache_folder=str(root / "versions"),
+    config = write_served_registry(
+        root,
+        [version.folder],
+        tables,
         engine=EngineConfig(kind="torch"),
         middleware=MiddlewareConfig(
             keys_path=str(root / "keys.yaml"), header_seconds=HEADER_SECONDS, body_seconds=BODY_SECONDS

@@ -1,19 +1,15 @@
 """What clients of OpenAI's API send: nulls, keys without effect, stop strings, log-probabilities, one model."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from brew_data.prompts.tokenizer import Tokenizer
-from brew_serve.http.app import create_app
-from brew_serve.http.backend import LocalBackend
-from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import MAX_CHARACTERS, ChatMessage, ChatRequest, CompletionRequest
 from brew_serve.version import LoadedVersion
 
-from ..openai_client import ScriptedEngine, client_of
+from ..openai_client import ScriptedEngine
 
 COMPLETION: dict[str, Any] = {"model": "brew360", "prompt": "job nurse"}
 CHAT: dict[str, Any] = {"model": "brew360", "messages": [{"role": "user", "content": "job nurse"}]}
@@ -23,24 +19,6 @@ ROUTES = [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)]
 @pytest.fixture
 def engine(version: LoadedVersion) -> ScriptedEngine:
     return ScriptedEngine(version.compiler.tokenizer.encode("nurse at acme"))
-
-
-@pytest.fixture
-def scripted(version: LoadedVersion, engine: ScriptedEngine) -> RankingService:
-    return RankingService(3, version, engine, None)
-
-
-@pytest.fixture
-async def http(scripted: RankingService) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(LocalBackend(scripted)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
-
-
-@pytest.fixture
-async def openai(scripted: RankingService) -> AsyncIterator[Any]:
-    async with client_of(create_app(LocalBackend(scripted))) as client:
-        yield client
 
 
 def text_of(answer: httpx.Response) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from brew_serve.metrics import Meters
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
-from ..openai_client import ScriptedEngine, client_of
+from ..openai_client import ScriptedEngine
 
 COMPLETION: dict[str, Any] = {"model": "brew360", "prompt": "job nurse", "stream": True, "max_tokens": 32}
 CHAT: dict[str, Any] = {
@@ -41,24 +41,6 @@ TEXT = "nurse \u00e9\u6771\U0001f600 at acme"
 @pytest.fixture
 def engine(version: LoadedVersion) -> ScriptedEngine:
     return ScriptedEngine([id_ for letter in TEXT for id_ in version.compiler.tokenizer.encode(letter)])
-
-
-@pytest.fixture
-def scripted(version: LoadedVersion, engine: ScriptedEngine) -> RankingService:
-    return RankingService(3, version, engine, None)
-
-
-@pytest.fixture
-async def http(scripted: RankingService) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(LocalBackend(scripted)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
-
-
-@pytest.fixture
-async def openai(scripted: RankingService) -> AsyncIterator[Any]:
-    async with client_of(create_app(LocalBackend(scripted))) as client:
-        yield client
 
 
 def events_of(body: bytes) -> list[Any]:
