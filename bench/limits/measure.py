@@ -9,7 +9,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bench.limits.requests import HOSTILE, Names, body_of, normal_ranking, text
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import train_tokenizer
-from brew_serve.engines.base import EngineUsage, check_request
+from brew_serve.engines.base import EngineUsage, GeneratedToken, check_request
 from brew_serve.engines.config import EngineConfig
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
@@ -46,11 +46,9 @@ class ConstantEngine:
         check_request(prompt, token_ids, context_length=self._context_length, vocabulary_size=VOCABULARY)
         return [-1.0] * len(token_ids)
 
-    async def generate(self, prompt: Sequence[int], sampling: Any) -> Any:
-        raise NotImplementedError
-
-    def stream(self, prompt: Sequence[int], sampling: Any) -> Any:
-        raise NotImplementedError
+    async def stream(self, prompt: Sequence[int], sampling: Any) -> AsyncGenerator[GeneratedToken, None]:
+        check_request(prompt, [0], context_length=self._context_length, vocabulary_size=VOCABULARY)
+        yield GeneratedToken(id=0, logprob=-1.0)
 
     def check(self) -> None: ...
 

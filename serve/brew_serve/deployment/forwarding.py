@@ -18,8 +18,7 @@ from brew_serve.errors import Late, Lost
 from brew_serve.http.auth import Team
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, end_with_error_event
-from brew_serve.http.routing_hints import RoutingHints, is_in_share, read_routing_hints
-from brew_serve.http.strict_json import LARGE_BODY
+from brew_serve.http.routing_hints import RoutingHints, is_in_share, read_routing_hints_in_thread
 from brew_serve.metrics import Meters
 
 __all__ = ["ForwardedRequest", "Forwarder", "Send"]
@@ -109,18 +108,13 @@ class Forwarder:
             time_limit=context.time_limit,
             waiting_tokens=context.waiting_tokens,
         )
-        hints = await self._read_hints(body)
+        hints = context.hints or await read_routing_hints_in_thread(body, self._parsing)
         response = await self._respond(request, hints, elapsed)
         if response.events is not None:
             events = self._end_in_time(response.events, context.arrival, hints)
             return replace(response, events=end_with_error_event(events, path, context.trace.request_id))
         self._copy_to_shadow(request, hints, response)
         return response
-
-    async def _read_hints(self, body: bytes) -> RoutingHints:
-        if len(body) < LARGE_BODY:
-            return read_routing_hints(body)
-        return await asyncio.get_running_loop().run_in_executor(self._parsing, read_routing_hints, body)
 
     async def _respond(self, request: ForwardedRequest, hints: RoutingHints, elapsed: float) -> BackendResponse:
         """`elapsed` is the time in seconds since the request arrived."""

@@ -19,7 +19,7 @@ def require_model(folder: Path) -> dict[str, Any]:
     only the headers of the weight files are checked.
 
     Raises:
-        UserError: There is no model, or its files do not match or cannot be used.
+        UserError: The folder has no model, or its files do not match each other or cannot be used.
         DataError: A weight file is missing, cut short or damaged.
     """
     model = read_model_config(folder, remedy=_REMEDY)

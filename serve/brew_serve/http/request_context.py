@@ -5,6 +5,7 @@ import secrets
 from dataclasses import dataclass
 
 from brew_serve.http.auth import Team
+from brew_serve.http.routing_hints import RoutingHints
 
 __all__ = ["LOCAL", "RequestContext", "Trace"]
 
@@ -52,6 +53,7 @@ class RequestContext:
         team: The team of the API key.
         time_limit: Seconds from the arrival: the deadline of a request that names none. None for no limit.
         waiting_tokens: Predicted tokens of the requests that wait in the gateway when this one starts.
+        hints: What the gateway has read in the body; None if it has not read it.
     """
 
     arrival: float
@@ -59,3 +61,4 @@ class RequestContext:
     team: Team = LOCAL
     time_limit: float | None = None
     waiting_tokens: int = 0
+    hints: RoutingHints | None = None

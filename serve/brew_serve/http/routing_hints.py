@@ -1,16 +1,17 @@
 """What a gateway reads in a body: the member, who decides the version and the replica, and the deadline."""
 
 import json
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from brew_data.prompts.fields import field_values
 from brew_platform.errors import UserError
-from brew_serve.http.strict_json import has_few_values
+from brew_serve.http.strict_json import has_few_values, run_by_size
 from brew_serve.schemas.rank import MAX_DEADLINE_MS
 
-__all__ = ["RoutingHints", "is_in_share", "read_routing_hints"]
+__all__ = ["RoutingHints", "is_in_share", "read_routing_hints", "read_routing_hints_in_thread"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,15 @@ def read_routing_hints(body: bytes) -> RoutingHints:
         return RoutingHints(key=_hash(text).hex() if text else "", deadline_ms=_valid_ms(request.get("deadline_ms")))
     except (ValueError, TypeError, AttributeError, RecursionError, UserError):
         return RoutingHints()
+
+
+async def read_routing_hints_in_thread(body: bytes, threads: Executor) -> RoutingHints:
+    """Same as `read_routing_hints`, in a thread if the body is large.
+
+    Args:
+        threads: As in `strict_json.parse_body_in_thread`.
+    """
+    return await run_by_size(body, threads, read_routing_hints, body)
 
 
 def _identity(request: dict[str, Any]) -> tuple[str, Any] | None:

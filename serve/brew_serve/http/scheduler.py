@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from brew_serve.http.fair_queue import FairQueue, Turn
 from brew_serve.http.quota import TeamQuota, TokenPredictor
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import BackendResponse, Route
-from brew_serve.http.routing_hints import read_routing_hints
+from brew_serve.http.routing_hints import read_routing_hints_in_thread
 
 __all__ = ["RequestScheduler"]
 
@@ -29,6 +30,7 @@ class RequestScheduler:
     def __init__(self, backend: RankingBackend, *, max_waiting: int) -> None:
         self._backend, self._meters, self._clock = backend, backend.meters, backend.clock
         self._queue = FairQueue(backend.running_tokens, max_waiting=max_waiting, clock=backend.clock)
+        self._parsing = ThreadPoolExecutor(1, "hints")  # of large bodies; more threads would slow the event loop
         self._predictors: dict[str, TokenPredictor] = {}  # by team
 
     async def respond(
@@ -61,7 +63,9 @@ class RequestScheduler:
 
         with ExitStack() as stack:
             stack.callback(end)
-            turn = await self._wait(context, body, predicted)
+            if not self._queue.can_start(predicted):  # only a request that has to wait needs its deadline here
+                context = replace(context, hints=await read_routing_hints_in_thread(body, self._parsing))
+            turn = await self._wait(context, predicted)
             used = predicted
             context = replace(context, waiting_tokens=self._queue.waiting_tokens)
             try:
@@ -77,12 +81,10 @@ class RequestScheduler:
                 response = replace(response, events=events)
             return response
 
-    async def _wait(self, context: RequestContext, body: bytes, predicted: int) -> Turn:
+    async def _wait(self, context: RequestContext, predicted: int) -> Turn:
         """Wait for the request's turn, until its deadline."""
-        limit, deadline_ms = context.time_limit, None
-        if not self._queue.can_start(predicted):  # the body is parsed for a request that has to wait only
-            deadline_ms = read_routing_hints(body).deadline_ms
-            limit = limit if deadline_ms is None else deadline_ms / 1000
+        deadline_ms = None if context.hints is None else context.hints.deadline_ms
+        limit = context.time_limit if deadline_ms is None else deadline_ms / 1000
         start = self._clock()
         until = None if limit is None else asyncio.get_running_loop().time() + limit - (start - context.arrival)
         waiting = self._meters.waiting.labels(context.team.name)

@@ -27,7 +27,6 @@ from brew_platform.errors import UserError
 from brew_serve.http.error_responses import describe_validation_error
 
 __all__ = [
-    "LARGE_BODY",
     "MAX_DIGITS",
     "MAX_VALUES",
     "StrictJsonRoute",
@@ -35,15 +34,17 @@ __all__ = [
     "parse_body",
     "parse_body_in_thread",
     "parse_json",
+    "run_by_size",
 ]
 
 T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
 
 MAX_DIGITS = sys.int_info.default_max_str_digits  # 4,300; converting an integer takes quadratic time
 MAX_VALUES = 500_000  # of a body; token ids are most of those that are useful, and admission limits them
 _VALUES_OF_CONTAINER = 5  # an object or a list takes as long as so many numbers
 _MAX_KEYS = 1_000  # of an object; pydantic reports every unknown one
-LARGE_BODY = 100_000  # bytes that take about a millisecond to parse
+_LARGE_BODY = 100_000  # bytes that take about a millisecond to parse
 
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAYBE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -173,9 +174,18 @@ async def parse_body_in_thread(model: type[T], body: bytes, content_type: str, t
     Raises:
         UserError: The body is invalid; the message describes the first error.
     """
-    if len(body) < LARGE_BODY:
-        return parse_body(model, body, content_type)
-    return await asyncio.get_running_loop().run_in_executor(threads, parse_body, model, body, content_type)
+    return await run_by_size(body, threads, parse_body, model, body, content_type)
+
+
+async def run_by_size(body: bytes, threads: Executor | None, parse: Callable[..., R], *arguments: Any) -> R:
+    """Return `parse(*arguments)`; it runs in a thread if the body is large.
+
+    Args:
+        threads: As in `parse_body_in_thread`.
+    """
+    if len(body) < _LARGE_BODY:
+        return parse(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(threads, parse, *arguments)
 
 
 class StrictJsonRoute(APIRoute):

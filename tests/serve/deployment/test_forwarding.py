@@ -22,9 +22,10 @@ from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
 from brew_serve.http.middleware import MiddlewareConfig
-from brew_serve.http.request_context import RequestContext
+from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, Route, run_route
 from brew_serve.http.routes import ROUTES
+from brew_serve.http.routing_hints import RoutingHints
 from brew_serve.metrics import Meters, merged
 from brew_serve.ranking.admission import AdmissionConfig
 from brew_serve.ranking.scoring import Scorer
@@ -435,3 +436,18 @@ async def test_a_local_service_reports_its_status(service: RankingService) -> No
     assert json.dumps(status["versions"][0]) == (
         '{"version": 3, "role": "production", "share": 1.0, "replicas": 1, "state": "up"}'
     )
+
+
+async def test_a_body_that_the_queue_has_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    async def send(version: int, request: ForwardedRequest, key: str) -> BackendResponse:
+        sent.append(key)
+        return BackendResponse(status=200, body=b"{}")
+
+    monkeypatch.setattr(forwarding, "read_routing_hints_in_thread", None)
+    forwarder = Forwarder(send, Meters(), request_seconds=1.0)
+    forwarder.targets = [PRODUCTION]
+    context = RequestContext(arrival=time.perf_counter(), trace=Trace.of("", ""), hints=RoutingHints(key="ada"))
+    await forwarder.forward("/v1/rank", b"{}", "application/json", context)
+    assert sent == ["ada"]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from brew_serve.client import RankClient
 from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.errors import Late, Lost
+from brew_serve.http import routing_hints
 from brew_serve.http.app import create_app
 from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
@@ -378,10 +380,12 @@ class SlowBackend(LocalBackend):
         super().__init__(service, **settings)
         self.seconds, self.started, self.wait = seconds, list[str](), asyncio.sleep
         self.most_waiting_tokens = 0
+        self.deadlines: list[int | None] = []  # of requests whose body was read before they started
 
     async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         self.started.append(context.team.name)
         self.most_waiting_tokens = max(self.most_waiting_tokens, context.waiting_tokens)
+        self.deadlines += [context.hints.deadline_ms] if context.hints else []
         await self.wait(self.seconds)
         return BackendResponse(status=200, body=b"{}", tokens=100)
 
@@ -455,6 +459,29 @@ async def test_a_request_waits_no_longer_than_its_deadline(service: RankingServi
     assert own.json()["error"].startswith("the deadline of 20 ms passed while the request waited for others")
     assert (default.status_code, default.json()["code"]) == (503, "overloaded")
     assert default.json()["error"].startswith("the request waited 0.1 s for others; try again in 10 s.")
+
+
+async def test_a_large_body_that_waits_is_read_in_a_thread(
+    service: RankingService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def read(body: bytes) -> routing_hints.RoutingHints:
+        threads.append(threading.current_thread())
+        return routing_hints.RoutingHints(deadline_ms=json.loads(body)["deadline_ms"])
+
+    monkeypatch.setattr(routing_hints, "read_routing_hints", read)
+    backend = SlowBackend(service, 0.05, running_tokens=1)
+    headers = {"content-type": "application/json"}
+    async with open_client(create_app(backend)) as http:
+        running = asyncio.create_task(http.post("/v1/rank", content=b"{}", headers=headers))
+        while not backend.started:
+            await asyncio.sleep(0.001)
+        large = json.dumps({"deadline_ms": 50_000, "query": "x" * 200_000}).encode()
+        assert (await http.post("/v1/rank", content=large, headers=headers)).status_code == 200
+        await running
+    assert [thread is threading.main_thread() for thread in threads] == [False]
+    assert backend.deadlines == [50_000], "the backend need not read it again"
 
 
 async def test_a_request_without_a_deadline_has_the_default_one(
