@@ -74,6 +74,9 @@ def varlen_attention(
     dtype = query.dtype
     # On CPU the backward pass of SDPA in bfloat16 takes five times as long as in float32.
     query, key, value = (x.float() for x in (query, key, value))
+    if key.shape[1] == 1:
+        # The backward pass of SDPA runs in parallel over key heads: with one, it would use one thread.
+        key, value = (x.expand(-1, query.shape[1], -1, -1) for x in (key, value))
     lengths = cu_seq_lens_q.diff().tolist()
     # torch.split instead of slices: the gradient of each slice would be a zero-filled row as long as the whole bin.
     documents = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
