@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brew_data.prompts.contacts import remove_contacts
+from brew_data.privacy.redaction import redact
 from brew_data.prompts.fields import field_text
 from brew_data.schema import Tables
 from brew_data.sources.values import texts
@@ -53,7 +53,7 @@ def _clean(values: pa.Array) -> tuple[pa.Array, Counter[str]]:
     for text, rows in zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True):
         if text is not None and (short := field_text("", text)) != (line := " ".join(text.split())):
             kinds: Counter[str] = Counter()
-            remove_contacts(line, kinds)
+            redact(line, kinds)
             found.update(dict.fromkeys(kinds, rows))
             changed[text] = short or None
     if not changed:

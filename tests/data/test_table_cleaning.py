@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_data.prompts.contacts import EMAIL, LINK, PHONE
+from brew_data.privacy.redaction import EMAIL, LINK, PHONE
 from brew_data.prompts.fields import field_values
 from brew_data.records import Records
 from brew_data.schema import INTERACTIONS, TIMESTAMP, Tables

@@ -19,10 +19,10 @@ from functools import cached_property
 from itertools import chain, pairwise
 from typing import Annotated, Protocol, TypeVar
 
+from brew_data.privacy.redaction import redact
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
 from brew_data.prompts.byte_limited_cache import ByteLimitedCache
 from brew_data.prompts.chat import head_ids, question_ids
-from brew_data.prompts.contacts import remove_contacts
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import first_kept, first_possible, hop_limit
 from brew_data.prompts.suite import Action, Outcome, Surface, TaskSpec, TaskSuite
@@ -287,7 +287,7 @@ class PromptCompiler:
         instruction_ids = self.tokenizer.encode(instruction, cached=True)
         profile_limit = min(limit // 2, limit - len(instruction_ids))
         kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=profile_limit)
-        if own_words := remove_contacts(own_words.strip()):
+        if own_words := redact(own_words.strip()):
             instruction_ids = self.tokenizer.encode(f"{instruction} {own_words}")
         kept_instruction = instruction_ids[: limit - len(kept_profile)]
         cut += Cut(tokens=len(instruction_ids) - len(kept_instruction))

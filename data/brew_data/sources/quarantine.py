@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brew_data.prompts.contacts import remove_contacts
+from brew_data.privacy.redaction import redact
 from brew_platform.errors import DataError
 from brew_platform.settings import Settings, Share
 
@@ -115,5 +115,5 @@ class Quarantine:
 
 def _without_contacts(values: Mapping[str, Any] | str) -> dict[str, Any] | str:
     if isinstance(values, str):
-        return remove_contacts(values)
-    return {name: remove_contacts(value) if isinstance(value, str) else value for name, value in values.items()}
+        return redact(values)
+    return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_data.prompts.contacts import EMAIL, LINK, PHONE, remove_contacts
+from brew_data.privacy.redaction import EMAIL, LINK, PHONE, redact
 
 EMAILS = [
     "ana@example.com", "sam.lee@example.com", "ANA.LEE+jobs@Mail.Example.CO.UK", "o'neil@example.org",
@@ -55,16 +55,16 @@ KEPT = [
 def test_contacts_are_removed_and_the_text_around_them_stays(kind: str, contact: str) -> None:
     for before, after in (("", ""), ("nurse ", ""), ("", " nurse"), ("nurse: ", "."), ("(see ", ") nurse")):
         counts: Counter[str] = Counter()
-        left = remove_contacts(f"{before}{contact}{after}", counts)
+        left = redact(f"{before}{contact}{after}", counts)
         assert left == " ".join(f"{before} {after}".split())
         assert counts == {kind: 1}
-    assert remove_contacts(f"care, {contact}, law") == "care, law"
+    assert redact(f"care, {contact}, law") == "care, law"
 
 
 @pytest.mark.parametrize("text", CUED)
 def test_a_number_after_a_word_for_a_telephone_is_removed(text: str) -> None:
     counts: Counter[str] = Counter()
-    left = remove_contacts(f"nurse, {text}", counts)
+    left = redact(f"nurse, {text}", counts)
     assert counts == {PHONE: 1}
     assert not any(character.isdigit() for character in left)
     assert left.startswith("nurse, ")
@@ -72,12 +72,12 @@ def test_a_number_after_a_word_for_a_telephone_is_removed(text: str) -> None:
 
 @pytest.mark.parametrize("text", KEPT)
 def test_what_is_not_a_contact_is_kept(text: str) -> None:
-    assert remove_contacts(text) == text
+    assert redact(text) == text
 
 
 def test_several_contacts_of_a_text_are_counted() -> None:
     counts: Counter[str] = Counter()
-    assert remove_contacts("a@b.com, +1 202-555-0142, law, c@d.org", counts) == "law"
+    assert redact("a@b.com, +1 202-555-0142, law, c@d.org", counts) == "law"
     assert counts == {EMAIL: 2, PHONE: 1}
 
 
@@ -87,8 +87,8 @@ PARTS = st.sampled_from([*EMAILS, *PHONES, *LINKS, *CUED, *KEPT, *JOINTS])
 
 @given(st.lists(PARTS, max_size=6), st.sampled_from(["", " ", ", "]))
 def test_removing_twice_changes_nothing_more(parts: list[str], separator: str) -> None:
-    once = remove_contacts(" ".join(separator.join(parts).split()))
-    assert remove_contacts(once) == once
+    once = redact(" ".join(separator.join(parts).split()))
+    assert redact(once) == once
 
 
 UNITS = [
@@ -100,5 +100,5 @@ UNITS = [
 @pytest.mark.parametrize("unit", UNITS)
 def test_no_text_takes_quadratic_time(unit: str) -> None:
     start = time.process_time()
-    remove_contacts(unit * (40_000 // len(unit)) + "@ 1234567 /")
+    redact(unit * (40_000 // len(unit)) + "@ 1234567 /")
     assert time.process_time() - start < 2.0

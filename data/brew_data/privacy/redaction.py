@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-__all__ = ["EMAIL", "LINK", "PHONE", "remove_contacts"]
+__all__ = ["EMAIL", "LINK", "PHONE", "redact"]
 
 EMAIL, PHONE, LINK = "e-mail addresses", "telephone numbers", "links"
 
@@ -110,7 +110,7 @@ _KINDS = (
 )
 
 
-def remove_contacts(text: str, counts: Counter[str] | None = None) -> str:
+def redact(text: str, counts: Counter[str] | None = None) -> str:
     """Remove the contacts from a line of text. Applying it twice changes nothing more.
 
     Args:
