@@ -13,7 +13,19 @@ import pyarrow.parquet as pq
 from brew_data.sources.values import EARLIEST_TIME, LATEST_TIME, LONGEST_ID, find_unwritable, has_text
 from brew_platform.errors import DataError
 
-__all__ = ["INTERACTIONS", "ORACLE", "TIMESTAMP", "Tables", "micros", "read_table", "read_tables", "write_tables"]
+__all__ = [
+    "AUTHOR",
+    "CONNECTIONS",
+    "CONNECTION_KINDS",
+    "INTERACTIONS",
+    "ORACLE",
+    "TIMESTAMP",
+    "Tables",
+    "micros",
+    "read_table",
+    "read_tables",
+    "write_tables",
+]
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -21,6 +33,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 # text form (`brew_data.sources.values.has_text`); prompts show the text.
 MEMBERS = {"member_id": pa.string(), "profile": pa.struct, "locale": pa.string(), "opted_out": pa.bool_()}
 ENTITIES = {"entity_id": pa.string(), "entity_type": pa.string(), "created_at": TIMESTAMP, "fields": pa.struct}
+AUTHOR = "author_id"  # optional column of the entities, a member id as pa.string(); null without an author
 INTERACTIONS = {
     "interaction_id": pa.int64(),
     "member_id": pa.string(),
@@ -30,6 +43,9 @@ INTERACTIONS = {
     "timestamp": TIMESTAMP,
 }
 ORACLE = {"interaction_id": pa.int64(), "probability": pa.float64()}
+CONNECTIONS = {"member_id": pa.string(), "other_id": pa.string(), "kind": pa.string(), "timestamp": TIMESTAMP}
+CONNECTION_KINDS = ("connection", "follow")  # mutual; and of member_id, who follows other_id
+OPTIONAL_TABLES = ("oracle", "connections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +56,27 @@ class Tables:
         members: Columns member_id, profile (struct of strings, numbers, booleans, dates, or lists of them), locale,
             opted_out.
         entities: Columns entity_id, entity_type, created_at, fields (a struct as above; a field that a type does not
-            have is null).
+            have is null), and optionally author_id: the member who wrote the entity, or whom it describes. It may be
+            null, and it may name a member that the members table does not have.
         interactions: Columns interaction_id, member_id, entity_id, surface, action, timestamp. Rows are sorted by
             timestamp.
         oracle: Columns interaction_id and probability: the true probability of the positive action; None if unknown. It
             is a separate table, so that it never reaches a prompt.
+        connections: Columns member_id, other_id, kind (`CONNECTION_KINDS`), timestamp; None if unknown. A mutual
+            connection is one row. The rows have no order.
 
     Raises:
         DataError: A column is missing or has another type, a text is not UTF-8, a field has no text form or an infinite
             number, an id is null, blank, too long, repeated or unknown, a time is not in the years 1800 to 2099, a
-            probability is not one, or rows are not sorted.
+            probability is not one, rows are not sorted, or a connection has an unknown kind, is repeated, or connects a
+            member with themselves.
     """
 
     members: pa.Table
     entities: pa.Table
     interactions: pa.Table
     oracle: pa.Table | None = None
+    connections: pa.Table | None = None
 
     def __post_init__(self) -> None:
         _check_columns("members", self.members, MEMBERS)
@@ -70,8 +91,8 @@ class Tables:
                 _check_ids(name, table[key], key)
             if pc.count_distinct(table[key], mode="all").as_py() != table.num_rows:
                 raise DataError(f"table {name}: {key} is repeated, but must be unique. Remove the repeated rows.")
-        _check_known("member_id", self.interactions, self.members)
-        _check_known("entity_id", self.interactions, self.entities)
+        _check_known("interactions", "member_id", self.interactions, self.members["member_id"])
+        _check_known("interactions", "entity_id", self.interactions, self.entities["entity_id"])
         times = self.interactions["timestamp"]
         if len(times) > 1 and pc.any(pc.less(times.slice(1), times.slice(0, len(times) - 1))).as_py():
             raise DataError("table interactions: rows are not sorted by timestamp. Sort them before writing.")
@@ -88,6 +109,10 @@ class Tables:
                     f"table oracle: row {row} has the probability {probability[row].as_py()}, which is not a number "
                     f"from 0 to 1. Correct it."
                 )
+        if AUTHOR in self.entities.column_names:
+            _check_authors(self.entities)
+        if self.connections is not None:
+            _check_connections(self.connections, self.members)
 
 
 def _check_columns(name: str, table: pa.Table, columns: dict) -> None:
@@ -122,6 +147,34 @@ def _check_ids(name: str, ids: pa.ChunkedArray, key: str) -> None:
         )
 
 
+def _check_authors(entities: pa.Table) -> None:
+    kind = entities.schema.field(AUTHOR).type
+    if kind != pa.string():
+        raise DataError(f"table entities: column {AUTHOR!r} is {kind}, but string is needed. Cast it.")
+    _check_ids("entities", entities[AUTHOR], AUTHOR)
+
+
+def _check_connections(connections: pa.Table, members: pa.Table) -> None:
+    _check_columns("connections", connections, CONNECTIONS)
+    for key in ("member_id", "other_id"):
+        _check_known("connections", key, connections, members["member_id"])
+    known = pc.is_in(connections["kind"], value_set=pa.array(CONNECTION_KINDS))
+    if (row := pc.index(known, False).as_py()) >= 0:
+        raise DataError(
+            f"table connections: row {row} has the kind {connections['kind'][row].as_py()!r}, but must have "
+            f"{' or '.join(map(repr, CONNECTION_KINDS))}. Rename it."
+        )
+    own = pc.equal(connections["member_id"], connections["other_id"])
+    if (row := pc.index(own, True).as_py()) >= 0:
+        raise DataError(
+            f"table connections: row {row} connects member {connections['member_id'][row].as_py()!r} with themselves. "
+            f"Remove the row."
+        )
+    if connections.group_by(["member_id", "other_id", "kind"]).aggregate([]).num_rows != connections.num_rows:
+        raise DataError("table connections: member_id, other_id and kind are repeated. Remove the repeated rows.")
+    _check_times("connections", connections, "timestamp")
+
+
 def _check_times(name: str, table: pa.Table, column: str) -> None:
     micros_N = table[column].cast(pa.int64())
     right = pc.and_(pc.greater_equal(micros_N, EARLIEST_TIME), pc.less(micros_N, LATEST_TIME))
@@ -151,13 +204,12 @@ def _check_fields(name: str, table: pa.Table, key: str, column: str) -> None:
             )
 
 
-def _check_known(key: str, interactions: pa.Table, owner: pa.Table) -> None:
-    known = pc.is_in(interactions[key], value_set=owner[key].combine_chunks())
-    if not pc.all(known).as_py() and len(known):
-        row = pc.index(known, False).as_py()
+def _check_known(name: str, key: str, table: pa.Table, owners: pa.ChunkedArray) -> None:
+    known = pc.is_in(table[key], value_set=owners.combine_chunks())
+    if (row := pc.index(known, False).as_py()) >= 0:
         raise DataError(
-            f"table interactions: row {row} names {key} {interactions[key][row].as_py()!r}, which the "
-            f"{'members' if key == 'member_id' else 'entities'} table does not have. Add it there or drop the row."
+            f"table {name}: row {row} names {key} {table[key][row].as_py()!r}, which the "
+            f"{'entities' if key == 'entity_id' else 'members'} table does not have. Add it there or drop the row."
         )
 
 
@@ -169,7 +221,7 @@ def write_tables(tables: Tables, folder: Path) -> None:
         folder: The folder of the files; it is created if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ["members", "entities", "interactions", "oracle"]:
+    for name in ["members", "entities", "interactions", *OPTIONAL_TABLES]:
         table = getattr(tables, name)
         if table is not None:
             table = _replace_structs(table, pa.struct([]), _NO_FIELDS)  # Parquet cannot store a struct without fields
@@ -196,7 +248,8 @@ def read_tables(folder: Path) -> Tables:
     """Read tables that `write_tables` wrote.
 
     Args:
-        folder: The folder of members.parquet, entities.parquet, interactions.parquet and, optionally, oracle.parquet.
+        folder: The folder of members.parquet, entities.parquet, interactions.parquet and, optionally, oracle.parquet
+            and connections.parquet.
 
     Returns:
         The tables, checked.
@@ -204,9 +257,8 @@ def read_tables(folder: Path) -> Tables:
     Raises:
         DataError: A table is missing, is not a Parquet file, or fails a check of `Tables`.
     """
-    read = {name: read_table(folder, name) for name in ["members", "entities", "interactions"]}
-    oracle = read_table(folder, "oracle") if (folder / "oracle.parquet").exists() else None
-    return Tables(**read, oracle=oracle)
+    present = [name for name in OPTIONAL_TABLES if (folder / f"{name}.parquet").exists()]
+    return Tables(**{name: read_table(folder, name) for name in ["members", "entities", "interactions", *present]})
 
 
 def read_table(folder: Path, name: str) -> pa.Table:
@@ -214,7 +266,7 @@ def read_table(folder: Path, name: str) -> pa.Table:
 
     Args:
         folder: The folder of the tables.
-        name: members, entities, interactions or oracle.
+        name: members, entities, interactions, oracle or connections.
 
     Raises:
         DataError: The table is missing, or is not a Parquet file.
