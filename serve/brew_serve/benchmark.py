@@ -225,8 +225,8 @@ def _parts(tables: Tables, split: Split) -> tuple[pa.Table, pa.Table]:
     out = tables.members.filter(tables.members["opted_out"])["member_id"].combine_chunks()
     rows = tables.interactions.filter(pc.invert(pc.is_in(tables.interactions["member_id"], value_set=out)))
     times = micros(rows).to_numpy()
-    earlier = times <= split.train_until
-    return rows.filter(pa.array(earlier)), rows.filter(pa.array(~earlier & (times <= split.until)))
+    earlier, later = times <= split.train_until, (times > split.benchmark_after) & (times <= split.until)
+    return rows.filter(pa.array(earlier)), rows.filter(pa.array(later))
 
 
 def _labels(rows: pa.Table, positive_actions: list[str]) -> np.ndarray:

@@ -21,7 +21,7 @@ def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
     Args:
         data: The data folder.
         out: SQLite file to create, or redis://host:6379/0 to fill; an existing context is replaced.
-        until: `train-cut`: only interactions that training saw, for a benchmark over HTTP, because later ones include
+        until: `train-cut`: only interactions before the benchmark, for one over HTTP, because later ones include
             the outcomes of the candidates. `all`: all interactions, for a service.
 
     Returns:
@@ -39,7 +39,7 @@ def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
         raise UserError(f"{out} is a folder. Pass the path of the SQLite file to write, e.g. {file}.")
     tables = data.tables()
     if until == TRAIN_CUT:
-        known = pc.less_equal(micros(tables.interactions), data.info.split.train_until)
+        known = pc.less_equal(micros(tables.interactions), data.info.split.benchmark_after)
         tables = replace(tables, interactions=tables.interactions.filter(known))
     location.build_context(tables, str(out))
     return tables

@@ -74,7 +74,7 @@ def dataset_card(
         "members_opted_out": int(pc.sum(tables.members["opted_out"]).as_py() or 0),
         "entities": dict(sorted(_counts(tables.entities["entity_type"]).items())),
         "time_range": [_iso(bounds["min"].as_py()), _iso(bounds["max"].as_py())],
-        "split": {"train_until": _iso(split.train_until), "until": _iso(split.until)},
+        "split": {name: _iso(getattr(split, name)) for name in ("train_until", "benchmark_after", "until")},
         "actions": _actions(tables.interactions),
         "tasks": _tasks(tables.interactions, suite, split),
         "quarantined": quarantine.counts(),
@@ -104,7 +104,7 @@ def _actions(rows: pa.Table) -> dict[str, dict[str, int]]:
 
 def _tasks(rows: pa.Table, suite: TaskSuite, split: Split) -> dict[str, dict[str, Any]]:
     is_training = pc.less_equal(micros(rows), split.train_until)
-    is_benchmark = pc.and_(pc.invert(is_training), pc.less_equal(micros(rows), split.until))
+    is_benchmark = pc.and_(pc.greater(micros(rows), split.benchmark_after), pc.less_equal(micros(rows), split.until))
     tasks: dict[str, dict[str, Any]] = {}
     for task in suite.tasks:
         positive = pa.array(suite.positive_actions(task), pa.string())
@@ -136,7 +136,7 @@ def _markdown(card: dict[str, Any]) -> str:
         f"| entities | {', '.join(f'{count:,} {kind}' for kind, count in card['entities'].items())} |",
         f"| time | {card['time_range'][0]} to {card['time_range'][1]} |",
         f"| training | up to {card['split']['train_until']} |",
-        f"| benchmark | later, up to {card['split']['until']} |",
+        f"| benchmark | after {card['split']['benchmark_after']}, up to {card['split']['until']} |",
         f"| prompt digest | {card['prompt_digest']} |",
         f"| config digest | {card['config_digest']} |",
         "",

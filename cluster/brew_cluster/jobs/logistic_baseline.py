@@ -31,6 +31,6 @@ def logistic_baseline(source: str, tables: Tables, split: Split) -> dict[int, fl
     times = micros(tables.interactions).to_numpy()
     takes_part = pc.invert(pc.is_in(tables.interactions["member_id"], value_set=out)).to_numpy()
     _, scores = logistic_scores(tables, (times <= split.train_until) & takes_part)
-    later = np.flatnonzero(times > split.train_until)
+    later = np.flatnonzero(times > split.benchmark_after)
     ids = tables.interactions["interaction_id"].to_numpy()
     return dict(zip(ids[later].tolist(), scores[later].tolist(), strict=True))
