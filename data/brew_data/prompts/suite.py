@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import ClassVar
 
 from brew_data.prompts.fields import field_values
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.templates import Phrase, Question, RecordTemplate, check_literal
 from brew_platform.config import load_config, parse_yaml
 from brew_platform.errors import ConfigError, UserError
@@ -103,27 +102,6 @@ class Outcome(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HistoryPolicy(Settings):
-    """Selects the past interactions that a prompt shows.
-
-    Args:
-        surfaces: Interactions on these surfaces are shown, in order of time.
-        max_interactions: The maximum number of interactions; the token budget may allow fewer.
-        hop_tokens: Tokens of the oldest interactions that are dropped at a time, so that the prefix of a member's next
-            prompt is usually cached. It is capped at a quarter of the budget (`brew_data.prompts.history`).
-
-    Raises:
-        ConfigError: A number is less than 1.
-    """
-
-    RENAMED: ClassVar[Mapping[str, str]] = MappingProxyType({"hop": "hop_tokens (counted in tokens, not in turns)"})
-
-    surfaces: list[str]
-    max_interactions: PositiveInt = 200
-    hop_tokens: PositiveInt = 256
-
-
-@dataclass(frozen=True, kw_only=True)
 class TaskSpec(Settings):
     """A task: a prediction for entities of one surface.
 
@@ -197,16 +175,46 @@ class TaskSuite(Settings):
                     f"surface {surface.name}: suite {self.name} has no template for entity type "
                     f"{surface.entity_type!r}. Add it to `entities`; known are {', '.join(self.entities)}."
                 )
-        known = {surface.name for surface in self.surfaces}
         for task in self.tasks:
-            if unknown := sorted({task.surface, *task.history.surfaces} - known):
-                raise ConfigError(
-                    f"task {task.name}: surfaces {', '.join(unknown)} are unknown. Add them to `surfaces`; known are "
-                    f"{', '.join(sorted(known))}."
-                )
+            self._check_surfaces(task.name, [task.surface])
         for task in self.tasks:
             self._check_outcomes(task)
+        for task in self.tasks:
+            self.check_history(task.name, task.history)
         self._check_templates()
+
+    def _check_surfaces(self, task: str, names: Sequence[str]) -> None:
+        known = {surface.name for surface in self.surfaces}
+        if unknown := sorted(set(names) - known):
+            raise ConfigError(
+                f"task {task}: surfaces {', '.join(unknown)} are unknown. Add them to `surfaces`; known are "
+                f"{', '.join(sorted(known))}."
+            )
+
+    def check_history(self, task: str, policy: HistoryPolicy) -> None:
+        """Check that the suite can apply a history policy.
+
+        Args:
+            task: The name of the task that uses the policy, for messages.
+            policy: The policy.
+
+        Raises:
+            ConfigError: A surface is unknown, `keep` names an action that none of the surfaces has, or
+                `positives_only` includes a surface without positive actions.
+        """
+        self._check_surfaces(task, policy.surfaces)
+        actions = {action.name for name in policy.surfaces for action in self.surface(name).actions}
+        if unknown := sorted(set(policy.keep) - actions):
+            raise ConfigError(
+                f"task {task}: history.keep names actions {', '.join(unknown)}, which none of its surfaces has. Use "
+                f"{', '.join(sorted(actions))}."
+            )
+        without = sorted(name for name in policy.surfaces if not self.positives[name])
+        if policy.positives_only and without:
+            raise ConfigError(
+                f"task {task}: history.positives_only would hide everything on surfaces {', '.join(without)}, which "
+                f"have no task and therefore no positive action. Remove these surfaces from the history."
+            )
 
     def _check_templates(self) -> None:
         place = f"suite {self.name}"
@@ -300,6 +308,16 @@ class TaskSuite(Settings):
         return [
             action for outcome in self.outcomes(task) if outcome.name in task.positive for action in outcome.actions
         ]
+
+    @cached_property
+    def positives(self) -> dict[str, frozenset[str]]:
+        """The actions of each surface that are positive for one of its tasks, by name of the surface."""
+        return {
+            surface.name: frozenset(
+                action for task in self.tasks_of(surface.name) for action in self.positive_actions(task)
+            )
+            for surface in self.surfaces
+        }
 
     @cached_property
     def _outcomes(self) -> dict[str, list[Outcome]]:
