@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
+from brew_data.prompts.templates import ADDED
 from brew_platform.settings import OneOf, PositiveFloat, PositiveInt, Range, Settings, Share
 
 __all__ = ["HOP_SHARE", "HistoryPolicy", "first_kept", "first_possible", "hop_limit"]
@@ -49,14 +50,16 @@ class HistoryPolicy(Settings):
     RENAMED: ClassVar[Mapping[str, str]] = MappingProxyType({"hop": "hop_tokens (counted in tokens, not in turns)"})
 
     surfaces: list[str]
-    name: Annotated[str, OneOf(("chronological", "round_robin", "similarity"))] = "chronological"
+    name: Annotated[str, OneOf(("chronological", "round_robin", "similarity"))] = field(
+        default="chronological", metadata=ADDED
+    )
     max_interactions: PositiveInt | None = 200
     hop_tokens: PositiveInt = 256
-    positives_only: bool = False
-    keep: dict[str, Share] = field(default_factory=dict)
-    deduplicate: bool = False
-    entity_tokens: Annotated[int, Range(ge=4)] | None = None
-    half_life_days: PositiveFloat = 30.0
+    positives_only: bool = field(default=False, metadata=ADDED)
+    keep: dict[str, Share] = field(default_factory=dict, metadata=ADDED)
+    deduplicate: bool = field(default=False, metadata=ADDED)
+    entity_tokens: Annotated[int, Range(ge=4)] | None = field(default=None, metadata=ADDED)
+    half_life_days: PositiveFloat = field(default=30.0, metadata=ADDED)
 
     @property
     def depends_on_candidate(self) -> bool:

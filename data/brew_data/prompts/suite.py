@@ -2,16 +2,21 @@
 
 A surface defines how a past interaction is rendered. A task defines what is predicted for an entity of a surface.
 Several tasks can share a surface, and a task can define its outcomes as sets of the surface's actions.
+
+Phrases, questions, instructions and labels can have alternatives, which training documents use in turn
+(`brew_data.prompts.variation`). Serving uses the first form of everything.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import HistoryPolicy
-from brew_data.prompts.templates import Phrase, Question, RecordTemplate, check_literal
+from brew_data.prompts.templates import ADDED, Phrase, Question, RecordForm, RecordTemplate, check_literal
+from brew_data.prompts.variation import FIRST, Variation
 from brew_platform.config import load_config, parse_yaml
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Settings
@@ -21,6 +26,7 @@ __all__ = [
     "Action",
     "HistoryPolicy",
     "Outcome",
+    "RecordForm",
     "RecordTemplate",
     "Surface",
     "TaskSpec",
@@ -29,7 +35,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 3  # of suites; version 2 had other templates, version 1 had no field `format_version` and no surfaces
-LABELS = "labels"  # the field of an instruction
+LABELS, ACTIONS = "labels", "actions"  # the fields of an instruction
 SUITES = Path(__file__).parent / "suites"
 
 
@@ -40,10 +46,14 @@ class Action(Settings):
     Args:
         name: The value in column `action` of the interactions table.
         label: The text of the action in a prompt.
+        alternatives: Other texts. All actions of a surface have as many; a training document uses the label of each
+            action, or the n-th alternative of each. They are only drawn if the instruction lists them, with
+            `{{ labels }}` or `{{ actions }}`.
     """
 
     name: str
     label: str
+    alternatives: list[str] = field(default_factory=list, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +66,23 @@ class Surface(Settings):
         question: Templates of a turn, with fields of the profile. `{{ entity }}` places the entity; without it, the
             entity follows on the next line. The turn uses the first template whose fields are all present.
         actions: The actions that members can take on the surface.
+        question_alternatives: Other questions, each a list as `question`. If the fields of none of its templates are
+            present, the turn uses `question`.
 
     Raises:
-        ConfigError: There are fewer than two actions, two actions share a name or a label, or a label is blank.
+        ConfigError: There are fewer than two actions, two actions share a name or a label, a label is blank, or the
+            actions do not have equally many alternatives.
     """
 
     name: str
     entity_type: str
     question: list[str]
     actions: list[Action]
+    question_alternatives: list[list[str]] = field(default_factory=list, metadata=ADDED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.actions) < 2 or not _are_distinct(self.actions):
-            raise ConfigError(
-                f"surface {self.name}: needs two or more actions with different names and labels, none of them blank."
-            )
+        _check_labels(f"surface {self.name}", "actions", self.actions)
 
     def label(self, action: str) -> str:
         """Return the label of an action.
@@ -94,11 +105,13 @@ class Outcome(Settings):
         name: The name of the outcome in `TaskSpec.positive` and in responses.
         label: The text that the model predicts.
         actions: The surface's actions that count as this outcome.
+        alternatives: As in `Action`.
     """
 
     name: str
     label: str
     actions: list[str]
+    alternatives: list[str] = field(default_factory=list, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +121,8 @@ class TaskSpec(Settings):
     Args:
         name: The name of the task in requests.
         surface: The surface whose entities are scored.
-        instruction: The template of the first text of the prompt. `{{ labels }}` lists the labels of the outcomes.
+        instruction: The template of the first text of the prompt. `{{ labels }}` lists the labels of the outcomes, and
+            `{{ actions }}` those of each surface of the history, as in "jobs: apply, skip; feed: like, skip".
         history: Which past interactions the prompt shows.
         positive: Names of outcomes. The score of an entity is the probability that any of them occurs.
         question: Like `Surface.question`, for the candidate only; None: the question of the surface.
@@ -116,9 +130,11 @@ class TaskSpec(Settings):
         in_training: False: the task has no training documents and only serves to evaluate a finished model.
         examples_per_member: The maximum number of training documents per member, the newest interactions first.
             Only tasks with their own question or outcomes use it; other tasks train on whole histories.
+        instruction_alternatives: Other instructions.
+        question_alternatives: As in `Surface`; only with a question of the task's own.
 
     Raises:
-        ConfigError: `examples_per_member` is less than 1.
+        ConfigError: `examples_per_member` is less than 1, or `question_alternatives` is set without `question`.
     """
 
     name: str
@@ -130,6 +146,16 @@ class TaskSpec(Settings):
     outcomes: list[Outcome] | None = None
     in_training: bool = True
     examples_per_member: PositiveInt = 8
+    instruction_alternatives: list[str] = field(default_factory=list, metadata=ADDED)
+    question_alternatives: list[list[str]] = field(default_factory=list, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.question_alternatives and self.question is None:
+            raise ConfigError(
+                f"question_alternatives of task {self.name} need a question of its own, for serving. Set `question`, "
+                f"or add the alternatives to surface {self.surface}."
+            )
 
     @property
     def follows_surface(self) -> bool:
@@ -225,21 +251,20 @@ class TaskSuite(Settings):
             template.check(f"{place}, entities.{entity_type}")
         for surface in self.surfaces:
             for action in surface.actions:
-                check_literal(action.label, f"{place}, surfaces.{surface.name}, label of {action.name}")
+                for label in (action.label, *action.alternatives):
+                    check_literal(label, f"{place}, surfaces.{surface.name}, label of {action.name}")
         for task in self.tasks:
             for outcome in task.outcomes or []:
-                check_literal(outcome.label, f"{place}, tasks.{task.name}, label of {outcome.name}")
+                for label in (outcome.label, *outcome.alternatives):
+                    check_literal(label, f"{place}, tasks.{task.name}, label of {outcome.name}")
         assert len(self._questions) == len(self.surfaces) + len(self.tasks)  # compiles and checks them
-        for task in self.tasks:
-            instruction = Phrase(task.instruction, [LABELS], f"{place}, tasks.{task.name}.instruction")
-            instruction.check_text()
+        for instructions in self._instructions.values():
+            for instruction in instructions:
+                instruction.check_text()
 
     def _check_outcomes(self, task: TaskSpec) -> None:
         outcomes = self.outcomes(task)
-        if len(outcomes) < 2 or not _are_distinct(outcomes):
-            raise ConfigError(
-                f"task {task.name}: needs two or more outcomes with different names and labels, none of them blank."
-            )
+        _check_labels(f"task {task.name}", "outcomes", outcomes)
         names = [outcome.name for outcome in outcomes]
         if not task.positive or not set(task.positive) < set(names):
             raise ConfigError(
@@ -325,40 +350,101 @@ class TaskSuite(Settings):
             task.name: task.outcomes
             if task.outcomes is not None
             else [
-                Outcome(name=action.name, label=action.label, actions=[action.name])
+                Outcome(name=action.name, label=action.label, actions=[action.name], alternatives=action.alternatives)
                 for action in self.surface(task.surface).actions
             ]
             for task in self.tasks
         }
 
     @cached_property
-    def _questions(self) -> dict[tuple[type, str], list[Question]]:
-        """Questions by kind and name of their source; a task without its own ones has those of its surface."""
-        questions: dict[tuple[type, str], list[Question]] = {
-            (Surface, surface.name): self._compile_questions(f"surfaces.{surface.name}", surface.question)
-            for surface in self.surfaces
+    def _questions(self) -> dict[tuple[type, str], list[list[Question]]]:
+        """Forms of the questions by kind and name of their source; a task without its own has those of its surface."""
+        questions: dict[tuple[type, str], list[list[Question]]] = {
+            (Surface, surface.name): self._compile_questions(surface, surface.question) for surface in self.surfaces
         }
         for task in self.tasks:
             questions[TaskSpec, task.name] = (
                 questions[Surface, task.surface]
                 if task.question is None
-                else self._compile_questions(f"tasks.{task.name}", task.question)
+                else self._compile_questions(task, task.question)
             )
         return questions
 
-    def _compile_questions(self, place: str, sources: Sequence[str]) -> list[Question]:
+    def _compile_questions(self, source: TaskSpec | Surface, question: Sequence[str]) -> list[list[Question]]:
+        """Compile `question` and its alternatives. Each alternative ends with `question`, for absent fields."""
+        place = f"suite {self.name}, {_part(source)}"
+
+        def compiled(templates: Sequence[str], name: str) -> list[Question]:
+            return [
+                Question(template, self.profile.fields, f"{place}, {name} {number}", self.profile.quantiles)
+                for number, template in enumerate(templates, start=1)
+            ]
+
+        first = compiled(question, "question")
+        others = enumerate(source.question_alternatives, start=1)
+        return [first, *([*compiled(other, f"question alternative {n}, template"), *first] for n, other in others)]
+
+    @cached_property
+    def _instructions(self) -> dict[str, list[Phrase]]:
+        """The forms of each task's instruction."""
+        return {task.name: self._compile_instructions(task) for task in self.tasks}
+
+    def _compile_instructions(self, task: TaskSpec) -> list[Phrase]:
+        names = [
+            "instruction",
+            *(f"instruction alternative {n + 1}" for n in range(len(task.instruction_alternatives))),
+        ]
         return [
-            Question(source, self.profile.fields, f"suite {self.name}, {place}, question {number}")
-            for number, source in enumerate(sources, start=1)
+            Phrase(text, [LABELS, ACTIONS], f"suite {self.name}, {_part(task)}.{name}")
+            for name, text in zip(names, [task.instruction, *task.instruction_alternatives], strict=True)
         ]
 
-    def instruction(self, task: TaskSpec) -> str:
-        """Render the instruction of a task."""
-        labels = ", ".join(outcome.label for outcome in self.outcomes(task))
-        return Phrase(task.instruction, [LABELS], f"tasks.{task.name}.instruction").render({LABELS: labels}) or ""
+    def instruction(self, task: TaskSpec, variation: Variation = FIRST) -> str:
+        """Render the instruction of a task, in the form that a document uses."""
+        values = {LABELS: ", ".join(self.labels(self._labels_owner(task), variation))}
+        shown = [self.surface(name) for name in task.history.surfaces]
+        values[ACTIONS] = "; ".join(
+            f"{surface.name.replace('_', ' ')}: {', '.join(self.labels(surface, variation))}" for surface in shown
+        )
+        return variation.pick(f"{_part(task)}.instruction", self._instructions[task.name]).render(values) or ""
+
+    def announced(self, task: TaskSpec, variation: Variation) -> list[TaskSpec | Surface]:
+        """Return the sources whose labels the instruction of a task lists: only these can differ from the first ones.
+
+        A task without its own outcomes uses the labels of its surface.
+        """
+        phrase = variation.pick(f"{_part(task)}.instruction", self._instructions[task.name])
+        sources: list[TaskSpec | Surface] = []
+        if LABELS in phrase.fields:
+            sources.append(self._labels_owner(task))
+        if ACTIONS in phrase.fields:
+            sources += map(self.surface, task.history.surfaces)
+        return sources
+
+    def _labels_owner(self, task: TaskSpec) -> TaskSpec | Surface:
+        return self.surface(task.surface) if task.outcomes is None else task
+
+    def labels(self, source: TaskSpec | Surface, variation: Variation = FIRST) -> tuple[str, ...]:
+        """Return the labels of the outcomes of a task or of the actions of a surface, in the form of a document.
+
+        Args:
+            source: A surface, or a task with its own outcomes.
+            variation: The forms of the document.
+        """
+        return variation.pick(f"{_part(source)}.labels", self.label_forms(source))
+
+    def label_forms(self, source: TaskSpec | Surface) -> list[tuple[str, ...]]:
+        """Return all forms of the labels of a source, those of serving first."""
+        labelled = source.actions if isinstance(source, Surface) else self.outcomes(source)
+        return _label_forms(labelled)
 
     def question_frame(
-        self, source: TaskSpec | Surface, profile: Mapping[str, str], *, has_entity: bool
+        self,
+        source: TaskSpec | Surface,
+        profile: Mapping[str, str],
+        *,
+        has_entity: bool,
+        variation: Variation = FIRST,
     ) -> tuple[str, str]:
         """Render the question of a turn: the text before and after the entity.
 
@@ -366,8 +452,12 @@ class TaskSuite(Settings):
             source: A task for a candidate, a surface for a past interaction.
             profile: The member's fields, from `field_values`.
             has_entity: False: the entity has no text, so questions that place it are passed over.
+            variation: The forms of the document.
         """
-        for question in self._questions[type(source), source.name]:
+        forms = self._questions[type(source), source.name]
+        is_own = isinstance(source, Surface) or source.question is not None
+        part = _part(source) if is_own else f"surfaces.{source.surface}"  # turns of a document have the same form
+        for question in variation.pick(f"{part}.question", forms):
             if (has_entity or not question.places_entity) and (frame := question.render(profile)) is not None:
                 return frame
         return "", ""
@@ -423,8 +513,12 @@ class TaskSuite(Settings):
         return self.entities[entity_type].render(field_values(fields))
 
     def to_dict(self) -> dict:
-        """Return plain data that `from_dict` reads; the registry stores it with each model."""
-        return asdict(self)
+        """Return plain data that `from_dict` reads; the registry stores it with each model.
+
+        Fields that were added to the format (`ADDED`) are left out while they have their defaults.
+        """
+        plain: dict = _plain(self)
+        return plain
 
     @staticmethod
     def from_dict(data: Mapping) -> "TaskSuite":
@@ -455,11 +549,50 @@ def _check_distinct(owner: str, kind: str, names: list[str]) -> None:
         raise ConfigError(f"{owner}: {kind} {', '.join(repeated)} occur more than once. Rename or remove the copies.")
 
 
-def _are_distinct(labelled: list[Action] | list[Outcome]) -> bool:
-    return all(item.name.strip() and item.label.strip() for item in labelled) and all(
-        len(set(values)) == len(labelled)
-        for values in ([item.name for item in labelled], [item.label.strip() for item in labelled])
-    )
+def _part(source: TaskSpec | Surface) -> str:
+    """Return the name of a part of a suite, for messages and draws."""
+    return f"{'surfaces' if isinstance(source, Surface) else 'tasks'}.{source.name}"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        items = ((item, getattr(value, item.name)) for item in fields(value))
+        return {
+            item.name: _plain(below)
+            for item, below in items
+            if "added" not in item.metadata
+            or below != (item.default if item.default_factory is MISSING else item.default_factory())
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(below) for name, below in value.items()}
+    return [_plain(below) for below in value] if isinstance(value, list | tuple) else value
+
+
+def _label_forms(labelled: Sequence[Action] | Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """Return the labels of each form; all have equally many alternatives (`_check_labels`)."""
+    return list(zip(*([item.label, *item.alternatives] for item in labelled), strict=True))
+
+
+def _check_labels(owner: str, kind: str, labelled: Sequence[Action] | Sequence[Outcome]) -> None:
+    """Refuse fewer than two labels, blank or equal ones, and alternatives that are not complete sets of labels."""
+    counts = {item.name: len(item.alternatives) for item in labelled}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(
+            f"{owner}: its {kind} have different numbers of alternatives ("
+            f"{', '.join(f'{name} {count}' for name, count in counts.items())}). The n-th alternatives of all {kind} "
+            f"replace their labels together: give each as many."
+        )
+    names = [item.name for item in labelled]
+    if len(labelled) < 2 or not _are_distinct(names) or not all(map(_are_distinct, _label_forms(labelled))):
+        raise ConfigError(
+            f"{owner}: needs two or more {kind} with different names and labels, none of them blank; also the n-th "
+            f"alternatives of all {kind}."
+        )
+
+
+def _are_distinct(texts: Sequence[str]) -> bool:
+    stripped = [text.strip() for text in texts]
+    return all(stripped) and len(set(stripped)) == len(stripped)
 
 
 def load_suite(name_or_folder: str | Path) -> TaskSuite:
