@@ -42,7 +42,7 @@ class StepResult:
     grad_norm: float | None  # before clipping; None if it is not finite
     tokens: int  # there is no padding
     document_length: float  # tokens in a document, mean over tokens; the cost of attention depends on it
-    data_wait_seconds: float  # time in which this worker read and collated bins
+    data_wait_seconds: float  # time until every worker had its bins and had collated them, as this worker measured it
     skipped: bool = False  # whether the weights were not updated
     bad_bins: list[int] = field(default_factory=list)  # of a skipped step: bins whose loss is not finite, or all bins
 

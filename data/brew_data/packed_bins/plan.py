@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,18 +81,18 @@ class BinsPlan:
         return BinsPlan.parse(content, name=str(path))
 
     @staticmethod
-    def parse(document: bytes, *, name: str) -> "BinsPlan":
-        """Parse the content of `plan.json`.
+    def parse(data: bytes, *, name: str) -> "BinsPlan":
+        """Parse `plan.json`.
 
         Args:
-            document: The content.
+            data: The content of the file.
             name: The path or address of the file, for messages.
 
         Raises:
             DataError: The plan is damaged, was changed after it was written, or is of another release.
         """
         try:
-            content = dict(json.loads(document))
+            content = dict(json.loads(data))
         except (ValueError, TypeError) as error:
             raise DataError(f"{name} is not a JSON object ({error}); build the data again.") from error
         if content.get("format_version") != FORMAT_VERSION:
@@ -117,14 +118,14 @@ class BinsPlan:
         Raises:
             DataError: A file is missing, has another size, or is not in the plan. The message names it.
         """
-        sizes = {path.name: path.stat().st_size for path in folder.glob(BINS) if path.is_file()}
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
         self.check_sizes(sizes, folder=str(folder))
 
     def check_sizes(self, sizes: Mapping[str, int], *, folder: str) -> None:
         """Check that the files of a folder are exactly those of the plan.
 
         Args:
-            sizes: The bytes of each file of bins in the folder, by its name.
+            sizes: The bytes of each file in the folder, by its name.
             folder: The path or address of the folder, for messages.
 
         Raises:
@@ -142,7 +143,8 @@ class BinsPlan:
                     f"{folder}/{file.name} has {size:,} bytes, but {PLAN_FILE} lists it with {file.bytes:,}: it was "
                     f"cut short or replaced. Copy the folder again, or build the data again."
                 )
-        added = sorted(sizes.keys() - {file.name for file in self.files})
+        listed = {file.name for file in self.files}
+        added = sorted(name for name in sizes if name not in listed and fnmatchcase(name, BINS))
         if added:
             raise DataError(
                 f"{folder}/{added[0]} is not in {PLAN_FILE}, so it belongs to another plan. Remove it, or build the "

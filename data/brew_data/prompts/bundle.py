@@ -86,25 +86,21 @@ class PromptBundle:
         }
         replace_atomically(folder / PROMPT_FILE, json.dumps(content, indent=1, ensure_ascii=False))
 
-    def require_bins(self, folder: Path) -> None:
+    def require_bins(self, prompt_digest: str, folder: str) -> None:
         """Check that the documents of packed bins were compiled with this bundle.
 
         Args:
-            folder: Contains `plan.json`; a missing or malformed one is ignored, because the bin reader reports it.
+            prompt_digest: Of the plan of the bins.
+            folder: The path or address of the bins, for the message.
 
         Raises:
             UserError: They were compiled with other prompts.
         """
-        try:
-            digest = json.loads((folder / "plan.json").read_text()).get("prompt_digest")
-        except (OSError, ValueError, AttributeError):
-            return
-        if digest != self.digest:
-            found = f"digest {str(digest)[:12]}" if digest else "no prompt_digest: an older release wrote it"
+        if prompt_digest != self.digest:
             raise UserError(
-                f"the bins in {folder} were made with other prompts ({found}) than those that the export is to carry "
-                f"({self.digest[:12]}), so the served model would read other token ids than it was trained on. Build "
-                f"all bins and the prompts folder in one run of `brew360 data build`."
+                f"the bins in {folder} were made with other prompts (digest {prompt_digest[:12]}) than those that the "
+                f"export is to carry ({self.digest[:12]}), so the served model would read other token ids than it was "
+                f"trained on. Build all bins and the prompts folder in one run of `brew360 data build`."
             )
 
     def require_model(self, folder: Path) -> None:

@@ -22,6 +22,15 @@ class Bin:
     doc_lengths: np.ndarray  # int32 [documents]; sums to tokens
     roles: np.ndarray  # uint8 [tokens]: 0 prompt, 1 answer
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return int(sum(array.nbytes for array in vars(self).values()))
+
+    def copy(self) -> "Bin":
+        """Returns a bin whose arrays share no memory with others."""
+        return Bin(**{name: array.copy() for name, array in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
