@@ -7,7 +7,7 @@ Phrases, questions, instructions and labels can have alternatives, which trainin
 (`brew_data.prompts.variation`). Serving uses the first form of everything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +129,7 @@ class TaskSpec(Settings):
         outcomes: The answers to predict; None: one outcome per action of the surface, with its name and label.
         in_training: False: the task has no training documents and only serves to evaluate a finished model.
         examples_per_member: The maximum number of training documents per member, the newest interactions first.
-            Only tasks with their own question or outcomes use it; other tasks train on whole histories.
+            Only tasks with their own question, outcomes or history options use it; others train on whole histories.
         instruction_alternatives: Other instructions.
         question_alternatives: As in `Surface`; only with a question of the task's own.
 
@@ -161,6 +161,11 @@ class TaskSpec(Settings):
     def follows_surface(self) -> bool:
         """Whether the task uses the question and the actions of its surface unchanged."""
         return self.question is None and self.outcomes is None
+
+    @property
+    def trains_on_examples(self) -> bool:
+        """Whether each trained interaction is a document of its own, instead of one turn of a whole history."""
+        return not (self.follows_surface and self.history.is_plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,12 +406,30 @@ class TaskSuite(Settings):
 
     def instruction(self, task: TaskSpec, variation: Variation = FIRST) -> str:
         """Render the instruction of a task, in the form that a document uses."""
-        values = {LABELS: ", ".join(self.labels(self._labels_owner(task), variation))}
-        shown = [self.surface(name) for name in task.history.surfaces]
-        values[ACTIONS] = "; ".join(
-            f"{surface.name.replace('_', ' ')}: {', '.join(self.labels(surface, variation))}" for surface in shown
+        phrase = variation.pick(f"{_part(task)}.instruction", self._instructions[task.name])
+        return self._render_instruction(
+            task, phrase, lambda source: self.label_forms(source)[self.label_form(source, variation)]
         )
-        return variation.pick(f"{_part(task)}.instruction", self._instructions[task.name]).render(values) or ""
+
+    def longest_instructions(self, task: TaskSpec) -> list[str]:
+        """Return each form of the instruction of a task, with the longest forms of its labels."""
+
+        def longest(source: TaskSpec | Surface) -> tuple[str, ...]:
+            return max(self.label_forms(source), key=lambda labels: sum(map(len, labels)))
+
+        return [self._render_instruction(task, phrase, longest) for phrase in self._instructions[task.name]]
+
+    def _render_instruction(
+        self, task: TaskSpec, phrase: Phrase, labels: Callable[[TaskSpec | Surface], Sequence[str]]
+    ) -> str:
+        surfaces = map(self.surface, task.history.surfaces)
+        values = {
+            LABELS: ", ".join(labels(self._labels_owner(task))),
+            ACTIONS: "; ".join(
+                f"{surface.name.replace('_', ' ')}: {', '.join(labels(surface))}" for surface in surfaces
+            ),
+        }
+        return phrase.render(values) or ""
 
     def announced(self, task: TaskSpec, variation: Variation) -> list[TaskSpec | Surface]:
         """Return the sources whose labels the instruction of a task lists: only these can differ from the first ones.
@@ -424,17 +447,17 @@ class TaskSuite(Settings):
     def _labels_owner(self, task: TaskSpec) -> TaskSpec | Surface:
         return self.surface(task.surface) if task.outcomes is None else task
 
-    def labels(self, source: TaskSpec | Surface, variation: Variation = FIRST) -> tuple[str, ...]:
-        """Return the labels of the outcomes of a task or of the actions of a surface, in the form of a document.
+    def label_form(self, source: TaskSpec | Surface, variation: Variation) -> int:
+        """Return the place in `label_forms` of the labels that a document uses.
 
         Args:
             source: A surface, or a task with its own outcomes.
             variation: The forms of the document.
         """
-        return variation.pick(f"{_part(source)}.labels", self.label_forms(source))
+        return variation.pick(f"{_part(source)}.labels", range(len(self.label_forms(source))))
 
     def label_forms(self, source: TaskSpec | Surface) -> list[tuple[str, ...]]:
-        """Return all forms of the labels of a source, those of serving first."""
+        """Return the labels of the outcomes of a task or of the actions of a surface, in all forms, the first first."""
         labelled = source.actions if isinstance(source, Surface) else self.outcomes(source)
         return _label_forms(labelled)
 
@@ -457,10 +480,12 @@ class TaskSuite(Settings):
         forms = self._questions[type(source), source.name]
         is_own = isinstance(source, Surface) or source.question is not None
         part = _part(source) if is_own else f"surfaces.{source.surface}"  # turns of a document have the same form
-        for question in variation.pick(f"{part}.question", forms):
-            if (has_entity or not question.places_entity) and (frame := question.render(profile)) is not None:
-                return frame
-        return "", ""
+        return _first_frame(variation.pick(f"{part}.question", forms), profile, has_entity=has_entity)
+
+    def question_frames(self, source: TaskSpec | Surface) -> list[tuple[str, str]]:
+        """Render the question of a turn in all forms, as `question_frame` of a profile that has all fields."""
+        profile = dict.fromkeys(self.profile.fields, "x")
+        return [_first_frame(form, profile, has_entity=True) for form in self._questions[type(source), source.name]]
 
     def check_entity_type(self, source: TaskSpec | Surface, entity_type: str) -> None:
         """Refuse an entity of another type than the surface of `source` shows.
@@ -547,6 +572,14 @@ def _check_distinct(owner: str, kind: str, names: list[str]) -> None:
         raise ConfigError(f"{owner}: the name of one of its {kind} is blank. Name it.")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{owner}: {kind} {', '.join(repeated)} occur more than once. Rename or remove the copies.")
+
+
+def _first_frame(questions: Sequence[Question], profile: Mapping[str, str], *, has_entity: bool) -> tuple[str, str]:
+    """Render the first question whose fields are present."""
+    for question in questions:
+        if (has_entity or not question.places_entity) and (frame := question.render(profile)) is not None:
+            return frame
+    return "", ""
 
 
 def _part(source: TaskSpec | Surface) -> str:

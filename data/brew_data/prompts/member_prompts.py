@@ -1,0 +1,345 @@
+"""The prompts of one member: prefixes for any moment and candidate, and training documents.
+
+Each past interaction is encoded once, however many prompts show it, so the time for a member's documents, or for the
+prefixes of many moments, grows linearly with the history.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from brew_data.prompts.budget import NOTHING_CUT, Cut
+from brew_data.prompts.chat import question_ids
+from brew_data.prompts.entity import Entity, PastInteraction
+from brew_data.prompts.fields import field_values
+from brew_data.prompts.history import HistoryPolicy, first_kept, first_possible, hop_limit
+from brew_data.prompts.history_policies import HistorySelector
+from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.watch import Watch, pass_through
+from brew_platform.errors import UserError
+
+if TYPE_CHECKING:  # the compiler has shortcuts for the methods of this class
+    from brew_data.prompts.compiler import PromptCompiler
+
+__all__ = ["Document", "MemberPrompts", "Prefix", "Turn"]
+
+Ids = tuple[int, ...]
+
+
+class Turn(NamedTuple):
+    """A past interaction as token ids: question and answer, and what was cut from the question."""
+
+    question: Ids
+    answer: Ids
+    cut: Cut
+
+    @property
+    def length(self) -> int:
+        return len(self.question) + len(self.answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """The part of a prompt before the candidate; candidates with the same history share it.
+
+    Args:
+        ids: Token ids.
+        shown: The past interactions in the prefix: their places in the member's history in order of time, ascending.
+        turns_dropped: The number of other interactions that the policy could show, and its maximum or the token budget
+            excluded.
+        head_cut: What was cut from instruction and profile.
+        history_cut: What was cut from the entities of the shown interactions.
+    """
+
+    ids: Ids
+    shown: Ids
+    turns_dropped: int
+    head_cut: Cut
+    history_cut: Cut
+
+    @property
+    def turns(self) -> int:
+        """The number of past interactions in the prefix."""
+        return len(self.shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A training document: a chat with its answers.
+
+    Args:
+        ids: Token ids, `<|end|>` last.
+        roles: One per token: 1 for tokens of an answer that is trained, else 0.
+        cut: What was cut from instruction, profile and entities.
+        turns_dropped: The number of interactions that the prompt of an `example` does not show.
+    """
+
+    ids: Ids
+    roles: Ids
+    cut: Cut = NOTHING_CUT
+    turns_dropped: int = 0
+
+
+class MemberPrompts:
+    """Builds the prompts of one member.
+
+    Args:
+        compiler: Encodes instructions, profiles, questions and answers.
+        profile: The member's fields by name.
+        history: The member's past interactions. They are sorted by time; those of the same time keep their order.
+
+    Raises:
+        UserError: As in `field_values`.
+    """
+
+    def __init__(
+        self, compiler: "PromptCompiler", profile: Mapping[str, object], history: Iterable[PastInteraction]
+    ) -> None:
+        self._compiler, self._values = compiler, field_values(profile)
+        self._history = sorted(history, key=attrgetter("timestamp"))
+        self._turns: dict[tuple[int, int | None], Turn] = {}
+        self._heads: dict[tuple[str, str], tuple[Ids, Cut]] = {}
+        self._selectors: list[tuple[HistoryPolicy, HistorySelector]] = []
+
+    def prefix(
+        self,
+        task: TaskSpec,
+        *,
+        candidate: Entity | None = None,
+        before: int | None = None,
+        own_words: str = "",
+        watch: Watch = pass_through,
+    ) -> Prefix:
+        """Render head and history: everything before the candidate.
+
+        Args:
+            task: The task whose instruction and history policy are used.
+            candidate: The entity of the prompt's question; None unless the policy depends on it.
+            before: Only interactions strictly earlier than this time (microseconds) are shown; None shows all.
+            own_words: As in `PromptCompiler.head`.
+            watch: Passes the interactions of the loop through.
+
+        Raises:
+            UserError: As in `PromptCompiler.turn`, or the policy depends on a candidate and there is none.
+        """
+        policy = self._compiler.policy(task)
+        if candidate is None and policy.depends_on_candidate:
+            raise UserError(
+                f"task {task.name}: its history policy {policy.name} depends on the candidate, but there is none. Pass "
+                f"the entity that the prompt asks about."
+            )
+        shown = self._select(task, candidate, before, own_words, watch)
+        return self._prefix(task, shown, before, own_words)
+
+    def prefixes(
+        self,
+        task: TaskSpec,
+        candidates: Sequence[Entity],
+        *,
+        before: int | None = None,
+        own_words: str = "",
+        watch: Watch = pass_through,
+    ) -> list[Prefix]:
+        """Render what precedes each of several candidates, as `prefix`.
+
+        Args:
+            watch: Passes the interactions and candidates of the loops through.
+
+        Returns:
+            One prefix per candidate; the same object for all candidates whose prompts show the same interactions.
+        """
+        if not candidates:
+            return []
+        if not self._compiler.policy(task).depends_on_candidate:
+            return [self.prefix(task, before=before, own_words=own_words, watch=watch)] * len(candidates)
+        found: dict[Ids, Prefix] = {}
+        prefixes = []
+        for candidate in watch(candidates):
+            shown = self._select(task, candidate, before, own_words, watch)
+            if shown not in found:
+                found[shown] = self._prefix(task, shown, before, own_words)
+            prefixes.append(found[shown])
+        return prefixes
+
+    def fill(
+        self,
+        task: TaskSpec,
+        *,
+        budget: int,
+        candidate: Entity | None = None,
+        before: int | None = None,
+        watch: Watch = pass_through,
+    ) -> Ids:
+        """Select past interactions in the order of the policy, until one exceeds what is left of a budget.
+
+        Unlike `prefix`, the chronological policy leaves no part of the budget for a steady start of its window.
+
+        Args:
+            budget: The maximum number of tokens of all selected turns together.
+
+        Returns:
+            Places in the history, ascending: in order of time.
+        """
+        policy = self._compiler.policy(task)
+        taken: list[int] = []
+        for index in watch(self._selector(policy).ranked(before, candidate)[: policy.max_interactions]):
+            budget -= self._turn(index, policy).length
+            if budget < 0:
+                break
+            taken.append(index)
+        return tuple(sorted(taken))
+
+    def turns(self, task: TaskSpec, shown: Iterable[int]) -> list[Turn]:
+        """Render interactions as the history policy of a task shows them.
+
+        Args:
+            shown: Places in the history.
+        """
+        policy = self._compiler.policy(task)
+        return [self._turn(index, policy) for index in shown]
+
+    def visible(self, task: TaskSpec, before: int | None) -> int:
+        """Return the number of interactions that the policy can show at a moment, whatever the budget."""
+        return len(self._selector(self._compiler.policy(task)).visible(before))
+
+    def documents(self, *, turn_of: int = 0) -> list[Document]:
+        """Render the member's interactions as training documents, none longer than the context.
+
+        A task that trains on whole histories (`TaskSpec.trains_on_examples` is False) has documents of head, turns with
+        all answers, `<|end|>`. Such tasks share documents if their histories show the same surfaces; the documents use
+        their instructions in turn. Every other task trains on an `example` for each of the newest interactions on its
+        surface. Surfaces without a trained task are not shown.
+
+        Args:
+            turn_of: Selects the task whose instruction the first document uses; pass a hash of the member.
+
+        Returns:
+            The documents: whole histories first, then examples.
+
+        Raises:
+            UserError: As in `PromptCompiler.turn`.
+        """
+        trained = [task for task in self._compiler.suite.tasks if task.in_training]
+        whole = [task for task in trained if not task.trains_on_examples]
+        on_surface: dict[str, list[int]] = {task.surface: [] for task in trained}
+        for index, past in enumerate(self._history):
+            if past.surface in on_surface:
+                on_surface[past.surface].append(index)
+        groups: dict[tuple[str, ...], list[TaskSpec]] = {}
+        for task in whole:
+            groups.setdefault(tuple(name for name in task.history.surfaces if name in on_surface), []).append(task)
+        answered = {task.surface for task in whole}
+        documents: list[Document] = []
+        for surfaces, tasks in groups.items():
+            left = sorted(chain.from_iterable(on_surface[name] for name in dict.fromkeys(surfaces)))
+            start = 0
+            while start < len(left):
+                task = tasks[(turn_of + len(documents)) % len(tasks)]
+                document, start = self._whole(task, left, start, answered)
+                documents.append(document)
+        if len(whole) < len(trained):
+            shown = [past for past in self._history if past.surface in on_surface]
+            seen = self if len(shown) == len(self._history) else MemberPrompts(self._compiler, self._values, shown)
+            for task in trained:
+                if task.trains_on_examples:
+                    newest = on_surface[task.surface][-task.examples_per_member :]
+                    documents += [seen.example(task, self._history[index]) for index in newest]
+        return documents
+
+    def example(self, task: TaskSpec, scored: PastInteraction) -> Document:
+        """Render the prompt that serving builds for an interaction, followed by the outcome's label and `<|end|>`.
+
+        Args:
+            task: The task that predicts the outcome. Its surface must be the surface of the interaction.
+            scored: The interaction to predict. The prompt shows interactions that are strictly earlier.
+
+        The answer can include `<|end|>` (`PromptCompiler.labels`); it is then trained.
+
+        Raises:
+            UserError: As in `PromptCompiler.turn`.
+        """
+        prefix = self.prefix(task, candidate=scored.entity, before=scored.timestamp)
+        question, cut = self._compiler.question_of(task, self._values, scored.entity)
+        prompt, answer = prefix.ids + question, self._compiler.label(task, scored.action)
+        cut += prefix.head_cut + prefix.history_cut
+        return self._ended(
+            (*prompt, *answer), [0] * len(prompt) + [1] * len(answer), cut, turns_dropped=prefix.turns_dropped
+        )
+
+    def _whole(self, task: TaskSpec, left: Sequence[int], start: int, answered: set[str]) -> tuple[Document, int]:
+        """Return a document with as many turns as fit, from `left[start]` on, and the place of the next one.
+
+        Args:
+            task: The task whose instruction is used.
+            left: Places in the history.
+            start: A place in `left`.
+            answered: The surfaces whose answers are trained.
+        """
+        head, cut = self._head(task, "")
+        ids, roles = list(head), [0] * len(head)
+        for place in range(start, len(left)):
+            turn = self._turn(left[place], task.history)
+            if len(ids) + turn.length + 1 > self._compiler.format.context_length:
+                return self._ended(ids, roles, cut), place
+            ids += turn.question + turn.answer
+            role = int(self._history[left[place]].surface in answered)
+            roles += [0] * len(turn.question) + [role] * len(turn.answer)
+            cut += turn.cut
+        return self._ended(ids, roles, cut), len(left)
+
+    def _ended(self, ids: Sequence[int], roles: Sequence[int], cut: Cut, *, turns_dropped: int = 0) -> Document:
+        """Return a document that ends with `<|end|>`, which a last answer can bring itself."""
+        end = self._compiler.tokenizer.end
+        if ids[-1] == end:
+            return Document(ids=tuple(ids), roles=tuple(roles), cut=cut, turns_dropped=turns_dropped)
+        return Document(ids=(*ids, end), roles=(*roles, 0), cut=cut, turns_dropped=turns_dropped)
+
+    def _select(
+        self, task: TaskSpec, candidate: Entity | None, before: int | None, own_words: str, watch: Watch
+    ) -> Ids:
+        """Return the places of the interactions that a prompt shows, in order of time."""
+        compiler, policy = self._compiler, self._compiler.policy(task)
+        budget = compiler.prefix_budget - len(self._head(task, own_words)[0])
+        if policy.name != "chronological":
+            return self.fill(task, budget=budget, candidate=candidate, before=before, watch=watch)
+        visible = self._selector(policy).visible(before)
+        # A head can be shorter than its budget, so the budget of history varies; the boundaries must not vary with it.
+        history = compiler.prefix_budget - compiler.format.head_tokens
+        most = policy.max_interactions or history // (len(question_ids(compiler.tokenizer, ())) + 1)
+        possible = visible[first_possible(len(visible), most) :].tolist()  # only these are encoded
+        lengths = [self._turn(index, policy).length for index in watch(possible)]
+        hop = hop_limit(policy.hop_tokens, history)
+        return tuple(possible[first_kept(lengths, budget=budget, hop=hop, most=most) :])
+
+    def _prefix(self, task: TaskSpec, shown: Ids, before: int | None, own_words: str) -> Prefix:
+        head, head_cut = self._head(task, own_words)
+        turns = self.turns(task, shown)
+        return Prefix(
+            ids=(*head, *chain.from_iterable(chain(turn.question, turn.answer) for turn in turns)),
+            shown=shown,
+            turns_dropped=self.visible(task, before) - len(shown),
+            head_cut=head_cut,
+            history_cut=sum((turn.cut for turn in turns), NOTHING_CUT),
+        )
+
+    def _head(self, task: TaskSpec, own_words: str) -> tuple[Ids, Cut]:
+        key = task.name, own_words
+        if key not in self._heads:
+            self._heads[key] = self._compiler.head_of(task, self._values, own_words)
+        return self._heads[key]
+
+    def _turn(self, index: int, policy: HistoryPolicy) -> Turn:
+        key = index, policy.entity_tokens
+        if key not in self._turns:
+            self._turns[key] = self._compiler.turn_of(self._values, self._history[index], policy.entity_tokens)
+        return self._turns[key]
+
+    def _selector(self, policy: HistoryPolicy) -> HistorySelector:
+        for known, selector in self._selectors:
+            if known == policy:
+                return selector
+        selector = HistorySelector(policy, self._compiler.suite, self._history)
+        self._selectors.append((policy, selector))
+        return selector
