@@ -12,8 +12,9 @@ Surfaces render past interactions; the task renders the candidate (`brew_data.pr
 Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format).
 """
 
+import copy
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from types import MappingProxyType
@@ -27,8 +28,10 @@ from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import HistoryPolicy, first_possible
 from brew_data.prompts.member_prompts import Document, MemberPrompts, Prefix, Turn
-from brew_data.prompts.suite import Action, Outcome, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.prompts.variation import FIRST, Variation
 from brew_data.prompts.watch import Watch, pass_through
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Range, Settings
@@ -48,8 +51,9 @@ __all__ = [
 ]
 
 Ids = tuple[int, ...]
-# Type and fields of an entity, texts before and after it, and the maximum number of tokens.
-_Shown = tuple[str, tuple[tuple[str, str], ...], str, str, int]
+_Fields = tuple[tuple[str, str], ...]
+# Id of the template and fields of an entity, texts before and after it, and the maximum number of tokens.
+_Shown = tuple[int, _Fields, str, str, int]
 _SHORTENED_BYTES = 32 * 2**20  # of the entities whose shortened form is kept
 _LONGEST_SHORTENED = 32 * 2**10  # bytes of such an entity
 
@@ -94,7 +98,8 @@ class PromptCompiler:
 
     Raises:
         UserError: The budget leaves no tokens for history, an instruction or the fixed text of a question exceeds its
-            budget, two labels of a task have the same token ids, or `history` names an unknown task.
+            budget, two labels of a task have the same token ids, or `history` names an unknown task. Alternatives,
+            which only training uses, are checked too.
         ConfigError: As `TaskSuite.check_history`, for a policy of `history`.
     """
 
@@ -110,28 +115,27 @@ class PromptCompiler:
             suite.check_history(suite.task(name).name, policy)
         self._history = dict(history)
         self._policies = {task.name: history.get(task.name, task.history) for task in suite.tasks}
-        self._labels = {
-            task.name: self._answers(f"task {task.name}", suite.outcomes(task), "outcome") for task in suite.tasks
-        }
-        self._surface_labels = {
-            surface.name: self._answers(f"surface {surface.name}", surface.actions, "action")
-            for surface in suite.surfaces
-        }
+        self._variation = FIRST  # `varied` returns compilers with other forms
+        self._task_answers = {task.name: self._answer_forms(task) for task in suite.tasks}
+        self._surface_answers = {surface.name: self._answer_forms(surface) for surface in suite.surfaces}
+        self._labels = {name: forms[0] for name, forms in self._task_answers.items()}
+        self._surface_labels = {name: forms[0] for name, forms in self._surface_answers.items()}
         self._instructions = {task.name: suite.instruction(task) for task in suite.tasks}
         self._head_limit = format.head_tokens - len(head_ids(tokenizer, ()))
-        for name, instruction in self._instructions.items():
-            if (tokens := len(tokenizer.encode(instruction))) > self._head_limit:
+        for task in suite.tasks:
+            tokens = max(len(tokenizer.encode(instruction)) for instruction in suite.longest_instructions(task))
+            if tokens > self._head_limit:
                 raise UserError(
-                    f"task {name}: the instruction has {tokens} tokens, but head_tokens {format.head_tokens} leaves "
-                    f"{self._head_limit}; shorten the instruction, or raise head_tokens."
+                    f"task {task.name}: the instruction has {tokens} tokens, but head_tokens {format.head_tokens} "
+                    f"leaves {self._head_limit}; shorten the instruction, or raise head_tokens."
                 )
         self._budget = Budget(tokenizer)
         self._shortened = ByteLimitedCache[_Shown, tuple[Ids, Cut]](_SHORTENED_BYTES, entry_limit=_LONGEST_SHORTENED)
-        longest = max((len(ids) for labels in self._labels.values() for ids in labels.values()), default=1)
+        longest = _longest_answer(self._task_answers)
         # An example of training is a serving prompt, the answer, and <|end|>.
         end = any(task.trains_on_examples for task in suite.tasks)
         self.prefix_budget = format.context_length - format.question_tokens - longest - end
-        past = max((len(ids) for labels in self._surface_labels.values() for ids in labels.values()), default=1)
+        past = _longest_answer(self._surface_answers)
         if self.prefix_budget < format.head_tokens + format.question_tokens + past:
             raise UserError(_no_history(format))
         sources: list[TaskSpec | Surface] = [*suite.surfaces, *suite.tasks]
@@ -148,18 +152,31 @@ class PromptCompiler:
     def _check_fixed_text(self, source: TaskSpec | Surface, limit: int, setting: str) -> None:
         """Refuse a question whose text after the entity, which is never cut, leaves too few tokens for the entity."""
         surface = source if isinstance(source, Surface) else self.suite.surface(source.surface)
-        profile = dict.fromkeys(self.suite.profile.fields, "x")
-        _, after = self.suite.question_frame(source, profile, has_entity=True)
-        fixed = len(self.tokenizer.encode(f"{self.suite.entities[surface.entity_type].end}{after}"))
+        template = self.suite.entities[surface.entity_type]
+        fixed = max(
+            len(self.tokenizer.encode(f"{end}{after}"))
+            for end in (template.end, *(form.end for form in template.alternatives))
+            for _, after in self.suite.question_frames(source)
+        )
         if fixed > limit // 2:
             raise UserError(
                 f"{source.name}: the text after the entity has {fixed} tokens, more than half of {setting} {limit}; "
                 f"shorten the question, or raise {setting}."
             )
 
-    def _answers(self, owner: str, labelled: Sequence[Outcome | Action], kind: str) -> dict[str, Ids]:
+    def _answer_forms(self, source: TaskSpec | Surface) -> list[dict[str, Ids]]:
+        """Return the token ids of each outcome or action, by name, for each form of the labels."""
+        if isinstance(source, Surface):
+            owner, kind, names = f"surface {source.name}", "action", [action.name for action in source.actions]
+        else:
+            owner, kind = f"task {source.name}", "outcome"
+            names = [outcome.name for outcome in self.suite.outcomes(source)]
+        forms = self.suite.label_forms(source)
+        return [self._answers(owner, dict(zip(names, labels, strict=True)), kind) for labels in forms]
+
+    def _answers(self, owner: str, texts: Mapping[str, str], kind: str) -> dict[str, Ids]:
         """Return the token ids of each label, by name; `<|end|>` follows every label if one begins another."""
-        labels = {item.name: self.tokenizer.encode(item.label) for item in labelled}
+        labels = {name: self.tokenizer.encode(label) for name, label in texts.items()}
         names: dict[Ids, str] = {}
         for name, ids in labels.items():
             if ids in names:
@@ -170,9 +187,34 @@ class PromptCompiler:
             names[ids] = name
         # In lexicographic order, a label that begins others begins the next one.
         ends = any(ids == longer[: len(ids)] for ids, longer in pairwise(sorted(labels.values()))) or any(
-            longer.startswith(text) for text, longer in pairwise(sorted(item.label for item in labelled))
+            longer.startswith(text) for text, longer in pairwise(sorted(texts.values()))
         )
         return {name: (*ids, self.tokenizer.end) for name, ids in labels.items()} if ends else labels
+
+    def varied(self, task: TaskSpec, variation: Variation) -> "PromptCompiler":
+        """Return a compiler that renders one training document in the forms that a variation draws.
+
+        Labels differ from the first ones only where the instruction of the document lists them (`TaskSuite.announced`).
+
+        Args:
+            task: The task whose instruction the document has; the compiler is for this task only.
+            variation: The forms. `FIRST` returns this compiler.
+        """
+        if variation is FIRST:
+            return self
+        compiler = copy.copy(self)
+        compiler._variation = variation
+        compiler._instructions = {task.name: self.suite.instruction(task, variation)}
+        compiler._labels, compiler._surface_labels = dict(self._labels), dict(self._surface_labels)
+        for source in self.suite.announced(task, variation):
+            number = self.suite.label_form(source, variation)
+            if isinstance(source, Surface):
+                compiler._surface_labels[source.name] = self._surface_answers[source.name][number]
+            else:
+                compiler._labels[source.name] = self._task_answers[source.name][number]
+        if task.outcomes is None:
+            compiler._labels[task.name] = compiler._surface_labels[task.surface]
+        return compiler
 
     def labels(self, task: TaskSpec) -> dict[str, Ids]:
         """Return the token ids of each outcome's answer, by outcome name; none begins another.
@@ -212,7 +254,8 @@ class PromptCompiler:
         limit, instruction = self._head_limit, self._instructions[task.name]
         instruction_ids = self.tokenizer.encode(instruction, cached=True)
         profile_limit = min(limit // 2, limit - len(instruction_ids))
-        kept_profile, cut = self._budget.fit(self.suite.profile, profile, limit=profile_limit)
+        template = self.suite.profile.form(self._variation, "profile")
+        kept_profile, cut = self._budget.fit(template, profile, limit=profile_limit)
         if own_words := redact(own_words.strip()):
             instruction_ids = self.tokenizer.encode(f"{instruction} {own_words}")
         kept_instruction = instruction_ids[: limit - len(kept_profile)]
@@ -266,25 +309,27 @@ class PromptCompiler:
         """
         self.suite.check_entity_type(source, entity.entity_type)
         template, values = self.suite.entities[entity.entity_type], entity.values
+        template = template.form(self._variation, f"entities.{entity.entity_type}")
         text = template.render(values)
-        before, after = self.suite.question_frame(source, profile, has_entity=bool(text))
+        before, after = self.suite.question_frame(source, profile, has_entity=bool(text), variation=self._variation)
         ids = self.tokenizer.encode(f"{before}{text}{after}", cached=True)
         cut = NOTHING_CUT
         limit = min(self.format.question_tokens, most_tokens or self.format.question_tokens) - 2
         if template.max_tokens or len(ids) > limit:
             shown = tuple((name, values[name]) for name in template.fields if name in values and name in template.shown)
-            ids, cut = self._shorten((entity.entity_type, shown, before, after, limit))
+            ids, cut = self._shorten(template, shown, before, after, limit)
         return question_ids(self.tokenizer, ids), cut
 
-    def _shorten(self, shown: _Shown) -> tuple[Ids, Cut]:
+    def _shorten(
+        self, template: RecordTemplate, shown: _Fields, before: str, after: str, limit: int
+    ) -> tuple[Ids, Cut]:
         """Render a question whose entity exceeds its budget, or has fields with budgets of their own."""
-        fitted = self._shortened.get(shown)
+        key = id(template), shown, before, after, limit  # the suite keeps its templates, so their ids stay unique
+        fitted = self._shortened.get(key)
         if fitted is None:
-            entity_type, values, before, after, limit = shown
-            template = self.suite.entities[entity_type]
-            fitted = self._budget.fit(template, dict(values), limit=limit, before=before, after=after)
-            size = sum(map(sys.getsizeof, (before, after, *chain.from_iterable(values)))) + 40 * len(fitted[0]) + 1_000
-            self._shortened.put(shown, fitted, size=size)
+            fitted = self._budget.fit(template, dict(shown), limit=limit, before=before, after=after)
+            size = sum(map(sys.getsizeof, (before, after, *chain.from_iterable(shown)))) + 40 * len(fitted[0]) + 1_000
+            self._shortened.put(key, fitted, size=size)
         return fitted
 
     def turn(self, profile: Mapping[str, object], past: PastInteraction) -> Turn:
@@ -397,13 +442,23 @@ class PromptCompiler:
         return member.prefix(task, candidate=candidate, before=before, own_words=own_words, watch=watch)
 
     def documents(
-        self, profile: Mapping[str, object], history: Iterable[PastInteraction], *, turn_of: int = 0
+        self,
+        profile: Mapping[str, object],
+        history: Iterable[PastInteraction],
+        *,
+        turn_of: int = 0,
+        variation: Callable[[int], Variation] | None = None,
     ) -> list[Document]:
         """Render a member's interactions as training documents: `MemberPrompts.documents`."""
-        return self.member(profile, history).documents(turn_of=turn_of)
+        return self.member(profile, history).documents(turn_of=turn_of, variation=variation)
 
     def example(
         self, task: TaskSpec, profile: Mapping[str, object], history: Iterable[PastInteraction], scored: PastInteraction
     ) -> Document:
         """Render the training document of one interaction: `MemberPrompts.example`."""
         return self.member(profile, history).example(task, scored)
+
+
+def _longest_answer(answers: Mapping[str, list[dict[str, Ids]]]) -> int:
+    """Return the number of tokens of the longest answer, in any form."""
+    return max((len(ids) for forms in answers.values() for labels in forms for ids in labels.values()), default=1)

@@ -4,7 +4,8 @@ Each past interaction is encoded once, however many prompts show it, so the time
 prefixes of many moments, grows linearly with the history.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -17,6 +18,7 @@ from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import HistoryPolicy, first_kept, first_possible, hop_limit
 from brew_data.prompts.history_policies import HistorySelector
 from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.variation import Variation
 from brew_data.prompts.watch import Watch, pass_through
 from brew_platform.errors import UserError
 
@@ -204,7 +206,7 @@ class MemberPrompts:
         """Return the number of interactions that the policy can show at a moment, whatever the budget."""
         return len(self._selector(self._compiler.policy(task)).visible(before))
 
-    def documents(self, *, turn_of: int = 0) -> list[Document]:
+    def documents(self, *, turn_of: int = 0, variation: Callable[[int], Variation] | None = None) -> list[Document]:
         """Render the member's interactions as training documents, none longer than the context.
 
         A task that trains on whole histories (`TaskSpec.trains_on_examples` is False) has documents of head, turns with
@@ -214,6 +216,7 @@ class MemberPrompts:
 
         Args:
             turn_of: Selects the task whose instruction the first document uses; pass a hash of the member.
+            variation: Returns the forms of a document by its number; None: the first forms, as in serving.
 
         Returns:
             The documents: whole histories first, then examples.
@@ -237,15 +240,17 @@ class MemberPrompts:
             start = 0
             while start < len(left):
                 task = tasks[(turn_of + len(documents)) % len(tasks)]
-                document, start = self._whole(task, left, start, answered)
+                form = self._varied(task, variation, len(documents))
+                document, start = form._whole(task, left, start, answered)
                 documents.append(document)
         if len(whole) < len(trained):
             shown = [past for past in self._history if past.surface in on_surface]
             seen = self if len(shown) == len(self._history) else MemberPrompts(self._compiler, self._values, shown)
             for task in trained:
                 if task.trains_on_examples:
-                    newest = on_surface[task.surface][-task.examples_per_member :]
-                    documents += [seen.example(task, self._history[index]) for index in newest]
+                    for index in on_surface[task.surface][-task.examples_per_member :]:
+                        form = seen._varied(task, variation, len(documents))
+                        documents.append(form.example(task, self._history[index]))
         return documents
 
     def example(self, task: TaskSpec, scored: PastInteraction) -> Document:
@@ -267,6 +272,15 @@ class MemberPrompts:
         return self._ended(
             (*prompt, *answer), [0] * len(prompt) + [1] * len(answer), cut, turns_dropped=prefix.turns_dropped
         )
+
+    def _varied(self, task: TaskSpec, variation: Callable[[int], Variation] | None, document: int) -> "MemberPrompts":
+        """Return the prompts in the forms of one document. The selection of interactions does not depend on them."""
+        compiler = self._compiler if variation is None else self._compiler.varied(task, variation(document))
+        if compiler is self._compiler:  # the first forms
+            return self
+        form = copy(self)
+        form._compiler, form._turns, form._heads = compiler, {}, {}
+        return form
 
     def _whole(self, task: TaskSpec, left: Sequence[int], start: int, answered: set[str]) -> tuple[Document, int]:
         """Return a document with as many turns as fit, from `left[start]` on, and the place of the next one.
