@@ -2,13 +2,13 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brew_cluster.jobs.dataset_card import dataset_card, write_card
+from brew_cluster.jobs.dataset_card import dataset_card, input_files, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, HELD_OUT, TRAINING_MEMBERS, check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
@@ -158,21 +158,7 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
                 )
                 plans[name] = build_pairs(selected, prepared.compiler, folder / name)
             progress.update(config.pairs)
-    card = dataset_card(
-        config,
-        source=prepared.source,
-        tables=prepared.tables,
-        suite=prepared.suite,
-        split=prepared.split,
-        quarantine=prepared.quarantine,
-        contacts=prepared.contacts,
-        prompt_digest=PromptBundle.of(prepared.compiler).digest,
-        plans=plans,
-        seconds=phases.seconds,
-    )
-    write_card(card, folder)
-    finish_dataset(config, prepared)
-    return card
+    return finish_dataset(config, prepared, plans, phases)
 
 
 def phase_names(config: DatasetConfig) -> list[str]:
@@ -180,17 +166,45 @@ def phase_names(config: DatasetConfig) -> list[str]:
     return ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if config.pairs else [])]
 
 
-def finish_dataset(config: DatasetConfig, prepared: Prepared) -> None:
-    """Write `dataset.json`, which marks the data folder as complete."""
+def finish_dataset(
+    config: DatasetConfig, prepared: Prepared, plans: Mapping[str, BinsPlan], phases: Phases
+) -> dict[str, Any]:
+    """Write the card, and last `dataset.json`, which marks the data folder as complete.
+
+    Args:
+        config: The recipe.
+        prepared: What the folder contains.
+        plans: The plan of each folder of bins.
+        phases: The phases that were run.
+
+    Returns:
+        The content of `card.json`.
+    """
+    inputs, digest = input_files(prepared.source), PromptBundle.of(prepared.compiler).digest
+    card = dataset_card(
+        config,
+        prepared.folder,
+        inputs=inputs,
+        suite=prepared.suite,
+        split=prepared.split,
+        quarantine=prepared.quarantine,
+        contacts=prepared.contacts,
+        prompt_digest=digest,
+        plans=plans,
+        seconds=phases.seconds,
+    )
+    write_card(card, prepared.folder)
     DatasetInfo(
         source=config.source,
         split=prepared.split,
         has_true_probabilities=prepared.tables.oracle is not None,
         config_digest=config_digest(config),
-        prompt_digest=PromptBundle.of(prepared.compiler).digest,
+        prompt_digest=digest,
         commit=source_commit(),
         gates=config.release.gates,
+        inputs=inputs,
     ).write(prepared.folder)
+    return card
 
 
 @contextmanager

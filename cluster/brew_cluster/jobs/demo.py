@@ -81,7 +81,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
             plan = make_bins(prepared, run / "bins", phases)
             bundle.save(run / "prompts")
-            finish_dataset(config, prepared)
+            finish_dataset(config, prepared, {"bins": plan}, phases)
             data = DataFolder.open(run)
 
             steps = sum(stage.steps for stage in config.train.stages)

@@ -2,19 +2,24 @@
 
 import fcntl
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from brew_cluster.jobs.dataset import LOCK, build_folder
-from brew_cluster.jobs.dataset_card import dataset_card, write_card
+from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_cluster.jobs.demo_config import DemoConfig, load_recipe
 from brew_cluster.jobs.recipe import RECIPES
-from brew_data.data_folder import DATASET_FILE
+from brew_data.data_folder import DATASET_FILE, InputFile
+from brew_data.packed_bins.plan import BinsPlan
 from brew_data.prompts.tokenizer import train_tokenizer
+from brew_data.schema import write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_platform.errors import ConfigError, DataError, UserError
 
@@ -132,21 +137,23 @@ def test_a_base_with_a_smaller_context_is_refused(tmp_path: Path) -> None:
     assert any("reads at most 256 tokens, but prompt.context_length is 512" in p.message for p in check.errors)
 
 
-def test_the_card_describes_the_data(tmp_path: Path) -> None:
+def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., Path]) -> None:
     config: DatasetConfig = load_dataset_config("synthetic", [*SMALL, "source_config.pii_share=0.5"])
     check = check_dataset(config)
     check.require_good()
-    assert check.source is not None
     assert check.tables is not None
     assert check.suite is not None
     assert check.split is not None
     check.quarantine.add("interactions", file="a.csv", line=3, reason="a | b", values={})
+    write_tables(check.tables, tmp_path / "tables")
+    plan = BinsPlan.load(write_bins(tmp_path / "bins"))
     card = dataset_card(
-        config, source=check.source, tables=check.tables, suite=check.suite, split=check.split,
-        quarantine=check.quarantine, contacts=check.contacts, prompt_digest="d", plans={}, seconds={"tables": 1.234},
+        config, tmp_path, inputs=[InputFile(file="a|b\n.csv", sha256="a" * 64)], suite=check.suite, split=check.split,
+        quarantine=check.quarantine, contacts=check.contacts, prompt_digest="d", plans={"bins": plan},
+        seconds={"tables": 1.234},
     )  # fmt: skip
     write_card(card, tmp_path)
-    assert json.loads((tmp_path / "card.json").read_text()) == card
+    assert read_card(tmp_path) == card
     rows = check.tables.interactions.to_pylist()
     assert card["rows"] == len(rows)
     task = card["tasks"]["job_apply"]
@@ -154,7 +161,19 @@ def test_the_card_describes_the_data(tmp_path: Path) -> None:
     assert 0 < task["training_positive_rate"] < 1
     assert card["actions"]["jobs"]["apply"] == sum(row["action"] == "apply" for row in rows)
     assert card["config"]["source_config"]["members"] == 100
+    assert (task["in_training"], task["history"]) == (True, "chronological")
+    times = sorted(row["timestamp"] for row in rows)
+    assert card["time_range"] == [time.replace(microsecond=0).isoformat() for time in (times[0], times[-1])]
+    assert card["members_opted_out"] == sum(row["opted_out"] for row in check.tables.members.to_pylist())
+    assert sum(card["entities"].values()) == check.tables.entities.num_rows
+    assert card["bins"]["bins"]["n_documents"] == 48
+    assert card["bins"]["bins"]["documents"]["tokens"]["quantiles"]["100%"] < 16
     text = (tmp_path / "card.md").read_text()
+    assert "| a\\|b\\n.csv | aaaa" in text
+    plots = re.findall(r"!\[.*?\]\((plots/.*?)\)", text)
+    assert plots == [f"plots/{name}.svg" for name in ("actions", "tokens", "bins-tokens", "bins-loss-tokens")]
+    for plot in plots:
+        assert ElementTree.parse(tmp_path / plot).getroot().tag.endswith("svg")
     assert "| interactions | a \\| b | 1 |" in text
     removed = card["contacts_removed"]
     assert set(removed) == {"members.title", "entities.text"}
@@ -162,3 +181,14 @@ def test_the_card_describes_the_data(tmp_path: Path) -> None:
     assert f"| members.title | e-mail addresses | {removed['members.title']['e-mail addresses']} |" in text
     assert "example.com" not in str(check.tables.members.to_pylist())
     assert yaml.safe_load(json.dumps(card)) == card
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[]", "reads 2 only"), ("{", "cannot be read"), ('{"format_version": 1}', "reads 2 only")]
+)
+def test_a_card_of_another_kind_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"card\.json cannot be read .*Build the data again"):
+        read_card(tmp_path)
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_card(tmp_path)
