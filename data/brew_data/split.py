@@ -83,7 +83,7 @@ def hash_ids(ids: Iterable[str]) -> np.ndarray:
     Ids that cannot be written as UTF-8 do not occur: tables are checked before.
     """
     digests = b"".join(hashlib.sha256(id_.encode()).digest()[:8] for id_ in ids)
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+    return np.frombuffer(digests, ">u8").astype(np.uint64) if digests else np.zeros(0, np.uint64)
 
 
 def are_in_part(hash_N: np.ndarray, part: tuple[float, float]) -> np.ndarray:
@@ -93,8 +93,8 @@ def are_in_part(hash_N: np.ndarray, part: tuple[float, float]) -> np.ndarray:
         hash_N: From `hash_ids`.
         part: As for `is_in_part`.
     """
-    place_N = hash_N.astype(np.float64) / 2**64
-    return (place_N >= part[0]) & ((place_N < part[1]) | (part[1] >= 1.0))  # a hash can be rounded up to 1.0
+    place_N = (hash_N >> np.uint64(11)).astype(np.float64) / 2**53  # exact, and less than 1
+    return (place_N >= part[0]) & (place_N < part[1])
 
 
 def is_in_part(member_id: str, part: tuple[float, float]) -> bool:
