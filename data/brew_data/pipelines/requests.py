@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +38,8 @@ def build_requests(
     """Compile the scoring requests of the benchmark.
 
     Each row after the cut becomes one question for every task on its surface. A question sees only strictly earlier
-    history. Rows with the same member, timestamp and task share one request with one prefix. The requests of a member
-    are sorted by time, so that each prefix extends the previous one.
+    history. Rows with the same member, timestamp, task and shown history share one request with one prefix. The
+    requests of a member are sorted by time, so that a prefix usually extends the previous one.
 
     Args:
         tables_folder: The folder with members, entities and interactions as Parquet.
@@ -81,10 +82,11 @@ def compile_requests(
     """
     records, compiler = load_records(tables_folder), load_compiler(spec)
     member = rows["member_id"][0].as_py()
-    requests = []
+    requests: list[dict[str, Any]] = []
     chosen = None if only is None else _choose(rows["interaction_id"].to_numpy(), only)
     if (profile := records.profiles.get(member)) is not None and (chosen is None or any(chosen.values())):
         history = records.history(rows)
+        prompts = compiler.member(profile, history)
         ids = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])["interaction_id"].to_pylist()
         scored = [(past, id_) for past, id_ in zip(history, ids, strict=True) if past.timestamp > after]
         for (timestamp, surface), group in groupby(
@@ -96,16 +98,14 @@ def compile_requests(
                 kept = [(past, id_) for past, id_ in pairs if chosen is None or id_ in chosen.get(task.name, ())]
                 if not kept:
                     continue
-                prefix = compiler.prefix(task, profile, history, before=timestamp)
-                requests.append(
-                    {
-                        "task": task.name,
-                        "member_id": member,
-                        "prefix_ids": prefix.ids,
-                        "question_ids": [compiler.question(task, profile, past.entity)[0] for past, _ in kept],
-                        "interaction_ids": [id_ for _, id_ in kept],
-                    }
-                )
+                prefixes = prompts.prefixes(task, [past.entity for past, _ in kept], before=timestamp)
+                shared: dict[int, dict[str, Any]] = {}  # by id of the prefix object
+                for (past, id_), prefix in zip(kept, prefixes, strict=True):
+                    new = {"task": task.name, "member_id": member, "prefix_ids": prefix.ids}
+                    request = shared.setdefault(id(prefix), new | {"question_ids": [], "interaction_ids": []})
+                    request["question_ids"].append(compiler.question(task, profile, past.entity)[0])
+                    request["interaction_ids"].append(id_)
+                requests += shared.values()
     return pa.Table.from_pylist(requests, schema=REQUESTS)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from brew_data.prompts.compiler import Entity
+from brew_data.prompts.compiler import Cut, Entity
 from brew_platform.errors import BrewError, UserError
 from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor, EngineFactory, score_candidates
 from brew_serve.batch.plan import ATTEMPTS, BatchPlan, Part, write_part
@@ -169,45 +169,47 @@ def _list_request(
     listed: list[dict[str, Any]],
     prompts: list[dict[str, Any]],
 ) -> None:
-    """Add the candidates of a request to `listed`, and its prompts to `prompts`; as `Scorer.compile_prompts` online."""
-    columns = {"row": number, "task": request["task"], "member_id": request["member_id"]}
-    candidates = request["candidates"] or []
+    """Add the candidates of a request to `listed`, and its prompts to `prompts`, one row for each different prefix.
+
+    The prompts are those of `Scorer.compile_prompts` online.
+    """
+    rows = [
+        {"row": number, "task": request["task"], "member_id": request["member_id"], "candidate_id": id_}
+        for id_ in request["candidates"] or []
+    ]
+    first = len(listed)
+    listed += rows
+    entities: dict[int, Entity] = {}  # by place in `listed`
+    questions: dict[int, tuple[tuple[int, ...], Cut]] = {}
     try:
         task = version.suite.task(request["task"])
         profile, history = context.member(_require(request["member_id"], "member"))
-        own_words = request["instruction"] or ""
-        prefix = version.compiler.prefix(task, profile, history, before=request["before"], own_words=own_words)
-    except UserError as error:
-        listed += [{**columns, "candidate_id": id_, "error": str(error)} for id_ in candidates]
+        for place, row in enumerate(rows, start=first):
+            try:
+                entity = context.entity(_require(row["candidate_id"], "candidate"))
+                questions[place] = version.compiler.question(task, profile, entity)
+                entities[place] = entity
+            except UserError as error:
+                row["error"] = str(error)
+        member, own_words = version.compiler.member(profile, history), request["instruction"] or ""
+        prefixes = member.prefixes(task, list(entities.values()), before=request["before"], own_words=own_words)
+    except UserError as error:  # of all candidates
+        for row in rows:
+            row["error"] = str(error)
         return
-    questions: dict[int, tuple[int, ...]] = {}
-    for id_ in candidates:
-        try:
-            entity: Entity = context.entity(_require(id_, "candidate"))
-            ids, question_cut = version.compiler.question(task, profile, entity)
-        except UserError as error:
-            listed.append({**columns, "candidate_id": id_, "error": str(error)})
-            continue
-        questions[len(listed)] = ids
+    requests: dict[int, dict[str, Any]] = {}  # by id of the prefix object
+    for (place, (question_ids, question_cut)), prefix in zip(questions.items(), prefixes, strict=True):
+        new = {"task": task.name, "prefix_ids": prefix.ids, "question_ids": [], "interaction_ids": []}
+        shared = requests.setdefault(id(prefix), new)
+        shared["question_ids"].append(question_ids)
+        shared["interaction_ids"].append(place)
         cut = prefix.head_cut + prefix.history_cut + question_cut
-        listed.append(
-            {
-                **columns,
-                "candidate_id": id_,
-                "turns_dropped": prefix.turns_dropped,
-                "tokens_cut": cut.tokens,
-                "fields_cut": cut.fields,
-            }
-        )
-    if questions:
-        prompts.append(
-            {
-                "task": task.name,
-                "prefix_ids": prefix.ids,
-                "question_ids": list(questions.values()),
-                "interaction_ids": list(questions),
-            }
-        )
+        listed[place] |= {
+            "turns_dropped": prefix.turns_dropped,
+            "tokens_cut": cut.tokens,
+            "fields_cut": cut.fields,
+        }
+    prompts += requests.values()
 
 
 def _require(id_: str | None, kind: str) -> str:

@@ -188,7 +188,7 @@ async def test_one_nan_in_an_embedding_fails_only_requests_that_read_it(
     task = version.suite.task("job_apply")
     prompts = Scorer(table_engine, version.compiler).compile_prompts(task, {}, [], jobs)
     (nurse, _), (chef, _) = prompts.questions
-    row = next(id_ for id_ in chef if id_ not in {*nurse, *prompts.prefix.ids})
+    row = next(id_ for id_ in chef if id_ not in {*nurse, *prompts.prefixes[0].ids})
     engine = damage(version, tmp_path / "model", "model.embed_tokens.weight", row)
     scorer = Scorer(engine, version.compiler)
     assert len((await scorer.rank(task, {}, [], jobs[:1])).candidates) == 1

@@ -112,7 +112,7 @@ async def test_a_ranking_is_sorted_and_reports_cost_and_truncation(
     assert {candidate.id for candidate in ranking.candidates} == {"long", *(id_ for id_, _ in candidates)}
     prefix = compiler.prefix(task, profile, history)
     questions = [compiler.question(task, profile, entity) for _, entity in [*candidates, ("long", long)]]
-    assert ranking.prefix == prefix
+    assert ranking.prefixes == [prefix]
     assert prefix.head_cut.tokens > 0
     assert ranking.prompt_tokens == len(prefix.ids) + sum(len(ids) for ids, _ in questions)
     assert ranking.candidate_cuts == {"long": questions[-1][1]}
