@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brew_data.oracle import true_probabilities
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
@@ -176,10 +177,6 @@ def benchmark(
     """
     columns = (scores[name].to_pylist() for name in ("task", "interaction_id", "score"))
     scored = {(task, id_): score for task, id_, score in zip(*columns, strict=True)}
-    oracle = None
-    if tables.oracle is not None:
-        pairs = zip(tables.oracle["interaction_id"].to_pylist(), tables.oracle["probability"].to_pylist(), strict=True)
-        oracle = dict(pairs)
     earlier, later = _parts(tables, split)
     result = {}
     expected = 0
@@ -195,13 +192,11 @@ def benchmark(
             raise BrewError(
                 f"task {task.name}: {len(missing)} of {len(ids)} benchmark rows have no score ({missing[0]})."
             )
-        labels, probabilities = (
-            _labels(test, suite.positive_actions(task)),
-            np.array([scored[task.name, id_] for id_ in ids]),
-        )
+        positive = suite.positive_actions(task)
+        labels, probabilities = _labels(test, positive), np.array([scored[task.name, id_] for id_ in ids])
         popularity = smoothed_mean(
             train["entity_id"].to_numpy(zero_copy_only=False),
-            _labels(train, suite.positive_actions(task)),
+            _labels(train, positive),
             test["entity_id"].to_numpy(zero_copy_only=False),
         )
         result[task.name] = TaskQuality(
@@ -210,7 +205,9 @@ def benchmark(
             auc=auc(labels, probabilities),
             logloss=logloss(labels, probabilities),
             baseline_auc=auc(labels, popularity),
-            best_auc=auc(labels, np.array([oracle[id_] for id_ in ids])) if oracle and task.follows_surface else None,
+            best_auc=auc(labels, true_probabilities(tables.oracle, test["interaction_id"].to_numpy(), positive))
+            if tables.oracle is not None
+            else None,
             logistic_auc=(
                 auc(labels, np.array([logistic[id_] for id_ in ids])) if logistic and task.follows_surface else None
             ),

@@ -40,7 +40,9 @@ def tables(**changes: pa.Table | None) -> Tables:
                 "timestamp": pa.array([10, 10, 20], TIMESTAMP),
             }
         ),
-        "oracle": pa.table({"interaction_id": [1, 2, 3], "probability": [0.5, 0.25, 0.0]}),
+        "oracle": pa.table(
+            {"interaction_id": [1, 2, 3], "action": ["apply", "apply", "like"], "probability": [0.5, 0.25, 0.0]}
+        ),
         "connections": pa.table(
             {
                 "member_id": ["m1", "m1"],

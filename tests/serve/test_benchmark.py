@@ -54,7 +54,9 @@ def tables(later: list[tuple] | None = None, oracle: dict[int, float] | None = N
         interactions=pa.table({**columns, "timestamp": pa.array(columns["timestamp"], TIMESTAMP)}),
         oracle=None
         if oracle is None
-        else pa.table({"interaction_id": list(oracle), "probability": list(oracle.values())}),
+        else pa.table(
+            {"interaction_id": list(oracle), "action": ["apply"] * len(oracle), "probability": list(oracle.values())}
+        ),
     )
 
 
