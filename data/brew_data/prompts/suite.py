@@ -10,6 +10,7 @@ Phrases, questions, instructions and labels can have alternatives, which trainin
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,11 @@ class TaskSuite(Settings):
         ]
 
     @cached_property
+    def trained_surfaces(self) -> frozenset[str]:
+        """The names of the surfaces with a task in training; training shows nothing of the others."""
+        return frozenset(task.surface for task in self.tasks if task.in_training)
+
+    @cached_property
     def positives(self) -> dict[str, frozenset[str]]:
         """The actions of each surface that are positive for one of its tasks, by name of the surface."""
         return {
@@ -536,6 +542,39 @@ class TaskSuite(Settings):
         if entity_type not in self.entities:
             raise UserError(f"entity type {entity_type!r} is unknown; this model reads {', '.join(self.entities)}.")
         return self.entities[entity_type].render(field_values(fields))
+
+    @property
+    def missing_quantiles(self) -> list[tuple[str | None, str]]:
+        """The fields that a template shows as percentiles and whose quantiles are not known.
+
+        Each is the type of an entity, or None for the profile, and the name of the field.
+        """
+        forms = chain.from_iterable(self._questions.values())
+        in_questions = frozenset(chain.from_iterable(q.percentiles for q in chain.from_iterable(forms)))
+        used: list[tuple[str | None, RecordTemplate, frozenset[str]]] = [
+            (None, self.profile, self.profile.percentiles | in_questions)
+        ]
+        used += [(name, template, template.percentiles) for name, template in self.entities.items()]
+        return [
+            (name, field_name)
+            for name, template, names in used
+            for field_name in sorted(names)
+            if field_name not in template.quantiles
+        ]
+
+    def with_quantiles(self, quantiles: Mapping[tuple[str | None, str], list[float]]) -> "TaskSuite":
+        """Return the suite with quantiles for the filter `percentile`.
+
+        Args:
+            quantiles: From `percentile_cuts`, by the keys of `missing_quantiles`.
+        """
+
+        def completed(template: RecordTemplate, name: str | None) -> RecordTemplate:
+            found = {key[1]: cuts for key, cuts in quantiles.items() if key[0] == name}
+            return replace(template, quantiles=template.quantiles | found)
+
+        entities = {name: completed(template, name) for name, template in self.entities.items()}
+        return replace(self, profile=completed(self.profile, None), entities=entities)
 
     def to_dict(self) -> dict:
         """Return plain data that `from_dict` reads; the registry stores it with each model.
