@@ -1,7 +1,7 @@
 """The common first steps of the Ray Data pipelines: group interactions by member, and send the compiler to workers."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import ray.data
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.control_tokens import ControlTokens
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.records import Records
@@ -36,6 +37,7 @@ class CompilerSpec:
         tokenizer: The content of `tokenizer.json`.
         control_tokens: The tokens that have a role in a chat.
         format: The token budget.
+        history: Policies that replace those of the suite, by task.
     """
 
     digest: str
@@ -43,9 +45,10 @@ class CompilerSpec:
     tokenizer: str
     control_tokens: ControlTokens
     format: PromptFormat
+    history: Mapping[str, HistoryPolicy]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CompilerSpec) and self.digest == other.digest
+        return isinstance(other, CompilerSpec) and (self.digest, self.history) == (other.digest, other.history)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -60,6 +63,7 @@ def compiler_spec(compiler: PromptCompiler) -> CompilerSpec:
         tokenizer=tokenizer.to_json(),
         control_tokens=tokenizer.control_tokens,
         format=compiler.format,
+        history=compiler.history,
     )
 
 
@@ -67,7 +71,8 @@ def compiler_spec(compiler: PromptCompiler) -> CompilerSpec:
 def load_compiler(spec: CompilerSpec) -> PromptCompiler:
     """Build the compiler that `compiler_spec` serialized. The result is cached, so a worker builds it once."""
     suite = TaskSuite.from_dict(json.loads(spec.suite))
-    return PromptCompiler(suite, Tokenizer.from_json(spec.tokenizer, spec.control_tokens), spec.format)
+    tokenizer = Tokenizer.from_json(spec.tokenizer, spec.control_tokens)
+    return PromptCompiler(suite, tokenizer, spec.format, spec.history)
 
 
 @lru_cache(maxsize=1)

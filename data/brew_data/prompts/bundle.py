@@ -7,13 +7,16 @@ prompt.json             token budget, control tokens, the digest; written last
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.control_tokens import ControlTokens
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.tokenizer_file import file_digest
@@ -59,13 +62,16 @@ class PromptBundle:
             }
         )
 
-    def compiler(self) -> PromptCompiler:
+    def compiler(self, history: Mapping[str, HistoryPolicy] = MappingProxyType({})) -> PromptCompiler:
         """Build the compiler.
 
+        Args:
+            history: Policies that replace those of the suite, by task; they are not part of the bundle.
+
         Raises:
-            UserError: As `PromptCompiler`.
+            UserError, ConfigError: As `PromptCompiler`.
         """
-        return PromptCompiler(self.suite, self.tokenizer, self.format)
+        return PromptCompiler(self.suite, self.tokenizer, self.format, history)
 
     def save(self, folder: Path) -> None:
         """Write the files of the bundle, `prompt.json` last.

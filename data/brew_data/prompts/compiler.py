@@ -113,7 +113,7 @@ class PromptCompiler:
         self.suite, self.tokenizer, self.format = suite, tokenizer, format
         for name, policy in history.items():
             suite.check_history(suite.task(name).name, policy)
-        self._history = dict(history)
+        self.history = dict(history)
         self._policies = {task.name: history.get(task.name, task.history) for task in suite.tasks}
         self._variation = FIRST  # `varied` returns compilers with other forms
         self._task_answers = {task.name: self._answer_forms(task) for task in suite.tasks}
@@ -147,7 +147,7 @@ class PromptCompiler:
                     self._check_fixed_text(suite.surface(name), policy.entity_tokens, "history.entity_tokens")
 
     def __reduce__(self) -> tuple:
-        return PromptCompiler, (self.suite, self.tokenizer, self.format, self._history)
+        return PromptCompiler, (self.suite, self.tokenizer, self.format, self.history)
 
     def _check_fixed_text(self, source: TaskSpec | Surface, limit: int, setting: str) -> None:
         """Refuse a question whose text after the entity, which is never cut, leaves too few tokens for the entity."""

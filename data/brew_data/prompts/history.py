@@ -61,6 +61,9 @@ class HistoryPolicy(Settings):
     entity_tokens: Annotated[int, Range(ge=4)] | None = field(default=None, metadata=ADDED)
     half_life_days: PositiveFloat = field(default=30.0, metadata=ADDED)
 
+    def __hash__(self) -> int:
+        return hash((self.name, *self.surfaces))
+
     @property
     def depends_on_candidate(self) -> bool:
         """Whether candidates of one request can have different histories."""

@@ -103,7 +103,7 @@ class MemberPrompts:
         self._history = sorted(history, key=attrgetter("timestamp"))
         self._turns: dict[tuple[int, int | None], Turn] = {}
         self._heads: dict[tuple[str, str], tuple[Ids, Cut]] = {}
-        self._selectors: list[tuple[HistoryPolicy, HistorySelector]] = []
+        self._selectors: dict[HistoryPolicy, HistorySelector] = {}
 
     def prefix(
         self,
@@ -351,9 +351,6 @@ class MemberPrompts:
         return self._turns[key]
 
     def _selector(self, policy: HistoryPolicy) -> HistorySelector:
-        for known, selector in self._selectors:
-            if known == policy:
-                return selector
-        selector = HistorySelector(policy, self._compiler.suite, self._history)
-        self._selectors.append((policy, selector))
-        return selector
+        if policy not in self._selectors:
+            self._selectors[policy] = HistorySelector(policy, self._compiler.suite, self._history)
+        return self._selectors[policy]
