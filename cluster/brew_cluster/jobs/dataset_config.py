@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from brew_cluster.jobs.recipe import find_recipe
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.tokenizer import TokenizerConfig
+from brew_data.prompts.variation import VariationConfig
 from brew_data.sources.base import NoSettings, load_source
 from brew_data.sources.quarantine import QuarantineConfig
 from brew_data.split import SplitConfig
@@ -34,6 +35,7 @@ class DatasetConfig(Settings):
     split: SplitConfig
     prompt: PromptFormat
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    variation: VariationConfig = field(default_factory=VariationConfig)  # of training documents
     pairs: NonNegativeInt = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data
