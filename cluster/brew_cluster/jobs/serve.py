@@ -147,7 +147,7 @@ def log_of(job: ServeJob) -> Path:
 def _suite(job: ServeJob) -> TaskSuite:
     registry = Registry(open_store(job.registry_url), job.model)
     folder = registry.fetch(registry.resolve(job.alias), Path(job.cache_folder))
-    return load_version(folder, job.engine).suite
+    return load_version(folder, job.engine, job.history).suite
 
 
 def _absolute(path: str) -> str:

@@ -7,17 +7,20 @@ cannot split it. The actor that scores it writes its file. A killed run loses on
 makes the same plan and scores the missing parts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
 from brew_data.prompts.compiler import Cut, Entity
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.errors import BrewError, UserError
 from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor, EngineFactory, score_candidates
 from brew_serve.batch.plan import ATTEMPTS, BatchPlan, Part, write_part
@@ -67,6 +70,7 @@ def score_parts(
     context_path: str,
     config: BatchConfig,
     *,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
     on_part: Callable[[int], None] = lambda rows: None,
     engine_factory: EngineFactory = create_engine,
 ) -> None:
@@ -83,6 +87,7 @@ def score_parts(
         engine: Settings of each engine.
         context_path: Location of the member context (`open_context`).
         config: Number of engines, and the work per engine.
+        history: Policies that replace those of the version, by task.
         on_part: Called with the number of input rows of each part that was written.
         engine_factory: Creates an engine from the folder and the settings.
 
@@ -97,7 +102,12 @@ def score_parts(
         .repartition(target_num_rows_per_block=1)
         .map_batches(
             make_prompts,
-            fn_kwargs={"version_folder": version_folder, "engine": engine, "context_path": context_path},
+            fn_kwargs={
+                "version_folder": version_folder,
+                "engine": engine,
+                "context_path": context_path,
+                "history": dict(history),
+            },
             batch_format="pyarrow",
             batch_size=1,
         )
@@ -133,7 +143,14 @@ def read_parts(batch: pa.Table, *, plan: BatchPlan) -> Iterator[pa.Table]:
             yield pa.table(columns | {"requests": pa.array([_serialize(requests)], pa.large_binary())})
 
 
-def make_prompts(batch: pa.Table, *, version_folder: Path, engine: EngineConfig, context_path: str) -> pa.Table:
+def make_prompts(
+    batch: pa.Table,
+    *,
+    version_folder: Path,
+    engine: EngineConfig,
+    context_path: str,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+) -> pa.Table:
     """Compile the prompts of one part.
 
     Args:
@@ -141,12 +158,14 @@ def make_prompts(batch: pa.Table, *, version_folder: Path, engine: EngineConfig,
         version_folder: A folder as described in `brew_serve.version`.
         engine: Settings of the engine.
         context_path: Location of the member context.
+        history: As for `score_parts`.
 
     Returns:
         One row: number and rows of the part, its candidates (`listed`), and its prompts, as serialized Arrow tables.
     """
     (part,) = batch.to_pylist()
-    version, context = _version(version_folder, engine), _context(context_path)
+    version = _version(version_folder, engine, tuple(sorted(history.items(), key=itemgetter(0))))
+    context = _context(context_path)
     listed: list[dict[str, Any]] = []
     prompts: list[dict[str, Any]] = []
     for number, request in enumerate(_deserialize(part["requests"]).to_pylist(), start=part["first"]):
@@ -316,8 +335,8 @@ def _deserialize(data: bytes) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _version(folder: Path, engine: EngineConfig) -> LoadedVersion:
-    return load_version(folder, engine)
+def _version(folder: Path, engine: EngineConfig, history: tuple[tuple[str, HistoryPolicy], ...]) -> LoadedVersion:
+    return load_version(folder, engine, dict(history))
 
 
 @lru_cache(maxsize=1)

@@ -49,7 +49,7 @@ def build_app(config: AppConfig) -> App:
     """
     config = replace(config, log_key=config.log_key or secrets.token_hex(32))  # the same in all processes
     number = config.open_registry().resolve(config.alias)
-    load_version(config.fetch(number), config.engine)
+    load_version(config.fetch(number), config.engine, config.history)
     if config.context_path is not None:
         check_context(config.context_path)
     if config.middleware.keys_path is not None:

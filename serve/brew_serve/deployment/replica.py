@@ -69,7 +69,7 @@ class Replica:
     def __init__(self, config: AppConfig, number: int) -> None:
         self._log = open_service_log("replica", config.log_key)
         folder = config.fetch(number)
-        version = load_version(folder, config.engine)
+        version = load_version(folder, config.engine, config.history)
         context = None if config.context_path is None else open_context(config.context_path)
         engine = create_engine(folder, version.engine)
         self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
