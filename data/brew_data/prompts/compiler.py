@@ -448,9 +448,10 @@ class PromptCompiler:
         *,
         turn_of: int = 0,
         variation: Callable[[int], Variation] | None = None,
+        after: int | None = None,
     ) -> list[Document]:
         """Render a member's interactions as training documents: `MemberPrompts.documents`."""
-        return self.member(profile, history).documents(turn_of=turn_of, variation=variation)
+        return self.member(profile, history).documents(turn_of=turn_of, variation=variation, after=after)
 
     def example(
         self, task: TaskSpec, profile: Mapping[str, object], history: Iterable[PastInteraction], scored: PastInteraction

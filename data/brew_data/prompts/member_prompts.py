@@ -206,7 +206,9 @@ class MemberPrompts:
         """Return the number of interactions that the policy can show at a moment, whatever the budget."""
         return len(self._selector(self._compiler.policy(task)).visible(before))
 
-    def documents(self, *, turn_of: int = 0, variation: Callable[[int], Variation] | None = None) -> list[Document]:
+    def documents(
+        self, *, turn_of: int = 0, variation: Callable[[int], Variation] | None = None, after: int | None = None
+    ) -> list[Document]:
         """Render the member's interactions as training documents, none longer than the context.
 
         A task that trains on whole histories (`TaskSpec.trains_on_examples` is False) has documents of head, turns with
@@ -217,6 +219,8 @@ class MemberPrompts:
         Args:
             turn_of: Selects the task whose instruction the first document uses; pass a hash of the member.
             variation: Returns the forms of a document by its number; None: the first forms, as in serving.
+            after: Only interactions later than this time (microseconds) are trained. Whole histories then begin with
+                earlier turns, without loss, in up to half of the context. None: all are trained.
 
         Returns:
             The documents: whole histories first, then examples.
@@ -237,18 +241,19 @@ class MemberPrompts:
         documents: list[Document] = []
         for surfaces, tasks in groups.items():
             left = sorted(chain.from_iterable(on_surface[name] for name in dict.fromkeys(surfaces)))
-            start = 0
+            start = sum(not self._is_later(index, after) for index in left)
             while start < len(left):
                 task = tasks[(turn_of + len(documents)) % len(tasks)]
                 form = self._varied(task, variation, len(documents))
-                document, start = form._whole(task, left, start, answered)
+                document, start = form._whole(task, left, start, answered, shows_earlier=after is not None)
                 documents.append(document)
         if len(whole) < len(trained):
             shown = [past for past in self._history if past.surface in on_surface]
             seen = self if len(shown) == len(self._history) else MemberPrompts(self._compiler, self._values, shown)
             for task in trained:
                 if task.trains_on_examples:
-                    for index in on_surface[task.surface][-task.examples_per_member :]:
+                    later = [index for index in on_surface[task.surface] if self._is_later(index, after)]
+                    for index in later[-task.examples_per_member :]:
                         form = seen._varied(task, variation, len(documents))
                         documents.append(form.example(task, self._history[index]))
         return documents
@@ -282,7 +287,12 @@ class MemberPrompts:
         form._compiler, form._turns, form._heads = compiler, {}, {}
         return form
 
-    def _whole(self, task: TaskSpec, left: Sequence[int], start: int, answered: set[str]) -> tuple[Document, int]:
+    def _is_later(self, index: int, after: int | None) -> bool:
+        return after is None or self._history[index].timestamp > after
+
+    def _whole(
+        self, task: TaskSpec, left: Sequence[int], start: int, answered: set[str], *, shows_earlier: bool
+    ) -> tuple[Document, int]:
         """Return a document with as many turns as fit, from `left[start]` on, and the place of the next one.
 
         Args:
@@ -290,15 +300,23 @@ class MemberPrompts:
             left: Places in the history.
             start: A place in `left`.
             answered: The surfaces whose answers are trained.
+            shows_earlier: Begin with the turns before `start`, without loss, in up to half of the context.
         """
         head, cut = self._head(task, "")
         ids, roles = list(head), [0] * len(head)
-        for place in range(start, len(left)):
+        first = start
+        if shows_earlier:
+            budget = (
+                self._compiler.format.context_length // 2 - len(head) - self._turn(left[start], task.history).length
+            )
+            while first > 0 and (budget := budget - self._turn(left[first - 1], task.history).length) >= 0:
+                first -= 1
+        for place in range(first, len(left)):
             turn = self._turn(left[place], task.history)
             if len(ids) + turn.length + 1 > self._compiler.format.context_length:
                 return self._ended(ids, roles, cut), place
             ids += turn.question + turn.answer
-            role = int(self._history[left[place]].surface in answered)
+            role = int(place >= start and self._history[left[place]].surface in answered)
             roles += [0] * len(turn.question) + [role] * len(turn.answer)
             cut += turn.cut
         return self._ended(ids, roles, cut), len(left)
