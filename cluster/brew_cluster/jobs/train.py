@@ -50,7 +50,7 @@ class TrainJob(Settings):
     """The settings of a training job. Paths are relative to the working directory.
 
     Raises:
-        ConfigError: `bins` or `evaluation` names an unknown stage.
+        ConfigError: `bins` or `evaluation` names an unknown stage, or `prompts` is not a local folder.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"tokenizer": "prompts"}  # `load_config` names the new key in its error
@@ -73,6 +73,11 @@ class TrainJob(Settings):
             raise ConfigError(
                 f"bins are given for {', '.join(unknown)}, but the stages are "
                 f"{', '.join(stage.name for stage in self.train.stages)}."
+            )
+        if "://" in self.prompts:
+            raise ConfigError(
+                f"prompts is {self.prompts}, but prompts are read from a local folder: copy them to this machine, and "
+                f"pass prompts=FOLDER."
             )
 
     def require_run(self) -> None:

@@ -90,7 +90,8 @@ class HostCache:
 
     def _free_space(self, size: int) -> None:
         """Deletes the least recently opened copies until `size` more bytes fit."""
-        copies, used = [], 0
+        copies: list[tuple[float, int, Path]] = []  # time, bytes
+        used = 0
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):  # another process deleted it
                 status = path.stat()
