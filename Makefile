@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables bench-limits gpu-check clean
+.PHONY: help setup demo demo-base test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 
 bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about an hour)
 	$(BIN)/python -m bench.serve $(ARGS)
+
+bench-data: $(VENV)/bench/.ready ## compare the data pipeline with datasets.map and TRL, at two sizes (about 40 minutes)
+	$(BIN)/python -m bench.data $(ARGS)
 
 bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million interactions (about 3 minutes)
 	$(BIN)/python -m bench.tables $(ARGS)
