@@ -31,7 +31,7 @@ __all__ = ["HistorySelector"]
 
 _WORD = re.compile(r"\w+")
 _DAY = 86_400_000_000  # microseconds
-_DRAWS = 2**64  # number of values of `_draw`'s hash
+_HASHES = 2**64  # number of values of a hash of 8 bytes
 
 
 class HistorySelector:
@@ -87,7 +87,8 @@ class HistorySelector:
             row_V = self._by_similarity(row_V, candidate, before)
         else:
             row_V = row_V[::-1]
-        return [int(index) for index in self._index_R[row_V]]
+        ranked: list[int] = self._index_R[row_V].tolist()
+        return ranked
 
     def _rows(self, before: int | None) -> np.ndarray:
         """Return the visible rows."""
@@ -100,18 +101,19 @@ class HistorySelector:
 
         An interaction hides an earlier one with the same entity, unless that one's action is more valuable.
         """
-        end_R = np.full(len(self._index_R), len(self._index_R), np.int64)
+        priorities = self._priority_R.tolist()
+        end_R = [len(priorities)] * len(priorities)
         shown: dict[str, int] = {}
-        for row, index in enumerate(self._index_R):
-            key = self._key(self._history[index].entity)
+        for row, priority in enumerate(priorities):
+            key = self._key(self._past(row).entity)
             earlier = shown.get(key)
-            if earlier is not None and self._priority_R[earlier] < self._priority_R[row]:
+            if earlier is not None and priorities[earlier] < priority:
                 end_R[row] = row
                 continue
             if earlier is not None:
                 end_R[earlier] = row
             shown[key] = row
-        return end_R
+        return np.array(end_R, np.int64)
 
     @cached_property
     def _priority_R(self) -> np.ndarray:
@@ -122,23 +124,27 @@ class HistorySelector:
             for place, action in enumerate(surface.actions)
         }
         found = []
-        for index in self._index_R:
-            past = self._history[index]
+        for row in self._row_R:
+            past = self._past(row)
             if (past.surface, past.action) not in places:
                 self._suite.surface(past.surface).label(past.action)  # raises
             found.append(places[past.surface, past.action])
         return np.array(found, np.int64)
+
+    @cached_property
+    def _group_R(self) -> np.ndarray:
+        """The place of each row's action in a round of `_in_turn`."""
+        places = {name: place for place, name in enumerate(dict.fromkeys(self._policy.surfaces))}
+        surface_R = np.array([places[self._past(row).surface] for row in self._row_R], np.int64)
+        return self._priority_R * len(places) + surface_R
 
     def _in_turn(self, row_V: np.ndarray) -> np.ndarray:
         """Return rows in rounds: each round has the newest remaining row of each action, the most valuable first.
 
         Actions with the same place are ordered as the policy's surfaces are.
         """
-        queues = []
-        for priority in np.unique(self._priority_R[row_V]):
-            same_V = row_V[self._priority_R[row_V] == priority]
-            for surface in dict.fromkeys(self._policy.surfaces):
-                queues.append([row for row in reversed(same_V.tolist()) if self._past(row).surface == surface])
+        group_V = self._group_R[row_V]
+        queues = [row_V[group_V == group][::-1].tolist() for group in np.unique(group_V)]
         rounds = zip_longest(*queues)
         return np.array([row for round_ in rounds for row in round_ if row is not None], np.int64)
 
@@ -200,7 +206,7 @@ class HistorySelector:
         if share in (0, 1):
             return share == 1
         text = json.dumps([past.surface, past.timestamp, self._key(past.entity)])
-        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) < share * _DRAWS
+        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) < share * _HASHES
 
     def _key(self, entity: Entity) -> str:
         """Identify an entity by its declared fields: requests with inline histories have no ids."""
