@@ -142,7 +142,11 @@ def _record_line(
         after = f": {after}" if after else ""
     end = "\n" if after or not template.end.endswith("\n") else ""
     limit = limit or compiler.format.question_tokens
-    return Budget(compiler.tokenizer).fit(template, values, limit=limit, before=before, after=f"{after}{end}")
+    tokenizer = compiler.tokenizer
+    ids, cut = Budget(tokenizer).fit(template, values, limit=limit, before=before, after=f"{after}{end}")
+    if cut and not tokenizer.decode(ids).endswith("\n"):
+        ids += tokenizer.encode("\n")
+    return ids, cut
 
 
 def _encoded(compiler: PromptCompiler, text: str) -> Line:
