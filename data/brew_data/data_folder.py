@@ -19,6 +19,7 @@ from brew_data.packed_bins.plan import PLAN_FILE, digest_file
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.schema import Tables, read_tables
 from brew_data.split import Split
+from brew_data.table_shards import restore_structs
 from brew_platform.config import config_digest
 from brew_platform.errors import DataError
 from brew_platform.files import replace_atomically
@@ -141,9 +142,8 @@ class DataFolder:
         """
         path = self.tables_folder / f"{table}.parquet"
         try:
-            return pyarrow.dataset.dataset(path).to_table(
-                filter=pyarrow.dataset.field(column).isin(pa.array(values, pa.string()))
-            )
+            has_value = pyarrow.dataset.field(column).isin(pa.array(values, pa.string()))
+            return restore_structs(pyarrow.dataset.dataset(path).to_table(filter=has_value))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path} cannot be read ({error}). Build the data again.") from error
 
