@@ -56,6 +56,8 @@ _Fields = tuple[tuple[str, str], ...]
 _Shown = tuple[int, _Fields, str, str, int]
 _SHORTENED_BYTES = 32 * 2**20  # of the entities whose shortened form is kept
 _LONGEST_SHORTENED = 32 * 2**10  # bytes of such an entity
+_ROWS_PER_CHARACTER = 4  # interactions that are ranked for a candidate in the time that a character takes to encode
+_IDS_PER_CHARACTER = 20  # token ids that are copied in this time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,12 +384,12 @@ class PromptCompiler:
         task: TaskSpec,
         profile: Mapping[str, object],
         history: Sequence[PastInteraction],
-        entities: Iterable[Entity],
+        entities: Sequence[Entity],
     ) -> int:
         """Return about how many characters `prefix` and `questions` encode, before anything is cut.
 
         Counted are profile, shown interactions and entities, and for each of these the question's own text. One more
-        is counted for each interaction, shown or not.
+        is counted for each interaction, shown or not, and the time to rank a history that depends on the candidate.
 
         Args:
             task: The task.
@@ -402,11 +404,15 @@ class PromptCompiler:
         policy = self.policy(task)
         surfaces = set(policy.surfaces)
         shown = [past for past in history if past.surface in surfaces]
-        if not policy.depends_on_candidate:  # which reads the text of all of them
+        total = len(history)
+        if policy.depends_on_candidate:  # the text of all interactions is read
+            each = len(shown) // _ROWS_PER_CHARACTER + self.prefix_budget // _IDS_PER_CHARACTER
+            total += len(entities) * each
+        else:
             shown = shown[first_possible(len(shown), policy.max_interactions or self.prefix_budget) :]
         sources: list[TaskSpec | Surface] = [task, *map(self.suite.surface, policy.surfaces)]
         frame = max(sum(map(len, self.suite.question_frame(source, values, has_entity=True))) for source in sources)
-        total = len(history) + sum(len(value) for name, value in values.items() if name in self.suite.profile.shown)
+        total += sum(len(value) for name, value in values.items() if name in self.suite.profile.shown)
         for entity in chain((past.entity for past in shown), entities):
             template = self.suite.entities.get(entity.entity_type)
             names = template.shown if template else ()

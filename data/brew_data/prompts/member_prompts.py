@@ -142,26 +142,37 @@ class MemberPrompts:
         *,
         before: int | None = None,
         own_words: str = "",
+        most_tokens: int | None = None,
         watch: Watch = pass_through,
     ) -> list[Prefix]:
         """Render what precedes each of several candidates, as `prefix`.
 
         Args:
+            most_tokens: The maximum number of tokens of all different prefixes together; None: no limit.
             watch: Passes the interactions and candidates of the loops through.
 
         Returns:
             One prefix per candidate; the same object for all candidates whose prompts show the same interactions.
+
+        Raises:
+            UserError: As in `PromptCompiler.turn`, or the prefixes have more than `most_tokens`.
         """
         if not candidates:
             return []
         if not self._compiler.policy(task).depends_on_candidate:
             return [self.prefix(task, before=before, own_words=own_words, watch=watch)] * len(candidates)
         found: dict[Ids, Prefix] = {}
-        prefixes = []
+        prefixes, tokens = [], 0
         for candidate in watch(candidates):
             shown = self._select(task, candidate, before, own_words, watch)
             if shown not in found:
                 found[shown] = self._prefix(task, shown, before, own_words)
+                tokens += len(found[shown].ids)
+                if most_tokens is not None and tokens > most_tokens:
+                    raise UserError(
+                        f"the prompts of this request have more than {most_tokens} tokens in all, because each "
+                        f"candidate of task {task.name} has a history of its own. Send fewer candidates."
+                    )
             prefixes.append(found[shown])
         return prefixes
 

@@ -169,6 +169,7 @@ class Scorer:
         own_words: str = "",
         before: int | None = None,
         *,
+        most_tokens: int | None = None,
         watch: Watch = pass_through,
     ) -> Prompts:
         """Compile the prompts of one request; each past interaction is encoded once.
@@ -179,14 +180,17 @@ class Scorer:
             candidates: (id, entity) pairs with unique ids.
             own_words: The member's own instruction, in free text.
             before: Use only strictly earlier interactions (microseconds since 1970); None uses all.
-            watch: As `PromptCompiler.prefix`.
+            most_tokens: The maximum number of tokens of all different prefixes together; None: no limit.
+            watch: As `MemberPrompts.prefixes`.
 
         Raises:
-            UserError: As `PromptCompiler.prefix` and `.question`.
+            UserError: As `MemberPrompts.prefixes` and `PromptCompiler.question`.
         """
         entities = [entity for _, entity in candidates]
         member = self.compiler.member(profile, history)
-        prefixes = member.prefixes(task, entities, before=before, own_words=own_words, watch=watch)
+        prefixes = member.prefixes(
+            task, entities, before=before, own_words=own_words, most_tokens=most_tokens, watch=watch
+        )
         questions = self.compiler.questions(task, profile, entities, watch=watch)
         prefix_tokens = sum(len(prefix.ids) for prefix in distinct(prefixes))
         return Prompts(
