@@ -11,13 +11,15 @@ import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
 
-from brew_data.pipelines.documents import compile_documents, corpus_tokenizer
-from brew_data.pipelines.member_groups import compiler_spec
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.documents import compile_documents
+from brew_data.pipelines.member_groups import compiler_spec, load_compiler
 from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.records import Records
 from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
@@ -117,7 +119,8 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
     name: str, values: str, base: str | None, tmp_path: Path
 ) -> None:
     tables = make_tables(values)  # what requests send
-    write_tables(clean_tables(tables)[0], tmp_path / "tables")
+    cleaned = clean_tables(tables)[0]
+    write_tables(cleaned, tmp_path / "tables")
     suite = load_suite(name)
     times = micros(tables.interactions)
     split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
@@ -132,14 +135,12 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
     PromptBundle.of(compiler).save(tmp_path / "version")
     served = PromptBundle.load(tmp_path / "version").compiler()
     start = [] if tokenizer.bos is None else [tokenizer.bos]
-    spec = compiler_spec(compiler)
+    compiler, records = load_compiler(compiler_spec(compiler)), Records(cleaned)
     compared = begun = 0
     for member in set(tables.interactions["member_id"].to_pylist()):
         rows = tables.interactions.filter(pc.equal(tables.interactions["member_id"], member))
-        requests = compile_requests(
-            rows, tables_folder=tmp_path / "tables", spec=spec, after=split.train_until
-        ).to_pylist()
-        documents = compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
+        requests = compile_requests(records.members(rows), compiler, after=split.train_until).to_pylist()
+        documents = compile_documents(records.members(rows), compiler).to_pylist()
         for request in requests[:2]:  # the HTTP side builds a member context for each
             first = request["interaction_ids"][0]
             row = rows.filter(pc.equal(rows["interaction_id"], first)).to_pylist()[0]

@@ -10,7 +10,7 @@ import numpy as np
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import Range, Settings
 
-__all__ = ["EVERYONE", "Split", "SplitConfig", "are_in_part", "hash_ids", "is_in_part", "member_hash"]
+__all__ = ["EVERYONE", "Split", "SplitConfig", "are_in_part", "hash_ids", "hash_integers", "is_in_part", "member_hash"]
 
 EVERYONE = (0.0, 1.0)
 _DAY = 86_400_000_000  # microseconds
@@ -84,6 +84,17 @@ def hash_ids(ids: Iterable[str]) -> np.ndarray:
     """
     digests = b"".join(hashlib.sha256(id_.encode()).digest()[:8] for id_ in ids)
     return np.frombuffer(digests, ">u8").astype(np.uint64) if digests else np.zeros(0, np.uint64)
+
+
+def hash_integers(number_N: np.ndarray) -> np.ndarray:
+    """Return 64 bits of each number whose first bits are evenly distributed, uint64, shape (N,).
+
+    Args:
+        number_N: int64 or uint64.
+
+    Source: multiplication by 2**64 / golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+    """
+    return number_N.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
 def are_in_part(hash_N: np.ndarray, part: tuple[float, float]) -> np.ndarray:

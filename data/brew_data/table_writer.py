@@ -26,7 +26,7 @@ from brew_data.schema import (
     micros,
     unknown_id,
 )
-from brew_data.split import hash_ids
+from brew_data.split import hash_ids, hash_integers
 from brew_data.table_shards import BUCKETS, ROWS_PER_SHARD, as_batch, shard_count, shard_file, storable
 from brew_platform.errors import DataError
 
@@ -246,8 +246,7 @@ class _Runs:
 def _hashes(keys: pa.ChunkedArray) -> np.ndarray:
     """Return 64 bits of each key that are evenly distributed, uint64."""
     if pa.types.is_integer(keys.type):
-        # Multiplication by 2**64 / golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
-        return keys.to_numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return hash_integers(keys.to_numpy())
     encoded = keys.combine_chunks().dictionary_encode()
     return hash_ids(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
 

@@ -16,7 +16,8 @@ from brew_cluster.ray.local_ray import local_ray
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
 from brew_data.data_folder import DATASET_FILE, DatasetInfo
 from brew_data.packed_bins.plan import BinsPlan
-from brew_data.pipelines.documents import build_bins, corpus_tokenizer
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.documents import build_bins
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite

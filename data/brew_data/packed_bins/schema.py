@@ -3,18 +3,20 @@
 `brew_train.inputs.bin_reader` reads these folders.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_data.packed_bins.plan import PLAN_FILE, BinsFile, BinsPlan, digest_file
 from brew_platform.files import fsync_file
 
-__all__ = ["BINS_PER_FILE", "finish_plan", "start_folder", "write_file"]
+__all__ = ["BINS_PER_FILE", "CUTS", "assemble_bins", "finish_plan", "start_folder", "write_bins", "write_file"]
 
 BINS_PER_FILE = 256
 BINS_PER_ROW_GROUP = 16  # training reads bins in random order, one row group at a time
@@ -36,45 +38,80 @@ def start_folder(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
+def assemble_bins(documents: pa.Table, bins: Sequence[Sequence[int]]) -> pa.Table:
+    """Join documents to bins.
+
+    Args:
+        documents: Columns length, ids and roles, and optionally those of `CUTS`.
+        bins: The rows of the documents of each bin, in the order of the bin; each has at least one.
+
+    Returns:
+        One row per bin: input_ids, doc_lengths, roles, and the sums of `CUTS`.
+    """
+    placed = documents.take(pa.array(np.fromiter(chain.from_iterable(bins), np.int64))).combine_chunks()
+    lengths = placed["length"].to_numpy()
+    document_ends = np.cumsum([len(bin_) for bin_ in bins])  # of each bin
+    token_ends = np.append(0, np.cumsum(lengths))[document_ends]
+    starts = np.append(0, document_ends[:-1])
+    cuts = {
+        name: np.add.reduceat(placed[name].to_numpy(), starts)
+        if name in placed.column_names
+        else np.zeros(len(bins), np.int64)
+        for name in CUTS
+    }
+    return pa.table(
+        {
+            "input_ids": _lists(pc.list_flatten(placed["ids"]), token_ends),
+            "doc_lengths": _lists(pa.array(lengths.astype(np.int32)), document_ends),
+            "roles": _lists(pc.list_flatten(placed["roles"]), token_ends),
+            **cuts,
+        }
+    )
+
+
+def write_bins(bins: pa.Table, path: Path, *, first_bin: int) -> dict[str, Any]:
     """Write one file of bins.
 
     Args:
+        bins: From `assemble_bins`.
+        path: The file.
+        first_bin: The id of the first bin.
+
+    Returns:
+        name, sha256, bytes, bins, tokens, and the sums of `CUTS`: a row for `finish_plan`, without `file`.
+    """
+    ids = pa.array(np.arange(first_bin, first_bin + bins.num_rows))
+    table = bins.select(["input_ids", "doc_lengths", "roles"]).add_column(0, "bin_id", ids).cast(COLUMNS)
+    pq.write_table(table, path, compression="zstd", row_group_size=BINS_PER_ROW_GROUP)
+    fsync_file(path)
+    return {
+        "name": path.name,
+        "sha256": digest_file(path),
+        "bytes": path.stat().st_size,
+        "bins": bins.num_rows,
+        "tokens": int(pc.sum(pc.list_value_length(bins["input_ids"])).as_py()),
+        **{name: int(pc.sum(bins[name]).as_py()) for name in CUTS},
+    }
+
+
+def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
+    """Write one file of bins from documents that are assigned to bins.
+
+    Args:
         documents: The documents of one file's bins, with the columns file, bin_id, slot (index in the bin), length, ids
-            and roles, and optionally those of `CUTS`.
+            and roles, and optionally those of `CUTS`. The ids of the bins are consecutive.
         out: The folder of the bins.
 
     Returns:
         One row {file, name, sha256, bytes, bins, tokens} and `CUTS` for `finish_plan`.
     """
-    rows = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")]).to_pylist()
-    bins = []
-    for bin_id, group in groupby(rows, key=lambda row: row["bin_id"]):
-        packed = list(group)
-        bins.append(
-            {
-                "bin_id": bin_id,
-                "input_ids": np.concatenate([row["ids"] for row in packed]),
-                "doc_lengths": [row["length"] for row in packed],
-                "roles": np.concatenate([row["roles"] for row in packed]),
-            }
-        )
-    table = pa.Table.from_pylist(bins, schema=COLUMNS)
-    file = rows[0]["file"]
+    documents = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")])
+    rows = enumerate(documents["bin_id"].to_pylist())
+    bins = [(bin_id, [row for row, _ in group]) for bin_id, group in groupby(rows, key=lambda pair: pair[1])]
+    file = documents["file"][0].as_py()
     path = out / f"bins-{file:06d}.parquet"
-    pq.write_table(table, path, compression="zstd", row_group_size=BINS_PER_ROW_GROUP)
-    fsync_file(path)
-    return pa.table(
-        {
-            "file": [file],
-            "name": [path.name],
-            "sha256": [digest_file(path)],
-            "bytes": [path.stat().st_size],
-            "bins": [len(bins)],
-            "tokens": [sum(row["length"] for row in rows)],
-            **{name: [sum(row.get(name, 0) for row in rows)] for name in CUTS},
-        }
-    )
+    row = write_bins(assemble_bins(documents, [places for _, places in bins]), path, first_bin=bins[0][0])
+    return pa.table({name: [value] for name, value in ({"file": file} | row).items()})
 
 
 def finish_plan(
@@ -123,3 +160,9 @@ def finish_plan(
         tokens_cut=cuts["tokens_cut"],
         turns_dropped=cuts["turns_dropped"],
     ).sealed()
+
+
+def _lists(values: pa.Array | pa.ChunkedArray, ends: np.ndarray) -> pa.ListArray:
+    """Return lists of consecutive values; `ends` are the ends of the lists."""
+    flat = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return pa.ListArray.from_arrays(pa.array(np.append(0, ends).astype(np.int32)), flat)

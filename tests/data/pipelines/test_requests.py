@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from brew_data.pipelines.member_groups import compiler_spec
+from brew_data.pipelines.member_groups import read_members
 from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.schema import TIMESTAMP, Tables, write_tables
@@ -16,7 +16,7 @@ ROWS = [(1, "jobs", "apply", 10), (2, "jobs", "skip", 20), (3, "feed", "like", 3
 
 
 @pytest.fixture
-def interactions(tmp_path: Path) -> pa.Table:
+def tables_folder(tmp_path: Path) -> Path:
     columns = list(zip(*ROWS, strict=True))
     table = pa.table(
         {
@@ -34,24 +34,22 @@ def interactions(tmp_path: Path) -> pa.Table:
         "fields": [{"title": "cook", "topic": None}, {"title": None, "topic": "remote work"}],
     }  # fmt: skip
     write_tables(Tables(members=pa.table(members), entities=pa.table(entities), interactions=table), tmp_path)
-    return table
+    return tmp_path
 
 
-def test_the_chosen_rows_get_the_same_requests_as_among_all_rows(
-    interactions: pa.Table, compiler: PromptCompiler, tmp_path: Path
-) -> None:
-    arguments = {"tables_folder": tmp_path, "spec": compiler_spec(compiler), "after": 15}
-    everything = compile_requests(interactions, **arguments).to_pylist()
+def test_the_chosen_rows_get_the_same_requests_as_among_all_rows(tables_folder: Path, compiler: PromptCompiler) -> None:
+    members = list(read_members(tables_folder, 0, until=99))
+    everything = compile_requests(members, compiler, after=15).to_pylist()
     tasks = {task.name for task in compiler.suite.tasks_of("feed")}
     assert sorted((row["task"], *row["interaction_ids"]) for row in everything) == sorted(
         [("job_apply", 2), ("job_apply", 4, 5), *((task, id_) for task in tasks for id_ in (3, 6))]
     )
     only = {"job_apply": np.array([5, 99]), "post_like": np.array([6])}
-    chosen = compile_requests(interactions, **arguments, only=only).to_pylist()
+    chosen = compile_requests(members, compiler, after=15, only=only).to_pylist()
     assert [(row["task"], *row["interaction_ids"]) for row in chosen] == [("job_apply", 5), ("post_like", 6)]
     [pair] = [row for row in everything if row["interaction_ids"] == [4, 5]]
     assert chosen[0]["prefix_ids"] == pair["prefix_ids"]
     assert chosen[0]["question_ids"] == pair["question_ids"][1:]
     assert chosen[1] in everything
     for empty in ({}, {"job_apply": np.array([], np.int64)}, {"job_apply": np.array([1])}):
-        assert compile_requests(interactions, **arguments, only=empty).num_rows == 0
+        assert compile_requests(members, compiler, after=15, only=empty).num_rows == 0
