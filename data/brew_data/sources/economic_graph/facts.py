@@ -48,7 +48,7 @@ class EntityFacts(NamedTuple):
 
     | type | facts of its text |
     |---|---|
-    | job | industry, role, seniority, skills, city, remote, company, employer, quality (pay, benefits), count (applicants) |
+    | job | industry, role, seniority, skills, city, remote, company, employer, quality (pay), count (applicants) |
     | search_result | as job, and query_role, query_city: what was searched for |
     | post, article | topic, tone, quality, author, author_industry, author_role, count (reactions) |
     | notification | topic, tone, quality, author, author_industry, author_role |
