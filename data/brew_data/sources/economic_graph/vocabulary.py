@@ -38,6 +38,7 @@ __all__ = [
     "WINS",
     "City",
     "company_names",
+    "language_of",
 ]
 
 Phrases = tuple[str, ...]  # of one concept
@@ -132,6 +133,12 @@ def _names_of(locale: str, names: Mapping[str, str]) -> Phrases:
 FIRST_NAMES: Mapping[str, Phrases] = {locale: _names_of(locale, _people["first_names"]) for locale in LOCALES}
 LAST_NAMES: Mapping[str, Phrases] = {locale: _names_of(locale, _people["last_names"]) for locale in LOCALES}
 _COMPANY_WORDS: Phrases = tuple(name.strip() for name in _people["company_words"].split(","))
+
+
+def language_of(locale: str) -> str:
+    """Return the language of a locale such as "de_DE"; English for languages that are not in LANGUAGES."""
+    language = locale.split("_")[0]
+    return language if language in LANGUAGES else "en"
 
 
 def company_names(rng: np.random.Generator, count: int, industry: int) -> list[str]:

@@ -63,7 +63,7 @@ def member_profile(rng: np.random.Generator, facts: MemberFacts, locale: str, sc
         locale: Such as "de_DE"; its language is the language of the text, and English for languages we do not have.
         scale: Scales the number of sentences.
     """
-    return profiles.profile(facts, uniform_draws(rng), _language(locale), scale)
+    return profiles.profile(facts, uniform_draws(rng), words.language_of(locale), scale)
 
 
 def entity_fields(rng: np.random.Generator, facts: EntityFacts, locale: str, scale: float = 1.0) -> dict[str, str]:
@@ -72,14 +72,9 @@ def entity_fields(rng: np.random.Generator, facts: EntityFacts, locale: str, sca
     Raises:
         KeyError: The type of the entity is not in the table above.
     """
-    return _WRITERS[facts.entity_type](facts, uniform_draws(rng), _language(locale), scale)
+    return _WRITERS[facts.entity_type](facts, uniform_draws(rng), words.language_of(locale), scale)
 
 
 def comment_text(rng: np.random.Generator, facts: EntityFacts, locale: str) -> str:
     """Write a comment on a post, from its topic and the tone of the comment; in English."""
-    return posts.comment(facts, uniform_draws(rng), _language(locale), 1.0)["text"]
-
-
-def _language(locale: str) -> str:
-    language = locale.split("_")[0]
-    return language if language in words.LANGUAGES else "en"
+    return posts.comment(facts, uniform_draws(rng), words.language_of(locale), 1.0)["text"]

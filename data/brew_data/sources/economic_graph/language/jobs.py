@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from brew_data.sources.economic_graph import vocabulary as words
 from brew_data.sources.economic_graph.facts import EntityFacts
-from brew_data.sources.economic_graph.language.grammar import Draw, Grammar, sentence
+from brew_data.sources.economic_graph.language.grammar import Draw, Facts, Grammar, sentence
 from brew_data.sources.economic_graph.language.titles import ROLES_WITH_ARTICLE, position_title
 
 __all__ = ["job", "search_result"]
@@ -253,7 +253,7 @@ def job(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[str
     skills = [words.SKILL_PHRASES[language][industry][skill] for skill in facts.skills[:3]]
     names = [phrases[int(draw() * len(phrases))] for phrases in skills]
     pay = 30 + 20 * facts.seniority + int(draw() * 12)
-    slots = {
+    slots: Facts = {
         "role": words.ROLE_PHRASES[language][industry][facts.role],
         "a_role": ROLES_WITH_ARTICLE[industry][facts.role],
         "field": words.FIELDS[language][industry],
@@ -288,7 +288,7 @@ def job(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[str
 def search_result(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[str, str]:
     """Write a job as `job` does, and the `query` that found it, from query_role and query_city."""
     places = words.CITY_PHRASES[language][facts.query_city] if facts.query_city >= 0 else ("",)
-    slots = {
+    slots: Facts = {
         "role": words.ROLE_PHRASES[language][facts.industry][facts.query_role],
         "a_role": ROLES_WITH_ARTICLE[facts.industry][facts.query_role],
         "where": tuple(place.removeprefix("the ") for place in places),

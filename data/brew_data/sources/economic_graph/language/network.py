@@ -2,7 +2,7 @@
 
 from brew_data.sources.economic_graph import vocabulary as words
 from brew_data.sources.economic_graph.facts import EntityFacts
-from brew_data.sources.economic_graph.language.grammar import Draw, Grammar, sentence
+from brew_data.sources.economic_graph.language.grammar import Draw, Facts, Grammar, sentence
 from brew_data.sources.economic_graph.language.titles import position_title
 
 __all__ = ["company", "group", "person"]
@@ -37,7 +37,7 @@ _COMPANY = Grammar(
         ),
         "employer_2": ("Consultants who work at the client.", "An advisory firm.", "We advise, project by project."),
         "employer_3": ("A public body of {city}.", "Non-profit since 1990.", "Owned by the city, run for everyone."),
-        "work": ("We {duty}.", "Our people {duty}.", "{field} is our trade.", "Every day we {duty}."),
+        "work": ("We {duty}.", "Our people {duty}.", "Our trade: {field}.", "Every day we {duty}."),
         "topic": ("We write about {subject}.", "Follow us for news on {subject}.", "Our blog covers {subject}."),
         "quality_3": ("Staff rate us 4.{d} of 5, and pay bands are public.", "Top employer award, figures online."),
         "quality_2": ("Staff rate us 4 of 5.", "Each newcomer has a mentor.", "We answer every application."),
@@ -77,7 +77,7 @@ def person(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[
         scale: Is ignored.
     """
     del language, scale
-    slots = {
+    slots: Facts = {
         "title": position_title(draw, "en", facts.industry, facts.role, facts.seniority),
         "company": facts.company,
         "subject": words.TOPIC_PHRASES["en"][facts.topic],
@@ -98,7 +98,7 @@ def company(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict
     `scale` 1 is a text of four sentences; at least one.
     """
     del language
-    slots = {
+    slots: Facts = {
         "duty": words.DUTIES["en"][facts.industry],
         "field": words.FIELDS["en"][facts.industry],
         "subject": words.TOPIC_PHRASES["en"][facts.topic],
@@ -117,7 +117,7 @@ def company(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict
 def group(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[str, str]:
     """Write name and about of a group, from topic, industry, tone and quality. `scale` 1: two sentences, at most."""
     del language
-    slots = {
+    slots: Facts = {
         "field": words.FIELDS["en"][facts.industry],
         "subject": words.TOPIC_PHRASES["en"][facts.topic],
         "tip": words.TOPIC_TIPS[facts.topic],

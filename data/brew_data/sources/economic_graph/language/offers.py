@@ -33,7 +33,7 @@ _EVENT = Grammar(
     {
         "title_0": ("Workshop: {subject}", "Hands-on session on {subject}", "Clinic: {subject}"),
         "title_1": ("Debate: {subject}", "Panel fight over {subject}", "Two sides of {subject}"),
-        "title_2": ("Fireside stories: {subject}", "Lives with {subject}", "An evening of stories on {subject}"),
+        "title_2": ("Fireside stories: {subject}", "Life with {subject}", "An evening of stories on {subject}"),
         "title_3": ("Briefing: {subject}", "What is new in {subject}", "State of {subject}, figures of the year"),
         "for": (
             "For people who {duty}.",
@@ -85,11 +85,11 @@ _MESSAGE = Grammar(
 )
 _AD = Grammar(
     {
-        "employer_0": ("A new app by a young team, all about {subject}.", "We are small and fix {subject}."),
+        "employer_0": ("A new app by a young team, all about {subject}.", "We are small and know {subject}."),
         "employer_1": ("{subject}? 9 of 10 large firms trust us.", "The global standard for {subject}."),
-        "employer_2": ("Our experts visit you and sort out {subject}.", "Book a consultant for {subject}."),
+        "employer_2": ("Our experts visit you and explain {subject}.", "Book a consultant for {subject}."),
         "employer_3": ("Public programme on {subject}, funded by the state.", "Non-profit help with {subject}."),
-        "for": ("For people who {duty}.", "Made for {field}.", "{field} teams love it."),
+        "for": ("For people who {duty}.", "Made for {field}.", "Loved by teams in {field}."),
         "quality_3": (
             "Try 30 days free, cancel in one click.",
             "Prices on the page, no card needed.",
@@ -148,7 +148,7 @@ def message(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict
     del language
     title = position_title(draw, "en", facts.industry, facts.role, facts.seniority)
     pay = 30 + 20 * facts.seniority + int(draw() * 12)
-    slots = {**_slots(facts, draw), "title": title, "pay": f"{pay}-{pay + 8}"}
+    slots: Facts = {**_slots(facts, draw), "title": title, "pay": f"{pay}-{pay + 8}"}
     length = max(1, round(3 * scale))
     parts = [
         (f"opening_{facts.quality}", 2),

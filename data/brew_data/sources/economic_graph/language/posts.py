@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from brew_data.sources.economic_graph import vocabulary as words
 from brew_data.sources.economic_graph.facts import EntityFacts
-from brew_data.sources.economic_graph.language.grammar import Draw, Grammar, sentence
+from brew_data.sources.economic_graph.language.grammar import Draw, Facts, Grammar, sentence
 
 __all__ = ["article", "comment", "notification", "post"]
 
@@ -21,6 +21,8 @@ _RULES["en"] = {
         "A checklist for {subject}. First, {tip}.",
         "Struggling with {subject}? Try this: {tip}, then {tip_2}.",
         "My routine for {subject}: {tip}.",
+        "We rebuilt our approach to {subject} around one rule: {tip}.",
+        "If you start with {subject} on Monday, {tip}.",
     ),
     "tone_1": (
         "Unpopular opinion on {subject}: {claim}.",
@@ -28,6 +30,8 @@ _RULES["en"] = {
         "I disagree with most takes on {subject}. I think {claim}.",
         "Hot take: {claim}. Change my mind about {subject}.",
         "Let us be honest about {subject}: {claim}.",
+        "I may lose followers for this: enough about {subject}.",
+        "Everybody praises {subject}. I am not sold, {claim}.",
     ),
     "tone_2": (
         "Three years ago I knew nothing about {subject}. My first boss taught me.",
@@ -35,6 +39,8 @@ _RULES["en"] = {
         "I failed at {subject} twice before it worked for me.",
         "My daughter asked me about {subject} and I had no answer.",
         "Grateful for my team and a year of {subject}.",
+        "I was the only beginner in the room when we spoke about {subject}.",
+        "After a hard spring with {subject}, I finally took a week off.",
     ),
     "tone_3": (
         "New survey on {subject} out today: {claim}.",
@@ -42,9 +48,11 @@ _RULES["en"] = {
         "This week in {subject}: {claim}.",
         "Report: {claim}. What regulators plan for {subject}.",
         "Just announced: new rules for {subject} from January.",
+        "From the conference on {subject}: {claim}.",
+        "Quarterly numbers are in. On {subject}, {claim}.",
     ),
-    "more_0": ("Next, {tip}.", "Step two: {tip}.", "Costs nothing: {tip}."),
-    "more_1": ("And {claim}.", "Nobody says it, but {claim}.", "Prove me wrong."),
+    "more_0": ("Next, {tip_3}.", "Step two: {tip_3}.", "Costs nothing: {tip_3}."),
+    "more_1": ("And {claim_2}.", "Nobody says it, but {claim_2}.", "Prove me wrong."),
     "more_2": ("I still have the note from that day.", "It changed how I work.", "My mentor would smile."),
     "more_3": ("The minister comments on Monday.", "Sources confirm it.", "Shares moved on the news."),
     "quality_3": (
@@ -52,14 +60,16 @@ _RULES["en"] = {
         "We measured it at {n} sites, numbers below.",
         "Template and sources attached.",
         "Charts with {n} cases inside.",
+        "I wrote up the method, with costs and mistakes.",
     ),
-    "quality_2": ("Happy to share details.", "An example is in the comments.", "Slides below."),
+    "quality_2": ("Happy to share details.", "An example is in the comments.", "Slides below.", "Ask me anything."),
     "quality_1": ("Thoughts?", "What do you think?", "Curious about your view.", "More soon."),
     "quality_0": (
         "Agree?? Like and follow!!",
         "Comment YES for part two!!!",
         "#motivation #grind #success",
         "Tag 10 friends!!",
+        "Repost if you are a real leader!!!",
     ),
     "comment_0": ("Try this: {tip}.", "What helped us: {tip}.", "Tip from practice: {tip}."),
     "comment_1": ("I see it differently: {claim}.", "Exactly, {claim}.", "Not convinced, {claim}."),
@@ -259,14 +269,16 @@ def comment(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict
     return {"text": sentence(_GRAMMARS["en"].write(f"comment_{facts.tone}", _slots(facts, draw, "en"), draw))}
 
 
-def _slots(facts: EntityFacts, draw: Draw, language: str) -> dict[str, str | tuple[str, ...]]:
+def _slots(facts: EntityFacts, draw: Draw, language: str) -> Facts:
     tips, claims = words.TOPIC_TIPS[facts.topic], words.TOPIC_CLAIMS[facts.topic]
-    first = int(draw() * len(tips))
+    first, other = int(draw() * len(tips)), int(draw() * len(claims))
     return {
         "subject": words.TOPIC_PHRASES[language][facts.topic],
         "tip": tips[first],
         "tip_2": tips[first - 1],
-        "claim": claims,
+        "tip_3": tips[first - 2],
+        "claim": claims[other],
+        "claim_2": claims[other - 1],
         "author": facts.author,
         "role": words.ROLE_PHRASES[language][facts.author_industry][facts.author_role],
         "n": str(3 + int(draw() * 10)),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from brew_data.sources.economic_graph import vocabulary as words
 from brew_data.sources.economic_graph.facts import MemberFacts, PositionFacts
-from brew_data.sources.economic_graph.language.grammar import Draw, Grammar, sentence
+from brew_data.sources.economic_graph.language.grammar import Draw, Facts, Grammar, sentence
 from brew_data.sources.economic_graph.language.titles import position_title
 
 __all__ = ["profile"]
@@ -20,7 +20,7 @@ _RULES["en"] = {
         "{title} | {skill}",
         "{title}, {company}",
         "{skill} | {title}",
-        "{title} who likes {skill}",
+        "{title}, into {skill}",
     ),
     "seeking": ("open to work", "looking for a new role", "available from next month", "open to offers"),
     "work": (
@@ -110,7 +110,7 @@ def profile(facts: MemberFacts, draw: Draw, language: str, scale: float) -> dict
     skills = [words.SKILL_PHRASES[language][industry][skill] for skill in facts.skills]
     title = position_title(draw, language, industry, current.role, current.seniority)
     city = words.CITY_PHRASES[language][facts.city][0]
-    slots = {
+    slots: Facts = {
         "title": title,
         "company": current.company,
         "skill": skills[int(draw() * len(skills))] if skills else words.FIELDS[language][industry],
@@ -143,7 +143,7 @@ def profile(facts: MemberFacts, draw: Draw, language: str, scale: float) -> dict
 
 
 def _position(position: PositionFacts, grammar: Grammar, draw: Draw, language: str) -> str:
-    slots = {
+    slots: Facts = {
         "title": position_title(draw, language, position.industry, position.role, position.seniority),
         "company": position.company,
         "length": grammar.write("length" if position.years > 1 else "length_1", {"years": str(position.years)}, draw),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from brew_data.sources.economic_graph import vocabulary as words
-from brew_data.sources.economic_graph.language.grammar import Draw, Grammar, sentence
+from brew_data.sources.economic_graph.language.grammar import Draw, Facts, Grammar, sentence
 
 __all__ = ["ROLES_WITH_ARTICLE", "position_title"]
 
@@ -53,7 +53,7 @@ _TITLES = {
 
 def position_title(draw: Draw, language: str, industry: int, role: int, seniority: int) -> str:
     """Write the title of a position, such as "Senior nurse"."""
-    facts = {"role": words.ROLE_PHRASES[language][industry][role], "field": words.FIELDS[language][industry]}
+    facts: Facts = {"role": words.ROLE_PHRASES[language][industry][role], "field": words.FIELDS[language][industry]}
     return sentence(_TITLES[language].write(str(seniority), facts, draw))
 
 
