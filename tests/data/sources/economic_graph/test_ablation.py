@@ -1,0 +1,21 @@
+"""The ablation: what text, history and popularity are worth."""
+
+import numpy as np
+
+from brew_data.prompts.suite import load_suite
+from brew_data.sources.economic_graph.ablation import measure, table
+from brew_data.sources.economic_graph.config import EconomicGraphConfig
+
+
+def test_matches_do_not_suffice_and_the_history_helps() -> None:
+    suite = load_suite("professional_network")
+    results = measure(EconomicGraphConfig(members=300), suite)
+    assert {result.task for result in results} == {task.name for task in suite.tasks}
+    popularity, profile, matches, prompt, best = np.array([result[4:] for result in results]).mean(axis=0)
+    assert popularity < 0.6
+    assert profile < 0.62
+    assert matches < prompt - 0.05 < best - 0.05
+    assert best > 0.75
+    lines = table(results).splitlines()
+    assert len(lines) == len(results) + 2
+    assert len({line.count("|") for line in lines}) == 1
