@@ -264,6 +264,7 @@ def _pack_shard(shard: int, *, build: _Build) -> Iterator[pa.Table]:
         until=build.until,
         members=build.members,
         surfaces=compiler.suite.trained_surfaces,
+        after=build.after,
     )
     documents = compile_documents(members, compiler, variation=build.variation, after=build.after)
     length_D = documents["length"].to_numpy()

@@ -79,6 +79,7 @@ def read_shard(
     until: int,
     members: tuple[float, float] = EVERYONE,
     surfaces: Collection[str] | None = None,
+    after: int | None = None,
 ) -> tuple[Records, pa.Table]:
     """Read the members of a shard, their interactions, and the entities of these.
 
@@ -88,6 +89,7 @@ def read_shard(
         until: Later interactions are left out, in microseconds since 1970, UTC.
         members: The part of the members that is read (`is_in_part`).
         surfaces: Interactions on other surfaces are left out; None: on none.
+        after: Members without a later interaction are left out; None: all members are read.
 
     Returns:
         The profiles and entities, and the rows of the interactions table.
@@ -104,6 +106,9 @@ def read_shard(
     rows = rows.filter(pc.is_in(rows["member_id"], value_set=profiles["member_id"].combine_chunks()))
     if surfaces is not None:
         rows = rows.filter(pc.is_in(rows["surface"], value_set=pa.array(sorted(surfaces), pa.string())))
+    if after is not None:
+        later = rows.filter(pc.greater(micros(rows), after))["member_id"].combine_chunks()
+        rows = rows.filter(pc.is_in(rows["member_id"], value_set=later))
     entities = EntityIndex(tables_folder).take(pc.unique(rows["entity_id"]).to_pylist())
     return Records(RecordTables(profiles, entities)), rows
 
@@ -115,7 +120,8 @@ def read_members(
     until: int,
     members: tuple[float, float] = EVERYONE,
     surfaces: Collection[str] | None = None,
+    after: int | None = None,
 ) -> Iterator[MemberHistory]:
     """Yield the members of a shard who have interactions. Arguments and errors are those of `read_shard`."""
-    records, rows = read_shard(tables_folder, shard, until=until, members=members, surfaces=surfaces)
+    records, rows = read_shard(tables_folder, shard, until=until, members=members, surfaces=surfaces, after=after)
     return records.members(rows)
