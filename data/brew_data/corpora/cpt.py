@@ -138,12 +138,14 @@ def _record_line(
     """Encode a record between two texts, and a line break; nothing without any text."""
     if not template.render(values):
         return (), NOTHING_CUT
-    if not template.end.endswith("\n"):
-        after = f": {after}" if after else ""
-    end = "\n" if after or not template.end.endswith("\n") else ""
+    ends_line = template.end.endswith("\n")
+    if after:
+        after = f"{after}\n" if ends_line else f": {after}\n"
+    elif not ends_line:
+        after = "\n"
     limit = limit or compiler.format.question_tokens
     tokenizer = compiler.tokenizer
-    ids, cut = Budget(tokenizer).fit(template, values, limit=limit, before=before, after=f"{after}{end}")
+    ids, cut = Budget(tokenizer).fit(template, values, limit=limit, before=before, after=after)
     if cut and not tokenizer.decode(ids).endswith("\n"):
         ids += tokenizer.encode("\n")
     return ids, cut

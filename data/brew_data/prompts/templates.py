@@ -271,7 +271,8 @@ class RecordTemplate(RecordForm):
         cut: What is shortened if the record exceeds its budget. `fields`: whole fields, those of `cut_first` in their
             order, then the longest; all other text stays. `end`: the text is cut at its end.
         cut_first: Fields to shorten first.
-        alternatives: Other forms of the same record, of which training uses one per document.
+        alternatives: Other forms of the same record, of which training uses one per document. Each shows the same
+            fields as `phrases`, whichever of them are absent; only the first of `fields` may be taken for granted.
         quantiles: The cuts of the filter `percentile`, by field (`brew_data.prompts.percentiles`). The data build
             computes those that are missing.
 
@@ -351,16 +352,17 @@ class RecordTemplate(RecordForm):
             Phrase(source, self.fields, f"{place}, phrase {number}").check_text()
 
     def _field_sets(self) -> Iterator[frozenset[str]]:
-        """Yield sets of present fields with which forms are compared.
+        """Yield sets of present fields with which forms are compared. The first declared field is in all of them.
 
         A phrase without conditions needs all of its fields, so its own set is enough. Of a phrase with conditions, each
         field and each pair is tried too.
         """
         yield frozenset(self.fields)
+        first = frozenset(self.fields[:1])
         for phrase in self._compiled:
-            yield phrase.fields
+            yield first | phrase.fields
             for count in (1, 2):
-                yield from map(frozenset, combinations(sorted(phrase.fields), count))
+                yield from (first.union(names) for names in combinations(sorted(phrase.fields), count))
 
     def _shown_values(self, present: Collection[str]) -> set[str]:
         """Return the fields whose values the text of a record with these fields contains."""

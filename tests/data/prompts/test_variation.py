@@ -193,7 +193,7 @@ def test_every_variation_keeps_all_facts(
     varied_compiler: PromptCompiler, seed: int, in_profile: set[str], in_job: set[str], task: TaskSpec
 ) -> None:
     profile = {name: f"p{PROFILE.fields.index(name)}q" for name in in_profile}
-    job = Entity(entity_type="job", fields={name: f"e{JOB.fields.index(name)}q" for name in in_job})
+    job = Entity(entity_type="job", fields={name: f"e{JOB.fields.index(name)}q" for name in in_job | {"title"}})
 
     def facts(compiler: PromptCompiler) -> set[str]:
         ids, cut = compiler.question(task, {}, job)
