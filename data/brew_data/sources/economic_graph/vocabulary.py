@@ -39,6 +39,7 @@ __all__ = [
     "City",
     "company_names",
     "language_of",
+    "load_phrases",
 ]
 
 Phrases = tuple[str, ...]  # of one concept
@@ -55,7 +56,8 @@ class City(NamedTuple):
     locale: str
 
 
-def _load(name: str) -> Any:
+def load_phrases(name: str) -> Any:
+    """Read a file of the folder `phrases`."""
     return yaml.safe_load((Path(__file__).parent / "phrases" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
@@ -83,10 +85,10 @@ def _merged(rows: Iterable[Iterable[str]]) -> Mapping[str, tuple[Phrases, ...]]:
     return {lang: tuple(tuple(chain.from_iterable(industry)) for industry in table[lang]) for lang in LANGUAGES}
 
 
-_industries: dict[str, Any] = _load("industries")
-_topics: dict[str, Any] = _load("topics")
-_places: dict[str, Any] = _load("places")
-_people: dict[str, Any] = _load("people")
+_industries: dict[str, Any] = load_phrases("industries")
+_topics: dict[str, Any] = load_phrases("topics")
+_places: dict[str, Any] = load_phrases("places")
+_people: dict[str, Any] = load_phrases("people")
 
 INDUSTRIES: tuple[str, ...] = tuple(_industries)
 ROLE_PHRASES = _by_language(industry["roles"] for industry in _industries.values())

@@ -12,7 +12,7 @@ from brew_data.sources.economic_graph.language.grammar import Draw, Facts, Gramm
 
 __all__ = ["article", "comment", "notification", "post"]
 
-# `tone_i` speaks for TONES[i] and `more_i` goes on in the same tone; `quality_i` for quality i.
+# `tone_i` speaks for TONES[i] and `more_i` continues in the same tone; `quality_i` for quality i.
 _RULES: dict[str, Mapping[str, tuple[str, ...]]] = {}
 _RULES["en"] = {
     "tone_0": (
@@ -29,7 +29,7 @@ _RULES["en"] = {
         "We have to stop the hype around {subject}. Honestly, {claim}.",
         "I disagree with most takes on {subject}. I think {claim}.",
         "Hot take: {claim}. Change my mind about {subject}.",
-        "Let us be honest about {subject}: {claim}.",
+        "Let us be frank about {subject}: {claim}.",
         "I may lose followers for this: enough about {subject}.",
         "Everybody praises {subject}. I am not sold, {claim}.",
     ),
@@ -39,7 +39,7 @@ _RULES["en"] = {
         "I failed at {subject} twice before it worked for me.",
         "My daughter asked me about {subject} and I had no answer.",
         "Grateful for my team and a year of {subject}.",
-        "I was the only beginner in the room when we spoke about {subject}.",
+        "I was the only beginner at the table when we spoke about {subject}.",
         "After a hard spring with {subject}, I finally took a week off.",
     ),
     "tone_3": (

@@ -48,8 +48,9 @@ def test_contacts_depend_on_the_generator_only() -> None:
 def test_formats_of_a_country() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
+        address = contacts._personal_data(rng.random, "en_GB")["address"]
         assert any(part in contacts._personal_data(rng.random, "de_DE")["phone"] for part in ("30", "171", "89", "0)"))
-        assert contacts._personal_data(rng.random, "en_GB")["address"].split()[-2][:2].isalpha()
+        assert "London" in address or "Leeds" in address or "Bristol" in address
         assert "555" in contacts._personal_data(rng.random, "en_US")["phone"]
 
 
