@@ -130,7 +130,8 @@ def rendering_figures(compiler: PromptCompiler) -> dict[str, float]:
 
 def member_figures(compiler: PromptCompiler) -> dict[str, float]:
     """CPU time for one member: training documents, and the prefixes of the newest 500 moments."""
-    task, figures = compiler.suite.task("job_apply"), {}
+    task = compiler.suite.task("job_apply")
+    figures: dict[str, float] = {}
     jobs = [Entity(entity_type="job", fields={**PROFILE, "title": f"nurse {number}"}) for number in range(2_000)]
     for count in MEMBER_SIZES:
         history = [

@@ -157,12 +157,11 @@ class MemberPrompts:
         Raises:
             UserError: As in `PromptCompiler.turn`, or the prefixes have more than `most_tokens`.
         """
-        if not candidates:
-            return []
         if not self._compiler.policy(task).depends_on_candidate:
             return [self.prefix(task, before=before, own_words=own_words, watch=watch)] * len(candidates)
         found: dict[Ids, Prefix] = {}
-        prefixes, tokens = [], 0
+        prefixes: list[Prefix] = []
+        tokens = 0
         for candidate in watch(candidates):
             shown = self._select(task, candidate, before, own_words, watch)
             if shown not in found:
