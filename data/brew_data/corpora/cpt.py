@@ -44,7 +44,7 @@ def profile_documents(
         compiler: Its suite renders the records; a profile has at most `head_tokens`, a line `question_tokens`.
         profile: The member's fields by name.
         history: The member's past interactions, sorted by time. Those on surfaces without a trained task are left out.
-        links: From `member_links`.
+        links: From `Network.links`.
         variation: The forms of the documents.
 
     Returns:
@@ -80,7 +80,7 @@ def network_documents(
     Args:
         compiler: As in `profile_documents`.
         profile: The member's fields by name.
-        links: From `member_links`.
+        links: From `Network.links`.
         variation: The forms of the documents.
 
     Returns:

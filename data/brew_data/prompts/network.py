@@ -7,12 +7,15 @@ of the members table win over those of the same name.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["NETWORK_FIELDS", "Link", "member_links", "network_fields"]
+__all__ = ["NETWORK_FIELDS", "Link", "Network", "network_fields"]
 
 NETWORK_FIELDS = ("connections", "follows", "followers", "connected_with", "following")
 DESCRIBED = 5  # other members that `connected_with` and `following` describe
+_KINDS = ("connection", "follow", "follower")
 
 
 class Link(NamedTuple):
@@ -29,37 +32,59 @@ class Link(NamedTuple):
     timestamp: int
 
 
-def member_links(
-    connections: pa.Table, profiles: Mapping[str, Mapping[str, str]], *, until: int
-) -> dict[str, list[Link]]:
-    """Return the network of each member.
+class Network:
+    """The connections of all members, as arrays.
+
+    Shape suffixes: L links, each connection or follow as seen from one of its two members.
 
     Args:
         connections: Rows of the table; a mutual connection is one row.
-        profiles: Fields by member, from `Records.profiles`; a connection with another member is left out.
         until: Later connections are left out, in microseconds since 1970, UTC: those after the end of training would
             show the future.
-
-    Returns:
-        Links by member, the newest first.
     """
-    links: dict[str, list[tuple[int, str, Link]]] = {}
-    columns = [connections[name].to_pylist() for name in ("member_id", "other_id", "kind")]
-    times = connections["timestamp"].cast(pa.int64()).to_pylist()
-    for member, other, kind, timestamp in zip(*columns, times, strict=True):
-        if timestamp > until or member not in profiles or other not in profiles:
-            continue
-        links.setdefault(member, []).append((-timestamp, other, Link(kind, profiles[other], timestamp)))
-        reverse = Link("follower" if kind == "follow" else kind, profiles[member], timestamp)
-        links.setdefault(other, []).append((-timestamp, member, reverse))
-    return {member: [link for *_, link in sorted(found, key=_place)] for member, found in links.items()}
+
+    def __init__(self, connections: pa.Table, *, until: int) -> None:
+        rows = connections.filter(pc.less_equal(connections["timestamp"].cast(pa.int64()), until))
+        both = pa.chunked_array([*rows["member_id"].chunks, *rows["other_id"].chunks], pa.string())
+        ids = pc.unique(both)
+        self._ids = ids.take(pc.sort_indices(ids))
+        self._code = {id_: code for code, id_ in enumerate(self._ids.to_pylist())}
+        member, other = (pc.index_in(rows[name], value_set=self._ids).to_numpy() for name in ("member_id", "other_id"))
+        time = rows["timestamp"].cast(pa.int64()).to_numpy()
+        follows = pc.equal(rows["kind"], "follow").to_numpy()
+        member_L, other_L = np.concatenate([member, other]), np.concatenate([other, member])
+        kind_L = np.concatenate([np.where(follows, 1, 0), np.where(follows, 2, 0)])
+        time_L = np.concatenate([time, time])
+        order_L = np.lexsort((kind_L, other_L, -time_L, member_L))  # by member, then the newest first
+        self._other_L, self._kind_L, self._time_L = other_L[order_L], kind_L[order_L], time_L[order_L]
+        self._start = np.searchsorted(member_L[order_L], np.arange(len(self._ids) + 1))
+
+    def links(self, member_id: str, profiles: Mapping[str, Mapping[str, str]]) -> list[Link]:
+        """Return the network of a member, the newest first.
+
+        Args:
+            member_id: The member.
+            profiles: Fields by member, from `Records.profiles`; members who are not in it are left out.
+        """
+        code = self._code.get(member_id)
+        if code is None:
+            return []
+        links = slice(self._start[code], self._start[code + 1])
+        others = self._ids.take(pa.array(self._other_L[links])).to_pylist()
+        return [
+            Link(_KINDS[kind], profiles[other], time)
+            for other, kind, time in zip(
+                others, self._kind_L[links].tolist(), self._time_L[links].tolist(), strict=True
+            )
+            if other in profiles
+        ]
 
 
 def network_fields(links: Sequence[Link], described_by: str) -> dict[str, str]:
     """Return the fields of a profile that describe the network of a member.
 
     Args:
-        links: From `member_links`.
+        links: From `Network.links`.
         described_by: The field of other members that describes them, usually the first one of the profile's template,
             such as their title. Names of people are not needed.
 
@@ -67,13 +92,13 @@ def network_fields(links: Sequence[Link], described_by: str) -> dict[str, str]:
         The counts `connections`, `follows` and `followers`, and `connected_with` and `following`, which list the
         newest different descriptions. Without such members, a field is absent.
     """
-    kinds = {kind: [link for link in links if link.kind == kind] for kind in ("connection", "follow", "follower")}
+    connected, follows, followers = ([link for link in links if link.kind == kind] for kind in _KINDS)
     values = {
-        "connections": str(len(kinds["connection"]) or ""),
-        "follows": str(len(kinds["follow"]) or ""),
-        "followers": str(len(kinds["follower"]) or ""),
-        "connected_with": _described(kinds["connection"], described_by),
-        "following": _described(kinds["follow"], described_by),
+        "connections": str(len(connected) or ""),
+        "follows": str(len(follows) or ""),
+        "followers": str(len(followers) or ""),
+        "connected_with": _described(connected, described_by),
+        "following": _described(follows, described_by),
     }
     return {name: text for name, text in values.items() if text}
 
@@ -81,8 +106,3 @@ def network_fields(links: Sequence[Link], described_by: str) -> dict[str, str]:
 def _described(links: Iterable[Link], field: str) -> str:
     texts = dict.fromkeys(link.profile[field] for link in links if field in link.profile)
     return ", ".join(list(texts)[:DESCRIBED])
-
-
-def _place(found: tuple[int, str, Link]) -> tuple[int, str, str]:
-    """The newest link first; those of the same time in the order of ids and kinds."""
-    return found[0], found[1], found[2].kind
