@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the compiler has shortcuts for the methods of this class
 __all__ = ["Document", "MemberPrompts", "Prefix", "Turn"]
 
 Ids = tuple[int, ...]
+_KEPT_TURNS = 50_000  # encoded turns in memory, about 1 KB each; prompts show the newest ones, so few are encoded again
 
 
 class Turn(NamedTuple):
@@ -375,6 +376,8 @@ class MemberPrompts:
     def _turn(self, index: int, policy: HistoryPolicy) -> Turn:
         key = index, policy.entity_tokens
         if key not in self._turns:
+            if len(self._turns) == _KEPT_TURNS:
+                self._turns.clear()
             self._turns[key] = self._compiler.turn_of(self._values, self._history[index], policy.entity_tokens)
         return self._turns[key]
 
