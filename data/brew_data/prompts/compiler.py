@@ -12,7 +12,6 @@ Surfaces render past interactions; the task renders the candidate (`brew_data.pr
 Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format).
 """
 
-import copy
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,7 +203,8 @@ class PromptCompiler:
         """
         if variation is FIRST:
             return self
-        compiler = copy.copy(self)
+        compiler = PromptCompiler.__new__(PromptCompiler)  # `copy` would build it again
+        compiler.__dict__ |= self.__dict__
         compiler._variation = variation
         compiler._instructions = {task.name: self.suite.instruction(task, variation)}
         compiler._labels, compiler._surface_labels = dict(self._labels), dict(self._surface_labels)
