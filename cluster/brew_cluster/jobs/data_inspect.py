@@ -5,12 +5,14 @@ shown. For `brew360 data inspect`.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brew_cluster.jobs.dataset_card import read_card
 from brew_data.data_folder import DataFolder
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
@@ -20,9 +22,11 @@ from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.history_policies import HistorySelector
 from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.prompts.variation import VariationConfig
 from brew_data.records import Records, RecordTables
 from brew_data.schema import micros
 from brew_data.split import member_hash
+from brew_platform.config import load_config
 from brew_platform.errors import UserError
 
 __all__ = ["Inspection", "Part", "Token", "TurnOrigin", "inspect_bin", "inspect_document", "inspect_member"]
@@ -171,7 +175,13 @@ def inspect_member(
         title = f"prompt of task {task} for interaction {ids[index]} of member {member_id}"
         return [_prompt(compiler, spec, profile, history, history[index], title=title)]
     training_rows = rows.filter(pc.less_equal(micros(rows), data.info.split.train_until))
-    documents = compiler.documents(profile, records.history(training_rows), turn_of=member_hash(member_id))
+    variation = load_config(VariationConfig, read_card(data.folder)["config"]["variation"])
+    documents = compiler.documents(
+        profile,
+        records.history(training_rows),
+        turn_of=member_hash(member_id),
+        variation=partial(variation.draw, member_id),
+    )
     if not documents:
         raise UserError(
             f"member {member_id} has no training documents in {data.folder}: none of the interactions is on a trained "

@@ -28,7 +28,7 @@ DatasetName = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(help="Build, check, show and publish the input of training.", no_args_is_help=True)
-    for command in (build, validate, inspect, card, publish, list_, show, fetch, verify):
+    for command in (build, validate, append, inspect, card, publish, list_, show, fetch, verify):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="data")
 
@@ -81,6 +81,35 @@ def validate(recipe: Recipe, overrides: Overrides = None) -> None:
         count = f"{len(check.errors)} error{'s' * (len(check.errors) != 1)}"
         console.print(f"{count}: the data cannot be built.", style="red")
     sys.exit(2)
+
+
+def append(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    data: Annotated[Path, typer.Option(help="Data folder to add to; it stays as it is.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="Folder to create; it must be empty or absent.")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Add further days to a data set: a new folder with the rows and bins of the other one, and those of the days.
+
+    The recipe is that of the data set, with the input of the further days.
+
+    brew360 data append shop.yaml --data data/shop --out data/shop-2 source_config.interactions.files=[june.csv]
+
+    Files of bins that exist are linked. Only interactions that were not trained before are compiled.
+    """
+    console = PlainConsole()
+    with supervise(console):
+        from brew_cluster.jobs.dataset_config import load_dataset_config
+        from brew_data.data_folder import DataFolder
+
+        config, existing = load_dataset_config(recipe, overrides or []), DataFolder.open(data.absolute())
+        from brew_cluster.jobs.dataset import build_folder, print_summary
+        from brew_cluster.jobs.dataset_append import append_days, append_phases
+        from brew_platform.console.progress import Phases
+
+        with build_folder(out.absolute()) as folder, log_to(folder / "logs" / "data.log"):
+            card = append_days(config, existing, folder, Phases(append_phases(existing), console=console))
+        print_summary(card, config, out, console)
 
 
 def inspect(
