@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -149,6 +150,16 @@ def test_without_a_maximum_more_context_shows_more(tokenizer: Tokenizer) -> None
             counts.append(len(shown(compiler, history)))
         assert counts[0] < counts[1] < counts[2] == 400
         assert len(shown(compiler_with(tokenizer, replace(FORMAT, context_length=16_384), name=name), history)) <= 200
+
+
+@pytest.mark.parametrize("policy", [{"keep": {"skip": 0.5}}, {"positives_only": True}, {"entity_tokens": 12}], ids=str)
+def test_filters_keep_the_steady_start_of_a_chronological_window(tokenizer: Tokenizer, policy: dict[str, Any]) -> None:
+    compiler = compiler_with(tokenizer, replace(FORMAT, context_length=512), **policy)
+    history = [past(time, ["apply", "skip"][time % 2], f"nurse {time}") for time in range(300)]
+    member = compiler.member({}, history)
+    prefixes = [member.prefix(SUITE.task("job_apply"), before=moment).ids for moment in range(301)]
+    extended = sum(later[: len(earlier)] == earlier for earlier, later in pairwise(prefixes))
+    assert extended > 0.75 * 300
 
 
 def test_round_robin_takes_the_newest_of_each_action_in_turn_the_most_valuable_first(tokenizer: Tokenizer) -> None:
