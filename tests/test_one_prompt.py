@@ -103,20 +103,23 @@ def _untidy_fields(i: int, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "base"),
+    ("name", "values", "base", "policy"),
     [
-        ("economic_graph", "strings", None),
-        ("economic_graph", "untidy", None),
-        ("economic_graph_chat", "strings", None),
-        ("economic_graph_chat", "untidy", None),
-        ("economic_graph_chat", "untidy", "gemma3"),
-        ("economic_graph_chat", "strings", "mixtral"),
-        ("economic_graph", "strings", "llama3"),
-        ("economic_graph_chat", "strings", "qwen3"),
+        ("economic_graph", "strings", None, {}),
+        ("economic_graph", "untidy", None, {}),
+        ("economic_graph_chat", "strings", None, {}),
+        ("economic_graph_chat", "untidy", None, {}),
+        ("economic_graph_chat", "untidy", "gemma3", {}),
+        ("economic_graph_chat", "strings", "mixtral", {}),
+        ("economic_graph", "strings", "llama3", {}),
+        ("economic_graph_chat", "strings", "qwen3", {}),
+        ("economic_graph", "untidy", None, {"deduplicate": True, "keep": {"skip": 0.3, "dismiss": 0.5}}),
+        ("economic_graph_chat", "untidy", None, {"name": "similarity", "max_interactions": 5}),
+        ("economic_graph", "untidy", None, {"name": "round_robin", "positives_only": True, "max_interactions": 6}),
     ],
 )
 def test_one_prompt_is_the_same_token_ids_on_every_path(
-    name: str, values: str, base: str | None, tmp_path: Path
+    name: str, values: str, base: str | None, policy: dict[str, Any], tmp_path: Path
 ) -> None:
     tables = make_tables(values)  # what requests send
     cleaned = clean_tables(tables)[0]
@@ -131,9 +134,10 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
         write_base_tokenizer(base, tmp_path)
         tokenizer = Tokenizer.from_model(tmp_path)
         prompts = PromptFormat(context_length=32_768, head_tokens=1024, question_tokens=640)
-    compiler = PromptCompiler(suite, tokenizer, prompts)
+    history = {task.name: replace(task.history, **policy) for task in suite.tasks} if policy else {}
+    compiler = PromptCompiler(suite, tokenizer, prompts, history)
     PromptBundle.of(compiler).save(tmp_path / "version")
-    served = PromptBundle.load(tmp_path / "version").compiler()
+    served = PromptBundle.load(tmp_path / "version").compiler(history)
     start = [] if tokenizer.bos is None else [tokenizer.bos]
     compiler, records = load_compiler(compiler_spec(compiler)), Records(cleaned)
     compared = begun = 0
@@ -153,6 +157,8 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
                 *start, tokenizer.system, tokenizer.member,
             ]  # fmt: skip
             compared += 1
+            if policy:  # documents have the policies of the suite
+                continue
             # A member's document is the chat of one task's instruction; prompts of that task are its beginning.
             lent = tokenizer.encode(suite.instruction(suite.task(request["task"])))
             [document] = documents
@@ -160,7 +166,7 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
                 assert tuple(document["ids"][: len(prompt)]) == prompt
                 begun += 1
     assert compared > 10
-    assert begun > 3
+    assert begun > 3 or policy
 
 
 def served_prompts(
