@@ -17,7 +17,7 @@ from brew_data.data_folder import DataFolder
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.prompts.budget import NOTHING_CUT, Cut
-from brew_data.prompts.compiler import PastInteraction, PromptCompiler
+from brew_data.prompts.compiler import Document, PastInteraction, PromptCompiler
 from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.history_policies import HistorySelector
 from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
@@ -95,12 +95,14 @@ class Inspection:
         title: Which one.
         context_length: The most tokens that it can have.
         parts: In order.
+        cut: What all parts lost, where it is not known by part.
         left_out: The number of interactions that it does not show, by reason.
     """
 
     title: str
     context_length: int
     parts: list[Part]
+    cut: Cut = NOTHING_CUT
     left_out: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -188,12 +190,8 @@ def inspect_member(
             f"surface and before the cut. Pass --task to see a prompt."
         )
     return [
-        Inspection(
-            title=f"training document {number} of {len(documents)} of member {member_id}",
-            context_length=compiler.format.context_length,
-            parts=_parts(compiler.tokenizer, document.ids, document.roles),
-        )
-        for number, document in enumerate(documents, start=1)
+        _training_document(compiler, document, title=f"training document {n} of {len(documents)} of member {member_id}")
+        for n, document in enumerate(documents, start=1)
     ]
 
 
@@ -239,6 +237,27 @@ def _scored(
     raise UserError(
         f"member {member_id!r} has {which} on surface {task.surface!r}, which task {task.name} predicts. Give another "
         f"member{'' if interaction_id is None else ' or interaction'}, or another task."
+    )
+
+
+def _training_document(compiler: PromptCompiler, document: Document, *, title: str) -> Inspection:
+    task = compiler.suite.task(document.task)
+    parts = {part.name: part for part in _parts(compiler.tokenizer, document.ids, document.roles)}
+    for number, past in enumerate(document.turns, start=1):
+        if not task.trains_on_examples:
+            reason = f"whole history, task {task.name}"
+        elif number < len(document.turns):
+            reason = f"{compiler.policy(task).name}, task {task.name}"
+        else:
+            reason = f"the candidate of task {task.name}"
+        parts[f"turn {number}"] = replace(parts[f"turn {number}"], origin=_origin(past, reason))
+    dropped = {"over the token budget or max_interactions": document.turns_dropped}
+    return Inspection(
+        title=title,
+        context_length=compiler.format.context_length,
+        parts=list(parts.values()),
+        cut=document.cut,
+        left_out={reason: count for reason, count in dropped.items() if count},
     )
 
 

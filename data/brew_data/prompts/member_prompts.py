@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.chat import question_ids
@@ -77,12 +77,16 @@ class Document:
         roles: One per token: 1 for tokens of an answer that is trained, else 0.
         cut: What was cut from instruction, profile and entities.
         turns_dropped: The number of interactions that the prompt of an `example` does not show.
+        task: The name of the task whose instruction it has.
+        turns: The interactions that its turns show, in order. The last one of an `example` is the one that is trained.
     """
 
     ids: Ids
     roles: Ids
     cut: Cut = NOTHING_CUT
     turns_dropped: int = 0
+    task: str = ""
+    turns: tuple[PastInteraction, ...] = ()
 
 
 class MemberPrompts:
@@ -286,7 +290,12 @@ class MemberPrompts:
         prompt, answer = prefix.ids + question, self._compiler.label(task, scored.action)
         cut += prefix.head_cut + prefix.history_cut
         return self._ended(
-            (*prompt, *answer), [0] * len(prompt) + [1] * len(answer), cut, turns_dropped=prefix.turns_dropped
+            (*prompt, *answer),
+            [0] * len(prompt) + [1] * len(answer),
+            cut=cut,
+            turns_dropped=prefix.turns_dropped,
+            task=task.name,
+            turns=(*(self._history[index] for index in prefix.shown), scored),
         )
 
     def _varied(self, task: TaskSpec, variation: Callable[[int], Variation] | None, document: int) -> "MemberPrompts":
@@ -322,22 +331,25 @@ class MemberPrompts:
             )
             while first > 0 and (budget := budget - self._turn(left[first - 1], task.history).length) >= 0:
                 first -= 1
+        end = len(left)
         for place in range(first, len(left)):
             turn = self._turn(left[place], task.history)
             if len(ids) + turn.length + 1 > self._compiler.format.context_length:
-                return self._ended(ids, roles, cut), place
+                end = place
+                break
             ids += turn.question + turn.answer
             role = int(place >= start and self._history[left[place]].surface in answered)
             roles += [0] * len(turn.question) + [role] * len(turn.answer)
             cut += turn.cut
-        return self._ended(ids, roles, cut), len(left)
+        turns = tuple(self._history[index] for index in left[first:end])
+        return self._ended(ids, roles, cut=cut, task=task.name, turns=turns), end
 
-    def _ended(self, ids: Sequence[int], roles: Sequence[int], cut: Cut, *, turns_dropped: int = 0) -> Document:
+    def _ended(self, ids: Sequence[int], roles: Sequence[int], **values: Any) -> Document:
         """Return a document that ends with `<|end|>`, which a last answer can bring itself."""
         end = self._compiler.tokenizer.end
         if ids[-1] == end:
-            return Document(ids=tuple(ids), roles=tuple(roles), cut=cut, turns_dropped=turns_dropped)
-        return Document(ids=(*ids, end), roles=(*roles, 0), cut=cut, turns_dropped=turns_dropped)
+            return Document(ids=tuple(ids), roles=tuple(roles), **values)
+        return Document(ids=(*ids, end), roles=(*roles, 0), **values)
 
     def _select(
         self, task: TaskSpec, candidate: Entity | None, before: int | None, own_words: str, watch: Watch

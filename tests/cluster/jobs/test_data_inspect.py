@@ -45,7 +45,12 @@ def test_a_document_of_the_bins_is_divided_into_its_parts(built_folder: DataFold
 def test_the_training_documents_of_a_member_are_those_in_the_bins(built_folder: DataFolder) -> None:
     [document] = inspect_member(built_folder, "ada")
     assert document.title == "training document 1 of 1 of member ada"
-    assert document.parts == inspect_document(built_folder, "bins", 0).parts
+    packed = inspect_document(built_folder, "bins", 0)
+    assert [part.tokens for part in document.parts] == [part.tokens for part in packed.parts]
+    assert reasons(document) == [
+        (time, action, "whole history, task buy")
+        for time, action in (("00", "viewed"), ("02", "bought"), ("03", "bought"))
+    ]
 
 
 def test_a_prompt_shows_why_each_turn_is_there(built_folder: DataFolder) -> None:

@@ -5,6 +5,7 @@ from itertools import groupby
 from rich.text import Text
 
 from brew_cluster.jobs.data_inspect import Inspection, Part, Token
+from brew_data.prompts.budget import Cut
 from brew_platform.console.plain_console import PlainConsole, escape_controls
 
 __all__ = ["show_inspection"]
@@ -25,6 +26,8 @@ def show_inspection(console: PlainConsole, inspection: Inspection) -> None:
     )
     for reason, count in inspection.left_out.items():
         console.print(f"left out: {count:,} interaction{'s' * (count != 1)}: {reason}", style="yellow")
+    if inspection.cut:
+        console.print(_cut(inspection.cut), style="yellow")
     for part in inspection.parts:
         console.print(_tokens(part, console.encoding), soft_wrap=True)
         for note in _notes(part):
@@ -54,12 +57,15 @@ def _style(token: Token) -> str:
     return "cyan not bold" if token.is_control else "not bold"
 
 
+def _cut(cut: Cut) -> str:
+    return f"cut: {cut.tokens:,} tokens, {cut.fields:,} field{'s' * (cut.fields != 1)}"
+
+
 def _notes(part: Part) -> list[str]:
     """Return what is known of a part beside its tokens, each in one line."""
     notes = []
     if (origin := part.origin) is not None:
         notes.append(f"{origin.reason}: {origin.action} on {origin.surface}, {origin.entity_type}, {origin.time}")
     if part.cut:
-        fields = f"{part.cut.fields:,} field{'s' * (part.cut.fields != 1)}"
-        notes += [f"cut: {part.cut.tokens:,} tokens, {fields}", f"full text: {part.full_text}"]
+        notes += [_cut(part.cut), f"full text: {part.full_text}"]
     return notes

@@ -20,7 +20,7 @@ def test_tokens_are_separated_and_those_with_loss_stand_in_brackets(built_folder
     first, *lines = printed(built_folder)
     assert first.startswith("training document 1 of 1 of member ada: ")
     assert " of 160 tokens, " in first
-    parts = [(line[:14].strip(), line[14:].replace("|", "")) for line in lines if line]
+    parts = [(line[:14].strip(), line[14:].replace("|", "")) for line in lines if line[:1].strip()]
     assert parts == [
         ("instruction", "<system>Predict: bought, viewed only."),
         ("profile", "<member>Berlin"),
@@ -28,6 +28,7 @@ def test_tokens_are_separated_and_those_with_loss_stand_in_brackets(built_folder
         ("turn 2", "<user>product\\nOak chair<assistant>[bought]"),
         ("turn 3", "<user>product\\nLamp<assistant>[bought]<end>"),
     ]
+    assert lines[3] == f"{'':14}whole history, task buy: viewed on shop, product, 1970-01-01T00:00:00+00:00"
 
 
 def test_the_prompt_of_a_task_says_why_a_turn_is_shown_and_what_was_cut(built_folder: DataFolder) -> None:
