@@ -134,7 +134,7 @@ def built_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     write_tables(tables, folder / "tables")
     bundle = PromptBundle(
         suite=make_suite(),
-        format=PromptFormat(context_length=160, head_tokens=48, question_tokens=32),
+        format=PromptFormat(context_length=256, head_tokens=48, question_tokens=32),
         tokenizer=train_tokenizer(["Oak chair bought", "viewed only"], vocabulary_size=280),
     )
     bundle.save(folder / "prompts")

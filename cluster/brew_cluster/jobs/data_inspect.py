@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from brew_cluster.jobs.dataset_card import read_card
 from brew_data.data_folder import DataFolder
+from brew_data.entity_index import EntityIndex
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.prompts.budget import NOTHING_CUT, Cut
@@ -206,8 +207,9 @@ def _bins(data: DataFolder, name: str) -> tuple[Path, BinsPlan]:
 
 
 def _packed(tokenizer: Tokenizer, name: str, plan: BinsPlan, document: PackedDocument) -> Inspection:
+    answer = f", the {'rejected' if document.slot % 2 else 'chosen'} answer" if plan.kind == "pairs" else ""
     return Inspection(
-        title=f"document {document.slot} of bin {document.bin_id} of {name}",
+        title=f"document {document.slot} of bin {document.bin_id} of {name}{answer}",
         context_length=plan.context_length,
         parts=_parts(tokenizer, document.ids.tolist(), document.roles.tolist()),
     )
@@ -222,7 +224,7 @@ def _member_rows(data: DataFolder, member_id: str) -> tuple[Records, pa.Table]:
         raise UserError(f"member {member_id!r} has opted out, so that no prompt shows this member. Give another one.")
     rows = data.rows("interactions", "member_id", [member_id])
     rows = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
-    entities = data.rows("entities", "entity_id", rows["entity_id"].unique().to_pylist())
+    entities = EntityIndex(data.tables_folder).take(rows["entity_id"].unique().to_pylist())
     return Records(RecordTables(members, entities)), rows
 
 

@@ -37,7 +37,7 @@ def test_a_document_of_the_bins_is_divided_into_its_parts(built_folder: DataFold
         "turn 3": "<|user|>product\nLamp<|assistant|>bought<|end|>",
     }
     assert with_loss(document) == ["viewed only", "bought", "bought"]
-    assert (document.context_length, document.tokens) == (160, sum(len(part.tokens) for part in document.parts))
+    assert (document.context_length, document.tokens) == (256, sum(len(part.tokens) for part in document.parts))
     assert all(token.is_control == token.text.startswith("<|") for part in document.parts for token in part.tokens)
     assert inspect_bin(built_folder, "bins", 0) == [document]
 

@@ -19,7 +19,7 @@ def printed(data: DataFolder, task: str | None = None, **options: bool | str) ->
 def test_tokens_are_separated_and_those_with_loss_stand_in_brackets(built_folder: DataFolder) -> None:
     first, *lines = printed(built_folder)
     assert first.startswith("training document 1 of 1 of member ada: ")
-    assert " of 160 tokens, " in first
+    assert " of 256 tokens, " in first
     parts = [(line[:14].strip(), line[14:].replace("|", "")) for line in lines if line[:1].strip()]
     assert parts == [
         ("instruction", "<system>Predict: bought, viewed only."),
