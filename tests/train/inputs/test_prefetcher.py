@@ -26,6 +26,9 @@ class Bins:
         self.read: list[int] = []
         self.lock = threading.Lock()
 
+    def fetch(self, bin_ids: list[int]) -> None:
+        pass
+
     def __getitem__(self, bin_id: int) -> Bin:
         with self.lock:
             self.read.append(bin_id)

@@ -134,3 +134,15 @@ def test_losses_are_bitwise_those_of_local_bins(
         assert all(json.loads(row)["data_wait_seconds"] >= 0 for row in rows)
     assert losses[0] == losses[1]
     assert len(losses[0]) == 10
+
+
+def test_files_are_fetched_several_at_a_time_and_errors_are_left_to_the_reader(
+    objects: dict[str, bytes], shape: ModelShape, inputs: InputsConfig, tmp_path: Path
+) -> None:
+    reader = BinReader("s3://bucket/data/cpt", shape, inputs)
+    objects["data/cpt/bins-00001.parquet"] = b"replaced"
+    reader.fetch([11, 0, 11])
+    objects.clear()
+    assert len(reader[0].input_ids) > 0
+    with pytest.raises(DataError, match=r"bins-00001\.parquet cannot be read"):
+        reader[11]

@@ -1,7 +1,9 @@
 """Folders of packed bins, on a local disk or on S3."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -10,13 +12,14 @@ import pyarrow.fs as pa_fs
 
 from brew_data.packed_bins.plan import PLAN_FILE, BinsFile, BinsPlan
 from brew_data.sources.locations import Location, find_files
-from brew_platform.errors import ConfigError, DataError
+from brew_platform.errors import BrewError, ConfigError, DataError
 from brew_train.config import InputsConfig
 from brew_train.inputs.host_cache import HostCache
 
 __all__ = ["BinFolder", "absolute", "open_folder", "read_plan"]
 
 logger = logging.getLogger(__name__)
+DOWNLOADS = 8  # at a time, of each worker
 
 
 class BinFolder(Protocol):
@@ -32,6 +35,9 @@ class BinFolder(Protocol):
             OSError: the file cannot be read.
             DataError, StorageError: as `HostCache.open`.
         """
+
+    def fetch(self, files: Sequence[BinsFile]) -> None:
+        """Makes local copies of files on S3, several at a time. A file that cannot be copied is left to `open`."""
 
     def verify(self, on_progress: Callable[[int, int], None]) -> None:
         """Compares the SHA-256 of every local file with the plan; a file on S3 is compared when a host loads it.
@@ -93,6 +99,9 @@ class _LocalFolder:
     def open(self, file: BinsFile) -> pa.NativeFile:
         return pa.OSFile(str(self._folder / file.name))
 
+    def fetch(self, files: Sequence[BinsFile]) -> None:
+        pass
+
     def verify(self, on_progress: Callable[[int, int], None]) -> None:
         self.plan.verify_files(self._folder, on_progress=on_progress)
 
@@ -106,10 +115,18 @@ class _S3Folder:
         self.plan.check_sizes(self._sizes(), folder=self.name)
         self._require_space(inputs.cache_bytes)
         self._cache = HostCache(Path(inputs.cache_folder).expanduser(), limit_bytes=inputs.cache_bytes)
+        self._downloads = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="bin-download")
 
     def open(self, file: BinsFile) -> pa.NativeFile:
         source = Location(f"{self.name}/{file.name}", self._filesystem, f"{self._path}/{file.name}")
         return self._cache.open(file, source)
+
+    def fetch(self, files: Sequence[BinsFile]) -> None:
+        list(self._downloads.map(self._fetch, files))
+
+    def _fetch(self, file: BinsFile) -> None:
+        with suppress(BrewError):
+            self.open(file).close()
 
     def verify(self, on_progress: Callable[[int, int], None]) -> None:
         pass  # `HostCache.open` compares each file when it loads it

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,6 +93,11 @@ class BinReader:
             group = int(np.searchsorted(starts, bin_id, side="right")) - 1
             table, row = self._group(index, group), bin_id - int(starts[group])
         return Bin(**{name: table[name][row].values.to_numpy() for name in ("input_ids", "doc_lengths", "roles")})
+
+    def fetch(self, bin_ids: Sequence[int]) -> None:
+        """Downloads the files of these bins, several at a time, if they are on S3; `__getitem__` reports errors."""
+        indices = np.unique(np.searchsorted(self._starts, bin_ids, side="right")) - 1
+        self._folder.fetch([self._plan.files[index] for index in indices])
 
     def verify(self) -> None:
         """Compares the SHA-256 of every file with the plan, before training. It runs at the speed of the disk.

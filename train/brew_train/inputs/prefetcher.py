@@ -82,19 +82,23 @@ class Prefetcher:
                 with self._changed:
                     self._steps.append(step)
                     self._changed.notify_all()
+                if not self._wait_for_space():
+                    return
+                self._bins.fetch(bin_ids)
                 for bin_id in dict.fromkeys(bin_ids):
-                    with self._changed:
-                        self._changed.wait_for(self._has_space)
-                        if self._closed:
-                            return
+                    if not self._wait_for_space():
+                        return
                     self._read(bin_id, step)
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _has_space(self) -> bool:
-        return self._closed or len(self._steps) <= 2 or self._bytes < self._limit
+    def _wait_for_space(self) -> bool:
+        """Waits until another bin may be read; returns False after `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._steps) <= 2 or self._bytes < self._limit)
+            return not self._closed
 
     def _read(self, bin_id: int, step: _Step) -> None:
         read: Bin | None = None
