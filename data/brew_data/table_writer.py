@@ -178,7 +178,7 @@ class TableWriter:
     def _save(self, name: str, rows: pa.Table, shard: int, count: int) -> None:
         path = shard_file(self._folder, name, shard, count)
         path.parent.mkdir(exist_ok=True)
-        pq.write_table(rows.drop_columns(_ROW), path, compression="zstd")
+        pq.write_table(rows.drop_columns(_ROW).combine_chunks(), path, compression="zstd")
 
 
 class _Runs:
@@ -194,7 +194,7 @@ class _Runs:
     def __init__(self, folder: Path, key: str, schema: pa.Schema, run_bytes: int) -> None:
         self.schema = schema
         self._folder, self._key, self._run_bytes = folder, key, run_bytes
-        self._files: list[Path] = []
+        self._files: list[tuple[Path, np.ndarray]] = []  # and the buckets of their record batches
         self._pending: list[pa.Table] = []
         self._bytes = 0
 
@@ -220,9 +220,11 @@ class _Runs:
         self._flush()
         width = BUCKETS // count
         batches: list[pa.RecordBatch] = []
-        for path in self._files:
-            with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
-                batches += [file.get_batch(bucket) for bucket in range(index * width, (index + 1) * width)]
+        for path, bucket_B in self._files:
+            first, last = np.searchsorted(bucket_B, [index * width, (index + 1) * width]).tolist()
+            if first < last:
+                with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+                    batches += [file.get_batch(place) for place in range(first, last)]
         return pa.Table.from_batches(batches, self.schema).combine_chunks().sort_by(_ROW)
 
     def _flush(self) -> None:
@@ -233,14 +235,14 @@ class _Runs:
         bucket_N = (_hashes(rows[self._key]) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
         order_N = np.argsort(bucket_N, kind="stable")
         batch = as_batch(rows.take(pa.array(order_N)))
-        bounds = np.searchsorted(bucket_N[order_N], np.arange(BUCKETS + 1)).tolist()
+        bucket_B, first_B = np.unique(bucket_N[order_N], return_index=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{len(self._files):06d}.arrow"
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema, options=options) as writer:
-            for start, end in pairwise(bounds):
+            for start, end in pairwise([*first_B.tolist(), rows.num_rows]):
                 writer.write_batch(batch.slice(start, end - start))
-        self._files.append(path)
+        self._files.append((path, bucket_B))
 
 
 def _hashes(keys: pa.ChunkedArray) -> np.ndarray:

@@ -93,6 +93,23 @@ class Quarantine:
         """Return the number of rows by table and reason, most frequent reasons first."""
         return {table: dict(reasons.most_common()) for table, reasons in self.reasons.items()}
 
+    def state(self) -> dict[str, Any]:
+        """Return all counts and examples as JSON, for `of_state`."""
+        return {
+            "reasons": self.reasons,
+            "examples": [[table, reason, texts] for (table, reason), texts in self.examples.items()],
+            "rows": self.rows,
+        }
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any], folder: Path | None = None) -> "Quarantine":
+        """Return the quarantine that had a state; the rows in `folder` are those of it."""
+        quarantine = Quarantine(folder)
+        quarantine.reasons = {table: Counter(reasons) for table, reasons in state["reasons"].items()}
+        quarantine.examples = {(table, reason): texts for table, reason, texts in state["examples"]}
+        quarantine.rows = Counter(state["rows"])
+        return quarantine
+
     def require_share(self, max_share: float) -> None:
         """Check that no table lost more than a share of its rows.
 

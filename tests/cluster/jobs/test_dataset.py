@@ -4,6 +4,7 @@ import fcntl
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,11 +17,15 @@ from brew_cluster.jobs.dataset_check import check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_cluster.jobs.demo_config import DemoConfig, load_recipe
 from brew_cluster.jobs.recipe import RECIPES
+from brew_cluster.jobs.tables_state import TablesState
 from brew_data.data_folder import DATASET_FILE, InputFile
 from brew_data.packed_bins.plan import BinsPlan
 from brew_data.prompts.tokenizer import train_tokenizer
-from brew_data.schema import write_tables
+from brew_data.schema import read_tables
+from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.synthetic.config import SyntheticConfig
+from brew_data.split import Split
+from brew_data.table_writer import WrittenTables
 from brew_platform.errors import ConfigError, DataError, UserError
 
 SMALL = [
@@ -95,6 +100,38 @@ def test_a_folder_appears_only_when_the_build_succeeded(tmp_path: Path) -> None:
         pass
 
 
+def test_a_build_with_equal_settings_continues(tmp_path: Path) -> None:
+    out, partial = tmp_path / "shop", tmp_path / "shop.partial"
+
+    def fail(settings: str) -> list[str]:
+        with suppress(RuntimeError), build_folder(out, settings=settings) as folder:
+            found = [path.name for path in folder.iterdir() if path.name != LOCK]
+            (folder / "tables").mkdir(exist_ok=True)
+            raise RuntimeError("killed")
+        return found
+
+    assert [fail(settings) for settings in ("a", "a", "b", "b")] == [[], ["tables"], [], ["tables"]]
+    with build_folder(out) as folder:
+        assert folder == partial
+        assert not (folder / "tables").exists()
+
+
+def test_what_is_known_of_written_tables_is_restored(tmp_path: Path) -> None:
+    assert TablesState.read(tmp_path) is None
+    quarantine = Quarantine()
+    quarantine.count_rows("interactions", 5)
+    for line in (1, 2):
+        quarantine.add("interactions", file="a.csv", line=line, reason="bad", detail="x", values={})
+    written = WrittenTables(rows={"members": 2}, shards=4, earliest=None, latest=9)
+    split = Split(train_until=3, until=9, gap=1)
+    TablesState(written=written, split=split, quarantine=quarantine, contacts={"a.b": {"links": 2}}).write(tmp_path)
+    found = TablesState.read(tmp_path)
+    assert found is not None
+    assert (found.written, found.split, found.contacts) == (written, split, {"a.b": {"links": 2}})
+    assert found.quarantine.counts() == quarantine.counts()
+    assert (found.quarantine.examples, found.quarantine.rows) == (quarantine.examples, quarantine.rows)
+
+
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
@@ -139,13 +176,12 @@ def test_a_base_with_a_smaller_context_is_refused(tmp_path: Path) -> None:
 
 def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., Path]) -> None:
     config: DatasetConfig = load_dataset_config("synthetic", [*SMALL, "source_config.pii_share=0.5"])
-    check = check_dataset(config)
+    check = check_dataset(config, tables_folder=tmp_path / "tables")
     check.require_good()
-    assert check.tables is not None
+    tables = read_tables(tmp_path / "tables")
     assert check.suite is not None
     assert check.split is not None
     check.quarantine.add("interactions", file="a.csv", line=3, reason="a | b", values={})
-    write_tables(check.tables, tmp_path / "tables")
     plan = BinsPlan.load(write_bins(tmp_path / "bins"))
     card = dataset_card(
         config, tmp_path, inputs=[InputFile(file="a|b\n.csv", sha256="a" * 64)], suite=check.suite, split=check.split,
@@ -154,7 +190,7 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     )  # fmt: skip
     write_card(card, tmp_path)
     assert read_card(tmp_path) == card
-    rows = check.tables.interactions.to_pylist()
+    rows = tables.interactions.to_pylist()
     assert card["rows"] == len(rows)
     task = card["tasks"]["job_apply"]
     assert task["training_rows"] + task["benchmark_rows"] == sum(row["surface"] == "jobs" for row in rows)
@@ -164,8 +200,8 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     assert (task["in_training"], task["history"]) == (True, "chronological")
     times = sorted(row["timestamp"] for row in rows)
     assert card["time_range"] == [time.replace(microsecond=0).isoformat() for time in (times[0], times[-1])]
-    assert card["members_opted_out"] == sum(row["opted_out"] for row in check.tables.members.to_pylist())
-    assert sum(card["entities"].values()) == check.tables.entities.num_rows
+    assert card["members_opted_out"] == sum(row["opted_out"] for row in tables.members.to_pylist())
+    assert sum(card["entities"].values()) == tables.entities.num_rows
     assert card["bins"]["bins"]["n_documents"] == 48
     assert card["bins"]["bins"]["documents"]["tokens"]["quantiles"]["100%"] < 16
     text = (tmp_path / "card.md").read_text()
@@ -179,7 +215,7 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     assert set(removed) == {"members.title", "entities.text"}
     assert 30 < sum(removed["members.title"].values()) < 70
     assert f"| members.title | e-mail addresses | {removed['members.title']['e-mail addresses']} |" in text
-    assert "example.com" not in str(check.tables.members.to_pylist())
+    assert "example.com" not in str(tables.members.to_pylist())
     assert yaml.safe_load(json.dumps(card)) == card
 
 

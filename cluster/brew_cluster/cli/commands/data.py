@@ -52,9 +52,11 @@ def build(
 
         config = load_dataset_config(recipe, overrides or [])
         from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names, print_summary
+        from brew_platform.config import config_digest
         from brew_platform.console.progress import Phases
 
-        with build_folder(out.absolute()) as folder, log_to(folder / "logs" / "data.log"):
+        settings = config_digest(config)
+        with build_folder(out.absolute(), settings=settings) as folder, log_to(folder / "logs" / "data.log"):
             card = make_dataset(config, folder, Phases(phase_names(config), console=console))
         print_summary(card, config, out, console)
 
