@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.problems import Problem, suggest
+from brew_data.prompts.network import NETWORK_FIELDS
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables
 
@@ -24,7 +25,7 @@ def check_tables(tables: Tables, suite: TaskSuite) -> list[Problem]:
     """Compare surfaces, actions, entity types and fields of the tables with those that the suite knows.
 
     Args:
-        tables: From `clean_tables`.
+        tables: From `make_private`.
         suite: The suite.
     """
     checks = TableChecks()
@@ -186,7 +187,10 @@ class TableChecks:
         ]
         for table, place, used in templates:
             known = list(self._absent[table])
+            added = NETWORK_FIELDS if table == "members" and self._rows["connections"] else ()  # by `add_network`
             for name in used:
+                if name not in known and name in added:
+                    continue
                 if name not in known:
                     message = (
                         f"suite {suite.name} uses the field {name!r} in {place}, which the {table} lack. "

@@ -1,14 +1,18 @@
 """Network facts as fields of the members table."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
-from brew_data.member_network import with_network
+from brew_data.member_network import add_network
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.templates import RecordTemplate
-from brew_data.schema import CONNECTIONS
+from brew_data.schema import CONNECTIONS, ENTITIES, INTERACTIONS, Tables, read_tables, write_tables
+from brew_data.table_shards import table_files
+from brew_data.table_writer import TableWriter
 
 DAY = datetime(2025, 1, 1, tzinfo=UTC)
 UNTIL = int(DAY.timestamp() * 1_000_000)
@@ -19,15 +23,37 @@ def make_suite(*fields: str) -> TaskSuite:
     return TaskSuite(name="network", profile=profile, entities={}, surfaces=[])
 
 
-def make_members(**more: Any) -> pa.Table:
+def make_tables(connections: pa.Table | None, **more: Any) -> Tables:
     ids = ["a", "b", "c", "out"]
-    return pa.table(
-        {
-            "member_id": ids,
-            "profile": [{"title": f"title of {id_}", **more} for id_ in ids],
-            "locale": ["en"] * 4,
-            "opted_out": [id_ == "out" for id_ in ids],
-        }
+    fields = pa.struct([("title", pa.string())])
+    return Tables(
+        members=pa.table(
+            {
+                "member_id": ids,
+                "profile": [{"title": f"title of {id_}", **more} for id_ in ids],
+                "locale": ["en"] * 4,
+                "opted_out": [id_ == "out" for id_ in ids],
+            }
+        ),
+        entities=pa.Table.from_pylist(
+            [{"entity_id": "e", "entity_type": "job", "created_at": DAY, "fields": {"title": "nurse"}}],
+            pa.schema(ENTITIES | {"fields": fields}),
+        ),
+        interactions=pa.Table.from_pylist(
+            [
+                {
+                    "interaction_id": number,
+                    "member_id": member,
+                    "entity_id": "e",
+                    "surface": "jobs",
+                    "action": "apply",
+                    "timestamp": DAY,
+                }
+                for number, member in enumerate(ids)
+            ],
+            pa.schema(INTERACTIONS),
+        ),
+        connections=connections,
     )
 
 
@@ -40,24 +66,50 @@ CONNECTED = pa.Table.from_pylist(
     ],
     pa.schema(CONNECTIONS),
 )
+EXPECTED = {
+    "a": {"title": "title of a", "connections": "1", "followers": "1", "connected_with": "title of b"},
+    "b": {"title": "title of b", "connections": "1", "followers": None, "connected_with": "title of a"},
+    "c": {"title": "title of c", "connections": None, "followers": None, "connected_with": None},
+    "out": {"title": "title of out", "connections": None, "followers": None, "connected_with": None},
+}
 
 
-def test_the_declared_fields_are_added_as_of_the_end_of_training() -> None:
+def profiles(folder: Path) -> dict[str, Any]:
+    members = read_tables(folder).members
+    return dict(zip(members["member_id"].to_pylist(), members["profile"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("rows_per_shard", [1000, 1])
+def test_the_declared_fields_are_added_as_of_the_end_of_training(tmp_path: Path, rows_per_shard: int) -> None:
+    writer = TableWriter(tmp_path, rows_per_shard=rows_per_shard)
+    for name, rows in make_tables(CONNECTED).present().items():
+        writer.write(name, rows)
+    writer.finish()
+    before = read_tables(tmp_path)
     suite = make_suite("connections", "followers", "connected_with")
-    added = with_network(make_members(), CONNECTED, suite, until=UNTIL)
-    assert added.drop(["profile"]) == make_members().drop(["profile"])
-    assert added["profile"].to_pylist() == [
-        {"title": "title of a", "connections": "1", "followers": "1", "connected_with": "title of b"},
-        {"title": "title of b", "connections": "1", "followers": None, "connected_with": "title of a"},
-        {"title": "title of c", "connections": None, "followers": None, "connected_with": None},
-        {"title": "title of out", "connections": None, "followers": None, "connected_with": None},
-    ]
+    add_network(tmp_path, suite, until=UNTIL)
+    assert profiles(tmp_path) == EXPECTED
+    after = read_tables(tmp_path)
+    assert after.members.drop(["profile"]) == before.members.drop(["profile"])
+    assert after.interactions == before.interactions
+    times = [file.stat().st_mtime_ns for file in table_files(tmp_path, "members")]
+    add_network(tmp_path, suite, until=UNTIL)  # nothing is left to add
+    assert [file.stat().st_mtime_ns for file in table_files(tmp_path, "members")] == times
 
 
-def test_members_keep_fields_that_they_have_and_get_none_without_connections() -> None:
-    members = make_members(followers=9)
-    assert with_network(members, CONNECTED, make_suite("followers"), until=UNTIL) is members
-    assert with_network(members, None, make_suite("connections"), until=UNTIL) is members
-    assert with_network(members, CONNECTED, make_suite(), until=UNTIL) is members
-    both = with_network(members, CONNECTED, make_suite("followers", "connections"), until=UNTIL)
-    assert both["profile"][0].as_py() == {"title": "title of a", "followers": 9, "connections": "1"}
+@pytest.mark.parametrize(
+    ("connections", "fields"), [(CONNECTED, ["followers"]), (None, ["connections"]), (CONNECTED, [])]
+)
+def test_fields_that_exist_or_are_not_declared_are_left_alone(
+    tmp_path: Path, connections: pa.Table | None, fields: list[str]
+) -> None:
+    write_tables(make_tables(connections, followers=9), tmp_path)
+    before = (tmp_path / "members.parquet").read_bytes()
+    add_network(tmp_path, make_suite(*fields), until=UNTIL)
+    assert (tmp_path / "members.parquet").read_bytes() == before
+
+
+def test_a_field_of_the_members_wins(tmp_path: Path) -> None:
+    write_tables(make_tables(CONNECTED, followers=9), tmp_path)
+    add_network(tmp_path, make_suite("followers", "connections"), until=UNTIL)
+    assert profiles(tmp_path)["a"] == {"title": "title of a", "followers": 9, "connections": "1"}
