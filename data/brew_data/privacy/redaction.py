@@ -1,146 +1,96 @@
-"""Finds and removes contacts in text: e-mail addresses, telephone numbers, and links with an identifier.
+"""Finds identifiers of persons in text, and removes them: contacts, addresses, accounts, ids, dates of birth.
 
-The patterns are our own. Libraries that find names and places too (presidio, scrubadub) load language models and take
-milliseconds per text; `phonenumbers` needs the country of numbers that are written without one.
+Tables, requests, nearline events and batches all use `redact`, so that training and serving show the same text. The
+detectors are our own: libraries that find names and places too load language models and take milliseconds per text
+(docs/privacy.md has the comparison). Names of persons are not searched.
 
-Prices, years, dates, scores, ids and names such as `booking.com` are not contacts. A number of ten digits that stands
-alone is kept: it is an id more often than a telephone number.
+The detectors prefer precision: prices, years, dates, scores, ids of things and names such as `booking.com` stay.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-__all__ = ["EMAIL", "LINK", "PHONE", "redact"]
+from brew_data.privacy.address_detectors import ADDRESS_DETECTORS
+from brew_data.privacy.contact_detectors import CONTACT_DETECTORS, HANDLE_DETECTORS
+from brew_data.privacy.detector import digit_count
+from brew_data.privacy.number_detectors import NUMBER_DETECTORS
 
-EMAIL, PHONE, LINK = "e-mail addresses", "telephone numbers", "links"
+__all__ = ["Identifier", "find_identifiers", "redact"]
 
-# Few texts have a hint of a contact; only these are searched with the slower patterns.
-_AT_HINT = re.compile(r"[@\uff20]|[aA][tT] ?[])}>]")
-_LINK_HINT = re.compile(r"\.[a-z]{2,4}[/?#]|://|skype:", re.IGNORECASE)
-_DIGITS_HINT = re.compile(r"(?:\d\D{0,5}){6}\d")
+# Where two overlap, the earlier one counts: an e-mail address in a link is a link.
+_LINKS_AND_MAIL, _PHONES = CONTACT_DETECTORS[:3], CONTACT_DETECTORS[3:]
+_DETECTORS = (*_LINKS_AND_MAIL, *NUMBER_DETECTORS, *ADDRESS_DETECTORS, *_PHONES, *HANDLE_DETECTORS)
 
-# A quantifier that ends with `+` does not backtrack, so that no text takes quadratic time.
-_LOCAL = r"[\w.+%&'~!#$*=-]"
-_AT = r"(?:[@\uff20]|\ ?[\[({<]\ ?(?:at|@)\ ?[\])}>]\ ?)"
-_DOT = r"(?:[.\uff0e]|\ ?[\[({<]\ ?(?:dot|\.)\ ?[\])}>]\ ?)"
-_EMAIL = re.compile(
-    rf"(?:mailto:)?(?<!{_LOCAL}){_LOCAL}++{_AT}(?:[\w-]++{_DOT})+[^\W\d_][\w-]*+",
-    re.IGNORECASE | re.VERBOSE,
-)
+_HINT = re.compile(r"[\d@\uff20/:=.)\]}>]")  # a text without one of these, and without ` dot `, has no identifier
 
-_PROFILE_HOSTS = (
-    "linkedin.com", "lnkd.in", "xing.com", "github.com", "gitlab.com", "facebook.com", "fb.com", "instagram.com",
-    "twitter.com", "x.com", "threads.net", "tiktok.com", "youtube.com", "medium.com", "t.me", "telegram.me", "wa.me",
-    "linktr.ee", "calendly.com", "signal.me",
-)  # fmt: skip
-_TAIL = r"[^\s<>\"]*[^\s<>\".,;:!?)\]}']"  # the end of a link, without the punctuation of the sentence
-_LINK = re.compile(
-    rf"""(?:
-        (?:(?:https?|ftp)://|(?<![\w.-])www\.)[^\s/?\#<>"]++[/?\#]{_TAIL}
-      | (?<![\w.@-])(?:[\w-]++\.)*?(?:{"|".join(map(re.escape, _PROFILE_HOSTS))})/{_TAIL}
-      | \bskype:{_TAIL}
-    )""",
-    re.IGNORECASE | re.VERBOSE,
-)
+# Characters without a form, behind which an identifier could hide: controls, soft hyphens, marks of the direction.
+_INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\u202a-\u202e\u2066-\u2069\ufeff]")
 
-_GAP = r"(?:\ ?[-./\u2010-\u2013]\ ?|\ )"  # between groups of digits
-_DASH = r"[-.\ \u2010-\u2013]"
-_DIGIT = rf"{_GAP}?\(?\d(?:\)(?={_GAP}?\d))?"
-_ALONE, _END = r"(?<![\w+.,\#$\u20ac\u00a3\u00a5/-])", r"(?!\w|[-.,/]\d)"
-_INTERNATIONAL = re.compile(rf"(?<![\w+-])\(?\+\ ?[1-9]\)?(?:{_DIGIT}){{7,14}}(?!\w)", re.VERBOSE)
-_NORTH_AMERICAN = re.compile(
-    rf"{_ALONE}(?:1{_DASH})?(?:\([2-9]\d\d\)\ ?|[2-9]\d\d{_DASH})[2-9]\d\d{_DASH}\d{{4}}{_END}", re.VERBOSE
-)
-_NATIONAL = re.compile(rf"{_ALONE}(?:\(0\d{{1,5}}\)\ ?|0\d{{1,5}}{_GAP})\d(?:{_GAP}?\d){{4,11}}{_END}", re.VERBOSE)
-_CUED = re.compile(
-    rf"""\b(?:tel|telephone|telefon|phone|call|mobile|mobil|cell|fax|whatsapp|sms|handy|hotline)\b[.:\ ]*+
-        (?:(?:me|us|on|at|no|nr|number|under|is)\b[.:\ ]*+){{0,3}}
-        (?P<number>\(?\d\)?(?:{_DIGIT}){{6,14}}){_END}""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-_THOUSANDS = re.compile(r"\+?[1-9]\d{0,2}([ .])\d{3}(?:\1\d{3})?")
-_DATE = re.compile(r"(?<!\d)(?:\d{1,2}([-./ ])\d{1,2}\1(?:19|20)\d\d|(?:19|20)\d\d([-./ ])\d{1,2}\2\d{1,2})(?!\d)")
-_YEARS = re.compile(rf"(?:19|20)\d\d(?:{_GAP}(?:19|20)\d\d)*", re.VERBOSE)
-_BEFORE_AN_ID = re.compile(
-    r"\b(?:id|ids|ref|req|requisition|reference|sku|isbn|ean|iban|order|article|item|code)\b"
-    r"(?:\.? (?:no|nr|number|id)\b)?[.:#-]* ?$",
-    re.IGNORECASE,
-)
 _COMMAS = re.compile(r" ?,(?: ?,)*")
+_MOST_PASSES = 20  # a text that needs more was made to need them
+_SUSPICIOUS = re.compile(rf"{_HINT.pattern}|\bdot\b")
 
 
-def _is_phone(text: str, start: int, end: int) -> bool:
-    """Whether digits in the form of a telephone number are not an amount, a date or years."""
-    number = text[start:end]
-    return not (_THOUSANDS.fullmatch(number) or _DATE.search(number) or _YEARS.fullmatch(number))
+class Identifier(NamedTuple):
+    """An identifier in a text: its kind, and where it starts and ends."""
+
+    kind: str
+    start: int
+    end: int
 
 
-def _is_local(text: str, start: int, end: int) -> bool:
-    return _BEFORE_AN_ID.search(text, max(0, start - 30), start) is None and _is_phone(text, start, end)
-
-
-def _is_national(text: str, start: int, end: int) -> bool:
-    return sum(character.isdecimal() for character in text[start:end]) >= 9 and _is_local(text, start, end)
-
-
-def _any(text: str, start: int, end: int) -> bool:
-    return True
-
-
-_IsContact = Callable[[str, int, int], bool]  # of a text, and the start and end of a match in it
-
-
-class _Kind(NamedTuple):
-    name: str
-    hint: Callable[[str], object]  # whether a text can have such a contact; fast
-    patterns: Sequence[tuple[re.Pattern[str], _IsContact]]
-
-
-_KINDS = (
-    _Kind(LINK, lambda text: ("." in text or ":" in text) and _LINK_HINT.search(text), [(_LINK, _any)]),
-    _Kind(EMAIL, _AT_HINT.search, [(_EMAIL, _any)]),
-    _Kind(
-        PHONE,
-        _DIGITS_HINT.search,
-        [(_INTERNATIONAL, _is_phone), (_NORTH_AMERICAN, _is_local), (_NATIONAL, _is_national), (_CUED, _is_phone)],
-    ),
-)
-
-
-def redact(text: str, counts: Counter[str] | None = None) -> str:
-    """Remove the contacts from a line of text. Applying it twice changes nothing more.
+def find_identifiers(text: str) -> list[Identifier]:
+    """Return the identifiers in a line of text, sorted, without overlaps.
 
     Args:
         text: Without line breaks and repeated spaces.
-        counts: Receives the number of contacts that were removed, by kind: `EMAIL`, `PHONE`, `LINK`.
+    """
+    if not _HINT.search(text) and " dot " not in text:
+        return []
+    found: list[Identifier] = []
+    digits, lowered = digit_count(text), text.lower()
+    is_taken = bytearray(len(text))
+    for detector in _DETECTORS:
+        if digits < detector.digits or (detector.hints and not any(hint in lowered for hint in detector.hints)):
+            continue
+        for match in detector.pattern.finditer(text):
+            if (span := detector.accept(match)) is None:
+                continue
+            start, end = span
+            if is_taken.find(1, start, end) < 0:
+                is_taken[start:end] = b"\x01" * (end - start)
+                found.append(Identifier(detector.kind, start, end))
+    return sorted(found, key=lambda identifier: identifier.start)
+
+
+def redact(text: str, counts: Counter[str] | None = None) -> str:
+    """Remove the identifiers from a line of text. Applying it twice changes nothing more, and it never lengthens.
+
+    Args:
+        text: Without line breaks and repeated spaces.
+        counts: Receives the number of identifiers that were removed, by kind (`brew_data.privacy.detector`).
 
     Returns:
-        The text without its contacts and without repeated spaces; the same text if it has none.
+        The text without its identifiers, repeated spaces, and invisible control characters; the same text if it has
+        none.
     """
-    while True:
-        before = text
-        for kind in _KINDS:
-            if not kind.hint(text):
-                continue
-            for pattern, is_contact in kind.patterns:
-                text, count = _remove(text, pattern, is_contact)
-                if counts is not None and count:
-                    counts[kind.name] += count
-        if text == before:
+    if not text.isprintable() and _INVISIBLE.search(text):
+        text = " ".join(_INVISIBLE.sub("", text).split())
+    for _ in range(_MOST_PASSES):  # a removal can join the parts of another identifier
+        found = find_identifiers(text)
+        if not found:
             return text
-        # A removal can join the parts of another contact, and leaves the commas of a list.
-        text = _COMMAS.sub(",", " ".join(text.split())).strip(" ,")
+        kept, end = [], 0
+        for identifier in found:
+            kept.append(text[end : identifier.start])
+            end = identifier.end
+            if counts is not None:
+                counts[identifier.kind] += 1
+        text = _tidy(" ".join([*kept, text[end:]]))
+    return _tidy(_SUSPICIOUS.sub(" ", text))
 
 
-def _remove(text: str, pattern: re.Pattern[str], is_contact: _IsContact) -> tuple[str, int]:
-    kept: list[str] = []
-    end = 0
-    for match in pattern.finditer(text):
-        group = "number" if "number" in pattern.groupindex else 0
-        if is_contact(text, match.start(group), match.end(group)):
-            kept.append(text[end : match.start(group)])
-            end = match.end(group)
-    return (" ".join([*kept, text[end:]]), len(kept)) if kept else (text, 0)
+def _tidy(text: str) -> str:
+    """Collapse the spaces and commas that removals leave."""
+    return _COMMAS.sub(",", " ".join(text.split())).strip(" ,")
