@@ -15,6 +15,8 @@ from brew_data.pipelines.corpus import corpus_tokenizer
 from brew_data.pipelines.documents import compile_documents
 from brew_data.pipelines.member_groups import compiler_spec, load_compiler
 from brew_data.pipelines.requests import compile_requests
+from brew_data.privacy.config import PrivacyConfig
+from brew_data.privacy.table_privacy import make_private
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
@@ -24,7 +26,6 @@ from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split
-from brew_data.table_cleaning import clean_tables
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Shared
 from brew_serve.engines.config import EngineConfig
@@ -122,7 +123,7 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
     name: str, values: str, base: str | None, policy: dict[str, Any], tmp_path: Path
 ) -> None:
     tables = make_tables(values)  # what requests send
-    cleaned = clean_tables(tables)[0]
+    cleaned = make_private(tables, PrivacyConfig())[0]
     write_tables(cleaned, tmp_path / "tables")
     suite = load_suite(name)
     times = micros(tables.interactions)

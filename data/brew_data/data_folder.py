@@ -52,6 +52,7 @@ class DatasetInfo:
     gates: list[Gate] = field(default_factory=list)  # of the models that are trained on the data (`release.gates`)
     inputs: list[InputFile] = field(default_factory=list)  # empty for a source that generates its tables
     appended_to: str | None = None  # digest of the data set whose files this one contains
+    key_id: str | None = None  # of the pseudonyms of the members (`Pseudonyms.key_id`); None: members have their ids
     digest: str = ""  # of prompts, tables and bins; `write` computes it
 
     def write(self, folder: Path) -> "DatasetInfo":
@@ -107,6 +108,7 @@ class DataFolder:
                 gates=[Gate(**gate) for gate in content["gates"]],
                 inputs=[InputFile(**file) for file in content["inputs"]],
                 appended_to=content["appended_to"],
+                key_id=content["key_id"],
                 digest=str(content["digest"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

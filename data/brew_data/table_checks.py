@@ -206,7 +206,7 @@ class TableChecks:
         problems = []
         for table, (key, _) in _RECORDS.items():
             if contacts := self._with_at[table]:
-                message = f"{key} has an @: an e-mail address as an id is personal data. Replace ids by their hashes."
+                message = f"{key} has an @: an e-mail address as an id is personal data. Set privacy.pseudonyms."
                 problems.append(Problem(table=table, message=message, count=contacts, is_error=False))
             for name, count in self._broken[table].items():
                 if count:

@@ -147,7 +147,7 @@ def built_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     documents = bundle.compiler().documents(records.profiles["ada"], records.history(rows))
     plan = pack_one_by_one(folder / "bins", bundle, documents)
     card = dataset_card(
-        config, folder, inputs=[], suite=bundle.suite, split=split, quarantine=Quarantine(), contacts={},
+        config, folder, inputs=[], suite=bundle.suite, split=split, quarantine=Quarantine(), removed={},
         prompt_digest=bundle.digest, plans={"bins": plan}, seconds={},
     )  # fmt: skip
     write_card(card, folder)

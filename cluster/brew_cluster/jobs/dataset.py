@@ -24,6 +24,7 @@ from brew_data.entity_index import EntityIndex
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.pipelines.corpus import corpus_tokenizer
 from brew_data.pipelines.documents import build_bins
+from brew_data.privacy.report import Removals
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite, load_suite
@@ -34,7 +35,6 @@ from brew_data.schema import Tables, read_tables
 from brew_data.sources.base import Source, open_source
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import EVERYONE, Split
-from brew_data.table_cleaning import ContactCounts
 from brew_data.table_shards import TableShards, read_files, table_files
 from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
@@ -65,7 +65,9 @@ class Prepared:
     folder: Path  # contains tables/
     source: Source
     quarantine: Quarantine
-    contacts: ContactCounts  # removed from the tables
+    removed: Removals  # for privacy
+    key_id: str | None  # of the pseudonyms of the members
+    opted_out: frozenset[str]  # ids of the members who opted out, as the tables name members; empty if it continues
     has_true_probabilities: bool
     split: Split
     suite: TaskSuite  # with the quantiles of the training part
@@ -96,7 +98,9 @@ def prepare(
     """
     path, tables = None if config.path is None else Path(config.path), folder / "tables"
     with phases.phase("tables", unit="rows") as progress:
-        found = TablesState.read(folder) if continues else None
+        # Members may have opted out since; bins are continued if the tables are the same.
+        found = TablesState.read(folder) if continues and config.privacy.opted_out_file is None else None
+        opted_out: frozenset[str] = frozenset()
         is_continued = found is not None
         if found is None:
             shutil.rmtree(folder / "quarantine", ignore_errors=True)
@@ -110,8 +114,9 @@ def prepare(
             check.require_good()
             assert check.written is not None
             assert check.split is not None
+            opted_out = check.opted_out
             found = TablesState(
-                written=check.written, split=check.split, quarantine=check.quarantine, contacts=check.contacts
+                written=check.written, split=check.split, quarantine=check.quarantine, removed=check.removed
             )
             if continues:
                 found.write(folder)
@@ -134,7 +139,9 @@ def prepare(
         folder=folder,
         source=open_source(config.source, config.source_config, path),
         quarantine=found.quarantine,
-        contacts=found.contacts,
+        removed=found.removed,
+        key_id=None if config.privacy.pseudonyms is None else config.privacy.pseudonyms.open().key_id,
+        opted_out=opted_out,
         has_true_probabilities="oracle" in rows,
         split=found.split,
         suite=suite,
@@ -260,7 +267,7 @@ def finish_dataset(
         suite=prepared.suite,
         split=prepared.split,
         quarantine=prepared.quarantine,
-        contacts=prepared.contacts,
+        removed=prepared.removed,
         prompt_digest=digest,
         plans=plans,
         seconds=phases.seconds,
@@ -275,6 +282,7 @@ def finish_dataset(
         commit=source_commit(),
         gates=config.release.gates,
         inputs=inputs,
+        key_id=prepared.key_id,
     ).write(prepared.folder)
     return card
 
@@ -339,9 +347,11 @@ def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, consol
     quarantined = {table: sum(counts.values()) for table, counts in card["quarantined"].items()}
     if quarantined:
         line(f"quarantined: {', '.join(f'{count:,} {table}' for table, count in quarantined.items())} (quarantine/)")
-    removed = sum(count for kinds in card["contacts_removed"].values() for count in kinds.values())
-    if removed:
-        line(f"removed: contacts in {removed:,} fields of members and entities")
+    if card["members_opted_out"]:
+        line(f"removed: {card['members_opted_out']:,} members who opted out")
+    fields = sum(count for place, kinds in card["removed"].items() if "." in place for count in kinds.values())
+    if fields:
+        line(f"removed: identifiers in {fields:,} fields of members and entities")
     bins = card["bins"]["bins"]
     line(
         f"bins: {bins['n_documents']:,} documents, {bins['n_tokens']:,} tokens in {bins['n_bins']:,} bins of "

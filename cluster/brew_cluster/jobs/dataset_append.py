@@ -68,6 +68,7 @@ def append_days(config: DatasetConfig, data: DataFolder, folder: Path, phases: P
     prompts = TokenizerConfig(from_=str(data.folder / "prompts"))
     days = prepare(replace(config, tokenizer=prompts, split=_ANY_CUT), folder / DAYS, phases)
     _require_same_prompts(days.suite, config, bundle)
+    _require_same_members(days, data)
     with phases.phase("merge", unit="rows") as progress:
         written = append_tables(
             data.tables_folder, folder / DAYS / "tables", folder / "tables", after=info.split.train_until
@@ -108,6 +109,27 @@ def _require_same_prompts(suite: TaskSuite, config: DatasetConfig, bundle: Promp
         f"the recipe has the {what} {found}, but the data set has {expected}. Prompts cannot change when days are "
         f"appended: restore the setting, or build the data again."
     )
+
+
+def _require_same_members(days: Prepared, data: DataFolder) -> None:
+    """Check that the further days have pseudonyms of the same key, and that no member opted out since the last build.
+
+    Raises:
+        UserError: They do not, or a member did, who would remain in the bins of earlier days.
+    """
+    if days.key_id != data.info.key_id:
+        raise UserError(
+            f"privacy.pseudonyms has the key {days.key_id or 'null'}, but the data set was built with "
+            f"{data.info.key_id or 'null'}, so that the same member would be two. Restore the setting, or build the "
+            f"data again."
+        )
+    known = pyarrow.dataset.dataset(data.tables_folder / "members.parquet").to_batches(columns=["member_id"])
+    count = sum(id_ in days.opted_out for batch in known for id_ in batch["member_id"].to_pylist())
+    if count:
+        raise UserError(
+            f"{count:,} members of the data set have opted out since it was built, and are in its bins. Build the data "
+            f"again; days cannot be appended."
+        )
 
 
 def _without_quantiles(suite: TaskSuite) -> dict[str, Any]:
@@ -182,7 +204,7 @@ def _finish(
     plans: Mapping[str, BinsPlan],
     phases: Phases,
 ) -> dict[str, Any]:
-    """Write the card, whose counts of removed rows and contacts are those of all days, and `dataset.json`."""
+    """Write the card, whose counts of removed rows and identifiers are those of all days, and `dataset.json`."""
     info, before = data.info, read_card(data.folder)
     inputs = [*info.inputs, *input_files(days.source)]
     card = dataset_card(
@@ -192,13 +214,14 @@ def _finish(
         suite=data.bundle().suite,
         split=split,
         quarantine=days.quarantine,
-        contacts=days.contacts,
+        removed=days.removed,
         prompt_digest=info.prompt_digest,
         plans=plans,
         seconds=phases.seconds,
     )
-    for name in ("quarantined", "contacts_removed"):
+    for name in ("quarantined", "removed"):
         card[name] = _added(before[name], card[name])
+    card["members_opted_out"] += before["members_opted_out"]
     write_card(card, folder)
     DatasetInfo(
         source=config.source,
@@ -210,6 +233,7 @@ def _finish(
         gates=config.release.gates,
         inputs=inputs,
         appended_to=info.digest,
+        key_id=info.key_id,
     ).write(folder)
     return card
 

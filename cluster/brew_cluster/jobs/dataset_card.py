@@ -17,11 +17,12 @@ from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.data_folder import InputFile
 from brew_data.packed_bins.packed_documents import document_figures
 from brew_data.packed_bins.plan import BinsPlan
+from brew_data.privacy.opt_out import OPTED_OUT
+from brew_data.privacy.report import Removals
 from brew_data.prompts.suite import TaskSuite
 from brew_data.sources.base import Source
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split
-from brew_data.table_cleaning import ContactCounts
 from brew_platform.config import config_digest
 from brew_platform.console.plain_console import escape_controls
 from brew_platform.errors import DataError
@@ -42,7 +43,7 @@ def dataset_card(
     suite: TaskSuite,
     split: Split,
     quarantine: Quarantine,
-    contacts: ContactCounts,
+    removed: Removals,
     prompt_digest: str,
     plans: Mapping[str, BinsPlan],
     seconds: Mapping[str, float],
@@ -56,7 +57,7 @@ def dataset_card(
         suite: The suite of its prompts.
         split: The cut in time.
         quarantine: The rows that were left out.
-        contacts: The rows of which contacts were removed, by field and kind.
+        removed: The rows that were removed, or from which something was, by table or field and by what it was.
         prompt_digest: Of the `PromptBundle`.
         plans: The plan of each folder of bins.
         seconds: Seconds of each phase.
@@ -79,14 +80,14 @@ def dataset_card(
         "prompt_digest": prompt_digest,
         "rows": counts.total(),
         "members": opted_out.total(),
-        "members_opted_out": opted_out[True],
+        "members_opted_out": opted_out[True] + removed.get("members", {}).get(OPTED_OUT, 0),
         "entities": dict(sorted(_column_counts(tables, "entities", "entity_type").items())),
         "time_range": [_iso(time) for time in times],
         "split": {name: _iso(getattr(split, name)) for name in ("train_until", "benchmark_after", "until")},
         "actions": _actions(counts),
         "tasks": _tasks(counts, suite),
         "quarantined": quarantine.counts(),
-        "contacts_removed": contacts,
+        "removed": removed,
         "bins": {name: _bins(plan, folder / name) for name, plan in plans.items()},
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
@@ -268,7 +269,7 @@ def _markdown(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
     quarantined = [
         (table, reason, f"{n:,}") for table, found in card["quarantined"].items() for reason, n in found.items()
     ]
-    removed = [(name, kind, f"{n:,}") for name, kinds in card["contacts_removed"].items() for kind, n in kinds.items()]
+    removed = [(name, kind, f"{n:,}") for name, kinds in card["removed"].items() for kind, n in kinds.items()]
     parts = ("training rows", "positive", "benchmark rows", "positive")
     sections = [
         "# Data set",
@@ -292,8 +293,8 @@ def _markdown(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
         *(image for name, image in images.items() if name not in ("actions", "tokens")),
         "## Quarantined rows",
         _table(("table", "reason", "rows"), quarantined),
-        "## Removed contacts",
-        _table(("field", "contacts", "rows"), removed),
+        "## Removed for privacy",
+        _table(("table or field", "removed", "rows"), removed),
         "## Input files",
         _table(("file", "sha256"), [(item["file"], item["sha256"]) for item in card["inputs"]]),
     ]

@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 from brew_cluster.cli.views.table import make_table
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.entity_index import EntityIndex
+from brew_data.privacy.config import PrivacyConfig
+from brew_data.privacy.report import Removals
+from brew_data.privacy.table_privacy import PrivacyStage
 from brew_data.problems import Problem
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite, load_suite
@@ -25,7 +28,6 @@ from brew_data.sources.base import Source, has_batches, open_source, read_batche
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split, SplitConfig, are_in_part, hash_ids
 from brew_data.table_checks import TableChecks
-from brew_data.table_cleaning import ContactCounts, clean_rows
 from brew_data.table_shards import TableShards, table_files
 from brew_data.table_writer import TableWriter, WrittenTables
 from brew_platform.console.plain_console import PlainConsole
@@ -48,7 +50,8 @@ class DatasetCheck:
     source: Source | None = None
     written: WrittenTables | None = None  # the tables, cleaned
     checks: TableChecks = field(default_factory=TableChecks)  # what the tables contain
-    contacts: ContactCounts = field(default_factory=dict)  # removed from the tables
+    removed: Removals = field(default_factory=dict)  # for privacy
+    opted_out: frozenset[str] = frozenset()  # ids of the members who opted out, as the tables name members
     split: Split | None = None
     tokenizer: Tokenizer | None = None  # of a base model; None: it is trained later
 
@@ -88,7 +91,9 @@ def check_dataset(
         held_out: Whether bins for evaluation and preference pairs are to be made.
         on_rows: Called with the number of rows that were read so far.
     """
-    check = DatasetCheck(quarantine=Quarantine(quarantine_folder, on_rows=on_rows))
+    # A quarantined row as it was read would show what pseudonyms hide.
+    has_values = config.privacy.pseudonyms is None
+    check = DatasetCheck(quarantine=Quarantine(quarantine_folder, on_rows=on_rows, has_values=has_values))
     problems = check.problems
     with _collect(problems, "suite"):
         check.suite = load_suite(config.suite)
@@ -114,7 +119,7 @@ def check_dataset(
     with ExitStack() as stack:
         folder = tables_folder or Path(stack.enter_context(TemporaryDirectory()))
         with _collect(problems, "source"):
-            check.written = _write_tables(check, check.source, folder, on_rows)
+            check.written = _write_tables(check, check.source, config.privacy, folder, on_rows)
         if found := _quarantine_problems(check.quarantine, config.quarantine.max_share):
             problems[:] = [problem for problem in problems if "break the schema" not in problem.message] + found
         if check.written is not None:
@@ -137,9 +142,9 @@ def print_check(check: DatasetCheck, console: PlainConsole) -> None:
             fields.add_row(name, f"{share:.1%}")
         if fields.row_count:
             console.print(fields)
-    for name, kinds in check.contacts.items():
+    for name, kinds in check.removed.items():
         for kind, changed in kinds.items():
-            console.print(f"removed: {name}: {kind} in {_rows(changed)}", style="yellow")
+            console.print(f"removed: {name}: {_rows(changed)}: {kind}", style="yellow")
     for table, reasons in quarantine.counts().items():
         for reason, rows_of_reason in reasons.items():
             examples = "; ".join(quarantine.examples[table, reason])
@@ -191,20 +196,25 @@ def _quarantine_problems(quarantine: Quarantine, max_share: float) -> list[Probl
     return []
 
 
-def _write_tables(check: DatasetCheck, source: Source, folder: Path, on_rows: Callable[[int], None]) -> WrittenTables:
-    """Read the tables of a source in batches, clean them, and write them."""
+def _write_tables(
+    check: DatasetCheck, source: Source, privacy: PrivacyConfig, folder: Path, on_rows: Callable[[int], None]
+) -> WrittenTables:
+    """Read the tables of a source in batches, make them private, and write them."""
     is_checked = not has_batches(source)  # `Tables` checks itself
     writer = TableWriter(folder, is_checked=is_checked)
+    stage = PrivacyStage(privacy, check.removed)
     counts: Counter[str] = Counter()
     for name, rows in read_batches(source, check.quarantine):
         if not is_checked:
             check_rows(name, rows, first=counts[name])  # as the source wrote them
         counts[name] += rows.num_rows
-        cleaned = clean_rows(name, rows, check.contacts)
-        check.checks.add(name, cleaned)
-        writer.write(name, cleaned)
+        private = stage.apply(name, rows)
+        check.checks.add(name, private)
+        writer.write(name, private)
         if not is_checked:
             on_rows(counts.total())
+    check.quarantine.remove_rows_of(stage.opted_out)
+    check.opted_out = stage.opted_out
     return writer.finish()
 
 

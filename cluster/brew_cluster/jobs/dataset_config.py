@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from brew_cluster.jobs.recipe import find_recipe
+from brew_data.privacy.config import PrivacyConfig
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.tokenizer import TokenizerConfig
 from brew_data.prompts.variation import VariationConfig
@@ -38,6 +39,7 @@ class DatasetConfig(Settings):
     variation: VariationConfig = field(default_factory=VariationConfig)  # of training documents
     pairs: NonNegativeInt = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data
 
 

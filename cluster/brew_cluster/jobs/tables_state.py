@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from brew_data.privacy.report import Removals
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split
-from brew_data.table_cleaning import ContactCounts
 from brew_data.table_writer import WrittenTables
 from brew_platform.files import replace_atomically
 
@@ -23,7 +23,7 @@ class TablesState:
     written: WrittenTables
     split: Split
     quarantine: Quarantine
-    contacts: ContactCounts
+    removed: Removals
 
     def write(self, folder: Path) -> None:
         """Write `tables.json`."""
@@ -31,7 +31,7 @@ class TablesState:
             "written": asdict(self.written),
             "split": asdict(self.split),
             "quarantine": self.quarantine.state(),
-            "contacts": self.contacts,
+            "removed": self.removed,
         }
         replace_atomically(folder / TABLES_STATE, json.dumps(content))
 
@@ -46,5 +46,5 @@ class TablesState:
             written=WrittenTables(**content["written"]),
             split=Split(**content["split"]),
             quarantine=Quarantine.of_state(content["quarantine"], folder / "quarantine"),
-            contacts=content["contacts"],
+            removed=content["removed"],
         )

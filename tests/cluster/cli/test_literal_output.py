@@ -122,7 +122,7 @@ def card(text: str) -> Any:
         "source": text, "suite": text, "created": text, "commit": text, "members_opted_out": 1,
         "time_range": [text, text],
         "rows": 1, "members": 1, "entities": {text: 1}, "actions": {text: {text: 1}}, "quarantined": {text: {text: 1}},
-        "tasks": {text: task}, "bins": {"bins": bins}, "seconds": {"a": 1.0}, "contacts_removed": {text: {text: 1}},
+        "tasks": {text: task}, "bins": {"bins": bins}, "seconds": {"a": 1.0}, "removed": {text: {text: 1}},
     }  # fmt: skip
 
 

@@ -124,10 +124,10 @@ def test_what_is_known_of_written_tables_is_restored(tmp_path: Path) -> None:
         quarantine.add("interactions", file="a.csv", line=line, reason="bad", detail="x", values={})
     written = WrittenTables(rows={"members": 2}, shards=4, earliest=None, latest=9)
     split = Split(train_until=3, until=9, gap=1)
-    TablesState(written=written, split=split, quarantine=quarantine, contacts={"a.b": {"links": 2}}).write(tmp_path)
+    TablesState(written=written, split=split, quarantine=quarantine, removed={"a.b": {"links": 2}}).write(tmp_path)
     found = TablesState.read(tmp_path)
     assert found is not None
-    assert (found.written, found.split, found.contacts) == (written, split, {"a.b": {"links": 2}})
+    assert (found.written, found.split, found.removed) == (written, split, {"a.b": {"links": 2}})
     assert found.quarantine.counts() == quarantine.counts()
     assert (found.quarantine.examples, found.quarantine.rows) == (quarantine.examples, quarantine.rows)
 
@@ -185,7 +185,7 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     plan = BinsPlan.load(write_bins(tmp_path / "bins"))
     card = dataset_card(
         config, tmp_path, inputs=[InputFile(file="a|b\n.csv", sha256="a" * 64)], suite=check.suite, split=check.split,
-        quarantine=check.quarantine, contacts=check.contacts, prompt_digest="d", plans={"bins": plan},
+        quarantine=check.quarantine, removed=check.removed, prompt_digest="d", plans={"bins": plan},
         seconds={"tables": 1.234},
     )  # fmt: skip
     write_card(card, tmp_path)
@@ -211,7 +211,7 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     for plot in plots:
         assert ElementTree.parse(tmp_path / plot).getroot().tag.endswith("svg")
     assert "| interactions | a \\| b | 1 |" in text
-    removed = card["contacts_removed"]
+    removed = card["removed"]
     assert set(removed) == {"members.title", "entities.text"}
     assert 30 < sum(removed["members.title"].values()) < 70
     assert f"| members.title | e-mail addresses | {removed['members.title']['e-mail addresses']} |" in text

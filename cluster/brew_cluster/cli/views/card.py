@@ -45,7 +45,7 @@ def show_card(console: PlainConsole, card: Mapping[str, Any]) -> None:
     for table, reasons in card["quarantined"].items():
         for reason, count in reasons.items():
             add_row(left_out, table, reason, f"{count:,}")
-    for name, kinds in card["contacts_removed"].items():
+    for name, kinds in card["removed"].items():
         for kind, count in kinds.items():
             add_row(left_out, name, kind, f"{count:,}")
     print_table(console, left_out, empty="nothing was quarantined or removed")
