@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from brew_data.privacy.pseudonyms import PseudonymConfig
 from brew_data.prompts.history import HistoryPolicy
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
@@ -36,6 +37,8 @@ class AppConfig(Settings):
     # The member context: a file of `brew360 context build`, or redis://host:6379/0. None: requests must carry members
     # and candidates.
     context_path: str | None = None
+    # The key of the pseudonyms, for a member context of a data set with pseudonyms; requests name members by their ids.
+    pseudonyms: PseudonymConfig | None = None
     cache_folder: str  # fetched versions; a version that it contains is not fetched again
     engine: EngineConfig = field(default_factory=EngineConfig)
     middleware: MiddlewareConfig = field(default_factory=MiddlewareConfig)

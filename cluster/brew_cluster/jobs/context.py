@@ -15,7 +15,7 @@ __all__ = ["ALL", "TRAIN_CUT", "build_context"]
 TRAIN_CUT, ALL = "train-cut", "all"
 
 
-def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
+def build_context(data: DataFolder, out: Path | str, *, until: str, by_id: bool = True) -> Tables:
     """Write profiles, histories and entities by id, as requests that contain ids only need them.
 
     Args:
@@ -23,6 +23,8 @@ def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
         out: SQLite file to create, or redis://host:6379/0 to fill; an existing context is replaced.
         until: `train-cut`: only interactions before the benchmark, for one over HTTP, because later ones include
             the outcomes of the candidates. `all`: all interactions, for a service.
+        by_id: Requests name the members of a data set with pseudonyms by their ids, of which the service computes the
+            pseudonyms; otherwise by the pseudonyms, as the tables do.
 
     Returns:
         The tables that the context has.
@@ -41,5 +43,5 @@ def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
     if until == TRAIN_CUT:
         known = pc.less_equal(micros(tables.interactions), data.info.split.benchmark_after)
         tables = replace(tables, interactions=tables.interactions.filter(known))
-    location.build_context(tables, str(out))
+    location.build_context(tables, str(out), key_id=data.info.key_id if by_id else None)
     return tables

@@ -145,7 +145,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
                 )
 
             with phases.phase("serve"):
-                build_context(data, run / "context.sqlite", until=TRAIN_CUT)
+                build_context(data, run / "context.sqlite", until=TRAIN_CUT, by_id=False)  # slates come from the tables
                 app = build_app(
                     AppConfig(
                         registry_url=options.registry,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from brew_data.privacy.pseudonyms import PseudonymConfig
 from brew_data.prompts.history import HistoryPolicy
 from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
@@ -27,6 +28,8 @@ class ScoreJob(Settings):
     model: Name = "brew360"  # name of the model in the registry
     version: Name = "production"  # number, or alias; an alias is resolved once, when the batch starts
     context_path: str  # the member context: a file of `brew360 context build`, or redis://host:6379/0
+    # The key of the pseudonyms, for a member context of a data set with pseudonyms; requests name members by their ids.
+    pseudonyms: PseudonymConfig | None = None
     cache_folder: str = "runs/versions"  # downloaded versions; an existing one is reused
     engine: EngineConfig = field(default_factory=EngineConfig)
     history: dict[str, HistoryPolicy] = field(default_factory=dict)  # replaces the policies of the model, by task
@@ -74,7 +77,7 @@ def plan_score(job: ScoreJob, source: Path, out: Path) -> BatchPlan:
         scoring["history"] = {task: asdict(policy) for task, policy in job.history.items()}
     context = public_location(job.context_path)
     plan = BatchPlan.of(source, model=job.model, version=number, engine=scoring, context=context, rows=job.batch.rows)
-    check_context(job.context_path)
+    check_context(job.context_path, None if job.pseudonyms is None else job.pseudonyms.open())
     plan.begin(out)
     return plan
 
@@ -121,6 +124,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) 
                     context,
                     job.batch,
                     history=job.history,
+                    pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
                     on_part=on_part,
                 )
         totals = plan.finish(out)

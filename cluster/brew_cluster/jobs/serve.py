@@ -70,6 +70,7 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
         run=_absolute(job.run),
         cache_folder=_absolute(job.cache_folder),
         context_path=_if_any(job.context_path),
+        pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
         middleware=replace(job.middleware, keys_path=_if_any(job.middleware.keys_path)),
         nearline=nearline,
     )

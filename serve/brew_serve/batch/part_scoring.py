@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
+from brew_data.privacy.pseudonyms import PseudonymConfig
 from brew_data.prompts.compiler import Cut, Entity
 from brew_data.prompts.history import HistoryPolicy
 from brew_platform.errors import BrewError, UserError
@@ -71,6 +72,7 @@ def score_parts(
     config: BatchConfig,
     *,
     history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+    pseudonyms: PseudonymConfig | None = None,
     on_part: Callable[[int], None] = lambda rows: None,
     engine_factory: EngineFactory = create_engine,
 ) -> None:
@@ -88,6 +90,8 @@ def score_parts(
         context_path: Location of the member context (`open_context`).
         config: Number of engines, and the work per engine.
         history: Policies that replace those of the version, by task.
+        pseudonyms: The key of the pseudonyms of the members in the context; None: they have their ids. It is read on
+            every node.
         on_part: Called with the number of input rows of each part that was written.
         engine_factory: Creates an engine from the folder and the settings.
 
@@ -107,6 +111,7 @@ def score_parts(
                 "engine": engine,
                 "context_path": context_path,
                 "history": dict(history),
+                "pseudonyms": pseudonyms,
             },
             batch_format="pyarrow",
             batch_size=1,
@@ -150,6 +155,7 @@ def make_prompts(
     engine: EngineConfig,
     context_path: str,
     history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+    pseudonyms: PseudonymConfig | None = None,
 ) -> pa.Table:
     """Compile the prompts of one part.
 
@@ -159,13 +165,14 @@ def make_prompts(
         engine: Settings of the engine.
         context_path: Location of the member context.
         history: As for `score_parts`.
+        pseudonyms: As for `score_parts`.
 
     Returns:
         One row: number and rows of the part, its candidates (`listed`), and its prompts, as serialized Arrow tables.
     """
     (part,) = batch.to_pylist()
     version = _version(version_folder, engine, tuple(sorted(history.items(), key=itemgetter(0))))
-    context = _context(context_path)
+    context = _context(context_path, pseudonyms)
     listed: list[dict[str, Any]] = []
     prompts: list[dict[str, Any]] = []
     for number, request in enumerate(_deserialize(part["requests"]).to_pylist(), start=part["first"]):
@@ -340,5 +347,5 @@ def _version(folder: Path, engine: EngineConfig, history: tuple[tuple[str, Histo
 
 
 @lru_cache(maxsize=1)
-def _context(location: str) -> Context:
-    return open_context(location)
+def _context(location: str, pseudonyms: PseudonymConfig | None) -> Context:
+    return open_context(location, None if pseudonyms is None else pseudonyms.open())

@@ -70,7 +70,8 @@ class Replica:
         self._log = open_service_log("replica", config.log_key)
         folder = config.fetch(number)
         version = load_version(folder, config.engine, config.history)
-        context = None if config.context_path is None else open_context(config.context_path)
+        pseudonyms = None if config.pseudonyms is None else config.pseudonyms.open()
+        context = None if config.context_path is None else open_context(config.context_path, pseudonyms)
         engine = create_engine(folder, version.engine)
         self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
         self._routes = {route.path: route for route in ROUTES}
