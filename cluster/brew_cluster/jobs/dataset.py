@@ -21,6 +21,7 @@ from brew_cluster.ray.local_ray import local_ray
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
 from brew_data.data_folder import DATASET_FILE, DatasetInfo
 from brew_data.entity_index import EntityIndex
+from brew_data.member_network import add_network
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.pipelines.corpus import corpus_tokenizer
 from brew_data.pipelines.documents import build_bins
@@ -120,14 +121,16 @@ def prepare(
             )
             if continues:
                 found.write(folder)
+        suite, until = load_suite(config.suite), found.split.train_until
+        add_network(tables, suite, until=until)
         rows = found.written.rows
         kept = {name: rows[name] for name in ("members", "entities", "interactions")}
         progress.update(sum(kept.values()), **kept)
     with phases.phase("tokenizer", unit="tokens") as progress:
         suite = with_quantiles(
-            load_suite(config.suite),
+            suite,
             *((read_files([file]) for file in table_files(tables, name)) for name in ("members", "entities")),
-            until=found.split.train_until,
+            until=until,
         )
         tokenizer = (
             corpus_tokenizer(tables, suite, found.split, config.tokenizer.vocabulary_size, variation=config.variation)
