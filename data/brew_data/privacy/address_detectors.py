@@ -1,8 +1,8 @@
 """Detectors of postal addresses, in the forms of several countries.
 
-The words for streets decide. Words that are rarely anything else (`Street`, `straße`, `rue`, `Calle`) need a house
+The words for streets decide. Words that are rarely anything else (`Street`, `straße`, `rue`, `Calle`) need a
 number and a name. Others (`Place`, `Court`, `Square`) also need a postcode, or a word such as `Address:` before them. A
-city with its postcode alone is kept: it names no house.
+city with its postcode alone is kept.
 """
 
 import re
@@ -46,7 +46,7 @@ _WEAK = (
     r"(?:(?i:drive|way|terrace|court|place|square|close|highway|gardens|grove|row|hill|quay|circle|park|walk|view|rise"
     r"|trail|alley|path|heights|house)\b|(?i:dr|ct|pl|sq|hwy)\b\.?+)"
 )
-# In `12 Wall Street banks` and in the title `21 Jump Street (2012)` the street is no address.
+# `12 Wall Street banks` and the title `21 Jump Street (2012)` are not addresses.
 _NO_NOUN = (
     r"(?! (?!(?:in|and|or|near|opposite|next|is|at|for|from|on|by|to|until|since|if|with)\b)[a-z])(?! \((?:19|20)\d\d)"
 )
@@ -71,7 +71,7 @@ def _french(name: str, words: str) -> str:
     return rf"{house}{words} {_PARTICLE}{name}(?:[ -]{_PARTICLE}{name}){{0,3}}"
 
 
-# The house number last: `Hauptstraße 12`, `Berliner Str. 5`, `Calle de la Princesa 12`, `ul. Marszałkowska 3/5`
+# The number last: `Hauptstraße 12`, `Berliner Str. 5`, `Calle de la Princesa 12`, `ul. Marszałkowska 3/5`
 _NUMBER = r"\d{1,4}(?: ?[a-zA-Z]\b)?(?:[-/]\d{1,4}[A-Za-z]?)?(?!\w|[.,]\d)"
 _JOINED = (
     r"(?<!\w)[^\W\d_][\w-]{1,30}?(?:(?<=\w) )?"
@@ -109,11 +109,11 @@ _VERB_CUE = (
 _YEAR_BEFORE_STREET = re.compile(r"(?:19|20)\d\d,? ")
 _TIME_WORD = re.compile(r"\b(?:in|since|from|of|until|by|year) $", re.IGNORECASE)
 _UNIT_BEFORE = re.compile(rf"\b(?:{_UNIT_WORDS}|house|plot|door)\.? (?:no\.? )?#?\w{{1,5}}, ?$", re.IGNORECASE)
-_BEFORE = 30  # characters that are searched before the house number
+_BEFORE = 30  # characters that are searched before the number
 
 
 def _address(match: re.Match[str]) -> Span | None:
-    """Accept an address; one that starts with the house number includes the flat before it."""
+    """Accept an address; one that starts with its number includes the flat before it."""
     (start, end), text = value_span(match), match.string
     if text[start].isdecimal():
         before = max(0, start - _BEFORE)

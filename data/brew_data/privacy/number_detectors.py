@@ -82,7 +82,7 @@ _CUED_CARD = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _CARD_START = re.compile(r"3[0346-9]|4|5[0-8]|2[2-7]|6")
-_MORE = re.compile(r"\w|[.,-]\d")  # the number goes on
+_MORE = re.compile(r"\w|[.,-]\d")  # another digit follows
 
 
 def _cued_card(match: re.Match[str]) -> Span | None:

@@ -12,6 +12,7 @@ from brew_data.schema import Tables
 from brew_platform.errors import UserError
 from brew_serve.context.base import MemberContext, MemberEvent, UnknownId
 from brew_serve.context.location import build_context, check_context, open_context
+from brew_serve.context.pseudonymous import PseudonymousContext
 
 KEY = "0123456789abcdef"
 
@@ -51,8 +52,6 @@ def test_a_context_by_pseudonym_answers_as_one_by_id(
 def test_events_are_recorded_by_pseudonym(tmp_path: Path, private: Tables, pseudonyms: Pseudonyms) -> None:
     path = tmp_path / "private.sqlite"
     MemberContext.build(private, path, key_id=pseudonyms.key_id)
-    from brew_serve.context.pseudonymous import PseudonymousContext
-
     context = PseudonymousContext(MemberContext(path, writable=True), pseudonyms)
     event = MemberEvent(
         event_id="a", member_id="ada", entity_id="e2", surface="jobs", action="skip", timestamp=2 * 10**7
