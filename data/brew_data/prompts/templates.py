@@ -407,10 +407,9 @@ class RecordTemplate(RecordForm):
 
     def _in_order(self, order: Sequence[int]) -> "RecordTemplate":
         compiled, template = self._compiled, copy.copy(self)  # phrases are not compiled again
-        template.__dict__ |= {
-            "phrases": [self.phrases[place] for place in order],
-            "_compiled": [compiled[place] for place in order],
-        }
+        template.__dict__.update(
+            phrases=[self.phrases[place] for place in order], _compiled=[compiled[place] for place in order]
+        )
         return template
 
     def form(self, variation: Variation, part: str) -> "RecordTemplate":
