@@ -98,7 +98,11 @@ class Phrase:
         self.percentiles = frozenset(name for _, name in _percentile_filters(tree))
         self._is_conditional = any(tree.find_all((nodes.If, nodes.CondExpr))) and _can_show_text(tree)
         self._parts = _straight_parts(tree, self._quantiles)
-        self._template, self.fields = self._compile(tree)
+        self._template: Template | None = None
+        if self._parts is None:
+            self._template, self.fields = self._compile(tree)
+        else:  # a Jinja2 template is not needed, and compiling it takes most of the time to load a suite
+            self.fields = frozenset(part for part, change in self._parts if change is not None)
         for name in sorted(self.fields - set(declared)):
             raise ConfigError(self._unknown_field(name))
 
@@ -115,6 +119,7 @@ class Phrase:
         try:
             if self._parts is not None:
                 return "".join([part if change is None else change(values[part]) for part, change in self._parts])
+            assert self._template is not None
             text = self._template.render(values)
         except (KeyError, UndefinedError):
             return None
