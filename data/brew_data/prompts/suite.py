@@ -484,8 +484,9 @@ class TaskSuite(Settings):
             variation: The forms of the document.
         """
         forms = self._questions[type(source), source.name]
-        is_own = isinstance(source, Surface) or source.question is not None
-        part = _part(source) if is_own else f"surfaces.{source.surface}"  # turns of a document have the same form
+        part = _part(source)
+        if isinstance(source, TaskSpec) and source.question is None:
+            part = f"surfaces.{source.surface}"  # the candidate has the form of past turns
         return _first_frame(variation.pick(f"{part}.question", forms), profile, has_entity=has_entity)
 
     def question_frames(self, source: TaskSpec | Surface) -> list[tuple[str, str]]:
