@@ -38,6 +38,7 @@ from brew_platform.provenance import source_commit
 __all__ = ["WORK", "build_bins", "compile_documents"]
 
 WORK = "work"  # folder in the folder of bins, while they are built
+REST = -1  # in place of a shard: the documents that are carried over
 
 
 def build_bins(
@@ -179,9 +180,6 @@ def compile_documents(
             **{name: pa.array(cut, pa.int64()) for name, cut in zip(_Encoded._fields[2:], cuts, strict=True)},
         }
     )
-
-
-REST = -1  # in place of a shard: the documents that are carried over
 
 
 class _Writer(NamedTuple):

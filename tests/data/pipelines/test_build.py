@@ -62,7 +62,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("tables")
     config = SyntheticConfig(members=40, jobs=30, posts=50, interactions_per_member=30, opted_out_share=0.1)
     tables = generate(config)
-    write_tables(tables, folder, rows_per_shard=300)
+    write_tables(tables, folder, rows_per_shard=150)
     assert TableShards.open(folder).count == 4
     split = Split.of(micros(tables.interactions).to_numpy(), SplitConfig(last_days=30))
     suite = load_suite("economic_graph")

@@ -26,7 +26,7 @@ from brew_data.split import Split, SplitConfig
 from brew_data.table_shards import TableShards, shard_file
 from brew_platform.errors import UserError
 
-ROWS_PER_SHARD = 150
+ROWS_PER_SHARD = 70
 
 
 class Built(NamedTuple):
@@ -90,7 +90,7 @@ def test_every_document_is_in_one_bin_and_the_plan_counts_them(built: Built) -> 
     assert built.plan == BinsPlan.load(built.bins)
     assert built.plan.n_documents == documents.total()
     assert built.plan.n_tokens == sum(len(ids) * count for (ids, _), count in documents.items())
-    assert built.plan.fill > 0.9
+    assert built.plan.fill > 0.85  # few short documents for small bins
     assert not (built.bins / WORK).exists()
 
 
@@ -183,7 +183,7 @@ def test_a_build_of_something_else_starts_over(
         with pytest.raises(RuntimeError, match="killed"):
             build_bins(folder, built.compiler, split, tmp_path / "bins", bins_per_file=4)
     if changed == "tables":
-        fewer = built.tables.interactions.slice(0, 600)
+        fewer = built.tables.interactions.slice(0, 300)
         write_tables(
             Tables(members=built.tables.members, entities=built.tables.entities, interactions=fewer),
             folder,

@@ -44,7 +44,7 @@ LINKS = [
     "ana-lee.github.io", "https://ana.substack.com", "meet.example.com/abc-defg", "example.org/people/77",
 ]  # fmt: skip
 ADDRESSES = [
-    "12 Oak Street", "12b Oak St", "1600 Pennsylvania Avenue NW, Washington, DC 20500", "350 5th Avenue, Apt 4B",
+    "12 Oak Street", "12b Oak Street", "1600 Pennsylvania Avenue NW, Washington, DC 20500", "350 5th Avenue, Apt 4B",
     "742 Evergreen Terrace", "48 Maple Drive, Austin, TX 78701", "10 Downing St, London SW1A 2AA",
     "Flat 4B, 12 Hill Road, Mumbai 400050", "12, MG Road, Indiranagar, Bengaluru 560038",
     "123 Main St, Toronto, ON M5V 2T6", "5 George St, Sydney NSW 2000", "7 Rose Court, Leeds LS6 2AB",

@@ -77,7 +77,7 @@ def test_earlier_turns_are_shown_without_loss() -> None:
     [document] = whole_histories(compiler().documents(PROFILE, history, after=10))
     text = compiler().tokenizer.decode(document.ids)
     assert text.count("<|user|>") > 1
-    assert text.endswith("a long sofa of red velvet<|assistant|>passed<|end|>")
+    assert text.endswith("a long sofa of red velvet\n<|assistant|>passed<|end|>")
     assert answers([document]) == list(compiler().tokenizer.encode("passed"))
     assert len(document.ids) <= 128 // 2 + 1
     assert compiler().documents(PROFILE, history, after=11) == []

@@ -21,7 +21,7 @@ def test_rows_are_in_order_of_time_within_the_log(rows: Interactions, world: Wor
     assert (np.diff(rows.time_N) >= 0).all()
     assert days(rows).min() >= 0
     assert days(rows).max() < world.config.days
-    assert 40 < rows.count / world.members.count < 90  # of 67 in four months, without the time before members joined
+    assert 40 < rows.count / world.members.count < 90  # of 100, without the time before members joined
 
 
 def test_nobody_acts_before_joining_and_nothing_is_shown_before_it_exists(rows: Interactions, world: World) -> None:

@@ -49,7 +49,8 @@ def test_formats_of_a_country() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         address = contacts._personal_data(rng.random, "en_GB")["address"]
-        assert any(part in contacts._personal_data(rng.random, "de_DE")["phone"] for part in ("30", "171", "89", "0)"))
+        german = contacts._personal_data(rng.random, "de_DE")["phone"]
+        assert any(part in german for part in ("30", "171", "89"))
         assert "London" in address or "Leeds" in address or "Bristol" in address
         assert "555" in contacts._personal_data(rng.random, "en_US")["phone"]
 

@@ -1,6 +1,7 @@
 """Texts say their facts: a classifier that sees words only finds the facts of texts that it was not fitted on."""
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,14 @@ def test_scale_lengthens_texts(kind: str) -> None:
     assert lengths[0] < lengths[1] <= lengths[2]
 
 
+@cache
+def corpus(kind: str) -> tuple[list[EntityFacts], list[dict[str, str]]]:
+    """Draw the facts of many entities, and write their fields."""
+    rng = np.random.default_rng(0)
+    facts = [entity(rng, kind) for _ in range(1_500)]
+    return facts, [entity_fields(rng, each, "en_US") for each in facts]
+
+
 def accuracy(texts: list[str], classes: list[int]) -> float:
     """Fit a naive Bayes classifier on the words of two thirds of the texts, and measure it on the others."""
     half = len(texts) * 2 // 3
@@ -184,16 +193,14 @@ def accuracy(texts: list[str], classes: list[int]) -> float:
     ],
 )
 def test_texts_say_their_facts(kind: str, fields: tuple[str, ...], fact: str, least: float) -> None:
-    rng = np.random.default_rng(0)
-    facts = [entity(rng, kind) for _ in range(2_400)]
-    written = [entity_fields(rng, each, "en_US") for each in facts]
+    facts, written = corpus(kind)
     texts = [" ".join(each[name] for name in fields) for each in written]
     assert accuracy(texts, [getattr(each, fact) for each in facts]) >= least
 
 
 def test_profiles_say_the_industry() -> None:
     rng = np.random.default_rng(0)
-    facts = [member(rng)._replace(past=None) for _ in range(2_400)]
+    facts = [member(rng)._replace(past=None) for _ in range(1_500)]
     texts = [" ".join(member_profile(rng, each, "en_US").values()) for each in facts]
     assert accuracy(texts, [each.position.industry for each in facts]) >= 0.9
 
