@@ -1,6 +1,6 @@
 """Writes the tables of a data set together with the rows of a further day."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _NUMBERED = ("interactions", "oracle")  # tables with an interaction_id
 _CONNECTION = ["member_id", "other_id", "kind"]
 
 
-def append_tables(folder: Path, added: Path, out: Path, *, after: int) -> WrittenTables:
+def append_tables(folder: Path, added: Path, out: Path, *, after: int, computed: Collection[str] = ()) -> WrittenTables:
     """Write the tables of a folder and those of a further day as one set of tables.
 
     A member or an entity of the further day replaces the row with the same id, so that profiles are the newest ones.
@@ -30,6 +30,7 @@ def append_tables(folder: Path, added: Path, out: Path, *, after: int) -> Writte
         added: The tables of the further day, with the members and entities of their interactions.
         out: The folder to write.
         after: All interactions of the further day are later (microseconds since 1970, UTC).
+        computed: Fields of profiles that are left out, because they are computed from the rows of all days.
 
     Raises:
         DataError: An interaction of the further day is not later, or one of the two has an oracle and the other has
@@ -52,7 +53,9 @@ def append_tables(folder: Path, added: Path, out: Path, *, after: int) -> Writte
             existing = _without(existing, _KEYS[name], added, name)
         elif name == "connections":
             further = _new_connections(further, folder)
-        columns = _columns([*_schemas(folder, name), *_schemas(added, name)])
+        columns = _columns(
+            [*_schemas(folder, name), *_schemas(added, name)], without=computed if name == "members" else ()
+        )
         for part in (existing, further):
             for rows in part:
                 writer.write(name, _with_columns(rows, columns))
@@ -117,14 +120,20 @@ _Columns = Mapping[str, pa.DataType | Mapping[str, pa.DataType]]
 """The type of each column, or those of the fields of a struct."""
 
 
-def _columns(schemas: Sequence[pa.Schema]) -> _Columns:
-    """Return the columns and fields of several schemas; a type is that of the first schema which has it."""
+def _columns(schemas: Sequence[pa.Schema], without: Collection[str] = ()) -> _Columns:
+    """Return the columns and fields of several schemas; a type is that of the first schema which has it.
+
+    Args:
+        schemas: The schemas.
+        without: Fields that are left out.
+    """
     columns: dict[str, pa.DataType | dict[str, pa.DataType]] = {}
     for field in (field for schema in schemas for field in schema):
         if pa.types.is_struct(field.type):
             fields = columns.setdefault(field.name, {})
             assert isinstance(fields, dict)
-            fields.update({child.name: child.type for child in field.type if child.name not in fields})
+            left_out = {*fields, *without}
+            fields.update({child.name: child.type for child in field.type if child.name not in left_out})
         else:
             columns.setdefault(field.name, field.type)
     return columns

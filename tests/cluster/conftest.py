@@ -108,14 +108,15 @@ def pack_one_by_one(folder: Path, bundle: PromptBundle, documents: list[Document
             "roles": pa.list_(pa.uint8()),
         }
     )
+    lengths = [len(document.ids) for document in documents]
     rows = [
-        {"bin_id": n, "input_ids": document.ids, "doc_lengths": [len(document.ids)], "roles": document.roles}
+        {"bin_id": n, "input_ids": document.ids, "doc_lengths": [lengths[n]], "roles": document.roles}
         for n, document in enumerate(documents)
     ]
     path = folder / "bins-000000.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
     file = BinsFile(name=path.name, sha256=digest_file(path), bytes=path.stat().st_size, bins=len(rows))
-    tokens = sum(len(row["input_ids"]) for row in rows)
+    tokens = sum(lengths)
     plan = BinsPlan(
         context_length=bundle.format.context_length, vocabulary_size=bundle.tokenizer.vocabulary_size,
         prompt_digest=bundle.digest, n_bins=len(rows), n_documents=len(rows), n_tokens=tokens,

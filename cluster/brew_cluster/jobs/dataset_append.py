@@ -23,10 +23,12 @@ from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.data_folder import DataFolder, DatasetInfo
+from brew_data.member_network import add_network
 from brew_data.packed_bins.extension import extend_bins, link_file
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.pipelines.documents import build_bins
 from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.network import NETWORK_FIELDS
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import TokenizerConfig
 from brew_data.schema import TIMESTAMP
@@ -71,11 +73,16 @@ def append_days(config: DatasetConfig, data: DataFolder, folder: Path, phases: P
     _require_same_members(days, data)
     with phases.phase("merge", unit="rows") as progress:
         written = append_tables(
-            data.tables_folder, folder / DAYS / "tables", folder / "tables", after=info.split.train_until
+            data.tables_folder,
+            folder / DAYS / "tables",
+            folder / "tables",
+            after=info.split.train_until,
+            computed=NETWORK_FIELDS if (data.tables_folder / "connections.parquet").exists() else (),
         )
         progress.update(sum(written.rows.values()), **written.rows)
     split = _split(folder / "tables", config.split)
     _require_later_cut(split, info.split, folder / "tables", bundle.suite)
+    add_network(folder / "tables", bundle.suite, until=split.train_until)
     (folder / "prompts").mkdir()
     for path in sorted((data.folder / "prompts").iterdir()):
         link_file(path, folder / "prompts" / path.name)
@@ -100,7 +107,7 @@ def _folders(data: DataFolder) -> list[str]:
 def _require_same_prompts(suite: TaskSuite, config: DatasetConfig, bundle: PromptBundle) -> None:
     """Check that the recipe describes the prompts of the data set. Quantiles stay those of the data set."""
     if config.prompt != bundle.format:
-        what, found, expected = "prompt format", config.prompt, bundle.format
+        what, found, expected = "prompt format", str(config.prompt), str(bundle.format)
     elif _without_quantiles(suite) != _without_quantiles(bundle.suite):
         what, found, expected = "task suite", suite.name, f"{bundle.suite.name}, with other tasks or templates"
     else:

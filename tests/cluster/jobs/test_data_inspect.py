@@ -31,10 +31,10 @@ def test_a_document_of_the_bins_is_divided_into_its_parts(built_folder: DataFold
     assert document.title == "document 0 of bin 0 of bins"
     assert texts(document) == {
         "instruction": "<|system|>Predict: bought, viewed only.",
-        "profile": "<|member|>Berlin",
-        "turn 1": "<|user|>product\nLamp<|assistant|>viewed only",
-        "turn 2": "<|user|>product\nOak chair<|assistant|>bought",
-        "turn 3": "<|user|>product\nLamp<|assistant|>bought<|end|>",
+        "profile": "<|member|>Berlin\n",
+        "turn 1": "<|user|>product\nLamp\n<|assistant|>viewed only",
+        "turn 2": "<|user|>product\nOak chair\n<|assistant|>bought",
+        "turn 3": "<|user|>product\nLamp\n<|assistant|>bought<|end|>",
     }
     assert with_loss(document) == ["viewed only", "bought", "bought"]
     assert (document.context_length, document.tokens) == (256, sum(len(part.tokens) for part in document.parts))

@@ -23,10 +23,10 @@ def test_tokens_are_separated_and_those_with_loss_stand_in_brackets(built_folder
     parts = [(line[:14].strip(), line[14:].replace("|", "")) for line in lines if line[:1].strip()]
     assert parts == [
         ("instruction", "<system>Predict: bought, viewed only."),
-        ("profile", "<member>Berlin"),
-        ("turn 1", "<user>product\\nLamp<assistant>[viewed only]"),
-        ("turn 2", "<user>product\\nOak chair<assistant>[bought]"),
-        ("turn 3", "<user>product\\nLamp<assistant>[bought]<end>"),
+        ("profile", "<member>Berlin\\n"),
+        ("turn 1", "<user>product\\nLamp\\n<assistant>[viewed only]"),
+        ("turn 2", "<user>product\\nOak chair\\n<assistant>[bought]"),
+        ("turn 3", "<user>product\\nLamp\\n<assistant>[bought]<end>"),
     ]
     assert lines[3] == f"{'':14}whole history, task buy: viewed on shop, product, 1970-01-01T00:00:00+00:00"
 
@@ -41,4 +41,4 @@ def test_the_prompt_of_a_task_says_why_a_turn_is_shown_and_what_was_cut(built_fo
 
 def test_a_terminal_shows_loss_in_green(built_folder: DataFolder) -> None:
     lines = printed(built_folder, force_terminal=True, color_system="standard")
-    assert any("\x1b[1;32m[" in line and "bought" in line for line in lines)
+    assert sum("\x1b[1;32m[" in line for line in lines) == 3
