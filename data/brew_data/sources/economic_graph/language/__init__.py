@@ -6,7 +6,7 @@
 | `entity_fields`, job | title, company, location, description |
 | search_result | query, title, company, location, description |
 | post | author, text |
-| notification | text |
+| notification | author, text |
 | person | name, headline, location, about, reason |
 | company | name, location, about |
 | course | title, description |

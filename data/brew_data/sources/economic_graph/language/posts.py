@@ -89,13 +89,10 @@ _RULES["en"] = {
         "What is new in {subject}",
         "Study: {claim}",
     ),
-    "notice_0": ("{author} shared a guide to {subject}: {tip}", "{author}, {role}, has advice on {subject}"),
-    "notice_1": ("{author} has a strong opinion on {subject}: {claim}", "{author}, {role}, argues that {claim}"),
-    "notice_2": ("{author} tells a personal story about {subject}", "{author}, {role}, looks back at {subject}"),
-    "notice_3": (
-        "In the news: {subject}. {author} reports that {claim}",
-        "{author}, {role}, shared figures on {subject}",
-    ),
+    "notice_0": ("shared a guide to {subject}: {tip}", "has advice on {subject}"),
+    "notice_1": ("has a strong opinion on {subject}: {claim}", "argues about {subject}: {claim}"),
+    "notice_2": ("tells a personal story about {subject}", "looks back at {subject}"),
+    "notice_3": ("has news on {subject} and reports that {claim}", "shared figures on {subject}"),
     "reach_3": ("{n} of your connections joined the discussion", "{n} experts answered"),
     "reach_2": ("Two colleagues commented", "Your colleague liked this"),
     "reach_1": ("Popular today", "Suggested for you"),
@@ -253,14 +250,12 @@ def article(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict
 
 
 def notification(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[str, str]:
-    """Write the text of a notification in English, from the facts of a post."""
+    """Write author and text of a notification in English, from the facts of a post. The text follows the author."""
     del language, scale
     slots = _slots(facts, draw, "en")
-    texts = (
-        _GRAMMARS["en"].write(f"{part}", slots, draw) for part in (f"notice_{facts.tone}", f"reach_{facts.quality}")
-    )
-    first, second = map(sentence, texts)
-    return {"text": f"{first}. {second}"}
+    first = _GRAMMARS["en"].write(f"notice_{facts.tone}", slots, draw)
+    second = sentence(_GRAMMARS["en"].write(f"reach_{facts.quality}", slots, draw))
+    return {"author": _author(facts, draw, "en"), "text": f"{first}. {second}"}
 
 
 def comment(facts: EntityFacts, draw: Draw, language: str, scale: float) -> dict[str, str]:
@@ -279,7 +274,6 @@ def _slots(facts: EntityFacts, draw: Draw, language: str) -> Facts:
         "tip_3": tips[first - 2],
         "claim": claims[other],
         "claim_2": claims[other - 1],
-        "author": facts.author,
         "role": words.ROLE_PHRASES[language][facts.author_industry][facts.author_role],
         "n": str(3 + int(draw() * 10)),
     }
