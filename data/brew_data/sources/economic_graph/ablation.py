@@ -36,17 +36,17 @@ class Ablation(NamedTuple):
     popularity: float  # mean of the entity, smoothed with 5 rows of the global mean
     profile: float  # logistic regression on facts of the profile
     matches: float  # logistic regression on what profile and entity have in common
-    prompt: float  # the same, with what the text shows of the entity, and earlier reactions of the member
+    text: float  # the same, with what the text shows of the entity: quality, numbers, tone or employer
+    history: float  # the same, with earlier reactions of the member: all that a prompt contains
     best: float  # the true probability
 
-    @property
-    def matches_share(self) -> float:
-        """The part of the gap between popularity and the best that the regression on matches closes."""
-        return (self.matches - self.popularity) / (self.best - self.popularity)
+    def share(self, auc: float) -> float:
+        """Return the part of the gap between popularity and the best that `auc` closes."""
+        return (auc - self.popularity) / (self.best - self.popularity)
 
 
 def measure(config: EconomicGraphConfig, suite: TaskSuite) -> list[Ablation]:
-    """Generate a graph and measure all tasks. The default size takes about 20 s.
+    """Generate a graph and measure all tasks. The default size takes about 30 s.
 
     Args:
         config: The graph.
@@ -66,13 +66,14 @@ def measure(config: EconomicGraphConfig, suite: TaskSuite) -> list[Ablation]:
         profile = _profile_features(world, part)
         matches = np.stack(list(match_features(world, surface.entity_type, part.member_N, part.entity_N).values()), 1)
         shown = _shown_features(world, surface, part)
-        prompt = np.concatenate([matches, shown, leanings_NF[of_surface]], axis=1)
+        text = np.concatenate([matches, shown], axis=1)
+        history = np.concatenate([text, leanings_NF[of_surface]], axis=1)
         for task in suite.tasks_of(surface.name):
             positive = np.isin([action.name for action in surface.actions], suite.positive_actions(task))
             y = positive[part.action_N].astype(np.float64)
             truth = part.probability_NA[:, : len(surface.actions)][:, positive].sum(axis=1)
             popularity = smoothed_mean(part.entity_N[train], y[train], part.entity_N[test])
-            fitted = [_fitted(features, y, train)[test] for features in (profile, matches, prompt)]
+            fitted = [_fitted(features, y, train)[test] for features in (profile, matches, text, history)]
             aucs = [auc(y[test].astype(np.int64), score) for score in (popularity, *fitted, truth[test])]
             values = [float("nan") if value is None else value for value in aucs]
             results.append(Ablation(task.name, task.in_training, int(test.sum()), float(y[test].mean()), *values))
@@ -135,7 +136,7 @@ def _fitted(features_NF: Array, y_N: Array, train_N: Array) -> Array:
 
     if len(np.unique(y_N[train_N])) < 2:  # there is nothing to learn
         return np.zeros(len(y_N))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, solver="newton-cholesky"))
     model.fit(features_NF[train_N], y_N[train_N])
     return np.asarray(model.predict_proba(features_NF)[:, 1])
 
@@ -143,14 +144,15 @@ def _fitted(features_NF: Array, y_N: Array, train_N: Array) -> Array:
 def table(results: Sequence[Ablation]) -> str:
     """Return the results as a Markdown table."""
     lines = [
-        "| task | | rows | positive | popularity | profile | matches (share) | prompt | best |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | | rows | positive | popularity | profile | matches (share) | text | history (share) | best |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         part = "T1" if r.is_trained else "T2"
         lines.append(
             f"| {r.task} | {part} | {r.rows:,} | {r.positive_rate:.2f} | {r.popularity:.3f} | {r.profile:.3f} "
-            f"| {r.matches:.3f} ({r.matches_share:.2f}) | {r.prompt:.3f} | {r.best:.3f} |"
+            f"| {r.matches:.3f} ({r.share(r.matches):.2f}) | {r.text:.3f} | {r.history:.3f} ({r.share(r.history):.2f}) "
+            f"| {r.best:.3f} |"
         )
     return "\n".join(lines)
 

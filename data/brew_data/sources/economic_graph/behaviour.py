@@ -222,9 +222,10 @@ def _calibration_sample(world: World) -> list[tuple[Array, Array, Array]]:
 def _solve_base(logit_NA: Array, surface: Surface) -> Array:
     """Find the bases with which the mean probability of each action is its rate."""
     rate_A = np.array([action.rate for action in surface.actions])
-    base_A = np.log(rate_A)
-    for _ in range(100):
-        base_A += np.log(rate_A / _softmax(base_A + logit_NA).mean(axis=0))
+    base_A, error = np.log(rate_A), np.inf
+    while error > 1e-6:
+        step_A = np.log(rate_A / _softmax(base_A + logit_NA).mean(axis=0))
+        base_A, error = base_A + step_A, np.abs(step_A).max()
     return base_A - base_A[[action.depth == 0 for action in surface.actions].index(True)]
 
 

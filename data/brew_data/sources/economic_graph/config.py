@@ -31,10 +31,10 @@ class EconomicGraphConfig(Settings):
         ConfigError: A value is out of range. The message names field, value and range.
     """
 
-    members: Annotated[int, Range(ge=20)] = 1_000  # our choice
+    members: Annotated[int, Range(ge=20)] = 1_200  # our choice
     # Of 30 days; the last is the benchmark, the one before it is the gap.
     months: Annotated[int, Range(ge=3, le=1_200)] = 6
-    interactions_per_member: PositiveFloat = 100.0  # of a member active in all months; ML-100K has 106
+    interactions_per_member: PositiveFloat = 130.0  # of a member active in all months; ML-100K has 106
     entity_density: PositiveFloat = 1.0  # scales the number of entities per member (`entities.KINDS`)
     seed: NonNegativeInt = 0  # same config, same tables
     text_scale: PositiveFloat = 1.0  # scales the number of sentences of a text
@@ -58,14 +58,14 @@ class EconomicGraphConfig(Settings):
     network_share: Share = 0.1  # of what is shown, written by someone whom the member knows or follows; our choice
     mention_share: Share = 0.3  # of members, whose profile mentions one of their interests; our choice
 
-    match_strength: NonNegativeFloat = 0.6  # what profile and entity have in common; our choice
-    interest_strength: NonNegativeFloat = 0.9  # liked and disliked topics and industries; our choice
-    taste_strength: NonNegativeFloat = 0.5  # liked and disliked tones and employers; our choice
-    quality_strength: NonNegativeFloat = 0.6  # what the text and its numbers show of an entity's quality; our choice
-    hidden_strength: NonNegativeFloat = 0.2  # quality that no text shows, and the trend of the topic; our choice
+    match_strength: NonNegativeFloat = 0.7  # what profile and entity have in common; our choice
+    interest_strength: NonNegativeFloat = 0.8  # liked and disliked topics and industries; our choice
+    taste_strength: NonNegativeFloat = 0.4  # liked and disliked tones and employers; our choice
+    quality_strength: NonNegativeFloat = 0.8  # what the text and its numbers show of an entity's quality; our choice
+    hidden_strength: NonNegativeFloat = 0.15  # quality that no text shows, and the trend of the topic; our choice
     social_strength: NonNegativeFloat = 0.3  # the author is a connection or followed; our choice
-    member_strength: NonNegativeFloat = 0.7  # between members, on all surfaces; ML-100K, between users: .74
-    habit_strength: NonNegativeFloat = 0.4  # between members, for each action; our choice
+    member_strength: NonNegativeFloat = 1.0  # between members, on all surfaces; ML-100K, between users: .74
+    habit_strength: NonNegativeFloat = 0.3  # between members, for each action; our choice
     leaning_strength: NonNegativeFloat = 0.5  # of an action towards one tone or employer; our choice
     trend_sd: NonNegativeFloat = 0.3  # of a topic's trend per month, in units of hidden quality; our choice
 

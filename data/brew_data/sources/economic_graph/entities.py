@@ -155,6 +155,8 @@ def _draw_kind(
         role_E, seniority_E, city_E = (x[author_E] for x in (members.role_M, members.seniority_M, members.city_M))
         company_E = members.company_M[author_E]
     shown_E, popular_E = _draw_qualities(rng, kind, quality_E)
+    if kind.entity_type == "person":
+        shown_E = np.zeros(E)  # the text says who they are, and not how good their profile is
     hidden_E = rng.standard_normal(E)
     owner_E, created_E, expires_E = none_E, *_draw_lifetimes(config, rng, kind, E)
     if kind.entity_type == "person":
