@@ -105,4 +105,4 @@ def network_fields(links: Sequence[Link], described_by: str) -> dict[str, str]:
 
 def _described(links: Iterable[Link], field: str) -> str:
     texts = dict.fromkeys(link.profile[field] for link in links if field in link.profile)
-    return ", ".join(list(texts)[:DESCRIBED])
+    return "; ".join(list(texts)[:DESCRIBED])  # titles have commas

@@ -36,7 +36,7 @@ def test_a_connection_is_seen_from_both_sides_and_a_follow_has_a_direction() -> 
     assert network_fields(links, "title") == {
         "connections": "2",
         "follows": "1",
-        "connected_with": "title of c, title of b",
+        "connected_with": "title of c; title of b",
         "following": "title of d",
     }
     assert network_fields(found.links("d", PROFILES), "title") == {"followers": "1"}
@@ -68,6 +68,6 @@ def test_the_newest_different_descriptions_are_listed() -> None:
     links = [Link("connection", {"title": f"t{number // 2}"}, 100 - number) for number in range(40)]
     fields = network_fields([*links, Link("connection", {}, 0)], "title")
     assert fields["connections"] == "41"
-    assert fields["connected_with"] == ", ".join(f"t{number}" for number in range(DESCRIBED))
+    assert fields["connected_with"] == "; ".join(f"t{number}" for number in range(DESCRIBED))
     assert set(fields) <= set(NETWORK_FIELDS)
     assert network_fields([], "title") == {}
