@@ -58,7 +58,8 @@ class City(NamedTuple):
 
 def load_phrases(name: str) -> Any:
     """Read a file of the folder `phrases`."""
-    return yaml.safe_load((Path(__file__).parent / "phrases" / f"{name}.yaml").read_text(encoding="utf-8"))
+    text = (Path(__file__).parent / "phrases" / f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader=yaml.CSafeLoader)  # 15 times as fast as the loader in Python
 
 
 def _columns(row: str) -> list[str]:

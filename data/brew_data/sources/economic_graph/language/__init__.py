@@ -55,7 +55,7 @@ _WRITERS: Mapping[str, _Writer] = {
 
 
 def member_profile(rng: np.random.Generator, facts: MemberFacts, locale: str, scale: float = 1.0) -> dict[str, str]:
-    """Write the text fields of a member's profile; takes about 25 us.
+    """Write the text fields of a member's profile; takes about 20 us.
 
     Args:
         rng: Draws phrases and patterns.
@@ -67,7 +67,7 @@ def member_profile(rng: np.random.Generator, facts: MemberFacts, locale: str, sc
 
 
 def entity_fields(rng: np.random.Generator, facts: EntityFacts, locale: str, scale: float = 1.0) -> dict[str, str]:
-    """Write the text fields of an entity of any type; takes about 10 to 25 us. Arguments as in `member_profile`.
+    """Write the text fields of an entity of any type; takes about 10 us. Arguments as in `member_profile`.
 
     Raises:
         KeyError: The type of the entity is not in the table above.

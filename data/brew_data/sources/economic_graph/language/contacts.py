@@ -1,7 +1,7 @@
 """Plants personal data in free text, and says which part of the text it is.
 
-The patterns (`phrases/contacts.yaml`) are written from how people write about themselves, not from what a detector looks
-for. All data are invented: e-mail addresses use the domains of RFC 2606, and telephone numbers the ranges that are kept
+The patterns (`phrases/contacts.yaml`) are written from how people write about themselves, not from what a detector
+looks for. All data are invented: e-mail addresses use the domains of RFC 2606, and telephone numbers ranges that are
 for fiction (US and Canada 555-01xx; UK 020 7946 0xxx, 01632 960xxx, 07700 900xxx; Australia 5550 xxxx; Ireland 020 91x
 xxxx; Germany 030 23125 xxx, 089 99998 xxx, 0171 39200 xx; France 01 99 00 xx xx, 06 39 98 xx xx; Sweden 08-465 004 xx),
 or a range that is not in use where a country has none.

@@ -21,7 +21,7 @@ _RULES["en"] = {
         "{company} is a young startup and needs {a_role}.",
         "Eleven people, fresh seed money, and a seat for {a_role}.",
         "Join our founders before the series A as {a_role}.",
-        "We grow from zero: {role} with equity.",
+        "Day one of a startup: {role} with equity.",
     ),
     "employer_1": (
         "A listed group with offices in 40 countries hires {a_role}.",

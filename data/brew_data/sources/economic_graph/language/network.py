@@ -53,7 +53,7 @@ _GROUP = Grammar(
             "{subject} in {field}",
             "{field}: {subject}",
             "Friends of {subject}, {field}",
-            "{field} club, {subject}",
+            "{field} club: {subject}",
         ),
         "tone_0": ("We swap checklists and templates.", "Bring a problem, leave with steps.", "Tips such as: {tip}."),
         "tone_1": ("Expect debate.", "Strong opinions welcome, for example: {claim}.", "We argue, politely."),

@@ -54,7 +54,7 @@ _MESSAGE = Grammar(
     {
         "subject": ("{title} at {company}", "{title}", "New role: {title}", "A role in {city}"),
         "opening_3": ("Hi, your work with {skill} caught my eye.", "Hi, I read your post on {skill} twice."),
-        "opening_2": ("Hi, I think your profile fits.", "Hello, a colleague named you to me."),
+        "opening_2": ("Hi, I think your profile fits.", "Hello, a colleague mentioned you."),
         "opening_1": ("Hello, we have an opening.", "Hi, hope you are well."),
         "opening_0": ("Dear candidate, URGENT!!", "Hey there, hot job alert!!!", "Dear Sir or Madam!"),
         "employer_0": (
