@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -126,13 +127,15 @@ class TableWriter:
                 if not self._is_checked and name == "entities":
                     check_unique(name, rows, "entity_id")
                 self._save(name, rows, shard, count)
-        entities = self._runs["entities"]
+        self._runs.pop("oracle", None)
+        entities = self._runs.pop("entities")
         ranges = batch_count(self._rows["entities"])
         write_index(
             self._folder / ENTITY_FILE,
             (entities.read(index, ranges).drop_columns(_ROW) for index in range(ranges)),
             entities.schema.remove(entities.schema.get_field_index(_ROW)),
         )
+        del entities  # up to a run of it is in memory
         count = self._count("interactions")
         for shard in range(count):
             shards = {name: self._shard(name, shard, count) for name in _OF_MEMBERS if name in self._runs}
@@ -181,32 +184,46 @@ class TableWriter:
         pq.write_table(rows.drop_columns(_ROW).combine_chunks(), path, compression="zstd")
 
 
+class _Run(NamedTuple):
+    """Rows that are sorted into buckets, those of one bucket in the order in which they were appended."""
+
+    rows: pa.RecordBatch
+    bucket_B: np.ndarray  # the buckets that have rows, ascending
+    first_B: np.ndarray  # the first row of each, and the number of all rows
+
+    def range(self, low: int, high: int) -> tuple[int, int]:
+        """Return the places in `bucket_B` of the buckets from `low` to `high - 1`: the first one, and the end."""
+        first, end = np.searchsorted(self.bucket_B, [low, high]).tolist()
+        return first, end
+
+
 class _Runs:
-    """The rows of one table, in files that are sorted into buckets.
+    """The rows of one table, sorted into buckets: runs in files, and the last run in memory.
 
     Args:
         folder: Folder of the files; it is created when the first one is written.
         key: The column whose hash decides the bucket: strings, or integers.
         schema: Of the rows, with `_ROW`.
-        run_bytes: The size in memory of the rows that one file gets.
+        run_bytes: The size of a run in memory.
     """
 
     def __init__(self, folder: Path, key: str, schema: pa.Schema, run_bytes: int) -> None:
         self.schema = schema
         self._folder, self._key, self._run_bytes = folder, key, run_bytes
-        self._files: list[tuple[Path, np.ndarray]] = []  # and the buckets of their record batches
+        self._files: list[tuple[Path, _Run]] = []  # without their rows
+        self._last: _Run | None = None
         self._pending: list[pa.Table] = []
         self._bytes = 0
 
     def append(self, rows: pa.Table) -> None:
-        """Append rows."""
+        """Append rows; not after `read`."""
         step = max(1, rows.num_rows * self._run_bytes // max(1, rows.nbytes))
         for start in range(0, max(1, rows.num_rows), step):
             part = rows.slice(start, step)
             self._pending.append(part)
             self._bytes += part.nbytes
             if self._bytes >= self._run_bytes:
-                self._flush()
+                self._write()
 
     def read(self, index: int, count: int) -> pa.Table:
         """Return the rows of one of `count` equal ranges of the hash, in the order in which they were appended.
@@ -215,34 +232,43 @@ class _Runs:
             index: The number of the range.
             count: A power of two, at most `BUCKETS`.
         """
-        if count == 1 and not self._files:
+        if count == 1 and not self._files and self._last is None:
             return pa.concat_tables(self._pending)
-        self._flush()
+        if self._pending:
+            self._last = self._sort()
         width = BUCKETS // count
+        low, high = index * width, (index + 1) * width
         batches: list[pa.RecordBatch] = []
-        for path, bucket_B in self._files:
-            first, last = np.searchsorted(bucket_B, [index * width, (index + 1) * width]).tolist()
-            if first < last:
+        for path, run in self._files:
+            first, end = run.range(low, high)
+            if first < end:
                 with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
-                    batches += [file.get_batch(place) for place in range(first, last)]
+                    batches += [file.get_batch(place) for place in range(first, end)]
+        if self._last is not None:
+            first, end = self._last.range(low, high)
+            start = int(self._last.first_B[first])
+            batches.append(self._last.rows.slice(start, int(self._last.first_B[end]) - start))
         return pa.Table.from_batches(batches, self.schema).combine_chunks().sort_by(_ROW)
 
-    def _flush(self) -> None:
-        if not self._pending:
-            return
+    def _sort(self) -> _Run:
+        """Return the pending rows as a run."""
         rows = pa.concat_tables(self._pending).combine_chunks()
         self._pending, self._bytes = [], 0
         bucket_N = (_hashes(rows[self._key]) >> np.uint64(64 - BUCKETS.bit_length() + 1)).astype(np.int64)
         order_N = np.argsort(bucket_N, kind="stable")
-        batch = as_batch(rows.take(pa.array(order_N)))
         bucket_B, first_B = np.unique(bucket_N[order_N], return_index=True)
+        return _Run(as_batch(rows.take(pa.array(order_N))), bucket_B, np.append(first_B, rows.num_rows))
+
+    def _write(self) -> None:
+        """Write the pending rows as a run, one record batch for each bucket."""
+        run = self._sort()
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{len(self._files):06d}.arrow"
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema, options=options) as writer:
-            for start, end in pairwise([*first_B.tolist(), rows.num_rows]):
-                writer.write_batch(batch.slice(start, end - start))
-        self._files.append((path, bucket_B))
+            for start, end in pairwise(run.first_B.tolist()):
+                writer.write_batch(run.rows.slice(start, end - start))
+        self._files.append((path, run._replace(rows=as_batch(self.schema.empty_table()))))
 
 
 def _hashes(keys: pa.ChunkedArray) -> np.ndarray:

@@ -266,7 +266,8 @@ def _pack_shard(shard: int, *, build: _Build) -> Iterator[pa.Table]:
     )
     documents = compile_documents(members, compiler, variation=build.variation, after=build.after)
     length_D = documents["length"].to_numpy()
-    bins, carried = pack(length_D, capacity), []
+    bins = pack(length_D, capacity)
+    carried: list[int] = []
     if build.carries:
         bins, carried = carry_over(bins, length_D, capacity)
     if bins:
@@ -301,7 +302,9 @@ def _write_shard(
     if shard == REST:
         documents = pa.concat_tables(table for source in sources for table in _read_batches(build.carried(source)))
         starts = range(0, len(rest), build.bins_per_file)
-        tables = (assemble_bins(documents, rest[start : start + build.bins_per_file]) for start in starts)
+        tables: Iterator[pa.Table] = (
+            assemble_bins(documents, rest[start : start + build.bins_per_file]) for start in starts
+        )
     else:
         tables = _read_batches(build.bins(shard))
     first_bin, file = first[shard]
