@@ -192,7 +192,7 @@ def _bins(name: str, config: DatasetConfig, data: DataFolder, folder: Path, spli
                 split,
                 added,
                 members=members,
-                variation=config.variation,
+                variation=config.variation if name == "bins" else None,  # evaluation reads the first forms
                 after=after,
                 on_progress=lambda done, total: progress.update(done, total=total),
             )
