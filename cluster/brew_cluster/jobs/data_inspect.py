@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_cluster.jobs.dataset_card import read_card
+from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS
 from brew_data.data_folder import DataFolder
 from brew_data.entity_index import EntityIndex
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
@@ -26,7 +27,7 @@ from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
 from brew_data.records import Records, RecordTables
 from brew_data.schema import micros
-from brew_data.split import member_hash
+from brew_data.split import is_in_part, member_hash
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
 
@@ -179,6 +180,8 @@ def inspect_member(
         return [_prompt(compiler, spec, profile, history, history[index], title=title)]
     training_rows = rows.filter(pc.less_equal(micros(rows), data.info.split.train_until))
     variation = load_config(VariationConfig, read_card(data.folder)["config"]["variation"])
+    if (data.folder / "evaluation").is_dir() and is_in_part(member_id, EVALUATION_MEMBERS):
+        variation = VariationConfig(share=0.0)  # evaluation reads the first forms
     documents = compiler.documents(
         profile,
         records.history(training_rows),
