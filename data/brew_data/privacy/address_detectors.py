@@ -1,19 +1,24 @@
 """Detectors of postal addresses, in the forms of several countries.
 
-The words for streets decide. Words that are rarely anything else (`Street`, `straße`, `rue`, `Calle`) need a
-number and a name. Others (`Place`, `Court`, `Square`) also need a postcode, or a word such as `Address:` before them. A
-city with its postcode alone is kept.
+The words for streets decide. Words that are rarely anything else (`Street`, `straße`, `rue`, `Calle`) need a number and
+a name. Others (`Place`, `Court`, `Square`) also need a postcode, or words such as `Address:` before them. A city with
+its postcode alone is kept.
+
+The patterns begin with the number where they can, because few texts have many.
 """
 
 import re
-from typing import NamedTuple
 
-from brew_data.privacy.detector import ADDRESS, Detector, Span, value_span
+from brew_data.privacy.detector import ADDRESS, Detector, Span
 
 __all__ = ["ADDRESS_DETECTORS"]
 
 _NAME = r"(?![a-z\u00df-\u00f6\u00f8-\u00ff])[^\W\d_][\w'\u2019-]{0,24}"  # starts with no small letter
 _ANY = r"[^\W\d_][\w'\u2019-]{0,24}"
+_PARTICLE = (
+    r"(?:(?i:de la|de l['\u2019]|des|del|della|delle|de|du|d['\u2019]|les|la|le|l['\u2019]|dos|das|do|da|di|of the"
+    r"|of) ?)?"
+)
 _UNIT_WORDS = "apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|building|bldg|level"
 _UNIT = (
     rf"(?:,? (?:(?i:{_UNIT_WORDS})\.? ?#?\w{{1,6}}|#\w{{1,4}}(?:-\d{{1,4}})?|\d{{1,2}}(?:st|nd|rd|th) (?i:floor))\b)?"
@@ -37,136 +42,153 @@ def _place(name: str, least: int = 0) -> str:
 
 
 _CITY_AT_END = rf"(?:, {_NAME}(?: {_NAME}){{0,2}}){{1,3}}(?= ?[;)!?]|\.(?: |$)|$)"
-_TAIL = rf"{_UNIT}(?:{_place(_NAME)}|{_CITY_AT_END})?"
+_TAIL = re.compile(rf"{_UNIT}(?:{_place(_NAME)}|{_CITY_AT_END})?")
+_PLACE_AFTER_COMMA = re.compile(rf"{_UNIT}(?=,){_place(_NAME)}")
+_ANY_PLACE_AFTER_COMMA = re.compile(rf"{_UNIT}(?=,){_place(_ANY, least=1)}")
+
+# Words before an address that say what it is
+_CUE = re.compile(
+    r"\b(?:(?:my|home|postal|mailing|our|office|street) address|address(?= ?:)|(?:post|wohn)?(?:adresse|anschrift)"
+    r"|direcci[o\u00f3]n|endere[c\u00e7]o|indirizzo|domicilio|wohnhaft in)[: ]{1,3}(?:is |at )?$"
+    r"|\b(?P<verb>live[sd]? at|living at|resid(?:e[sd]?|ing) at|located at|based at|office (?:is )?at|home is(?: at)?"
+    r"|(?:visit|find|meet|see) (?:me|us) at|(?:mail|post|ship|deliver|write) to|stop by|drop (?:by|in)(?: at)?"
+    r"|come to) $",
+    re.IGNORECASE,
+)
+_YEAR = re.compile(r"(?:19|20)\d\d,? ")
+_TIME_WORD = re.compile(r"\b(?:in|since|from|of|until|by|year) $", re.IGNORECASE)
+_UNIT_BEFORE = re.compile(rf"\b(?:{_UNIT_WORDS}|house|plot|door)\.? (?:no\.? )?#?\w{{1,5}}, ?$", re.IGNORECASE)
+_BEFORE = 40  # characters that are searched before the number
+
+
+def _start(text: str, start: int) -> int | None:
+    """Return the start of an address whose number is at `start`, with the flat before it; None: another number."""
+    before = max(0, start - _BEFORE)
+    if start and (text[start - 1].isalnum() or text[start - 1] in "._,/$\u20ac\u00a3+-"):
+        return None
+    if _YEAR.match(text, start) and _TIME_WORD.search(text, before, start):
+        return None
+    unit = _UNIT_BEFORE.search(text, before, start)
+    return unit.start() if unit else start
+
+
+def _is_capital(name: str) -> bool:
+    return not any(word[0].islower() for word in name.split())
+
 
 # `12 Oak Street`
-_STRONG = r"(?:(?i:street|avenue|road|lane|boulevard|crescent|mews|parkway)\b|(?i:st|ave|rd|ln|blvd|pkwy)\b\.?+)"
-_USUAL = r"(?i:drive|dr|way|terrace)\b\.?(?=$|[,;:!?)]|\.(?: |$))"  # verbs and nouns, except before a comma or the end
-_WEAK = (
-    r"(?:(?i:drive|way|terrace|court|place|square|close|highway|gardens|grove|row|hill|quay|circle|park|walk|view|rise"
-    r"|trail|alley|path|heights|house)\b|(?i:dr|ct|pl|sq|hwy)\b\.?+)"
+_ENGLISH = re.compile(
+    r"\d{1,5}[A-Za-z]?(?:[-/]\d{1,4}[A-Za-z]?)?,? (?:(?:North|South|East|West|[NS][EW]?|[EW])\.? )?"
+    rf"(?P<name>(?:{_ANY}\.? |\d{{1,3}}(?:st|nd|rd|th) ){{1,4}}?)"
+    r"(?:(?P<strong>(?i:street|avenue|road|lane|boulevard|crescent|mews|parkway)\b|(?i:st|ave|rd|ln|blvd|pkwy)\b\.?+)"
+    r"|(?P<usual>(?i:drive|way|terrace)\b|(?i:dr)\b\.?+)"
+    r"|(?i:court|place|square|close|highway|gardens|grove|row|hill|quay|circle|park|walk|view|rise|trail|alley|path"
+    r"|heights|house)\b|(?i:ct|pl|sq|hwy)\b\.?+)"
 )
+_AT_END = re.compile(r"$|[,;:!?)]|\.(?: |$)")  # otherwise `Drive` is a verb, and `Way` a noun
 # `12 Wall Street banks` and the title `21 Jump Street (2012)` are not addresses.
-_NO_NOUN = (
-    r"(?! (?!(?:in|and|or|near|opposite|next|is|at|for|from|on|by|to|until|since|if|with)\b)[a-z])(?! \((?:19|20)\d\d)"
+_NOUN = re.compile(
+    r" (?!(?:in|and|or|near|opposite|next|is|at|for|from|on|by|to|until|since|if|with)\b)[a-z]| \((?:19|20)\d\d"
 )
 
 
-def _english(name: str, words: str, most: int = 4) -> str:
-    house = r"\d{1,5}[A-Za-z]?(?:[-/]\d{1,4}[A-Za-z]?)?,? (?:(?:North|South|East|West|[NS][EW]?|[EW])\.? )?"
-    return rf"{house}(?:{name}\.? |\d{{1,3}}(?:st|nd|rd|th) ){{1,{most}}}?(?:{words})"
+def _english(match: re.Match[str]) -> Span | None:
+    text, name, end = match.string, match["name"], match.end()
+    if (start := _start(text, match.start())) is None:
+        return None
+    cue = _CUE.search(text, max(0, start - _BEFORE), start)
+    if not _is_capital(name):
+        is_address = match["strong"] and name.count(" ") <= 2 and _ANY_PLACE_AFTER_COMMA.match(text, end)
+        if place := is_address or (cue is not None and cue["verb"] is None and _TAIL.match(text, end)):
+            return start, place.end()
+        return None
+    if cue or (match["strong"] and not _NOUN.match(text, end)) or (match["usual"] and _AT_END.match(text, end)):
+        tail = _TAIL.match(text, end)
+    else:
+        tail = _PLACE_AFTER_COMMA.match(text, end)
+    return (start, tail.end()) if tail else None
 
 
 # `12 rue de la Paix`
-_PARTICLE = (
-    r"(?:(?i:de la|de l['\u2019]|des|del|della|delle|de|du|d['\u2019]|les|la|le|l['\u2019]|dos|das|do|da|di|of the"
-    r"|of) ?)?"
+_FRENCH = re.compile(
+    r"\d{1,4}(?: ?(?:bis|ter|quater)\b|[A-D]\b)?,? "
+    r"(?:(?P<strong>(?i:rue|avenue|av\.|boulevard|bd\.?|impasse|quai|chemin|all\u00e9e|faubourg))"
+    rf"|(?i:place|cours|route|square|villa)) (?P<name>{_PARTICLE}{_ANY}(?:[ -]{_PARTICLE}{_NAME}){{0,3}})"
 )
-_RUE = r"(?i:rue|avenue|av\.|boulevard|bd\.?|impasse|quai|chemin|all\u00e9e|faubourg)"
-_RUE_OR_PLACE = rf"(?:{_RUE}|(?i:place|cours|route|square|villa))"
 
 
-def _french(name: str, words: str) -> str:
-    house = r"\d{1,4}(?: ?(?:bis|ter|quater)\b|[A-D]\b)?,? "
-    return rf"{house}{words} {_PARTICLE}{name}(?:[ -]{_PARTICLE}{name}){{0,3}}"
+def _french(match: re.Match[str]) -> Span | None:
+    text, end = match.string, match.end()
+    start = _start(text, match.start())
+    if start is None or match["name"].islower():
+        return None
+    is_address = match["strong"] or _CUE.search(text, max(0, start - _BEFORE), start)
+    tail = (_TAIL if is_address else _PLACE_AFTER_COMMA).match(text, end)
+    return (start, tail.end()) if tail else None
 
 
 # The number last: `Hauptstraße 12`, `Berliner Str. 5`, `Calle de la Princesa 12`, `ul. Marszałkowska 3/5`
 _NUMBER = r"\d{1,4}(?: ?[a-zA-Z]\b)?(?:[-/]\d{1,4}[A-Za-z]?)?(?!\w|[.,]\d)"
-_JOINED = (
+_JOINED = re.compile(
     r"(?<!\w)[^\W\d_][\w-]{1,30}?(?:(?<=\w) )?"
     rf"(?i:stra\u00dfe|strasse|str\.|gasse|allee|straat|laan|gracht|kade|gatan|v\u00e4gen)\.? ?{_NUMBER}"
 )
-_PREFIXED = (
+_PREFIXED = re.compile(
     r"(?<!\w)(?:Calle|C/ |Carrer|Avenida|Avda\.?|Rua|Travessa|Pra\u00e7a|Rambla|Viale|Strada|ul\.|ulica|Ul\."
     rf"|\u0443\u043b\.|\u0443\u043b\u0438\u0446\u0430) ?{_PARTICLE}{_NAME}\.?(?: {_PARTICLE}{_NAME}\.?){{0,4}},? "
     rf"(?:(?i:n[\u00ba\u00b0o]|nr|\u0434)\.? ?)?{_NUMBER}"
 )
-# `Am Markt 3, 10115 Berlin`: any name, because postcode and city follow at once
-_BEFORE_POSTCODE = (
-    rf"(?<!\w){_NAME}(?: {_PARTICLE}{_NAME}){{0,3}},? {_NUMBER}, ?(?:{_POSTCODE})(?!\w) {_NAME}(?: {_NAME})?{_COUNTRY}"
-)
+_AFTER_A_CUE = re.compile(rf"(?<=[: ]){_ANY}(?: {_ANY}){{0,3}},? {_NUMBER}")
 
-_BOX = r"(?<!\w)(?i:p\. ?o\. ?box|po box|postfach|apartado(?: de correos)?|casilla)\.? (?i:no\.? )?\d{1,6}\b"
+
+def _with_tail(match: re.Match[str]) -> Span | None:
+    tail = _TAIL.match(match.string, match.end())
+    return match.start(), tail.end() if tail else match.end()
+
+
+def _after_noun_cue(match: re.Match[str]) -> Span | None:
+    cue = _CUE.search(match.string, max(0, match.start() - _BEFORE), match.start())
+    return _with_tail(match) if cue is not None and cue["verb"] is None else None
+
+
+# `Am Markt 3, 10115 Berlin`: any name, because postcode and city follow at once
+_BEFORE_POSTCODE = re.compile(rf"{_NUMBER}, ?(?:{_POSTCODE})(?!\w) {_NAME}(?: {_NAME})?{_COUNTRY}")
+_NAME_BEFORE = re.compile(rf"(?<!\w){_NAME}(?: {_PARTICLE}{_NAME}){{0,3}},? $")
+
+
+def _before_postcode(match: re.Match[str]) -> Span | None:
+    names = _NAME_BEFORE.search(match.string, max(0, match.start() - 80), match.start())
+    return (names.start(), match.end()) if names else None
+
+
+_BOX = re.compile(
+    r"(?<!\w)(?i:p\. ?o\. ?box|po box|postfach|apartado(?: de correos)?|casilla)\.? (?i:no\.? )?\d{1,6}\b"
+)
 _HAN, _KANA = r"[\u4e00-\u9fff]", r"[\u3040-\u30ff\u4e00-\u9fff]"
-_EAST_ASIAN = (  # Japanese by postcode, Japanese by ward, Chinese by road
+_EAST_ASIAN = re.compile(  # Japanese by postcode, Japanese by ward, Chinese by street
     r"\u3012 ?\d{3}-?\d{4}(?:[ \u3000]?[^\s,.;:()\u3002]{1,60})?"
     rf"|{_HAN}{{1,4}}[\u90fd\u9053\u5e9c\u770c]{_KANA}{{1,12}}?[\u533a\u5e02\u753a\u6751]{_KANA}{{0,15}}\d{{1,4}}"
     r"(?:(?:-|\u4e01\u76ee|\u756a\u5730?|\u53f7)\d{0,4}){0,3}"
     rf"|{_HAN}{{2,20}}[\u8def\u8857\u5df7\u5f04]\d{{1,5}}[\u53f7\u865f](?:[\u4e00-\u9fff\d]{{0,20}}[\u5ba4\u697c])?"
 )
 
-_NOUN_CUE = (
-    r"\b(?i:(?:my|home|postal|mailing|our|office|street) address|address(?= ?:)|(?:post|wohn)?(?:adresse|anschrift)"
-    r"|direcci[o\u00f3]n|endere[c\u00e7]o|indirizzo|domicilio|wohnhaft in)\b[: ]{1,3}(?i:is |at )?"
-)
-_VERB_CUE = (
-    r"\b(?i:live[sd]? at|living at|resid(?:e[sd]?|ing) at|located at|based at|office (?:is )?at|home is(?: at)?"
-    r"|(?:visit|find|meet|see) (?:me|us) at|(?:mail|post|ship|deliver|write) to|stop by|drop (?:by|in)(?: at)?"
-    r"|come to) "
-)
-
-_YEAR_BEFORE_STREET = re.compile(r"(?:19|20)\d\d,? ")
-_TIME_WORD = re.compile(r"\b(?:in|since|from|of|until|by|year) $", re.IGNORECASE)
-_UNIT_BEFORE = re.compile(rf"\b(?:{_UNIT_WORDS}|house|plot|door)\.? (?:no\.? )?#?\w{{1,5}}, ?$", re.IGNORECASE)
-_BEFORE = 30  # characters that are searched before the number
-
-
-def _address(match: re.Match[str]) -> Span | None:
-    """Accept an address; one that starts with its number includes the flat before it."""
-    (start, end), text = value_span(match), match.string
-    if text[start].isdecimal():
-        before = max(0, start - _BEFORE)
-        if start and (text[start - 1].isalnum() or text[start - 1] in "._,/$\u20ac\u00a3+-"):
-            return None
-        if _YEAR_BEFORE_STREET.match(text, start) and _TIME_WORD.search(text, before, start):
-            return None
-        if unit := _UNIT_BEFORE.search(text, before, start):
-            start = unit.start()
-    return start, end
-
-
-class _Form(NamedTuple):
-    pattern: str
-    digits: int = 1
-    hints: tuple[str, ...] = ()
-
-
-_FORMS = (
-    _Form(
-        rf"{_NOUN_CUE}(?P<value>{_english(_ANY, f'{_STRONG}|{_WEAK}')}{_TAIL}|{_french(_ANY, _RUE_OR_PLACE)}{_TAIL}"
-        rf"|{_ANY}(?: {_ANY}){{0,3}},? {_NUMBER}{_TAIL})",
-        hints=("address", "adresse", "anschrift", "direcci", "endere", "indirizzo", "domicilio", "wohnhaft"),
-    ),
-    _Form(
-        rf"{_VERB_CUE}(?P<value>{_english(_NAME, f'{_STRONG}|{_WEAK}')}{_TAIL}|{_french(_NAME, _RUE_OR_PLACE)}{_TAIL})",
-        hints=(" at ", " to ", " by ", " in ", "home is"),
-    ),
-    _Form(f"{_english(_NAME, _STRONG)}{_NO_NOUN}{_TAIL}"),
-    _Form(f"{_english(_NAME, _USUAL)}{_TAIL}"),
-    _Form(f"{_english(_NAME, _WEAK)}{_UNIT}(?=,){_place(_NAME)}", digits=5),
-    _Form(f"{_english(_ANY, _STRONG, most=2)}{_UNIT}(?=,){_place(_ANY, least=1)}", digits=5),
-    _Form(f"{_french(_NAME, _RUE)}{_TAIL}"),
-    _Form(f"{_french(_NAME, _RUE_OR_PLACE)}(?=,){_place(_NAME)}", digits=5),
-    _Form(
-        f"{_JOINED}{_TAIL}",
-        hints=(
-            "stra\u00dfe", "strasse", "str.", "gasse", "allee", "straat", "laan", "gracht", "kade", "gatan",
-            "v\u00e4gen",
-        ),
-    ),
-    _Form(
-        f"{_PREFIXED}{_TAIL}",
-        hints=(
-            "calle", "c/ ", "carrer", "avenida", "avda", "rua ", "travessa", "pra\u00e7a", "rambla", "viale", "strada",
-            "ul.", "ulica", "\u0443\u043b",
-        ),
-    ),
-    _Form(_BEFORE_POSTCODE, digits=5, hints=(",",)),
-    _Form(_BOX, hints=("box", "postfach", "apartado", "casilla")),
-    _Form(_EAST_ASIAN, hints=("\u3012", "\u533a", "\u5e02", "\u753a", "\u6751", "\u53f7", "\u865f")),
+_JOINED_HINTS = (
+    "stra\u00dfe", "strasse", "str.", "gasse", "allee", "straat", "laan", "gracht", "kade", "gatan", "v\u00e4gen",
 )  # fmt: skip
+_PREFIXED_HINTS = (
+    "calle", "c/ ", "carrer", "avenida", "avda", "rua ", "travessa", "pra\u00e7a", "rambla", "viale", "strada", "ul.",
+    "ulica", "\u0443\u043b",
+)  # fmt: skip
+_CUE_HINTS = ("address", "adresse", "anschrift", "direcci", "endere", "indirizzo", "domicilio", "wohnhaft")
+_EAST_ASIAN_HINTS = ("\u3012", "\u533a", "\u5e02", "\u753a", "\u6751", "\u53f7", "\u865f")
 
-ADDRESS_DETECTORS = tuple(
-    Detector(ADDRESS, re.compile(form.pattern), _address, form.digits, form.hints) for form in _FORMS
+ADDRESS_DETECTORS = (
+    Detector(ADDRESS, _ENGLISH, _english, digits=1),
+    Detector(ADDRESS, _FRENCH, _french, digits=1),
+    Detector(ADDRESS, _JOINED, _with_tail, digits=1, hints=_JOINED_HINTS),
+    Detector(ADDRESS, _PREFIXED, _with_tail, digits=1, hints=_PREFIXED_HINTS),
+    Detector(ADDRESS, _AFTER_A_CUE, _after_noun_cue, digits=1, hints=_CUE_HINTS),
+    Detector(ADDRESS, _BEFORE_POSTCODE, _before_postcode, digits=5, hints=(",",)),
+    Detector(ADDRESS, _BOX, digits=1, hints=("box", "postfach", "apartado", "casilla")),
+    Detector(ADDRESS, _EAST_ASIAN, digits=1, hints=_EAST_ASIAN_HINTS),
 )

@@ -160,16 +160,24 @@ def _cued_handle(match: re.Match[str]) -> Span | None:
     return match.start("value"), match.start("value") + len(name)
 
 
+_LINK_HINTS = (
+    "://", "www.", "skype:", ".ee/", ".in/", *(f".{domain}/" for domain in _DOMAINS.split("|")),
+    *(f".{host}" for host in _PERSONAL_HOSTS),
+)  # fmt: skip
+_PHONE_HINTS = (
+    "tel", "t\u00e9l", "phone", "call", "mobil", "m\u00f3vil", "cel", "portable", "fax", "whatsapp", "viber", "sms",
+    "handy", "hotline", "\u0442\u0435\u043b", " me ",
+)  # fmt: skip
 _AT_HINTS = ("@", "\uff20", *(f"at{space}{bracket}" for space in ("", " ") for bracket in ")]}>"))
 
 CONTACT_DETECTORS = (
-    Detector(LINK, _LINK, hints=("/", "www.", "skype:", *(f".{host}" for host in _PERSONAL_HOSTS))),
+    Detector(LINK, _LINK, hints=_LINK_HINTS),
     Detector(EMAIL, _EMAIL, hints=_AT_HINTS),
     Detector(EMAIL, _SPELLED_EMAIL, _spelled_email, hints=(" dot ",)),
     Detector(PHONE, _INTERNATIONAL, _phone, digits=8, hints=("+",)),
     Detector(PHONE, _NORTH_AMERICAN, _local_phone, digits=10),
     Detector(PHONE, _NATIONAL, _national_phone, digits=9, hints=("0",)),
-    Detector(PHONE, _CUED_PHONE, _phone, digits=7),
+    Detector(PHONE, _CUED_PHONE, _phone, digits=7, hints=_PHONE_HINTS),
 )
 HANDLE_DETECTORS = (
     Detector(HANDLE, _CUED_HANDLE, _cued_handle, hints=(":", "=")),

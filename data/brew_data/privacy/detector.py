@@ -53,7 +53,7 @@ class Detector(NamedTuple):
     Args:
         kind: The kind of identifiers.
         pattern: Finds candidates.
-        accept: Returns the span to remove, which lies in the match or ends after it, or None: it is something else.
+        accept: Returns the span to remove, which overlaps the match, or None: it is something else.
         digits: Texts with fewer digits are not searched.
         hints: Texts with none of these, in lower case, are not searched; empty: all are.
     """

@@ -113,6 +113,12 @@ _ID_CUE = (
     r"|codice fiscale|s[\u00e9e]curit[\u00e9e] sociale|burgerservicenummer|personnummer|cpr-?nummer|henkil\u00f6tunnus"
     r"|(?-i:SSN|NINO|NI|TFN|TIN|ITIN|NIF|NIE|DNI|CPF|RG|CURP|RUT|CUIL|PAN|BSN|PESEL|CPR|AHV|AVS|NRIC|HKID|EGN|JMBG|OIB))"
 )
+_ID_HINTS = (
+    "social", "insurance", "sozial", "steuer", "ausweis", "pass", "licen", "schein", "national", "id card", "identity",
+    "tax ", "aadha", "codice", "curit", "burger", "personn", "cpr", "henkil", "ssn", "nin", "ni ", "tfn", "tin", "nif",
+    "nie", "dni", "cpf", "rg ", "curp", "rut", "cuil", "pan ", "bsn", "pesel", "ahv", "avs", "nric", "hkid", "egn",
+    "jmbg", "oib",
+)  # fmt: skip
 _ID_PART = r"(?=[A-Z./-]{0,6}\d)[A-Z0-9](?:[A-Z0-9./-]{0,19}[A-Z0-9])?"
 _NATIONAL_ID = re.compile(
     rf"\b{_ID_CUE}\b(?:[ ]?(?:card|no|nr|number|num|nummer|id|code)\b\.?){{0,2}}[:#. ]{{0,3}}(?:is[ ])?"
@@ -191,7 +197,7 @@ NUMBER_DETECTORS = (
         CARD, _CUED_CARD, _cued_card, digits=13, hints=("card", "visa", "amex", "maestro", "kart", "cart", "tarjeta")
     ),
     Detector(CARD, _CARD, _card, digits=14),
-    Detector(NATIONAL_ID, _NATIONAL_ID, _national_id, digits=5),
+    Detector(NATIONAL_ID, _NATIONAL_ID, _national_id, digits=5, hints=_ID_HINTS),
     Detector(NETWORK, _MAC, _mac, digits=1, hints=(":", "-")),
     Detector(NETWORK, _IP_6, _ip_6, digits=1, hints=(":",)),
     Detector(NETWORK, _IP_4, _ip_4, digits=4, hints=(".",)),

@@ -28,7 +28,7 @@ _HINT = re.compile(r"[\d@\uff20/:=.)\]}>]")  # a text without one of these, and 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _COMMAS = re.compile(r" ?,(?: ?,)*")
-_MOST_PASSES = 20  # a text that needs more was made to need them
+_MOST_PASSES = 5  # a text that needs more was made to need them
 _SUSPICIOUS = re.compile(rf"{_HINT.pattern}|\bdot\b")
 
 
@@ -52,7 +52,7 @@ def find_identifiers(text: str) -> list[Identifier]:
     digits, lowered = digit_count(text), text.lower()
     is_taken = bytearray(len(text))
     for detector in _DETECTORS:
-        if digits < detector.digits or (detector.hints and not any(hint in lowered for hint in detector.hints)):
+        if digits < detector.digits or (detector.hints and not any(map(lowered.__contains__, detector.hints))):
             continue
         for match in detector.pattern.finditer(text):
             if (span := detector.accept(match)) is None:
