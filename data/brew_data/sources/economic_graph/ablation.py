@@ -121,7 +121,8 @@ def _leanings(world: World, rows: Interactions, train_N: Array) -> Array:
         group_N[part] = 1_000 + world.entities.topic_E[entity_N] if by_topic else world.entities.industry_E[entity_N]
         style_N[part] = style_of(world, surface.entity_type, entity_N) + 10 * (surface.entity_type in BY_EMPLOYER)
     keys = [np.zeros_like(group_N), 5_000 + rows.surface_N.astype(np.int64), 10_000 + group_N, 20_000 + style_N]
-    return np.stack([leaning(rows.member_N * 100_000 + key, reacted_N, usual_N) for key in keys], axis=1)
+    first_N = rows.member_N.astype(np.int64) * 100_000
+    return np.stack([leaning(first_N + key, reacted_N, usual_N) for key in keys], axis=1)
 
 
 def _one_hot(value_N: Array) -> Array:

@@ -32,19 +32,19 @@ class Interactions:
     """Interactions, one row each."""
 
     time_N: Array  # int64, microseconds since 1970
-    member_N: Array  # int64, index of a member
-    entity_N: Array  # int64, index of an entity
+    member_N: Array  # int32, index of a member
+    entity_N: Array  # int32, index of an entity
     surface_N: Array  # int8, index into SURFACES
     action_N: Array  # int8, index into the surface's actions
-    probability_NA: Array  # float64, (N, MOST_ACTIONS), of each action; 0 beyond the surface's actions
+    probability_NA: Array  # float32, (N, MOST_ACTIONS), of each action; 0 beyond the surface's actions
 
     @property
     def count(self) -> int:
         """The number of rows."""
         return len(self.time_N)
 
-    def take(self, rows: Array) -> "Interactions":
-        """Return some rows: their indexes, or a bool for each row."""
+    def take(self, rows: Array | slice) -> "Interactions":
+        """Return some rows: their indexes, a bool for each row, or a slice."""
         return Interactions(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @staticmethod
@@ -96,7 +96,7 @@ def _draw_block(
             later_N = day_N[first][back] + 1 / 24 + rng.exponential(RETURN_DAYS, size=len(back))
             later_N = np.minimum(later_N, float(world.config.days))  # rows at the end of the log are dropped
             parts.append(
-                _act(behaviour, rng, number, rows.member_N[back], rows.entity_N[back], later_N, returning=True)
+                _act(behaviour, rng, number, member_N[first][back], entity_N[first][back], later_N, returning=True)
             )
     return parts
 
@@ -113,12 +113,12 @@ def _act(
 ) -> Interactions:
     probability_NA = behaviour.probabilities(surface, member_N, entity_N, day_N, returning=returning)
     below_NA = rng.random(len(member_N))[:, None] >= np.cumsum(probability_NA, axis=1)
-    padded_NA = np.zeros((len(member_N), MOST_ACTIONS))
+    padded_NA = np.zeros((len(member_N), MOST_ACTIONS), dtype=np.float32)
     padded_NA[:, : probability_NA.shape[1]] = probability_NA
     return Interactions(
         time_N=int(START.timestamp() * 1_000_000) + (day_N * _MICROS_PER_DAY).astype(np.int64),
-        member_N=member_N,
-        entity_N=entity_N,
+        member_N=member_N.astype(np.int32),
+        entity_N=entity_N.astype(np.int32),
         surface_N=np.full(len(member_N), surface, dtype=np.int8),
         action_N=np.minimum(below_NA.sum(axis=1), probability_NA.shape[1] - 1).astype(np.int8),
         probability_NA=padded_NA,

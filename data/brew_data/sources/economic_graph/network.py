@@ -39,7 +39,7 @@ class Network:
 
     def knows(self, member_N: Array, other_N: Array) -> Array:
         """Whether each member is connected to the other one or follows them; bool, (N,)."""
-        return _contains(self.known, member_N * self.members + other_N)
+        return _contains(self.known, member_N.astype(np.int64) * self.members + other_N)
 
     def common_connections(self, member_N: Array, other_N: Array) -> Array:
         """Count the connections that both have; int, (N,)."""
@@ -51,7 +51,7 @@ class Network:
             pair = np.repeat(np.arange(len(members)), size)
             place = np.arange(len(pair)) - np.repeat(np.cumsum(size) - size, size)
             common = self.other[self.first_M[members][pair] + place]
-            hit = _contains(self.edges, others[pair] * self.members + common)
+            hit = _contains(self.edges, others[pair].astype(np.int64) * self.members + common)
             counts.append(np.bincount(pair, weights=hit, minlength=len(members)).astype(np.int64))
         return np.concatenate(counts)
 

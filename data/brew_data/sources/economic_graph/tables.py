@@ -23,6 +23,7 @@ __all__ = ["generate", "planted_contacts", "table_batches"]
 _ACTIONS = [action.name for surface in SURFACES for action in surface.actions]
 _ACTION_COUNTS = np.array([len(surface.actions) for surface in SURFACES])
 _FIRST_ACTION = np.cumsum(_ACTION_COUNTS) - _ACTION_COUNTS  # of each surface, in _ACTIONS
+_INTERACTION_ROWS = 131_072  # in one batch; limits memory only
 _NETWORK_ROWS = 1_000_000  # of the connections in one batch
 _PLANTED = pa.schema(
     {
@@ -61,9 +62,11 @@ def table_batches(world: World) -> Iterator[tuple[str, pa.Table]]:
     ids = _Ids(world)
     first = 0
     for month in generate_months(world):
-        yield "interactions", _interactions_table(ids, month, first)
-        yield "oracle", _oracle_table(month, first)
-        first += month.count
+        for start in range(0, max(1, month.count), _INTERACTION_ROWS):
+            part = month.take(slice(start, start + _INTERACTION_ROWS))
+            yield "interactions", _interactions_table(ids, part, first)
+            yield "oracle", _oracle_table(part, first)
+            first += part.count
 
 
 def planted_contacts(world: World) -> pa.Table:
@@ -177,6 +180,6 @@ def _oracle_table(rows: Interactions, first: int) -> pa.Table:
     columns = {
         "interaction_id": first + row,
         "action": _names(_FIRST_ACTION[rows.surface_N][row] + action, _ACTIONS),
-        "probability": rows.probability_NA[is_action_NA],
+        "probability": rows.probability_NA[is_action_NA].astype(np.float64),
     }
     return pa.table(columns)
