@@ -10,6 +10,7 @@ import pytest
 
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import TABLES, Tables
+from brew_data.sources.economic_graph import tables as tables_module
 from brew_data.sources.economic_graph.config import EconomicGraphConfig
 from brew_data.sources.economic_graph.facts import ENTITY_TYPES
 from brew_data.sources.economic_graph.source import EconomicGraph
@@ -30,11 +31,16 @@ def test_a_seed_gives_one_graph() -> None:
         assert not getattr(first, name).equals(getattr(other, name))
 
 
-def test_batches_are_the_rows_of_the_tables(tables: Tables, config: EconomicGraphConfig) -> None:
+def test_batches_of_any_size_are_the_rows_of_the_tables(
+    tables: Tables, config: EconomicGraphConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables_module, "_INTERACTION_ROWS", 1_000)
+    monkeypatch.setattr(tables_module, "_NETWORK_ROWS", 100)
     parts: dict[str, list[pa.Table]] = {}
     for name, rows in EconomicGraph(config=config).batches():
         parts.setdefault(name, []).append(rows)
     assert set(parts) == set(TABLES)
+    assert all(len(parts[name]) > 10 for name in ("interactions", "oracle", "connections"))
     for name, rows in parts.items():
         assert pa.concat_tables(rows).equals(getattr(tables, name))
 
