@@ -42,7 +42,7 @@ class EconomicGraphConfig(Settings):
     activity_sigma: NonNegativeFloat = 0.9  # sd of log activity; log-normal as in Hogg and Szabo 2009; ML-100K: .88
     cold_start_share: Share = 0.1  # of members, joining in the last month; our choice (ML-100K: 192 of 301)
     opted_out_share: Share = 0.02  # of members; our choice
-    # Of profiles and of entities with free text, with planted personal data; as many have numbers that are none.
+    # Of profiles and free texts, with planted personal data; as many have numbers that are not personal data.
     contacts_share: Annotated[float, Range(ge=0, le=0.5)] = 0.02
     season_strength: Share = 0.3  # amplitude of a surface's yearly season; our choice
     drift_share: Share = 0.3  # of members, one of whose interests changes during the log; our choice

@@ -106,7 +106,7 @@ def entity_texts(world: World, rows: range) -> Texts:
 def _plant(
     world: World, rng: np.random.Generator, row: int, fields: dict[str, str], name: str, locale: str
 ) -> list[PlantedContact]:
-    """Plant personal data in a field of some rows, and in as many others numbers that are none."""
+    """Plant personal data in a field of some rows, and numbers that are not personal data in as many others."""
     share, uniform = world.config.contacts_share, rng.random()
     if uniform < share:
         fields[name], spans = plant_contact(rng, fields[name], locale)
