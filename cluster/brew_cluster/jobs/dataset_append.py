@@ -225,6 +225,7 @@ def _finish(
         prompt_digest=info.prompt_digest,
         plans=plans,
         seconds=phases.seconds,
+        appended_to=info.digest,
     )
     for name in ("quarantined", "removed"):
         card[name] = _added(before[name], card[name])

@@ -47,6 +47,7 @@ def dataset_card(
     prompt_digest: str,
     plans: Mapping[str, BinsPlan],
     seconds: Mapping[str, float],
+    appended_to: str | None = None,
 ) -> dict[str, Any]:
     """Describe a data set. Its tables and bins are read as a stream.
 
@@ -61,6 +62,7 @@ def dataset_card(
         prompt_digest: Of the `PromptBundle`.
         plans: The plan of each folder of bins.
         seconds: Seconds of each phase.
+        appended_to: The digest of the data set whose rows and bins it continues.
 
     Returns:
         Plain data for `write_card`.
@@ -76,6 +78,7 @@ def dataset_card(
         "inputs": [asdict(file) for file in inputs],
         "config": json.loads(json.dumps(asdict(config), default=str)),
         "config_digest": config_digest(config),
+        "appended_to": appended_to,
         "suite": suite.name,
         "prompt_digest": prompt_digest,
         "rows": counts.total(),
@@ -134,7 +137,9 @@ _Counts = Counter[tuple[str, str, str]]
 
 
 def _batches(tables: Path, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    return pyarrow.dataset.dataset(tables / f"{name}.parquet").to_batches(columns=list(columns))
+    return pyarrow.dataset.dataset(tables / f"{name}.parquet").to_batches(
+        columns=list(columns), batch_readahead=2, fragment_readahead=1
+    )
 
 
 def _interactions(tables: Path, split: Split) -> tuple[_Counts, tuple[int, int]]:
@@ -233,6 +238,7 @@ def _markdown(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
         ("benchmark", f"after {card['split']['benchmark_after']}, up to {card['split']['until']}"),
         ("prompt digest", card["prompt_digest"]),
         ("config digest", card["config_digest"]),
+        ("continues", card["appended_to"] or "no other data set"),
     ]
     tasks = [
         (

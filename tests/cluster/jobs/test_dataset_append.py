@@ -135,7 +135,7 @@ def test_further_days_are_trained_once_and_earlier_files_stay(shop: Path) -> Non
     assert [Path(file.file).name for file in second.info.inputs] == ["days.csv", "items.csv", "later.csv", "items.csv"]
     assert second.bundle().digest == first.bundle().digest
     card = read_card(second.folder)
-    assert (card["rows"], card["members"]) == (8 * MEMBERS, MEMBERS)
+    assert (card["rows"], card["members"], card["appended_to"]) == (8 * MEMBERS, MEMBERS, digest)
     ids = second.tables().interactions["interaction_id"].to_pylist()
     assert len(set(ids)) == len(ids)
 
