@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 
-from brew_data.packed_bins.plan import PLAN_FILE, digest_file
+from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan, digest_file
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.schema import Tables, read_tables
 from brew_data.split import Split
@@ -163,6 +163,22 @@ class DataFolder:
             )
         return bundle
 
+    def verify(self) -> None:
+        """Check that prompts, tables and bins are those that were built. Every file is read.
+
+        Raises:
+            DataError: A file is missing, was changed, or is damaged.
+        """
+        self.bundle()
+        found = _content_digest(self.folder, self.info.prompt_digest)
+        if found != self.info.digest:
+            raise DataError(
+                f"{self.folder} has the digest {found[:12]}, but {DATASET_FILE} records {self.info.digest[:12]}: a "
+                f"table or a plan was changed after the build. Copy the folder again, or build the data again."
+            )
+        for plan in sorted(self.folder.glob(f"*/{PLAN_FILE}")):
+            BinsPlan.load(plan.parent).verify_files(plan.parent)
+
     def plan_hash(self) -> str | None:
         """The hash of the packing plan of bins/; None if there are no bins."""
         return read_plan_hash(self.folder / "bins") if (self.folder / "bins").is_dir() else None
@@ -185,7 +201,7 @@ def _content_digest(folder: Path, prompt_digest: str) -> str:
 
     Data sets with one digest give the same training and the same benchmark.
     """
-    tables = sorted((folder / "tables").rglob("*.parquet"))
+    tables = sorted(path for path in (folder / "tables").rglob("*") if path.is_file())
     return config_digest(
         {
             "prompts": prompt_digest,

@@ -12,7 +12,6 @@ from pathlib import Path
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.registry import DEFAULT_REGISTRY
 from brew_data.data_folder import DataFolder
-from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_platform.errors import UserError
 from brew_platform.registry.registry import Registry, Version
 from brew_platform.storage.base import open_store
@@ -63,7 +62,7 @@ def publish_data(
 
     Raises:
         UserError: The folder is not a complete data folder.
-        DataError: A file of it was damaged after the build.
+        DataError: A file of it was changed or damaged after the build.
         RegistryError, StorageError: As `Registry.publish`.
     """
     data = DataFolder.open(folder)
@@ -71,8 +70,7 @@ def publish_data(
     digests = {version.signature.get("digest"): version for version in map(registry.version, registry.versions())}
     if info.digest in digests:
         return digests[info.digest]
-    for plan in sorted(folder.glob(f"*/{PLAN_FILE}")):
-        BinsPlan.load(plan.parent).verify_files(plan.parent)
+    data.verify()
     parent = digests.get(info.appended_to) if info.appended_to else None
     return registry.publish(
         folder,

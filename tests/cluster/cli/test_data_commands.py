@@ -115,8 +115,13 @@ def test_damaged_files_are_not_published_and_damaged_blobs_are_listed(run: Run, 
     content = bins.read_bytes()
     bins.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "was replaced or damaged" in run("publish", str(folder), code=2)
-    assert "has no version of the data set brew360. Check --registry and --dataset" in run("list", code=2)
+    table = folder / "tables/members.parquet"
+    members = table.read_bytes()
     bins.write_bytes(content)
+    table.write_bytes(members + b"changed")
+    assert "a table or a plan was changed after the build" in run("publish", str(folder), code=2)
+    assert "has no version of the data set brew360. Check --registry and --dataset" in run("list", code=2)
+    table.write_bytes(members)
     version = json.loads(run("publish", str(folder), "--json"))
     assert "brew360: 1 checked, nothing is missing or damaged" in run("verify")
     blob = tmp_path / "registry/datasets/brew360/blobs/sha256" / version["files"][0]["sha256"]
