@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS
@@ -222,7 +223,10 @@ def _member_rows(data: DataFolder, member_id: str) -> tuple[Records, pa.Table]:
     """Return the records that the member's interactions need, and these, sorted by time."""
     members = data.rows("members", "member_id", [member_id])
     if not members.num_rows:
-        raise UserError(f"{data.folder} has no member {member_id!r}. Give the member_id of a row of its members table.")
+        known = pyarrow.dataset.dataset(data.tables_folder / "members.parquet").head(1, columns=["member_id"])
+        example = f", such as {known['member_id'][0].as_py()!r}" if known.num_rows else ""
+        kind = "pseudonym" if data.info.key_id else "id"
+        raise UserError(f"{data.folder} has no member {member_id!r}. Give the {kind} of one of its members{example}.")
     if members["opted_out"][0].as_py():
         raise UserError(f"member {member_id!r} has opted out, so that no prompt shows this member. Give another one.")
     rows = data.rows("interactions", "member_id", [member_id])

@@ -49,7 +49,7 @@ _PARTS = {"bins": TRAINING_MEMBERS, "evaluation": EVALUATION_MEMBERS}
 def append_days(config: DatasetConfig, data: DataFolder, folder: Path, phases: Phases) -> dict[str, Any]:
     """Write a data set that has the rows of another one, and those of further days.
 
-    Preference pairs are those of the other data set.
+    Folders of bins other than `bins` and `evaluation`, such as preference pairs, stay as they are.
 
     Args:
         config: The recipe of the data set; its source reads the further days.

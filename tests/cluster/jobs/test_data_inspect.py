@@ -89,7 +89,7 @@ def test_the_options_of_a_policy_explain_what_is_left_out(built_folder: DataFold
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("eve", None, None), "has no member 'eve'. Give the member_id"),
+        (("eve", None, None), "has no member 'eve'. Give the id of one of its members, such as '"),
         (("ben", None, None), "member 'ben' has opted out"),
         (("ada", "sell", None), "task 'sell' is unknown; this model knows buy, buy_again"),
         (("ada", "buy", 1), "member 'ada' has no interaction 1 on surface 'shop', which task buy predicts"),
