@@ -200,8 +200,8 @@ def _write_tables(
     check: DatasetCheck, source: Source, privacy: PrivacyConfig, folder: Path, on_rows: Callable[[int], None]
 ) -> WrittenTables:
     """Read the tables of a source in batches, make them private, and write them."""
-    is_checked = not has_batches(source)  # `Tables` checks itself
-    writer = TableWriter(folder, is_checked=is_checked)
+    is_checked = not has_batches(source)  # `Tables` checks itself, and the writer what is left of it
+    writer = TableWriter(folder)
     stage = PrivacyStage(privacy, check.removed)
     counts: Counter[str] = Counter()
     for name, rows in read_batches(source, check.quarantine):
