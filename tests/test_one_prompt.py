@@ -43,6 +43,9 @@ from .base_tokenizers import write_base_tokenizer
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 
+SIMILAR = {"name": "similarity", "max_interactions": 5, "deduplicate": True, "keep": {"skip": 0.3, "dismiss": 0.5}}
+
+
 class RecordingEngine:
     """A stub that records its requests."""
 
@@ -114,8 +117,7 @@ def _untidy_fields(i: int, fields: dict[str, Any]) -> dict[str, Any]:
         ("economic_graph_chat", "strings", "mixtral", {}),
         ("economic_graph", "strings", "llama3", {}),
         ("economic_graph_chat", "strings", "qwen3", {}),
-        ("economic_graph", "untidy", None, {"deduplicate": True, "keep": {"skip": 0.3, "dismiss": 0.5}}),
-        ("economic_graph_chat", "untidy", None, {"name": "similarity", "max_interactions": 5}),
+        ("economic_graph_chat", "untidy", None, SIMILAR),
         ("economic_graph", "untidy", None, {"name": "round_robin", "positives_only": True, "max_interactions": 6}),
     ],
 )

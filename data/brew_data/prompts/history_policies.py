@@ -47,7 +47,7 @@ class HistorySelector:
     """
 
     def __init__(self, policy: HistoryPolicy, suite: TaskSuite, history: Sequence[PastInteraction]) -> None:
-        self._policy, self._suite, self._history = policy, suite, history
+        self._policy, self._suite = policy, suite
         surfaces = set(policy.surfaces)
         indices = [index for index, past in enumerate(history) if past.surface in surfaces]
         if policy.positives_only:
@@ -55,8 +55,9 @@ class HistorySelector:
             indices = [index for index in indices if history[index].action in positives[history[index].surface]]
         if policy.keep:
             indices = [index for index in indices if self._is_kept(history[index])]
+        self._past = [history[index] for index in indices]  # of each row
         self._index_R = np.array(indices, np.int64)
-        self._time_R = np.array([history[index].timestamp for index in indices], np.int64)
+        self._time_R = np.array([past.timestamp for past in self._past], np.int64)
         self._row_R = np.arange(len(indices))
         self._weights_at: tuple[int | None, np.ndarray, np.ndarray] | None = None  # a moment, and `_weights` of it
 
@@ -105,7 +106,7 @@ class HistorySelector:
         end_R = [len(priorities)] * len(priorities)
         shown: dict[str, int] = {}
         for row, priority in enumerate(priorities):
-            key = self._key(self._past(row).entity)
+            key = self._key(self._past[row].entity)
             earlier = shown.get(key)
             if earlier is not None and priorities[earlier] < priority:
                 end_R[row] = row
@@ -124,8 +125,7 @@ class HistorySelector:
             for place, action in enumerate(surface.actions)
         }
         found = []
-        for row in self._row_R:
-            past = self._past(row)
+        for past in self._past:
             if (past.surface, past.action) not in places:
                 self._suite.surface(past.surface).label(past.action)  # raises
             found.append(places[past.surface, past.action])
@@ -135,7 +135,7 @@ class HistorySelector:
     def _group_R(self) -> np.ndarray:
         """The place of each row's action in a round of `_in_turn`."""
         places = {name: place for place, name in enumerate(dict.fromkeys(self._policy.surfaces))}
-        surface_R = np.array([places[self._past(row).surface] for row in self._row_R], np.int64)
+        surface_R = np.array([places[past.surface] for past in self._past], np.int64)
         return self._priority_R * len(places) + surface_R
 
     def _in_turn(self, row_V: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ class HistorySelector:
     @cached_property
     def _words_of_row(self) -> list[list[str]]:
         """The different words of each row."""
-        return [list(dict.fromkeys(self._words(self._past(row).entity))) for row in self._row_R]
+        return [list(dict.fromkeys(self._words(past.entity))) for past in self._past]
 
     @cached_property
     def _word_N(self) -> np.ndarray:
@@ -197,9 +197,6 @@ class HistorySelector:
         """The rows with each word."""
         count_W = np.bincount(self._word_N, minlength=len(self._number_of))
         return np.split(self._row_N[np.argsort(self._word_N, kind="stable")], np.cumsum(count_W)[:-1])
-
-    def _past(self, row: int) -> PastInteraction:
-        return self._history[self._index_R[row]]
 
     def _is_kept(self, past: PastInteraction) -> bool:
         share = self._policy.keep.get(past.action, 1.0)
