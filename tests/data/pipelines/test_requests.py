@@ -1,5 +1,6 @@
 """Scoring requests of one member, without Ray: all rows after the cut, or the chosen ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from brew_data.pipelines.member_groups import read_members
 from brew_data.pipelines.requests import compile_requests
-from brew_data.prompts.compiler import PromptCompiler
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler
+from brew_data.records import MemberHistory
 from brew_data.schema import TIMESTAMP, Tables, write_tables
 
 ROWS = [(1, "jobs", "apply", 10), (2, "jobs", "skip", 20), (3, "feed", "like", 30), (4, "jobs", "apply", 30),
@@ -53,3 +55,24 @@ def test_the_chosen_rows_get_the_same_requests_as_among_all_rows(tables_folder: 
     assert chosen[1] in everything
     for empty in ({}, {"job_apply": np.array([], np.int64)}, {"job_apply": np.array([1])}):
         assert compile_requests(members, compiler, after=15, only=empty).num_rows == 0
+
+
+def test_candidates_with_histories_of_their_own_get_requests_of_their_own(compiler: PromptCompiler) -> None:
+    task = compiler.suite.task("job_apply")
+    policy = replace(task.history, name="similarity", max_interactions=1)
+    similar = PromptCompiler(compiler.suite, compiler.tokenizer, compiler.format, {task.name: policy})
+    jobs = [("cook", 1), ("nurse", 2), ("cook", 9), ("nurse", 9), ("cook", 9)]
+    history = [
+        PastInteraction(
+            entity=Entity(entity_type="job", fields={"title": title}), surface="jobs", action="apply", timestamp=time
+        )
+        for title, time in jobs
+    ]
+    requests = compile_requests([MemberHistory("ada", {}, [0, 1, 2, 3, 4], history)], similar, after=5).to_pylist()
+    assert [row["interaction_ids"] for row in requests] == [[2, 4], [3]]
+    for row, seen in zip(requests, [0, 1], strict=True):
+        prefix = similar.prefix(task, {}, history, candidate=history[seen].entity, before=9)
+        assert (row["prefix_ids"], prefix.shown) == (list(prefix.ids), (seen,))
+        assert row["question_ids"] == [
+            list(similar.question(task, {}, history[id_].entity)[0]) for id_ in row["interaction_ids"]
+        ]
