@@ -1,14 +1,15 @@
 """Converts rows of the tables to the records that the prompt compiler reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.prompts.entity import Entity, PastInteraction
-from brew_data.prompts.fields import field_values
+from brew_data.prompts.fields import field_text
 from brew_data.schema import Tables, micros, read_table
 from brew_platform.errors import DataError, UserError
 
@@ -43,14 +44,15 @@ class Records:
     """
 
     def __init__(self, tables: "Tables | RecordTables") -> None:
-        self.profiles: dict[str, dict[str, str]] = {
-            row["member_id"]: _values("members", row["member_id"], row["profile"])
-            for row in tables.members.select(["member_id", "profile", "opted_out"]).to_pylist()
-            if not row["opted_out"]
-        }
+        members = tables.members.filter(pc.invert(tables.members["opted_out"]))
+        self.profiles = dict(
+            zip(members["member_id"].to_pylist(), _texts("members", members, "member_id", "profile"), strict=True)
+        )
+        fields = _texts("entities", tables.entities, "entity_id", "fields")
+        columns = (tables.entities[name].to_pylist() for name in ("entity_id", "entity_type"))
         self.entities = {
-            row["entity_id"]: Entity.of_values(row["entity_type"], _values("entities", row["entity_id"], row["fields"]))
-            for row in tables.entities.select(["entity_id", "entity_type", "fields"]).to_pylist()
+            id_: Entity.of_values(entity_type, values)
+            for id_, entity_type, values in zip(*columns, fields, strict=True)
         }
 
     @staticmethod
@@ -97,8 +99,25 @@ class Records:
         ]
 
 
-def _values(table: str, id_: str, fields: Mapping[str, object]) -> dict[str, str]:
-    try:
-        return field_values(fields)
-    except UserError as error:
-        raise DataError(f"table {table}, {id_!r}: {error}") from error
+def _texts(table: str, rows: pa.Table, key: str, column: str) -> list[dict[str, str]]:
+    """Return what `field_values` returns for the records of a struct column. Equal texts are converted once."""
+    records: list[dict[str, str]] = [{} for _ in range(rows.num_rows)]
+    for index, field in enumerate(rows.schema.field(column).type):
+        values = pc.struct_field(rows[column], [index]).combine_chunks()
+        places = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False)).tolist()
+        values = values.drop_null()
+        codes = range(len(values))
+        if pa.types.is_string(field.type):
+            encoded = values.dictionary_encode()
+            values, codes = encoded.dictionary, encoded.indices.to_pylist()
+        try:
+            texts = []
+            for value in values.to_pylist():
+                texts.append(field_text(field.name, value))
+        except UserError as error:
+            place = places[list(codes).index(len(texts))]
+            raise DataError(f"table {table}, {rows[key][place].as_py()!r}: {error}") from error
+        for place, code in zip(places, codes, strict=True):
+            if text := texts[code]:
+                records[place][field.name] = text
+    return records

@@ -9,13 +9,16 @@ members, and a part of the members (`is_in_part`) is a range of shards. `TableWr
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from brew_data.packed_bins.plan import digest_file
 from brew_platform.errors import DataError
 
 __all__ = [
@@ -147,11 +150,15 @@ class TableShards:
         """Return the shards that can have members of a part (`brew_data.split.is_in_part`)."""
         return range(int(part[0] * self.count), math.ceil(min(part[1], 1.0) * self.count))
 
-    def fingerprint(self) -> str:
-        """Return a hash of the names, sizes and times of the files, to see whether the tables were written again."""
-        files = [file for name in ("members", "interactions") for file in table_files(self.folder, name)]
-        listed = []
-        for file in [*files, self.folder / "entities.arrow"]:
-            status = file.stat()
-            listed.append([file.name, status.st_size, status.st_mtime_ns])
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    def fingerprint(self, shards: Iterable[int]) -> str:
+        """Return a hash of the contents of some shards and of all entities.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        files = [
+            shard_file(self.folder, name, shard, self.count) for shard in shards for name in ("members", "interactions")
+        ]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            digests = list(threads.map(digest_file, [*files, self.folder / "entities.arrow"]))
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brew_data.entity_index import EntityIndex
+from brew_data.pipelines.member_groups import read_members
 from brew_data.schema import TIMESTAMP, Tables, micros, read_table, read_tables, write_tables
 from brew_data.split import hash_ids
 from brew_data.table_shards import BUCKETS, TableShards, shard_count, table_files
@@ -166,6 +167,8 @@ def test_records_without_fields_are_kept(tmp_path: Path) -> None:
     assert read.members.schema == members.schema
     assert sorted(read.members["member_id"].to_pylist()) == sorted(members["member_id"].to_pylist())
     assert EntityIndex(tmp_path).take(["e3"]).schema == entities.schema
+    [first, *_] = read_members(tmp_path, 0, until=10**6)
+    assert (first.profile, first.history[0].entity.values) == ({}, {})
 
 
 def change(table: pa.Table, column: str, row: int, value: object) -> pa.Table:

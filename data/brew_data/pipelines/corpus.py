@@ -18,8 +18,8 @@ from brew_data.table_shards import TableShards, table_files
 
 __all__ = ["corpus_tokenizer"]
 
-MOST_TURNS = 1_000_000
-MOST_PROFILES = 200_000
+MOST_TURNS = 200_000  # about 8 million tokens; the trainer keeps distinct lines in memory, about 1 KB each
+MOST_PROFILES = 50_000
 INSTRUCTION_DRAWS = 32  # forms of each instruction, of which some can be equal
 
 

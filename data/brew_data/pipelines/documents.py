@@ -226,9 +226,10 @@ class _Build(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on."""
+        shards = TableShards.open(self.tables_folder)
         return {
             "commit": source_commit(),
-            "tables": TableShards.open(self.tables_folder).fingerprint(),
+            "tables": shards.fingerprint(shards.of_part(self.members)),
             "prompts": self.spec.digest,
             "history": repr(sorted(self.spec.history.items())),
             "until": self.until,
