@@ -280,7 +280,7 @@ def write_tables(tables: Tables, folder: Path, *, rows_per_shard: int = ROWS_PER
     Args:
         tables: The tables.
         folder: The folder of the files; it is created if it does not exist.
-        rows_per_shard: The number of interactions above which a table has several files.
+        rows_per_shard: The number of rows above which a table has several files.
     """
     from brew_data.table_writer import TableWriter  # it checks rows with this module
 

@@ -35,13 +35,15 @@ __all__ = [
 ]
 
 BUCKETS = 1024  # the largest number of shards
-ROWS_PER_SHARD = 65_536  # interactions; a shard is what one task holds in memory
+ROWS_PER_SHARD = 16_384  # interactions, so that two cores share the work on small data
+FEW_SHARDS = 64  # from here on a shard has up to 4 times as many rows; a shard is what one task holds in memory
 _NO_FIELDS = pa.struct([("_no_fields", pa.null())])  # a profile or an entity without fields, in a file
 
 
 def shard_count(rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> int:
     """Return the number of shards of a table: a power of two, which depends on the number of rows only."""
-    return min(BUCKETS, 1 << max(0, (rows - 1) // rows_per_shard).bit_length())
+    few, many = (1 << max(0, (rows - 1) // size).bit_length() for size in (rows_per_shard, 4 * rows_per_shard))
+    return min(BUCKETS, max(min(few, FEW_SHARDS), many))
 
 
 def shard_file(folder: Path, name: str, shard: int, count: int) -> Path:
