@@ -240,7 +240,7 @@ class PromptCompiler:
         Args:
             task: The task whose instruction is rendered.
             profile: The member's fields by name.
-            own_words: Preferences that the member wrote; they are appended to the task's instruction, without contacts.
+            own_words: Preferences that the member wrote; they are appended to the instruction, without identifiers.
 
         Returns:
             Token ids, and what was cut to fit `head_tokens`: own words, and a profile that exceeds half of the tokens
