@@ -315,6 +315,7 @@ def _write_shard(
         rows.append({"file": file} | row)
         first_bin, file = first_bin + bins.num_rows, file + 1
     replace_atomically(build.written(shard), json.dumps({"files": rows}))
+    build.bins(shard).unlink(missing_ok=True)  # the same bins, so that a build needs less space
     yield pa.table({"bins": [sum(row["bins"] for row in rows)]})
 
 
