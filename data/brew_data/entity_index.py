@@ -18,7 +18,7 @@ from brew_platform.errors import DataError
 __all__ = ["ENTITY_FILE", "EntityIndex", "batch_count", "write_index"]
 
 ENTITY_FILE = "entities.arrow"
-ROWS_PER_BATCH = 512
+ROWS_PER_BATCH = 16_384
 _HASH = pa.field("_hash", pa.uint64())
 
 

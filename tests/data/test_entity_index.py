@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from brew_data import entity_index
 from brew_data.entity_index import ENTITY_FILE, EntityIndex, batch_count
 from brew_data.schema import INTERACTIONS, TIMESTAMP, Tables, write_tables
+from brew_data.table_shards import BUCKETS
 from brew_platform.errors import DataError
 
 
@@ -31,7 +32,9 @@ def write_entities(folder: Path, count: int) -> pa.Table:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tables")
-    write_entities(folder, 1_500)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entity_index, "ROWS_PER_BATCH", 512)
+        write_entities(folder, 1_500)
     return folder
 
 
@@ -46,7 +49,8 @@ def test_the_rows_of_the_ids_are_found(folder: Path, numbers: set[int]) -> None:
 
 def test_columns_are_chosen_and_the_file_is_divided(folder: Path) -> None:
     with pa.memory_map(str(folder / ENTITY_FILE)) as source, pa.ipc.open_file(source) as file:
-        assert file.num_record_batches == batch_count(1_500) == 4
+        assert file.num_record_batches == 4
+    assert [batch_count(rows) for rows in (0, 1, 16_384, 16_385, 10**9)] == [1, 1, 1, 2, BUCKETS]
     rows = EntityIndex(folder).take(["e7", "nobody"], ["entity_id", "entity_type"])
     assert rows.to_pylist() == [{"entity_id": "e7", "entity_type": "job"}]
 
