@@ -10,7 +10,7 @@ A shard that is finished has a file in `work/` that says so. A build that was ki
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -93,14 +93,7 @@ def build_bins(
         carries=len(shards) > 1,
     )
     _open_work(build, out)
-    left = [shard for shard in shards if not build.packed(shard).exists()]
-    bins = sum(_read(build.packed(shard))["bins"] for shard in set(shards) - set(left))
-    done = len(shards) - len(left)
-    for row in run_shards(_pack_shard, left, build=build):
-        bins, done = bins + row["bins"], done + 1
-        on_progress(bins // 2, bins * len(shards) // done)
-
-    packed = {shard: _read(build.packed(shard)) for shard in shards}
+    packed = _pack_shards(build, shards, on_progress)
     if not any(found["documents"] for found in packed.values()):
         shutil.rmtree(build.work)
         raise UserError(
@@ -109,24 +102,11 @@ def build_bins(
         )
     carried = list(chain.from_iterable(found["carried"] for found in packed.values()))
     rest = pack(carried, compiler.format.context_length)
-    writers = [_Writer(shard, packed[shard]["bins"]) for shard in shards] + [_Writer(REST, len(rest))]
-    writers = [writer for writer in writers if writer.bins]
-    total = sum(writer.bins for writer in writers)
-    ends = np.cumsum([writer.bins for writer in writers]).tolist()
-    file_ends = np.cumsum([-(-writer.bins // bins_per_file) for writer in writers]).tolist()
-    first = {
-        writer.shard: (bin_end - writer.bins, file_end - -(-writer.bins // bins_per_file))
-        for writer, bin_end, file_end in zip(writers, ends, file_ends, strict=True)
-    }
-    sources = [shard for shard in shards if packed[shard]["carried"]]
-    left = [writer.shard for writer in writers if not build.written(writer.shard).exists()]
-    written = total - sum(writer.bins for writer in writers if writer.shard in left)
-    for row in run_shards(_write_shard, left, build=build, out=out, first=first, rest=rest, sources=sources):
-        written += row["bins"]
-        on_progress((total + written) // 2, total)
+    bins = {shard: found["bins"] for shard, found in packed.items()} | {REST: len(rest)}
+    files = _write_shards(build, out, {shard: count for shard, count in bins.items() if count}, rest, on_progress)
     plan = finish_plan(
-        chain.from_iterable(_read(build.written(writer.shard))["files"] for writer in writers),
-        n_bins=total,
+        files,
+        n_bins=sum(bins.values()),
         n_documents=sum(found["documents"] for found in packed.values()),
         context_length=compiler.format.context_length,
         vocabulary_size=compiler.tokenizer.vocabulary_size,
@@ -180,11 +160,6 @@ def compile_documents(
             **{name: pa.array(cut, pa.int64()) for name, cut in zip(_Encoded._fields[2:], cuts, strict=True)},
         }
     )
-
-
-class _Writer(NamedTuple):
-    shard: int
-    bins: int
 
 
 class _Encoded(NamedTuple):
@@ -253,6 +228,46 @@ def _open_work(build: _Build, out: Path) -> None:
     replace_atomically(marker, identity)
 
 
+def _pack_shards(
+    build: _Build, shards: Sequence[int], on_progress: Callable[[int, int], None]
+) -> dict[int, dict[str, Any]]:
+    """Run the first pass. Return the content of the file of each shard (`_Build.packed`)."""
+    left = [shard for shard in shards if not build.packed(shard).exists()]
+    done = len(shards) - len(left)
+    bins = sum(_read(build.packed(shard))["bins"] for shard in set(shards) - set(left))
+    for row in run_shards(_pack_shard, left, build=build):
+        bins, done = bins + row["bins"], done + 1
+        on_progress(bins // 2, bins * len(shards) // done)
+    return {shard: _read(build.packed(shard)) for shard in shards}
+
+
+def _write_shards(
+    build: _Build, out: Path, bins: Mapping[int, int], rest: list[list[int]], on_progress: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    """Run the second pass.
+
+    Args:
+        build: The build.
+        out: The folder of the bins.
+        bins: The number of bins of each shard that has some, and of `REST`, in the order of their ids.
+        rest: The plan of the documents that are carried over.
+        on_progress: As for `build_bins`.
+
+    Returns:
+        The rows of all files for `finish_plan`.
+    """
+    file_counts = [-(-count // build.bins_per_file) for count in bins.values()]
+    first_bins, first_files = (np.cumsum([0, *counts]).tolist() for counts in (bins.values(), file_counts))
+    first = {shard: (first_bins[place], first_files[place]) for place, shard in enumerate(bins)}
+    left = [shard for shard in bins if not build.written(shard).exists()]
+    total = sum(bins.values())
+    written = total - sum(bins[shard] for shard in left)
+    for row in run_shards(_write_shard, left, build=build, out=out, first=first, rest=rest):
+        written += row["bins"]
+        on_progress((total + written) // 2, total)
+    return [row for shard in bins for row in _read(build.written(shard))["files"]]
+
+
 def _pack_shard(shard: int, *, build: _Build) -> Iterator[pa.Table]:
     """Compile and pack the documents of one shard, and write its bins without their ids."""
     compiler = load_compiler(build.spec)
@@ -288,7 +303,6 @@ def _write_shard(
     out: Path,
     first: Mapping[int, tuple[int, int]],
     rest: list[list[int]],
-    sources: list[int],
 ) -> Iterator[pa.Table]:
     """Write the files of one shard, or of the documents that are carried over.
 
@@ -297,11 +311,11 @@ def _write_shard(
         build: The build.
         out: The folder of the bins.
         first: By shard: the id of its first bin, and the number of its first file.
-        rest: The plan of the carried documents.
-        sources: The shards whose documents are carried over, in the order of the plan.
+        rest: The plan of the carried documents, in the order of their shards.
     """
     if shard == REST:
-        documents = pa.concat_tables(table for source in sources for table in _read_batches(build.carried(source)))
+        carried = sorted(build.work.glob("carried-*.arrow"))
+        documents = pa.concat_tables(table for path in carried for table in _read_batches(path))
         starts = range(0, len(rest), build.bins_per_file)
         tables: Iterator[pa.Table] = (
             assemble_bins(documents, rest[start : start + build.bins_per_file]) for start in starts
