@@ -1,7 +1,7 @@
 """The Ray Data pipeline from tables to the scoring requests of a benchmark."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,9 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """Compile requests, few of which are Python objects at a time."""
     rows: list[dict[str, Any]] = []
-    for member in members:
-        rows += _requests_of_member(member, compiler, after, only)
-        if len(rows) >= _ROWS_PER_BATCH:
+    for request in chain.from_iterable(_requests_of_member(member, compiler, after, only) for member in members):
+        rows.append(request)
+        if len(rows) == _ROWS_PER_BATCH:
             yield pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
             rows = []
     if rows:
