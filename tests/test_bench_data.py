@@ -127,7 +127,7 @@ def test_quick_runs_have_their_own_folder_and_file() -> None:
 @pytest.mark.parametrize("source", sorted(command.SOURCES))
 def test_recipes_take_the_sizes_and_make_bins_of_4096_tokens(source: str) -> None:
     sizes = [f"source_config.{key}=1000" for key in command.SOURCES[source]]
-    config = load_dataset_config(str(ROOT / f"bench/data/recipes/{source}.yaml"), sizes)
+    config = load_dataset_config(source, [*command.CHATS, *sizes])
     assert (config.prompt.context_length, config.source_config.members) == (4096, 1000)
 
 

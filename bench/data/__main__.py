@@ -26,6 +26,7 @@ from bench.data.result import FIGURES, scale_figures, show
 from bench.steps import Steps
 
 from brew_cluster.cli.runner import supervise
+from brew_cluster.jobs.recipe import find_recipe
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically
 from brew_platform.provenance import machine, now, source_commit, versions
@@ -35,11 +36,12 @@ HERE = Path("bench/data")
 PACKAGES = ("ray", "pyarrow", "tokenizers", "numpy")
 PARTS = ("scale", "speed", "contacts")
 INTERACTIONS_PER_MEMBER = 100  # of both sources, on average, before members that joined late or opted out
-# Source -> settings that grow with the number of members, and their value for one member
+# Source, whose recipe ships -> settings that grow with the number of members, and their value for one member
 SOURCES = {
     "economic_graph": {"members": 1.0},
     "synthetic": {"members": 1.0, "jobs": 1.0, "posts": 1.7},
 }
+CHATS = ("prompt.context_length=4096", "tokenizer.vocabulary_size=4000", "pairs=0")
 QUICK = {"interactions": 5_000, "large": 20_000, "rounds": 1}
 
 
@@ -65,7 +67,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         prog="make bench-data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=PARTS, action="append", help="One part; can be repeated. Default: all.")
-    parser.add_argument("--source", choices=sorted(SOURCES), default="synthetic", help="Default: %(default)s.")
+    parser.add_argument("--source", choices=sorted(SOURCES), default="economic_graph", help="Default: %(default)s.")
     parser.add_argument("--interactions", type=int, default=500_000, help="Of the small build. Default: 500000.")
     parser.add_argument("--large", type=int, default=5_000_000, help="Of the large build. Default: 5000000.")
     parser.add_argument("--rounds", type=int, default=3, help="Runs of each contender. Default: 3.")
@@ -133,17 +135,14 @@ def _folder(interactions: int, options: Options) -> Path:
     return options.folder / f"data-{interactions}"
 
 
-def _recipe(options: Options) -> Path:
-    return HERE / "recipes" / f"{options.source}.yaml"
-
-
 def _build(interactions: int, options: Options, steps: Steps) -> dict[str, Any]:
     """Build a data set with about this number of interactions, and return its size, time and memory."""
-    name, out, recipe = f"build-{interactions}", _folder(interactions, options), _recipe(options)
+    name, out = f"build-{interactions}", _folder(interactions, options)
     members = interactions / INTERACTIONS_PER_MEMBER
     sizes = [f"source_config.{key}={round(share * members)}" for key, share in SOURCES[options.source].items()]
-    command = [str(Path(sys.executable).parent / "brew360"), "data", "build", str(recipe), "--out", str(out), *sizes]
-    steps.run(name, command, output=out, files=[recipe])
+    command = [str(Path(sys.executable).parent / "brew360"), "data", "build", options.source, "--out", str(out)]
+    recipe = find_recipe("data", options.source)
+    steps.run(name, [*command, *CHATS, *sizes], output=out, files=[recipe])
     card = json.loads((out / "card.json").read_text())
     record, bins = steps.records[name], card["bins"]["bins"]
     return {

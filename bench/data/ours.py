@@ -1,22 +1,26 @@
 """Times the product's pipeline: from the tables of a data folder to packed bins.
 
 The time begins with the tables on disk and ends when the bins and their plan are on disk. Before it, the workers of Ray
-start, and pack a fiftieth of the members.
+start and import the pipeline, as the peer's process has imported its packages before its time begins.
 """
 
 import argparse
+import importlib
 import json
 import shutil
 import time
 from pathlib import Path
 
+import ray
+
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.data_folder import DataFolder
 from brew_data.pipelines.documents import build_bins
 from brew_data.prompts.compiler import PromptCompiler
+from brew_data.prompts.variation import VariationConfig
 from brew_platform.files import replace_atomically
 
-WARM_UP = (0.0, 0.02)  # part of the members
+START_SECONDS = 3.0  # that each task takes, so that each worker gets one
 
 
 def main() -> None:
@@ -26,16 +30,16 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="JSON file for the figures.")
     options = parser.parse_args()
     data = DataFolder.open(options.data)
+    variation = VariationConfig(**json.loads((options.data / "card.json").read_text())["config"]["variation"])
     bundle = data.bundle()
     compiler = PromptCompiler(bundle.suite, bundle.tokenizer, bundle.format)
-    warm_up = options.bins.with_name(f"{options.bins.name}-warm-up")
-    shutil.rmtree(options.bins, ignore_errors=True)  # bins that exist are not built again
+    shutil.rmtree(options.bins, ignore_errors=True)  # a build that did not finish would be continued
     with local_ray(detached=False, logs=options.report.with_suffix(".logs")):
-        build_bins(data.tables_folder, compiler, data.info.split, warm_up, members=WARM_UP)
+        start_worker = ray.remote(num_cpus=1)(_start_worker)
+        ray.get([start_worker.remote() for _ in range(int(ray.cluster_resources()["CPU"]))])
         start = time.perf_counter()
-        plan = build_bins(data.tables_folder, compiler, data.info.split, options.bins)
+        plan = build_bins(data.tables_folder, compiler, data.info.split, options.bins, variation=variation)
         seconds = time.perf_counter() - start
-    shutil.rmtree(warm_up)
     report = {
         "seconds": seconds,
         "tokens": plan.n_tokens,
@@ -44,6 +48,11 @@ def main() -> None:
         "fill": plan.fill,
     }
     replace_atomically(options.report, json.dumps(report))
+
+
+def _start_worker() -> None:
+    importlib.import_module("brew_data.pipelines.documents")
+    time.sleep(START_SECONDS)
 
 
 if __name__ == "__main__":
