@@ -118,10 +118,13 @@ class OptOut:
         order_N = np.argsort(np.argsort(is_changed_N, kind="stable"))  # of each row, its place after the others
         return pa.concat_tables([rows.filter(pc.invert(by_member)), changed]).take(pa.array(order_N))
 
-    def _without_name(self, fields: dict[str, str | None]) -> dict[str, str | None]:
-        names = [name for field in self._author_fields if (name := fields.get(field))]
-        others = {name: None if name in self._author_fields else text for name, text in fields.items()}
+    def _without_name(self, fields: dict[str, object]) -> dict[str, object]:
+        names = [name for field in self._author_fields if isinstance(name := fields.get(field), str) and name]
+        others = {name: None if name in self._author_fields else value for name, value in fields.items()}
         if not names:
             return others
         pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names), re.IGNORECASE)
-        return {name: field_text(name, pattern.sub("", text or "")) or None for name, text in others.items()}
+        return {
+            name: field_text(name, pattern.sub("", value)) or None if isinstance(value, str) else value
+            for name, value in others.items()
+        }
