@@ -40,6 +40,8 @@ def build(
 ) -> None:
     """Build what `brew360 train` reads: tables, prompts, packed bins, preference pairs, and a card.
 
+    A build of the same recipe and folder that was killed is continued.
+
     brew360 data build synthetic --out data/synthetic
 
     brew360 data build movielens --out data/movielens path=ml-100k
