@@ -3,7 +3,7 @@ shown. For `brew360 data inspect`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -153,7 +153,12 @@ def inspect_document(data: DataFolder, name: str, number: int) -> Inspection:
 
 
 def inspect_member(
-    data: DataFolder, member_id: str, *, task: str | None = None, interaction_id: int | None = None
+    data: DataFolder,
+    member_id: str,
+    *,
+    task: str | None = None,
+    interaction_id: int | None = None,
+    policy: Sequence[str] = (),
 ) -> list[Inspection]:
     """Show what training or serving reads of a member.
 
@@ -163,22 +168,26 @@ def inspect_member(
         task: None: the training documents. Otherwise the prompt that serving builds for one interaction, with the
             answer.
         interaction_id: The interaction that the task predicts; None: the newest on the task's surface.
+        policy: `key=value` settings that change the history policy of the task, as serving can.
 
     Raises:
-        UserError: The member, the task or the interaction is unknown, the member opted out, or there is nothing to
-            show.
+        UserError: The member, the task or the interaction is unknown, the member opted out, a setting of the policy is
+            invalid, or there is nothing to show.
         DataError: The data are damaged.
     """
-    compiler = data.bundle().compiler()
+    bundle = data.bundle()
     records, rows = _member_rows(data, member_id)
     profile = records.profiles[member_id]
     if task is not None:
-        spec = compiler.suite.task(task)
+        spec = bundle.suite.task(task)
+        changed = load_config(HistoryPolicy, asdict(spec.history), overrides=policy, key="policy")
+        compiler = bundle.compiler({task: changed})
         history = records.history(rows)  # in the order of the rows
         ids = rows["interaction_id"].to_pylist()
         index = _scored(history, ids, member_id, spec, interaction_id)
         title = f"prompt of task {task} for interaction {ids[index]} of member {member_id}"
         return [_prompt(compiler, spec, profile, history, history[index], title=title)]
+    compiler = bundle.compiler()
     training_rows = rows.filter(pc.less_equal(micros(rows), data.info.split.train_until))
     variation = load_config(VariationConfig, read_card(data.folder)["config"]["variation"])
     if (data.folder / "evaluation").is_dir() and is_in_part(member_id, EVALUATION_MEMBERS):

@@ -48,6 +48,10 @@ def test_inspect_shows_documents_and_prompts(run: Run, built_folder: DataFolder)
     output = run("inspect", data, "--member", "ada", "--task", "buy", "--interaction", "4")
     assert "prompt of task buy for interaction 4 of member ada" in output
     assert "training document 1 of 1 of member ada" in run("inspect", data, "--member", "ada")
+    changes = ["--policy", "name=similarity", "--policy", "deduplicate=true"]
+    output = run("inspect", data, "--member", "ada", "--task", "buy", *changes)
+    assert "similarity, choice 1: viewed on shop" in output
+    assert "left out: 1 interaction: its entity is shown by another interaction (deduplicate)" in output
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,9 @@ def test_inspect_shows_documents_and_prompts(run: Run, built_folder: DataFolder)
     [
         (["--member", "ada", "--bin", "0"], "--member, --bin and --document exclude each other"),
         (["--task", "buy"], "--task needs --member"),
-        (["--member", "ada", "--interaction", "1"], "--interaction needs --task"),
+        (["--member", "ada", "--interaction", "1"], "--interaction and --policy need --task"),
+        (["--member", "ada", "--policy", "name=similarity"], "--interaction and --policy need --task"),
+        (["--member", "ada", "--task", "buy", "--policy", "nam=x"], "Did you mean policy.name"),
         (["--bin", "7"], "has no bin 7. Give a number from 0 to 0"),
         (["--bins", "pairs"], "has no bins 'pairs'. Give one of: bins"),
         (["--member", "[/]"], "has no member '[/]'"),

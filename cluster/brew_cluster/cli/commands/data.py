@@ -123,6 +123,10 @@ def inspect(
     interaction: Annotated[
         int | None, typer.Option(help="With --task: the interaction to predict. Default: the newest one.")
     ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="With --task: another history policy, e.g. name=similarity.", metavar="KEY=VALUE"),
+    ] = None,
     bin_: Annotated[int | None, typer.Option("--bin", help="Show the documents of this bin, from 0 on.")] = None,
     document: Annotated[int | None, typer.Option(help="Show this document of the bins, from 0 on. Default: 0.")] = None,
     bins: Annotated[str, typer.Option(help="Folder of the bins: bins, evaluation, pairs, ...")] = "bins",
@@ -137,6 +141,8 @@ def inspect(
     brew360 data inspect data/synthetic --member m17
 
     brew360 data inspect data/synthetic --member m17 --task job_apply
+
+    brew360 data inspect data/synthetic --member m17 --task job_apply --policy name=similarity
     """
     console = PlainConsole()
     with report_errors(console):
@@ -147,11 +153,11 @@ def inspect(
 
         if sum(option is not None for option in (member, bin_, document)) > 1:
             raise UserError("--member, --bin and --document exclude each other. Give one of them.")
-        if (member is None and task is not None) or (task is None and interaction is not None):
-            raise UserError("--task needs --member, and --interaction needs --task. Give both, or neither.")
+        if (member is None and task is not None) or (task is None and (interaction is not None or policy)):
+            raise UserError("--task needs --member, and --interaction and --policy need --task. Give both, or neither.")
         data = DataFolder.open(folder)
         if member is not None:
-            found = inspect_member(data, member, task=task, interaction_id=interaction)
+            found = inspect_member(data, member, task=task, interaction_id=interaction, policy=policy or ())
         elif bin_ is not None:
             found = inspect_bin(data, bins, bin_)
         else:
