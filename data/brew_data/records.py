@@ -1,6 +1,6 @@
 """Converts rows of the tables to the records that the prompt compiler reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,16 +106,16 @@ def _texts(table: str, rows: pa.Table, key: str, column: str) -> list[dict[str, 
         values = pc.struct_field(rows[column], [index]).combine_chunks()
         places = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False)).tolist()
         values = values.drop_null()
-        codes = range(len(values))
+        codes: Sequence[int] = range(len(values))
         if pa.types.is_string(field.type):
             encoded = values.dictionary_encode()
             values, codes = encoded.dictionary, encoded.indices.to_pylist()
         try:
-            texts = []
+            texts: list[str] = []
             for value in values.to_pylist():
                 texts.append(field_text(field.name, value))
         except UserError as error:
-            place = places[list(codes).index(len(texts))]
+            place = places[codes.index(len(texts))]
             raise DataError(f"table {table}, {rows[key][place].as_py()!r}: {error}") from error
         for place, code in zip(places, codes, strict=True):
             if text := texts[code]:
