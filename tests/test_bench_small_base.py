@@ -11,7 +11,7 @@ import torch
 from bench.small_base.__main__ import RECIPES, SIZES, TASKS, Pipeline, checkpoints, parse
 from bench.small_base.card import CARD, README, write_card
 from bench.small_base.model_folders import base_folder, tokens_until, write_points, write_tokenizer
-from bench.small_base.result import curve_point, mean_gap_closed, show
+from bench.small_base.result import curve_point, gap_closed, show
 from bench.small_base.task_subset import SUITE, write_subset
 from rich.console import Console
 from safetensors.torch import save_file
@@ -150,7 +150,7 @@ def point(auc: float, digest: str = "d") -> dict[str, Any]:
         model="medium",
         point="step 500",
         tokens=2_048_000,
-        report={"sample": {"rows_digest": digest}, "tasks": dict.fromkeys(tasks, figures)},
+        report={"sample": {"rows": 5_000, "rows_digest": digest}, "tasks": dict.fromkeys(tasks, figures)},
         regressions={
             name: {"is_trained": trained, "matches": 0.61, "text": 0.66, "history": 0.72}
             for name, trained in tasks.items()
@@ -160,7 +160,7 @@ def point(auc: float, digest: str = "d") -> dict[str, Any]:
 
 def test_the_table_has_every_point() -> None:
     points = [point(0.62), point(0.68)]
-    assert mean_gap_closed(points[1], is_trained=False) == pytest.approx(0.6)
+    assert gap_closed(points[1], is_trained=False) == pytest.approx(0.6)
     console = Console(record=True, width=180, file=io.StringIO())
     show(points, console)
     text = console.export_text()
@@ -173,13 +173,22 @@ def test_the_table_has_every_point() -> None:
 def test_the_card_says_what_the_model_has_seen(exported: Path) -> None:
     figures = {
         "stages": [{"name": "cpt", "recipe": "histories.yaml", "loss": "all tokens", "tokens": 6_144_000}],
-        "seeds": [101, 102], "measured_seed": 900, "trained": ["feed", "jobs"], "unseen": ["ads"], "rows": 5_000,
+        "seeds": [101, 102], "measured_seed": 900, "trained": ["feed", "jobs"], "unseen": ["ads"],
         "seconds": 7_200.0, "parameters": 4_112_832, "machine": "two cores", "versions": {"torch": "2.13.0"},
         "date": "2026-11-30", "commit": "abc",
     }  # fmt: skip
     text = write_card(exported, figures, point(0.68))
     assert (exported / README).read_text() == text
-    for shown in ("6,144,000", "seeds 101, 102", "seed 900", "feed, jobs", "ads", "2.0 hours", "| job_apply | T1 |"):
+    for shown in (
+        "6,144,000",
+        "seeds 101, 102",
+        "seed 900",
+        "feed, jobs",
+        "ads",
+        "2.0 hours",
+        "5,000",
+        "| job_apply | T1 |",
+    ):
         assert shown in text
     card = json.loads((exported / CARD).read_text())
     assert card["digest"] in text
@@ -191,7 +200,7 @@ def test_a_probe_and_quick_runs_have_their_own_folders_and_files(capsys: pytest.
     assert options.folder == Path("runs/base-model-probe-quick")
     assert options.out == Path("bench/out/small_base-probe-quick.json")
     assert (options.size, options.rows) == (["small", "medium"], 60)
-    assert (parse([]).size, parse([]).rows) == (["medium"], 5_000)
+    assert (parse([]).size, parse([]).rows) == (["medium"], None)
     with pytest.raises(SystemExit):
         parse(["--size", "small", "--size", "wide"])
     assert "several sizes need --probe" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 from bench.small_base.card import write_card
 from bench.small_base.model_folders import tokens_until
-from bench.small_base.result import curve_point, mean_gap_closed, show
+from bench.small_base.result import curve_point, gap_closed, show
 from bench.small_base.task_subset import SUITE
 from bench.steps import Steps
 
@@ -60,7 +60,8 @@ TASKS = (
     "course_enroll", "group_join", "message_reply", "ad_click", "article_read", "event_interest",
 )  # fmt: skip
 BETWEEN = {"histories": (3_000,), "probe": (250,)}  # steps that are measured, beside the end of each stage
-PROBE_MEMBERS, PROBE_UNSEEN_MEMBERS, PROBE_ROWS = 1_600, 400, 1_500
+PROBE_MEMBERS, PROBE_UNSEEN_MEMBERS = 1_600, 120
+REGRESSION_MEMBERS = 1_200  # enough rows to fit them on
 QUICK_MEMBERS, QUICK_STEPS, QUICK_ROWS = 80, 2, 60
 
 
@@ -70,7 +71,7 @@ class Options:
 
     probe: bool
     size: list[str]
-    rows: int
+    rows: int | None
     seed: int
     engine: str
     folder: Path
@@ -87,7 +88,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--probe", action="store_true", help="Train several sizes for a few minutes, and measure them.")
     parser.add_argument("--size", choices=SIZES, action="append", help="Default: medium; of a probe: small and medium.")
-    parser.add_argument("--rows", type=int, help="Interactions to score. Default: 5000; of a probe: 1500.")
+    parser.add_argument("--rows", type=int, help="Interactions to score. Default: the last month.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draw of these rows. Default: 0.")
     parser.add_argument("--engine", default="vllm", help="Engine that scores. Default: vllm.")
     parser.add_argument("--folder", type=Path, help="Folder of the run. Default: runs/base-model.")
@@ -99,12 +100,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     suffix = f"{'-probe' if found.probe else ''}{'-quick' if found.quick else ''}"
     if not found.probe and found.size and len(found.size) > 1:
         parser.error("several sizes need --probe; the model that ships has one size.")
-    rows = QUICK_ROWS if found.quick else PROBE_ROWS if found.probe else 5_000
     return Options(
         **vars(found)
         | {
             "size": found.size or (list(PROBED) if found.probe else ["medium"]),
-            "rows": found.rows or rows,
+            "rows": found.rows or (QUICK_ROWS if found.quick else None),
             "folder": found.folder or Path(f"runs/base-model{suffix}"),
             "out": found.out.with_stem(f"{found.out.stem}{suffix}"),
         }
@@ -172,10 +172,10 @@ class Pipeline:
         return histories, tokenizer, unseen
 
     def regressions(self) -> dict[str, Any]:
-        """Measure the regressions on the unseen graph, by task."""
+        """Measure the regressions by task, on a larger graph of the same seed."""
         report = self.folder / "regressions.json"
         recipe = RECIPES / "unseen_data.yaml"
-        members = self._members(PROBE_UNSEEN_MEMBERS if self.options.probe else None)
+        members = self._members(REGRESSION_MEMBERS)
         self._module("regressions", "regressions", [str(recipe), "--report", str(report), *members],
                      output=report, files=[recipe])  # fmt: skip
         return _read(report)
@@ -233,7 +233,8 @@ class Pipeline:
     def benchmark(self, name: str, model: Path, unseen: Path, after: Sequence[str]) -> dict[str, Any]:
         """Measure a model on the unseen graph; return the report of `brew360 benchmark`."""
         report = self.folder / f"{name}.json"
-        command = [self.brew360, "benchmark", str(model), "--data", str(unseen), "--rows", str(self.options.rows)]
+        command = [self.brew360, "benchmark", str(model), "--data", str(unseen)]
+        command += [] if self.options.rows is None else ["--rows", str(self.options.rows)]
         command += ["--seed", str(self.options.seed), "--report", str(report), f"run={self.folder / 'benchmark'}"]
         command += [f"engine.kind={self.options.engine}", *(part for task in TASKS for part in ("--task", task))]
         return _read(self.steps.run(f"{name}-benchmark", command, output=report, after=["unseen-data", *after]))
@@ -317,9 +318,9 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
         content["model"] = {"folder": str(model), "bytes": _bytes(model), "parameters": _parameters(model)}
     records = pipeline.steps.records
     content |= {
-        "mean_gap_closed": [
+        "gap_closed": [
             {"model": point["model"], "point": point["point"], "tokens": point["tokens"],
-             "t1": mean_gap_closed(point, is_trained=True), "t2": mean_gap_closed(point, is_trained=False)}
+             "t1": gap_closed(point, is_trained=True), "t2": gap_closed(point, is_trained=False)}
             for point in points
         ],
         "seconds": {
@@ -367,7 +368,6 @@ def _card_figures(pipeline: Pipeline, content: Mapping[str, Any], size: str) -> 
         "measured_seed": _seed("unseen"),
         "trained": trained,
         "unseen": sorted({surface.name for surface in suite.surfaces} - set(trained)),
-        "rows": pipeline.options.rows,
         "seconds": sum(content["seconds"][name] for name in names),
         "parameters": content["model"]["parameters"],
         "machine": content["machine"]["cpu"],

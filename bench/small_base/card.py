@@ -59,8 +59,8 @@ AUC on {rows:,} interactions of the last month of a graph that it was not traine
 |---|---|---|---|---|---|---|---|---|
 {tasks}
 
-*matches* and *history* are logistic regressions that were fitted on earlier months of that graph, on the facts and not
-on the texts.
+*matches* and *history* are logistic regressions on facts, not on texts. They were fitted on the earlier months of a
+larger graph with the same seed, and are measured on its last month.
 """
 
 
@@ -70,7 +70,7 @@ def write_card(folder: Path, figures: Mapping[str, Any], point: Mapping[str, Any
     Args:
         folder: The model: config.json, weights, tokenizer.
         figures: `stages` (each with name, recipe, loss, tokens), `seeds`, `measured_seed`, `trained` and `unseen`
-            surfaces, `rows`, `seconds`, `parameters`, `machine`, `versions`, `date`, `commit`.
+            surfaces, `seconds`, `parameters`, `machine`, `versions`, `date`, `commit`.
         point: What was measured, from `result.curve_point`.
 
     Returns:
@@ -102,7 +102,7 @@ def write_card(folder: Path, figures: Mapping[str, Any], point: Mapping[str, Any
         trained=", ".join(figures["trained"]),
         unseen=", ".join(figures["unseen"]),
         measured_seed=figures["measured_seed"],
-        rows=figures["rows"],
+        rows=point["rows"],
         tasks="\n".join(
             f"| {name} | {'T1' if task['is_trained'] else 'T2'} | {task['rows']:,} | {_number(task['popularity'])} "
             f"| {_number(task['matches'])} | {_number(task['history'])} | {_number(task['auc'])} "

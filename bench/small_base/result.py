@@ -8,7 +8,7 @@ from rich.table import Table
 
 from brew_platform.errors import DataError
 
-__all__ = ["curve_point", "mean_gap_closed", "show"]
+__all__ = ["curve_point", "gap_closed", "show"]
 
 REGRESSIONS = ("matches", "text", "history")  # columns of the ablation that stand beside the model
 
@@ -26,8 +26,9 @@ def curve_point(
         regressions: By task, from `bench.small_base.regressions`.
 
     Returns:
-        `rows_digest` of the rows that were scored, and by task: `rows`, `is_trained`, `auc`, `popularity`, `best`,
-        `gap_closed`, and the AUCs of the regressions, which are of all rows of the last month.
+        `rows` and `rows_digest` of the interactions that were scored, and by task: `rows`, `is_trained`, `auc`,
+        `popularity`, `best`, `gap_closed`, and the AUCs of the regressions, which are those of a larger graph with the
+        same seed.
     """
     tasks = {}
     for name, figures in report["tasks"].items():
@@ -45,19 +46,31 @@ def curve_point(
         "model": model,
         "point": point,
         "tokens": tokens,
+        "rows": report["sample"]["rows"],
         "rows_digest": report["sample"]["rows_digest"],
         "tasks": tasks,
     }
 
 
-def mean_gap_closed(point: Mapping[str, Any], *, is_trained: bool) -> float | None:
-    """Return the mean closed gap over the tasks of a point that are trained, or that are not; None without any."""
-    values = [
-        task["gap_closed"]
+def gap_closed(point: Mapping[str, Any], *, is_trained: bool) -> float | None:
+    """Return the closed part of the gaps between popularity and the best, summed over tasks.
+
+    Single tasks with few rows have noisy gaps; the ratio of sums gives them little weight.
+
+    Args:
+        point: From `curve_point`.
+        is_trained: Whether to take the tasks that are trained, or those that are not.
+
+    Returns:
+        Sum of (AUC - popularity) over sum of (best - popularity); None without a task, or without a gap.
+    """
+    tasks = [
+        task
         for task in point["tasks"].values()
-        if task["is_trained"] == is_trained and task["gap_closed"] is not None
+        if task["is_trained"] == is_trained and None not in (task["auc"], task["popularity"], task["best"])
     ]
-    return sum(values) / len(values) if values else None
+    gap = sum(task["best"] - task["popularity"] for task in tasks)
+    return sum(task["auc"] - task["popularity"] for task in tasks) / gap if gap else None
 
 
 def show(points: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -85,8 +98,8 @@ def show(points: Sequence[Mapping[str, Any]], console: Console) -> None:
         values += [*(point["tasks"][name]["auc"] for point in points), first["best"]]
         part = "T1" if first["is_trained"] else "T2"
         table.add_row(name, part, f"{first['rows']:,}", *map(_number, values))
-    for is_trained, label in ((True, "mean gap closed, T1"), (False, "mean gap closed, T2")):
-        means = [mean_gap_closed(point, is_trained=is_trained) for point in points]
+    for is_trained, label in ((True, "gap closed, T1"), (False, "gap closed, T2")):
+        means = [gap_closed(point, is_trained=is_trained) for point in points]
         table.add_row(label, "", "", *[""] * (1 + len(REGRESSIONS)), *map(_number, means), "")
     console.print(table)
 
