@@ -47,14 +47,15 @@ class EntityIndex:
     """The entities of a folder of tables.
 
     Args:
-        folder: The folder, with `entities.arrow`.
+        folder: The folder of the file.
+        name: The name of the file.
 
     Raises:
         DataError: The file is missing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / ENTITY_FILE
+    def __init__(self, folder: Path, name: str = ENTITY_FILE) -> None:
+        self._path = folder / name
         if not self._path.is_file():
             raise DataError(
                 f"{self._path} does not exist: the tables are of another release, or were not written by "

@@ -18,12 +18,15 @@ from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.tables_state import TABLES_STATE, TablesState
 from brew_cluster.ray.local_ray import local_ray
+from brew_data.corpora.conversations import conversation_files
+from brew_data.corpora.document_sources import TableRows
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
-from brew_data.data_folder import DATASET_FILE, DatasetInfo
+from brew_data.data_folder import DATASET_FILE, DatasetInfo, InputFile
 from brew_data.entity_index import EntityIndex
 from brew_data.member_network import add_network
-from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
+from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan, digest_file
 from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.corpus_bins import MIX_FILE, build_corpus
 from brew_data.pipelines.documents import build_bins
 from brew_data.privacy.report import Removals
 from brew_data.prompts.bundle import PromptBundle
@@ -186,8 +189,8 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
     Args:
         config: The recipe.
         folder: Receives `tables/`, `prompts/`, `bins/`, `evaluation/`, with pairs also `pairs/` and
-            `pairs-evaluation/`, the card, and last `dataset.json`. Of a build with equal settings that did not finish,
-            tables and finished shards of bins are kept (`build_folder`).
+            `pairs-evaluation/`, a folder for each corpus, the card, and last `dataset.json`. Of a build with equal
+            settings that did not finish, tables and finished shards of bins are kept (`build_folder`).
         phases: Shows progress.
 
     Returns:
@@ -208,6 +211,8 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
         plans["evaluation"] = make_bins(
             prepared, folder / "evaluation", phases, phase="evaluation", members=EVALUATION_MEMBERS
         )
+        for name in config.corpora:
+            plans[name] = _make_corpus(config, name, prepared, phases)
     if config.pairs:
         with phases.phase("pairs", total=config.pairs, unit="pairs") as progress:
             held_out = max(1, round(HELD_OUT * config.pairs))
@@ -229,6 +234,32 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
     return finish_dataset(config, prepared, plans, phases)
 
 
+def _make_corpus(config: DatasetConfig, name: str, prepared: Prepared, phases: Phases) -> BinsPlan:
+    """Write the bins of a corpus, from the members that are trained on; Ray must be initialized."""
+    out = prepared.folder / name
+    with phases.phase(name, unit="bins") as progress:
+        if prepared.is_continued and (out / PLAN_FILE).is_file() and (out / MIX_FILE).is_file():
+            plan = BinsPlan.load(out)  # it was finished before
+            if plan.prompt_digest == PromptBundle.of(prepared.compiler).digest:
+                progress.update(plan.n_bins, total=plan.n_bins)
+                return plan
+        rows = TableRows(
+            folder=prepared.folder / "tables",
+            until=prepared.split.train_until,
+            members=TRAINING_MEMBERS,
+            variation=config.variation,
+        )
+        return build_corpus(
+            config.corpora[name],
+            rows,
+            prepared.compiler,
+            out,
+            quarantine=prepared.folder / "quarantine",
+            max_share=config.quarantine.max_share,
+            on_progress=lambda done, total: progress.update(done, total=total),
+        )
+
+
 def _pair_tables(folder: Path, count: int, members: tuple[float, float]) -> Tables:
     """Return the tables of enough members for preference pairs: some shards, because the hash of an id is random."""
     shards = TableShards.open(folder)
@@ -245,7 +276,7 @@ def _pair_tables(folder: Path, count: int, members: tuple[float, float]) -> Tabl
 
 def phase_names(config: DatasetConfig) -> list[str]:
     """Return the phases of `make_dataset`, in order."""
-    return ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if config.pairs else [])]
+    return ["tables", "tokenizer", "bins", "evaluation", *config.corpora, *(["pairs"] if config.pairs else [])]
 
 
 def finish_dataset(
@@ -262,7 +293,7 @@ def finish_dataset(
     Returns:
         The content of `card.json`.
     """
-    inputs, digest = input_files(prepared.source), PromptBundle.of(prepared.compiler).digest
+    inputs, digest = [*input_files(prepared.source), *_corpus_files(config)], PromptBundle.of(prepared.compiler).digest
     card = dataset_card(
         config,
         prepared.folder,
@@ -288,6 +319,14 @@ def finish_dataset(
         key_id=prepared.key_id,
     ).write(prepared.folder)
     return card
+
+
+def _corpus_files(config: DatasetConfig) -> list[InputFile]:
+    """Return the files of conversations that corpora read, each once."""
+    sources = [source for corpus in config.corpora.values() for source in corpus.sources.values()]
+    paths = {Path(source.path) for source in sources if source.path is not None}
+    files = sorted({file for path in paths for file in conversation_files(path)})
+    return [InputFile(file=file.name, sha256=digest_file(file)) for file in files]
 
 
 @contextmanager

@@ -230,6 +230,7 @@ def _finish(
     for name in ("quarantined", "removed"):
         card[name] = _added(before[name], card[name])
     card["members_opted_out"] += before["members_opted_out"]
+    card["mix"] = before.get("mix", {})  # corpora stay as they are
     write_card(card, folder)
     DatasetInfo(
         source=config.source,

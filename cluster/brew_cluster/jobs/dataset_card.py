@@ -17,6 +17,7 @@ from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.data_folder import InputFile
 from brew_data.packed_bins.packed_documents import document_figures
 from brew_data.packed_bins.plan import BinsPlan
+from brew_data.pipelines.corpus_bins import MIX_FILE, read_mix
 from brew_data.privacy.opt_out import OPTED_OUT
 from brew_data.privacy.report import Removals
 from brew_data.prompts.suite import TaskSuite
@@ -70,6 +71,7 @@ def dataset_card(
     tables = folder / "tables"
     counts, times = _interactions(tables, split)
     opted_out = _column_counts(tables, "members", "opted_out")
+    mix = {name: read_mix(folder / name) for name in plans if (folder / name / MIX_FILE).is_file()}
     return {
         "format_version": FORMAT_VERSION,
         "created": now(),
@@ -89,9 +91,10 @@ def dataset_card(
         "split": {name: _iso(getattr(split, name)) for name in ("train_until", "benchmark_after", "until")},
         "actions": _actions(counts),
         "tasks": _tasks(counts, suite),
-        "quarantined": quarantine.counts(),
+        "quarantined": quarantine.counts() | _quarantined(mix),
         "removed": removed,
         "bins": {name: _bins(plan, folder / name) for name, plan in plans.items()},
+        "mix": mix,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
 
@@ -203,6 +206,13 @@ def _bins(plan: BinsPlan, folder: Path) -> dict[str, Any]:
     return {**figures, "documents": asdict(document_figures(folder, plan))}
 
 
+def _quarantined(mix: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return the rows that corpora left out, by corpus and source, and reason."""
+    return {
+        f"{name}/{source}": reasons for name, corpus in mix.items() for source, reasons in corpus["quarantined"].items()
+    }
+
+
 def _iso(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds // 1_000_000, UTC).isoformat()
 
@@ -272,6 +282,19 @@ def _markdown(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
         for name, plan in card["bins"].items()
         for kind, found in (("all", plan["documents"]["tokens"]), ("with loss", plan["documents"]["loss_tokens"]))
     ]
+    mix = [
+        (
+            name,
+            source,
+            f"{found['tokens']:,}",
+            f"{found['share']:.1%}",
+            f"{found['documents']:,}",
+            f"{found['tokens_available']:,}",
+            f"{found['repeats']:.2f}",
+        )
+        for name, corpus in card.get("mix", {}).items()
+        for source, found in corpus["sources"].items()
+    ]
     quarantined = [
         (table, reason, f"{n:,}") for table, found in card["quarantined"].items() for reason, n in found.items()
     ]
@@ -297,6 +320,8 @@ def _markdown(card: Mapping[str, Any], images: Mapping[str, str]) -> str:
         "### Tokens per document",
         _table(("folder", "tokens", "mean", "5%", "50%", "95%", "longest"), documents),
         *(image for name, image in images.items() if name not in ("actions", "tokens")),
+        "## Mix",
+        _table(("folder", "source", "tokens", "share", "documents", "tokens of the source", "repeats"), mix),
         "## Quarantined rows",
         _table(("table", "reason", "rows"), quarantined),
         "## Removed for privacy",

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from brew_cluster.cli.views.table import make_table
 from brew_cluster.jobs.dataset_config import DatasetConfig
+from brew_data.corpora.conversations import conversation_files
 from brew_data.entity_index import EntityIndex
 from brew_data.privacy.config import PrivacyConfig
 from brew_data.privacy.report import Removals
@@ -103,6 +104,11 @@ def check_dataset(
             problems += _context_problems(Path(config.tokenizer.from_), config.prompt.context_length)
             if check.suite is not None:
                 PromptCompiler(check.suite, check.tokenizer, config.prompt)
+    with _collect(problems, "corpora"):
+        for corpus in config.corpora.values():
+            for source in corpus.sources.values():
+                if source.path is not None:
+                    conversation_files(Path(source.path))
     with _collect(problems, "source"):
         path = None if config.path is None else Path(config.path)
         check.source = open_source(config.source, config.source_config, path)

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -35,10 +35,20 @@ from brew_platform.errors import UserError
 from brew_platform.files import atomic_file, replace_atomically
 from brew_platform.provenance import source_commit
 
-__all__ = ["WORK", "build_bins", "compile_documents"]
+__all__ = ["WORK", "ShardSource", "build_bins", "compile_documents", "document_table", "pack_shards"]
 
 WORK = "work"  # folder in the folder of bins, while they are built
 REST = -1  # in place of a shard: the documents that are carried over
+
+
+class ShardSource(Protocol):
+    """The documents that `pack_shards` packs. It is sent to the workers."""
+
+    def documents(self, shard: int) -> pa.Table:
+        """Return the documents of a shard, with the columns of `compile_documents`; `document` is not needed."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that the documents depend on, as JSON."""
 
 
 def build_bins(
@@ -78,16 +88,57 @@ def build_bins(
         UserError: The training part is empty, or a row has an unknown action.
         DataError: The tables are missing or damaged.
     """
-    tables_folder, out = tables_folder.absolute(), out.absolute()
-    spec = compiler_spec(compiler)
-    shards = list(TableShards.open(tables_folder).of_part(members))
-    build = _Build(
+    tables_folder = tables_folder.absolute()
+    source = _MemberDocuments(
         tables_folder=tables_folder,
-        spec=spec,
+        spec=compiler_spec(compiler),
         until=split.train_until,
         members=members,
         variation=variation,
         after=after,
+    )
+    plan = pack_shards(
+        source,
+        list(TableShards.open(tables_folder).of_part(members)),
+        compiler,
+        out,
+        bins_per_file=bins_per_file,
+        on_progress=on_progress,
+    )
+    if plan is None:
+        raise UserError(
+            f"{tables_folder} has no interaction on a trained surface before the cut, so there is nothing to train on. "
+            f"Move the cut, or set in_training for a task."
+        )
+    return plan
+
+
+def pack_shards(
+    source: ShardSource,
+    shards: Sequence[int],
+    compiler: PromptCompiler,
+    out: Path,
+    *,
+    bins_per_file: int = BINS_PER_FILE,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BinsPlan | None:
+    """Pack the documents of shards, and write the bins, as `build_bins` does.
+
+    Args:
+        source: The documents of each shard.
+        shards: The numbers of the shards.
+        compiler: Its prompts have compiled the documents; its context length is the capacity of a bin, in tokens.
+        out: As for `build_bins`.
+        bins_per_file: As for `build_bins`.
+        on_progress: As for `build_bins`.
+
+    Returns:
+        The contents of `plan.json`; None if there are no documents, and then nothing is written.
+    """
+    out = out.absolute()
+    build = _Build(
+        source=source,
+        capacity=compiler.format.context_length,
         work=out / WORK,
         bins_per_file=bins_per_file,
         carries=len(shards) > 1,
@@ -96,19 +147,16 @@ def build_bins(
     packed = _pack_shards(build, shards, on_progress)
     if not any(found["documents"] for found in packed.values()):
         shutil.rmtree(build.work)
-        raise UserError(
-            f"{tables_folder} has no interaction on a trained surface before the cut, so there is nothing to train on. "
-            f"Move the cut, or set in_training for a task."
-        )
+        return None
     carried = list(chain.from_iterable(found["carried"] for found in packed.values()))
-    rest = pack(carried, compiler.format.context_length)
+    rest = pack(carried, build.capacity)
     bins = {shard: found["bins"] for shard, found in packed.items()} | {REST: len(rest)}
     files = _write_shards(build, out, {shard: count for shard, count in bins.items() if count}, rest, on_progress)
     plan = finish_plan(
         files,
         n_bins=sum(bins.values()),
         n_documents=sum(found["documents"] for found in packed.values()),
-        context_length=compiler.format.context_length,
+        context_length=build.capacity,
         vocabulary_size=compiler.tokenizer.vocabulary_size,
         prompt_digest=PromptBundle.of(compiler).digest,
     )
@@ -136,18 +184,36 @@ def compile_documents(
         document string (unique, sorts by member and time), length int64, ids list<int32>, roles list<uint8>, and what
         was cut: fields_cut, tokens_cut, turns_dropped int64.
     """
+
+    def named() -> Iterator[tuple[str, Document]]:
+        for member in members:
+            compiled = compiler.documents(
+                member.profile,
+                member.history,
+                turn_of=member_hash(member.member_id),
+                variation=None if variation is None else partial(variation.draw, member.member_id),
+                after=after,
+            )
+            for i, document in enumerate(compiled):
+                yield f"{member.member_id}/{i:06d}", document
+
+    return document_table(named())
+
+
+def document_table(named: Iterable[tuple[str, Document]]) -> pa.Table:
+    """Return documents as a table.
+
+    Args:
+        named: Ids and documents.
+
+    Returns:
+        As for `compile_documents`.
+    """
     names: list[str] = []
     documents: list[_Encoded] = []
-    for member in members:
-        compiled = compiler.documents(
-            member.profile,
-            member.history,
-            turn_of=member_hash(member.member_id),
-            variation=None if variation is None else partial(variation.draw, member.member_id),
-            after=after,
-        )
-        names += [f"{member.member_id}/{i:06d}" for i in range(len(compiled))]
-        documents += map(_encode, compiled)
+    for name, document in named:
+        names.append(name)
+        documents.append(_encode(document))
     columns = list(zip(*documents, strict=True)) or [()] * len(_Encoded._fields)
     ids, roles, *cuts = columns
     length_D = np.array([len(document) for document in ids], np.int64)
@@ -170,8 +236,8 @@ class _Encoded(NamedTuple):
     turns_dropped: int
 
 
-class _Build(NamedTuple):
-    """The arguments of one build that its tasks share."""
+class _MemberDocuments(NamedTuple):
+    """The training documents of the members of each shard of a folder of tables."""
 
     tables_folder: Path
     spec: CompilerSpec
@@ -179,6 +245,37 @@ class _Build(NamedTuple):
     members: tuple[float, float]
     variation: VariationConfig | None
     after: int | None
+
+    def documents(self, shard: int) -> pa.Table:
+        compiler = load_compiler(self.spec)
+        members = read_members(
+            self.tables_folder,
+            shard,
+            until=self.until,
+            members=self.members,
+            surfaces=compiler.suite.trained_surfaces,
+            after=self.after,
+        )
+        return compile_documents(members, compiler, variation=self.variation, after=self.after)
+
+    def identity(self) -> dict[str, Any]:
+        shards = TableShards.open(self.tables_folder)
+        return {
+            "tables": shards.fingerprint(shards.of_part(self.members)),
+            "prompts": self.spec.digest,
+            "history": repr(sorted(self.spec.history.items())),
+            "until": self.until,
+            "members": list(self.members),
+            "variation": None if self.variation is None else asdict(self.variation),
+            "after": self.after,
+        }
+
+
+class _Build(NamedTuple):
+    """The arguments of one build that its tasks share."""
+
+    source: ShardSource
+    capacity: int  # tokens of a bin
     work: Path
     bins_per_file: int
     carries: bool  # whether documents are carried over from shard to shard
@@ -201,18 +298,7 @@ class _Build(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """Everything that the result depends on."""
-        shards = TableShards.open(self.tables_folder)
-        return {
-            "commit": source_commit(),
-            "tables": shards.fingerprint(shards.of_part(self.members)),
-            "prompts": self.spec.digest,
-            "history": repr(sorted(self.spec.history.items())),
-            "until": self.until,
-            "members": list(self.members),
-            "variation": None if self.variation is None else asdict(self.variation),
-            "after": self.after,
-            "bins_per_file": self.bins_per_file,
-        }
+        return {"commit": source_commit(), "bins_per_file": self.bins_per_file} | self.source.identity()
 
 
 def _open_work(build: _Build, out: Path) -> None:
@@ -270,17 +356,7 @@ def _write_shards(
 
 def _pack_shard(shard: int, *, build: _Build) -> Iterator[pa.Table]:
     """Compile and pack the documents of one shard, and write its bins without their ids."""
-    compiler = load_compiler(build.spec)
-    capacity = compiler.format.context_length
-    members = read_members(
-        build.tables_folder,
-        shard,
-        until=build.until,
-        members=build.members,
-        surfaces=compiler.suite.trained_surfaces,
-        after=build.after,
-    )
-    documents = compile_documents(members, compiler, variation=build.variation, after=build.after)
+    documents, capacity = build.source.documents(shard), build.capacity
     length_D = documents["length"].to_numpy()
     bins = pack(length_D, capacity)
     carried: list[int] = []

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from brew_cluster.jobs.dataset import LOCK, build_folder
+from brew_cluster.jobs.dataset import LOCK, build_folder, phase_names
 from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
@@ -67,6 +67,11 @@ def test_the_recipes_of_demo_and_data_describe_the_same_data(source: str) -> Non
         ("source: tables\nsuite: movielens\n", "source_config"),
         ("source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\npairs: -1\n", "pairs is -1"),
         (
+            "source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\n"
+            "corpora: {bins: {sources: {x: {kind: profiles}}}}\n",
+            "corpora has a corpus 'bins', but a data set has a folder of that name",
+        ),
+        (
             "source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\nquarantine: {max_share: 2}\n",
             "quarantine.max_share is 2.0; give a finite number, at least 0 and at most 1",
         ),
@@ -76,6 +81,20 @@ def test_a_recipe_that_cannot_work_is_refused(text: str, message: str, tmp_path:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_dataset_config(str(tmp_path / "recipe.yaml"))
+
+
+def test_the_corpora_of_the_documentation_load(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "corpora.md").read_text()
+    [example] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    recipe = "source: synthetic\nsplit: {last_days: 3}\nprompt: {context_length: 512}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe + example)
+    config = load_dataset_config(str(tmp_path / "recipe.yaml"))
+    assert list(config.corpora) == ["cpt", "instructions"]
+    assert config.corpora["cpt"].tokens == 20_000_000
+    assert config.corpora["cpt"].sources["entities"].strata_power == 0.5
+    assert phase_names(config)[3:6] == ["evaluation", "cpt", "instructions"]
+    check = check_dataset(load_dataset_config(str(tmp_path / "recipe.yaml"), SMALL))
+    assert any("neither a .jsonl or .parquet file of conversations" in problem.message for problem in check.errors)
 
 
 def test_a_folder_appears_only_when_the_build_succeeded(tmp_path: Path) -> None:

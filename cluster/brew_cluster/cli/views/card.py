@@ -41,6 +41,19 @@ def show_card(console: PlainConsole, card: Mapping[str, Any]) -> None:
         counts = [f"{plan[key]:,}" for key in ("n_documents", "n_tokens")]
         add_row(bins, name, *counts, share, *lengths, f"{plan['fill']:.1%}", f"{plan['tokens_cut']:,}")
     print_table(console, bins, empty="no bins")
+    columns = ["tokens", "share", "documents", "repeats"]
+    mix = make_table("folder", "source", *columns, title="Mix", right=columns)
+    for name, corpus in card.get("mix", {}).items():
+        for source, found in corpus["sources"].items():
+            cells = (
+                f"{found['tokens']:,}",
+                f"{found['share']:.1%}",
+                f"{found['documents']:,}",
+                f"{found['repeats']:.2f}",
+            )
+            add_row(mix, name, source, *cells)
+    if mix.row_count:
+        console.print(mix)
     left_out = make_table("left out of", "reason", "rows", right=["rows"])
     for table, reasons in card["quarantined"].items():
         for reason, count in reasons.items():
