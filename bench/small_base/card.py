@@ -49,7 +49,7 @@ The source is `economic_graph` (docs/economic_graph.md) with the seeds {seeds}. 
 - It has not seen the graphs with other seeds: neither seed 0, which the demo uses, nor seed {measured_seed}, which it
   is measured on.
 - Members, names and companies are drawn at random. Addresses and other identifiers were removed by the privacy stage.
-- It knows nothing about the world, and its texts are of no use outside of this graph.
+- It has no knowledge of the world, and its texts are useless outside of this graph.
 
 ## Measured
 
