@@ -67,9 +67,9 @@ class TableRows:
     members: tuple[float, float]
     variation: VariationConfig | None
 
-    def forms(self, record: str, number: int = 0) -> Variation:
-        """Return the forms of a document."""
-        return FIRST if self.variation is None else self.variation.draw(record, number)
+    def forms(self, record: str) -> Variation:
+        """Return the forms of the documents of a member or an entity."""
+        return FIRST if self.variation is None else self.variation.draw(record, 0)
 
 
 class DocumentSource(Protocol):
@@ -157,7 +157,9 @@ class _Members:
         )
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": self.kind} | _identity(self.rows, self.parts(), connections=self.kind == "networks")
+        is_network = self.kind == "networks"  # shows profiles of all members
+        shards = range(TableShards.open(self.rows.folder).count) if is_network else self.parts()
+        return {"kind": self.kind} | _identity(self.rows, shards, connections=is_network)
 
 
 @dataclass(frozen=True)
@@ -243,9 +245,8 @@ def _networks(rows: TableRows, shard: int, compiler: PromptCompiler, work: Path)
     )
     found: dict[str, list[Link]] = {}
     order = [("member_id", "ascending"), ("timestamp", "descending"), ("other_id", "ascending"), ("kind", "ascending")]
-    for row in (
-        links.set_column(links.column_names.index("timestamp"), "timestamp", micros(links)).sort_by(order).to_pylist()
-    ):
+    links = links.set_column(links.column_names.index("timestamp"), "timestamp", micros(links))
+    for row in links.sort_by(order).to_pylist():
         if row["member_id"] in profiles and row["other_id"] in other_profiles:
             link = Link(row["kind"], other_profiles[row["other_id"]], row["timestamp"])
             found.setdefault(row["member_id"], []).append(link)
