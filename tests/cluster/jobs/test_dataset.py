@@ -202,6 +202,9 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     assert check.split is not None
     check.quarantine.add("interactions", file="a.csv", line=3, reason="a | b", values={})
     plan = BinsPlan.load(write_bins(tmp_path / "bins"))
+    source = {"tokens": 10, "share": 1.0, "documents": 2, "tokens_available": 5, "repeats": 2.0}
+    mix = {"tokens": 10, "sources": {"chats": source}, "quarantined": {"chats": {"there is no answer": 3}}}
+    (tmp_path / "bins" / "mix.json").write_text(json.dumps(mix))
     card = dataset_card(
         config, tmp_path, inputs=[InputFile(file="a|b\n.csv", sha256="a" * 64)], suite=check.suite, split=check.split,
         quarantine=check.quarantine, removed=check.removed, prompt_digest="d", plans={"bins": plan},
@@ -230,6 +233,9 @@ def test_the_card_describes_the_data(tmp_path: Path, write_bins: Callable[..., P
     for plot in plots:
         assert ElementTree.parse(tmp_path / plot).getroot().tag.endswith("svg")
     assert "| interactions | a \\| b | 1 |" in text
+    assert card["mix"] == {"bins": mix}
+    assert "| bins | chats | 10 | 100.0% | 2 | 5 | 2.00 |" in text
+    assert "| bins/chats | there is no answer | 3 |" in text
     removed = card["removed"]
     assert set(removed) == {"members", "interactions", "members.title", "entities.text"}
     assert 30 < sum(removed["members.title"].values()) < 70

@@ -1,18 +1,23 @@
 """A build of a data set that ended early is continued: the result is that of a build without interruption."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from brew_cluster.jobs import dataset
 from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names
+from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
+from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.data_folder import DataFolder
 from brew_data.packed_bins.plan import BinsPlan
-from brew_data.pipelines import documents
+from brew_data.pipelines import corpus_bins, documents
 from brew_data.schema import Tables
 from brew_data.sources.synthetic.source import Synthetic
 from brew_platform.config import config_digest
@@ -90,3 +95,40 @@ def test_a_build_continues_after_the_last_finished_step(
     assert sorted(path.name for path in continued.folder.iterdir()) == sorted(
         path.name for path in whole.folder.iterdir()
     )
+
+
+@pytest.mark.parametrize("call", [0, 2])
+def test_corpora_have_bins_of_their_own_and_continue(
+    config: DatasetConfig, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": chat}))
+    sources = {
+        "members": CorpusSourceConfig(kind="profiles", weight=3),
+        "entities": CorpusSourceConfig(kind="entities", weight=1),
+    }
+    chats = CorpusSourceConfig(kind="conversations", path=str(tmp_path / "chats.jsonl"))
+    corpora = {"cpt": CorpusConfig(sources=sources, tokens=2_000), "chats": CorpusConfig(sources={"all": chats})}
+    config = replace(config, corpora=corpora)
+    whole = build(config, tmp_path / "whole")
+    card = read_card(whole.folder)
+    assert list(card["mix"]) == ["cpt", "chats"]
+    assert card["mix"]["cpt"]["tokens"] == card["bins"]["cpt"]["n_tokens"] <= 2_000
+    assert card["mix"]["cpt"]["sources"]["members"]["share"] == pytest.approx(0.75, abs=0.1)
+    assert card["bins"]["chats"]["n_documents"] == 1
+    assert [file.file for file in whole.info.inputs] == ["chats.jsonl"]
+    original, calls = corpus_bins._compile_part, []
+
+    def failing(index: int, **arguments: Any) -> Iterator[pa.Table]:
+        calls.append(index)
+        if len(calls) == call + 1:
+            raise RuntimeError("killed")
+        yield from original(index, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_bins, "_compile_part", failing)
+        with pytest.raises(RuntimeError, match="killed"):
+            build(config, tmp_path / "out")
+    continued = build(config, tmp_path / "out")
+    assert continued.info == whole.info
+    assert read_card(continued.folder)["mix"] == card["mix"]
