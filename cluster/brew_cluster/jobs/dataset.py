@@ -24,9 +24,10 @@ from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
 from brew_data.data_folder import DATASET_FILE, DatasetInfo, InputFile
 from brew_data.entity_index import EntityIndex
 from brew_data.member_network import add_network
+from brew_data.mixing.mix_file import MIX_FILE
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan, digest_file
 from brew_data.pipelines.corpus import corpus_tokenizer
-from brew_data.pipelines.corpus_bins import MIX_FILE, build_corpus
+from brew_data.pipelines.corpus_bins import build_corpus
 from brew_data.pipelines.documents import build_bins
 from brew_data.privacy.report import Removals
 from brew_data.prompts.bundle import PromptBundle

@@ -15,9 +15,9 @@ import pyarrow.dataset
 from brew_cluster.cli.views.bar_chart import bar_chart_svg
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.data_folder import InputFile
+from brew_data.mixing.mix_file import MIX_FILE, read_mix
 from brew_data.packed_bins.packed_documents import document_figures
 from brew_data.packed_bins.plan import BinsPlan
-from brew_data.pipelines.corpus_bins import MIX_FILE, read_mix
 from brew_data.privacy.opt_out import OPTED_OUT
 from brew_data.privacy.report import Removals
 from brew_data.prompts.suite import TaskSuite

@@ -57,7 +57,7 @@ class DatasetConfig(Settings):
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     variation: VariationConfig = field(default_factory=VariationConfig)  # of training documents
     pairs: NonNegativeInt = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
-    corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # by folder; each has bins of its own
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # further folders of bins, by name
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data

@@ -53,7 +53,7 @@ class AnswerConfig(Settings):
     model: str  # its name there
     answers: Annotated[int, Range(ge=2)] = 4  # per instruction; each has a seed of its own
     most_tokens: PositiveInt = 256  # of an answer
-    temperature: NonNegativeFloat = 1.0
+    temperature: NonNegativeFloat = 1.0  # of sampling; 0: all answers are the same
     concurrency: PositiveInt = 16  # instructions that are answered at once
     timeout_seconds: Seconds = 120.0  # of a request
     retries: NonNegativeInt = 5  # of a request that the endpoint could not serve

@@ -28,6 +28,7 @@ from brew_data.corpora.config import CorpusConfig
 from brew_data.corpora.document_sources import SKIPPED, DocumentSource, Found, TableRows, open_source
 from brew_data.mixing.importance import BUCKETS, count_ngrams, log_importance
 from brew_data.mixing.mix import Candidates, Quota, SourceShare, copies, plan_mix, ranks
+from brew_data.mixing.mix_file import write_mix
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.packed_bins.schema import BINS_PER_FILE
 from brew_data.pipelines.documents import document_table, pack_shards
@@ -39,9 +40,8 @@ from brew_platform.errors import DataError, UserError
 from brew_platform.files import atomic_file, replace_atomically
 from brew_platform.provenance import source_commit
 
-__all__ = ["MIX_FILE", "SOURCES", "build_corpus", "read_mix"]
+__all__ = ["SOURCES", "build_corpus"]
 
-MIX_FILE = "mix.json"  # in the folder of the bins: what `build_corpus` returns beside the plan
 SOURCES = "sources"  # folder in the folder of the bins, while they are built
 ROWS_PER_GROUP = 1_000  # documents
 _COLUMNS = pa.schema(
@@ -128,7 +128,7 @@ def build_corpus(
         for name, source in config.sources.items()
     }
     quotas = plan_mix(candidates, shares, tokens=config.tokens, most_repeats=config.most_repeats)
-    replace_atomically(out / MIX_FILE, json.dumps(_outcome(config, build, candidates, quotas), indent=1) + "\n")
+    write_mix(_outcome(config, build, candidates, quotas), out)
     plan = pack_shards(
         _Chosen(build=build, quotas=quotas, identity_text=identity),
         range(len(build.parts)),
@@ -144,12 +144,6 @@ def build_corpus(
         )
     shutil.rmtree(build.work)
     return plan
-
-
-def read_mix(folder: Path) -> dict[str, Any]:
-    """Return the outcome of a mix: {tokens, budget, seed, sources, quarantined}, of the corpus in `folder`."""
-    content: dict[str, Any] = json.loads((folder / MIX_FILE).read_text())
-    return content
 
 
 class _Build(NamedTuple):
@@ -301,7 +295,7 @@ def _outcome(
     candidates: Mapping[str, Candidates],
     quotas: Mapping[str, Mapping[str, Quota]],
 ) -> dict[str, Any]:
-    """Return the content of `mix.json`."""
+    """Return what `write_mix` writes."""
     sources: dict[str, dict[str, Any]] = {}
     for name, found in candidates.items():
         copies_D = copies(found.rank_D, found.stratum_D, list(quotas[name].values()))

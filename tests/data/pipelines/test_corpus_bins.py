@@ -13,9 +13,10 @@ import pytest
 
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.corpora.document_sources import TableRows
+from brew_data.mixing.mix_file import MIX_FILE, read_mix
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.pipelines import corpus_bins, documents
-from brew_data.pipelines.corpus_bins import MIX_FILE, SOURCES, build_corpus, read_mix
+from brew_data.pipelines.corpus_bins import SOURCES, build_corpus
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.schema import TIMESTAMP, Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
