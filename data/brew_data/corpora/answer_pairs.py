@@ -58,7 +58,7 @@ class AnswerConfig(Settings):
     timeout_seconds: Seconds = 120.0  # of a request
     retries: NonNegativeInt = 5  # of a request that the endpoint could not serve
     retry_seconds: NonNegativeSeconds = 1.0  # before the first retry; each waits twice as long as the one before
-    least_margin: NonNegativeFloat = 0.1  # between the scores of a pair; 0: equal answers are pairs, too
+    least_margin: NonNegativeFloat = 0.1  # between the scores of a pair; 0: answers with equal scores are a pair, too
 
 
 class ChatModel:

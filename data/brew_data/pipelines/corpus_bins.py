@@ -286,7 +286,9 @@ def _candidates(build: _Build, source: str) -> Candidates:
 def _ranks(build: _Build, index: int, table: pa.Table) -> np.ndarray:
     """Return the ranks of the documents of a part, float64, shape (documents,)."""
     rank_D: np.ndarray = table["rank"].to_numpy()
-    return rank_D - np.load(build.importance(index)) if build.parts[index][0] in build.toward else rank_D
+    if build.parts[index][0] in build.toward:
+        rank_D = rank_D - np.load(build.importance(index))
+    return rank_D
 
 
 def _outcome(
