@@ -99,7 +99,10 @@ def _card(match: re.Match[str]) -> Span | None:
     end = _end_of(text, start, length)
     if end is None or _MORE.match(text, end):
         return None
-    values = [int(digit) for digit in re.sub("[ -]", "", text[start:end])]
+    number = re.sub("[ -]", "", text[start:end])
+    if not number.isdecimal():  # letters follow
+        return None
+    values = [int(digit) for digit in number]
     doubled = [2 * value - 9 * (value > 4) for value in values[-2::-2]]
     return (start, end) if (sum(values[-1::-2]) + sum(doubled)) % 10 == 0 else None
 

@@ -110,7 +110,8 @@ KEPT = [
     "address 3 key topics in the same way", "ship to 20 countries by road", "Booth 12", "based in Berlin",
     # numbers
     "version 2.0.1.3", "Chrome 114.0.5735.90", "v10.24.3.11", "127.0.0.1", "8.8.4.4", "std::vector", "a::b", "12:30:45",
-    "4111 1111 1111 1112", "order 4111111111111111", "DE89 3704 1111 2222 3333 44", "passport renewals 2019-2021",
+    "4111 1111 1111 1112", "4111 1111 1111 11 ab",
+    "order 4111111111111111", "DE89 3704 1111 2222 3333 44", "passport renewals 2019-2021",
     "driving 5 teams", "born in 1985", "NATO 12 May 2019", "gift cards 100", "12 May 2019", "PAN India",
     # handles
     "@Override", "@angular/core", "@media", "engineer @Google", "dinner @8pm", "GitHub: Actions", "Signal: weak",
