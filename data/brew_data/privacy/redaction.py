@@ -1,7 +1,7 @@
 """Finds identifiers of persons in text, and removes them: contacts, addresses, accounts, ids, dates of birth.
 
 Tables, requests, nearline events and batches all use `redact`, so that training and serving show the same text. The
-detectors are our own: libraries that also find names and places load language models. Names of persons are not searched.
+detectors are our own: libraries that also find names and places load language models. Names are not searched.
 
 The detectors prefer precision: prices, years, dates, scores, ids of things and names such as `booking.com` stay.
 """
