@@ -5,7 +5,7 @@ cluster decides how many tasks run at once, and nothing else. Ray starts a task 
 functions that write files replace them.
 
 Ray's own hash shuffle and join are not used: what they store in between ends with the process that started them, so a
-killed build could not go on, and `Dataset.join` needs polars and cannot carry structs.
+killed build could not continue, and `Dataset.join` needs polars and cannot carry structs.
 """
 
 from collections.abc import Callable, Iterator, Sequence

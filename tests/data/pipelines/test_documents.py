@@ -196,8 +196,8 @@ def test_a_build_of_something_else_starts_over(
     else:
         arguments = {"variation": VariationConfig(seed=1)}
     continued = build_bins(folder, built.compiler, split, tmp_path / "bins", bins_per_file=4, **arguments)  # type: ignore[arg-type]
-    anew = build_bins(folder, built.compiler, split, tmp_path / "anew", bins_per_file=4, **arguments)  # type: ignore[arg-type]
-    assert continued == anew
+    fresh = build_bins(folder, built.compiler, split, tmp_path / "fresh", bins_per_file=4, **arguments)  # type: ignore[arg-type]
+    assert continued == fresh
 
 
 def test_a_finished_folder_is_built_again_without_its_old_files(built: Built, tmp_path: Path) -> None:
