@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         default=Path("../shared/data/ml-100k"),
         help="Folder of MovieLens-100K; skipped if it does not exist.",
     )
-    parser.add_argument("--rows", type=int, default=1_500, help="MovieLens rows to score. Default: 1500.")
+    parser.add_argument("--rows", type=int, default=2_000, help="MovieLens rows to score. Default: 2000.")
     parser.add_argument("--synthetic-rows", type=int, default=200, help="Synthetic rows to score. Default: 200.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draw of these rows. Default: 0.")
     parser.add_argument("--base", type=Path, help="Folder of another base model. Default: Gemma 3 270M, converted.")
