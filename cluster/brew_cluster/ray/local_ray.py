@@ -80,7 +80,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
             finally:
                 _keep_logs(logs)
                 with suppress(Exception):  # the caller kills remaining processes
-                    ray.shutdown()
+                    _disconnect()
     finally:
         if detached and not succeeded:
             session.stop()
@@ -97,10 +97,20 @@ def any_ray(*, detached: bool, logs: Path) -> Iterator[bool]:
         try:
             yield False
         finally:
-            ray.shutdown()  # disconnects
+            _disconnect()
         return
     with local_ray(detached=detached, logs=logs):
         yield True
+
+
+def _disconnect() -> None:
+    """Disconnect from Ray, which stops a Ray that this process started.
+
+    Serve keeps its client beyond that, and takes it for one of the next Ray, whose first job has the same id.
+    """
+    if serve_context := sys.modules.get("ray.serve.context"):
+        serve_context._set_global_client(None)
+    ray.shutdown()
 
 
 def stop_ray() -> list[Path]:

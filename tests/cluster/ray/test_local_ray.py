@@ -50,3 +50,12 @@ def test_ray_data_prints_errors_only(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "Starting" not in printed
     assert "disabled" not in printed
     assert context.execution_options.preserve_order
+
+
+def test_serves_client_does_not_outlive_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve import context
+
+    monkeypatch.setattr(context, "_global_client", SimpleNamespace())
+    monkeypatch.setattr(local_ray.ray, "shutdown", lambda: None)
+    local_ray._disconnect()
+    assert context._global_client is None
