@@ -56,7 +56,7 @@ def test_ray_data_prints_errors_only(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_serves_client_does_not_outlive_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     clients: list[object] = []
     context = SimpleNamespace(_set_global_client=clients.append)
-    monkeypatch.setitem(sys.modules, "ray.serve.context", context)  # type: ignore[arg-type]  # not a module
-    monkeypatch.setattr(local_ray.ray, "shutdown", lambda: None)
+    monkeypatch.setitem(sys.modules, "ray.serve.context", context)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     local_ray._disconnect()
     assert clients == [None]
