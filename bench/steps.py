@@ -95,7 +95,8 @@ class Steps:
         self._say(f"{head}: {' '.join(command[1:] if len(command) > 1 else command)}")
         self._write(name, StepRecord(key=key, finished=False, seconds=seconds, peak_bytes=0))
         code: int | None = None
-        with ProcessTreeMeter(interval_seconds=1.0) as memory:
+        # Each sample holds up the memory allocation of a process of several gigabytes.
+        with ProcessTreeMeter(interval_seconds=3.0) as memory:
             try:
                 code = _run(command, environment or {})
             finally:

@@ -160,9 +160,10 @@ def test_the_table_and_the_file_have_every_figure(tmp_path: Path) -> None:
         assert shown in text
 
 
-def test_the_model_from_scratch_has_the_recipe_of_the_demo(tmp_path: Path) -> None:
+def test_the_model_from_scratch_has_the_recipe_of_the_demo_but_half_of_its_fine_tuning(tmp_path: Path) -> None:
     recipe = yaml.safe_load(write_scratch_recipe("movielens", tmp_path / "new" / "scratch.yaml").read_text())
     demo = yaml.safe_load(find_recipe("demo", "movielens").read_text())
+    demo["train"]["stages"][-1]["steps"] //= 2
     assert recipe == {"bins": {"cpt": "${data}/bins", "sft": "${data}/bins"}, "train": demo["train"]}
 
 

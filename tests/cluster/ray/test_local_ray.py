@@ -1,6 +1,7 @@
 """When brew360 starts a Ray of its own, and what it stops."""
 
 import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,9 +54,9 @@ def test_ray_data_prints_errors_only(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_serves_client_does_not_outlive_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.serve import context
-
-    monkeypatch.setattr(context, "_global_client", SimpleNamespace())
-    monkeypatch.setattr(local_ray.ray, "shutdown", lambda: None)
+    clients: list[object] = []
+    context = SimpleNamespace(_set_global_client=clients.append)
+    monkeypatch.setitem(sys.modules, "ray.serve.context", context)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     local_ray._disconnect()
-    assert context._global_client is None
+    assert clients == [None]

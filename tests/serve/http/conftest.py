@@ -11,6 +11,7 @@ from brew_serve.http.backend import LocalBackend
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
 from ..openai_client import ScriptedEngine, client_of
 
 
@@ -21,8 +22,7 @@ def scripted(version: LoadedVersion, engine: ScriptedEngine) -> RankingService:
 
 @pytest.fixture
 async def http(scripted: RankingService) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(LocalBackend(scripted)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(create_app(LocalBackend(scripted))) as client:
         yield client
 
 

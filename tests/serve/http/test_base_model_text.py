@@ -19,6 +19,7 @@ from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion, load_version
 
 from ...base_tokenizers import write_base_tokenizer
+from ..http_client import client_of_app
 
 
 class RecordingEngine:
@@ -71,8 +72,7 @@ def engine() -> RecordingEngine:
 @pytest.fixture
 async def http(version: LoadedVersion, engine: RecordingEngine) -> AsyncIterator[httpx.AsyncClient]:
     service = RankingService(1, version, engine, None)  # type: ignore[arg-type]
-    transport = httpx.ASGITransport(create_app(LocalBackend(service)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(create_app(LocalBackend(service))) as client:
         yield client
 
 

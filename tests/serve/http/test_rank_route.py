@@ -15,6 +15,8 @@ from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 NOTHING_CUT = {
     "turns_dropped": 0,
     "head_tokens_dropped": 0,
@@ -26,8 +28,7 @@ NOTHING_CUT = {
 
 @pytest.fixture
 async def http(service: RankingService) -> Any:
-    transport = httpx.ASGITransport(create_app(LocalBackend(service)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(create_app(LocalBackend(service))) as client:
         yield client
 
 

@@ -21,6 +21,7 @@ from brew_serve.schemas.openai import PATHS
 from brew_serve.schemas.score import GenerativeScoringRequest, ScoreRequest
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
 from ..openai_client import client_of
 
 CONTROL = range(6)
@@ -28,8 +29,7 @@ CONTROL = range(6)
 
 @pytest.fixture
 async def http(service: RankingService) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(LocalBackend(service)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(create_app(LocalBackend(service))) as client:
         yield client
 
 

@@ -31,6 +31,8 @@ from brew_serve.schemas.rank import RankRequest
 from brew_serve.schemas.score import ScoreRequest
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 NAMES = Names(fields=["title", "company"])
 LARGE = INLINE_CHARACTERS + 1
 
@@ -51,8 +53,7 @@ def idle(version: LoadedVersion, table_engine: Any) -> Iterator[RankingService]:
 
 @pytest.fixture
 async def http(idle: RankingService) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(LocalBackend(idle)), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(create_app(LocalBackend(idle))) as client:
         yield client
 
 
