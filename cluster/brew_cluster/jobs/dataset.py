@@ -137,7 +137,14 @@ def prepare(
             until=until,
         )
         tokenizer = (
-            corpus_tokenizer(tables, suite, found.split, config.tokenizer.vocabulary_size, variation=config.variation)
+            corpus_tokenizer(
+                tables,
+                suite,
+                found.split,
+                config.tokenizer.vocabulary_size,
+                merges=config.tokenizer.merges,
+                variation=config.variation,
+            )
             if config.tokenizer.from_ is None
             else Tokenizer.from_model(config.tokenizer.from_)
         )

@@ -29,6 +29,7 @@ def corpus_tokenizer(
     split: Split,
     vocabulary_size: int,
     *,
+    merges: str = "lines",
     variation: VariationConfig | None = None,
     most_turns: int = MOST_TURNS,
 ) -> Tokenizer:
@@ -45,6 +46,7 @@ def corpus_tokenizer(
         suite: Renders the text.
         split: Only rows at or before its cut are read.
         vocabulary_size: The maximum number of ids.
+        merges: Of `train_tokenizer`.
         variation: The forms of the text, as in training documents; None: the first forms.
         most_turns: The number of interactions from which the corpus is a sample.
 
@@ -71,7 +73,7 @@ def corpus_tokenizer(
             yield from _profiles(records, suite, shares[1])
             yield from _turns(records, rows.filter(pa.array(chosen)), suite, variation)
 
-    return train_tokenizer(texts(), vocabulary_size=vocabulary_size)
+    return train_tokenizer(texts(), vocabulary_size=vocabulary_size, merges=merges)
 
 
 def _profiles(records: Records, suite: TaskSuite, share: float) -> Iterator[str]:

@@ -21,7 +21,7 @@ from brew_data.privacy.detector import (
     value_span,
 )
 
-__all__ = ["CONTACT_DETECTORS", "HANDLE_DETECTORS"]
+__all__ = ["CONTACT_DETECTORS", "HANDLE_DETECTORS", "SPELLED_DOTS"]
 
 # Links
 
@@ -46,6 +46,8 @@ _LINK = re.compile(
       | (?:https?://)?(?<![\w.@-])(?!(?:{_NOT_PERSONAL})\.)[\w-]++\.(?:{"|".join(map(re.escape, _PERSONAL_HOSTS))})
         (?![\w-])(?:/{_TAIL})?
       | (?<![\w.@/-])(?:[\w-]++\.)++(?-i:{_DOMAINS})/(?=[^\s<>"]{{0,200}}[\d_@=?/-]){_TAIL}
+      | \blinkedin\W{{1,3}}/?in/{_TAIL}
+      | (?:https?://)?(?<![\w.@-])[a-z]{{2,20}}-[a-z]{{2,20}}\.(?:me|name|blog|page)(?![\w-])(?:/{_TAIL})?
       | \bskype:{_TAIL}
     )""",
     re.IGNORECASE | re.VERBOSE,
@@ -54,24 +56,29 @@ _LINK = re.compile(
 # E-mail addresses
 
 _LOCAL = r"[\w.+%&'~!#$*=-]"
-_AT = r"(?:[@\uff20]|\ ?[\[({<]\ ?(?:at|@)\ ?[\])}>]\ ?)"
-_DOT = r"(?:[.\uff0e]|\ ?[\[({<]\ ?(?:dot|\.)\ ?[\])}>]\ ?)"
+_DOT_WORDS = ("dot", "punto", "ponto", "punkt", "point")
+_AT_WORD, _DOT_WORD = "(?:at|arroba)", f"(?:{'|'.join(_DOT_WORDS)})"
+_AT = rf"(?:[@\uff20]|\ ?[\[({{<]\ ?(?:{_AT_WORD}|@)\ ?[\])}}>]\ ?)"
+_DOT = rf"(?:[.\uff0e]|\ ?[\[({{<]\ ?(?:{_DOT_WORD}|\.)\ ?[\])}}>]\ ?)"
 _EMAIL = re.compile(
-    rf"(?:mailto:|@)?(?<!{_LOCAL})(?:{_LOCAL}++\ ?[\[({{<]\ ?dot\ ?[\])}}>]\ ?){{0,3}}{_LOCAL}++{_AT}"
+    rf"(?:mailto:|@)?(?<!{_LOCAL})(?:{_LOCAL}++\ ?[\[({{<]\ ?{_DOT_WORD}\ ?[\])}}>]\ ?){{0,3}}{_LOCAL}++{_AT}"
     rf"(?:[\w-]++{_DOT})+[^\W\d_][\w-]*+",
     re.IGNORECASE | re.VERBOSE,
 )
 _SPELLED_EMAIL = re.compile(
-    r"(?<![\w.+-])(?P<local>[\w.+-]{1,64}(?: dot [\w+-]{1,40}){0,3}) at (?:[\w-]{1,40} dot ){1,3}"
-    r"[^\W\d_]{2,12}(?![\w-])",
+    rf"(?<![\w.+-])(?P<local>[\w.+-]{{1,64}}(?: {_DOT_WORD} [\w+-]{{1,40}}){{0,3}}) {_AT_WORD} "
+    rf"(?:[\w-]{{1,40}} {_DOT_WORD} ){{1,3}}[^\W\d_]{{2,12}}(?![\w-])",
     re.IGNORECASE,
 )
-_MAIL_WORD = re.compile(r"\b(?:e-?mail|mail|write|reach|contact|correo|courriel)\b[^.;]{0,25}$", re.IGNORECASE)
+_MAIL_WORD = re.compile(
+    r"\b(?:e-?mail|mail|write|reach|contact|correo|courriel|escr[i\u00ed]be|\u00e9cri|schreib)\w{0,6}\b[^.;]{0,25}$",
+    re.IGNORECASE,
+)
 
 
 def _spelled_email(match: re.Match[str]) -> Span | None:
     local = match["local"]
-    has_form = " dot " in local.lower() or any(not character.isalpha() for character in local)
+    has_form = not local.isalpha()
     before = max(0, match.start() - 35)
     return match.span() if has_form or _MAIL_WORD.search(match.string, before, match.start()) else None
 
@@ -90,12 +97,17 @@ _NORTH_AMERICAN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _NATIONAL = re.compile(rf"{_ALONE}(?:\(0\d{{1,5}}\)\ ?|0\d{{1,5}}{GAP})\d(?:{GAP}?\d){{4,11}}{_END}", re.VERBOSE)
+# Without gaps: of 11 or 12 digits, or of a French mobile; an ISBN has 10. And `(11) 91234-5678`
+_TOGETHER = re.compile(rf"{_ALONE}(?:0[1-9]\d{{9,10}}|0[67]\d{{8}}|\(\d\d\)\ ?\d{{4,5}}-\d{{4}}){_END}", re.VERBOSE)
 _CUED_PHONE = re.compile(
     rf"""\b(?:tel|telephone|telefon|telefono|tel[\u00e9e]fono|t[\u00e9]l|t[\u00e9]l[\u00e9]phone|phone|call|mobile|mobil
           |m[\u00f3o]vil|celular|cellulare|portable|cell|fax|whatsapp|viber|sms|handy|hotline
           |\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d
-          |(?:reach|text|ring|contact|message|ping)\ me)\b[.:\ ]*+
-        (?:(?:me|us|on|at|no|nr|number|under|is)\b[.:\ ]*+){{0,3}}
+          |telefone|(?P<plain>(?:reach|text|ring|contact|message|ping)\ (?:me|us)|ll[a\u00e1]ma(?:me|nos)?
+          |n[u\u00fa]mero|ligue|liga(?:\ me)?|joignable|appel(?:ez|le)(?:-moi)?|num[e\u00e9]ro|erreichbar
+          |ruf\ mich(?:\ an)?|nummer))
+        \b[.:\ ]*+
+        (?:(?:me|us|on|at|no|nr|number|under|unter|is|ist|es|est|\u00e9|al|au|en|em|para|[o\u00f3])\b[.:\ ]*+){{0,3}}
         (?P<value>\(?\d\)?(?:{_DIGIT}){{6,14}}){_END}""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -106,7 +118,8 @@ def _phone(match: re.Match[str]) -> Span | None:
     """Accept digits in the form of a telephone number that are not an amount, a date or years."""
     span = value_span(match)
     number = match.string[slice(*span)]
-    return None if _THOUSANDS.fullmatch(number) or is_date_or_years(number) else span
+    is_amount = _THOUSANDS.fullmatch(number) and not match.groupdict().get("plain")
+    return None if is_amount or is_date_or_years(number) else span
 
 
 def _local_phone(match: re.Match[str]) -> Span | None:
@@ -120,13 +133,21 @@ def _national_phone(match: re.Match[str]) -> Span | None:
 # Social handles
 
 _HANDLE = re.compile(r"(?<![\w@.\uff20])[@\uff20](?P<name>[^\W\d][\w.-]{1,29})(?![\w@/])")
+_SERVICES = (
+    "telegram", "instagram", "insta", "twitter", "skype", "discord", "snapchat", "wechat", "signal", "threads",
+    "mastodon", "tiktok", "github", "gitlab", "bluesky", "linkedin", "xing",
+)  # fmt: skip
 _CUED_HANDLE = re.compile(
-    r"\b(?:telegram|instagram|insta|ig|twitter|skype|discord|snapchat|wechat|signal|threads|mastodon|tiktok|github|"
-    r"gitlab|bluesky|linkedin|xing)(?P<noun> (?:handle|id|name|user ?name|user|account))?(?: is)? ?[:=] ?"
-    r"(?P<value>@?[^\W\d][\w.#-]{2,30})",
+    rf"\b(?:{'|'.join(_SERVICES)})(?P<noun> (?:handle|id|name|user ?name|user|account|usuario|konto))?"
+    r"(?: ?[:=] ?| (?:is|ist|es|est|\u00e9):? | )(?P<value>@?[^\W\d][\w.#-]{2,30})",
     re.IGNORECASE,
 )
-_ACCOUNT_FORM = re.compile(r"[_\d#]|[a-z]{3}\.[a-z]{3}")
+_HANDLE_ON_SERVICE = re.compile(
+    rf"(?<![\w.@-])(?P<value>(?=\w{{1,30}}_\w|[a-z]{{3,30}}\.[a-z]{{3}})[^\W\d][\w.-]{{2,30}})"
+    rf"(?= (?:on|auf|sur|en|no|na|em) (?:{'|'.join(_SERVICES)})\b)",
+    re.IGNORECASE,
+)
+_ACCOUNT_FORM = re.compile(r"[^\W_]_[^\W_]|[^\W\d_]{3}\d{2}|#\d|[a-z]{3}\.[a-z]{3}", re.IGNORECASE)
 _ACCOUNT_WORD = re.compile(
     r"\b(?:follow|handle|account|twitter|insta|instagram|ig|telegram|tiktok|threads|github|mastodon|bluesky|snapchat|"
     r"discord|skype|dm|find me|add me)(?: \w{1,9}){0,3}[:=]? ?\(?$",
@@ -155,31 +176,37 @@ def _handle(match: re.Match[str]) -> Span | None:
 def _cued_handle(match: re.Match[str]) -> Span | None:
     name = match["value"].rstrip(".-#")
     is_host = name.lower().endswith((".com", ".org", ".net", ".io"))
-    if len(name) < 4 or is_host or not (match["noun"] or name.startswith("@") or _ACCOUNT_FORM.search(name)):
+    if len(name) < 4 or is_host:
+        return None
+    if not (match.groupdict().get("noun") or name.startswith("@") or _ACCOUNT_FORM.search(name)):
         return None
     return match.start("value"), match.start("value") + len(name)
 
 
+SPELLED_DOTS = tuple(f" {word} " for word in _DOT_WORDS)
 _LINK_HINTS = (
     "://", "www.", "skype:", ".ee/", ".in/", *(f".{domain}/" for domain in _DOMAINS.split("|")),
-    *(f".{host}" for host in _PERSONAL_HOSTS),
+    "linkedin", ".me", ".name", ".blog", ".page", *(f".{host}" for host in _PERSONAL_HOSTS),
 )  # fmt: skip
 _PHONE_HINTS = (
     "tel", "t\u00e9l", "phone", "call", "mobil", "m\u00f3vil", "cel", "portable", "fax", "whatsapp", "viber", "sms",
-    "handy", "hotline", "\u0442\u0435\u043b", " me ",
+    "handy", "hotline", "\u0442\u0435\u043b", " me ", " us ", "llama", "ll\u00e1ma", "mero", "ligue", "liga",
+    "joignable", "appel", "erreichbar", "ruf mich", "nummer",
 )  # fmt: skip
-_AT_HINTS = ("@", "\uff20", *(f"at{space}{bracket}" for space in ("", " ") for bracket in ")]}>"))
+_AT_HINTS = ("@", "\uff20", *(f"{end}{bracket}" for end in ("at", "at ", "arroba", "arroba ") for bracket in ")]}>"))
 
 CONTACT_DETECTORS = (
     Detector(LINK, _LINK, hints=_LINK_HINTS),
     Detector(EMAIL, _EMAIL, hints=_AT_HINTS),
-    Detector(EMAIL, _SPELLED_EMAIL, _spelled_email, hints=(" dot ",)),
+    Detector(EMAIL, _SPELLED_EMAIL, _spelled_email, hints=SPELLED_DOTS),
     Detector(PHONE, _INTERNATIONAL, _phone, digits=8, hints=("+",)),
     Detector(PHONE, _NORTH_AMERICAN, _local_phone, digits=10),
     Detector(PHONE, _NATIONAL, _national_phone, digits=9, hints=("0",)),
+    Detector(PHONE, _TOGETHER, _local_phone, digits=10),
     Detector(PHONE, _CUED_PHONE, _phone, digits=7, hints=_PHONE_HINTS),
 )
 HANDLE_DETECTORS = (
-    Detector(HANDLE, _CUED_HANDLE, _cued_handle, hints=(":", "=")),
+    Detector(HANDLE, _CUED_HANDLE, _cued_handle, hints=_SERVICES),
+    Detector(HANDLE, _HANDLE_ON_SERVICE, _cued_handle, hints=_SERVICES),
     Detector(HANDLE, _HANDLE, _handle, hints=("@", "\uff20")),
 )

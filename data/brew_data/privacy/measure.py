@@ -1,7 +1,7 @@
 """Measures recall and precision of redaction on texts in which the place of every identifier is known."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ class RemovalQuality:
     """Counts of identifiers and letters; letters include digits.
 
     Args:
+        find: The detector: returns the identifiers in a line of text.
         planted: Identifiers in the texts, by kind of the truth.
         removed: Those of which every letter was removed, by kind of the truth.
         touched: Those of which some letter was removed, by kind of the truth.
@@ -26,6 +27,7 @@ class RemovalQuality:
         letters_right: Those that belong to planted identifiers.
     """
 
+    find: Callable[[str], Sequence[Identifier]] = find_identifiers
     planted: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
     touched: Counter[str] = field(default_factory=Counter)
@@ -42,7 +44,7 @@ class RemovalQuality:
             planted: The identifiers in it, by place in the text.
         """
         line, places = _line(text)
-        found = find_identifiers(line)
+        found = self.find(line)
         is_removed, is_planted = bytearray(len(text)), bytearray(len(text))
         for _, start, end in found:
             for place in places[start:end]:

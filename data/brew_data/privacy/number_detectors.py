@@ -34,7 +34,7 @@ _IBAN_LENGTHS = {
     "SI": 19, "SK": 24, "SM": 27, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24,
     "XK": 20,
 }  # fmt: skip
-_IBAN = re.compile(r"\b(?P<country>[A-Z]{2})\d\d(?=[ -]?[A-Z0-9])", re.IGNORECASE | re.ASCII)
+_IBAN = re.compile(r"\d(?<=[A-Za-z]{2}\d)(?<!\w[A-Za-z]{2}\d)\d(?=[ -]?[A-Za-z0-9])", re.ASCII)  # its check digits
 _CUED_IBAN = re.compile(
     r"\biban\b(?: (?:no|nr|number)\b\.?)?[:# ]{0,3}(?:is )?"
     r"(?P<value>[A-Z]{2}\d\d(?:[ -]?[A-Z]{4})?(?:[ -]?(?=[A-Z]{0,3}\d)[A-Z0-9]{1,4}){3,8})(?!\w)",
@@ -44,15 +44,16 @@ _CUED_IBAN = re.compile(
 
 def _iban(match: re.Match[str]) -> Span | None:
     """Accept an account number of its country's length and with the right check digits (ISO 7064, mod 97-10)."""
-    text, length = match.string, _IBAN_LENGTHS.get(match["country"].upper())
+    text, start = match.string, match.start() - 2
+    length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
     if length is None:
         return None
-    end = _end_of(text, match.start(), length)
+    end = _end_of(text, start, length)
     if end is None or (end < len(text) and text[end].isalnum()):
         return None
-    account = re.sub("[ -]", "", text[match.start() : end])
+    account = re.sub("[ -]", "", text[start:end])
     number = "".join(str(int(character, 36)) for character in account[4:] + account[:4])
-    return (match.start(), end) if int(number) % 97 == 1 else None
+    return (start, end) if int(number) % 97 == 1 else None
 
 
 def _end_of(text: str, start: int, count: int) -> int | None:
@@ -74,7 +75,7 @@ def _end_of(text: str, start: int, count: int) -> int | None:
 
 # Payment cards (ISO/IEC 7812)
 
-_CARD = re.compile(r"(?<![\w.,+-])[2-6](?:[ -]?\d){13,15}", re.ASCII)
+_CARD = re.compile(r"[2-6](?<![\w.,+-].)(?:[ -]?\d){13,15}", re.ASCII)
 _CUED_CARD = re.compile(
     r"\b(?:card|visa|mastercard|amex|maestro|kreditkarte|carte bancaire|tarjeta|carta di credito)\b"
     r"(?: (?:no|nr|num|number)\b\.?)?[:# ]{0,3}(?:is )?"
@@ -137,17 +138,16 @@ def _national_id(match: re.Match[str]) -> Span | None:
 
 # Network addresses
 
-_IP_4 = re.compile(r"(?<![\w.-])(?P<address>(?:\d{1,3}\.){3}\d{1,3})(?::\d{1,5}|/\d{1,2})?(?![\w-]|\.\d)", re.ASCII)
-_IP_6 = re.compile(r"(?<![\w:.])(?P<address>(?:[0-9A-F]{0,4}:){2,7}[0-9A-F]{0,4})(?![\w:])", re.IGNORECASE | re.ASCII)
-_MAC = re.compile(r"(?<![\w:-])[0-9A-F]{2}([:-])(?:[0-9A-F]{2}\1){4}[0-9A-F]{2}(?![\w:-])", re.IGNORECASE | re.ASCII)
+_IP_4 = re.compile(
+    r"(?P<address>\d(?<![\w.-].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3})(?::\d{1,5}|/\d{1,2})?(?![\w-]|\.\d)", re.ASCII
+)
+_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")  # in the middle of an address
+_BEFORE_COLON, _AFTER_COLON = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{0,39}$"), re.compile(r"[0-9A-Fa-f:]{0,39}(?![\w:])")
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 _VERSION_WORD = re.compile(
     r"\b(?:v|ver|version|release|build|firmware|update|section|chapter|chrome|android|windows|oid)\.? ?$", re.IGNORECASE
 )
 _HOST_WORD = re.compile(r"\b(?:ip|ipv4|address|host|server|ping|ssh|login|from)\b[^.;]{0,15}$", re.IGNORECASE)
-
-
-def _mac(match: re.Match[str]) -> Span | None:
-    return match.span() if ":" in match[0] or not re.sub("-", "", match[0]).isdecimal() else None
 
 
 def _ip_4(match: re.Match[str]) -> Span | None:
@@ -164,13 +164,24 @@ def _ip_4(match: re.Match[str]) -> Span | None:
     return match.span()
 
 
-def _ip_6(match: re.Match[str]) -> Span | None:
-    try:
-        address = ipaddress.IPv6Address(match["address"])
-    except ValueError:  # a time, or C++
+def _with_colons(match: re.Match[str]) -> Span | None:
+    """Accept an IPv6 address, or the six bytes of a network card (MAC)."""
+    text = match.string
+    first = _BEFORE_COLON.search(text, max(0, match.start() - 40), match.start())
+    last = _AFTER_COLON.match(text, match.end())
+    if first is None or last is None:
         return None
-    is_word = digit_count(match[0]) == 0 or len(match[0]) < 7
-    return None if address.is_loopback or address.is_unspecified or is_word else match.span()
+    found = text[first.start() : last.end()]
+    if digit_count(found) == 0 or len(found) < 7:  # a word, as in C++
+        return None
+    if not _MAC.fullmatch(found):
+        try:
+            address = ipaddress.IPv6Address(found)
+        except ValueError:  # a time
+            return None
+        if address.is_loopback or address.is_unspecified:
+            return None
+    return first.start(), last.end()
 
 
 # Dates of birth
@@ -189,8 +200,9 @@ _BIRTH_DATE = re.compile(
     re.IGNORECASE,
 )
 _BIRTH_HINTS = (
-    "born", "dob", "d.o.b", "birth", "geb", "n\u00e9 le", "n\u00e9e le", "naissance", "naci", "nat", "nasc",
-    "f\u00f6dd", "f\u00f8dt", "urodz",
+    "born", "dob", "d.o.b", "birth", "geboren", "geb.", "geburt", "geboorte", "n\u00e9 le", "n\u00e9e le",
+    "naissance", "nacid", "nacimiento", "nato il", "nata il", "nascita", "nascid", "nascimento", "f\u00f6dd",
+    "f\u00f8dt", "urodzon",
 )  # fmt: skip
 
 NUMBER_DETECTORS = (
@@ -201,8 +213,7 @@ NUMBER_DETECTORS = (
     ),
     Detector(CARD, _CARD, _card, digits=14),
     Detector(NATIONAL_ID, _NATIONAL_ID, _national_id, digits=5, hints=_ID_HINTS),
-    Detector(NETWORK, _MAC, _mac, digits=1, hints=(":", "-")),
-    Detector(NETWORK, _IP_6, _ip_6, digits=1, hints=(":",)),
-    Detector(NETWORK, _IP_4, _ip_4, digits=4, hints=(".",)),
+    Detector(NETWORK, _COLONS, _with_colons, digits=1),
+    Detector(NETWORK, _IP_4, _ip_4, digits=4),
     Detector(BIRTH_DATE, _BIRTH_DATE, digits=1, hints=_BIRTH_HINTS),
 )

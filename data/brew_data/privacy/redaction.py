@@ -11,7 +11,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from brew_data.privacy.address_detectors import ADDRESS_DETECTORS
-from brew_data.privacy.contact_detectors import CONTACT_DETECTORS, HANDLE_DETECTORS
+from brew_data.privacy.contact_detectors import CONTACT_DETECTORS, HANDLE_DETECTORS, SPELLED_DOTS
 from brew_data.privacy.detector import digit_count
 from brew_data.privacy.number_detectors import NUMBER_DETECTORS
 
@@ -21,14 +21,14 @@ __all__ = ["Identifier", "find_identifiers", "redact"]
 _LINKS_AND_MAIL, _PHONES = CONTACT_DETECTORS[:3], CONTACT_DETECTORS[3:]
 _DETECTORS = (*_LINKS_AND_MAIL, *NUMBER_DETECTORS, *ADDRESS_DETECTORS, *_PHONES, *HANDLE_DETECTORS)
 
-_HINT = re.compile(r"[\d@\uff20/:=.)\]}>]")  # a text without one of these, and without ` dot `, has no identifier
+_HINT = re.compile(r"[\d@\uff20/:=_.)\]}>]")  # without one of these or a spelled dot, a text has no identifier
 
 # Characters without a form, behind which an identifier could hide: controls, soft hyphens, marks of the direction.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _COMMAS = re.compile(r" ?,(?: ?,)*")
 _MOST_PASSES = 5  # a text that needs more was made to need them
-_SUSPICIOUS = re.compile(rf"{_HINT.pattern}|\bdot\b")
+_SUSPICIOUS = re.compile(rf"{_HINT.pattern}|\b(?:{'|'.join(word.strip() for word in SPELLED_DOTS)})\b")
 
 
 class Identifier(NamedTuple):
@@ -45,7 +45,7 @@ def find_identifiers(text: str) -> list[Identifier]:
     Args:
         text: Without line breaks and repeated spaces.
     """
-    if not _HINT.search(text) and " dot " not in text:
+    if not _HINT.search(text) and not any(map(text.__contains__, SPELLED_DOTS)):
         return []
     found: list[Identifier] = []
     digits, lowered = digit_count(text), text.lower()

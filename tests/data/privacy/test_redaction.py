@@ -26,7 +26,7 @@ EMAILS = [
     "josé@exämple.de", "ana@пример.рф", "ana_lee-2@my-site.io", "mailto:ana@example.com", "ana\uff20example.com",
     "ana (at) example.com", "ana[at]example[dot]com", "ana@example (dot) com", "ana{at}example.com",
     "ana[dot]lee[at]example[dot]com", "@ana@mastodon.example", "ana.lee at example dot com",
-    "ana dot lee at mail dot example dot com",
+    "ana dot lee at mail dot example dot com", "ana [arroba] example [punto] com", "ana.lee arroba example punto com",
 ]  # fmt: skip
 PHONES = [
     "+1 202-555-0142", "+12025550142", "+1 (202) 555-0142", "(202) 555-0142", "202-555-0142", "202.555.0142",
@@ -35,13 +35,14 @@ PHONES = [
     "+49 30 901820", "+49 (0)30 90 18 20", "+49(0)170 1234567", "0049 30 901820",
     "030 901820", "030/901820", "030 - 90 18 20", "(030) 901820", "0170-1234567", "020 7946 0958", "07700 900123",
     "06 12 34 56 78", "+33 6 12 34 56 78", "+44 20 7946 0958", "+91 98765 43210", "+86 138 0013 8000",
-    "098765 43210",
+    "098765 43210", "07700900123", "0612345678", "015123456789", "(11) 91234-5678", "06.12.34.56.78",
 ]  # fmt: skip
 LINKS = [
     "https://www.linkedin.com/in/ana-lee-1234", "http://example.com/u?id=77", "www.example.com/people/ana",
     "linkedin.com/in/ana", "de.linkedin.com/in/ana", "github.com/ana", "t.me/ana_lee", "wa.me/12025550142",
     "https://user@example.com/x", "https://example.com/#ana", "skype:ana.lee?call", "ftp://example.com/ana",
     "ana-lee.github.io", "https://ana.substack.com", "meet.example.com/abc-defg", "example.org/people/77",
+    "ana-lee.me", "LinkedIn: /in/ana-lee-84",
 ]  # fmt: skip
 ADDRESSES = [
     "12 Oak Street", "12b Oak Street", "1600 Pennsylvania Avenue NW, Washington, DC 20500", "350 5th Avenue, Apt 4B",
@@ -53,6 +54,9 @@ ADDRESSES = [
     "Storgatan 5, 114 55 Stockholm", "12 rue de la Paix, 75002 Paris", "4 bis, rue Victor Hugo",
     "12 place de la République, 75003 Paris", "Calle de la Princesa 12, 28008 Madrid", "Rua das Flores, 45",
     "Avenida Paulista 1578", "Via Roma 12, 00184 Roma", "ul. Marszałkowska 12/5, 00-950 Warszawa",
+    "Rosenweg 8, 80331 München", "Goethestr. 5 in 60313 Frankfurt", "Av. Diagonal 405, 08008 Barcelona",
+    "calle Mayor, 15, 3º B, 28013 Madrid", "Rua Augusta, 1500, apto 42, São Paulo - SP, 01304-001",
+    "Rua do Carmo 12, 1200-094 Lisboa", "25 cours Mirabeau, 13100 Aix-en-Provence",
     "P.O. Box 1234", "Postfach 100254", "〒100-0001 東京都千代田区千代田1-1", "北京市朝阳区建国路88号",
 ]  # fmt: skip
 BANK_ACCOUNTS = [
@@ -86,7 +90,9 @@ CUED = [  # the identifier in braces, after a word that says what it is
     (BIRTH_DATE, "née le {12 mars 1985}"), (BIRTH_DATE, "birthday: {March 12th}"),
     (NETWORK, "my IP is {10.0.0.7}"),
     (HANDLE, "follow me on X {@Ana}"), (HANDLE, "Telegram: {ana_lee}"), (HANDLE, "WeChat id: {analee}"),
-    (HANDLE, "insta handle: {ana.lee}"),
+    (HANDLE, "insta handle: {ana.lee}"), (HANDLE, "my telegram is {ana_lee}"), (HANDLE, "skype {ana.lee}"),
+    (PHONE, "llámame al {612 345 678}"), (PHONE, "ligue para {912 345 678}"), (PHONE, "erreichbar unter {5550142}"),
+    (ADDRESS, "ich wohne in der {Rosenweg 8}"), (ADDRESS, "meine Adresse ist {Lindenhof 3}"),
 ]  # fmt: skip
 KEPT = [
     "", "nurse in berlin", "1,299.00 EUR", "$1,200,000", "1 200 000 EUR", "1.200.000,00 €", "+10 000 000 followers",
@@ -115,7 +121,10 @@ KEPT = [
     "driving 5 teams", "born in 1985", "NATO 12 May 2019", "gift cards 100", "12 May 2019", "PAN India",
     # handles
     "@Override", "@angular/core", "@media", "engineer @Google", "dinner @8pm", "GitHub: Actions", "Signal: weak",
-    "Manager at Booking dot com", "Amazon.com/Expedia", "www.medium.com",
+    "Manager at Booking dot com", "Amazon.com/Expedia", "www.medium.com", "top100 on LinkedIn",
+    "engineer on GitHub", "Discord is great", "GitHub Copilot", "my signal processing",
+    # units, and words that begin like them
+    "floor manager", "salary 50000", "unit tests 12",
 ]  # fmt: skip
 
 
@@ -147,6 +156,15 @@ def test_what_is_not_an_identifier_is_kept(text: str) -> None:
 def test_the_city_after_a_street_is_removed_at_the_end_of_a_sentence() -> None:
     assert redact("nurse at 12 Oak Street, Springfield") == "nurse at"
     assert redact("nurse at 12 Oak Street, Austin, Texas. Law") == "nurse at . Law"
+
+
+def test_only_the_address_is_removed() -> None:
+    assert redact("12 Oak Street, salary 50 a day") == "salary 50 a day"
+    assert redact("12 Oak Street, Suite 200, floor manager") == "floor manager"
+
+
+def test_a_handle_on_a_service_is_removed() -> None:
+    assert redact("I am ana_lee on Instagram") == "I am on Instagram"
 
 
 def test_several_identifiers_of_a_text_are_counted() -> None:

@@ -16,6 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brew_data.privacy.config import PrivacyConfig
+from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_data.privacy.table_privacy import make_private
 from brew_data.prompts.compiler import PastInteraction
 from brew_data.prompts.history import HistoryPolicy
 from brew_data.schema import Tables
@@ -261,6 +264,7 @@ def compiled(
     context_path: Path,
     folder: Path,
     history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+    pseudonyms: PseudonymConfig | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Return the candidates and the prompts of a batch of one part."""
     plan = plan_of(write(folder / "rows.parquet", rows), rows=100)
@@ -272,9 +276,22 @@ def compiled(
         engine=EngineConfig(),
         context_path=str(context_path),
         history=history,
+        pseudonyms=pseudonyms,
     )
     (row,) = table.to_pylist()
     return _deserialize(row["listed"]), _deserialize(row["prompts"])
+
+
+def test_a_batch_names_members_of_a_context_with_pseudonyms_by_their_ids(
+    service: RankingService, context_path: Path, tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef")
+    config = PseudonymConfig(env="PSEUDONYM_KEY")
+    private, _ = make_private(tables, PrivacyConfig(pseudonyms=config))
+    MemberContext.build(private, tmp_path / "private.sqlite", key_id=config.open().key_id)
+    rows = [ROW, ROW | {"member_id": "nobody"}]
+    expected = compiled(rows, service, context_path, tmp_path)
+    assert compiled(rows, service, tmp_path / "private.sqlite", tmp_path, pseudonyms=config) == expected
 
 
 def test_batch_scores_equal_online_scores(service: RankingService, context_path: Path, tmp_path: Path) -> None:
