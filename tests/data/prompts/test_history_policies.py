@@ -276,8 +276,8 @@ def test_candidates_with_the_same_history_share_one_prefix(tokenizer: Tokenizer)
     assert second is fourth
     for prefix, title in zip([first, second, third, fourth], titles, strict=True):
         assert prefix == compiler.prefix(task, {}, history, candidate=job(title))
-    [one, same] = compiler_with(tokenizer).member({}, history).prefixes(task, [job("nurse"), job("cook")])
-    assert one is same
+    [chronological, same] = compiler_with(tokenizer).member({}, history).prefixes(task, [job("nurse"), job("cook")])
+    assert chronological is same
     assert member.prefixes(task, []) == []
 
 

@@ -37,24 +37,24 @@ class Kind(NamedTuple):
     per_member: float  # number of entities; 0: drawn elsewhere (`SUGGESTIONS` people, one company for each company)
     by_topic: bool  # members look for them by topic; False: by industry
     lifetime_days: float  # median; infinite: they stay
-    count: float = 0.0  # median of the number that the text shows; 0: it shows none
+    people: float = 0.0  # median of the number that the text shows; 0: it shows none
     author: str | None = None  # "writer": somebody with followers writes it; "employee": somebody of the company
 
 
 FOREVER = float("inf")
 KINDS = (
-    Kind("job", 0.6, False, 45.0, count=40.0),
-    Kind("search_result", 0.8, False, 45.0, count=40.0),
-    Kind("post", 1.2, True, 20.0, count=60.0, author="writer"),
+    Kind("job", 0.6, False, 45.0, people=40.0),
+    Kind("search_result", 0.8, False, 45.0, people=40.0),
+    Kind("post", 1.2, True, 20.0, people=60.0, author="writer"),
     Kind("notification", 0.8, True, 10.0, author="writer"),
     Kind("person", 0.0, False, FOREVER),
-    Kind("company", 0.0, False, FOREVER, count=3_000.0),
-    Kind("course", 0.25, False, FOREVER, count=5_000.0),
-    Kind("group", 0.15, True, FOREVER, count=2_000.0),
+    Kind("company", 0.0, False, FOREVER, people=3_000.0),
+    Kind("course", 0.25, False, FOREVER, people=5_000.0),
+    Kind("group", 0.15, True, FOREVER, people=2_000.0),
     Kind("message", 0.4, False, 15.0, author="employee"),
     Kind("ad", 0.2, False, 30.0),
-    Kind("article", 0.4, True, 45.0, count=90.0, author="writer"),
-    Kind("event", 0.25, True, 40.0, count=80.0),
+    Kind("article", 0.4, True, 45.0, people=90.0, author="writer"),
+    Kind("event", 0.25, True, 40.0, people=80.0),
 )
 assert tuple(kind.entity_type for kind in KINDS) == ENTITY_TYPES
 
@@ -78,7 +78,7 @@ class Entities:
     author_E: Array  # index of a member; -1: none
     owner_E: Array  # the member to whom a person is suggested; -1: other types
     mutual_E: Array
-    count_E: Array
+    people_E: Array
     query_role_E: Array
     query_city_E: Array  # -1: none
     created_E: Array  # day; the oldest entities exist before the log starts
@@ -178,7 +178,7 @@ def _draw_kind(
         author_E=author_E,
         owner_E=owner_E,
         mutual_E=mutual_E if kind.entity_type == "person" else np.zeros(E, dtype=np.int64),
-        count_E=np.maximum(1, kind.count * np.exp(_COUNT_SIGMA * popular_E)).astype(np.int64) * (kind.count > 0),
+        people_E=np.maximum(1, kind.people * np.exp(_COUNT_SIGMA * popular_E)).astype(np.int64) * (kind.people > 0),
         query_role_E=np.where(rng.random(E) < 0.6, role_E, draw_roles(rng, industry_E)),
         query_city_E=_draw_query_cities(rng, city_E),
         created_E=created_E,
@@ -233,7 +233,7 @@ def _draw_qualities(rng: np.random.Generator, kind: Kind, quality_E: Array) -> t
     spread = np.sqrt((QUALITIES**2 - 1) / 12)  # sd of a uniform level
     level_E = (quality_E - (QUALITIES - 1) / 2) / spread
     popular_E = 0.4 * level_E + np.sqrt(1 - 0.4**2) * rng.standard_normal(len(quality_E))
-    if not kind.count:
+    if not kind.people:
         return level_E, popular_E
     both_E = 0.8 * level_E + 0.6 * popular_E
     return both_E / np.sqrt(0.8**2 + 0.6**2 + 2 * 0.8 * 0.6 * 0.4), popular_E

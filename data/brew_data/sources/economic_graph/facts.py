@@ -48,18 +48,18 @@ class EntityFacts(NamedTuple):
 
     | type | facts of its text |
     |---|---|
-    | job | industry, role, seniority, skills, city, remote, company, employer, quality (pay), count (applicants) |
+    | job | industry, role, seniority, skills, city, remote, company, employer, quality (pay), people (applicants) |
     | search_result | as job, and query_role, query_city: what was searched for |
-    | post, article | topic, tone, quality, author, author_industry, author_role, count (reactions) |
+    | post, article | topic, tone, quality, author, author_industry, author_role, people (reactions) |
     | notification | topic, tone, quality, author, author_industry, author_role |
     | person | author (their name), industry, role, seniority, company, city, topic, mutual |
-    | company | company (its name), industry, employer, city, topic, quality, count (followers) |
-    | course | industry, skills (one or two), seniority (its level), tone, quality (rating), count (learners) |
-    | group | topic, industry, tone, quality, count (members) |
+    | company | company (its name), industry, employer, city, topic, quality, people (followers) |
+    | course | industry, skills (one or two), seniority (its level), tone, quality (rating), people (learners) |
+    | group | topic, industry, tone, quality, people (members) |
     | message | author, author_industry, author_role (the sender), industry, role, seniority, skills, city, company,
                 employer: the job that it offers; quality (personal or a mass mailing) |
     | ad | company, employer, industry, topic, quality |
-    | event | topic, industry, city, remote (online), tone, quality, company (organizer), count (attendees) |
+    | event | topic, industry, city, remote (online), tone, quality, company (organizer), people (attendees) |
     """
 
     entity_type: str
@@ -77,7 +77,7 @@ class EntityFacts(NamedTuple):
     author: str = ""  # name of a person
     author_industry: int = 0
     author_role: int = 0
-    count: int = 0
+    people: int = 0  # whose number the text shows
     mutual: int = 0  # connections in common with the member to whom a person is suggested
     query_role: int = 0  # index into ROLES[industry]
     query_city: int = -1  # index into CITIES; -1: the search names no city

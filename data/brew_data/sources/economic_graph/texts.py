@@ -99,7 +99,7 @@ def entity_texts(world: World, rows: range) -> Texts:
         if free_text := _FREE_TEXT.get(facts.entity_type):
             planted += _plant(world, rng, row, fields, free_text, locale)
         number = _NUMBERS.get(facts.entity_type)
-        records.append({**fields, number: facts.count} if number else fields)
+        records.append({**fields, number: facts.people} if number else fields)
     return Texts(pa.array(records, _FIELDS_TYPE), planted)
 
 
