@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -50,6 +51,8 @@ class DatasetInfo:
     prompt_digest: str  # of the `PromptBundle` in prompts/
     commit: str | None  # git commit of the code
     gates: list[Gate] = field(default_factory=list)  # of the models that are trained on the data (`release.gates`)
+    # Settings of a source that generates its tables; empty for one that reads files, and after an append.
+    source_config: dict[str, Any] = field(default_factory=dict)
     inputs: list[InputFile] = field(default_factory=list)  # empty for a source that generates its tables
     appended_to: str | None = None  # digest of the data set whose files this one contains
     key_id: str | None = None  # of the pseudonyms of the members (`Pseudonyms.key_id`); None: members have their ids
@@ -100,6 +103,7 @@ class DataFolder:
                 )
             info = DatasetInfo(
                 source=str(content["source"]),
+                source_config=dict(content["source_config"]),
                 split=Split(**{name: int(time) for name, time in content["split"].items()}),
                 has_true_probabilities=bool(content["has_true_probabilities"]),
                 config_digest=str(content["config_digest"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from brew_cluster.jobs.logistic_baseline import logistic_baseline
+from brew_cluster.jobs.baselines import fit_baselines
 from brew_cluster.jobs.publish import REPORT_VERSION
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
@@ -202,8 +202,9 @@ def run_benchmark(
                     parts=parts,
                     on_progress=progress.update,
                 )
-        logistic = logistic_baseline(data.info.source, tables, data.info.split)
-        quality = benchmark(done, tables, bundle.suite, data.info.split, rows, logistic=logistic)
+        info, suite = data.info, bundle.suite
+        baselines = fit_baselines(info.source, info.source_config, tables, suite, info.split)
+        quality = benchmark(done, tables, suite, info.split, rows, baselines=baselines)
     result = make_report(
         model=model,
         data=data,

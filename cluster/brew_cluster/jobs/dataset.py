@@ -4,7 +4,7 @@ import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -301,7 +301,9 @@ def finish_dataset(
     Returns:
         The content of `card.json`.
     """
-    inputs, digest = [*input_files(prepared.source), *_corpus_files(config)], PromptBundle.of(prepared.compiler).digest
+    read = input_files(prepared.source)
+    generates = config.path is None and not read
+    inputs, digest = [*read, *_corpus_files(config)], PromptBundle.of(prepared.compiler).digest
     card = dataset_card(
         config,
         prepared.folder,
@@ -317,6 +319,7 @@ def finish_dataset(
     write_card(card, prepared.folder)
     DatasetInfo(
         source=config.source,
+        source_config=asdict(config.source_config) if generates else {},
         split=prepared.split,
         has_true_probabilities=prepared.has_true_probabilities,
         config_digest=config_digest(config),

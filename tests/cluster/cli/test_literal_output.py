@@ -94,7 +94,7 @@ def quality(text: str) -> Any:
     from brew_serve.benchmark import TaskQuality
 
     figures = TaskQuality(
-        rows=1, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=0.6, best_auc=0.9, logistic_auc=0.7
+        rows=1, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=0.6, best_auc=0.9, other_aucs={text: 0.7}
     )
     return {text: figures}
 

@@ -4,12 +4,12 @@
 Shape suffix: N interactions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.suite import TaskSpec, TaskSuite, load_suite
 from brew_data.sources.economic_graph.behaviour import BY_EMPLOYER, match_features, style_of
 from brew_data.sources.economic_graph.config import DAYS_PER_MONTH, START, EconomicGraphConfig
 from brew_data.sources.economic_graph.entities import KINDS
@@ -19,11 +19,10 @@ from brew_data.sources.economic_graph.interactions import Interactions, generate
 from brew_data.sources.economic_graph.surfaces import SURFACES, Surface
 from brew_data.sources.economic_graph.world import World, draw_world
 from brew_data.sources.synthetic.reachability import leaning
+from brew_data.split import Split
 from brew_platform.metrics import auc, smoothed_mean
 
-__all__ = ["Ablation", "measure"]
-
-_GAP_DAYS = DAYS_PER_MONTH
+__all__ = ["Ablation", "TaskScores", "measure", "score_tasks"]
 
 
 class Ablation(NamedTuple):
@@ -45,39 +44,84 @@ class Ablation(NamedTuple):
         return (auc - self.popularity) / (self.best - self.popularity)
 
 
+class TaskScores(NamedTuple):
+    """The scores of one task by several models, on interactions that none of them was fitted on."""
+
+    task: TaskSpec
+    id_N: Array  # int64 interaction ids
+    label_N: Array  # float64, 0 or 1
+    score_N: dict[str, Array]  # float64 by model: popularity, profile, matches, text, history, best
+
+
 def measure(config: EconomicGraphConfig, suite: TaskSuite) -> list[Ablation]:
-    """Generate a graph and measure all tasks. The default size takes about 30 s.
+    """Generate a graph and measure all tasks on its last month. The default size takes about 30 s.
 
     Args:
         config: The graph.
         suite: Tasks on its surfaces.
     """
+    start, day = int(START.timestamp() * 1_000_000), 86_400_000_000
+    month = DAYS_PER_MONTH * day
+    split = Split(train_until=start + config.days * day - 2 * month - 1, until=start + config.days * day, gap=month)
+    results = []
+    for scores in score_tasks(config, suite, split):
+        label_N = scores.label_N
+        aucs = {name: auc(label_N.astype(np.int64), score_N) for name, score_N in scores.score_N.items()}
+        results.append(
+            Ablation(
+                task=scores.task.name,
+                is_trained=scores.task.in_training,
+                rows=len(label_N),
+                positive_rate=float(label_N.mean()),
+                **{name: float("nan") if value is None else value for name, value in aucs.items()},
+            )
+        )
+    return results
+
+
+def score_tasks(config: EconomicGraphConfig, suite: TaskSuite, split: Split) -> Iterator[TaskScores]:
+    """Generate a graph, fit the models of each task, and score its benchmark rows.
+
+    Args:
+        config: The graph.
+        suite: Tasks on its surfaces.
+        split: Models are fitted on the rows of members who have not opted out up to the cut; later rows are scored.
+    """
     world = draw_world(config)
     rows = Interactions.concatenate(list(generate_months(world)))
-    rows = rows.take(~world.members.opted_out_M[rows.member_N])
-    micros_per_day = 86_400_000_000
-    day_N = (rows.time_N - int(START.timestamp() * 1_000_000)) / micros_per_day
-    leanings_NF = _leanings(world, rows, day_N < config.days - DAYS_PER_MONTH - _GAP_DAYS)
-    results = []
+    id_N = np.flatnonzero(~world.members.opted_out_M[rows.member_N])
+    rows = rows.take(id_N)
+    train_N = rows.time_N <= split.train_until
+    test_N = (rows.time_N > split.benchmark_after) & (rows.time_N <= split.until)
+    leanings_NF = _leanings(world, rows, train_N)
     for number, surface in enumerate(SURFACES):
+        tasks = suite.tasks_of(surface.name)
         of_surface = np.flatnonzero(rows.surface_N == number)
-        part, day = rows.take(of_surface), day_N[of_surface]
-        train, test = day < config.days - DAYS_PER_MONTH - _GAP_DAYS, day >= config.days - DAYS_PER_MONTH
-        profile = _profile_features(world, part)
+        part, train, test = rows.take(of_surface), train_N[of_surface], test_N[of_surface]
+        if not (tasks and train.any() and test.any()):
+            continue
         matches = np.stack(list(match_features(world, surface.entity_type, part.member_N, part.entity_N).values()), 1)
-        shown = _shown_features(world, surface, part)
-        text = np.concatenate([matches, shown], axis=1)
-        history = np.concatenate([text, leanings_NF[of_surface]], axis=1)
-        for task in suite.tasks_of(surface.name):
+        text = np.concatenate([matches, _shown_features(world, surface, part)], axis=1)
+        features = {
+            "profile": _profile_features(world, part),
+            "matches": matches,
+            "text": text,
+            "history": np.concatenate([text, leanings_NF[of_surface]], axis=1),
+        }
+        for task in tasks:
             positive = np.isin([action.name for action in surface.actions], suite.positive_actions(task))
             y = positive[part.action_N].astype(np.float64)
             truth = part.probability_NA[:, : len(surface.actions)][:, positive].sum(axis=1)
-            popularity = smoothed_mean(part.entity_N[train], y[train], part.entity_N[test])
-            fitted = [_fitted(features, y, train)[test] for features in (profile, matches, text, history)]
-            aucs = [auc(y[test].astype(np.int64), score) for score in (popularity, *fitted, truth[test])]
-            values = [float("nan") if value is None else value for value in aucs]
-            results.append(Ablation(task.name, task.in_training, int(test.sum()), float(y[test].mean()), *values))
-    return results
+            yield TaskScores(
+                task,
+                id_N[of_surface][test],
+                y[test],
+                {
+                    "popularity": smoothed_mean(part.entity_N[train], y[train], part.entity_N[test]),
+                    **{name: _fitted(values, y, train)[test] for name, values in features.items()},
+                    "best": truth[test],
+                },
+            )
 
 
 def _profile_features(world: World, rows: Interactions) -> Array:
