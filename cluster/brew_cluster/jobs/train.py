@@ -3,9 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import ray
 import torch
@@ -13,24 +11,23 @@ import torch
 from brew_cluster.cli.views.training import TrainView
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.lineage import Lineage, parent_of
-from brew_cluster.jobs.recipe import find_recipe
+from brew_cluster.jobs.train_job import TrainJob, load_job
 from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
 from brew_data.data_folder import DATASET_FILE, DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
-from brew_platform.config import config_digest, load_config
+from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
-from brew_platform.errors import ConfigError, UserError
+from brew_platform.errors import UserError
 from brew_platform.provenance import source_commit
-from brew_platform.registry.gates import Gate, ReleaseConfig
-from brew_platform.settings import PositiveInt, Settings
+from brew_platform.registry.gates import Gate
 from brew_serve.benchmark import validate_gates
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.manifest import CHECKPOINTS, peek_checkpoint
 from brew_train.checkpoints.state import peek_state
-from brew_train.config import ModelShape, TrainConfig
+from brew_train.config import ModelShape
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_folder import read_plan
@@ -39,66 +36,10 @@ from brew_train.model.base_model import require_base_model
 from brew_train.ray_launcher import run_on_ray
 from brew_train.validate import require_continuation
 
-__all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job"]
+__all__ = ["TrainJob", "dry_run_job", "export_run", "load_job", "relaunch_job", "run_job", "shape_of"]
 
 PROMPTS = "prompts"  # folder of a run: the prompts of its data
 BASE_HASHES = "base-hashes.json"  # file of a run: the hashes of the files of the model that it starts from
-
-
-@dataclass(kw_only=True)
-class TrainJob(Settings):
-    """The settings of a training job. Paths are relative to the working directory.
-
-    Raises:
-        ConfigError: `bins` or `evaluation` names an unknown stage, or `prompts` is not a local folder.
-    """
-
-    RENAMED: ClassVar[dict[str, str]] = {"tokenizer": "prompts"}  # `load_config` names the new key in its error
-
-    data: str = ""  # folder that `brew360 data build` made; the paths below may refer to it as ${data}
-    run: str = ""  # folder of this run; an existing run is continued
-    prompts: str = "${data}/prompts"  # folder of the data's prompts (tokenizer, suite, format); exports contain them
-    # Folder of packed bins for each stage, by its name: a path, or s3://bucket/folder.
-    bins: dict[str, str] = field(default_factory=dict)
-    evaluation: dict[str, str] = field(default_factory=dict)  # the same, for stages with evaluate_every
-    context_length: PositiveInt = 512  # maximum number of tokens that the model reads
-    vocabulary_size: PositiveInt | None = None  # for a dry run without a tokenizer; else the tokenizer's
-    train: TrainConfig = field(default_factory=TrainConfig)
-    release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the model; none: those of the data
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = sorted({*self.bins, *self.evaluation} - {stage.name for stage in self.train.stages})
-        if unknown:
-            raise ConfigError(
-                f"bins are given for {', '.join(unknown)}, but the stages are "
-                f"{', '.join(stage.name for stage in self.train.stages)}."
-            )
-        if "://" in self.prompts:
-            raise ConfigError(
-                f"prompts is {self.prompts}, but prompts are read from a local folder: copy them to this machine, and "
-                f"pass prompts=FOLDER."
-            )
-
-    def require_run(self) -> None:
-        """Raise a ConfigError if `run` is not set. A dry run needs no run folder."""
-        if not self.run:
-            raise ConfigError(
-                "run has no value: give the run's folder, as run=runs/NAME; the same folder continues it."
-            )
-
-
-def load_job(recipe: str, overrides: Sequence[str] = ()) -> TrainJob:
-    """The job that a recipe describes.
-
-    Args:
-        recipe: path of a YAML file, or the name of a recipe that ships: cpt, ift, sft.
-        overrides: `key=value`.
-
-    Raises:
-        ConfigError: there is no such recipe, or a setting is unknown or of the wrong type.
-    """
-    return load_config(TrainJob, find_recipe("train", recipe), overrides=overrides)
 
 
 def run_job(job: TrainJob, console: PlainConsole) -> TrainResult:
@@ -181,9 +122,17 @@ def dry_run_job(job: TrainJob, gpus: int, console: PlainConsole) -> None:
     Raises:
         UserError: The job cannot run on this number of GPUs, or neither a tokenizer nor a vocabulary size is set.
     """
+    dry_run(job.train, gpus=gpus, shape=shape_of(job)).render(console)
+
+
+def shape_of(job: TrainJob) -> ModelShape:
+    """Return the sizes that the data determine, for a model that is not trained: from the recipe or the tokenizer.
+
+    Raises:
+        UserError: Neither a tokenizer nor a vocabulary size is set.
+    """
     vocabulary_size = job.vocabulary_size or PromptBundle.load(Path(job.prompts)).tokenizer.vocabulary_size
-    shape = ModelShape(vocabulary_size=vocabulary_size, context_length=job.context_length)
-    dry_run(job.train, gpus=gpus, shape=shape).render(console)
+    return ModelShape(vocabulary_size=vocabulary_size, context_length=job.context_length)
 
 
 def export_run(run: Path, out: Path) -> int:
