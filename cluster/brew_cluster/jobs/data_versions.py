@@ -16,7 +16,7 @@ from brew_platform.errors import UserError
 from brew_platform.registry.registry import Registry, Version
 from brew_platform.storage.base import open_store
 
-__all__ = ["open_datasets", "publish_data"]
+__all__ = ["DEFAULT_NAME", "SECTION", "open_datasets", "publish_data"]
 
 SECTION, DEFAULT_NAME = "datasets", "brew360"
 NOT_PUBLISHED = ("logs", "quarantine")  # the machine's, and rows that no prompt contains

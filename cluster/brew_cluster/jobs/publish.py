@@ -6,12 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from brew_cluster.jobs.data_versions import DEFAULT_NAME, SECTION
 from brew_cluster.jobs.lineage import Lineage
 from brew_data.prompts.bundle import PromptBundle
 from brew_platform.errors import UserError
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_platform.registry.gates import BENCHMARK, Gate
-from brew_platform.registry.model_digest import folder_digest
+from brew_platform.registry.model_digest import folder_digest, model_digest
 from brew_platform.registry.registry import Registry, Version
 from brew_serve.benchmark import validate_gates
 from brew_serve.version import load_version
@@ -30,6 +31,8 @@ def publish_export(
     author: str,
     report: Mapping[str, Any] | None = None,
     gates: Sequence[Gate] | None = None,
+    publication: str | None = None,
+    dataset: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Version:
     """Publish an export as the next version.
@@ -40,6 +43,8 @@ def publish_export(
         author: Who publishes.
         report: Of `brew360 benchmark`; its figures become the metrics of the version. None: no figures.
         gates: Of the version's promotions; None: those of the training recipe.
+        publication: As in `Registry.publish`.
+        dataset: Name of the data set in the same store that it may have been trained on; None: the default.
         on_progress: Called with (bytes in the store, bytes of all files).
 
     Raises:
@@ -71,14 +76,42 @@ def publish_export(
         },
         lineage={
             **({} if lineage is None else lineage.document()),
+            **({} if lineage is None else _known_versions(registry, lineage, dataset)),
             **({} if report is None else {BENCHMARK: _measured_on(report)}),
         },
         metrics={} if report is None else report["tasks"],
         gates=gates,
         measured_digest=measured,
+        publication=publication,
         author=author,
         on_progress=on_progress,
     )
+
+
+def _known_versions(registry: Registry, lineage: Lineage, dataset: str | None) -> dict[str, Any]:
+    """Return the versions in the same store that a model comes from, as far as they are there.
+
+    `parent_version` is the number of the model that the training started from, by its digest; `datasets` has, by stage,
+    name and version of the data set whose bins it read, by the hash of their plan.
+    """
+    known: dict[str, Any] = {}
+    if lineage.parent is not None:
+        for number in reversed(registry.versions()):
+            if model_digest(registry.version(number).files) == lineage.parent.get("digest"):
+                known["parent_version"] = number
+                break
+    datasets = Registry(registry.store, dataset or DEFAULT_NAME, section=SECTION)
+    stages = {}
+    for number in datasets.versions():
+        plans = {plan.get("plan_hash") for plan in datasets.version(number).metrics.get("bins", {}).values()}
+        stages |= {
+            stage: {"name": datasets.model, "version": number}
+            for stage, plan_hash in lineage.plan_hashes.items()
+            if plan_hash in plans
+        }
+    if stages:
+        known["datasets"] = stages
+    return known
 
 
 def read_report(path: Path) -> dict[str, Any]:

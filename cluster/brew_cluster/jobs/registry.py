@@ -1,17 +1,20 @@
-"""The registry as the commands open it, and the gates of a recipe."""
+"""The registry as the commands open it, the gates of a recipe, cards, and copies of versions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brew_cluster.jobs.recipe import RECIPES
 from brew_platform.config import load_config, read_yaml
 from brew_platform.errors import ConfigError, UserError
+from brew_platform.files import replace_atomically
+from brew_platform.registry.card import version_card
+from brew_platform.registry.events import collected
 from brew_platform.registry.gates import Gate, ReleaseConfig
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_REGISTRY", "open_registry", "recipe_gates"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_REGISTRY", "copy_versions", "open_registry", "recipe_gates", "write_cards"]
 
 DEFAULT_REGISTRY, DEFAULT_MODEL = "runs/registry", "brew360"
 
@@ -58,3 +61,44 @@ def recipe_gates(recipe: str) -> list[Gate]:
             f"{path} names no gates. Add them, e.g. release: {{gates: [{{figure: post_like.auc, at_least: 0.6}}]}}"
         )
     return load_config(ReleaseConfig, {"gates": gates}, key="release").gates
+
+
+def copy_versions(
+    source: Registry,
+    target: Registry,
+    numbers: Sequence[int],
+    *,
+    on_version: Callable[[int], None] = lambda done: None,
+) -> dict[int, int]:
+    """Copy versions to another registry, oldest first, without those whose files garbage collection has removed.
+
+    Args:
+        source: Has the versions.
+        target: Receives them.
+        numbers: The versions.
+        on_version: Called with the number of versions that are done.
+
+    Returns:
+        The number of each copy in `target`, by the number in `source`.
+
+    Raises:
+        RegistryError, StorageError: As `Registry.copy_from`. Versions that were copied stay.
+    """
+    removed = collected(source.events())
+    copies = {}
+    for done, number in enumerate(sorted(numbers), 1):
+        if number not in removed:
+            copies[number] = target.copy_from(source, number).number
+        on_version(done)
+    return copies
+
+
+def write_cards(registry: Registry, folder: Path) -> list[Path]:
+    """Write the card of every version into a folder, as `<model>-<number>.md`, and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    events = registry.events()
+    paths = []
+    for number in registry.versions():
+        paths.append(folder / f"{registry.model}-{number}.md")
+        replace_atomically(paths[-1], version_card(registry.version(number), events, model=registry.model))
+    return paths

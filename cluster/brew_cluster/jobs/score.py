@@ -93,8 +93,9 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) 
     from brew_serve.batch.part_scoring import score_parts
 
     registry = Registry(open_store(job.registry_url), job.model)
-    folder = registry.fetch(plan.version, Path(job.cache_folder).absolute())
-    with plan.locked(out):
+    holder = f"brew360 score --out {out}"  # another host may continue the batch, and download the version again
+    with plan.locked(out), registry.holds.hold(holder, versions=[plan.version], required=False):
+        folder = registry.fetch(plan.version, Path(job.cache_folder).absolute())
         missing = plan.missing(out)
         rows, left = sum(part.rows for part in plan.parts()), sum(part.rows for part in missing)
         if left < rows:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from brew_platform.errors import RegistryError, StorageError, UserError
@@ -59,7 +60,7 @@ class Blobs:
         Raises:
             UserError: `folder` is missing or empty.
             RegistryError: The store has a damaged blob of one of the files.
-            StorageError: The store failed, or a file changed while it was uploaded; its changed content is not stored.
+            StorageError: The store failed, or a file disappeared or changed while it was uploaded.
         """
         paths = list_files(folder, skip=skip)
         try:
@@ -68,15 +69,12 @@ class Blobs:
             raise _changed(folder, error) from error
         files = []
         for path in paths:
-            try:
-                digest = Digest.of_file(path)
-            except OSError as error:
-                raise _changed(path, error) from error
+            # The store hashes the bytes that it copies, because the file may change meanwhile.
+            digest, created = self.store.upload_by_digest(f"{self.prefix}/sha256", path)
             file = File(path.relative_to(folder).as_posix(), digest.size, digest.sha256)
-            # The store hashes the bytes that it receives, because the file may change after it was hashed here.
-            if not self.store.upload_if_absent(self._key(file), path, expected=digest) and (fault := self.check(file)):
+            if not created and (fault := self.check(file)):
                 raise RegistryError(
-                    f"cannot publish {path}: {fault}. Delete the object {self._key(file)} from the store and publish "
+                    f"cannot publish {path}: {fault}. Delete the object {self.key(file)} from the store and publish "
                     f"again."
                 )
             files.append(file)
@@ -86,16 +84,66 @@ class Blobs:
 
     def check(self, file: File) -> str | None:
         """Hash the blob of a file in the store again; return what is wrong with it, or None."""
-        key = self._key(file)
-        if not self.store.exists(key):
-            return f"blob {key} ({file.path}) is gone from the store"
-        found = self.store.digest(key)
+        if missing := self.check_size(file):
+            return missing
+        found = self.store.digest(self.key(file))
         if (found.size, found.sha256) != (file.size, file.sha256):
-            return (
-                f"blob {key} ({file.path}) is damaged: it has {found.size} bytes with sha256 {found.sha256[:12]}..., "
-                f"and {file.size} bytes were published"
-            )
+            return self._damaged(file, found)
         return None
+
+    def check_size(self, file: File) -> str | None:
+        """Check that the blob of a file exists and has its size, without reading it; return what is wrong, or None."""
+        key = self.key(file)
+        try:
+            size = self.store.size(key)
+        except StorageError:
+            if self.store.exists(key):
+                raise
+            return f"blob {key} ({file.path}) is gone from the store"
+        if size != file.size:
+            return f"blob {key} ({file.path}) is damaged: it has {size} bytes, and {file.size} bytes were published"
+        return None
+
+    def stored(self) -> list[str]:
+        """Return the SHA-256 of all blobs in the store, sorted."""
+        folder = f"{self.prefix}/sha256/"
+        return [key.removeprefix(folder) for key in self.store.list(folder)]
+
+    def describe(self, sha256: str) -> tuple[datetime, int] | None:
+        """Return when a blob was stored, by the clock of the store, and its bytes; None if it does not exist."""
+        try:
+            return self.store.modified(self._key(sha256)), self.store.size(self._key(sha256))
+        except StorageError:
+            if self.store.exists(self._key(sha256)):
+                raise
+            return None
+
+    def delete(self, sha256: str) -> None:
+        """Delete a blob, for garbage collection only."""
+        self.store.delete(self._key(sha256))
+
+    def copy_from(self, source: "Blobs", file: File, temporary: Path) -> None:
+        """Copy a blob from another store, unless it exists. It is verified on the way.
+
+        Args:
+            source: The blobs of the other store.
+            file: The file.
+            temporary: An existing folder for the content.
+
+        Raises:
+            RegistryError: A blob is missing or damaged.
+            StorageError: A store or the disk failed.
+        """
+        if self.store.exists(self.key(file)):
+            if fault := self.check(file):
+                raise RegistryError(f"{fault}. Delete that object from the store and copy again.")
+            return
+        path = temporary / file.sha256
+        try:
+            source.download(file, path)
+            self.store.upload_if_absent(self.key(file), path, expected=Digest(size=file.size, sha256=file.sha256))
+        finally:
+            path.unlink(missing_ok=True)
 
     def fetch(self, files: Sequence[File], folder: Path) -> None:
         """Download `files` into `folder`, which appears after all sizes and digests are verified.
@@ -121,7 +169,11 @@ class Blobs:
         part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
         try:
             for file in files:
-                self._download(file, part)
+                path = part / file.path
+                if not path.resolve().is_relative_to(part.resolve()):
+                    raise RegistryError(f"a manifest names {file.path!r}, outside its folder. Do not use that version.")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.download(file, path)
             if _is_intact(folder, files):  # another process was faster, and may read it now
                 return
             if folder.exists():  # its files were changed after it was fetched
@@ -141,25 +193,34 @@ class Blobs:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def _download(self, file: File, folder: Path) -> None:
-        path = folder / file.path
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise RegistryError(f"a manifest names {file.path!r}, outside its folder. Do not use that version.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        key = self._key(file)
+    def download(self, file: File, path: Path) -> None:
+        """Download the blob of a file and verify it.
+
+        Raises:
+            RegistryError: The blob is missing or damaged; the message names it.
+            StorageError: The store or the disk failed.
+        """
+        key = self.key(file)
         remedy = "publish the same files again, or serve another version."
         if not self.store.exists(key):
             raise RegistryError(f"blob {key} ({file.path}) is gone from the store: {remedy}")
         self.store.download(key, path)
         found = Digest.of_file(path)
         if (found.size, found.sha256) != (file.size, file.sha256):
-            raise RegistryError(
-                f"blob {key} ({file.path}) is damaged: it has {found.size} bytes with sha256 {found.sha256[:12]}..., "
-                f"and {file.size} bytes were published. Delete that object from the store and {remedy}"
-            )
+            raise RegistryError(f"{self._damaged(file, found)}. Delete that object from the store and {remedy}")
 
-    def _key(self, file: File) -> str:
-        return f"{self.prefix}/sha256/{file.sha256}"
+    def key(self, file: File) -> str:
+        """Return the key of the blob of a file."""
+        return self._key(file.sha256)
+
+    def _key(self, sha256: str) -> str:
+        return f"{self.prefix}/sha256/{sha256}"
+
+    def _damaged(self, file: File, found: Digest) -> str:
+        return (
+            f"blob {self.key(file)} ({file.path}) is damaged: it has {found.size} bytes with sha256 "
+            f"{found.sha256[:12]}..., and {file.size} bytes were published"
+        )
 
 
 def list_files(folder: Path, *, skip: Sequence[str] = ()) -> list[Path]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brew_platform.registry.blobs import File
-from brew_platform.registry.registry import Version
+from brew_platform.registry.version import Version
 
 __all__ = ["Difference", "FileDifference", "VersionDiff", "diff_versions"]
 

@@ -16,6 +16,10 @@ __all__ = [
     "Event",
     "alias_histories",
     "aliases",
+    "approvers",
+    "collected",
+    "current_policy",
+    "in_use",
     "last_moves",
     "retired",
     "rollback_target",
@@ -23,7 +27,11 @@ __all__ = [
 
 SHARED = ("canary", "shadow")  # kinds that give a version a share of the traffic, under the alias of the same name
 MOVES = ("promote", "rollback", *SHARED)  # kinds that point an alias at their version; the others only record
-KINDS = (*MOVES, "blocked", "failed", "approve", "retire", "tag")  # failed: a service could not load the version
+# failed: a service could not load the version; collect: its files are removed; policy: who can do what
+KINDS = (*MOVES, "blocked", "failed", "approve", "retire", "collect", "policy", "tag")
+
+_OPTIONAL = ("share", "force_reason", "policy")  # fields that are stored only if they have a value
+_GATE_FIELDS = frozenset(field.name for field in fields(GateOutcome))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +40,7 @@ class Event:
 
     number: int  # position in the log, from 1
     kind: str  # one of KINDS
-    version: int  # the version of the event; if the event moves an alias, the new target
+    version: int  # the version of the event; if the event moves an alias, the new target; 0 of a policy
     alias: str | None  # the alias that the event moves, or that a blocked promotion would have moved
     author: str
     time: str  # ISO 8601, UTC
@@ -40,6 +48,7 @@ class Event:
     note: str = ""
     share: float | None = None  # of the traffic, 0 to 1; canary and shadow only
     force_reason: str | None = None  # why a promotion was forced; None: it was not forced
+    policy: Mapping[str, Any] | None = None  # the new policy, of an event of kind policy
     write_id: str = ""  # unique per write
 
     @classmethod
@@ -63,8 +72,9 @@ class Event:
                 time=document["time"],
                 gates=tuple(GateOutcome(**_known(gate)) for gate in document["gates"]),
                 note=document["note"],
-                share=document.get("share"),  # events of earlier releases have neither
+                share=document.get("share"),  # events of earlier releases have none of the three
                 force_reason=document.get("force_reason"),
+                policy=document.get("policy"),
                 write_id=document["write_id"],
             )
         except (KeyError, TypeError, UserError) as error:
@@ -77,14 +87,13 @@ class Event:
         return {
             name: value
             for name, value in asdict(self).items()
-            if name != "number" and (name not in ("share", "force_reason") or value is not None)
+            if name != "number" and (name not in _OPTIONAL or value is not None)
         }
 
 
 def _known(gate: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a stored outcome that this release has."""
-    names = {field.name for field in fields(GateOutcome)}
-    return {name: value for name, value in gate.items() if name in names}
+    return {name: value for name, value in gate.items() if name in _GATE_FIELDS}
 
 
 def alias_histories(events: Iterable[Event]) -> dict[str, list[int]]:
@@ -118,6 +127,31 @@ def last_moves(events: Iterable[Event]) -> dict[str, Event]:
 def retired(events: Iterable[Event]) -> set[int]:
     """Return the retired versions. An alias that points to one keeps doing so, but no alias can move to one."""
     return {event.version for event in events if event.kind == "retire"}
+
+
+def in_use(events: Iterable[Event]) -> dict[int, list[str]]:
+    """Return the versions that aliases point to, with the names of these. An ended canary or shadow does not count."""
+    found: dict[int, list[str]] = {}
+    for alias, move in sorted(last_moves(events).items()):
+        if move.share != 0:
+            found.setdefault(move.version, []).append(alias)
+    return found
+
+
+def collected(events: Iterable[Event]) -> dict[int, Event]:
+    """Return the versions whose files garbage collection removes, with the event that says so."""
+    return {event.version: event for event in events if event.kind == "collect"}
+
+
+def approvers(number: int, events: Iterable[Event]) -> list[str]:
+    """Return the names of all who approved a version, each once, in the order of their approvals."""
+    return list(dict.fromkeys(event.author for event in events if event.kind == "approve" and event.version == number))
+
+
+def current_policy(events: Iterable[Event]) -> Mapping[str, Any] | None:
+    """Return the newest policy, as it is stored; None if there is none."""
+    policies = [event.policy for event in events if event.kind == "policy"]
+    return policies[-1] if policies else None
 
 
 def rollback_target(alias: str, events: Sequence[Event]) -> int:

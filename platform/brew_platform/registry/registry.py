@@ -3,31 +3,51 @@
     models/<name>/blobs/sha256/<digest>        content of each file, uploaded first
     models/<name>/versions/<20 digits>.json    manifest, created last; a version exists if its manifest exists
     models/<name>/events/<20 digits>.json      create-only log of events; aliases are computed from it
+    models/<name>/snapshots/<20 digits>.json   copies of the first events, so that a reader need not read each
+    models/<name>/holds/, collections/         what is in use, and running garbage collections (`holds`)
 
-Data sets have the same keys below `datasets`. All objects are immutable.
+Data sets have the same keys below `datasets`. All objects are immutable. Only garbage collection deletes blobs
+(`garbage`); manifests and events stay.
 """
 
+import hashlib
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import RegistryError, StorageError, UserError
-from brew_platform.registry.blobs import Blobs, File
+from brew_platform.registry.blobs import Blobs, File, list_files
+from brew_platform.registry.decisions import (
+    Decision,
+    decide_policy,
+    decide_promotion,
+    decide_retirement,
+    decide_rollback,
+    decide_sharing,
+)
 from brew_platform.registry.events import (
     KINDS,
     SHARED,
     Event,
     aliases,
+    collected,
+    in_use,
     retired,
     rollback_target,
 )
-from brew_platform.registry.gates import Gate, GateOutcome, Measured, judge
+from brew_platform.registry.gates import Gate, GateOutcome
+from brew_platform.registry.holds import Holds
 from brew_platform.registry.log import NumberedLog
 from brew_platform.registry.model_digest import model_digest
+from brew_platform.registry.pickles import refuse_pickles
+from brew_platform.registry.policy import Policy, policy_of
+from brew_platform.registry.snapshot_log import SnapshotLog
+from brew_platform.registry.version import Version
 from brew_platform.settings import require_name
 from brew_platform.storage.base import ObjectStore
 
@@ -35,34 +55,15 @@ __all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}")  # 007 is not version 7
 _SHARES = {"canary": 0.05, "shadow": 0.1}  # default share of the traffic
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """One published version of a model, or of a data set. It never changes."""
-
-    number: int
-    files: tuple[File, ...]
-    signature: Mapping[str, Any]  # what a server or a trainer must know: task suite, prompt format, context length
-    lineage: Mapping[str, Any]  # where it comes from: parent version, plan hash, config digest, git commit, job id
-    metrics: Mapping[str, Any]  # figures of the benchmark, by task
-    gates: tuple[Gate, ...] = ()  # a promotion judges them unless it names others
-    author: str
-    time: str  # ISO 8601, UTC
-    write_id: str  # unique per publication
-
-    @property
-    def size(self) -> int:
-        """The total size of all files, in bytes."""
-        return sum(file.size for file in self.files)
+_OWN_METHODS = ("promote", "rollback", "blocked", "collect", "policy")  # kinds that `append` does not write
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A manifest or a blob that `Registry.verify` found missing or damaged."""
+    """An object that `Registry.verify` found missing or damaged."""
 
-    version: int
-    name: str  # path of the file in the version; "manifest" for the manifest
+    version: int | None  # None: an event or a snapshot
+    name: str  # path of the file in the version; "manifest" for the manifest; "event 3", "snapshot 256"
     problem: str
 
 
@@ -75,6 +76,10 @@ class Registry:
         section: `models`, or `datasets`: the first part of every key.
         clock: Returns the current time with a time zone.
         new_id: Returns a unique string of letters and digits.
+
+    Attributes:
+        blobs: The content of all files.
+        holds: What is in use; services and jobs hold the versions that they use.
 
     Raises:
         UserError: `model` is not a valid name.
@@ -91,12 +96,13 @@ class Registry:
     ) -> None:
         self.store = store
         self.model = require_name("model", model)
-        self._clock = clock
-        self._new_id = new_id
-        self._blobs = Blobs(store, f"{section}/{model}/blobs")
-        self._versions = NumberedLog(store, f"{section}/{model}/versions")
-        self._events = NumberedLog(store, f"{section}/{model}/events")
-        self._seen: dict[int, Event] = {}  # a cache: events never change
+        self._section, self._clock, self._new_id = section, clock, new_id
+        prefix = f"{section}/{model}"
+        self.blobs = Blobs(store, f"{prefix}/blobs")
+        self.holds = Holds(store, prefix, new_id=new_id)
+        self._versions = NumberedLog(store, f"{prefix}/versions")
+        self._log = SnapshotLog(store, f"{prefix}/events", snapshots=f"{prefix}/snapshots")
+        self._seen: list[Event] = []  # a cache: events never change; replaced as a whole
 
     def publish(
         self,
@@ -109,12 +115,13 @@ class Registry:
         gates: Sequence[Gate] = (),
         measured_digest: str | None = None,
         skip: Sequence[str] = (),
+        publication: str | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Version:
         """Publishes all files of `folder` as the next version.
 
         Blobs go first and the manifest last, so a crash on the way leaves no version; publishing again then re-uses
-        what was uploaded.
+        what was uploaded. A garbage collection that runs is waited for.
 
         Args:
             folder: The files of the version.
@@ -125,29 +132,75 @@ class Registry:
             gates: The gates of its promotions.
             measured_digest: `model_digest` of the files that `metrics` were measured on; None: not known.
             skip: Names of files and folders in `folder` that are not published.
+            publication: Identifies this publication: if a version was published with the same text, it is returned, so
+                that the call can be repeated after a crash. None: every call makes a version.
             on_progress: Called with (bytes in the store, bytes of all files).
 
         Raises:
-            UserError: `folder` is missing or empty, or a mapping holds what JSON cannot.
+            UserError: `folder` is missing or empty, one of its files is a pickle, a mapping holds what JSON cannot, or
+                `publication` identifies a version with other files.
             RegistryError: The store has a damaged blob of one of the files.
-            StorageError: The store failed, or a file changed while it was published, or after it was measured.
+            StorageError: The store failed, or a file changed while it was published, or after it was measured. The
+                version may exist if the store stopped answering; `publication` prevents a second one.
         """
-        files = self._blobs.upload(folder, on_progress, skip=skip)
-        if measured_digest is not None and model_digest(files) != measured_digest:
-            raise StorageError(
-                f"cannot publish {folder}: its files changed after they were measured, so that the figures are of "
-                f"another model. Measure it again when no process writes to it."
+        paths = list_files(folder, skip=skip)
+        write_id = self._new_id()
+        if publication is not None:
+            write_id = hashlib.sha256(publication.encode()).hexdigest()[:32]
+            if (number := self._published(write_id)) is not None:
+                return self._same_files(self.version(number), publication, folder, paths)
+        if self._section == "models":
+            refuse_pickles(paths)
+        with self.holds.hold(f"the publication by {author}", publishes=True) as hold:
+            files = self.blobs.upload(folder, on_progress, skip=skip)
+            if measured_digest is not None and model_digest(files) != measured_digest:
+                raise StorageError(
+                    f"cannot publish {folder}: its files changed after they were measured, so that the figures are of "
+                    f"another model. Measure it again when no process writes to it."
+                )
+            version = Version(
+                number=0,
+                files=files,
+                signature=signature,
+                lineage=lineage,
+                metrics=metrics,
+                gates=tuple(gates),
+                author=author,
+                time=self._time(),
+                write_id=write_id,
             )
-        document = {
-            "files": [asdict(file) for file in files],
-            "signature": signature,
-            "lineage": lineage,
-            "metrics": metrics,
-            "gates": [gate.document() for gate in gates],
-            "author": author,
-            "time": self._time(),
-        }
-        return self.version(self._versions.append(lambda number: document, write_id=self._new_id()))
+            return self._append_version(version, hold.require_valid)
+
+    def copy_from(self, source: "Registry", number: int) -> Version:
+        """Copy a version of another registry, which can be on another store. Aliases and events are not copied.
+
+        The copy gets the next number. Its lineage names the original as `copied_from`. A version that was copied
+        before, in either direction, is returned instead.
+
+        Args:
+            source: The other registry.
+            number: The version there.
+
+        Raises:
+            RegistryError: There is no such version, or a blob is missing or damaged.
+            StorageError: A store or the disk failed.
+        """
+        original = source.version(number)
+        if (known := self._published(original.write_id)) is not None:
+            return self.version(known)
+        origin = {"registry": source.store.url, "model": source.model, "version": number}
+        copy = replace(original, lineage={**original.lineage, "copied_from": origin})
+        with (
+            self.holds.hold(f"the copy of version {number} of {source.model}", publishes=True) as hold,
+            source.holds.hold(f"a copy to {self.store.url}", versions=[number], required=False),
+            tempfile.TemporaryDirectory(prefix="brew360-copy-") as folder,
+        ):
+            try:
+                for file in original.files:
+                    self.blobs.copy_from(source.blobs, file, Path(folder))
+            except RegistryError as error:
+                raise source.explain(number, error) from error
+            return self._append_version(copy, hold.require_valid)
 
     def versions(self) -> list[int]:
         """Return the numbers of all published versions, ascending."""
@@ -160,19 +213,7 @@ class Registry:
             RegistryError: The version does not exist, or its manifest is damaged.
         """
         self._require(number)
-        document = self._versions.read(number)
-        try:
-            return Version(
-                number=number,
-                files=tuple(File(**file) for file in document["files"]),
-                gates=tuple(Gate(**gate) for gate in document.get("gates", ())),  # earlier releases wrote none
-                **{name: document[name] for name in ("signature", "lineage", "metrics", "author", "time", "write_id")},
-            )
-        except (KeyError, TypeError, AttributeError, UserError) as error:
-            raise RegistryError(
-                f"the manifest of version {number} of {self.model} is damaged: {error}. Restore its object from a "
-                f"backup of the store, or serve another version."
-            ) from error
+        return Version.from_document(number, self._versions.read(number), model=self.model)
 
     def fetch(self, number: int, folder: Path) -> Path:
         """Download the files of a version into a new folder below `folder`, or reuse the existing one.
@@ -189,59 +230,90 @@ class Registry:
             The folder with the files.
 
         Raises:
-            RegistryError: The version does not exist, or a blob is missing or damaged (the message names it).
+            RegistryError: The version does not exist, a blob is missing or damaged (the message names it), or the
+                files were removed by garbage collection.
             StorageError: The store or the disk failed.
         """
         version = self.version(number)
-        unique = re.sub(r"\W", "", version.write_id)[:12]  # several stores can share one cache folder
-        target = folder / f"{self.model}-{number}-{unique}"
-        self._blobs.fetch(version.files, target)
+        target = folder / self.folder_name(version)
+        try:
+            self.blobs.fetch(version.files, target)
+        except RegistryError as error:
+            raise self.explain(number, error) from error
         return target
+
+    def folder_name(self, version: Version) -> str:
+        """Return the name of the folder that `fetch` creates for a version."""
+        unique = re.sub(r"\W", "", version.write_id)[:12]  # several stores can share one cache folder
+        return f"{self.model}-{version.number}-{unique}"
+
+    def explain(self, number: int, error: RegistryError) -> RegistryError:
+        """Return the error that says why a blob of a version is missing: garbage collection, or `error` itself."""
+        event = collected(self.events()).get(number)
+        if event is None:
+            return error
+        return RegistryError(
+            f"version {number} of {self.model} has no files any more: it was retired, and garbage collection removed "
+            f"them at {event.time} (event {event.number}). Use another version, or publish the files again."
+        )
 
     def verify(
         self, numbers: Sequence[int] | None = None, *, on_version: Callable[[int], None] = lambda number: None
     ) -> list[Fault]:
         """Hash every blob of versions again, and compare it with what was published.
 
+        Versions whose files garbage collection has removed are left out.
+
         Args:
-            numbers: The versions; None: all.
+            numbers: The versions; None: all, and also the events and their snapshots.
             on_version: Called with each version that was checked.
 
         Returns:
-            Every manifest and blob that is missing or damaged; empty if all are right.
+            Every object that is missing or damaged; empty if all are right.
 
         Raises:
             RegistryError: A number in `numbers` is not a version.
             StorageError: The store failed.
         """
-        faults = []
+        events, log_faults = self._read_log()
+        faults = log_faults if numbers is None else []
+        removed = collected(events)
         checked: dict[File, str | None] = {}  # versions share blobs
         for number in self.versions() if numbers is None else numbers:
             self._require(number)
             try:
-                files = self.version(number).files
+                files = self.version(number).files if number not in removed else ()
             except RegistryError as error:
                 faults.append(Fault(version=number, name="manifest", problem=str(error)))
                 continue
             for file in files:
                 if file not in checked:
-                    checked[file] = self._blobs.check(file)
+                    checked[file] = self.blobs.check(file)
                 if problem := checked[file]:
                     faults.append(Fault(version=number, name=file.path, problem=problem))
             on_version(number)
         return faults
 
     def events(self) -> list[Event]:
-        """Return all events, oldest first."""
-        numbers = self._events.numbers()
-        for number in numbers:
-            if number not in self._seen:
-                self._seen[number] = Event.from_document(number, self._events.read(number))
-        return [self._seen[number] for number in numbers]
+        """Return all events, oldest first.
+
+        What this process has read before is not read again. The first call reads the newest snapshot and the events
+        after it.
+        """
+        documents, seen = self._log.documents(), self._seen
+        if len(seen) < len(documents):
+            new = enumerate(documents[len(seen) :], len(seen) + 1)
+            seen = [*seen, *(Event.from_document(number, document) for number, document in new)]
+            self._seen = seen
+        return list(seen)
 
     def aliases(self) -> dict[str, int]:
         """Return the version number of each alias."""
         return aliases(self.events())
+
+    def policy(self) -> Policy:
+        """Return who can move which alias; without a policy, everyone can."""
+        return policy_of(self.events())
 
     def resolve(self, alias_or_number: str | int) -> int:
         """Return the version number of an alias (`production`), or check a number (`7`, `"7"`).
@@ -287,14 +359,16 @@ class Registry:
 
         Raises:
             UserError: `kind`, `alias` or `share` is invalid.
-            RegistryError: The version does not exist, or it is retired and `kind` is canary or shadow.
+            RegistryError: The version does not exist, it is retired already, or the policy or a missing file forbids
+                the canary or shadow. The log keeps the refusal.
         """
-        if kind not in KINDS or kind in ("promote", "rollback", "blocked"):
+        if kind not in KINDS or kind in _OWN_METHODS:
             raise UserError(
                 f"{kind!r} cannot be appended. Use canary, shadow, failed, approve, retire or tag, or call promote() "
                 f"or rollback()."
             )
         self._require(number)
+        version = self.version(number) if kind in SHARED else None
         if kind in SHARED:
             alias = alias or kind
             share = _SHARES[kind] if share is None else share
@@ -307,10 +381,21 @@ class Registry:
                 f"an event of kind {kind} has no share of the traffic. Leave it out, or use canary or shadow."
             )
 
-        def decide(events: list[Event]) -> dict[str, Any]:
-            if kind in SHARED:
-                self._refuse_retired(number, events)
-            return {"kind": kind, "version": number}
+        def decide(events: list[Event]) -> Decision:
+            if kind == "retire":
+                return decide_retirement(number, events, model=self.model)
+            if version is None or share is None:
+                return Decision(kind=kind, version=number)
+            return decide_sharing(
+                kind,
+                version,
+                events,
+                model=self.model,
+                alias=alias or kind,
+                author=author,
+                share=share,
+                missing=self._missing(version),
+            )
 
         return self._append(decide, alias=alias, author=author, note=note, share=share)
 
@@ -324,8 +409,12 @@ class Registry:
         note: str = "",
         force: bool = False,
         reason: str = "",
+        replaces: int | None = None,
     ) -> Event:
         """Point `alias` at a version if its recorded figures pass every gate. The outcome is recorded either way.
+
+        All conditions are judged in the append, on the events before it, so that of two promotions at the same time the
+        second is judged against the version of the first.
 
         Args:
             number: The version.
@@ -333,14 +422,16 @@ class Registry:
             gates: Judged on the version's metrics; None: the gates that the version was published with.
             author: Who promotes.
             note: Kept in the event.
-            force: Promote without gates, or although a gate fails.
+            force: Promote without gates, or although a gate fails. The policy's roles and approvals still apply.
             reason: Why the promotion is forced; kept in the event.
+            replaces: The version that the alias must point to; None: any, or none.
 
         Raises:
             UserError: There are no gates and the promotion is not forced, or `force` and `reason` are not given
                 together.
-            RegistryError: A gate failed (recorded as an event of kind "blocked"), there is no such version, or it is
-                retired.
+            RegistryError: A gate or the policy failed, the version is retired, one of its files is missing, or the
+                alias points to another version than `replaces`, each recorded as an event of kind "blocked"; or there
+                is no such version.
         """
         version = self.version(number)
         gates = version.gates if gates is None else gates
@@ -358,55 +449,150 @@ class Registry:
                 f"gates in the recipe (release.gates), or force the promotion with a reason."
             )
 
-        def decide(events: list[Event]) -> dict[str, Any]:
-            self._refuse_retired(number, events)
+        def decide(events: list[Event]) -> Decision:
             current = aliases(events).get(alias)
-            replaced = None if current is None else _measured(self.version(current))
-            outcomes = judge(gates, _measured(version), replaced)
-            passes = force or all(outcome.passed for outcome in outcomes)
-            return {"kind": "promote" if passes else "blocked", "version": number, "gates": outcomes}
-
-        event = self._append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
-        if event.kind == "blocked":
-            failed = "; ".join(str(gate) for gate in event.gates if not gate.passed)
-            raise RegistryError(
-                f"version {number} of {self.model} was not promoted to {alias}: {failed}. Event {event.number} records "
-                f"it. Publish a version that passes, or correct the gate."
+            return decide_promotion(
+                version,
+                events,
+                model=self.model,
+                alias=alias,
+                author=author,
+                gates=gates,
+                current=None if current is None else self.version(current),
+                replaces=replaces,
+                force=force,
+                missing=self._missing(version),
             )
-        return event
+
+        return self._append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
 
     def rollback(self, alias: str = "production", *, author: str, note: str = "") -> Event:
         """Point `alias` back at the version it pointed to before, retired ones left out.
 
         Raises:
-            RegistryError: There is no earlier version.
+            RegistryError: There is no earlier version; or, recorded as an event of kind "blocked", a file of it is
+                missing, or the policy does not allow it.
         """
-        return self._append(
-            lambda events: {"kind": "rollback", "version": rollback_target(alias, events)},
-            alias=alias,
-            author=author,
-            note=note,
-        )
 
-    def _append(self, decide: Callable[[list[Event]], Mapping[str, Any]], *, alias: str | None, **fields: Any) -> Event:
+        def decide(events: list[Event]) -> Decision:
+            version = self.version(rollback_target(alias, events))
+            missing = self._missing(version)
+            return decide_rollback(version, events, model=self.model, alias=alias, author=author, missing=missing)
+
+        return self._append(decide, alias=alias, author=author, note=note)
+
+    def set_policy(self, policy: Policy, *, author: str, note: str = "") -> Event:
+        """Replace the policy of this model.
+
+        Raises:
+            RegistryError: The present policy does not let `author` change it. The log keeps the refusal.
+        """
+
+        def decide(events: list[Event]) -> Decision:
+            return decide_policy(events, model=self.model, author=author)
+
+        return self._append(decide, alias=None, author=author, note=note, policy=policy.document())
+
+    def record_collected(self, number: int, *, author: str, note: str = "") -> Event:
+        """Record that garbage collection removes the files of a retired version. No alias can point to it later.
+
+        Raises:
+            RegistryError: The version is not retired, or an alias points to it. Nothing is recorded.
+        """
+
+        def decide(events: list[Event]) -> Decision:
+            if number not in retired(events) or number in in_use(events):
+                raise RegistryError(f"version {number} of {self.model} is in use, so that its files are kept.")
+            return Decision(kind="collect", version=number)
+
+        return self._append(decide, alias=None, author=author, note=note)
+
+    def event_created(self, number: int) -> datetime:
+        """Return when an event was written, by the clock of the store."""
+        return self._log.created(number)
+
+    def delete_old_snapshots(self, *, keep: int) -> int:
+        """Delete all but the newest snapshots of the events, and return how many were deleted."""
+        old = self._log.snapshot_numbers()[:-keep]
+        for number in old:
+            self._log.delete_snapshot(number)
+        return len(old)
+
+    def _append(self, decide: Callable[[list[Event]], Decision], *, alias: str | None, **fields: Any) -> Event:
         """Write an event.
 
         Args:
-            decide: All events before it -> its kind, its version, and further fields that depend on them. Called again
-                if another process wrote an event meanwhile.
+            decide: All events before it -> the decision. Called again if another process wrote an event meanwhile.
             alias: The alias of the event.
             **fields: Its other fields.
+
+        Raises:
+            RegistryError: The refusal.
         """
         if alias is not None and require_name("alias", alias).isdecimal():
             raise UserError(f"{alias!r} is not a valid alias name: it is the number of a version. Use a letter in it.")
         write_id, time = self._new_id(), self._time()
+        decision: Decision | None = None
 
         def make(slot: int) -> dict[str, Any]:
-            before = [event for event in self.events() if event.number < slot]
-            return Event(number=slot, alias=alias, time=time, **fields, **decide(before)).document()
+            nonlocal decision
+            decision = decide(self.events()[: slot - 1])
+            values = {**fields, "kind": decision.kind, "version": decision.version, "gates": decision.gates}
+            if decision.refusal:
+                why = "" if decision.by_gates else decision.refusal
+                values |= {"kind": "blocked", "note": "; ".join(filter(None, [fields["note"], why]))}
+            return Event(number=slot, alias=alias, time=time, **values).document()
 
-        number = self._events.append(make, write_id=write_id)
-        return Event.from_document(number, self._events.read(number))
+        number, document = self._log.append(make, write_id=write_id)
+        if decision is not None and decision.refusal:
+            raise RegistryError(f"{decision.refusal} Event {number} records it. {decision.remedy}".rstrip())
+        return Event.from_document(number, document)
+
+    def _append_version(self, version: Version, require_valid: Callable[[], None]) -> Version:
+        """Write a manifest; `require_valid` is called just before."""
+
+        def make(number: int) -> dict[str, Any]:
+            require_valid()
+            return version.document()
+
+        number, document = self._versions.append(make, write_id=version.write_id)
+        return Version.from_document(number, document, model=self.model)
+
+    def _same_files(self, version: Version, publication: str, folder: Path, paths: Sequence[Path]) -> Version:
+        """Return a version that was published before, if the paths and sizes of its files are those of `folder`."""
+        files = {(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths}
+        if files != {(file.path, file.size) for file in version.files}:
+            raise UserError(
+                f"version {version.number} of {self.model} was published as {publication!r} with other files than "
+                f"those of {folder}. Use another text for this publication."
+            )
+        return version
+
+    def _published(self, write_id: str) -> int | None:
+        """Return the newest version with a write id whose files garbage collection has not removed; None if none."""
+        removed = collected(self.events())
+        for number in reversed(self.versions()):
+            if self._versions.read(number).get("write_id") == write_id and number not in removed:
+                return number
+        return None
+
+    def _missing(self, version: Version) -> str | None:
+        """Return what is wrong with a blob of a version, without reading it; None if all are in the store."""
+        return next((fault for file in version.files if (fault := self.blobs.check_size(file))), None)
+
+    def _read_log(self) -> tuple[list[Event], list[Fault]]:
+        """Read every event from its own object, and compare the newest snapshot with them."""
+        documents, events, faults = {}, [], []
+        for number in self._log.numbers():
+            try:
+                documents[number] = self._log.read(number)
+                events.append(Event.from_document(number, documents[number]))
+            except RegistryError as error:
+                faults.append(Fault(version=None, name=f"event {number}", problem=str(error)))
+        for number in self._log.snapshot_numbers()[-1:]:
+            if problem := self._log.check_snapshot(number, documents):
+                faults.append(Fault(version=None, name=f"snapshot {number}", problem=problem))
+        return events, faults
 
     def _time(self) -> str:
         return self._clock().astimezone(UTC).isoformat(timespec="seconds")
@@ -416,11 +602,3 @@ class Registry:
             known = self.versions()
             last = f"the newest is {known[-1]}" if known else "none was published yet"
             raise RegistryError(f"{self.model} has no version {number}; {last}. Give the number of one that exists.")
-
-    def _refuse_retired(self, number: int, events: list[Event]) -> None:
-        if number in retired(events):
-            raise RegistryError(f"version {number} of {self.model} is retired. Promote another, or publish it again.")
-
-
-def _measured(version: Version) -> Measured:
-    return Measured(number=version.number, metrics=version.metrics, lineage=version.lineage)

@@ -40,6 +40,7 @@ __all__ = [
 APP_NAME = "brew360"
 
 _LOG = logging.getLogger("brew_serve")
+_HOLD_RETRY_SECONDS = 60.0  # after the registry could not be written, e.g. with credentials that may only read
 _RETIRE_SECONDS = 5.0  # gateways fetch the routes every second
 _DESCRIBE_SECONDS = 30.0  # time limit for the first answer of a version that Serve reports as healthy
 _STEP_SECONDS = 0.5  # for which one step waits for it, so that a version that hangs does not delay the others
@@ -61,7 +62,7 @@ def version_controller(config: AppConfig) -> Application:
         VersionController,
         name="VersionController",
         num_replicas=1,  # two would start and delete the same applications
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "label_selector": config.node_labels},
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=JSON_LOGS,
@@ -75,6 +76,8 @@ class VersionController:
         self._log = open_service_log("controller", config.log_key)
         self._config = config
         self._registry = config.open_registry()
+        self._hold = self._registry.holds.open(f"the service of {config.model}, {config.alias}")
+        self._hold_after = -math.inf
         self._replicas = VersionApplications(
             version_app_name,
             REPLICA,
@@ -134,7 +137,19 @@ class VersionController:
                     self._step(applications, self._events)
             except Exception as error:  # Serve cannot be reached now; the versions keep serving
                 _LOG.warning("the versions stay as they are: %s", error)
+        self._hold_versions()
         self._record_failures()
+
+    def _hold_versions(self) -> None:
+        """Keep garbage collection from the files of the versions that serve: further replicas download them."""
+        groups = [self._replicas] if self._consumers is None else [self._replicas, self._consumers]
+        if time.monotonic() < self._hold_after:
+            return
+        try:
+            self._hold.update({number for group in groups for number in group.observed})
+        except Exception as error:
+            self._hold_after = time.monotonic() + _HOLD_RETRY_SECONDS
+            _LOG.warning("the versions that serve are not recorded as in use: %s", error)
 
     def _read_events(self) -> None:
         """Read the registry's log. While it cannot be read, its last content counts."""

@@ -1,7 +1,9 @@
 """`brew360 registry`: the effect of each command, and one sentence for each invalid input."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.registry.gates import Gate
 from brew_platform.registry.model_digest import folder_digest
+from brew_platform.registry.registry import Registry
+from brew_platform.storage.local import LocalStore
 
 Run = Callable[..., Any]
 
@@ -106,7 +110,10 @@ def test_a_version_goes_from_its_export_to_production_and_back(
     assert "version 2 of brew360 is retired" in run("retire", "2", "--note", "wrong labels")
     assert "version 2 of brew360 is retired" in run("promote", "2", code=1)
     events = json.loads(run("log", "--json"))
-    assert [event["kind"] for event in events] == ["promote", "promote", "canary", "shadow", "rollback", "retire"]
+    assert [event["kind"] for event in events] == [
+        "promote", "promote", "canary", "shadow", "rollback", "retire", "blocked",
+    ]  # fmt: skip
+    assert events[-1]["note"] == "version 2 of brew360 is retired. Promote another, or publish it again."
     assert (events[1]["author"], events[2]["share"], events[4]["note"]) == ("ben", 0.2, "latency")
     assert "20% of the traffic" in run("log")
 
@@ -223,7 +230,7 @@ def test_a_registry_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None
     for command in (["list"], ["log"], ["show", "1"], ["promote", "1"], ["verify"]):
         assert "has no version of brew360. Check --registry and --model" in run(*command, code=2)
     assert "the scheme gs:// is not supported" in run("list", url="gs://bucket", code=1)
-    assert "S3 is not supported yet" in run("list", url="s3://bucket/a", code=1)
+    assert "s3://bucket/a: the address has credentials" in run("list", url="s3://key:secret@bucket/a", code=1)
     (tmp_path / "file").write_text("")
     assert "error: " in run("list", url=str(tmp_path / "file"), code=2)
 
@@ -253,3 +260,103 @@ def test_names_from_outside_are_printed_literally(run: Run, export: Path, report
     run("retire", "1", "--note", "[/] :smile:")
     assert "[/] :smile:" in run("log")
     assert "brew360 has no alias '[/x]'" in run("show", "[/x]", code=1)
+
+
+def test_approvals_and_the_policy_decide_who_moves_production(run: Run, export: Path, tmp_path: Path) -> None:
+    run("publish", str(export), "--author", "ana")
+    assert "every alias can be moved by everyone" in run("policy")
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "roles: {owner: [ana], reviewer: [ben, ana]}\n"
+        "aliases: {production: {move: [owner], approvals: {reviewer: 1}}}\n"
+        "change: [owner]\n"
+    )
+    output = run("policy", str(file), "--author", "ana", "--note", "as agreed")
+    assert "the policy of brew360 is replaced (event 1: as agreed)" in output
+    assert "1 of reviewer" in output
+    forced = ["promote", "1", "--force", "--reason", "x"]
+    assert "gate role failed (dan is not owner, threshold 1)" in run(*forced, "--author", "dan", code=1)
+    assert "gate approvals.reviewer failed (value 0" in run(*forced, "--author", "ana", code=1)
+    assert "It does not count: ana published the version" in run("approve", "1", "--author", "ana")
+    assert "It counts for no alias: no rule needs an approval of dan" in run("approve", "1", "--author", "dan")
+    assert "It counts for production." in run("approve", "1", "--author", "ben")
+    assert "production is version 1 of brew360 now" in run(*forced, "--author", "ana")
+    assert "was not changed: ben is not owner" in run("policy", str(file), "--author", "ben", code=1)
+    assert json.loads(run("policy", "--json"))["roles"] == {"owner": ["ana"], "reviewer": ["ben", "ana"]}
+    file.write_text("roles: {owner: [ana]}\nalias: {}")
+    assert "Did you mean aliases?" in run("policy", str(file), code=2)
+
+
+def test_a_card_is_printed_or_written(run: Run, export: Path, report: Callable[..., Path], tmp_path: Path) -> None:
+    run("publish", str(export), "--report", str(report()))
+    run("promote", "1")
+    card = run("card", "production")
+    assert card.startswith("# brew360, version 1\n\nAliases: production.\n")
+    assert "| movie\\_rating | 0.75 | 0.5 |\n" in card
+    run("card", "1", "--out", str(tmp_path / "cards" / "one.md"))
+    assert (tmp_path / "cards" / "one.md").read_text() == card
+    assert "brew360-1.md" in run("card", "--out", str(tmp_path / "all"))
+    assert (tmp_path / "all" / "brew360-1.md").read_text() == card
+    assert "name a version, or the folder for the cards of all versions" in run("card", code=2)
+
+
+def test_versions_are_copied_and_the_command_can_be_repeated(run: Run, export: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        run("publish", str(export))
+    other = str(tmp_path / "other")
+    assert f"version 2 is version 1 of ranker in {other}" in run("copy", "2", "--to", other, "--to-model", "ranker")
+    assert json.loads(run("copy", "--to", other, "--json")) == {"1": 1, "2": 2}
+    assert json.loads(run("copy", "--to", other, "--json")) == {"1": 1, "2": 2}
+    assert json.loads(run("show", "2", "--json", url=other))["lineage"]["copied_from"]["version"] == 2
+    assert "nothing is missing or damaged" in run("verify", url=other)
+
+
+def test_garbage_of_retired_versions_is_removed(run: Run, export: Path, tmp_path: Path) -> None:
+    run("publish", str(export))
+    save_file({"weights": np.ones((2, 3), np.float32)}, export / "model.safetensors")
+    run("publish", str(export))
+    run("retire", "1")
+    assert re.search(r"1 +│ retired at", run("gc"))
+    assert "the files of version 1 would be removed" in run("gc", "--older-than", "0s", "--dry-run")
+    output = run("gc", "--older-than", "0s")
+    assert "the files of version 1 are removed" in output
+    assert re.search(r"^1 file, \d+ B, removed$", output, re.MULTILINE)
+    assert "files removed" in run("list")
+    assert json.loads(run("gc", "--older-than", "0s", "--json"))["blobs"] == []
+    assert "version 1 was left out: garbage collection has removed its files" in run(
+        "copy", "--to", str(tmp_path / "b")
+    )
+    assert "nothing is missing or damaged" in run("verify")
+    assert "is not a duration; give a number with s, m, h, d or w" in run("gc", "--older-than", "soon", code=2)
+
+
+def test_a_repeated_publication_and_a_second_promotion(run: Run, export: Path, report: Callable[..., Path]) -> None:
+    for _ in range(2):
+        run("publish", str(export), "--report", str(report()), "--publication", "nightly")
+    run("publish", str(export), "--report", str(report()))
+    assert [version["number"] for version in json.loads(run("list", "--json"))["versions"]] == [1, 2]
+    run("promote", "1")
+    assert "production points to version 1, not to version 2" in run("promote", "2", "--replaces", "2", code=1)
+    run("promote", "2", "--replaces", "1")
+
+
+def test_a_pickle_in_an_export_is_refused(run: Run, export: Path) -> None:
+    (export / "optimizer.pt").write_bytes(b"x")
+    assert "optimizer.pt: it is a pickle, which runs code when it is loaded" in run("publish", str(export), code=2)
+
+
+def test_the_lineage_names_the_parent_version_and_the_data_set(run: Run, export: Path, tmp_path: Path) -> None:
+    run("publish", str(export))
+    lineage = Lineage.read(export)
+    assert lineage is not None
+    parent = {"folder": "cpt/export", "digest": folder_digest(export), "lineage": None}
+    replace(lineage, parent=parent).write(export)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "bins").write_text("x")
+    datasets = Registry(LocalStore(tmp_path / "registry"), section="datasets")
+    datasets.publish(data, signature={}, lineage={}, metrics={"bins": {"train": {"plan_hash": "abc"}}}, author="ana")
+    run("publish", str(export))
+    found = json.loads(run("show", "2", "--json"))["lineage"]
+    assert found["parent_version"] == 1
+    assert found["datasets"] == {"sft": {"name": "brew360", "version": 1}}

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from brew_platform.errors import RegistryError, StorageError, UserError
+from brew_platform.registry import snapshot_log
 from brew_platform.registry.model_digest import folder_digest
+from brew_platform.registry.policy import AliasRule, Policy
 from brew_platform.registry.registry import Fault, Gate, GateOutcome, Registry, Version
 from brew_platform.storage.base import Digest
 from brew_platform.storage.local import LocalStore
@@ -388,40 +390,40 @@ def test_events_and_manifests_of_earlier_releases_are_read(registry: Registry, s
 
 
 def test_a_file_that_changes_while_it_is_published_is_never_stored_under_the_wrong_digest(
-    registry: Registry, store: LocalStore, folder: Path, tmp_path: Path
+    registry: Registry, store: LocalStore, folder: Path
 ) -> None:
     weights = folder / "model.safetensors"
     right = weights.read_bytes()
+    measured = folder_digest(folder)
 
     class Slow(LocalStore):
-        """Another process writes to the weights between hashing and upload; size and time stay the same."""
+        """Another process writes to the weights just before they are copied; size and time stay the same."""
 
-        def upload_if_absent(self, key: str, path: Path, *, expected: Digest | None = None) -> bool:
+        def upload_by_digest(self, prefix: str, path: Path) -> tuple[Digest, bool]:
             if path == weights:
                 status = path.stat()
                 path.write_bytes(right[::-1])
                 os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-            return super().upload_if_absent(key, path, expected=expected)
+            return super().upload_by_digest(prefix, path)
 
-    with pytest.raises(StorageError, match=r"model\.safetensors changed while it was uploaded: 25600 bytes"):
-        publish(Registry(Slow(store.root)), folder)
+    with pytest.raises(StorageError, match=r"its files changed after they were measured"):
+        publish(Registry(Slow(store.root)), folder, measured_digest=measured)
     assert registry.versions() == []
-    assert store.list() == []
     weights.write_bytes(right)
-    publish(registry, folder)
-    assert (registry.fetch(1, tmp_path / "cache") / "model.safetensors").read_bytes() == right
+    publish(Registry(Slow(store.root)), folder)
+    assert registry.verify() == []
 
 
 def test_a_file_that_disappears_while_it_is_published_makes_no_version(
-    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, store: LocalStore, folder: Path
 ) -> None:
-    def remove_and_hash(path: Path) -> bytes:
-        path.unlink()
-        return path.read_bytes()
+    class Slow(LocalStore):
+        def upload_by_digest(self, prefix: str, path: Path) -> tuple[Digest, bool]:
+            path.unlink()
+            return super().upload_by_digest(prefix, path)
 
-    monkeypatch.setattr(Digest, "of_file", remove_and_hash)
-    with pytest.raises(StorageError, match=r"cannot publish .*: it changed meanwhile \(No such file"):
-        publish(registry, folder)
+    with pytest.raises(StorageError, match=r"model\.safetensors does not exist"):
+        publish(Registry(Slow(store.root)), folder)
     assert registry.versions() == []
 
 
@@ -471,6 +473,145 @@ def test_a_retired_version_is_passed_over(registry: Registry, folder: Path) -> N
     ):
         registry.promote(2, gates=[GOOD], author="ana")
     assert registry.rollback(author="ana").version == 1
+    with pytest.raises(RegistryError, match=r"version 2 of brew360 is retired already\. Event 7 records it\.$"):
+        registry.append("retire", 2, author="ana")
+    refused = registry.events()[4], registry.events()[6]
+    assert [(event.kind, event.version) for event in refused] == [("blocked", 2), ("blocked", 2)]
+    assert refused[0].note == "version 2 of brew360 is retired. Promote another, or publish it again."
+
+
+def test_no_alias_can_be_moved_to_a_version_without_all_its_files(
+    registry: Registry, store: LocalStore, folder: Path
+) -> None:
+    version = publish(registry, folder)
+    publish(registry, folder, metrics={"jobs": {"auc": 0.8}})
+    (folder / "model.safetensors").write_bytes(b"new weights")
+    publish(registry, folder)
+    registry.promote(2, gates=[GOOD], author="ana")
+    registry.promote(3, gates=[GOOD], author="ana")
+    (store.root / f"models/brew360/blobs/sha256/{version.files[0].sha256}").unlink()
+    words = r"version {} of brew360 cannot serve: blob models.* \(model\.safetensors\) is gone from the store\. Event"
+    with pytest.raises(RegistryError, match=words.format(1)):
+        registry.promote(1, author="ana", **FORCE)  # type: ignore[arg-type]
+    with pytest.raises(RegistryError, match=words.format(1)):
+        registry.append("canary", 1, author="ana")
+    with pytest.raises(RegistryError, match=words.format(2)):
+        registry.rollback(author="ana")
+    assert registry.aliases() == {"production": 3}
+    assert [event.kind for event in registry.events()[2:]] == ["blocked"] * 3
+
+
+def test_a_second_promotion_is_refused_if_it_replaces_another_version_than_it_names(
+    registry: Registry, folder: Path
+) -> None:
+    for _ in range(3):
+        publish(registry, folder)
+    registry.promote(1, gates=[GOOD], author="ana")
+    assert registry.promote(2, gates=[GOOD], author="ana", replaces=1).kind == "promote"
+    with pytest.raises(
+        RegistryError,
+        match=r"version 3 of brew360 was not promoted: production points to version 2, not to version 1\. Event 3 rec",
+    ):
+        registry.promote(3, gates=[GOOD], author="ben", replaces=1)
+    with pytest.raises(RegistryError, match="staging points to no version, not to version 1"):
+        registry.promote(3, gates=[GOOD], author="ben", replaces=1, alias="staging")
+    assert registry.aliases() == {"production": 2}
+
+
+def test_the_policy_is_judged_with_the_gates_and_changed_by_its_role_only(registry: Registry, folder: Path) -> None:
+    publish(registry, folder)
+    policy = Policy(
+        roles={"owner": ["ana"], "reviewer": ["ben"]},
+        aliases={
+            "production": AliasRule(move=["owner"], approvals={"reviewer": 1}),
+            "canary": AliasRule(move=["owner"]),
+        },
+        change=["owner"],
+    )
+    registry.set_policy(policy, author="anyone")
+    with pytest.raises(RegistryError, match=r"policy of brew360 was not changed: ben is not owner\. Event 2"):
+        registry.set_policy(Policy(), author="ben")
+    for force in ({}, FORCE):
+        with pytest.raises(
+            RegistryError,
+            match=r"gate approvals\.reviewer failed \(value 0, threshold 1\)\. Event \d rec",
+        ):
+            registry.promote(1, gates=[GOOD], author="ana", **force)  # type: ignore[arg-type]
+    with pytest.raises(RegistryError, match=r"was not made canary: gate role failed \(ben is not owner"):
+        registry.append("canary", 1, author="ben")
+    registry.append("approve", 1, author="ben")
+    event = registry.promote(1, gates=[GOOD], author="ana")
+    assert [gate.name for gate in event.gates] == ["role", "approvals.reviewer", "jobs.auc"]
+    assert registry.policy() == policy
+    assert registry.set_policy(Policy(), author="ana").policy == Policy().document()
+
+
+def test_a_publication_that_is_repeated_makes_no_second_version(registry: Registry, folder: Path) -> None:
+    first = publish(registry, folder, publication="nightly")
+    assert publish(registry, folder, publication="nightly") == first
+    assert publish(registry, folder, publication="weekly").number == 2
+    assert publish(registry, folder).number == 3
+    assert publish(registry, folder, publication="nightly") == first
+    (folder / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(UserError, match=r"version 1 of brew360 was published as 'nightly' with other files than those"):
+        publish(registry, folder, publication="nightly")
+
+
+def test_pickles_are_refused_in_models_only(registry: Registry, store: LocalStore, folder: Path) -> None:
+    (folder / "model.pt").write_text("x")
+    with pytest.raises(UserError, match=r"model\.pt: it is a pickle"):
+        publish(registry, folder)
+    assert store.list() == []
+    assert publish(Registry(store, section="datasets"), folder).number == 1
+
+
+def test_versions_are_copied_to_another_registry_and_not_twice(
+    registry: Registry, folder: Path, tmp_path: Path
+) -> None:
+    published = publish(registry, folder, gates=[GOOD], lineage={"commit": "c"})
+    publish(registry, folder)
+    other = Registry(LocalStore(tmp_path / "other"), "ranker")
+    publish(other, folder)
+    copy = other.copy_from(registry, 1)
+    assert (copy.number, copy.author, copy.time, copy.files) == (2, "ana", published.time, published.files)
+    assert copy.lineage == {
+        "commit": "c",
+        "copied_from": {"registry": registry.store.url, "model": "brew360", "version": 1},
+    }
+    assert copy.gates == (GOOD,)
+    assert other.copy_from(registry, 1) == copy
+    assert registry.copy_from(other, 2) == published
+    assert other.copy_from(registry, 2).number == 3
+    assert other.verify() == []
+    assert (other.fetch(2, tmp_path / "cache") / "model.safetensors").read_bytes()[:2] == b"\x00\x01"
+    assert other.events() == []
+
+
+def test_a_damaged_blob_is_not_copied(registry: Registry, store: LocalStore, folder: Path, tmp_path: Path) -> None:
+    weights = publish(registry, folder).files[0]
+    (store.root / f"models/brew360/blobs/sha256/{weights.sha256}").write_bytes(bytes(25600))
+    other = Registry(LocalStore(tmp_path / "other"))
+    with pytest.raises(RegistryError, match=r"\(model\.safetensors\) is damaged"):
+        other.copy_from(registry, 1)
+    assert other.versions() == []
+    assert not other.store.list("models/brew360/holds/")
+
+
+def test_verify_reads_every_event_and_compares_the_newest_snapshot(
+    registry: Registry, store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_log, "EVERY", 2)
+    publish(registry, folder)
+    for _ in range(3):
+        registry.append("tag", 1, author="ana")
+    assert registry.verify() == []
+    event = store.root / "models/brew360/events/00000000000000000001.json"
+    right = event.read_text()
+    event.write_text(right.replace("ana", "eve"))
+    (fault,) = registry.verify()
+    assert (fault.version, fault.name) == (None, "snapshot 2")
+    event.write_text("{}")
+    assert [fault.name for fault in registry.verify()] == ["event 1", "snapshot 2"]
 
 
 def test_errors_name_the_missing_version_or_alias(registry: Registry, folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brew_cluster.cli.commands.registry_upkeep import approve, card, copy, gc, policy
 from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.registry_options import Author, RegistryName, RegistryUrl, VersionName, user_name
 from brew_cluster.cli.runner import report_errors
@@ -25,7 +26,8 @@ Note = Annotated[str, typer.Option(help="Text for the log.")]
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(help="Publish model versions, and decide which one serves.", no_args_is_help=True)
-    for command in (publish, list_, show, log, diff, promote, rollback, canary, shadow, retire, verify):
+    read = (list_, show, card, log, diff)
+    for command in (publish, *read, approve, promote, rollback, canary, shadow, retire, policy, verify, copy, gc):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="registry")
 
@@ -35,6 +37,15 @@ def publish(
     report: Annotated[Path | None, typer.Option(help="Report of `brew360 benchmark` for this model.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="YAML file with release.gates. Default: the gates of the training recipe.")
+    ] = None,
+    publication: Annotated[
+        str | None,
+        typer.Option(
+            help="Any text that identifies this publication, so that the same command makes no second version."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data set in the registry, for the lineage. Default: brew360.")
     ] = None,
     author: Author = None,
     registry: RegistryUrl = None,
@@ -47,7 +58,10 @@ def publish(
 
         brew360 registry publish runs/sft/export --report runs/sft/report.json
 
-    Publishing does not change what serves: `brew360 registry promote` does.
+    Publishing does not change what serves: `brew360 registry promote` does. Files that are pickles are refused. A
+    script that may be interrupted passes --publication, so that it can run the command again:
+
+        brew360 registry publish runs/sft/export --publication nightly-2026-05-01
     """
     console = PlainConsole()
     with report_errors(console):
@@ -66,6 +80,8 @@ def publish(
                 author=author or user_name(),
                 report=benchmark,
                 gates=gates,
+                publication=publication,
+                dataset=dataset,
                 on_progress=lambda done, total: progress.update(done / 1e6, total=total / 1e6),
             )
         if as_json:
@@ -165,6 +181,9 @@ def promote(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Promote although a gate fails, or without gates.")] = False,
     reason: Annotated[str, typer.Option(help="Why the promotion is forced; kept in the log.")] = "",
+    replaces: Annotated[
+        int | None, typer.Option(min=1, help="Only if the alias points to this version now. Default: any.")
+    ] = None,
     note: Note = "",
     author: Author = None,
     registry: RegistryUrl = None,
@@ -180,7 +199,10 @@ def promote(
         brew360 registry promote 7 --force --reason "the first version; nothing to compare with"
 
     A gate is a bound on a figure of the benchmark, e.g. release: {gates: [{figure: post_like.auc, at_least: 0.6}]}. A
-    figure that was not measured fails its gate. The outcome is recorded in the log either way.
+    figure that was not measured fails its gate. The policy of the registry can also require a role and approvals. The
+    outcome is recorded in the log either way. With --replaces, a second promotion at the same time is refused:
+
+        brew360 registry promote 7 --replaces 6
     """
     console = PlainConsole()
     with report_errors(console):
@@ -195,6 +217,7 @@ def promote(
             note=note,
             force=force,
             reason=reason,
+            replaces=replaces,
         )
         _print_event(console, event, opened, as_json)
 
@@ -263,6 +286,8 @@ def retire(
     """Exclude a version from promotions and rollbacks. Where an alias points to it, it serves until the alias moves.
 
     brew360 registry retire 3 --note "trained on wrong labels"
+
+    It cannot be undone. Later, brew360 registry gc removes its files.
     """
     _append("retire", version, None, note, author, registry, model, as_json)
 

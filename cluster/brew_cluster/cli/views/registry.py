@@ -9,7 +9,9 @@ from rich.table import Table
 from brew_cluster.cli.views.table import add_row, make_table, print_table
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.registry.diff import Difference, VersionDiff
-from brew_platform.registry.events import Event, retired
+from brew_platform.registry.events import Event, collected, retired
+from brew_platform.registry.garbage import Garbage
+from brew_platform.registry.policy import Policy
 from brew_platform.registry.registry import Fault, Version
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "show_diff",
     "show_event",
     "show_faults",
+    "show_garbage",
     "show_log",
+    "show_policy",
     "show_version",
     "show_versions",
 ]
@@ -25,7 +29,7 @@ __all__ = [
 
 def show_versions(console: PlainConsole, versions: Sequence[Version], events: Sequence[Event]) -> None:
     """Print one row per version: when and by whom it was published, its aliases, and the AUC of each task."""
-    gone = retired(events)
+    gone, removed = retired(events), collected(events)
     roles = _roles(events)
     tasks = sorted({task for version in versions for task in _tasks(version.metrics)})
     table = make_table("version", "published", "by", "size", "aliases", *tasks)
@@ -33,6 +37,7 @@ def show_versions(console: PlainConsole, versions: Sequence[Version], events: Se
         table.title, table.title_justify = "AUC by task", "right"
     for version in versions:
         aliases = [*roles.get(version.number, []), *(["retired"] if version.number in gone else [])]
+        aliases += ["files removed"] if version.number in removed else []
         figures = [_number(_tasks(version.metrics).get(task, {}).get("auc")) for task in tasks]
         time = version.time[:16].replace("T", " ")
         add_row(table, version.number, time, version.author, _size(version.size), ", ".join(aliases), *figures)
@@ -76,7 +81,8 @@ def show_log(console: PlainConsole, events: Sequence[Event]) -> None:
     """Print the events, the oldest first."""
     table = make_table("event", "time", "by", "kind", "version", "alias", "details")
     for event in events:
-        add_row(table, event.number, event.time, event.author, event.kind, event.version, event.alias, _details(event))
+        version = event.version or None  # a policy belongs to no version
+        add_row(table, event.number, event.time, event.author, event.kind, version, event.alias, _details(event))
     print_table(console, table, empty="no events")
 
 
@@ -86,6 +92,8 @@ def show_event(console: PlainConsole, event: Event, model: str) -> None:
         "promote": f"{event.alias} is version {event.version} of {model} now",
         "rollback": f"{event.alias} is version {event.version} of {model} again",
         "retire": f"version {event.version} of {model} is retired",
+        "approve": f"version {event.version} of {model} is approved by {event.author}",
+        "policy": f"the policy of {model} is replaced",
     }
     text = texts.get(event.kind, f"{event.kind} of version {event.version} of {model}")
     console.print(f"{text} (event {event.number}{f': {details}' if (details := _details(event)) else ''})")
@@ -114,6 +122,36 @@ def show_faults(console: PlainConsole, faults: Sequence[Fault]) -> None:
     for fault in faults:
         add_row(table, fault.version, fault.name, fault.problem)
     console.print(table)
+
+
+def show_policy(console: PlainConsole, policy: Policy) -> None:
+    """Print the roles, and the conditions of moving each alias."""
+    roles = make_table("role", "people")
+    for role, people in policy.roles.items():
+        add_row(roles, role, ", ".join(people))
+    print_table(console, roles, empty="no roles")
+    rules = make_table("alias", "moved by", "approvals of a version")
+    for alias, rule in policy.aliases.items():
+        approvals = ", ".join(f"{number} of {role}" for role, number in rule.approvals.items())
+        add_row(rules, alias, " or ".join(rule.move) or "everyone", approvals or "none")
+    print_table(console, rules, empty="every alias can be moved by everyone")
+    console.print(f"this policy is changed by {' or '.join(policy.change) or 'everyone'}")
+
+
+def show_garbage(console: PlainConsole, garbage: Garbage, *, dry_run: bool) -> None:
+    """Print what a garbage collection removed, or would remove, and which retired versions keep their files."""
+    verb = "would be removed" if dry_run else "removed"
+    for number in garbage.versions:
+        console.print(f"the files of version {number} {verb if dry_run else 'are ' + verb}")
+    kept = make_table("version", "keeps its files, because")
+    for number, reason in garbage.kept.items():
+        add_row(kept, number, reason)
+    if kept.row_count:
+        console.print(kept)
+    number = len(garbage.blobs)
+    console.print(f"{number} file{'' if number == 1 else 's'}, {_size(garbage.size)}, {verb}")
+    if not garbage.finished:
+        console.print("The time of one collection has ended before all files were removed. Run the same command again.")
 
 
 def _differences(title: str, columns: tuple[str, str], differences: Sequence[Difference]) -> Table:
