@@ -23,6 +23,8 @@ from brew_platform.console.plain_console import PlainConsole
 from brew_platform.registry.blobs import File
 from brew_platform.registry.diff import Difference, FileDifference, VersionDiff
 from brew_platform.registry.events import Event
+from brew_platform.registry.garbage import Garbage
+from brew_platform.registry.policy import Policy
 from brew_platform.registry.registry import Fault, Version
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -170,6 +172,10 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
             before=1, after=2, same_files=0, files=[FileDifference(path=x, before=None, after=None)],
             signature=[Difference(name=x, before=x, after=x)], lineage=[], metrics=[],
         ),
+    ),
+    "registry.show_policy": lambda show, console, x: show(console, Policy(roles={x: [x]}, change=[x])),
+    "registry.show_garbage": lambda show, console, x: show(
+        console, Garbage(versions=(1,), blobs=(), size=1, kept={2: x}), dry_run=False
     ),
     "registry.show_faults": lambda show, console, x: show(console, [Fault(version=1, name=x, problem=x)]),
     "service.show_service": lambda show, console, x: show(
