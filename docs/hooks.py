@@ -90,7 +90,7 @@ def configuration_page() -> str:
 def is_configuration(node: ast.ClassDef) -> bool:
     """Whether a class is a keyword-only dataclass of settings."""
     keyword_only = any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list)
-    named = re.fullmatch(r"[^_]\w*(Config|Job)|Gate|PromptFormat|RopeScaling", node.name) is not None
+    named = re.fullmatch(r"[^_]\w*(Config|Job)|Gate|NodeGroup|PromptFormat|RopeScaling", node.name) is not None
     return keyword_only and named
 
 

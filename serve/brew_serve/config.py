@@ -8,6 +8,7 @@ from brew_data.privacy.pseudonyms import PseudonymConfig
 from brew_data.prompts.history import HistoryPolicy
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
+from brew_platform.registry.version_cache import VersionCache
 from brew_platform.settings import (
     Name,
     NonNegativeFloat,
@@ -40,6 +41,9 @@ class AppConfig(Settings):
     # The key of the pseudonyms, for a member context of a data set with pseudonyms; requests name members by their ids.
     pseudonyms: PseudonymConfig | None = None
     cache_folder: str  # fetched versions; a version that it contains is not fetched again
+    # Limit of the versions in cache_folder: those that were not fetched for the longest time and that no process of the
+    # host uses are deleted.
+    cache_bytes: PositiveInt = 2**40
     engine: EngineConfig = field(default_factory=EngineConfig)
     middleware: MiddlewareConfig = field(default_factory=MiddlewareConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)  # of each replica
@@ -63,6 +67,8 @@ class AppConfig(Settings):
     downscale_seconds: NonNegativeSeconds = 300.0  # for which the load must be low before replicas stop
     cpus: NonNegativeFloat = 1.0  # Ray CPUs that each replica reserves
     gpus: NonNegativeFloat = 0.0  # Ray GPUs that each replica reserves
+    # Ray labels of the nodes that run gateways and replicas, such as brew360/role: online; empty: any node.
+    node_labels: dict[str, str] = field(default_factory=dict)
     log_key: str | None = None  # key of the hashes that logs contain in place of ids; null: a new one for each start
 
     def __post_init__(self) -> None:
@@ -94,9 +100,9 @@ class AppConfig(Settings):
         return Registry(open_store(self.registry_url), self.model)
 
     def fetch(self, number: int) -> Path:
-        """Return the folder of a version on this node.
+        """Return the folder of a version on this node, which stays until this process ends.
 
         Raises:
             RegistryError, StorageError: There is no such version, or its files are missing or damaged.
         """
-        return self.open_registry().fetch(number, Path(self.cache_folder))
+        return VersionCache(Path(self.cache_folder), limit_bytes=self.cache_bytes).fetch(self.open_registry(), number)

@@ -210,12 +210,17 @@ class TrainConfig(Settings):
     seed: NonNegativeInt = 0  # seed of the initial weights, the order of bins, and the random numbers of each step
     checkpoint_every: PositiveInt = 50  # steps between checkpoints; at most so many are repeated after a lost worker
     keep_checkpoints: PositiveInt = 3  # number of newest checkpoints to keep; older ones replace a damaged one
+    # s3://bucket/run or file:///folder: complete checkpoints are copied there, and a run folder without checkpoints
+    # is restored from there. Each run needs its own.
+    mirror_url: str | None = None
     export_best: bool = True  # if a stage evaluates: also keep and export the checkpoint with the lowest loss
     # Of exported weights: auto (the base model's; float32 from scratch), float32, bfloat16.
     export_dtype: Annotated[str, OneOf(EXPORT_DTYPES)] = "auto"
     # Of forward and backward passes: float32, bfloat16, or auto (bfloat16 on a GPU, else float32).
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     max_failures: NonNegativeInt = 2  # restarts after a lost worker
+    # Ray labels of the nodes that run workers, such as brew360/role: train; empty: any node.
+    node_labels: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,6 +230,11 @@ class TrainConfig(Settings):
             raise ConfigError(
                 f"workers={self.workers} is not a multiple of sharding.replicas={self.sharding.replicas}: "
                 f"every copy of the model needs the same number of workers."
+            )
+        if self.mirror_url is not None and "://" not in self.mirror_url:
+            raise ConfigError(
+                f"mirror_url is {self.mirror_url!r}, which each worker would look for in its own folder: give "
+                f"s3://bucket/run, or file:/// and an absolute path."
             )
         if not self.stages:
             raise ConfigError("stages is empty, so nothing would be trained: give at least one stage.")

@@ -118,6 +118,7 @@ def run_on_ray(
             use_gpu=gpu,
             resources_per_worker={"CPU": config.threads, **({"GPU": 1} if gpu else {})},
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+            label_selector=dict(config.node_labels) or None,
         ),
         # gloo besides nccl, because checkpoints use collectives on the CPU
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),

@@ -2,12 +2,26 @@
 
 import typer
 
-from brew_cluster.cli.commands import benchmark, context, data, demo, export, keys, rank, registry, score, serve, train
+from brew_cluster.cli.commands import (
+    benchmark,
+    cluster,
+    context,
+    data,
+    demo,
+    export,
+    keys,
+    rank,
+    registry,
+    score,
+    serve,
+    store,
+    train,
+)
 
 __all__ = ["COMMANDS", "app", "main"]
 
 # `brew360 --help` lists commands in this order, then groups of commands
-COMMANDS = (demo, data, train, export, benchmark, registry, context, serve, rank, score, keys)
+COMMANDS = (demo, data, train, export, benchmark, registry, context, serve, rank, score, keys, store, cluster)
 
 app = typer.Typer(
     name="brew360",

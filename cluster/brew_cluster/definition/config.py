@@ -13,6 +13,7 @@ __all__ = [
     "ROLES",
     "CacheConfig",
     "ClusterConfig",
+    "DnsLabel",
     "EgressConfig",
     "InfinibandConfig",
     "MountConfig",
@@ -124,8 +125,10 @@ class NodeGroup(Settings):
 class VolumeConfig(Settings):
     """A volume claim that the renderings create."""
 
-    size_gib: PositiveInt
-    storage_class: str | None = None  # null: the default class of the Kubernetes cluster; it must offer ReadWriteMany
+    size_gib: PositiveInt  # of the volume
+    storage_class: str | None = None  # null: the default class of the Kubernetes cluster; it must offer access_mode
+    # ReadWriteOnce is for a Kubernetes cluster of one machine.
+    access_mode: Annotated[str, OneOf(("ReadWriteMany", "ReadWriteOnce"))] = "ReadWriteMany"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,7 @@ class MountConfig(Settings):
 
     path: ContainerPath  # in containers; with `ray up` also on the hosts
     claim: KubernetesName  # volume claim that provides it
-    read_only: bool = False
+    read_only: bool = False  # pods cannot write to it
     create: VolumeConfig | None = None  # null: the claim exists already
 
 
@@ -179,7 +182,7 @@ class EgressConfig(Settings):
     """Addresses outside the cluster that its pods may connect to."""
 
     cidr: str  # such as 10.2.0.0/16
-    ports: list[Port] = field(default_factory=lambda: [443])
+    ports: list[Port] = field(default_factory=lambda: [443])  # TCP
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -194,8 +197,8 @@ class NetworkConfig(Settings):
     """Who may connect to the cluster's pods, and where they may connect to; everything else is denied."""
 
     clients: list[KubernetesName] = field(default_factory=list)  # namespaces that may call the ranking service
-    # Namespaces that may reach the dashboard's port: Jobs, Serve's REST interface. Whoever reaches it and has the token
-    # runs code in the cluster, so only the job gateway should.
+    # Namespaces that may reach the dashboard's port: Jobs, Serve's REST interface. With the token, a caller of it runs
+    # code in the cluster, so name only that of the job gateway.
     gateways: list[KubernetesName] = field(default_factory=list)
     monitoring: KubernetesName | None = "monitoring"  # namespace of Prometheus
     operator: KubernetesName = "kuberay-system"  # namespace of the KubeRay operator
@@ -220,15 +223,15 @@ class QueueConfig(Settings):
 
     teams: dict[str, TeamConfig] = field(default_factory=dict)  # by name
     priorities: dict[str, Annotated[int, Range(ge=0, le=1_000_000)]] = field(
-        default_factory=lambda: {"low": 100, "normal": 1_000, "high": 10_000}
-    )  # of jobs within a team
+        default_factory=lambda: {"normal": 1_000, "low": 100, "high": 10_000}
+    )  # of jobs within a team; the rendered job has the first
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramConfig(Settings):
     """A program that runs on the cluster: the arguments of its command."""
 
-    recipe: str  # name of a recipe that ships, or path of a YAML file
+    recipe: str | None = None  # name of a recipe that ships, or path of a YAML file; null: the default of the command
     settings: list[str] = field(default_factory=list)  # key=value, as on the command line
 
 
@@ -236,10 +239,10 @@ class ProgramConfig(Settings):
 class RayUpConfig(Settings):
     """Where `ray up` starts machines."""
 
-    provider: Annotated[str, OneOf(("aws", "gcp", "azure"))] = "aws"
-    region: str = "us-east-1"
+    provider: Annotated[str, OneOf(("aws", "gcp", "azure"))] = "aws"  # cloud
+    region: str = "us-east-1"  # of the cloud
     settings: dict[str, str] = field(default_factory=dict)  # other fields of Ray's provider section
-    ssh_user: str = "ubuntu"
+    ssh_user: str = "ubuntu"  # of the machines
     token_file: str = "~/.ray/auth_token"  # noqa: S105  token of this machine, copied to all nodes; a random text
 
 
@@ -252,8 +255,8 @@ class ClusterConfig(Settings):
     """
 
     name: KubernetesName = "brew360"  # of the Ray cluster, and prefix of other objects
-    namespace: KubernetesName = "brew360"
-    topology: Annotated[str, OneOf(("shared", "separate"))] = "shared"
+    namespace: KubernetesName = "brew360"  # of Kubernetes
+    topology: Annotated[str, OneOf(("shared", "separate"))] = "shared"  # one Ray cluster, or one for each purpose
     gpus: NonNegativeInt = 0  # that the cluster may have in total; the groups' max_nodes must fit in
     ray_version: str = "2.60.0"  # of the images; must be the version of requirements/
     images: dict[str, str] = field(default_factory=dict)  # cpu, cuda: name and tag

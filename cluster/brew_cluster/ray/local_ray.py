@@ -20,7 +20,7 @@ from brew_cluster.ray.session import RaySession, kept_sessions
 from brew_platform.errors import BrewError, UserError
 from brew_platform.ports import free_port
 
-__all__ = ["any_ray", "local_ray", "logs_folder", "refuse_running_ray", "stop_ray"]
+__all__ = ["LOOPBACK", "any_ray", "local_ray", "logs_folder", "ray_command", "refuse_running_ray", "stop_ray"]
 
 OBJECT_STORE_BYTES = (
     512 * 2**20
@@ -161,7 +161,7 @@ def _start(session: RaySession, cores: int) -> None:
 
 def _start_kept(session: RaySession, cores: int) -> None:
     """Start Ray so that it outlives this process, and connect to it."""
-    _ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
+    ray_command("start", "--head", "--port=0", f"--num-cpus={cores}", "--include-dashboard=false",
                  f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", f"--temp-dir={session.folder}",
                  # Ray's defaults are fixed ports, which another Ray on this machine may have
                  f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
@@ -180,7 +180,12 @@ def _settle_data() -> None:
             handler.setLevel(logging.ERROR)
 
 
-def _ray_command(*arguments: str) -> None:
+def ray_command(*arguments: str) -> None:
+    """Run a command of Ray, such as `start`.
+
+    Raises:
+        BrewError: It failed; with the end of its output.
+    """
     command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:

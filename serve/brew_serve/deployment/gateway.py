@@ -55,7 +55,8 @@ def gateway_app(config: AppConfig) -> Application:
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         max_queued_requests=_MAX_QUEUED_REQUESTS,
         backpressure_config=BackpressureConfig(retry_after_s=_RETRY_SECONDS),
-        ray_actor_options={"num_cpus": 0},  # it waits for replicas, which have reserved theirs
+        # no CPUs: it waits for replicas, which have reserved theirs
+        ray_actor_options={"num_cpus": 0, "label_selector": config.node_labels},
         health_check_timeout_s=_START_SECONDS + 10,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=config.drain_seconds,

@@ -50,7 +50,11 @@ def replica_app(config: AppConfig, number: int, replicas: int | None = None) -> 
         name=REPLICA,
         max_ongoing_requests=config.max_ongoing_requests,
         max_constructor_retry_count=1,  # a version that fails to load fails on the second attempt too
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
+        ray_actor_options={
+            "num_cpus": config.cpus,
+            "num_gpus": config.gpus,
+            "label_selector": config.node_labels,
+        },
         health_check_period_s=2.0,  # how long a dead engine without requests may stay undetected
         health_check_timeout_s=60.0,
         graceful_shutdown_wait_loop_s=0.2,

@@ -42,6 +42,8 @@ class NearlineConfig(Settings):
     ranking_seconds: Seconds = 30 * 86_400.0  # lifetime of a slate and its ranking, from the request
     cpus: NonNegativeFloat = 1.0  # Ray CPUs that a consumer reserves
     gpus: NonNegativeFloat = 0.0  # Ray GPUs that a consumer reserves
+    # Ray labels of the nodes that run consumers, such as brew360/role: nearline; empty: any node.
+    node_labels: dict[str, str] = field(default_factory=dict)
     dispatch: DispatchConfig = field(default_factory=DispatchConfig)
 
     def __post_init__(self) -> None:

@@ -84,7 +84,11 @@ def build_consumer(
         name=CONSUMER,
         max_ongoing_requests=config.threads,  # the size of Celery's thread pool
         max_constructor_retry_count=1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus},
+        ray_actor_options={
+            "num_cpus": config.cpus,
+            "num_gpus": config.gpus,
+            "label_selector": config.node_labels,
+        },
         health_check_period_s=5.0,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=20.0,
