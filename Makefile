@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits gpu-check clean
+.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-s3 lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits bench-platform gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ test-real: setup ## run the tests that start Ray, vLLM or several processes
 test-faults: setup ## kill workers, drivers, replicas, engines, consumers, Redis under load, hostile clients (about 20 minutes)
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
 
+test-s3: setup ## test the object store on a real Ceph RGW (tests/ceph-rgw install)
+	$(BIN)/python -m pytest -m real tests/platform/storage $(ARGS)
+
 lint: setup ## check style and formatting with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -81,6 +84,9 @@ bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo
 
 bench-data: $(VENV)/bench/.ready ## compare the data pipeline with datasets.map and TRL, at two sizes (about 40 minutes)
 	$(BIN)/python -m bench.data $(ARGS)
+
+bench-platform: setup ## measure the registry on a folder, moto and Ceph RGW, with 1,000 faults on each (about 40 minutes)
+	$(BIN)/python -m bench.platform $(ARGS)
 
 bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million interactions (about 3 minutes)
 	$(BIN)/python -m bench.tables $(ARGS)

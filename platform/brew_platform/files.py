@@ -15,9 +15,9 @@ from pathlib import Path
 __all__ = [
     "atomic_file",
     "create_exclusively",
-    "exclusive_file",
     "fsync_file",
     "fsync_folder",
+    "link_exclusively",
     "replace_atomically",
     "replace_folder",
 ]
@@ -45,8 +45,12 @@ def create_exclusively(path: Path, data: bytes | str) -> None:
     Raises:
         FileExistsError: `path` exists; its content is unchanged.
     """
-    with exclusive_file(path) as temporary:
+    temporary = _temporary(path)
+    try:
         _write_new(temporary, data)
+        link_exclusively(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     For content that a library writes or that does not fit in memory. The temporary file is deleted if the block fails.
     """
-    temporary = _temporary(path, path.parent)
+    temporary = _temporary(path)
     try:
         yield temporary
         fsync_file(temporary)
@@ -65,24 +69,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
-@contextmanager
-def exclusive_file(path: Path, *, temporary_folder: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path for the block to write to, then create `path` from that file.
-
-    Args:
-        path: File to create.
-        temporary_folder: Folder of the temporary file, on the same file system; None for the folder of `path`.
+def link_exclusively(temporary: Path, path: Path) -> None:
+    """Create `path` as a hard link to the complete file `temporary`, which is synced first.
 
     Raises:
         FileExistsError: `path` exists; its content is unchanged.
     """
-    temporary = _temporary(path, temporary_folder or path.parent)
-    try:
-        yield temporary
-        fsync_file(temporary)
-        os.link(temporary, path)  # unlike a rename, it fails if the name exists
-    finally:
-        temporary.unlink(missing_ok=True)
+    fsync_file(temporary)
+    os.link(temporary, path)  # unlike a rename, it fails if the name exists
     fsync_folder(path.parent)
 
 
@@ -132,8 +126,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary(path: Path, folder: Path) -> Path:
-    return folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _write_new(path: Path, data: bytes | str, mode: int = 0o666) -> None:

@@ -4,13 +4,15 @@ import errno
 import hashlib
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from brew_platform.errors import StorageError
-from brew_platform.files import atomic_file, exclusive_file, fsync_folder
-from brew_platform.storage.base import Digest, Keys, validate_key
+from brew_platform.files import atomic_file, fsync_folder, link_exclusively
+from brew_platform.storage.base import Digest, Keys, require_unchanged, validate_key
 
 __all__ = ["LocalStore"]
 
@@ -35,11 +37,21 @@ class LocalStore:
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
 
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._create(key, lambda temporary: temporary.write_bytes(data))
 
     def upload_if_absent(self, key: str, path: Path, *, expected: Digest | None = None) -> bool:
-        return self._create(key, lambda temporary: _copy(path, temporary, expected))
+        return self._create(key, lambda temporary: require_unchanged(path, _copy(path, temporary), expected))
+
+    def upload_by_digest(self, prefix: str, path: Path) -> tuple[Digest, bool]:
+        validate_key(prefix)
+        with self._errors("write", prefix), self._temporary_file() as temporary:
+            digest = _copy(path, temporary)
+            return digest, self._link(temporary, self._path(f"{prefix}/{digest.sha256}"))
 
     def get(self, key: str) -> bytes:
         with self._errors("read", key):
@@ -60,6 +72,14 @@ class LocalStore:
         with self._errors("read", key):
             return Digest.of_file(self._path(key))
 
+    def size(self, key: str) -> int:
+        with self._errors("read", key):
+            return self._path(key).stat().st_size
+
+    def modified(self, key: str) -> datetime:
+        with self._errors("read", key):
+            return datetime.fromtimestamp(self._path(key).stat().st_mtime, UTC)
+
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
@@ -70,6 +90,12 @@ class LocalStore:
             keys = [path.relative_to(self.root).as_posix() for path in top.rglob("*") if path.is_file()]
         return sorted(key for key in keys if key.startswith(prefix) and not key.startswith(f"{_TEMPORARY}/"))
 
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with self._errors("delete", key), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
+            fsync_folder(path.parent)
+
     def _path(self, key: str) -> Path:
         validate_key(key)
         return self.root / key
@@ -79,24 +105,34 @@ class LocalStore:
         with self._errors("write", key):
             if final.exists():
                 return False
-            self._make_folder(final.parent)
-            folder = self._temporary_folder()
-            try:
-                with exclusive_file(final, temporary_folder=folder) as temporary:
-                    write(temporary)
-            except FileExistsError:
-                return False
-            return True
+            with self._temporary_file() as temporary:
+                write(temporary)
+                return self._link(temporary, final)
 
-    def _temporary_folder(self) -> Path:
-        """Return the folder for temporary files, and delete abandoned files in it."""
+    def _link(self, temporary: Path, final: Path) -> bool:
+        if final.exists():
+            return False
+        self._make_folder(final.parent)
+        try:
+            link_exclusively(temporary, final)
+        except FileExistsError:
+            return False
+        return True
+
+    @contextmanager
+    def _temporary_file(self) -> Iterator[Path]:
+        """Yield a path for a temporary file, which is deleted afterwards. Delete abandoned files beside it."""
         folder = self.root / _TEMPORARY
         self._make_folder(folder)
         for path in folder.iterdir():
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
-        return folder
+        temporary = folder / f"{uuid.uuid4().hex}.tmp"
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
         """Create `folder` and its parents, and sync each parent that changed."""
@@ -125,17 +161,12 @@ class LocalStore:
             raise StorageError(f"cannot {action} {key!r} in {self.root}: {reason}") from error
 
 
-def _copy(source: Path, target: Path, expected: Digest | None) -> None:
+def _copy(source: Path, target: Path) -> Digest:
+    """Copy a file, and return the digest of what was copied."""
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
             writer.write(chunk)
-    copied = Digest(size=size, sha256=digest.hexdigest())
-    if expected is not None and copied != expected:
-        raise StorageError(
-            f"{source} changed while it was uploaded: {expected.size} bytes with sha256 {expected.sha256[:12]}... were "
-            f"expected, and {copied.size} with {copied.sha256[:12]}... were read. Upload it again when no process "
-            f"writes to it."
-        )
+    return Digest(size=size, sha256=digest.hexdigest())

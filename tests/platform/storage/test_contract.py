@@ -1,7 +1,8 @@
-"""The contract of an ObjectStore, run on every backend, and what is particular to a local folder."""
+"""The contract of an ObjectStore, run on a folder, moto and Ceph RGW, and what is particular to a local folder."""
 
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,21 +10,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from brew_platform.errors import StorageError
+from brew_platform.storage import local
 from brew_platform.storage.base import Digest, ObjectStore, open_store
 from brew_platform.storage.local import LocalStore
 
-BACKENDS: dict[str, Callable[[Path], str]] = {"local": str, "file-url": lambda folder: f"file://{folder}"}
 
-
-@pytest.fixture(params=BACKENDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty store; a further backend joins the contract by an entry in BACKENDS."""
-    return BACKENDS[request.param](tmp_path / "store")
+@pytest.fixture
+def url(store_url: str) -> str:
+    return store_url
 
 
 @pytest.fixture
@@ -67,6 +67,46 @@ def test_empty_objects_are_objects(store: ObjectStore) -> None:
     assert store.get("empty") == b""
 
 
+def test_a_blob_is_stored_under_the_digest_of_its_bytes(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "weights.bin"
+    source.write_bytes(os.urandom(3_000_000))
+    digest, created = store.upload_by_digest("blobs/sha256", source)
+    assert created
+    assert digest == Digest.of_file(source)
+    assert store.list() == [f"blobs/sha256/{digest.sha256}"]
+    assert store.digest(f"blobs/sha256/{digest.sha256}") == digest
+    assert store.upload_by_digest("blobs/sha256", source) == (digest, False)
+    with pytest.raises(StorageError, match=r"cannot write .*absent\.bin does not exist"):
+        store.upload_by_digest("blobs/sha256", tmp_path / "absent.bin")
+
+
+def test_sizes_and_times_of_objects(store: ObjectStore) -> None:
+    store.put_if_absent("a/b", b"12345")
+    assert store.size("a/b") == 5
+    assert abs(store.modified("a/b") - datetime.now(UTC)) < timedelta(minutes=1)
+    for call in (store.size, store.modified):
+        with pytest.raises(StorageError, match="cannot read .no/such. in .*: no such object"):
+            call("no/such")
+
+
+def test_a_deleted_object_is_gone_and_its_key_is_free(store: ObjectStore) -> None:
+    for key in ("a/b", "a/c"):
+        store.put_if_absent(key, b"x")
+    store.delete("a/b")
+    store.delete("a/b")
+    store.delete("no/such")
+    assert store.list() == ["a/c"]
+    assert not store.exists("a/b")
+    assert store.put_if_absent("a/b", b"y")
+    assert store.get("a/b") == b"y"
+
+
+def test_its_address_and_its_pickle_open_the_same_store(store: ObjectStore) -> None:
+    store.put_if_absent("a", b"x")
+    assert open_store(store.url).get("a") == b"x"
+    assert pickle.loads(pickle.dumps(store)).get("a") == b"x"
+
+
 def test_listing_is_sorted_and_by_prefix_of_the_key(store: ObjectStore) -> None:
     assert store.list() == []
     assert store.list("nothing/here") == []
@@ -100,6 +140,10 @@ def test_a_malformed_key_is_refused_by_every_method(store: ObjectStore, tmp_path
         lambda: store.download(key, tmp_path / "x"),
         lambda: store.exists(key),
         lambda: store.digest(key),
+        lambda: store.upload_by_digest(key, tmp_path / "x"),
+        lambda: store.size(key),
+        lambda: store.modified(key),
+        lambda: store.delete(key),
     ]
     for call in calls:
         with pytest.raises(StorageError, match="is not a valid key: its parts, between single slashes, must consist"):
@@ -107,7 +151,7 @@ def test_a_malformed_key_is_refused_by_every_method(store: ObjectStore, tmp_path
 
 
 def test_24_threads_race_and_each_key_has_one_winner(store: ObjectStore) -> None:
-    threads, keys = 24, 20
+    threads, keys = 24, 20 if isinstance(store, LocalStore) else 4
     barrier = threading.Barrier(threads)
 
     def race(thread: int) -> list[bool]:
@@ -122,17 +166,20 @@ def test_24_threads_race_and_each_key_has_one_winner(store: ObjectStore) -> None
 
 
 def test_processes_race_and_each_key_has_one_winner(store: ObjectStore, url: str) -> None:
+    slots = 200 if isinstance(store, LocalStore) else 20
     code = (
         "import sys; from brew_platform.storage.base import open_store\n"
         "store = open_store(sys.argv[1]); sys.stdin.read()\n"
-        "print(*[k for k in range(200) if store.put_if_absent(f'slot/{k}', sys.argv[2].encode())])"
+        "print(*[k for k in range(int(sys.argv[3])) if store.put_if_absent(f'slot/{k}', sys.argv[2].encode())])"
     )
     racers = [
-        subprocess.Popen([sys.executable, "-c", code, url, str(i)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", code, url, str(i), str(slots)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         for i in range(4)
     ]
     won = [list(map(int, out.split())) for out in _go(racers)]
-    assert sorted(key for keys in won for key in keys) == list(range(200))
+    assert sorted(key for keys in won for key in keys) == list(range(slots))
     for racer, keys in enumerate(won):
         assert all(store.get(f"slot/{key}") == str(racer).encode() for key in keys)
 
@@ -201,8 +248,7 @@ def test_a_root_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("s3://bucket/x", "s3://bucket/x: S3 is not supported yet. Use a folder, for example runs/store."),
-        ("gs://bucket", "the scheme gs:// is not supported. Use a folder, for example runs/store, or file:///folder."),
+        ("gs://bucket", "the scheme gs:// is not supported. Use s3://bucket/prefix, a folder, for example"),
         ("", "the address of the store is empty. Use a folder"),
         ("file://host/folder", "names the host 'host'; a local folder has three slashes: file:///folder."),
     ],
@@ -215,3 +261,21 @@ def test_an_unsupported_address_is_refused_with_the_remedy(url: str, words: str)
 
 def test_a_file_url_is_percent_decoded() -> None:
     assert repr(open_store("file:///tmp/a%20b")) == "LocalStore('/tmp/a b')"
+
+
+def test_a_blob_that_changes_while_it_is_copied_has_the_digest_of_what_was_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "weights.bin"
+    source.write_bytes(b"before")
+    store = LocalStore(tmp_path / "store")
+    copy = local._copy
+
+    def changed(path: Path, target: Path) -> Digest:
+        path.write_bytes(b"after")
+        return copy(path, target)
+
+    monkeypatch.setattr(local, "_copy", changed)
+    digest, _ = store.upload_by_digest("blobs", source)
+    assert store.get(f"blobs/{digest.sha256}") == b"after"
+    assert digest == store.digest(f"blobs/{digest.sha256}")

@@ -12,6 +12,7 @@ import pytest
 from brew_data.packed_bins.plan import BinsFile
 from brew_data.sources.locations import Location
 from brew_platform.errors import DataError, StorageError
+from brew_platform.storage.base import Digest
 from brew_train.inputs import host_cache
 from brew_train.inputs.host_cache import HostCache
 
@@ -35,10 +36,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store(tmp_path)
     download = host_cache._download
 
-    def counted(source: Location, path: Path, file: BinsFile) -> None:
+    def counted(source: Location, file: BinsFile, path: Path) -> Digest:
         store.downloaded.append(file.name)
         time.sleep(0.01)
-        download(source, path, file)
+        return download(source, file, path)
 
     monkeypatch.setattr(host_cache, "_download", counted)
     return store
