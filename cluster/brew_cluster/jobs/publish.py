@@ -101,7 +101,7 @@ def _known_versions(registry: Registry, lineage: Lineage, dataset: str | None) -
                 known["parent_version"] = number
                 break
     datasets = Registry(registry.store, dataset or DEFAULT_NAME, section=SECTION)
-    stages = {}
+    stages: dict[str, dict[str, Any]] = {}
     for number in datasets.versions():
         plans = {plan.get("plan_hash") for plan in datasets.version(number).metrics.get("bins", {}).values()}
         stages |= {
