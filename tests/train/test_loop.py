@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,6 +108,25 @@ def test_an_interrupted_run_continues_bitwise(run: Any, stop_at: int, tmp_path: 
     assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
     weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+def test_a_run_whose_folder_is_lost_continues_from_its_mirror(run: Any, config: TrainConfig, tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    mirrored = replace(config, mirror_url=f"file://{tmp_path}/store")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "lost", stop_at=6, config=mirrored)
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint-mirror":
+            thread.join()
+    shutil.rmtree(tmp_path / "lost")
+    run(tmp_path / "new", config=mirrored)
+    restored = events_of(tmp_path / "new", "restored")[0]["step"]
+    assert 0 < restored < 6
+    losses = losses_of(tmp_path / "whole")
+    assert losses_of(tmp_path / "new") == {step: losses[step] for step in losses if step > restored}
+    weights = [(tmp_path / name / "export" / "model.safetensors").read_bytes() for name in ("whole", "new")]
+    assert weights[0] == weights[1]
+    assert events_of(tmp_path / "new", "mirrored")[-1]["step"] == max(losses)
 
 
 def test_an_attempt_that_lost_its_lease_writes_no_more_checkpoints(

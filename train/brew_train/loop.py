@@ -16,11 +16,13 @@ from pathlib import Path
 import torch
 
 from brew_platform.errors import UserError
+from brew_platform.storage.base import open_store
 from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate
 from brew_train.checkpoints.ledger import LedgerStep
 from brew_train.checkpoints.manifest import CHECKPOINTS
+from brew_train.checkpoints.mirror import CheckpointMirror
 from brew_train.checkpoints.run_lease import RunLease
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import TrainConfig
@@ -90,12 +92,19 @@ def _train(config: TrainConfig, run: RunContext) -> TrainResult:
         Checkpointer(run.out / CHECKPOINTS, keep=keep, context=context, lease=lease) as checkpointer,
     ):
         recorder.event("attempt", workers=context.size, checked_seconds=time.perf_counter() - started)
+        mirror = _restore_from_mirror(config, run, recorder)
         checkpoint = checkpointer.newest()
         model = _build(config, run, continues=checkpoint is not None)
         state = CheckpointState.of(checkpoint).train_state if checkpoint else TrainState()
         metrics = StepMetrics(model, context, steps=sum(stage.steps for stage in config.stages))
         attempt = _Attempt(
-            config=config, run=run, recorder=recorder, checkpointer=checkpointer, metrics=metrics, state=state
+            config=config,
+            run=run,
+            recorder=recorder,
+            checkpointer=checkpointer,
+            metrics=metrics,
+            state=state,
+            mirror=mirror,
         )
         for index in range(state.stage, len(config.stages)):
             resume = (checkpointer, checkpoint) if checkpoint else None
@@ -109,6 +118,8 @@ def _train(config: TrainConfig, run: RunContext) -> TrainResult:
                 last = attempt.train_stage(stage)
             checkpoint = None
         export(last, ExportTemplate.load(run.out / MODEL), run.out / EXPORT, context)
+        if mirror is not None:
+            mirror.wait()
         recorder.event("finished", step=state.step, checkpoint_blocked_seconds=checkpointer.take_blocked_seconds())
     return TrainResult(
         export=run.out / EXPORT,
@@ -129,6 +140,7 @@ class _Attempt:
     checkpointer: Checkpointer
     metrics: StepMetrics
     state: TrainState
+    mirror: CheckpointMirror | None = None  # of rank 0
     ledger: list[LedgerStep] = field(default_factory=list)  # steps since the last checkpoint
 
     def train_stage(self, stage: RunningStage) -> Checkpoint:
@@ -219,12 +231,31 @@ class _Attempt:
     def _on_checkpoint_written(
         self, checkpoint: Checkpoint, *, started: float, model: RankingLM, best: Path | None
     ) -> None:
-        """Runs in the background thread: records the checkpoint, and exports the best weights on rank 0."""
+        """Runs in the background thread: records the checkpoint; on rank 0 copies it, and exports the best weights."""
         seconds = time.perf_counter() - started
         self.recorder.event("checkpointed", step=checkpoint.step, background_seconds=seconds)
+        if self.mirror is not None:
+            self.mirror.copy(checkpoint)
         if best is not None:
             template = ExportTemplate.load(self.run.out / MODEL)
             export(checkpoint, template, best, DistributedContext(device=torch.device("cpu")))
+
+
+def _restore_from_mirror(config: TrainConfig, run: RunContext, recorder: Recorder) -> CheckpointMirror | None:
+    """Restores a run folder without checkpoints from `config.mirror_url`; returns the mirror on rank 0."""
+    if (url := config.mirror_url) is None:
+        return None
+    opened: list[CheckpointMirror] = []
+
+    def record(checkpoint: Checkpoint, seconds: float) -> None:
+        recorder.event("mirrored", step=checkpoint.step, seconds=seconds)
+
+    def restore() -> None:
+        opened.append(CheckpointMirror(open_store(url), run.out, keep=config.keep_checkpoints, on_copied=record))
+        opened[0].restore()
+
+    run.distributed.on_first(restore)
+    return opened[0] if opened else None
 
 
 def _build(config: TrainConfig, run: RunContext, *, continues: bool) -> RankingLM:

@@ -21,6 +21,8 @@ from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
 from brew_platform.provenance import source_commit
 from brew_platform.registry.gates import Gate
+from brew_platform.storage.base import open_store
+from brew_platform.storage.folders import upload_folder
 from brew_serve.benchmark import validate_gates
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
@@ -31,7 +33,7 @@ from brew_train.config import ModelShape
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_folder import read_plan
-from brew_train.loop import BEST, MODEL, TrainResult
+from brew_train.loop import BEST, EXPORT, MODEL, TrainResult
 from brew_train.model.base_model import require_base_model
 from brew_train.ray_launcher import run_on_ray
 from brew_train.validate import require_continuation
@@ -70,6 +72,8 @@ def run_job(job: TrainJob, console: PlainConsole) -> TrainResult:
     for folder in [result.export, *sorted((run / BEST).glob("[!.]*"))]:
         bundle.save(folder)
         lineage.write(folder)
+    if job.train.mirror_url is not None:
+        upload_folder(result.export, open_store(job.train.mirror_url), EXPORT)
     view.summary(result)
     return result
 

@@ -70,6 +70,7 @@ KINDS = {  # kind of event -> meaning, and its fields besides time, attempt and 
     "restored": "a checkpoint was restored (step, checkpoint)",
     "ready": "the first step of an attempt or a stage starts (stage, step, checkpoint_blocked_seconds)",
     "checkpointed": "a checkpoint is complete (step, background_seconds)",
+    "mirrored": "a checkpoint was copied to train.mirror_url (step, seconds)",
     "skipped": "a step with a bad loss or gradient was skipped (step, bins, loss)",
     "noticed": "the run wrote a checkpoint at once, on request or because of a preemption (step)",
     "failed": "the run ended with an error that a restart cannot fix (error)",
