@@ -1,6 +1,8 @@
 """The definitions that ship, loaded once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ SEPARATE = [
     "queues={teams: {feed: {gpus: 256, borrow_gpus: 256, cpus: 640, memory_gib: 4096}, jobs: {gpus: 128}}}",
 ]
 Loaded = tuple[ClusterConfig, Programs]
-Load = Callable[..., Loaded]
 
 
+@cache
 def load(*arguments: str) -> Loaded:
+    """Load a definition with overrides, and its programs, which are loaded again only if they are overridden."""
     config = load_definition(arguments)
+    name, *overrides = arguments
+    if overrides and not any(override.startswith(("training", "service")) for override in overrides):
+        return config, replace(load(name)[1], config=config)
     return config, load_programs(config)
 
 
