@@ -14,9 +14,7 @@ from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.errors import ConfigError
-from brew_platform.registry.registry import Registry
 from brew_platform.settings import Range
-from brew_platform.storage.base import open_store
 from brew_serve.config import AppConfig
 from brew_serve.version import load_version
 
@@ -146,8 +144,7 @@ def log_of(job: ServeJob) -> Path:
 
 
 def _suite(job: ServeJob) -> TaskSuite:
-    registry = Registry(open_store(job.registry_url), job.model)
-    folder = registry.fetch(registry.resolve(job.alias), Path(job.cache_folder))
+    folder = job.fetch(job.open_registry().resolve(job.alias))
     return load_version(folder, job.engine, job.history).suite
 
 
