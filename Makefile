@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-s3 lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits bench-platform gpu-check clean
+.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-store lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits bench-platform gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,7 +53,7 @@ test-real: setup ## run the tests that start Ray, vLLM or several processes
 test-faults: setup ## kill workers, drivers, replicas, engines, consumers, Redis under load, hostile clients (about 20 minutes)
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
 
-test-s3: setup ## test the object store on a real Ceph RGW (tests/ceph-rgw install)
+test-store: setup ## test the object store on a real Ceph RGW (tests/ceph-rgw install)
 	$(BIN)/python -m pytest -m real tests/platform/storage $(ARGS)
 
 lint: setup ## check style and formatting with ruff
