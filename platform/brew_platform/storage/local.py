@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import shutil
 import time
 import uuid
@@ -86,8 +87,11 @@ class LocalStore:
     def list(self, prefix: str = "") -> Keys:
         folder = prefix.rpartition("/")[0]
         top = self._path(folder) if folder else self.root
+        keys: Keys = []
         with self._errors("list", prefix):
-            keys = [path.relative_to(self.root).as_posix() for path in top.rglob("*") if path.is_file()]
+            for path, _, names in os.walk(top, onerror=_raise_unless_missing):  # pathlib takes several times as long
+                base = Path(path).relative_to(self.root).as_posix()
+                keys += names if base == "." else [f"{base}/{name}" for name in names]
         return sorted(key for key in keys if key.startswith(prefix) and not key.startswith(f"{_TEMPORARY}/"))
 
     def delete(self, key: str) -> None:
@@ -159,6 +163,12 @@ class LocalStore:
             else:
                 reason = f"{error.strerror}. Check that it is a folder on a working disk with hard links."
             raise StorageError(f"cannot {action} {key!r} in {self.root}: {reason}") from error
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """Raise the error of a folder that cannot be listed; one that does not exist has no objects."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _copy(source: Path, target: Path) -> Digest:
