@@ -46,7 +46,7 @@ def measure(store: BenchStore, folder: Path, options: argparse.Namespace) -> dic
         found |= measure_publication(store, folder, size=size, rounds=2 if quick else 3)
     if "collections" in options.parts:
         found["collections"] = publish_beside_collections(
-            store, folder, publishers=3 if quick else 8, each=2 if quick else 10
+            store, folder, publishers=3 if quick else 4, each=2 if quick else 20
         )
         found["violations"] = found["collections"]["violations"]
     if "faults" in options.parts:

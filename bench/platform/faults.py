@@ -5,6 +5,7 @@ HTTP stores, faults of requests too (409, 500, refused, cut and lost responses);
 """
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ __all__ = ["inject_faults", "publish_beside_collections"]
 
 OPERATIONS = ("publish", "promote", "collect")
 _CALL_SECONDS = 0.004  # about the time of a call, for kills at any time
+_PAUSE_SECONDS = 0.15  # between two publications of all processes, so that collections run too
 _PER_MODEL = 10  # faults on one model; then a new one, so that its log stays short
 # Killed operations leave leases. Their time is shifted, so that the next operation need not wait for an hour.
 _FOR_COLLECTION = {"/collections/": timedelta(hours=2)}
@@ -207,16 +209,18 @@ def publish_beside_collections(store: BenchStore, folder: Path, *, publishers: i
             version = registry.publish(files, **about).number
             if rng.random() < 0.7:
                 registry.append("retire", version, author="bench")
+            time.sleep(rng.uniform(0, 2 * _PAUSE_SECONDS * publishers))
         return each
 
     def collect() -> int:
         registry, done = Registry(open_store(store.url), "shared"), 0
-        for _ in range(10 * each):
+        end = time.monotonic() + each * _PAUSE_SECONDS * publishers
+        while time.monotonic() < end:
             try:
                 collect_garbage(registry, older_than=timedelta(), author="bench")
                 done += 1
             except BrewError:  # a publication runs
-                continue
+                time.sleep(0.01)
         return done
 
     functions: list[Callable[[], int]] = [

@@ -30,7 +30,7 @@ _FORK = multiprocessing.get_context("fork")
 class HttpFault:
     """A fault of one of the next requests, set by the parent process and injected by the process of the proxy."""
 
-    kinds = ("refuse", "lose", "cut", "409", "500", "500-after")
+    kinds = ("http-refuse", "http-lose", "http-cut", "http-409", "http-500", "http-500-after")
 
     def __init__(self) -> None:
         self._left = _FORK.Value("i", -1)  # requests until the fault; below 0: none
@@ -156,12 +156,12 @@ def _serve_proxy(upstream: str, fault: HttpFault, sender: Any) -> None:
     sys.modules["fault_proxy"] = module
     spec.loader.exec_module(module)
     faults = {
-        "refuse": module.Fault(kind="refuse"),
-        "lose": module.Fault(kind="lose"),
-        "cut": module.Fault(kind="cut"),
-        "409": module.Fault(kind="answer", status=409),
-        "500": module.Fault(kind="answer", status=500),
-        "500-after": module.Fault(kind="answer", status=500, reaches_server=True),
+        "http-refuse": module.Fault(kind="refuse"),
+        "http-lose": module.Fault(kind="lose"),
+        "http-cut": module.Fault(kind="cut"),
+        "http-409": module.Fault(kind="answer", status=409),
+        "http-500": module.Fault(kind="answer", status=500),
+        "http-500-after": module.Fault(kind="answer", status=500, reaches_server=True),
     }
     with module.fault_proxy(upstream) as proxy:
         proxy.choose = lambda method, path: None if (kind := fault.due()) is None else faults[kind]
