@@ -5,13 +5,16 @@ import random
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from boto3.session import Session
 from botocore import exceptions
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
+from botocore.session import get_session
 
 from brew_platform.errors import StorageError
 
@@ -114,7 +117,10 @@ class S3Client:
             response_checksum_validation="when_required",
         )
         try:
-            self.boto: Any = Session(region_name=os.environ.get("AWS_REGION")).client("s3", config=config)
+            session = get_session()
+            session.register_component("data_loader", _loader())
+            region = os.environ.get("AWS_REGION")
+            self.boto: Any = Session(botocore_session=session, region_name=region).client("s3", config=config)
         except (BotoCoreError, ValueError) as error:
             raise StorageError(
                 f"cannot open {store}: {error}. Check the variables AWS_* of the environment and the files in ~/.aws."
@@ -167,6 +173,12 @@ class S3Client:
         if isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError | exceptions.IncompleteReadError):
             return f"{endpoint} cannot be reached ({error}). Check AWS_ENDPOINT_URL, the network, and the store."
         return f"{error}. Check the address of the store and the variables AWS_* of the environment."
+
+
+@cache
+def _loader() -> Loader:
+    """Return a reader of service descriptions that keeps them; reading them takes most of the time of a new client."""
+    return Loader()
 
 
 def _code(error: Exception) -> str:
