@@ -3,6 +3,8 @@
 import argparse
 import json
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT / "platform.json", help="The file to write.")
     options = parser.parse_args()
     options.parts = options.parts.split(",")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are stopped
     console = Console()
     stores: dict[str, dict[str, Any]] = {}
     figures: dict[str, Any] = {}
