@@ -11,7 +11,11 @@ __all__ = ["Author", "RegistryName", "RegistryUrl", "VersionName", "user_name"]
 Author = Annotated[str | None, typer.Option(help="Name for the log. Default: your user name.")]
 RegistryUrl = Annotated[
     str | None,
-    typer.Option("--registry", envvar="BREW360_REGISTRY", help="Store of the registry: a folder or s3://bucket/prefix. Default: runs/registry."),
+    typer.Option(
+        "--registry",
+        envvar="BREW360_REGISTRY",
+        help="Store of the registry: a folder or s3://bucket/prefix. Default: runs/registry.",
+    ),
 ]
 RegistryName = Annotated[str | None, typer.Option("--model", help="Name of the model there. Default: brew360.")]
 VersionName = Annotated[str, typer.Argument(help="Number of a version, or an alias such as production.")]
