@@ -194,7 +194,7 @@ class EgressConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(Settings):
-    """Who may connect to the cluster's pods, and where they may connect to; everything else is denied."""
+    """The connections that the cluster's pods accept and make; all others are denied."""
 
     clients: list[KubernetesName] = field(default_factory=list)  # namespaces that may call the ranking service
     # Namespaces that may reach the dashboard's port: Jobs, Serve's REST interface. With the token, a caller of it runs

@@ -103,7 +103,7 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
             on_started(1)
             address = (session.folder / "ray_current_cluster").read_text().strip()
             with ThreadPoolExecutor(_CONCURRENT) as pool:
-                starts = pool.map(lambda node: ray_command("start", f"--address={address}", *_arguments(node)), workers)
+                starts = pool.map(lambda node: _start_worker(address, node), workers)
                 for count, _ in enumerate(starts, start=2):
                     on_started(count)
     except BaseException:
@@ -111,6 +111,12 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
         session.remove()
         raise
     return LocalCluster(address=address, token_path=session.token_path)
+
+
+def _start_worker(address: str, node: LocalNode) -> None:
+    from brew_cluster.ray.local_ray import ray_command
+
+    ray_command("start", f"--address={address}", *_arguments(node), module="brew_cluster.ray.loopback_node")
 
 
 def _arguments(node: LocalNode) -> list[str]:

@@ -148,7 +148,7 @@ def network_policies(config: ClusterConfig, port: int) -> list[dict[str, Any]]:
         "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
     }
     internal = {"podSelector": {"matchLabels": everyone}}
-    egress = [{"to": [internal]}, dns, *(_to(rule) for rule in network.egress.values())]
+    egress: list[dict[str, Any]] = [{"to": [internal]}, dns, *(_to(rule) for rule in network.egress.values())]
     policies = [
         _policy(config, "cluster", everyone, ingress=[{"from": [internal]}], egress=egress),
         _policy(

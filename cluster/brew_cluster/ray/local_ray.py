@@ -180,13 +180,17 @@ def _settle_data() -> None:
             handler.setLevel(logging.ERROR)
 
 
-def ray_command(*arguments: str) -> None:
+def ray_command(*arguments: str, module: str = "ray.scripts.scripts") -> None:
     """Run a command of Ray, such as `start`.
+
+    Args:
+        arguments: The command and its options.
+        module: The module that runs it.
 
     Raises:
         BrewError: It failed; with the end of its output.
     """
-    command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         raise BrewError(f"`ray {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()[-400:]}")
