@@ -20,7 +20,7 @@ NVLINK = 450e9  # bytes/s of one H100 in each direction (NVIDIA's data sheet: 90
 FP8_SPEEDUP = Bounds(1.26, 1.30)  # over bfloat16 on H100, Mixtral 8x22B (arXiv:2504.14960, table 2)
 
 SERVING_QUANTITIES: Sequence[Quantity] = (
-    Quantity(name="rate", unit="requests/s", formula="of the workload", source="--rate"),
+    Quantity(name="requests/s", unit="requests/s", formula="of the workload", source="--rate"),
     Quantity(
         name="tokens per request", unit="tokens", formula="(1 - cached) · prefix + candidates · candidate's tokens",
         source="the prefix is computed once for all candidates (docs/serving.md)",
@@ -43,11 +43,11 @@ SERVING_QUANTITIES: Sequence[Quantity] = (
     Quantity(name="replicas", unit="replicas", formula="the smallest number with p99 within the limit", source=QUEUE),
     Quantity(name="replicas, one spare", unit="replicas", formula="replicas + 1", source="one may be lost"),
     Quantity(name="GPUs", unit="GPUs", formula="(replicas + 1) · GPUs of a replica", source="-"),
-    Quantity(name="utilization", unit="share", formula="rate · work / replicas", source="-"),
+    Quantity(name="utilization", unit="share", formula="requests/s · work / replicas", source="-"),
     Quantity(name="p50", unit="s", formula="waiting + work + time outside the engine", source=QUEUE),
     Quantity(name="p99", unit="s", formula="the same", source=QUEUE),
-    Quantity(name="candidates/s", unit="candidates/s", formula="rate · candidates", source="-"),
-    Quantity(name="tokens/s", unit="tokens/s", formula="rate · tokens per request", source="-"),
+    Quantity(name="candidates/s", unit="candidates/s", formula="requests/s · candidates", source="-"),
+    Quantity(name="tokens/s", unit="tokens/s", formula="requests/s · tokens per request", source="-"),
     Quantity(name="cost per hour", unit="currency", formula="GPUs · price", source="--price"),
     Quantity(name="cost of a million candidates", unit="currency", formula="cost per hour / candidates", source="-"),
 )  # fmt: skip
@@ -146,7 +146,7 @@ def _figures(
     candidates = workload.rate * workload.candidates
     weights = _weight_bytes(decoder, engine) / split
     return {
-        "rate": workload.rate,
+        "requests/s": workload.rate,
         "tokens per request": tokens,
         "weights": weights,
         "keys and values": _cache_tokens(decoder, engine, gpu, weights),

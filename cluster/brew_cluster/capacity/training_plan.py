@@ -9,7 +9,7 @@ from brew_cluster.capacity.bounds import Bounds, Quantity, span
 from brew_cluster.capacity.failures import best_checkpoint_interval, expected_goodput, mean_time_between_failures
 from brew_train.diagnostics.dry_run_report import DryRun
 
-__all__ = ["TRAINING_QUANTITIES", "goodput_curve", "training_plan"]
+__all__ = ["TRAINING_QUANTITIES", "lost_time_curve", "training_plan"]
 
 ZERO = "ZeRO stage 3, Rajbhandari et al. 2020, arXiv:1910.02054; FSDP2 with float32 shards"
 RINGS = "ring algorithms, Patarasuk & Yuan 2009"
@@ -132,14 +132,14 @@ def training_plan(
     return plan
 
 
-def goodput_curve(
+def lost_time_curve(
     run: DryRun, intervals: Sequence[float], assumed: TrainingAssumptions
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Return goodput by checkpoint interval in seconds, in the optimistic and in the pessimistic scenario."""
+    """Return the lost share of the time by checkpoint interval in seconds, optimistic and pessimistic."""
     best, worst = _Scenario.pair(assumed)
     return (
-        [(interval, _goodput(run, best, interval)) for interval in intervals],
-        [(interval, _goodput(run, worst, interval)) for interval in intervals],
+        [(interval, 1 - _goodput(run, best, interval)) for interval in intervals],
+        [(interval, 1 - _goodput(run, worst, interval)) for interval in intervals],
     )
 
 

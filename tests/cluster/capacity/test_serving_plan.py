@@ -32,7 +32,7 @@ def plan(
     *,
     engine: EngineConfig | None = None,
     gpu: Gpu | None = None,
-    **assumed: Bounds | None,
+    **assumed: Bounds,
 ) -> dict[str, Bounds]:
     return serving_plan(
         decoder, engine or load_serve(["h100"]).engine, workload,

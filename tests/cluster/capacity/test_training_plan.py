@@ -10,7 +10,7 @@ from brew_cluster.capacity.assumptions import TrainingAssumptions
 from brew_cluster.capacity.bounds import Bounds
 from brew_cluster.capacity.decoder import Decoder
 from brew_cluster.capacity.fsdp import estimate_run
-from brew_cluster.capacity.training_plan import TRAINING_QUANTITIES, goodput_curve, training_plan
+from brew_cluster.capacity.training_plan import TRAINING_QUANTITIES, lost_time_curve, training_plan
 from brew_cluster.jobs.train import shape_of
 from brew_cluster.jobs.train_job import load_job
 from brew_train.diagnostics.dry_run_report import DryRun, Gpu
@@ -91,10 +91,10 @@ def test_speed_of_one_gpu_is_as_measured() -> None:
     assert speed.high == pytest.approx(68_104, rel=0.03)
 
 
-def test_goodput_rises_to_the_best_interval_and_falls(mixtral: DryRun) -> None:
-    for curve in goodput_curve(mixtral, [60 * 2**power for power in range(12)], TrainingAssumptions()):
+def test_lost_time_is_least_between_the_ends(mixtral: DryRun) -> None:
+    for curve in lost_time_curve(mixtral, [60 * 2**power for power in range(12)], TrainingAssumptions()):
         shares = [share for _, share in curve]
-        assert max(shares) > shares[-1]
+        assert min(shares) < min(shares[0], shares[-1])
         assert all(0 < share < 1 for share in shares)
 
 

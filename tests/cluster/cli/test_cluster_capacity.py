@@ -76,6 +76,8 @@ def test_alternatives_stand_side_by_side(folder: Path) -> None:
     assert plans["16 GPUs"]["weights"]["low"] == pytest.approx(plans["8 GPUs"]["weights"]["low"] / 2, rel=0.01)
     longer = plans["8 GPUs, context_length=2048"]["activations"]["low"]
     assert longer == 2 * plans["8 GPUs"]["activations"]["low"]
+    short, long = (figures("train", "train.yaml", "--document-length", str(n))["recipe"] for n in (64, 1_024))
+    assert long["computation"]["low"] > short["computation"]["low"]
 
 
 def test_counted_bytes_replace_the_formulas(folder: Path) -> None:
@@ -106,9 +108,9 @@ def test_a_service_is_planned_for_rates(folder: Path) -> None:
 
 
 def test_plots_are_drawn(folder: Path) -> None:
-    run("train", "train.yaml", "--gpus", "8", "--gpus", "64", "--svg", "goodput.svg")
+    run("train", "train.yaml", "--gpus", "8", "--gpus", "64", "--svg", "lost-time.svg")
     run("serve", "h100", "--model", "train.yaml", "--work-ms", "50..80", "--svg", "p99.svg")
-    for name, bands in (("goodput.svg", 2), ("p99.svg", 1)):
+    for name, bands in (("lost-time.svg", 2), ("p99.svg", 1)):
         root = ElementTree.parse(folder / name).getroot()
         assert len(root.findall("{http://www.w3.org/2000/svg}polygon")) == bands
 

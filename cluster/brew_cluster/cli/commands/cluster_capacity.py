@@ -66,6 +66,7 @@ def train(
     ] = None,
     compare: Compare = None,
     tokens: Annotated[float | None, typer.Option(min=1, help="Tokens of the run. Default: the recipe's.")] = None,
+    document_length: Annotated[int, typer.Option(min=1, help="Tokens in a document; longer ones cost more.")] = 2048,
     mfu: Annotated[str, typer.Option(help="MFU without communication.")] = str(COMPUTING),
     failures: Annotated[str, typer.Option(help="Failures per 1,000 node-days.")] = str(FAILURES),
     recovery: Annotated[str, typer.Option(help="Seconds from a failure until training continues.")] = str(RECOVERY),
@@ -83,13 +84,13 @@ def train(
 
         brew360 cluster capacity train mixtral_8x22b --gpus 256 --gpus 512 --price 2..4
 
-        brew360 cluster capacity train mixtral_8x22b --compare train.checkpoint_every=20 --svg goodput.svg
+        brew360 cluster capacity train mixtral_8x22b --compare train.checkpoint_every=20 --svg lost-time.svg
 
     Each GPU gets as many bins as in the recipe. A range goes from optimistic to pessimistic assumptions.
     """
     console = PlainConsole()
     with report_errors(console):
-        from brew_cluster.capacity.training_plan import TRAINING_QUANTITIES, goodput_curve, training_plan
+        from brew_cluster.capacity.training_plan import TRAINING_QUANTITIES, lost_time_curve, training_plan
         from brew_cluster.cli.views.capacity import bands_svg
         from brew_cluster.jobs.train_job import load_job
 
@@ -105,7 +106,7 @@ def train(
         plans: dict[str, Mapping[str, Bounds]] = {}
         for name, settings, count in _alternatives(overrides or [], compare or [], gpus or [], "GPUs"):
             job = load_job(recipe, settings)
-            runs[name] = _run(job, count or job.train.workers, nodes, counted=dry_run)
+            runs[name] = _run(job, count or job.train.workers, document_length, nodes, counted=dry_run)
             plans[name] = training_plan(
                 runs[name],
                 tokens=tokens or sum(s.steps * s.bins_per_step for s in job.train.stages) * job.context_length,
@@ -118,13 +119,14 @@ def train(
             curves = {
                 name: [
                     [(x / 60, y) for x, y in curve]
-                    for curve in goodput_curve(run, [60 * minute for minute in minutes], assumed)
+                    for curve in lost_time_curve(run, [60 * minute for minute in minutes], assumed)
                 ]
                 for name, run in runs.items()
             }
             image = bands_svg(
-                f"Goodput of {recipe}, and its best checkpoint intervals (dashed, pessimistic)", curves,
-                x_name="minutes between checkpoints", y_name="goodput", top=1.0,
+                f"Lost time of {recipe}, and its best checkpoint intervals (dashed, pessimistic)", curves,
+                x_name="minutes between checkpoints", y_name="1 - goodput",
+                top=max(y for curve in curves.values() for line in curve for _, y in line),
                 marks=[plan["best checkpoint interval"].high / 60 for plan in plans.values()],
             )  # fmt: skip
             replace_atomically(svg, image)
@@ -252,7 +254,9 @@ def _price(text: str | None, nodes: "tuple[str, NodeGroup] | None") -> Bounds | 
     return price_of(nodes[1]) if nodes else None
 
 
-def _run(job: "TrainJob", gpus: int, nodes: "tuple[str, NodeGroup] | None", *, counted: bool) -> "DryRun":
+def _run(
+    job: "TrainJob", gpus: int, document_length: int, nodes: "tuple[str, NodeGroup] | None", *, counted: bool
+) -> "DryRun":
     """Return the bytes and FLOPs of a step, by formulas or counted by the training code."""
     from brew_cluster.capacity.decoder import Decoder
     from brew_cluster.capacity.fsdp import estimate_run
@@ -265,10 +269,12 @@ def _run(job: "TrainJob", gpus: int, nodes: "tuple[str, NodeGroup] | None", *, c
     shape = shape_of(job)
     if not counted:
         decoder = Decoder.of(job.train.model, shape)
-        return estimate_run(job.train, decoder, gpus=gpus, context_length=job.context_length, gpu=gpu)
+        return estimate_run(
+            job.train, decoder, gpus=gpus, context_length=job.context_length, document_length=document_length, gpu=gpu
+        )
     stage = job.train.stages[0]
     bins = -(-stage.bins_per_step // (job.train.workers * stage.micro_steps))
-    return dry_run(job.train, gpus=gpus, shape=shape, bins_per_gpu=bins, gpu=gpu)
+    return dry_run(job.train, gpus=gpus, shape=shape, bins_per_gpu=bins, document_length=document_length, gpu=gpu)
 
 
 def _decoder_of(model: str) -> "Decoder":

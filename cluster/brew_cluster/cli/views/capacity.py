@@ -87,8 +87,7 @@ def _format(value: float, scale: float, unit: str) -> str:
         return f"{value / size:,.1f} {name}"
     size, name = next((pair for pair in SCALES if abs(scale) >= pair[0]), (1, ""))
     digits = 0 if not name and (abs(scale) >= 100 or unit in ("replicas", "GPUs")) else 1
-    shown = "" if unit in ("currency", "replicas", "GPUs", "GPU-hours", "tokens") else unit
-    return f"{value / size:,.{digits}f}{name} {shown}".rstrip()
+    return f"{value / size:,.{digits}f}{name}"
 
 
 def bands_svg(
@@ -131,11 +130,14 @@ def bands_svg(
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         tick = left * math.exp(width * share)
         if left <= tick <= right:
-            parts.append(svg_text(f"{tick:,.3g}", place(tick, 0).split(",")[0], height - BOTTOM + 18, anchor="middle"))
+            text = f"{tick:,.0f}" if tick >= 10 else f"{tick:.2g}"
+            parts.append(svg_text(text, place(tick, 0).split(",")[0], height - BOTTOM + 18, anchor="middle"))
     for number, (name, band) in enumerate(bands.items()):
         colour = COLOURS[number % len(COLOURS)]
         best, worst = band
-        area = " ".join(place(x, y) for x, y in [*best, *reversed(worst)])
+        # the pessimistic curve may start later, because its first points are above the plot
+        start = [(best[0][0], top), (worst[0][0], top)] if best and worst and worst[0][0] > best[0][0] else []
+        area = " ".join(place(x, y) for x, y in [*best, *reversed([*start, *worst])])
         parts.append(f'<polygon points="{area}" fill="{colour}" fill-opacity="0.2"/>')
         for curve in (best, worst):
             line = " ".join(place(x, y) for x, y in curve)
