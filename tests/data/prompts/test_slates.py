@@ -138,11 +138,11 @@ def test_a_slate_ends_where_the_context_does_or_the_window_moves() -> None:
 
 
 def test_a_slate_has_one_variation() -> None:
-    made = compiler("chronological")
+    prompts = compiler("chronological")
     history = interactions(3, step=0)
     for seed in range(6):
         variation = VariationConfig(seed=seed, share=1.0)
-        [slate] = made.documents(PROFILE, history, slates=True, variation=lambda n, v=variation: v.draw("ada", n))
-        form = made.varied(made.suite.task("buys"), variation.draw("ada", 0))
-        alone = form.example(made.suite.task("buys"), PROFILE, history, history[0])
+        [slate] = prompts.documents(PROFILE, history, slates=True, variation=lambda n, v=variation: v.draw("ada", n))
+        form = prompts.varied(prompts.suite.task("buys"), variation.draw("ada", 0))
+        alone = form.example(prompts.suite.task("buys"), PROFILE, history, history[0])
         assert examples(slate)[0] == (alone.ids, alone.roles)
