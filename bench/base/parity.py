@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from brew_cluster.cli.runner import supervise
 from brew_data.data_folder import DataFolder
 from brew_data.pipelines.documents import compile_documents
-from brew_data.pipelines.member_groups import CompilerSpec, compiler_spec
+from brew_data.pipelines.member_groups import compiler_spec, load_compiler
 from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.records import Records
@@ -83,7 +83,7 @@ def compare_prompts(data: DataFolder, *, members: int, history: int = 6) -> tupl
         The number of questions, and the number of those whose token ids are the same on all paths.
     """
     tables, compiler = data.tables(), data.bundle().compiler()
-    spec = compiler_spec(compiler)
+    compiler, records = load_compiler(compiler_spec(compiler)), Records(tables)
     rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), data.info.split.train_until))
     compared = same = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def compare_prompts(data: DataFolder, *, members: int, history: int = 6) -> tupl
             cut = next((i for i in range(history, len(times)) if times[i] != times[i - 1]), None)
             if cut is None or cut > 3 * history:
                 continue
-            found = prompts_of(tables, own.slice(0, cut + 1), data.tables_folder, compiler, spec, Path(folder))
+            found = prompts_of(tables, own.slice(0, cut + 1), records, compiler, Path(folder))
             if found:
                 compared, same = compared + 1, same + (len(set(found)) == 1)
             if compared == members:
@@ -103,18 +103,15 @@ def compare_prompts(data: DataFolder, *, members: int, history: int = 6) -> tupl
     return compared, same
 
 
-def prompts_of(
-    tables: Tables, rows: pa.Table, tables_folder: Path, compiler: PromptCompiler, spec: CompilerSpec, folder: Path
-) -> list[Ids]:
+def prompts_of(tables: Tables, rows: pa.Table, records: Records, compiler: PromptCompiler, folder: Path) -> list[Ids]:
     """Return the prompts about the last of a member's rows: training, batch, nearline, online by id and inline.
 
     Empty if no task follows the surface of the last row, or the training document has another task's instruction.
     """
     row = rows.slice(rows.num_rows - 1).to_pylist()[0]
-    absolute = tables_folder.absolute()
     after = micros(rows).to_pylist()[-2]
-    requests = compile_requests(rows, tables_folder=absolute, spec=spec, after=after).to_pylist()
-    document = tuple(compile_documents(rows, tables_folder=absolute, spec=spec).to_pylist()[0]["ids"])
+    requests = compile_requests(records.members(rows), compiler, after=after).to_pylist()
+    document = tuple(compile_documents(records.members(rows), compiler).to_pylist()[0]["ids"])
     task, batch = next(
         (
             (request["task"], prompt)

@@ -1,4 +1,4 @@
-"""`make bench-prompts`: measures how much history prompts show, and the time to render them."""
+"""`make bench-prompts`: measures how much history prompts show, and the time to render them and a long history."""
 
 import argparse
 import json
@@ -21,6 +21,7 @@ from brew_platform.provenance import machine, now, source_commit, versions
 OUT = Path(__file__).parents[1] / "out"
 CONTEXT, TURN, QUESTION = 512, 64, 80
 EARLIER_HOP = 16  # turns; the rule before hops were counted in tokens
+MEMBER_SIZES = (1_000, 10_000, 100_000)  # interactions
 PROFILE = {"title": "nurse", "industry": "health", "seniority": "senior", "location": "Berlin", "skills": "care, law"}
 
 
@@ -127,6 +128,27 @@ def rendering_figures(compiler: PromptCompiler) -> dict[str, float]:
     }
 
 
+def member_figures(compiler: PromptCompiler) -> dict[str, float]:
+    """CPU time for one member: training documents, and the prefixes of the newest 500 moments."""
+    task = compiler.suite.task("job_apply")
+    figures: dict[str, float] = {}
+    jobs = [Entity(entity_type="job", fields={**PROFILE, "title": f"nurse {number}"}) for number in range(2_000)]
+    for count in MEMBER_SIZES:
+        history = [
+            PastInteraction(entity=jobs[time_ % len(jobs)], surface="jobs", action="apply", timestamp=time_)
+            for time_ in range(count)
+        ]
+        start = time.process_time()
+        compiler.documents(PROFILE, history)
+        figures[f"documents_us_per_interaction_of_{count}"] = round((time.process_time() - start) / count * 1e6, 2)
+        start = time.process_time()
+        member = compiler.member(PROFILE, history)
+        for moment in range(count - 500, count):
+            member.prefix(task, before=moment)
+        figures[f"prefixes_of_500_moments_of_{count}_ms"] = round((time.process_time() - start) * 1000, 1)
+    return figures
+
+
 def main() -> None:
     """Measure, print and write `bench/out/prompts.json`."""
     parser = argparse.ArgumentParser(prog="make bench-prompts", description=__doc__)
@@ -136,6 +158,7 @@ def main() -> None:
     figures: dict[str, Any] = {
         "history": history_figures(compiler, options.interactions),
         "rendering": rendering_figures(compiler),
+        "member": member_figures(compiler),
         "date": now(),
         "commit": source_commit(),
         "machine": machine(),
@@ -144,7 +167,7 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     (OUT / "prompts.json").write_text(json.dumps(figures, indent=1) + "\n")
     table = Table("", "value", title="Prompts", title_justify="left")
-    for part in ("history", "rendering"):
+    for part in ("history", "rendering", "member"):
         for name, value in figures[part].items():
             table.add_row(name, str(value))
     console = Console()

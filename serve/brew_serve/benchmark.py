@@ -3,13 +3,15 @@
 import difflib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brew_data.oracle import true_probabilities
 from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
@@ -30,7 +32,8 @@ class TaskQuality:
     logloss: float
     baseline_auc: float | None  # popularity: smoothed mean label of the entity on the training rows
     best_auc: float | None  # AUC of the true probabilities, which only synthetic data has
-    logistic_auc: float | None = None  # AUC of a logistic regression that was fitted on the training rows
+    # AUC of further baselines that were fitted on the training rows, by name.
+    other_aucs: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def gap_closed(self) -> float | None:
@@ -48,11 +51,13 @@ class TaskQuality:
 
     def figures(self) -> dict[str, Any]:
         """All figures by name, as reports and the registry store them and gates name them."""
-        return {**asdict(self), "gain": self.gain, "gap_closed": self.gap_closed}
+        own = {name: value for name, value in asdict(self).items() if name != "other_aucs"}
+        others = {f"{name}_auc": value for name, value in self.other_aucs.items()}
+        return {**own, **others, "gain": self.gain, "gap_closed": self.gap_closed}
 
 
 _NEED_TRUTH = ("best_auc", "gap_closed")
-_FIGURES = (*(field.name for field in fields(TaskQuality)), "gain", "gap_closed")
+_FIGURES = (*(part.name for part in fields(TaskQuality) if part.name != "other_aucs"), "gain", "gap_closed")
 
 
 def validate_gates(gates: Sequence[Gate], tasks: Collection[str], *, has_true_probabilities: bool) -> None:
@@ -157,7 +162,7 @@ def benchmark(
     split: Split,
     rows: BenchmarkRows | None = None,
     *,
-    logistic: Mapping[int, float] | None = None,
+    baselines: Mapping[str, Mapping[str, Mapping[int, float]]] = MappingProxyType({}),
 ) -> dict[str, TaskQuality]:
     """Compute the quality of each task that has benchmark rows.
 
@@ -168,18 +173,14 @@ def benchmark(
         suite: The tasks.
         split: The cut.
         rows: From `select_rows`; None: all rows of all tasks.
-        logistic: Probability of a positive outcome by interaction id, of a logistic regression that was fitted on the
-            training rows; None: it is not measured.
+        baselines: Of models that were fitted on the training rows, by name: for tasks, the probability of a positive
+            outcome by interaction id.
 
     Raises:
         BrewError: A benchmark row has no score or more than one.
     """
     columns = (scores[name].to_pylist() for name in ("task", "interaction_id", "score"))
     scored = {(task, id_): score for task, id_, score in zip(*columns, strict=True)}
-    oracle = None
-    if tables.oracle is not None:
-        pairs = zip(tables.oracle["interaction_id"].to_pylist(), tables.oracle["probability"].to_pylist(), strict=True)
-        oracle = dict(pairs)
     earlier, later = _parts(tables, split)
     result = {}
     expected = 0
@@ -195,13 +196,11 @@ def benchmark(
             raise BrewError(
                 f"task {task.name}: {len(missing)} of {len(ids)} benchmark rows have no score ({missing[0]})."
             )
-        labels, probabilities = (
-            _labels(test, suite.positive_actions(task)),
-            np.array([scored[task.name, id_] for id_ in ids]),
-        )
+        positive = suite.positive_actions(task)
+        labels, probabilities = _labels(test, positive), np.array([scored[task.name, id_] for id_ in ids])
         popularity = smoothed_mean(
             train["entity_id"].to_numpy(zero_copy_only=False),
-            _labels(train, suite.positive_actions(task)),
+            _labels(train, positive),
             test["entity_id"].to_numpy(zero_copy_only=False),
         )
         result[task.name] = TaskQuality(
@@ -210,10 +209,14 @@ def benchmark(
             auc=auc(labels, probabilities),
             logloss=logloss(labels, probabilities),
             baseline_auc=auc(labels, popularity),
-            best_auc=auc(labels, np.array([oracle[id_] for id_ in ids])) if oracle and task.follows_surface else None,
-            logistic_auc=(
-                auc(labels, np.array([logistic[id_] for id_ in ids])) if logistic and task.follows_surface else None
-            ),
+            best_auc=auc(labels, true_probabilities(tables.oracle, test["interaction_id"].to_numpy(), positive))
+            if tables.oracle is not None
+            else None,
+            other_aucs={
+                name: auc(labels, np.array([by_task[task.name][id_] for id_ in ids]))
+                for name, by_task in baselines.items()
+                if task.name in by_task
+            },
         )
     if not expected == len(scored) == scores.num_rows:
         raise BrewError(f"{scores.num_rows} scores for {expected} benchmark rows. Give exactly one score per row.")
@@ -225,8 +228,8 @@ def _parts(tables: Tables, split: Split) -> tuple[pa.Table, pa.Table]:
     out = tables.members.filter(tables.members["opted_out"])["member_id"].combine_chunks()
     rows = tables.interactions.filter(pc.invert(pc.is_in(tables.interactions["member_id"], value_set=out)))
     times = micros(rows).to_numpy()
-    earlier = times <= split.train_until
-    return rows.filter(pa.array(earlier)), rows.filter(pa.array(~earlier & (times <= split.until)))
+    earlier, later = times <= split.train_until, (times > split.benchmark_after) & (times <= split.until)
+    return rows.filter(pa.array(earlier)), rows.filter(pa.array(later))
 
 
 def _labels(rows: pa.Table, positive_actions: list[str]) -> np.ndarray:

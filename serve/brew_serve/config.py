@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.errors import ConfigError
 from brew_platform.registry.registry import Registry
 from brew_platform.settings import (
@@ -35,10 +37,14 @@ class AppConfig(Settings):
     # The member context: a file of `brew360 context build`, or redis://host:6379/0. None: requests must carry members
     # and candidates.
     context_path: str | None = None
+    # The key of the pseudonyms, for a member context of a data set with pseudonyms; requests name members by their ids.
+    pseudonyms: PseudonymConfig | None = None
     cache_folder: str  # fetched versions; a version that it contains is not fetched again
     engine: EngineConfig = field(default_factory=EngineConfig)
     middleware: MiddlewareConfig = field(default_factory=MiddlewareConfig)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)  # of each replica
+    # Replaces the history policies of the model, by task; the model was trained on prompts of its own policies.
+    history: dict[str, HistoryPolicy] = field(default_factory=dict)
     nearline: NearlineConfig | None = None  # accept events, and rank again after them; None: online only
     follow_seconds: Seconds = 5.0  # between two reads of the registry's log
     start_seconds: Seconds = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB

@@ -5,11 +5,14 @@ tokenizer.json, suite.json,    the prompts of its training data (`PromptBundle`)
 prompt.json
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
 from brew_platform.model_folder.weight_files import read_model_config
@@ -41,16 +44,21 @@ class LoadedVersion:
     ids_without_token: tuple[int, ...] = ()
 
 
-def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVersion:
+def load_version(
+    folder: Path, engine: EngineConfig | None = None, history: Mapping[str, HistoryPolicy] = MappingProxyType({})
+) -> LoadedVersion:
     """Load everything but the weights, and check that prompts, tokenizer and model are compatible.
 
     Args:
         folder: The version folder; the module's docstring lists its files.
         engine: Settings to run the model with. If `max_model_len` is None, it becomes the version's context length.
             With `rope`, the prompt format gets the extended context length.
+        history: Policies that replace those of the version, by task.
 
     Raises:
-        UserError: A file is missing or malformed, or prompts, tokenizer and model are incompatible.
+        UserError: A file is missing or malformed, prompts, tokenizer and model are incompatible, or `history` names a
+            task that the version lacks.
+        ConfigError: The version cannot apply a policy of `history` (`TaskSuite.check_history`).
     """
     bundle = PromptBundle.load(folder)
     format = bundle.format
@@ -77,7 +85,7 @@ def load_version(folder: Path, engine: EngineConfig | None = None) -> LoadedVers
     return LoadedVersion(
         folder=folder,
         suite=bundle.suite,
-        compiler=replace(bundle, format=format).compiler(),
+        compiler=replace(bundle, format=format).compiler(history),
         engine=replace(engine, max_model_len=engine.max_model_len or format.context_length),
         ids_without_token=tuple(range(bundle.tokenizer.n_tokens, vocabulary)),
     )

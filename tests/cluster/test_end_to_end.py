@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from brew_data.pipelines.documents import build_bins, corpus_tokenizer
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.documents import build_bins
 from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat

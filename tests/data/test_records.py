@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from brew_data.records import Records
+from brew_data.prompts.fields import field_values
+from brew_data.records import Records, RecordTables
 from brew_data.schema import INTERACTIONS, TIMESTAMP, Tables
 from brew_platform.errors import DataError
 
@@ -59,3 +60,45 @@ def test_a_value_that_a_prompt_cannot_show_is_refused_with_its_row(
 ) -> None:
     with pytest.raises(DataError, match=message):
         Records(make_tables(profile, fields))
+
+
+def test_records_have_the_texts_of_their_values_and_errors_the_row() -> None:
+    fields = [
+        {"title": "cook", "pay": 2.0, "tags": ["a", None]},
+        {"title": None, "pay": None, "tags": []},
+        {"title": "  cook ", "pay": 2.5, "tags": None},
+        {"title": "call +49 30 1234567", "pay": float("nan"), "tags": ["b"]},
+    ]
+    entities = pa.table({"entity_id": ["a", "b", "c", "d"], "entity_type": ["job"] * 4, "fields": fields})
+    members = pa.table({"member_id": ["m", "n"], "profile": [{"title": "x"}] * 2, "opted_out": [True, False]})
+    records = Records(RecordTables(members, entities))
+    assert {id_: entity.values for id_, entity in records.entities.items()} == {
+        id_: field_values(values) for id_, values in zip("abcd", fields, strict=True)
+    }
+    assert records.profiles == {"n": {"title": "x"}}
+    wrong = pa.table({"entity_id": ["a", "b", "c"], "entity_type": ["job"] * 3,
+                      "fields": [{"pay": None}, {"pay": 1.0}, {"pay": float("inf")}]})  # fmt: skip
+    with pytest.raises(DataError, match="table entities, 'c': field 'pay' is inf"):
+        Records(RecordTables(members, wrong))
+
+
+def test_histories_are_grouped_by_member_and_sorted_by_time() -> None:
+    entities = pa.table({"entity_id": ["e"], "entity_type": ["job"], "fields": [{"title": "cook"}]})
+    members = pa.table(
+        {"member_id": ["b", "a", "c"], "profile": [{"title": id_} for id_ in "bac"], "opted_out": [False, False, True]}
+    )
+    rows = pa.table(
+        {
+            "interaction_id": [4, 3, 2, 1, 5],
+            "member_id": ["b", "a", "b", "a", "c"],
+            "entity_id": ["e"] * 5,
+            "surface": ["jobs"] * 5,
+            "action": ["skip"] * 5,
+            "timestamp": pa.array([7, 9, 7, 8, 1], TIMESTAMP),
+        }
+    )
+    found = list(Records(RecordTables(members, entities)).members(rows))
+    assert [(member.member_id, member.interaction_ids) for member in found] == [("a", [1, 3]), ("b", [2, 4])]
+    assert [past.timestamp for past in found[0].history] == [8, 9]
+    assert found[0].profile == {"title": "a"}
+    assert list(Records(RecordTables(members, entities)).members(rows.slice(0, 0))) == []

@@ -40,7 +40,17 @@ def tables(**changes: pa.Table | None) -> Tables:
                 "timestamp": pa.array([10, 10, 20], TIMESTAMP),
             }
         ),
-        "oracle": pa.table({"interaction_id": [1, 2, 3], "probability": [0.5, 0.25, 0.0]}),
+        "oracle": pa.table(
+            {"interaction_id": [1, 2, 3], "action": ["apply", "apply", "like"], "probability": [0.5, 0.25, 0.0]}
+        ),
+        "connections": pa.table(
+            {
+                "member_id": ["m1", "m1"],
+                "other_id": ["m2", "m2"],
+                "kind": ["connection", "follow"],
+                "timestamp": pa.array([7, 3], TIMESTAMP),
+            }
+        ),
     }
     return Tables(**(parts | changes))  # type: ignore[arg-type]
 
@@ -51,7 +61,7 @@ def with_column(table: pa.Table, name: str, values: list | pa.Array) -> pa.Table
 
 COLUMNS = [
     (name, column)
-    for name in ["members", "entities", "interactions", "oracle"]
+    for name in ["members", "entities", "interactions", "oracle", "connections"]
     for column in getattr(tables(), name).column_names
 ]
 
@@ -165,6 +175,43 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
         tables(members=with_column(tables().members, "profile", struct))
 
 
+def test_an_author_may_be_absent_or_unknown(tmp_path: Path) -> None:
+    for authors in (["m1", None], [None, None], ["m9", "m2"]):
+        entities = tables().entities.append_column("author_id", pa.array(authors, pa.string()))
+        write_tables(tables(entities=entities), tmp_path)
+        assert read_tables(tmp_path).entities["author_id"].to_pylist() == authors
+
+
+@pytest.mark.parametrize(
+    ("authors", "message"),
+    [
+        (pa.array([1, 2]), "column 'author_id' is int64, but string is needed. Cast it"),
+        (pa.array(["m1", " "]), "row 1 has the author_id ' ', but an id has 1 to 200 characters"),
+    ],
+)
+def test_an_author_id_that_is_not_an_id_is_refused(authors: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=f"table entities: {message}"):
+        tables(entities=tables().entities.append_column("author_id", authors))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("member_id", ["m1", "m9"], "row 1 names member_id 'm9', which the members table does not have"),
+        ("other_id", ["m9", "m2"], "row 0 names other_id 'm9', which the members table does not have"),
+        ("other_id", ["m2", "m1"], "row 1 connects member 'm1' with themselves"),
+        ("kind", ["connection", "friend"], "row 1 has the kind 'friend', but must have 'connection' or 'follow'"),
+        ("kind", ["follow", "follow"], "member_id, other_id and kind are repeated"),
+        ("timestamp", pa.array([0, 2**62], TIMESTAMP), "row 1 has the timestamp .* not in the years 1800 to 2099"),
+    ],
+)
+def test_a_connection_that_cannot_be_is_refused(column: str, values: list, message: str) -> None:
+    connections = tables().connections
+    assert connections is not None
+    with pytest.raises(DataError, match=f"table connections: {message}"):
+        tables(connections=with_column(connections, column, values))
+
+
 @pytest.mark.parametrize("probability", [float("nan"), -0.1, 1.5])
 def test_a_probability_out_of_range_is_refused(probability: float) -> None:
     oracle = with_column(tables().oracle, "probability", [0.5, probability, 0.0])  # type: ignore[arg-type]
@@ -185,14 +232,17 @@ def test_rows_out_of_order_are_found_between_chunks() -> None:
         tables(interactions=pa.concat_tables([good.slice(2), good.slice(0, 2)]))
 
 
-def test_no_interactions_and_no_oracle_are_accepted() -> None:
-    empty = tables(interactions=tables().interactions.slice(0, 0), oracle=None)
+def test_no_interactions_and_no_optional_tables_are_accepted() -> None:
+    empty = tables(interactions=tables().interactions.slice(0, 0), oracle=None, connections=None)
     assert empty.interactions.num_rows == 0
+    assert tables(connections=tables().connections.slice(0, 0)).connections.num_rows == 0  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("change", [lambda t: t, lambda t: replace(t, oracle=None)])
+@pytest.mark.parametrize(
+    "change", [lambda t: t, lambda t: replace(t, oracle=None), lambda t: replace(t, connections=None)]
+)
 def test_tables_are_equal_after_a_round_trip_through_parquet(tmp_path: Path, change: Callable) -> None:
-    written = change(tables())
+    written: Tables = change(tables())
     write_tables(written, tmp_path / "made" / "tables")
     read = read_tables(tmp_path / "made" / "tables")
     assert read == written
@@ -208,7 +258,7 @@ def test_a_missing_file_is_refused_by_path(tmp_path: Path, name: str) -> None:
         read_tables(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["members", "entities", "interactions", "oracle"])
+@pytest.mark.parametrize("name", ["members", "entities", "interactions", "oracle", "connections"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_truncated_file_is_refused_by_path(tmp_path: Path, name: str, share: float) -> None:
     write_tables(tables(), tmp_path)
@@ -222,7 +272,8 @@ def test_a_truncated_file_is_refused_by_path(tmp_path: Path, name: str, share: f
 def test_files_that_are_readable_but_inconsistent_are_refused(tmp_path: Path) -> None:
     write_tables(tables(), tmp_path / "a")
     other = with_column(tables().members, "member_id", ["x1", "x2"])
-    write_tables(tables(members=other, interactions=tables().interactions.slice(0, 0)), tmp_path / "b")
+    none = tables().interactions.slice(0, 0)
+    write_tables(tables(members=other, interactions=none, connections=None), tmp_path / "b")
     (tmp_path / "b" / "members.parquet").rename(tmp_path / "a" / "members.parquet")
     with pytest.raises(DataError, match="row 0 names member_id 'm1', which the members table does not have"):
         read_tables(tmp_path / "a")

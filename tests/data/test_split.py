@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from brew_data.split import EVERYONE, Split, SplitConfig, is_in_part, member_hash
+from brew_data.split import EVERYONE, Split, SplitConfig, are_in_part, hash_ids, is_in_part, member_hash
 from brew_platform.errors import UserError
 
 DAY = 86_400_000_000  # microseconds
@@ -125,7 +125,7 @@ def test_consecutive_parts_are_disjoint_and_cover_every_member(member: str, boun
 
 
 def test_the_bounds_of_a_part_are_half_open() -> None:
-    place = member_hash("m1") / 2**256
+    place = (member_hash("m1") >> 203) / 2**53
     assert is_in_part("m1", (place, 1.0))
     assert not is_in_part("m1", (0.0, place))
 
@@ -143,3 +143,37 @@ def test_validation_cuts_inside_the_training_part() -> None:
         Split.of(times, SplitConfig())
     with pytest.raises(UserError, match="leaves no rows on one side"):
         Split.of(times, SplitConfig(last_days=400))
+
+
+def test_the_gap_before_the_benchmark_is_in_neither_part() -> None:
+    times = [day * DAY for day in range(11)]
+    split = cut(times, last_days=2, gap_days=3)
+    assert split == Split(train_until=5 * DAY, until=10 * DAY, gap=3 * DAY)
+    assert split.benchmark_after == 8 * DAY
+    tuning = cut(times, last_days=1, gap_days=2, validation=True)
+    assert tuning == Split(train_until=4 * DAY, until=7 * DAY, gap=2 * DAY)
+    assert cut(times, train_share=0.5, gap_days=1) == Split(train_until=4 * DAY, until=10 * DAY, gap=DAY)
+    with pytest.raises(UserError, match="leaves no rows on one side"):
+        cut(times, last_days=2, gap_days=8.5)
+
+
+@given(times_ascending, st.floats(0, 60), st.floats(0.01, 0.99), st.booleans())
+def test_a_gap_moves_the_end_of_training_only(
+    times: list[int], gap_days: float, share: float, validation: bool
+) -> None:
+    rows = np.array(times, dtype=np.int64)
+    try:
+        split = Split.of(rows, SplitConfig(train_share=share, gap_days=gap_days, validation=validation))
+    except UserError:
+        assume(False)
+    assert split.benchmark_after - split.train_until == split.gap >= 0
+    assert (rows <= split.train_until).any()
+    assert ((rows > split.benchmark_after) & (rows <= split.until)).any()
+
+
+@given(st.lists(st.text(max_size=9), max_size=20), st.floats(0, 1), st.floats(0, 1))
+def test_many_members_are_hashed_as_one_is(members: list[str], low: float, high: float) -> None:
+    hashes = hash_ids(members)
+    assert hashes.dtype == np.uint64
+    assert hashes.tolist() == [member_hash(member) >> 192 for member in members]
+    assert are_in_part(hashes, (low, high)).tolist() == [is_in_part(member, (low, high)) for member in members]

@@ -22,6 +22,9 @@ GENERATED = re.compile(r"(?:^|/)reference/(?:cli|configuration|http)\.md$")  # b
 
 BANNED_NAMES = {"told", "wanted", "asked", "given", "one", "made"}  # nouns say what a value is
 
+WITH_STREETS = ("address_detectors.py", "test_redaction.py")  # words for streets are what they are about
+GENERATED_TEXT = "phrases"  # folder with what members of the generated graph write
+
 BANNED = {
     r"\bthe whole road\b|\bthe road\b|\bhouse\b": "pipeline, architecture",
     r"\bis of no account\b": "is ignored",
@@ -187,6 +190,7 @@ def banned_names(file: Path) -> list[str]:
 
 def test_no_file_has_a_banned_phrase() -> None:
     files = tracked_files("*.md", "*.yaml", "*.py")
+    files = [file for file in files if file.name not in WITH_STREETS and file.parent.name != GENERATED_TEXT]
     assert len(files) > 100
     found = banned(files)
     assert not found, "\n" + "\n".join(found)

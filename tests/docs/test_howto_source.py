@@ -14,7 +14,7 @@ from pathlib import Path
 from brew_cluster.jobs.demo_config import load_recipe
 from brew_data.sources.base import load_source, open_source, read_source, source_names
 
-assert source_names() == ["amazon_reviews", "courses", "mind", "movielens", "synthetic", "tables"]
+assert source_names() == ["amazon_reviews", "courses", "economic_graph", "mind", "movielens", "synthetic", "tables"]
 assert load_source("courses").__name__ == "Courses"
 config = load_recipe("courses", ["source_config.min_rating=3"], recipe=Path("courses.yaml"))
 assert config.suite == "movielens"

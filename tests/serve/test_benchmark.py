@@ -54,7 +54,9 @@ def tables(later: list[tuple] | None = None, oracle: dict[int, float] | None = N
         interactions=pa.table({**columns, "timestamp": pa.array(columns["timestamp"], TIMESTAMP)}),
         oracle=None
         if oracle is None
-        else pa.table({"interaction_id": list(oracle), "probability": list(oracle.values())}),
+        else pa.table(
+            {"interaction_id": list(oracle), "action": ["apply"] * len(oracle), "probability": list(oracle.values())}
+        ),
     )
 
 
@@ -66,10 +68,11 @@ def test_metrics_equal_values_computed_by_hand(suite: TaskSuite) -> None:
     oracle = {10: 0.9, 11: 0.1, 12: 0.8, 13: 0.2}
     data = tables(oracle=oracle)
     assert select_rows(data, suite, SPLIT).scores == 4
-    logistic = {10: 0.9, 11: 0.8, 12: 0.7, 13: 0.6}  # 3 of 4 pairs
+    matches = {10: 0.9, 11: 0.8, 12: 0.7, 13: 0.6}  # 3 of 4 pairs
+    baselines = {"matches": {"job_apply": matches}, "of_another_task": {"post_like": matches}}
     scored = scores({10: 0.8, 11: 0.3, 12: 0.25, 13: 0.1})
-    [(name, quality)] = benchmark(scored, data, suite, SPLIT, logistic=logistic).items()
-    assert benchmark(scored, data, suite, SPLIT)["job_apply"].logistic_auc is None
+    [(name, quality)] = benchmark(scored, data, suite, SPLIT, baselines=baselines).items()
+    assert benchmark(scored, data, suite, SPLIT)["job_apply"].other_aucs == {}
     assert (name, quality.rows, quality.positive_rate) == ("job_apply", 4, 0.5)
     # Positive 10 (.8) is above both negatives; positive 12 (.25) is above 13 (.1) only: 3 of 4 pairs.
     assert quality.auc == 0.75
@@ -81,7 +84,7 @@ def test_metrics_equal_values_computed_by_hand(suite: TaskSuite) -> None:
     assert quality.gain == 0.125
     assert quality.figures() == {
         "rows": 4, "positive_rate": 0.5, "auc": 0.75, "logloss": quality.logloss, "baseline_auc": 0.625,
-        "best_auc": 1.0, "logistic_auc": 0.75, "gain": 0.125, "gap_closed": quality.gap_closed,
+        "best_auc": 1.0, "matches_auc": 0.75, "gain": 0.125, "gap_closed": quality.gap_closed,
     }  # fmt: skip
 
 

@@ -9,7 +9,10 @@ import pytest
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.history import HistoryPolicy
+from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
+from brew_serve.config import AppConfig
 from brew_serve.engines.config import EngineConfig
 from brew_serve.version import LoadedVersion, load_version
 
@@ -100,3 +103,33 @@ def test_sizes_that_are_no_numbers_are_refused(folder: Path, sizes: dict[str, ob
 def test_engine_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"dtype is 'int4'; give one of float32, bfloat16, float16"):
         EngineConfig(dtype="int4")
+
+
+POLICY = HistoryPolicy(surfaces=["jobs"], name="similarity", keep={"skip": 0.1})
+
+
+def test_a_history_policy_of_the_service_replaces_that_of_the_version(
+    version_folder: Path, version: LoadedVersion
+) -> None:
+    settings = {"registry_url": "r", "cache_folder": "c", "history": {"job_apply": vars(POLICY)}}
+    config = load_config(AppConfig, settings)
+    loaded = load_version(version_folder, config.engine, config.history)
+    assert loaded.suite == version.suite
+    assert loaded.compiler.policy(loaded.suite.task("job_apply")) == POLICY
+    other = loaded.suite.task("post_interest")
+    assert loaded.compiler.policy(other) == other.history
+
+
+@pytest.mark.parametrize(
+    ("task", "policy", "message"),
+    [
+        ("mars", POLICY, "task 'mars' is unknown; this model knows job_apply, post_interest"),
+        ("job_apply", HistoryPolicy(surfaces=["mars"]), "task job_apply: surfaces mars are unknown"),
+        ("job_apply", HistoryPolicy(surfaces=["jobs"], keep={"eat": 1}), "history.keep names actions eat"),
+    ],
+)
+def test_a_history_policy_that_the_version_cannot_apply_is_refused(
+    version_folder: Path, task: str, policy: HistoryPolicy, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_version(version_folder, history={task: policy})

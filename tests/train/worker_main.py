@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
+from brew_train.config import InputsConfig, ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.loop import train
 from brew_train.run_context import RunContext
@@ -20,6 +20,7 @@ def main() -> None:
     fields = job["config"]
     fields["model"] = ModelConfig(**fields["model"])
     fields["sharding"] = ShardingConfig(**fields["sharding"])
+    fields["inputs"] = InputsConfig(**fields["inputs"])
     fields["stages"] = [StageConfig(**stage) for stage in fields["stages"]]
 
     def on_step(metrics: dict[str, Any]) -> None:

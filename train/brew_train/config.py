@@ -4,6 +4,7 @@ Lengths are in tokens, sizes in elements, `steps` counts optimizer steps.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "EXPORT_DTYPES",
     "PRECISIONS",
     "SCHEDULES",
+    "InputsConfig",
     "ModelConfig",
     "ModelShape",
     "ShardingConfig",
@@ -120,6 +122,30 @@ class ShardingConfig(Settings):
 
 
 @dataclass(kw_only=True)
+class InputsConfig(Settings):
+    """How workers read bins.
+
+    Raises:
+        ConfigError: a value is out of range, or `cache_folder` is a relative path.
+    """
+
+    # Of each worker, for bins that its background thread reads ahead; those of the next step in any case.
+    prefetch_bytes: Annotated[int, Range(ge=0, le=2**40)] = 64 * 2**20
+    # Folder on a disk of each host, for copies of files on S3; all its workers and runs share them.
+    cache_folder: str = "~/.cache/brew360/bins"
+    # Of these copies; those that were not read for the longest time are deleted first.
+    cache_bytes: Annotated[int, Range(ge=1, le=2**60)] = 100 * 2**30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not Path(self.cache_folder).expanduser().is_absolute():
+            raise ConfigError(
+                f"cache_folder is {self.cache_folder!r}, a relative path, but workers run in other folders: give an "
+                f"absolute path, or one that starts with ~."
+            )
+
+
+@dataclass(kw_only=True)
 class StageConfig(Settings):
     """One stage of training. The next stage starts from its averaged weights, with a new optimizer.
 
@@ -169,6 +195,7 @@ class TrainConfig(Settings):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
     stages: list[StageConfig] = field(
         default_factory=lambda: [
             StageConfig(name="cpt"),

@@ -8,6 +8,7 @@ On GPUs they agree up to rounding, because kernels add in an order that varies.
 import logging
 import secrets
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -98,14 +99,14 @@ def _train(config: TrainConfig, run: RunContext) -> TrainResult:
         )
         for index in range(state.stage, len(config.stages)):
             resume = (checkpointer, checkpoint) if checkpoint else None
-            stage = RunningStage(config, index, model=model, run=run, resume=resume)
-            if checkpoint:
-                checkpointer.keep_step(state.best.get("step"))
-                recorder.event("restored", step=state.step, checkpoint=checkpoint.folder.name)
-                logger.info("continuing stage %s after step %d from %s", stage.name, state.step, checkpoint.folder)
-            else:
-                state.enter(index)
-            last = attempt.train_stage(stage)
+            with closing(RunningStage(config, index, model=model, run=run, resume=resume)) as stage:
+                if checkpoint:
+                    checkpointer.keep_step(state.best.get("step"))
+                    recorder.event("restored", step=state.step, checkpoint=checkpoint.folder.name)
+                    logger.info("continuing stage %s after step %d from %s", stage.name, state.step, checkpoint.folder)
+                else:
+                    state.enter(index)
+                last = attempt.train_stage(stage)
             checkpoint = None
         export(last, ExportTemplate.load(run.out / MODEL), run.out / EXPORT, context)
         recorder.event("finished", step=state.step, checkpoint_blocked_seconds=checkpointer.take_blocked_seconds())

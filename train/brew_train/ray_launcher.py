@@ -18,6 +18,7 @@ from brew_platform.console.logging import open_process_log
 from brew_platform.errors import BrewError, first_cause
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
+from brew_train.inputs.bin_folder import absolute
 from brew_train.loop import TrainResult, train
 from brew_train.run_context import RunContext
 from brew_train.telemetry.prometheus import PrometheusSink
@@ -37,8 +38,8 @@ class Job:
     """Arguments of a worker; pickled by Ray."""
 
     config: TrainConfig
-    bins: Mapping[str, Path]
-    evaluation: Mapping[str, Path]
+    bins: Mapping[str, Path | str]
+    evaluation: Mapping[str, Path | str]
     out: Path
     shape: ModelShape
     end_token_ids: tuple[int, ...]
@@ -59,10 +60,10 @@ class Job:
 def run_on_ray(
     config: TrainConfig,
     *,
-    bins: Mapping[str, Path],
+    bins: Mapping[str, Path | str],
     out: Path,
     shape: ModelShape,
-    evaluation: Mapping[str, Path] | None = None,
+    evaluation: Mapping[str, Path | str] | None = None,
     end_token_ids: Sequence[int] = (),
     on_metrics: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainResult:
@@ -74,7 +75,7 @@ def run_on_ray(
 
     Args:
         config: settings of the run.
-        bins: folder of packed bins for each stage, by stage name.
+        bins: folder of packed bins for each stage, by stage name: a path, or `s3://bucket/folder`.
         out: run folder, visible to all nodes under the same path.
         shape: sizes that the data determine.
         evaluation: folder of bins for each stage that evaluates, by stage name.
@@ -94,8 +95,8 @@ def run_on_ray(
         config = replace(config, model=replace(config.model, init_from=str(Path(config.model.init_from).resolve())))
     job = Job(  # absolute paths: Ray runs the workers in another folder
         config=config,
-        bins={name: folder.resolve() for name, folder in bins.items()},
-        evaluation={name: folder.resolve() for name, folder in (evaluation or {}).items()},
+        bins={name: absolute(folder) for name, folder in bins.items()},
+        evaluation={name: absolute(folder) for name, folder in (evaluation or {}).items()},
         out=out,
         shape=shape,
         end_token_ids=tuple(end_token_ids),

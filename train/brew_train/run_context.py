@@ -25,7 +25,7 @@ class RunContext:
     """Data, run folder, workers and callbacks of a run.
 
     Args:
-        bins: folder of packed bins for each stage, by stage name.
+        bins: folder of packed bins for each stage, by stage name: a path, or `s3://bucket/folder`.
         out: run folder, visible to all workers; docs/training.md lists its content.
         shape: sizes that the data determine.
         distributed: the workers; their number may differ from that of an earlier attempt.
@@ -38,11 +38,11 @@ class RunContext:
         end_token_ids: tokens that end an answer; the exports' generation_config.json has them.
     """
 
-    bins: Mapping[str, Path]
+    bins: Mapping[str, Path | str]
     out: Path
     shape: ModelShape
     distributed: DistributedContext
-    evaluation: Mapping[str, Path] = field(default_factory=dict)
+    evaluation: Mapping[str, Path | str] = field(default_factory=dict)
     sinks: Sequence[Sink] = ()
     notice: Callable[[], bool] = _no_notice
     read_bins: bool = True

@@ -1,6 +1,6 @@
 """The state of a stage in training: its bins, the position in them, its optimizer and its reference."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,22 @@ from brew_train.checkpoints.checkpointer import Checkpoint, Checkpointer
 from brew_train.checkpoints.state import CheckpointState
 from brew_train.config import StageConfig, TrainConfig
 from brew_train.evaluation import ReferenceIdentity, compute_reference, digest_weights, evaluate, load_reference
-from brew_train.inputs.bin_order import BinOrder
+from brew_train.inputs.bin_order import BinOrder, BinOrderState
 from brew_train.inputs.bin_reader import BinReader
+from brew_train.inputs.prefetcher import Prefetcher
 from brew_train.model.model import RankingLM
 from brew_train.model.sharding import compute_dtype
 from brew_train.objectives.base import make_objective
 from brew_train.optim.factory import make_optimizer
 from brew_train.run_context import RunContext
-from brew_train.step import ReferenceLogProbs, StepResult, take_step
+from brew_train.step import ReferenceLogProbs, StepResult, share, take_step
 from brew_train.train_state import TrainState
 
 __all__ = ["RunningStage", "seed_step"]
 
 
 class RunningStage:
-    """A stage in training. Its next step is the first one, or the one after a checkpoint.
+    """A stage in training. Its next step is the first one, or the one after a checkpoint. Close it after its last step.
 
     Args:
         config: settings of the run.
@@ -78,6 +79,12 @@ class RunningStage:
                 if reader is not None and self._reference_weights is not None:
                     compute_reference(model, reader, path, self._identity(reader), self._context)
         self._reference, self._held_reference = (self._load(reader, path) for reader, path in references)
+        steps_done = saved.train_state.stage_step if saved else 0
+        self._prefetcher = Prefetcher(
+            self.bins,
+            self._coming_steps(self.position, self.settings.steps - steps_done),
+            limit_bytes=config.inputs.prefetch_bytes,
+        )
 
     def _digest_reference(self, saved: CheckpointState | None) -> str | None:
         """Returns the digest of the weights that the stage starts from; None if its objective needs no reference."""
@@ -99,8 +106,8 @@ class RunningStage:
             objective=self.settings.objective["name"], weights=self._reference_weights, plan_hash=reader.plan_hash
         )
 
-    def _open(self, folders: Mapping[str, Path], run: RunContext) -> BinReader:
-        return self._context.on_all(lambda: BinReader(folders[self.name], run.shape))
+    def _open(self, folders: Mapping[str, Path | str], run: RunContext) -> BinReader:
+        return self._context.on_all(lambda: BinReader(folders[self.name], run.shape, self._config.inputs))
 
     def _load(self, reader: BinReader | None, path: Path) -> ReferenceLogProbs | None:
         if self._reference_weights is None or reader is None:
@@ -128,7 +135,7 @@ class RunningStage:
                 self.model,
                 self.optimizer,
                 self.settings,
-                self.bins,
+                self._prefetcher,
                 bin_ids,
                 self._context,
                 sharding=self._config.sharding,
@@ -137,8 +144,20 @@ class RunningStage:
             )
         except UserError as error:
             raise UserError(f"stage {self.settings.name}, step {number + 1}: {error}") from error
+        self._prefetcher.advance()
         self.position = position
         return result, bin_ids.tolist()
+
+    def close(self) -> None:
+        """Stops reading bins ahead."""
+        self._prefetcher.close()
+
+    def _coming_steps(self, position: BinOrderState, steps: int) -> Iterator[list[int]]:
+        """Yields the ids of this worker's bins in each coming step. Runs in the thread of the prefetcher."""
+        order = BinOrder(n_bins=self.bins.n_bins, plan_hash=self.bins.plan_hash, seed=self._config.seed)
+        for _ in range(steps):
+            bin_ids, position = order.take(position, self.settings.bins_per_step)
+            yield np.concatenate(share(bin_ids, self._context, self.settings.micro_steps)).tolist()
 
     def evaluate(self) -> dict[str, float | None]:
         """Returns loss and measures of the averaged weights on the evaluation bins; keeps the training weights."""

@@ -37,7 +37,7 @@ def require(config: TrainConfig, run: RunContext) -> None:
         for use, folders in required.items():
             if stage.name not in folders:
                 raise UserError(f"stage {stage.name} has no {use}: pass a folder for every stage.")
-            reader = BinReader(folders[stage.name], run.shape)
+            reader = BinReader(folders[stage.name], run.shape, config.inputs)
             objective = make_objective(stage.objective)
             if reader.kind != objective.bins:
                 raise UserError(

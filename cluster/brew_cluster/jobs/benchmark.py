@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from brew_cluster.jobs.logistic_baseline import logistic_baseline
+from brew_cluster.jobs.baselines import fit_baselines
 from brew_cluster.jobs.publish import REPORT_VERSION
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.config import config_digest, load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
@@ -59,6 +61,7 @@ class BenchmarkJob(Settings):
     rows: PositiveInt | None = None  # interactions to draw from those after the cut; null: all
     seed: NonNegativeInt = 0  # of the draw
     engine: EngineConfig = field(default_factory=EngineConfig)
+    history: dict[str, HistoryPolicy] = field(default_factory=dict)  # replaces the policies of the model, by task
     # Fewer rows at a time than in a batch, because an interrupted benchmark scores the unfinished ones again.
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(rows=128))
 
@@ -176,7 +179,7 @@ def run_benchmark(
     if model.kind == "base":
         name = f"base-{model.digest[:12]}-{bundle.digest[:12]}"
         folder = make_base_version(model.folder, bundle, Path(job.run).absolute() / name)
-    load_version(folder, job.engine)  # what does not fit together is found before Ray starts
+    load_version(folder, job.engine, job.history)  # what does not fit together is found before Ray starts
     report.parent.mkdir(parents=True, exist_ok=True)
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
         done = parts.read()
@@ -189,10 +192,19 @@ def run_benchmark(
             ):
                 progress.update(done.num_rows)
                 done = score_rows(
-                    data, bundle, rows, folder, job.engine, job.batch, parts=parts, on_progress=progress.update
+                    data,
+                    bundle,
+                    rows,
+                    folder,
+                    job.engine,
+                    job.batch,
+                    history=job.history,
+                    parts=parts,
+                    on_progress=progress.update,
                 )
-        logistic = logistic_baseline(data.info.source, tables, data.info.split)
-        quality = benchmark(done, tables, bundle.suite, data.info.split, rows, logistic=logistic)
+        info, suite = data.info, bundle.suite
+        baselines = fit_baselines(info.source, info.source_config, tables, suite, info.split)
+        quality = benchmark(done, tables, suite, info.split, rows, baselines=baselines)
     result = make_report(
         model=model,
         data=data,
@@ -201,6 +213,7 @@ def run_benchmark(
         requested=job.rows,
         seed=job.seed,
         engine=job.engine,
+        history=job.history,
         quality=quality,
         seconds=parts.seconds,
         peak_bytes=memory.peak_bytes,
@@ -227,6 +240,7 @@ def make_report(
     seconds: float,
     peak_bytes: int,
     commit: str | None,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the report of a benchmark, as `brew360 registry publish` reads it.
 
@@ -242,6 +256,7 @@ def make_report(
         seconds: Duration of scoring, over all attempts.
         peak_bytes: Largest memory of this process and those it started, in the last attempt.
         commit: Git commit of the code.
+        history: Policies that replaced those of the model, by task.
     """
     info = data.info
     return {
@@ -266,6 +281,7 @@ def make_report(
         },
         "tasks": {name: task.figures() for name, task in quality.items()},
         "engine": asdict(engine),
+        "history": {task: asdict(policy) for task, policy in history.items()},
         "seconds": round(seconds, 1),
         "peak_bytes": peak_bytes,
         "machine": machine(),
@@ -298,4 +314,5 @@ def _require_prompts(model: BenchmarkModel, bundle: PromptBundle, data: DataFold
 def _key(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle, rows: BenchmarkRows) -> str:
     """Name the folder of unfinished scores: other settings that change scores have another name."""
     engine = {name: asdict(job.engine)[name] for name in _SCORING}
-    return config_digest([model.digest, bundle.digest, rows.digest, engine])[:16]
+    history = [{task: asdict(policy) for task, policy in job.history.items()}] if job.history else []
+    return config_digest([model.digest, bundle.digest, rows.digest, engine, *history])[:16]

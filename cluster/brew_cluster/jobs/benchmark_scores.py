@@ -2,8 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from brew_data.data_folder import DataFolder
 from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.bundle import PromptBundle
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.files import atomic_file
 from brew_serve.batch.config import BatchConfig
 from brew_serve.batch.dataset_scoring import SCORES, score_requests
@@ -59,6 +61,7 @@ def score_rows(
     engine: EngineConfig,
     batch: BatchConfig | None = None,
     *,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
     parts: ScoreParts | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> pa.Table:
@@ -71,6 +74,7 @@ def score_rows(
         folder: Version folder of the model.
         engine: Settings of each engine.
         batch: Number of engines and size of a batch.
+        history: Policies that replace those of the bundle, by task.
         parts: Keeps the scores of an interrupted run; rows that it has are not scored again.
         on_progress: Called with the number of rows that have a score.
 
@@ -80,7 +84,7 @@ def score_rows(
     found = [parts.read()] if parts else []
     done = sum(table.num_rows for table in found)
     only = missing_rows(rows, found[0]) if done else rows.ids
-    requests = build_requests(data.tables_folder.absolute(), bundle.compiler(), data.info.split, only=only)
+    requests = build_requests(data.tables_folder.absolute(), bundle.compiler(history), data.info.split, only=only)
     start = time.monotonic()
     scores = score_requests(requests, folder, engine, config=batch)
     for scored in scores.iter_batches(batch_format="pyarrow", batch_size=None):

@@ -15,14 +15,16 @@ __all__ = ["ALL", "TRAIN_CUT", "build_context"]
 TRAIN_CUT, ALL = "train-cut", "all"
 
 
-def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
+def build_context(data: DataFolder, out: Path | str, *, until: str, by_id: bool = True) -> Tables:
     """Write profiles, histories and entities by id, as requests that contain ids only need them.
 
     Args:
         data: The data folder.
         out: SQLite file to create, or redis://host:6379/0 to fill; an existing context is replaced.
-        until: `train-cut`: only interactions that training saw, for a benchmark over HTTP, because later ones include
+        until: `train-cut`: only interactions before the benchmark, for one over HTTP, because later ones include
             the outcomes of the candidates. `all`: all interactions, for a service.
+        by_id: Requests name the members of a data set with pseudonyms by their ids, of which the service computes the
+            pseudonyms; otherwise by the pseudonyms, as the tables do.
 
     Returns:
         The tables that the context has.
@@ -39,7 +41,7 @@ def build_context(data: DataFolder, out: Path | str, *, until: str) -> Tables:
         raise UserError(f"{out} is a folder. Pass the path of the SQLite file to write, e.g. {file}.")
     tables = data.tables()
     if until == TRAIN_CUT:
-        known = pc.less_equal(micros(tables.interactions), data.info.split.train_until)
+        known = pc.less_equal(micros(tables.interactions), data.info.split.benchmark_after)
         tables = replace(tables, interactions=tables.interactions.filter(known))
-    location.build_context(tables, str(out))
+    location.build_context(tables, str(out), key_id=data.info.key_id if by_id else None)
     return tables

@@ -2,29 +2,45 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from brew_cluster.jobs.dataset_card import dataset_card, write_card
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brew_cluster.jobs.dataset_card import dataset_card, input_files, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, HELD_OUT, TRAINING_MEMBERS, check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
+from brew_cluster.jobs.tables_state import TABLES_STATE, TablesState
 from brew_cluster.ray.local_ray import local_ray
+from brew_data.corpora.conversations import conversation_files
+from brew_data.corpora.document_sources import TableRows
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
-from brew_data.data_folder import DATASET_FILE, DatasetInfo
-from brew_data.packed_bins.plan import BinsPlan
-from brew_data.pipelines.documents import build_bins, corpus_tokenizer
+from brew_data.data_folder import DATASET_FILE, DatasetInfo, InputFile
+from brew_data.entity_index import EntityIndex
+from brew_data.member_network import add_network
+from brew_data.mixing.mix_file import MIX_FILE
+from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan, digest_file
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.corpus_bins import build_corpus
+from brew_data.pipelines.documents import build_bins
+from brew_data.privacy.report import Removals
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.prompts.suite import TaskSuite
-from brew_data.schema import Tables, write_tables
-from brew_data.sources.base import Source
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.tokenizer import Tokenizer
+from brew_data.prompts.variation import VariationConfig
+from brew_data.quantiles import with_quantiles
+from brew_data.schema import Tables, read_tables
+from brew_data.sources.base import Source, open_source
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import EVERYONE, Split
-from brew_data.table_cleaning import ContactCounts
+from brew_data.table_shards import TableShards, read_files, table_files
 from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases, duration
@@ -44,6 +60,7 @@ __all__ = [
 ]
 
 LOCK = "building"  # file of a folder that is being built; a build holds a lock on it
+ROWS_PER_PAIR = 50  # interactions that preference pairs are drawn from, for each pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,71 +70,123 @@ class Prepared:
     folder: Path  # contains tables/
     source: Source
     quarantine: Quarantine
-    contacts: ContactCounts  # removed from the tables
-    tables: Tables
+    removed: Removals  # for privacy
+    key_id: str | None  # of the pseudonyms of the members
+    opted_out: frozenset[str]  # ids of the members who opted out, as the tables name members; empty if it continues
+    has_true_probabilities: bool
     split: Split
-    suite: TaskSuite
+    suite: TaskSuite  # with the quantiles of the training part
     compiler: PromptCompiler
+    is_continued: bool = False  # the tables are those of a build that did not finish, and its bins can be kept
+
+    @cached_property
+    def tables(self) -> Tables:
+        """All tables in memory, for steps that are made for small data. They are read when they are first used."""
+        return read_tables(self.folder / "tables")
 
 
-def prepare(config: DatasetConfig, folder: Path, phases: Phases, *, held_out: bool = False) -> Prepared:
-    """Read and check the tables of the source, split them in time, and load the tokenizer or train it.
+def prepare(
+    config: DatasetConfig, folder: Path, phases: Phases, *, held_out: bool = False, continues: bool = False
+) -> Prepared:
+    """Write and check the tables of the source, split them in time, and load the tokenizer or train it.
 
     Args:
         config: Names the source, the suite, the split and the tokenizer.
         folder: Receives `tables/`, and `quarantine/` if rows break the schema.
         phases: Shows progress.
         held_out: Whether bins for evaluation and preference pairs are to be made.
+        continues: Use the tables that an earlier call with equal settings wrote to `folder`.
 
     Raises:
         UserError: The source cannot be loaded, or its path is missing or not accepted.
         DataError: The source cannot read the input, or a check of it fails.
     """
+    path, tables = None if config.path is None else Path(config.path), folder / "tables"
     with phases.phase("tables", unit="rows") as progress:
-        check = check_dataset(
-            config, quarantine_folder=folder / "quarantine", held_out=held_out, on_rows=progress.update
-        )
-        check.require_good()
-        tables, suite, split, source = check.tables, check.suite, check.split, check.source
-        assert tables is not None
-        assert suite is not None
-        assert split is not None
-        assert source is not None
-        write_tables(tables, folder / "tables")
-        progress.update(
-            sum(table.num_rows for table in (tables.members, tables.entities, tables.interactions)),
-            members=tables.members.num_rows,
-            entities=tables.entities.num_rows,
-            interactions=tables.interactions.num_rows,
-        )
+        # Members may have opted out since; bins are continued if the tables are the same.
+        found = TablesState.read(folder) if continues and config.privacy.opted_out_file is None else None
+        opted_out: frozenset[str] = frozenset()
+        is_continued = found is not None
+        if found is None:
+            shutil.rmtree(folder / "quarantine", ignore_errors=True)
+            check = check_dataset(
+                config,
+                tables_folder=tables,
+                quarantine_folder=folder / "quarantine",
+                held_out=held_out,
+                on_rows=progress.update,
+            )
+            check.require_good()
+            assert check.written is not None
+            assert check.split is not None
+            opted_out = check.opted_out
+            found = TablesState(
+                written=check.written, split=check.split, quarantine=check.quarantine, removed=check.removed
+            )
+            if continues:
+                found.write(folder)
+        suite, until = load_suite(config.suite), found.split.train_until
+        add_network(tables, suite, until=until)
+        rows = found.written.rows
+        kept = {name: rows[name] for name in ("members", "entities", "interactions")}
+        progress.update(sum(kept.values()), **kept)
     with phases.phase("tokenizer", unit="tokens") as progress:
-        tokenizer = check.tokenizer or corpus_tokenizer(
-            folder / "tables", suite, split, config.tokenizer.vocabulary_size
+        suite = with_quantiles(
+            suite,
+            *((read_files([file]) for file in table_files(tables, name)) for name in ("members", "entities")),
+            until=until,
+        )
+        tokenizer = (
+            corpus_tokenizer(
+                tables,
+                suite,
+                found.split,
+                config.tokenizer.vocabulary_size,
+                merges=config.tokenizer.merges,
+                variation=config.variation,
+            )
+            if config.tokenizer.from_ is None
+            else Tokenizer.from_model(config.tokenizer.from_)
         )
         progress.update(tokenizer.vocabulary_size)
     return Prepared(
         folder=folder,
-        source=source,
-        quarantine=check.quarantine,
-        contacts=check.contacts,
-        tables=tables,
-        split=split,
+        source=open_source(config.source, config.source_config, path),
+        quarantine=found.quarantine,
+        removed=found.removed,
+        key_id=None if config.privacy.pseudonyms is None else config.privacy.pseudonyms.open().key_id,
+        opted_out=opted_out,
+        has_true_probabilities="oracle" in rows,
+        split=found.split,
         suite=suite,
         compiler=PromptCompiler(suite, tokenizer, config.prompt),
+        is_continued=is_continued,
     )
 
 
 def make_bins(
-    prepared: Prepared, out: Path, phases: Phases, *, phase: str = "bins", members: tuple[float, float] = EVERYONE
+    prepared: Prepared,
+    out: Path,
+    phases: Phases,
+    *,
+    phase: str = "bins",
+    members: tuple[float, float] = EVERYONE,
+    variation: VariationConfig | None = None,
 ) -> BinsPlan:
     """Pack the training documents of a part of the members into `out`; Ray must be initialized."""
     with phases.phase(phase, unit="bins") as progress:
+        if prepared.is_continued and (out / PLAN_FILE).is_file():  # it was finished before
+            plan = BinsPlan.load(out)
+            if plan.prompt_digest == PromptBundle.of(prepared.compiler).digest:
+                progress.update(plan.n_bins, total=plan.n_bins)
+                return plan
         return build_bins(
             prepared.folder / "tables",
             prepared.compiler,
             prepared.split,
             out,
             members=members,
+            variation=variation,
             on_progress=lambda done, total: progress.update(done, total=total),
         )
 
@@ -128,7 +197,8 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
     Args:
         config: The recipe.
         folder: Receives `tables/`, `prompts/`, `bins/`, `evaluation/`, with pairs also `pairs/` and
-            `pairs-evaluation/`, the card, and last `dataset.json`.
+            `pairs-evaluation/`, a folder for each corpus, the card, and last `dataset.json`. Of a build with equal
+            settings that did not finish, tables and finished shards of bins are kept (`build_folder`).
         phases: Shows progress.
 
     Returns:
@@ -138,14 +208,19 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
         BrewError: A step failed; the message gives the cause and the fix.
     """
     require_space(folder)
-    prepared = prepare(config, folder, phases, held_out=True)
+    prepared = prepare(config, folder, phases, held_out=True, continues=True)
+    shutil.rmtree(folder / "prompts", ignore_errors=True)
     PromptBundle.of(prepared.compiler).save(folder / "prompts")
     plans: dict[str, BinsPlan] = {}
     with local_ray(detached=False, logs=folder / "logs" / "ray"):
-        plans["bins"] = make_bins(prepared, folder / "bins", phases, members=TRAINING_MEMBERS)
+        plans["bins"] = make_bins(
+            prepared, folder / "bins", phases, members=TRAINING_MEMBERS, variation=config.variation
+        )
         plans["evaluation"] = make_bins(
             prepared, folder / "evaluation", phases, phase="evaluation", members=EVALUATION_MEMBERS
         )
+        for name in config.corpora:
+            plans[name] = _make_corpus(config, name, prepared, phases)
     if config.pairs:
         with phases.phase("pairs", total=config.pairs, unit="pairs") as progress:
             held_out = max(1, round(HELD_OUT * config.pairs))
@@ -154,51 +229,127 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
                 ("pairs-evaluation", held_out, EVALUATION_MEMBERS),
             ]:
                 selected = pairs_from_interactions(
-                    prepared.tables, prepared.compiler, prepared.split, count=count, seed=0, members=members
+                    _pair_tables(folder / "tables", count, members),
+                    prepared.compiler,
+                    prepared.split,
+                    count=count,
+                    seed=0,
+                    members=members,
                 )
                 plans[name] = build_pairs(selected, prepared.compiler, folder / name)
             progress.update(config.pairs)
-    card = dataset_card(
-        config,
-        source=prepared.source,
-        tables=prepared.tables,
-        suite=prepared.suite,
-        split=prepared.split,
-        quarantine=prepared.quarantine,
-        contacts=prepared.contacts,
-        prompt_digest=PromptBundle.of(prepared.compiler).digest,
-        plans=plans,
-        seconds=phases.seconds,
-    )
-    write_card(card, folder)
-    finish_dataset(config, prepared)
-    return card
+    (folder / TABLES_STATE).unlink(missing_ok=True)
+    return finish_dataset(config, prepared, plans, phases)
+
+
+def _make_corpus(config: DatasetConfig, name: str, prepared: Prepared, phases: Phases) -> BinsPlan:
+    """Write the bins of a corpus, from the members that are trained on; Ray must be initialized."""
+    out = prepared.folder / name
+    with phases.phase(name, unit="bins") as progress:
+        if prepared.is_continued and (out / PLAN_FILE).is_file() and (out / MIX_FILE).is_file():
+            plan = BinsPlan.load(out)  # it was finished before
+            if plan.prompt_digest == PromptBundle.of(prepared.compiler).digest:
+                progress.update(plan.n_bins, total=plan.n_bins)
+                return plan
+        rows = TableRows(
+            folder=prepared.folder / "tables",
+            until=prepared.split.train_until,
+            members=TRAINING_MEMBERS,
+            variation=config.variation,
+        )
+        return build_corpus(
+            config.corpora[name],
+            rows,
+            prepared.compiler,
+            out,
+            quarantine=prepared.folder / "quarantine",
+            max_share=config.quarantine.max_share,
+            on_progress=lambda done, total: progress.update(done, total=total),
+        )
+
+
+def _pair_tables(folder: Path, count: int, members: tuple[float, float]) -> Tables:
+    """Return the tables of enough members for preference pairs: some shards, because the hash of an id is random."""
+    shards = TableShards.open(folder)
+    profiles, rows = [], []
+    for shard in shards.of_part(members):
+        profiles.append(shards.read("members", shard))
+        rows.append(shards.read("interactions", shard))
+        if sum(table.num_rows for table in rows) >= ROWS_PER_PAIR * count:
+            break
+    interactions = pa.concat_tables(rows).sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
+    entities = EntityIndex(folder).take(pc.unique(interactions["entity_id"]).to_pylist())
+    return Tables(members=pa.concat_tables(profiles), entities=entities, interactions=interactions)
 
 
 def phase_names(config: DatasetConfig) -> list[str]:
     """Return the phases of `make_dataset`, in order."""
-    return ["tables", "tokenizer", "bins", "evaluation", *(["pairs"] if config.pairs else [])]
+    return ["tables", "tokenizer", "bins", "evaluation", *config.corpora, *(["pairs"] if config.pairs else [])]
 
 
-def finish_dataset(config: DatasetConfig, prepared: Prepared) -> None:
-    """Write `dataset.json`, which marks the data folder as complete."""
+def finish_dataset(
+    config: DatasetConfig, prepared: Prepared, plans: Mapping[str, BinsPlan], phases: Phases
+) -> dict[str, Any]:
+    """Write the card, and last `dataset.json`, which marks the data folder as complete.
+
+    Args:
+        config: The recipe.
+        prepared: What the folder contains.
+        plans: The plan of each folder of bins.
+        phases: The phases that were run.
+
+    Returns:
+        The content of `card.json`.
+    """
+    read = input_files(prepared.source)
+    generates = config.path is None and not read
+    inputs, digest = [*read, *_corpus_files(config)], PromptBundle.of(prepared.compiler).digest
+    card = dataset_card(
+        config,
+        prepared.folder,
+        inputs=inputs,
+        suite=prepared.suite,
+        split=prepared.split,
+        quarantine=prepared.quarantine,
+        removed=prepared.removed,
+        prompt_digest=digest,
+        plans=plans,
+        seconds=phases.seconds,
+    )
+    write_card(card, prepared.folder)
     DatasetInfo(
         source=config.source,
+        source_config=asdict(config.source_config) if generates else {},
         split=prepared.split,
-        has_true_probabilities=prepared.tables.oracle is not None,
+        has_true_probabilities=prepared.has_true_probabilities,
         config_digest=config_digest(config),
-        prompt_digest=PromptBundle.of(prepared.compiler).digest,
+        prompt_digest=digest,
         commit=source_commit(),
         gates=config.release.gates,
+        inputs=inputs,
+        key_id=prepared.key_id,
     ).write(prepared.folder)
+    return card
+
+
+def _corpus_files(config: DatasetConfig) -> list[InputFile]:
+    """Return the files of conversations that corpora read, each once."""
+    sources = [source for corpus in config.corpora.values() for source in corpus.sources.values()]
+    paths = {Path(source.path) for source in sources if source.path is not None}
+    files = sorted({file for path in paths for file in conversation_files(path)})
+    return [InputFile(file=file.name, sha256=digest_file(file)) for file in files]
 
 
 @contextmanager
-def build_folder(out: Path) -> Iterator[Path]:
+def build_folder(out: Path, *, settings: str | None = None) -> Iterator[Path]:
     """Yield the folder `<out>.partial` to build in, and rename it to `out` when the block succeeds.
 
-    A build that fails or is killed leaves the partial folder with its log and its quarantined rows; the next build of
-    `out` replaces it.
+    A build that fails or is killed leaves the partial folder with its log and its quarantined rows. The next build of
+    `out` continues in it if it has the same settings and code, and replaces it otherwise.
+
+    Args:
+        out: The folder to create.
+        settings: A digest of the settings; None: nothing is continued.
 
     Raises:
         UserError: `out` exists and is not empty, another build is writing it, or `<out>.partial` is not of a build.
@@ -211,14 +362,20 @@ def build_folder(out: Path) -> Iterator[Path]:
     if partial.exists() and not (partial / LOCK).is_file():
         raise UserError(f"{partial} exists, but no build wrote it. Rename or remove it, or choose another --out.")
     partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK).open("a") as lock:
+    with (partial / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another build is writing {out}. Wait for it, or choose another --out.") from None
-        for path in partial.iterdir():  # of a build that failed
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        build = f"{settings} {source_commit()}"
+        lock.seek(0)
+        if settings is None or lock.read() != build:
+            for path in partial.iterdir():  # of a build that failed
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            lock.truncate(0)
+            lock.write(build)
+            lock.flush()
         yield partial
         for path in partial.rglob("*"):
             fsync_folder(path) if path.is_dir() else fsync_file(path)
@@ -243,9 +400,11 @@ def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, consol
     quarantined = {table: sum(counts.values()) for table, counts in card["quarantined"].items()}
     if quarantined:
         line(f"quarantined: {', '.join(f'{count:,} {table}' for table, count in quarantined.items())} (quarantine/)")
-    removed = sum(count for kinds in card["contacts_removed"].values() for count in kinds.values())
-    if removed:
-        line(f"removed: contacts in {removed:,} fields of members and entities")
+    if card["members_opted_out"]:
+        line(f"removed: {card['members_opted_out']:,} members who opted out")
+    fields = sum(count for place, kinds in card["removed"].items() if "." in place for count in kinds.values())
+    if fields:
+        line(f"removed: identifiers in {fields:,} fields of members and entities")
     bins = card["bins"]["bins"]
     line(
         f"bins: {bins['n_documents']:,} documents, {bins['n_tokens']:,} tokens in {bins['n_bins']:,} bins of "

@@ -2,28 +2,37 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from brew_cluster.cli.views.table import make_table
 from brew_cluster.jobs.dataset_config import DatasetConfig
+from brew_data.corpora.conversations import conversation_files
+from brew_data.entity_index import EntityIndex
+from brew_data.privacy.config import PrivacyConfig
+from brew_data.privacy.report import Removals
+from brew_data.privacy.table_privacy import PrivacyStage
 from brew_data.problems import Problem
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.suite import TaskSuite, load_suite
 from brew_data.prompts.tokenizer import Tokenizer
-from brew_data.schema import Tables, micros
-from brew_data.sources.base import Source, open_source, read_source, reads_rows
+from brew_data.schema import check_rows, micros
+from brew_data.sources.base import Source, has_batches, open_source, read_batches, reads_rows
 from brew_data.sources.quarantine import Quarantine
-from brew_data.split import Split, is_in_part
-from brew_data.table_checks import check_tables, null_shares
-from brew_data.table_cleaning import ContactCounts, clean_tables
+from brew_data.split import Split, SplitConfig, are_in_part, hash_ids
+from brew_data.table_checks import TableChecks
+from brew_data.table_shards import TableShards, table_files
+from brew_data.table_writer import TableWriter, WrittenTables
 from brew_platform.console.plain_console import PlainConsole
-from brew_platform.errors import BrewError, DataError
+from brew_platform.errors import BrewError, DataError, UserError
 from brew_serve.benchmark import validate_gates
 
 __all__ = ["EVALUATION_MEMBERS", "HELD_OUT", "TRAINING_MEMBERS", "DatasetCheck", "check_dataset", "print_check"]
@@ -40,8 +49,10 @@ class DatasetCheck:
     quarantine: Quarantine
     suite: TaskSuite | None = None
     source: Source | None = None
-    tables: Tables | None = None  # cleaned
-    contacts: ContactCounts = field(default_factory=dict)  # removed from the tables
+    written: WrittenTables | None = None  # the tables, cleaned
+    checks: TableChecks = field(default_factory=TableChecks)  # what the tables contain
+    removed: Removals = field(default_factory=dict)  # for privacy
+    opted_out: frozenset[str] = frozenset()  # ids of the members who opted out, as the tables name members
     split: Split | None = None
     tokenizer: Tokenizer | None = None  # of a base model; None: it is trained later
 
@@ -67,19 +78,23 @@ class DatasetCheck:
 def check_dataset(
     config: DatasetConfig,
     *,
+    tables_folder: Path | None = None,
     quarantine_folder: Path | None = None,
     held_out: bool = True,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> DatasetCheck:
-    """Read the tables and check everything that can be checked before prompts are compiled.
+    """Read the tables, write them, and check everything that can be checked before prompts are compiled.
 
     Args:
         config: The recipe.
+        tables_folder: Receives the tables; None: they are deleted after the check.
         quarantine_folder: Receives the rows that the source leaves out; None: they are only counted.
         held_out: Whether bins for evaluation and preference pairs are to be made.
         on_rows: Called with the number of rows that were read so far.
     """
-    check = DatasetCheck(quarantine=Quarantine(quarantine_folder, on_rows=on_rows))
+    # A quarantined row as it was read would show what pseudonyms hide.
+    has_values = config.privacy.pseudonyms is None
+    check = DatasetCheck(quarantine=Quarantine(quarantine_folder, on_rows=on_rows, has_values=has_values))
     problems = check.problems
     with _collect(problems, "suite"):
         check.suite = load_suite(config.suite)
@@ -89,6 +104,11 @@ def check_dataset(
             problems += _context_problems(Path(config.tokenizer.from_), config.prompt.context_length)
             if check.suite is not None:
                 PromptCompiler(check.suite, check.tokenizer, config.prompt)
+    with _collect(problems, "corpora"):
+        for corpus in config.corpora.values():
+            for source in corpus.sources.values():
+                if source.path is not None:
+                    conversation_files(Path(source.path))
     with _collect(problems, "source"):
         path = None if config.path is None else Path(config.path)
         check.source = open_source(config.source, config.source_config, path)
@@ -102,38 +122,35 @@ def check_dataset(
     if reads_rows(check.source) and (found := check.source.find_problems()):
         problems += found
         return check
-    with _collect(problems, "source"):
-        check.tables = read_source(check.source, check.quarantine)
-    if found := _quarantine_problems(check.quarantine, config.quarantine.max_share):
-        problems[:] = [problem for problem in problems if "break the schema" not in problem.message] + found
-    if check.tables is None:
-        return check
-    check.tables, check.contacts = clean_tables(check.tables)
-    if check.suite is not None:
-        problems += check_tables(check.tables, check.suite)
-    with _collect(problems, "split"):
-        check.split = Split.of(micros(check.tables.interactions).to_numpy(), config.split)
-    if held_out and check.split is not None and check.suite is not None:
-        problems += _part_problems(check.tables, check.suite, check.split, config.pairs)
+    with ExitStack() as stack:
+        folder = tables_folder or Path(stack.enter_context(TemporaryDirectory()))
+        with _collect(problems, "source"):
+            check.written = _write_tables(check, check.source, config.privacy, folder, on_rows)
+        if found := _quarantine_problems(check.quarantine, config.quarantine.max_share):
+            problems[:] = [problem for problem in problems if "break the schema" not in problem.message] + found
+        if check.written is not None:
+            with _collect(problems, "split"):
+                check.split = _find_split(folder, check.written, config.split)
+            _check_shards(check, config, folder, held_out=held_out)
     return check
 
 
 def print_check(check: DatasetCheck, console: PlainConsole) -> None:
     """Print what was read, the share of absent values, and the problems."""
     quarantine = check.quarantine
-    if (tables := check.tables) is not None:
+    if (written := check.written) is not None:
         rows = make_table("table", "rows", "quarantined", title="Tables", right=["rows", "quarantined"])
         for name in ("members", "entities", "interactions"):
-            rows.add_row(name, f"{getattr(tables, name).num_rows:,}", f"{quarantine.total(name):,}")
+            rows.add_row(name, f"{written.rows[name]:,}", f"{quarantine.total(name):,}")
         console.print(rows)
         fields = make_table("field", "absent", title="Fields", right=["absent"])
-        for name, share in null_shares(tables).items():
+        for name, share in check.checks.null_shares().items():
             fields.add_row(name, f"{share:.1%}")
         if fields.row_count:
             console.print(fields)
-    for name, kinds in check.contacts.items():
+    for name, kinds in check.removed.items():
         for kind, changed in kinds.items():
-            console.print(f"removed: {name}: {kind} in {_rows(changed)}", style="yellow")
+            console.print(f"removed: {name}: {_rows(changed)}: {kind}", style="yellow")
     for table, reasons in quarantine.counts().items():
         for reason, rows_of_reason in reasons.items():
             examples = "; ".join(quarantine.examples[table, reason])
@@ -185,26 +202,92 @@ def _quarantine_problems(quarantine: Quarantine, max_share: float) -> list[Probl
     return []
 
 
-def _part_problems(tables: Tables, suite: TaskSuite, split: Split, pairs: int) -> list[Problem]:
-    """Check that both parts of the members have enough training rows."""
-    rows = tables.interactions.filter(pc.less_equal(micros(tables.interactions), split.train_until))
-    out = tables.members.filter(tables.members["opted_out"])["member_id"].combine_chunks()
-    rows = rows.filter(pc.invert(pc.is_in(rows["member_id"], value_set=out)))
-    tasks = Counter(task.surface for task in suite.tasks if task.in_training)
-    encoded = rows["member_id"].combine_chunks().dictionary_encode()
-    evaluated = np.array([is_in_part(member, EVALUATION_MEMBERS) for member in encoded.dictionary.to_pylist()], bool)
-    surfaces = rows["surface"].combine_chunks().dictionary_encode()
-    weights = np.array([tasks[name] for name in surfaces.dictionary.to_pylist()], int)
-    if not len(evaluated):
+def _write_tables(
+    check: DatasetCheck, source: Source, privacy: PrivacyConfig, folder: Path, on_rows: Callable[[int], None]
+) -> WrittenTables:
+    """Read the tables of a source in batches, make them private, and write them."""
+    is_checked = not has_batches(source)  # `Tables` checks itself, and the writer what is left of it
+    writer = TableWriter(folder)
+    stage = PrivacyStage(privacy, check.removed)
+    counts: Counter[str] = Counter()
+    for name, rows in read_batches(source, check.quarantine):
+        if not is_checked:
+            check_rows(name, rows, first=counts[name])  # as the source wrote them
+        counts[name] += rows.num_rows
+        private = stage.apply(name, rows)
+        check.checks.add(name, private)
+        writer.write(name, private)
+        if not is_checked:
+            on_rows(counts.total())
+    check.quarantine.remove_rows_of(stage.opted_out)
+    check.opted_out = stage.opted_out
+    return writer.finish()
+
+
+def _find_split(folder: Path, written: WrittenTables, config: SplitConfig) -> Split:
+    """Compute the split. All times are read only where their order counts, 8 bytes for each interaction."""
+    if written.earliest is None or written.latest is None:
+        raise UserError("there are no interactions to split. Check the source.")
+    if config.train_share is None and not config.validation:
+        return Split.of(np.array([written.earliest, written.latest]), config)
+    files = table_files(folder, "interactions")
+    times = [micros(pq.read_table(file, columns=["timestamp"])).to_numpy() for file in files]
+    return Split.of(np.sort(np.concatenate(times)), config)
+
+
+def _check_shards(check: DatasetCheck, config: DatasetConfig, folder: Path, *, held_out: bool) -> None:
+    """Compare the tables with the suite, and count the training rows of both parts of the members."""
+    suite, split = check.suite, check.split
+    if suite is None:
+        return
+    shards, entities = TableShards.open(folder), EntityIndex(folder)
+    parts = _PartCounts(suite)
+    for shard in range(shards.count):
+        rows = shards.read("interactions", shard)
+        ids = pc.unique(rows["entity_id"]).to_pylist()
+        check.checks.add_shard(rows, entities.take(ids, ["entity_id", "entity_type"]))
+        if held_out and split is not None:
+            parts.add(shards.read("members", shard), rows.filter(pc.less_equal(micros(rows), split.train_until)))
+    check.problems += check.checks.problems(suite)
+    if held_out and split is not None:
+        check.problems += parts.problems(config.pairs)
+
+
+class _PartCounts:
+    """Counts the training rows of the members who are trained on, and of those who are only evaluated on."""
+
+    def __init__(self, suite: TaskSuite) -> None:
+        self._tasks = Counter(task.surface for task in suite.tasks if task.in_training)
+        self._available = {True: 0, False: 0}  # rows times tasks, by whether the member is only evaluated on
+        self._members = 0
+
+    def add(self, members: pa.Table, rows: pa.Table) -> None:
+        """Read the members of a shard and their training rows."""
+        taking_part = members.filter(pc.invert(members["opted_out"]))["member_id"].combine_chunks()
+        rows = rows.filter(pc.is_in(rows["member_id"], value_set=taking_part))
+        encoded = rows["member_id"].combine_chunks().dictionary_encode()
+        evaluated = are_in_part(hash_ids(encoded.dictionary.to_pylist()), EVALUATION_MEMBERS)
+        surfaces = rows["surface"].combine_chunks().dictionary_encode()
+        weights = np.array([self._tasks[name] for name in surfaces.dictionary.to_pylist()], int)
+        weight_of_row = weights[surfaces.indices.to_numpy()]
+        is_evaluated = evaluated[encoded.indices.to_numpy()]
+        self._members += len(evaluated)
+        self._available[True] += int(weight_of_row[is_evaluated].sum())
+        self._available[False] += int(weight_of_row[~is_evaluated].sum())
+
+    def problems(self, pairs: int) -> list[Problem]:
+        """Check that both parts have enough training rows."""
+        return _part_problems(self._available, self._members, pairs)
+
+
+def _part_problems(available: Mapping[bool, int], members: int, pairs: int) -> list[Problem]:
+    if not members:
         return [Problem(table="interactions", message="no member has training rows. Move the split.")]
-    weight_of_row = weights[surfaces.indices.to_numpy()]
-    is_evaluated = evaluated[encoded.indices.to_numpy()]
-    available = {True: int(weight_of_row[is_evaluated].sum()), False: int(weight_of_row[~is_evaluated].sum())}
     if not available[True] or not available[False]:
         part = "evaluation" if not available[True] else "training"
         message = (
             f"no member of the {part} part has training rows: {HELD_OUT:.0%} of the members, chosen by their id, are "
-            f"held out for evaluation, and {len(evaluated)} members with training rows are too few. Use 100 or more."
+            f"held out for evaluation, and {members} members with training rows are too few. Use 100 or more."
         )
         return [Problem(table="members", message=message)]
     needed = {True: max(1, round(HELD_OUT * pairs)), False: pairs - max(1, round(HELD_OUT * pairs))} if pairs else {}

@@ -8,22 +8,43 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from brew_cluster.jobs.recipe import find_recipe
+from brew_data.corpora.config import CorpusConfig
+from brew_data.privacy.config import PrivacyConfig
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.tokenizer import TokenizerConfig
+from brew_data.prompts.variation import VariationConfig
 from brew_data.sources.base import NoSettings, load_source
 from brew_data.sources.quarantine import QuarantineConfig
 from brew_data.split import SplitConfig
 from brew_platform.config import load_config
-from brew_platform.errors import ConfigError
+from brew_platform.errors import ConfigError, UserError
 from brew_platform.registry.gates import ReleaseConfig
-from brew_platform.settings import NonNegativeInt, Settings
+from brew_platform.settings import NonNegativeInt, Settings, require_name
 
 __all__ = ["DatasetConfig", "load_dataset_config", "load_source_recipe"]
+
+# Folders of a data set, which no corpus replaces.
+FOLDERS = (
+    "bins",
+    "days",
+    "evaluation",
+    "logs",
+    "pairs",
+    "pairs-evaluation",
+    "plots",
+    "prompts",
+    "quarantine",
+    "tables",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig(Settings):
-    """How `brew360 data build` makes the input of training."""
+    """How `brew360 data build` makes the input of training.
+
+    Raises:
+        ConfigError: A value is out of its range, or a corpus has the name of another folder.
+    """
 
     RENAMED: ClassVar[Mapping[str, str]] = {"vocabulary_size": "tokenizer.vocabulary_size"}
 
@@ -34,9 +55,27 @@ class DatasetConfig(Settings):
     split: SplitConfig
     prompt: PromptFormat
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    variation: VariationConfig = field(default_factory=VariationConfig)  # of training documents
+    # Whether examples of a task whose prompts begin alike share a document, so that training computes this part once.
+    # It applies to the folders `bins` and `evaluation`.
+    slates: bool = False
     pairs: NonNegativeInt = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # further folders of bins, by name
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)  # gates of the models that are trained on these data
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.corpora:
+            if name in FOLDERS:
+                raise ConfigError(
+                    f"corpora has a corpus {name!r}, but a data set has a folder of that name. Rename it."
+                )
+            try:
+                require_name("corpus", name)
+            except UserError as error:
+                raise ConfigError(f"corpora: {error}") from error
 
 
 Config = TypeVar("Config", bound=DatasetConfig)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import ray
 
 from brew_cluster.cli.views.benchmark import show_quality
+from brew_cluster.jobs.baselines import fit_baselines
 from brew_cluster.jobs.benchmark import BenchmarkModel, make_report
 from brew_cluster.jobs.benchmark_scores import score_rows
 from brew_cluster.jobs.context import TRAIN_CUT, build_context
@@ -26,7 +27,6 @@ from brew_cluster.jobs.demo_report import (
 from brew_cluster.jobs.demo_slates import DemoSlate, choose_slates
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.lineage import Lineage, parent_of
-from brew_cluster.jobs.logistic_baseline import logistic_baseline
 from brew_cluster.jobs.publish import publish_export
 from brew_cluster.ray.local_ray import local_ray
 from brew_data.data_folder import DataFolder
@@ -79,9 +79,9 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
             bundle.require_model(Path(config.train.model.init_from))
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
-            plan = make_bins(prepared, run / "bins", phases)
+            plan = make_bins(prepared, run / "bins", phases, variation=config.variation)
             bundle.save(run / "prompts")
-            finish_dataset(config, prepared)
+            finish_dataset(config, prepared, {"bins": plan}, phases)
             data = DataFolder.open(run)
 
             steps = sum(stage.steps for stage in config.train.stages)
@@ -105,8 +105,8 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
             with phases.phase("benchmark", total=rows.scores, unit="rows") as progress:
                 scores = score_rows(data, bundle, rows, model, config.engine, on_progress=progress.update)
                 pq.write_table(scores, run / "scores.parquet")
-                logistic = logistic_baseline(config.source, tables, split)
-                quality = benchmark(scores, tables, suite, split, rows, logistic=logistic)
+                baselines = fit_baselines(data.info.source, data.info.source_config, tables, suite, split)
+                quality = benchmark(scores, tables, suite, split, rows, baselines=baselines)
             show_quality(
                 console, quality, title="Benchmark: AUC on rows strictly later than training", column="brew360"
             )
@@ -145,7 +145,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
                 )
 
             with phases.phase("serve"):
-                build_context(data, run / "context.sqlite", until=TRAIN_CUT)
+                build_context(data, run / "context.sqlite", until=TRAIN_CUT, by_id=False)  # slates come from the tables
                 app = build_app(
                     AppConfig(
                         registry_url=options.registry,

@@ -30,7 +30,7 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
     Args:
         tables: The tables of any source; members who opted out are excluded.
         suite: The tasks.
-        split: Candidates are from interactions after `train_until` and up to `until`.
+        split: Candidates are from interactions of the benchmark.
         count: The number of slates. There are fewer if the benchmark has fewer members.
         size: The number of candidates per slate. There are fewer if the task has fewer entities.
 
@@ -40,7 +40,7 @@ def choose_slates(tables: Tables, suite: TaskSuite, split: Split, *, count: int,
     rng = np.random.default_rng(0)
     taking_part = tables.members.filter(pc.invert(tables.members["opted_out"]))["member_id"].to_pylist()
     times = micros(tables.interactions).to_numpy()
-    later = tables.interactions.filter(pa.array((times > split.train_until) & (times <= split.until)))
+    later = tables.interactions.filter(pa.array((times > split.benchmark_after) & (times <= split.until)))
     shown: dict[tuple[str, str], list[str]] = {}
     for member, surface, entity in zip(
         later["member_id"].to_pylist(), later["surface"].to_pylist(), later["entity_id"].to_pylist(), strict=True

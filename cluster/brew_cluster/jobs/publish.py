@@ -105,7 +105,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptBundle) -> str:
-    """Return the digest of the export, which is that of the measured model."""
+    """Return the digest of the export, which is that of the measured model with its own prompts."""
+    if replaced := report.get("history"):
+        raise UserError(
+            f"the report was measured with other history policies for {', '.join(sorted(replaced))}, so its figures "
+            f"are not those of the prompts that a service builds by default. Run the benchmark without `history`."
+        )
     digest = folder_digest(export)
     measured = report["model"].get("digest")
     if measured != digest or report.get("prompt_digest") != bundle.digest:

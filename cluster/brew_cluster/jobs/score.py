@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
@@ -13,6 +15,7 @@ from brew_platform.storage.base import open_store
 from brew_serve.batch.config import BatchConfig
 from brew_serve.batch.plan import BatchPlan
 from brew_serve.engines.config import EngineConfig
+from brew_serve.version import load_version
 
 __all__ = ["ScoreJob", "load_score", "plan_score", "run_score"]
 
@@ -25,8 +28,11 @@ class ScoreJob(Settings):
     model: Name = "brew360"  # name of the model in the registry
     version: Name = "production"  # number, or alias; an alias is resolved once, when the batch starts
     context_path: str  # the member context: a file of `brew360 context build`, or redis://host:6379/0
+    # The key of the pseudonyms, for a member context of a data set with pseudonyms; requests name members by their ids.
+    pseudonyms: PseudonymConfig | None = None
     cache_folder: str = "runs/versions"  # downloaded versions; an existing one is reused
     engine: EngineConfig = field(default_factory=EngineConfig)
+    history: dict[str, HistoryPolicy] = field(default_factory=dict)  # replaces the policies of the model, by task
     batch: BatchConfig = field(default_factory=BatchConfig)
 
 
@@ -67,9 +73,11 @@ def plan_score(job: ScoreJob, source: Path, out: Path) -> BatchPlan:
     keep = begun is not None and not job.version.isdecimal()
     number = begun.version if begun is not None and keep else registry.resolve(job.version)
     scoring = {name: asdict(job.engine)[name] for name in ("max_model_len", "dtype", "quantization", "rope")}
+    if job.history:
+        scoring["history"] = {task: asdict(policy) for task, policy in job.history.items()}
     context = public_location(job.context_path)
     plan = BatchPlan.of(source, model=job.model, version=number, engine=scoring, context=context, rows=job.batch.rows)
-    check_context(job.context_path)
+    check_context(job.context_path, None if job.pseudonyms is None else job.pseudonyms.open())
     plan.begin(out)
     return plan
 
@@ -92,6 +100,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) 
         if left < rows:
             console.print(f"{rows - left:,} of {rows:,} rows are already scored; continuing.")
         if missing:
+            load_version(folder, job.engine, job.history)  # what does not fit together is found before Ray starts
             require_space(out)
             done = rows - left
             with (
@@ -106,7 +115,18 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) 
                     progress.update(done)
 
                 context = job.context_path if "://" in job.context_path else str(Path(job.context_path).absolute())
-                score_parts(plan, missing, out.absolute(), folder, job.engine, context, job.batch, on_part=on_part)
+                score_parts(
+                    plan,
+                    missing,
+                    out.absolute(),
+                    folder,
+                    job.engine,
+                    context,
+                    job.batch,
+                    history=job.history,
+                    pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
+                    on_part=on_part,
+                )
         totals = plan.finish(out)
     without = f"; {totals.failed:,} have no score, and their column `error` says why" if totals.failed else ""
     console.print(

@@ -70,6 +70,7 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
         run=_absolute(job.run),
         cache_folder=_absolute(job.cache_folder),
         context_path=_if_any(job.context_path),
+        pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
         middleware=replace(job.middleware, keys_path=_if_any(job.middleware.keys_path)),
         nearline=nearline,
     )
@@ -147,7 +148,7 @@ def log_of(job: ServeJob) -> Path:
 def _suite(job: ServeJob) -> TaskSuite:
     registry = Registry(open_store(job.registry_url), job.model)
     folder = registry.fetch(registry.resolve(job.alias), Path(job.cache_folder))
-    return load_version(folder, job.engine).suite
+    return load_version(folder, job.engine, job.history).suite
 
 
 def _absolute(path: str) -> str:

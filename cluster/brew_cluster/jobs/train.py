@@ -16,7 +16,7 @@ from brew_cluster.jobs.lineage import Lineage, parent_of
 from brew_cluster.jobs.recipe import find_recipe
 from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
-from brew_data.data_folder import DATASET_FILE, DataFolder, read_plan_hash
+from brew_data.data_folder import DATASET_FILE, DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_platform.config import config_digest, load_config
 from brew_platform.console.plain_console import PlainConsole
@@ -33,6 +33,7 @@ from brew_train.checkpoints.state import peek_state
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.diagnostics.dry_run import dry_run
 from brew_train.distributed.context import DistributedContext
+from brew_train.inputs.bin_folder import read_plan
 from brew_train.loop import BEST, MODEL, TrainResult
 from brew_train.model.base_model import require_base_model
 from brew_train.ray_launcher import run_on_ray
@@ -49,7 +50,7 @@ class TrainJob(Settings):
     """The settings of a training job. Paths are relative to the working directory.
 
     Raises:
-        ConfigError: `bins` or `evaluation` names an unknown stage.
+        ConfigError: `bins` or `evaluation` names an unknown stage, or `prompts` is not a local folder.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"tokenizer": "prompts"}  # `load_config` names the new key in its error
@@ -57,7 +58,8 @@ class TrainJob(Settings):
     data: str = ""  # folder that `brew360 data build` made; the paths below may refer to it as ${data}
     run: str = ""  # folder of this run; an existing run is continued
     prompts: str = "${data}/prompts"  # folder of the data's prompts (tokenizer, suite, format); exports contain them
-    bins: dict[str, str] = field(default_factory=dict)  # folder of packed bins for each stage, by its name
+    # Folder of packed bins for each stage, by its name: a path, or s3://bucket/folder.
+    bins: dict[str, str] = field(default_factory=dict)
     evaluation: dict[str, str] = field(default_factory=dict)  # the same, for stages with evaluate_every
     context_length: PositiveInt = 512  # maximum number of tokens that the model reads
     vocabulary_size: PositiveInt | None = None  # for a dry run without a tokenizer; else the tokenizer's
@@ -71,6 +73,11 @@ class TrainJob(Settings):
             raise ConfigError(
                 f"bins are given for {', '.join(unknown)}, but the stages are "
                 f"{', '.join(stage.name for stage in self.train.stages)}."
+            )
+        if "://" in self.prompts:
+            raise ConfigError(
+                f"prompts is {self.prompts}, but prompts are read from a local folder: copy them to this machine, and "
+                f"pass prompts=FOLDER."
             )
 
     def require_run(self) -> None:
@@ -112,8 +119,8 @@ def run_job(job: TrainJob, console: PlainConsole) -> TrainResult:
     with _ray(job, run), TrainView(run, console, stages=job.train.stages) as view:
         result = run_on_ray(
             job.train,
-            bins={name: Path(folder) for name, folder in job.bins.items()},
-            evaluation={name: Path(folder) for name, folder in job.evaluation.items()},
+            bins=job.bins,
+            evaluation=job.evaluation,
             out=run,
             shape=_shape(job, bundle),
             end_token_ids=(bundle.tokenizer.end, bundle.tokenizer.user),
@@ -210,7 +217,7 @@ def _gates(job: TrainJob, bundle: PromptBundle) -> list[Gate]:
 def _lineage(job: TrainJob, gates: list[Gate]) -> Lineage:
     return Lineage(
         parent=parent_of(job.train.model.init_from, record=Path(job.run) / BASE_HASHES),
-        plan_hashes={name: read_plan_hash(Path(folder)) for name, folder in sorted(job.bins.items())},
+        plan_hashes={name: read_plan(folder).plan_hash for name, folder in sorted(job.bins.items())},
         config_digest=config_digest(job),
         commit=source_commit(),
         gates=gates,
@@ -244,7 +251,7 @@ def _load_prompts(job: TrainJob) -> PromptBundle:
             f"other token ids. Start a new run in another folder, or restore the data."
         )
     for folder in (*job.bins.values(), *job.evaluation.values()):
-        bundle.require_bins(Path(folder))
+        bundle.require_bins(read_plan(folder).prompt_digest, folder)
     if job.train.model.init_from is not None:
         base = Path(job.train.model.init_from)
         require_base_model(base, _shape(job, bundle))

@@ -1,1 +1,1 @@
-"""Builds training corpora: preference pairs."""
+"""Builds training corpora: texts for CPT, conversations, preference pairs, and answers of a served model."""

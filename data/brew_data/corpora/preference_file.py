@@ -5,6 +5,7 @@ A row states that `chosen` is a better answer to `prompt` than `rejected`. The c
     {"prompt": "Summarise this post: ...", "chosen": "A nurse ...", "rejected": "Posts are ..."}
 
 The columns `instruction` (the system message) and `profile` (of the member) are optional; see docs/preferences.md.
+`chosen` and `rejected` can also be lists of messages, as in UltraFeedback: a question and its answer.
 """
 
 import codecs
@@ -15,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brew_data.sources.file_formats import load_json
+from brew_data.sources.formats.json_lines import load_json
 from brew_platform.errors import DataError, UserError
 
 __all__ = ["Preference", "read_preferences"]
@@ -60,6 +61,8 @@ def read_preferences(path: Path) -> Iterator[Preference]:
 
 def _preference(values: Mapping[str, object], origin: str) -> Preference:
     _require_columns(values, origin)
+    if isinstance(values.get("chosen"), list):
+        values = {**values, **_of_messages(values, origin)}
     texts = {name: _text(values.get(name), name, origin) for name in (*REQUIRED, *OPTIONAL)}
     for name in REQUIRED:
         if not texts[name].strip():
@@ -67,6 +70,32 @@ def _preference(values: Mapping[str, object], origin: str) -> Preference:
     if texts["chosen"] == texts["rejected"]:
         raise DataError(f"{origin}: chosen and rejected are the same text, so nothing is preferred. Remove the row.")
     return Preference(**texts, origin=origin)
+
+
+def _of_messages(values: Mapping[str, object], origin: str) -> dict[str, str]:
+    """Return the texts of two lists of messages that differ in their last message, which is the answer."""
+    chosen, rejected = (_messages(values.get(name), name, origin) for name in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1]:
+        raise DataError(
+            f"{origin}: chosen and rejected have different messages before the answer, so they are not answers to the "
+            f"same question. Remove the row."
+        )
+    *system, (_, question), (_, answer) = chosen
+    texts = {"prompt": question, "chosen": answer, "rejected": rejected[-1][1]}
+    return texts | ({"instruction": system[0][1]} if system else {})
+
+
+def _messages(value: object, name: str, origin: str) -> list[tuple[str, str]]:
+    """Return roles and texts: optionally a system message, then a question and an answer."""
+    messages = value if isinstance(value, list) else []
+    found = [(str(item.get("role")), item.get("content")) for item in messages if isinstance(item, dict)]
+    roles = [role for role, _ in found]
+    if len(found) < len(messages) or roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+        raise DataError(
+            f"{origin}: {name} is a list of messages with the roles {', '.join(roles) or 'none'}, but must have user "
+            f"and assistant, and can have system before them. Longer conversations are not supported; remove the row."
+        )
+    return [(role, _text(content, f"a message of {name}", origin)) for role, content in found]
 
 
 def _require_columns(names: Iterable[str], origin: str) -> None:
@@ -84,8 +113,8 @@ def _text(value: object, name: str, origin: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{origin}: {name} is of type {type(value).__name__}, but must be text. Conversations (lists of messages) "
-            f"are not supported; write each as one text."
+            f"{origin}: {name} is of type {type(value).__name__}, but must be text. Only chosen and "
+            f"rejected can be lists of messages, both of them."
         )
     try:
         value.encode()

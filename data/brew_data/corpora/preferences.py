@@ -268,24 +268,18 @@ def _pair_of(
     head, head_cut = compiler.head(task, profile)
     cut = question_cut + head_cut
     budget = compiler.format.context_length // 2 - len(head) - len(question) - max(map(len, labels.values()))
-    shown = [p for p in history if p.surface in task.history.surfaces and p.timestamp < scored.timestamp]
-    turns: list[tuple[int, ...]] = []  # newest first; these prompts are not served, so the window does not hop
-    for past in reversed(shown[-task.history.max_interactions :]):
-        past_question, answer, turn_cut = compiler.turn(profile, past)
-        budget -= len(past_question) + len(answer)
-        if budget < 0:
-            break
-        turns.append(past_question + answer)
-        cut += turn_cut
+    member = compiler.member(profile, history)
+    shown = member.fill(task, budget=budget, candidate=scored.entity, before=scored.timestamp)
+    turns = member.turns(task, shown)
     chosen = compiler.suite.outcome(task, scored.action).name
     others = [outcome for outcome in labels if outcome != chosen]
     return Pair(
-        prompt=_ids((*head, *chain(*reversed(turns)), *question)),
+        prompt=_ids((*head, *chain.from_iterable(turn.question + turn.answer for turn in turns), *question)),
         chosen=_ids(labels[chosen]),
         rejected=_ids(labels[others[random.integers(len(others))]]),
         origin=origin,
-        cut=cut,
-        turns_dropped=len(shown) - len(turns),
+        cut=sum((turn.cut for turn in turns), cut),
+        turns_dropped=member.visible(task, scored.timestamp) - len(shown),
     )
 
 

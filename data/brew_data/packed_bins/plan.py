@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
 from brew_platform.errors import DataError, UserError
 from brew_platform.files import replace_atomically
 
-__all__ = ["PLAN_FILE", "BinsFile", "BinsPlan", "digest_file", "hash_plan"]
+__all__ = ["FORMAT_VERSION", "PLAN_FILE", "SLATES_VERSION", "BinsFile", "BinsPlan", "digest_file", "hash_plan"]
 
 PLAN_FILE = "plan.json"
 FORMAT_VERSION = 2  # 1: without a version and without the digests of the files
+SLATES_VERSION = 3  # some documents have several segments
 BINS = "bins-*.parquet"
 
 
@@ -74,17 +76,35 @@ class BinsPlan:
                 f"{folder} has no {PLAN_FILE}, so it is not a complete folder of bins: build the data first."
             )
         try:
-            content = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} is not a JSON object ({error}); build the data again.") from error
-        if content.get("format_version") != FORMAT_VERSION:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}); copy the folder again, or repair the disk.") from error
+        return BinsPlan.parse(content, name=str(path))
+
+    @staticmethod
+    def parse(data: bytes, *, name: str) -> "BinsPlan":
+        """Parse `plan.json`.
+
+        Args:
+            data: The content of the file.
+            name: The path or address of the file, for messages.
+
+        Raises:
+            DataError: The plan is damaged, was changed after it was written, or is of another release.
+        """
+        try:
+            content = dict(json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{name} is not a JSON object ({error}); build the data again.") from error
+        if content.get("format_version") not in (FORMAT_VERSION, SLATES_VERSION):
             raise DataError(
-                f"{path} has format_version {content.get('format_version', 1)!r}, but this release reads "
-                f"{FORMAT_VERSION} only, which has the digest of each file: build the data again with this release."
+                f"{name} has format_version {content.get('format_version', 1)!r}, but this release reads "
+                f"{FORMAT_VERSION} and {SLATES_VERSION}, which have the digest of each file: build the data again with "
+                f"this release."
             )
         if content.get("plan_hash") != hash_plan(content):
             raise DataError(
-                f"{path} was changed after it was written: its plan_hash is {str(content.get('plan_hash'))[:12]}, but "
+                f"{name} was changed after it was written: its plan_hash is {str(content.get('plan_hash'))[:12]}, but "
                 f"its content has {hash_plan(content)[:12]}; build the data again, or copy the whole folder again."
             )
         names = {field.name for field in fields(BinsPlan)}
@@ -92,7 +112,7 @@ class BinsPlan:
             files = [BinsFile(**file) for file in content["files"]]
             return BinsPlan(**{key: value for key, value in content.items() if key in names} | {"files": files})
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path} has other fields ({error}); build the data again.") from error
+            raise DataError(f"{name} has other fields ({error}); build the data again.") from error
 
     def check_files(self, folder: Path) -> None:
         """Check that the folder holds exactly the files of the plan, with their sizes. Reads no file.
@@ -100,23 +120,36 @@ class BinsPlan:
         Raises:
             DataError: A file is missing, has another size, or is not in the plan. The message names it.
         """
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        self.check_sizes(sizes, folder=str(folder))
+
+    def check_sizes(self, sizes: Mapping[str, int], *, folder: str) -> None:
+        """Check that the files of a folder are exactly those of the plan.
+
+        Args:
+            sizes: The bytes of each file in the folder, by its name.
+            folder: The path or address of the folder, for messages.
+
+        Raises:
+            DataError: A file is missing, has another size, or is not in the plan. The message names it.
+        """
         for file in self.files:
-            path = folder / file.name
-            if not path.is_file():
+            size = sizes.get(file.name)
+            if size is None:
                 raise DataError(
-                    f"{path} is missing: {PLAN_FILE} lists it with {file.bins} bins. Copy the folder again, or build "
-                    f"the data again."
+                    f"{folder}/{file.name} is missing: {PLAN_FILE} lists it with {file.bins} bins. Copy the folder "
+                    f"again, or build the data again."
                 )
-            size = path.stat().st_size
             if size != file.bytes:
                 raise DataError(
-                    f"{path} has {size:,} bytes, but {PLAN_FILE} lists it with {file.bytes:,}: it was cut short or "
-                    f"replaced. Copy the folder again, or build the data again."
+                    f"{folder}/{file.name} has {size:,} bytes, but {PLAN_FILE} lists it with {file.bytes:,}: it was "
+                    f"cut short or replaced. Copy the folder again, or build the data again."
                 )
-        added = sorted({path.name for path in folder.glob(BINS)} - {file.name for file in self.files})
+        listed = {file.name for file in self.files}
+        added = sorted(name for name in sizes if name not in listed and fnmatchcase(name, BINS))
         if added:
             raise DataError(
-                f"{folder / added[0]} is not in {PLAN_FILE}, so it belongs to another plan. Remove it, or build the "
+                f"{folder}/{added[0]} is not in {PLAN_FILE}, so it belongs to another plan. Remove it, or build the "
                 f"data again into an empty folder."
             )
 

@@ -1,29 +1,27 @@
-"""The common first steps of the Ray Data pipelines: group interactions by member, and send the compiler to workers."""
+"""The common first steps of the pipelines: read the members of a shard, and send the compiler to workers."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.data
 
+from brew_data.entity_index import EntityIndex
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.control_tokens import ControlTokens
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
-from brew_data.records import Records
+from brew_data.records import MemberHistory, Records, RecordTables
 from brew_data.schema import micros
-from brew_data.split import EVERYONE, is_in_part
+from brew_data.split import EVERYONE, are_in_part, hash_ids
+from brew_data.table_shards import TableShards
 
-__all__ = ["SHUFFLE_PARTITIONS", "CompilerSpec", "compiler_spec", "load_compiler", "load_records", "map_members"]
-
-MEMBERS_PER_BATCH = 256  # whose results are yielded together
-SHUFFLE_PARTITIONS = 2  # each partition of a hash shuffle starts an actor, which takes seconds on a small machine
+__all__ = ["CompilerSpec", "compiler_spec", "load_compiler", "read_members", "read_shard"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +34,7 @@ class CompilerSpec:
         tokenizer: The content of `tokenizer.json`.
         control_tokens: The tokens that have a role in a chat.
         format: The token budget.
+        history: Policies that replace those of the suite, by task.
     """
 
     digest: str
@@ -43,9 +42,10 @@ class CompilerSpec:
     tokenizer: str
     control_tokens: ControlTokens
     format: PromptFormat
+    history: Mapping[str, HistoryPolicy]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CompilerSpec) and self.digest == other.digest
+        return isinstance(other, CompilerSpec) and (self.digest, self.history) == (other.digest, other.history)
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -60,6 +60,7 @@ def compiler_spec(compiler: PromptCompiler) -> CompilerSpec:
         tokenizer=tokenizer.to_json(),
         control_tokens=tokenizer.control_tokens,
         format=compiler.format,
+        history=compiler.history,
     )
 
 
@@ -67,65 +68,60 @@ def compiler_spec(compiler: PromptCompiler) -> CompilerSpec:
 def load_compiler(spec: CompilerSpec) -> PromptCompiler:
     """Build the compiler that `compiler_spec` serialized. The result is cached, so a worker builds it once."""
     suite = TaskSuite.from_dict(json.loads(spec.suite))
-    return PromptCompiler(suite, Tokenizer.from_json(spec.tokenizer, spec.control_tokens), spec.format)
+    tokenizer = Tokenizer.from_json(spec.tokenizer, spec.control_tokens)
+    return PromptCompiler(suite, tokenizer, spec.format, spec.history)
 
 
-@lru_cache(maxsize=1)
-def load_records(tables_folder: Path) -> Records:
-    """Read profiles and entities. The result is cached, so a worker reads them once."""
-    return Records.read(tables_folder)
-
-
-def map_members(
+def read_shard(
     tables_folder: Path,
-    compile: Callable[..., pa.Table],
+    shard: int,
     *,
     until: int,
     members: tuple[float, float] = EVERYONE,
-    **arguments: Any,
-) -> ray.data.Dataset:
-    """Read the interactions, group them by member, and apply a function to the rows of each member.
-
-    Ray's own `map_groups` takes milliseconds per group; this function applies `compile` to the groups of a block.
+    surfaces: Collection[str] | None = None,
+    after: int | None = None,
+) -> tuple[Records, pa.Table]:
+    """Read the members of a shard, their interactions, and the entities of these.
 
     Args:
-        tables_folder: The folder of `interactions.parquet`.
-        compile: Called with the rows of one member, `tables_folder` and `arguments`; returns a table.
-        until: Later rows are left out, in microseconds since 1970.
+        tables_folder: The folder of the tables.
+        shard: The number of the shard (`TableShards`).
+        until: Later interactions are left out, in microseconds since 1970, UTC.
         members: The part of the members that is read (`is_in_part`).
-        arguments: Of `compile`.
+        surfaces: Interactions on other surfaces are left out; None: on none.
+        after: Members without a later interaction are left out; None: all members are read.
 
     Returns:
-        The rows of the tables that `compile` returned.
+        The profiles and entities, and the rows of the interactions table.
+
+    Raises:
+        DataError: The tables are missing or damaged.
     """
-    rows = ray.data.read_parquet(str(tables_folder / "interactions.parquet"))
-    rows = rows.map_batches(lambda table: table.filter(pc.less_equal(micros(table), until)), batch_format="pyarrow")
-    if members != EVERYONE:
-        rows = rows.map_batches(_keep_members, fn_kwargs={"part": members}, batch_format="pyarrow")
-    return rows.repartition(SHUFFLE_PARTITIONS, keys=["member_id"], sort=True).map_batches(
-        _map_block,
-        fn_kwargs={"compile": compile, "arguments": {"tables_folder": tables_folder, **arguments}},
-        batch_format="pyarrow",
-        batch_size=None,  # a block has all rows of its members
-    )
+    shards = TableShards.open(tables_folder)
+    profiles = shards.read("members", shard)
+    in_part = pa.array(are_in_part(hash_ids(profiles["member_id"].to_pylist()), members))
+    profiles = profiles.filter(pc.and_not(in_part, profiles["opted_out"].combine_chunks()))
+    rows = shards.read("interactions", shard)
+    rows = rows.filter(pc.less_equal(micros(rows), until))
+    rows = rows.filter(pc.is_in(rows["member_id"], value_set=profiles["member_id"].combine_chunks()))
+    if surfaces is not None:
+        rows = rows.filter(pc.is_in(rows["surface"], value_set=pa.array(sorted(surfaces), pa.string())))
+    if after is not None:
+        later = rows.filter(pc.greater(micros(rows), after))["member_id"].combine_chunks()
+        rows = rows.filter(pc.is_in(rows["member_id"], value_set=later))
+    entities = EntityIndex(tables_folder).take(pc.unique(rows["entity_id"]).to_pylist())
+    return Records(RecordTables(profiles, entities)), rows
 
 
-def _map_block(rows: pa.Table, *, compile: Callable[..., pa.Table], arguments: dict[str, Any]) -> Iterator[pa.Table]:
-    """Apply `compile` to each member of a block that is sorted by member."""
-    if not rows.num_rows:
-        return
-    runs = pc.run_end_encode(rows["member_id"].combine_chunks()).run_ends.to_pylist()
-    tables: list[pa.Table] = []
-    for start, end in zip([0, *runs[:-1]], runs, strict=True):
-        tables.append(compile(rows.slice(start, end - start), **arguments))
-        if len(tables) == MEMBERS_PER_BATCH:
-            yield pa.concat_tables(tables).combine_chunks()
-            tables = []
-    if tables:
-        yield pa.concat_tables(tables).combine_chunks()
-
-
-def _keep_members(rows: pa.Table, *, part: tuple[float, float]) -> pa.Table:
-    ids = rows["member_id"].unique().to_pylist()
-    kept = [member_id for member_id in ids if is_in_part(member_id, part)]
-    return rows.filter(pc.is_in(rows["member_id"], pa.array(kept, rows["member_id"].type)))
+def read_members(
+    tables_folder: Path,
+    shard: int,
+    *,
+    until: int,
+    members: tuple[float, float] = EVERYONE,
+    surfaces: Collection[str] | None = None,
+    after: int | None = None,
+) -> Iterator[MemberHistory]:
+    """Yield the members of a shard who have interactions. Arguments and errors are those of `read_shard`."""
+    records, rows = read_shard(tables_folder, shard, until=until, members=members, surfaces=surfaces, after=after)
+    return records.members(rows)

@@ -1,22 +1,20 @@
 """The Ray Data pipeline from tables to the scoring requests of a benchmark."""
 
-from collections.abc import Mapping
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 
-from brew_data.pipelines.member_groups import (
-    CompilerSpec,
-    compiler_spec,
-    load_compiler,
-    load_records,
-    map_members,
-)
+from brew_data.pipelines.member_groups import CompilerSpec, compiler_spec, load_compiler, read_members
+from brew_data.pipelines.shard_tasks import shard_dataset
 from brew_data.prompts.compiler import PromptCompiler
+from brew_data.records import MemberHistory
 from brew_data.split import Split
+from brew_data.table_shards import TableShards
 
 __all__ = ["REQUESTS", "build_requests", "compile_requests"]
 
@@ -29,6 +27,7 @@ REQUESTS = pa.schema(
         "interaction_ids": pa.list_(pa.int64()),
     }
 )
+_ROWS_PER_BATCH = 256
 
 
 def build_requests(
@@ -36,77 +35,98 @@ def build_requests(
 ) -> ray.data.Dataset:
     """Compile the scoring requests of the benchmark.
 
-    Each row after the cut becomes one question for every task on its surface. A question sees only strictly earlier
-    history. Rows with the same member, timestamp and task share one request with one prefix. The requests of a member
-    are sorted by time, so that each prefix extends the previous one.
+    Each row of the benchmark becomes one question for every task on its surface. A question sees only strictly earlier
+    history. Rows with the same member, timestamp and task share one request if they have the same prefix. The requests
+    of a member are sorted by time, so that each prefix extends the previous one.
 
     Args:
-        tables_folder: The folder with members, entities and interactions as Parquet.
+        tables_folder: The folder of the tables.
         compiler: Compiles the prompts.
-        split: Rows after `train_until` and up to `until` are scored.
+        split: Rows after `benchmark_after` and up to `until` are scored.
         only: By task: the interaction ids that are scored, int64, ascending. None: all rows of all tasks.
 
     Returns:
         Rows of the schema `REQUESTS`.
     """
-    return map_members(
-        tables_folder,
-        compile_requests,
-        until=split.until,
+    return shard_dataset(
+        _requests_of_shard,
+        range(TableShards.open(tables_folder).count),
+        tables_folder=tables_folder.absolute(),
         spec=compiler_spec(compiler),
-        after=split.train_until,
+        split=split,
         only=only,
     )
 
 
 def compile_requests(
-    rows: pa.Table,
+    members: Iterable[MemberHistory],
+    compiler: PromptCompiler,
     *,
-    tables_folder: Path,
-    spec: CompilerSpec,
     after: int,
     only: Mapping[str, np.ndarray] | None = None,
 ) -> pa.Table:
-    """Compile one member's requests; runs in a Ray worker.
+    """Compile the requests of members.
 
     Args:
-        rows: All interactions of one member.
-        tables_folder: Folder with the members and entities tables.
-        spec: From `compiler_spec`.
+        members: The members, with all interactions up to the end of the benchmark.
+        compiler: Compiles the prompts.
         after: Only rows with a later timestamp are scored, in microseconds since 1970, UTC.
         only: As for `build_requests`.
 
     Returns:
-        Rows of the schema `REQUESTS`; none for a member who opted out.
+        Rows of the schema `REQUESTS`.
     """
-    records, compiler = load_records(tables_folder), load_compiler(spec)
-    member = rows["member_id"][0].as_py()
-    requests = []
-    chosen = None if only is None else _choose(rows["interaction_id"].to_numpy(), only)
-    if (profile := records.profiles.get(member)) is not None and (chosen is None or any(chosen.values())):
-        history = records.history(rows)
-        ids = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])["interaction_id"].to_pylist()
-        scored = [(past, id_) for past, id_ in zip(history, ids, strict=True) if past.timestamp > after]
-        for (timestamp, surface), group in groupby(
-            sorted(scored, key=lambda pair: (pair[0].timestamp, pair[0].surface)),
-            key=lambda pair: (pair[0].timestamp, pair[0].surface),
-        ):
-            pairs = list(group)
-            for task in compiler.suite.tasks_of(surface):
-                kept = [(past, id_) for past, id_ in pairs if chosen is None or id_ in chosen.get(task.name, ())]
-                if not kept:
-                    continue
-                prefix = compiler.prefix(task, profile, history, before=timestamp)
-                requests.append(
-                    {
-                        "task": task.name,
-                        "member_id": member,
-                        "prefix_ids": prefix.ids,
-                        "question_ids": [compiler.question(task, profile, past.entity)[0] for past, _ in kept],
-                        "interaction_ids": [id_ for _, id_ in kept],
-                    }
-                )
-    return pa.Table.from_pylist(requests, schema=REQUESTS)
+    return pa.Table.from_batches(_batches(members, compiler, after, only), REQUESTS)
+
+
+def _requests_of_shard(
+    shard: int, *, tables_folder: Path, spec: CompilerSpec, split: Split, only: Mapping[str, np.ndarray] | None
+) -> Iterator[pa.Table]:
+    members = read_members(tables_folder, shard, until=split.until)
+    for batch in _batches(members, load_compiler(spec), split.benchmark_after, only):
+        yield pa.Table.from_batches([batch])
+
+
+def _requests_of_member(
+    member: MemberHistory, compiler: PromptCompiler, after: int, only: Mapping[str, np.ndarray] | None
+) -> Iterator[dict[str, Any]]:
+    chosen = None if only is None else _choose(np.array(member.interaction_ids, np.int64), only)
+    if chosen is not None and not any(chosen.values()):
+        return
+    prompts = compiler.member(member.profile, member.history)
+    pairs = zip(member.history, member.interaction_ids, strict=True)
+    scored = [(past, id_) for past, id_ in pairs if past.timestamp > after]
+    for (timestamp, surface), group in groupby(
+        sorted(scored, key=lambda pair: (pair[0].timestamp, pair[0].surface)),
+        key=lambda pair: (pair[0].timestamp, pair[0].surface),
+    ):
+        rows = list(group)
+        for task in compiler.suite.tasks_of(surface):
+            kept = [(past, id_) for past, id_ in rows if chosen is None or id_ in chosen.get(task.name, ())]
+            if not kept:
+                continue
+            prefixes = prompts.prefixes(task, [past.entity for past, _ in kept], before=timestamp)
+            shared: dict[int, dict[str, Any]] = {}  # by id of the prefix object
+            for (past, id_), prefix in zip(kept, prefixes, strict=True):
+                new = {"task": task.name, "member_id": member.member_id, "prefix_ids": prefix.ids}
+                request = shared.setdefault(id(prefix), new | {"question_ids": [], "interaction_ids": []})
+                request["question_ids"].append(compiler.question(task, member.profile, past.entity)[0])
+                request["interaction_ids"].append(id_)
+            yield from shared.values()
+
+
+def _batches(
+    members: Iterable[MemberHistory], compiler: PromptCompiler, after: int, only: Mapping[str, np.ndarray] | None
+) -> Iterator[pa.RecordBatch]:
+    """Compile requests, few of which are Python objects at a time."""
+    rows: list[dict[str, Any]] = []
+    for request in chain.from_iterable(_requests_of_member(member, compiler, after, only) for member in members):
+        rows.append(request)
+        if len(rows) == _ROWS_PER_BATCH:
+            yield pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
+            rows = []
+    if rows:
+        yield pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
 
 
 def _choose(ids: np.ndarray, only: Mapping[str, np.ndarray]) -> dict[str, set[int]]:

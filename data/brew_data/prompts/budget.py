@@ -85,7 +85,7 @@ class _Fit:
         ids = full = render()
         for name, most in template.max_tokens.items():
             if name in kept:
-                self._shorten_field(kept, name, most, required=name == template.fields[0])
+                self._shorten_field(template, kept, name, most, required=name == template.fields[0])
         if template.max_tokens:
             ids = render()
         if template.cut == "fields" and len(ids) > limit:
@@ -97,7 +97,7 @@ class _Fit:
                 most, required = len(encode(kept[name])), name == order[-1]
                 while len(ids) > limit and name in kept and (most > 1 or not required):
                     most -= len(ids) - limit
-                    self._shorten_field(kept, name, max(most, 1) if required else most, required=required)
+                    self._shorten_field(template, kept, name, max(most, 1) if required else most, required=required)
                     ids = render()
         if len(ids) > limit:
             ids = self._cut_end(before, template, kept, after, limit)
@@ -116,9 +116,17 @@ class _Fit:
         )
         return [*(name for name in template.cut_first if name in shown), *rest]
 
-    def _shorten_field(self, values: dict[str, str], name: str, most: int, *, required: bool) -> None:
-        """Shorten a field to at most `most` tokens. If nothing is left, leave it out, or keep it if it is required."""
-        if short := self._shorten(values[name], most):
+    def _shorten_field(
+        self, template: RecordTemplate, values: dict[str, str], name: str, most: int, *, required: bool
+    ) -> None:
+        """Shorten a field to at most `most` tokens. If nothing is left, leave it out, or keep it if it is required.
+
+        A number that is shown as a percentile is left out: its first digits would be another number.
+        """
+        short = self._shorten(values[name], most)
+        if short != values[name] and name in template.percentiles:
+            short = ""
+        if short:
             values[name] = short
         elif not required:
             del values[name]

@@ -7,13 +7,16 @@ prompt.json             token budget, control tokens, the digest; written last
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.control_tokens import ControlTokens
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.tokenizer_file import file_digest
@@ -59,13 +62,16 @@ class PromptBundle:
             }
         )
 
-    def compiler(self) -> PromptCompiler:
+    def compiler(self, history: Mapping[str, HistoryPolicy] = MappingProxyType({})) -> PromptCompiler:
         """Build the compiler.
 
+        Args:
+            history: Policies that replace those of the suite, by task; they are not part of the bundle.
+
         Raises:
-            UserError: As `PromptCompiler`.
+            UserError, ConfigError: As `PromptCompiler`.
         """
-        return PromptCompiler(self.suite, self.tokenizer, self.format)
+        return PromptCompiler(self.suite, self.tokenizer, self.format, history)
 
     def save(self, folder: Path) -> None:
         """Write the files of the bundle, `prompt.json` last.
@@ -86,25 +92,21 @@ class PromptBundle:
         }
         replace_atomically(folder / PROMPT_FILE, json.dumps(content, indent=1, ensure_ascii=False))
 
-    def require_bins(self, folder: Path) -> None:
+    def require_bins(self, prompt_digest: str, folder: str) -> None:
         """Check that the documents of packed bins were compiled with this bundle.
 
         Args:
-            folder: Contains `plan.json`; a missing or malformed one is ignored, because the bin reader reports it.
+            prompt_digest: Of the plan of the bins.
+            folder: The path or address of the bins, for the message.
 
         Raises:
             UserError: They were compiled with other prompts.
         """
-        try:
-            digest = json.loads((folder / "plan.json").read_text()).get("prompt_digest")
-        except (OSError, ValueError, AttributeError):
-            return
-        if digest != self.digest:
-            found = f"digest {str(digest)[:12]}" if digest else "no prompt_digest: an older release wrote it"
+        if prompt_digest != self.digest:
             raise UserError(
-                f"the bins in {folder} were made with other prompts ({found}) than those that the export is to carry "
-                f"({self.digest[:12]}), so the served model would read other token ids than it was trained on. Build "
-                f"all bins and the prompts folder in one run of `brew360 data build`."
+                f"the bins in {folder} were made with other prompts (digest {prompt_digest[:12]}) than those that the "
+                f"export is to carry ({self.digest[:12]}), so the served model would read other token ids than it was "
+                f"trained on. Build all bins and the prompts folder in one run of `brew360 data build`."
             )
 
     def require_model(self, folder: Path) -> None:

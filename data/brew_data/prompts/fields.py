@@ -1,7 +1,7 @@
 """Converts the field values of records to the text that templates show.
 
 Tables, HTTP requests, batch and nearline all use `field_values`, so the same record gives the same prompt everywhere.
-Contacts in text, which would be personal data in a prompt, are removed here too (`brew_data.prompts.contacts`).
+Identifiers of persons in text, which would be personal data in a prompt, are removed (`brew_data.privacy.redaction`).
 """
 
 import math
@@ -10,7 +10,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from numbers import Integral, Real
 
-from brew_data.prompts.contacts import remove_contacts
+from brew_data.privacy.redaction import redact
 from brew_platform.errors import UserError
 
 __all__ = ["field_text", "field_values"]
@@ -19,7 +19,7 @@ _LARGEST_EXACT = 2**53  # from here on, a float has no fractional digits that ar
 
 
 def field_values(fields: Mapping[str, object]) -> dict[str, str]:
-    """Convert the fields of a record, without contacts, and leave out the absent ones.
+    """Convert the fields of a record, without identifiers of persons, and leave out the absent ones.
 
     The result is a fixed point: converting it again changes nothing.
 
@@ -43,7 +43,7 @@ def field_text(name: str, value: object) -> str:
     | value | text |
     |---|---|
     | null, NaN, blank text, an empty list | absent |
-    | text | contacts are removed; runs of white space become one space, because a line break would forge a phrase |
+    | text | identifiers are removed; runs of white space become one space, because a line break would forge a phrase |
     | true, false | `yes`, `no` |
     | a number | shortest form: `3` for 3.0, `3.5` for 3.50 |
     | a date, a time | ISO 8601: `2026-01-31`, `2026-01-31 12:00:00` |
@@ -58,7 +58,7 @@ def field_text(name: str, value: object) -> str:
     """
     if isinstance(value, list | tuple):
         elements = filter(None, (_scalar(f"{name}[{i}]", element) for i, element in enumerate(value)))
-        return remove_contacts(", ".join(elements))  # one that is spread over elements
+        return redact(", ".join(elements))  # one that is spread over elements
     return _scalar(name, value)
 
 
@@ -91,7 +91,7 @@ def _line(name: str, text: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:  # JSON can spell half of a character, as "\\ud83d"
             raise UserError(f"field {name!r} is not valid Unicode ({error}). Write it as UTF-8.") from error
-    return remove_contacts(" ".join(text.split()))
+    return redact(" ".join(text.split()))
 
 
 def _number(name: str, value: float | Decimal) -> str:

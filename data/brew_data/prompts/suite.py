@@ -2,17 +2,22 @@
 
 A surface defines how a past interaction is rendered. A task defines what is predicted for an entity of a surface.
 Several tasks can share a surface, and a task can define its outcomes as sets of the surface's actions.
+
+Phrases, questions, instructions and labels can have alternatives, which training documents use in turn
+(`brew_data.prompts.variation`). Serving uses the first form of everything.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
-from typing import ClassVar
+from typing import Any
 
 from brew_data.prompts.fields import field_values
-from brew_data.prompts.templates import Phrase, Question, RecordTemplate, check_literal
+from brew_data.prompts.history import HistoryPolicy
+from brew_data.prompts.templates import ADDED, Phrase, Question, RecordForm, RecordTemplate, check_literal
+from brew_data.prompts.variation import FIRST, Variation
 from brew_platform.config import load_config, parse_yaml
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Settings
@@ -22,6 +27,7 @@ __all__ = [
     "Action",
     "HistoryPolicy",
     "Outcome",
+    "RecordForm",
     "RecordTemplate",
     "Surface",
     "TaskSpec",
@@ -30,7 +36,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 3  # of suites; version 2 had other templates, version 1 had no field `format_version` and no surfaces
-LABELS = "labels"  # the field of an instruction
+LABELS, ACTIONS = "labels", "actions"  # the fields of an instruction
 SUITES = Path(__file__).parent / "suites"
 
 
@@ -41,10 +47,14 @@ class Action(Settings):
     Args:
         name: The value in column `action` of the interactions table.
         label: The text of the action in a prompt.
+        alternatives: Other texts. All actions of a surface have as many; a training document uses the label of each
+            action, or the n-th alternative of each. They are only drawn if the instruction lists them, with
+            `{{ labels }}` or `{{ actions }}`.
     """
 
     name: str
     label: str
+    alternatives: list[str] = field(default_factory=list, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +67,23 @@ class Surface(Settings):
         question: Templates of a turn, with fields of the profile. `{{ entity }}` places the entity; without it, the
             entity follows on the next line. The turn uses the first template whose fields are all present.
         actions: The actions that members can take on the surface.
+        question_alternatives: Other questions, each a list as `question`. If the fields of none of its templates are
+            present, the turn uses `question`.
 
     Raises:
-        ConfigError: There are fewer than two actions, two actions share a name or a label, or a label is blank.
+        ConfigError: There are fewer than two actions, two actions share a name or a label, a label is blank, or the
+            actions do not have equally many alternatives.
     """
 
     name: str
     entity_type: str
     question: list[str]
     actions: list[Action]
+    question_alternatives: list[list[str]] = field(default_factory=list, metadata=ADDED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.actions) < 2 or not _are_distinct(self.actions):
-            raise ConfigError(
-                f"surface {self.name}: needs two or more actions with different names and labels, none of them blank."
-            )
+        _check_labels(f"surface {self.name}", "actions", self.actions)
 
     def label(self, action: str) -> str:
         """Return the label of an action.
@@ -95,32 +106,13 @@ class Outcome(Settings):
         name: The name of the outcome in `TaskSpec.positive` and in responses.
         label: The text that the model predicts.
         actions: The surface's actions that count as this outcome.
+        alternatives: As in `Action`.
     """
 
     name: str
     label: str
     actions: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryPolicy(Settings):
-    """Selects the past interactions that a prompt shows.
-
-    Args:
-        surfaces: Interactions on these surfaces are shown, in order of time.
-        max_interactions: The maximum number of interactions; the token budget may allow fewer.
-        hop_tokens: Tokens of the oldest interactions that are dropped at a time, so that the prefix of a member's next
-            prompt is usually cached. It is capped at a quarter of the budget (`brew_data.prompts.history`).
-
-    Raises:
-        ConfigError: A number is less than 1.
-    """
-
-    RENAMED: ClassVar[Mapping[str, str]] = MappingProxyType({"hop": "hop_tokens (counted in tokens, not in turns)"})
-
-    surfaces: list[str]
-    max_interactions: PositiveInt = 200
-    hop_tokens: PositiveInt = 256
+    alternatives: list[str] = field(default_factory=list, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +122,20 @@ class TaskSpec(Settings):
     Args:
         name: The name of the task in requests.
         surface: The surface whose entities are scored.
-        instruction: The template of the first text of the prompt. `{{ labels }}` lists the labels of the outcomes.
+        instruction: The template of the first text of the prompt. `{{ labels }}` lists the labels of the outcomes, and
+            `{{ actions }}` those of each surface of the history, as in "jobs: apply, skip; feed: like, skip".
         history: Which past interactions the prompt shows.
         positive: Names of outcomes. The score of an entity is the probability that any of them occurs.
         question: Like `Surface.question`, for the candidate only; None: the question of the surface.
         outcomes: The answers to predict; None: one outcome per action of the surface, with its name and label.
         in_training: False: the task has no training documents and only serves to evaluate a finished model.
         examples_per_member: The maximum number of training documents per member, the newest interactions first.
-            Only tasks with their own question or outcomes use it; other tasks train on whole histories.
+            Only tasks with their own question, outcomes or history options use it; others train on whole histories.
+        instruction_alternatives: Other instructions.
+        question_alternatives: As in `Surface`; only with a question of the task's own.
 
     Raises:
-        ConfigError: `examples_per_member` is less than 1.
+        ConfigError: `examples_per_member` is less than 1, or `question_alternatives` is set without `question`.
     """
 
     name: str
@@ -152,11 +147,26 @@ class TaskSpec(Settings):
     outcomes: list[Outcome] | None = None
     in_training: bool = True
     examples_per_member: PositiveInt = 8
+    instruction_alternatives: list[str] = field(default_factory=list, metadata=ADDED)
+    question_alternatives: list[list[str]] = field(default_factory=list, metadata=ADDED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.question_alternatives and self.question is None:
+            raise ConfigError(
+                f"question_alternatives of task {self.name} need a question of its own, for serving. Set `question`, "
+                f"or add the alternatives to surface {self.surface}."
+            )
 
     @property
     def follows_surface(self) -> bool:
         """Whether the task uses the question and the actions of its surface unchanged."""
         return self.question is None and self.outcomes is None
+
+    @property
+    def trains_on_examples(self) -> bool:
+        """Whether each trained interaction is a document of its own, instead of one turn of a whole history."""
+        return not (self.follows_surface and self.history.is_plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,16 +207,46 @@ class TaskSuite(Settings):
                     f"surface {surface.name}: suite {self.name} has no template for entity type "
                     f"{surface.entity_type!r}. Add it to `entities`; known are {', '.join(self.entities)}."
                 )
-        known = {surface.name for surface in self.surfaces}
         for task in self.tasks:
-            if unknown := sorted({task.surface, *task.history.surfaces} - known):
-                raise ConfigError(
-                    f"task {task.name}: surfaces {', '.join(unknown)} are unknown. Add them to `surfaces`; known are "
-                    f"{', '.join(sorted(known))}."
-                )
+            self._check_surfaces(task.name, [task.surface])
         for task in self.tasks:
             self._check_outcomes(task)
+        for task in self.tasks:
+            self.check_history(task.name, task.history)
         self._check_templates()
+
+    def _check_surfaces(self, task: str, names: Sequence[str]) -> None:
+        known = {surface.name for surface in self.surfaces}
+        if unknown := sorted(set(names) - known):
+            raise ConfigError(
+                f"task {task}: surfaces {', '.join(unknown)} are unknown. Add them to `surfaces`; known are "
+                f"{', '.join(sorted(known))}."
+            )
+
+    def check_history(self, task: str, policy: HistoryPolicy) -> None:
+        """Check that the suite can apply a history policy.
+
+        Args:
+            task: The name of the task that uses the policy, for messages.
+            policy: The policy.
+
+        Raises:
+            ConfigError: A surface is unknown, `keep` names an action that none of the surfaces has, or
+                `positives_only` includes a surface without positive actions.
+        """
+        self._check_surfaces(task, policy.surfaces)
+        actions = {action.name for name in policy.surfaces for action in self.surface(name).actions}
+        if unknown := sorted(set(policy.keep) - actions):
+            raise ConfigError(
+                f"task {task}: history.keep names actions {', '.join(unknown)}, which none of its surfaces has. Use "
+                f"{', '.join(sorted(actions))}."
+            )
+        without = sorted(name for name in policy.surfaces if not self.positives[name])
+        if policy.positives_only and without:
+            raise ConfigError(
+                f"task {task}: history.positives_only would hide everything on surfaces {', '.join(without)}, which "
+                f"have no task and therefore no positive action. Remove these surfaces from the history."
+            )
 
     def _check_templates(self) -> None:
         place = f"suite {self.name}"
@@ -217,21 +257,20 @@ class TaskSuite(Settings):
             template.check(f"{place}, entities.{entity_type}")
         for surface in self.surfaces:
             for action in surface.actions:
-                check_literal(action.label, f"{place}, surfaces.{surface.name}, label of {action.name}")
+                for label in (action.label, *action.alternatives):
+                    check_literal(label, f"{place}, surfaces.{surface.name}, label of {action.name}")
         for task in self.tasks:
             for outcome in task.outcomes or []:
-                check_literal(outcome.label, f"{place}, tasks.{task.name}, label of {outcome.name}")
+                for label in (outcome.label, *outcome.alternatives):
+                    check_literal(label, f"{place}, tasks.{task.name}, label of {outcome.name}")
         assert len(self._questions) == len(self.surfaces) + len(self.tasks)  # compiles and checks them
-        for task in self.tasks:
-            instruction = Phrase(task.instruction, [LABELS], f"{place}, tasks.{task.name}.instruction")
-            instruction.check_text()
+        for instructions in self._instructions.values():
+            for instruction in instructions:
+                instruction.check_text()
 
     def _check_outcomes(self, task: TaskSpec) -> None:
         outcomes = self.outcomes(task)
-        if len(outcomes) < 2 or not _are_distinct(outcomes):
-            raise ConfigError(
-                f"task {task.name}: needs two or more outcomes with different names and labels, none of them blank."
-            )
+        _check_labels(f"task {task.name}", "outcomes", outcomes)
         names = [outcome.name for outcome in outcomes]
         if not task.positive or not set(task.positive) < set(names):
             raise ConfigError(
@@ -302,45 +341,139 @@ class TaskSuite(Settings):
         ]
 
     @cached_property
+    def trained_surfaces(self) -> frozenset[str]:
+        """The names of the surfaces with a task in training; training shows nothing of the others."""
+        return frozenset(task.surface for task in self.tasks if task.in_training)
+
+    @cached_property
+    def positives(self) -> dict[str, frozenset[str]]:
+        """The actions of each surface that are positive for one of its tasks, by name of the surface."""
+        return {
+            surface.name: frozenset(
+                action for task in self.tasks_of(surface.name) for action in self.positive_actions(task)
+            )
+            for surface in self.surfaces
+        }
+
+    @cached_property
     def _outcomes(self) -> dict[str, list[Outcome]]:
         return {
             task.name: task.outcomes
             if task.outcomes is not None
             else [
-                Outcome(name=action.name, label=action.label, actions=[action.name])
+                Outcome(name=action.name, label=action.label, actions=[action.name], alternatives=action.alternatives)
                 for action in self.surface(task.surface).actions
             ]
             for task in self.tasks
         }
 
     @cached_property
-    def _questions(self) -> dict[tuple[type, str], list[Question]]:
-        """Questions by kind and name of their source; a task without its own ones has those of its surface."""
-        questions: dict[tuple[type, str], list[Question]] = {
-            (Surface, surface.name): self._compile_questions(f"surfaces.{surface.name}", surface.question)
-            for surface in self.surfaces
+    def _questions(self) -> dict[tuple[type, str], list[list[Question]]]:
+        """Forms of the questions by kind and name of their source; a task without its own has those of its surface."""
+        questions: dict[tuple[type, str], list[list[Question]]] = {
+            (Surface, surface.name): self._compile_questions(surface, surface.question) for surface in self.surfaces
         }
         for task in self.tasks:
             questions[TaskSpec, task.name] = (
                 questions[Surface, task.surface]
                 if task.question is None
-                else self._compile_questions(f"tasks.{task.name}", task.question)
+                else self._compile_questions(task, task.question)
             )
         return questions
 
-    def _compile_questions(self, place: str, sources: Sequence[str]) -> list[Question]:
+    def _compile_questions(self, source: TaskSpec | Surface, question: Sequence[str]) -> list[list[Question]]:
+        """Compile `question` and its alternatives. Each alternative ends with `question`, for absent fields."""
+        place = f"suite {self.name}, {_part(source)}"
+
+        def compiled(templates: Sequence[str], name: str) -> list[Question]:
+            return [
+                Question(template, self.profile.fields, f"{place}, {name} {number}", self.profile.quantiles)
+                for number, template in enumerate(templates, start=1)
+            ]
+
+        first = compiled(question, "question")
+        others = enumerate(source.question_alternatives, start=1)
+        return [first, *([*compiled(other, f"question alternative {n}, template"), *first] for n, other in others)]
+
+    @cached_property
+    def _instructions(self) -> dict[str, list[Phrase]]:
+        """The forms of each task's instruction."""
+        return {task.name: self._compile_instructions(task) for task in self.tasks}
+
+    def _compile_instructions(self, task: TaskSpec) -> list[Phrase]:
+        names = [
+            "instruction",
+            *(f"instruction alternative {n + 1}" for n in range(len(task.instruction_alternatives))),
+        ]
         return [
-            Question(source, self.profile.fields, f"suite {self.name}, {place}, question {number}")
-            for number, source in enumerate(sources, start=1)
+            Phrase(text, [LABELS, ACTIONS], f"suite {self.name}, {_part(task)}.{name}")
+            for name, text in zip(names, [task.instruction, *task.instruction_alternatives], strict=True)
         ]
 
-    def instruction(self, task: TaskSpec) -> str:
-        """Render the instruction of a task."""
-        labels = ", ".join(outcome.label for outcome in self.outcomes(task))
-        return Phrase(task.instruction, [LABELS], f"tasks.{task.name}.instruction").render({LABELS: labels}) or ""
+    def instruction(self, task: TaskSpec, variation: Variation = FIRST) -> str:
+        """Render the instruction of a task, in the form that a document uses."""
+        phrase = variation.pick(f"{_part(task)}.instruction", self._instructions[task.name])
+        return self._render_instruction(
+            task, phrase, lambda source: self.label_forms(source)[self.label_form(source, variation)]
+        )
+
+    def longest_instructions(self, task: TaskSpec) -> list[str]:
+        """Return each form of the instruction of a task, with the longest forms of its labels."""
+
+        def longest(source: TaskSpec | Surface) -> tuple[str, ...]:
+            return max(self.label_forms(source), key=lambda labels: sum(map(len, labels)))
+
+        return [self._render_instruction(task, phrase, longest) for phrase in self._instructions[task.name]]
+
+    def _render_instruction(
+        self, task: TaskSpec, phrase: Phrase, labels: Callable[[TaskSpec | Surface], Sequence[str]]
+    ) -> str:
+        surfaces = map(self.surface, task.history.surfaces)
+        values = {
+            LABELS: ", ".join(labels(self._labels_owner(task))),
+            ACTIONS: "; ".join(
+                f"{surface.name.replace('_', ' ')}: {', '.join(labels(surface))}" for surface in surfaces
+            ),
+        }
+        return phrase.render(values) or ""
+
+    def announced(self, task: TaskSpec, variation: Variation) -> list[TaskSpec | Surface]:
+        """Return the sources whose labels the instruction of a task lists: only these can differ from the first ones.
+
+        A task without its own outcomes uses the labels of its surface.
+        """
+        phrase = variation.pick(f"{_part(task)}.instruction", self._instructions[task.name])
+        sources: list[TaskSpec | Surface] = []
+        if LABELS in phrase.fields:
+            sources.append(self._labels_owner(task))
+        if ACTIONS in phrase.fields:
+            sources += map(self.surface, task.history.surfaces)
+        return sources
+
+    def _labels_owner(self, task: TaskSpec) -> TaskSpec | Surface:
+        return self.surface(task.surface) if task.outcomes is None else task
+
+    def label_form(self, source: TaskSpec | Surface, variation: Variation) -> int:
+        """Return the place in `label_forms` of the labels that a document uses.
+
+        Args:
+            source: A surface, or a task with its own outcomes.
+            variation: The forms of the document.
+        """
+        return variation.pick(f"{_part(source)}.labels", range(len(self.label_forms(source))))
+
+    def label_forms(self, source: TaskSpec | Surface) -> list[tuple[str, ...]]:
+        """Return the labels of the outcomes of a task or of the actions of a surface, in all forms, the first first."""
+        labelled = source.actions if isinstance(source, Surface) else self.outcomes(source)
+        return _label_forms(labelled)
 
     def question_frame(
-        self, source: TaskSpec | Surface, profile: Mapping[str, str], *, has_entity: bool
+        self,
+        source: TaskSpec | Surface,
+        profile: Mapping[str, str],
+        *,
+        has_entity: bool,
+        variation: Variation = FIRST,
     ) -> tuple[str, str]:
         """Render the question of a turn: the text before and after the entity.
 
@@ -348,11 +481,18 @@ class TaskSuite(Settings):
             source: A task for a candidate, a surface for a past interaction.
             profile: The member's fields, from `field_values`.
             has_entity: False: the entity has no text, so questions that place it are passed over.
+            variation: The forms of the document.
         """
-        for question in self._questions[type(source), source.name]:
-            if (has_entity or not question.places_entity) and (frame := question.render(profile)) is not None:
-                return frame
-        return "", ""
+        forms = self._questions[type(source), source.name]
+        part = _part(source)
+        if isinstance(source, TaskSpec) and source.question is None:
+            part = f"surfaces.{source.surface}"  # the candidate has the form of past turns
+        return _first_frame(variation.pick(f"{part}.question", forms), profile, has_entity=has_entity)
+
+    def question_frames(self, source: TaskSpec | Surface) -> list[tuple[str, str]]:
+        """Render the question of a turn in all forms, as `question_frame` of a profile that has all fields."""
+        profile = dict.fromkeys(self.profile.fields, "x")
+        return [_first_frame(form, profile, has_entity=True) for form in self._questions[type(source), source.name]]
 
     def check_entity_type(self, source: TaskSpec | Surface, entity_type: str) -> None:
         """Refuse an entity of another type than the surface of `source` shows.
@@ -404,9 +544,46 @@ class TaskSuite(Settings):
             raise UserError(f"entity type {entity_type!r} is unknown; this model reads {', '.join(self.entities)}.")
         return self.entities[entity_type].render(field_values(fields))
 
+    @property
+    def missing_quantiles(self) -> list[tuple[str | None, str]]:
+        """The fields that a template shows as percentiles and whose quantiles are not known.
+
+        Each is the type of an entity, or None for the profile, and the name of the field.
+        """
+        forms = chain.from_iterable(self._questions.values())
+        in_questions = frozenset(chain.from_iterable(q.percentiles for q in chain.from_iterable(forms)))
+        used: list[tuple[str | None, RecordTemplate, frozenset[str]]] = [
+            (None, self.profile, self.profile.percentiles | in_questions)
+        ]
+        used += [(name, template, template.percentiles) for name, template in self.entities.items()]
+        return [
+            (name, field_name)
+            for name, template, names in used
+            for field_name in sorted(names)
+            if field_name not in template.quantiles
+        ]
+
+    def with_quantiles(self, quantiles: Mapping[tuple[str | None, str], list[float]]) -> "TaskSuite":
+        """Return the suite with quantiles for the filter `percentile`.
+
+        Args:
+            quantiles: From `percentile_cuts`, by the keys of `missing_quantiles`.
+        """
+
+        def completed(template: RecordTemplate, name: str | None) -> RecordTemplate:
+            found = {key[1]: cuts for key, cuts in quantiles.items() if key[0] == name}
+            return replace(template, quantiles=template.quantiles | found)
+
+        entities = {name: completed(template, name) for name, template in self.entities.items()}
+        return replace(self, profile=completed(self.profile, None), entities=entities)
+
     def to_dict(self) -> dict:
-        """Return plain data that `from_dict` reads; the registry stores it with each model."""
-        return asdict(self)
+        """Return plain data that `from_dict` reads; the registry stores it with each model.
+
+        Fields that were added to the format (`ADDED`) are left out while they have their defaults.
+        """
+        plain: dict = _plain(self)
+        return plain
 
     @staticmethod
     def from_dict(data: Mapping) -> "TaskSuite":
@@ -437,11 +614,58 @@ def _check_distinct(owner: str, kind: str, names: list[str]) -> None:
         raise ConfigError(f"{owner}: {kind} {', '.join(repeated)} occur more than once. Rename or remove the copies.")
 
 
-def _are_distinct(labelled: list[Action] | list[Outcome]) -> bool:
-    return all(item.name.strip() and item.label.strip() for item in labelled) and all(
-        len(set(values)) == len(labelled)
-        for values in ([item.name for item in labelled], [item.label.strip() for item in labelled])
-    )
+def _first_frame(questions: Sequence[Question], profile: Mapping[str, str], *, has_entity: bool) -> tuple[str, str]:
+    """Render the first question whose fields are present."""
+    for question in questions:
+        if (has_entity or not question.places_entity) and (frame := question.render(profile)) is not None:
+            return frame
+    return "", ""
+
+
+def _part(source: TaskSpec | Surface) -> str:
+    """Return the name of a part of a suite, for messages and draws."""
+    return f"{'surfaces' if isinstance(source, Surface) else 'tasks'}.{source.name}"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        items = ((item, getattr(value, item.name)) for item in fields(value))
+        return {
+            item.name: _plain(below)
+            for item, below in items
+            if "added" not in item.metadata
+            or below != (item.default if item.default_factory is MISSING else item.default_factory())
+        }
+    if isinstance(value, Mapping):
+        return {name: _plain(below) for name, below in value.items()}
+    return [_plain(below) for below in value] if isinstance(value, list | tuple) else value
+
+
+def _label_forms(labelled: Sequence[Action] | Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """Return the labels of each form; all have equally many alternatives (`_check_labels`)."""
+    return list(zip(*([item.label, *item.alternatives] for item in labelled), strict=True))
+
+
+def _check_labels(owner: str, kind: str, labelled: Sequence[Action] | Sequence[Outcome]) -> None:
+    """Refuse fewer than two labels, blank or equal ones, and alternatives that are not complete sets of labels."""
+    counts = {item.name: len(item.alternatives) for item in labelled}
+    if len(set(counts.values())) > 1:
+        raise ConfigError(
+            f"{owner}: its {kind} have different numbers of alternatives ("
+            f"{', '.join(f'{name} {count}' for name, count in counts.items())}). The n-th alternatives of all {kind} "
+            f"replace their labels together: give each as many."
+        )
+    names = [item.name for item in labelled]
+    if len(labelled) < 2 or not _are_distinct(names) or not all(map(_are_distinct, _label_forms(labelled))):
+        raise ConfigError(
+            f"{owner}: needs two or more {kind} with different names and labels, none of them blank; also the n-th "
+            f"alternatives of all {kind}."
+        )
+
+
+def _are_distinct(texts: Sequence[str]) -> bool:
+    stripped = [text.strip() for text in texts]
+    return all(stripped) and len(set(stripped)) == len(stripped)
 
 
 def load_suite(name_or_folder: str | Path) -> TaskSuite:

@@ -21,11 +21,12 @@ from brew_data.prompts.control_tokens import CONTROL_TOKENS, OWN_TOKENS, Control
 from brew_data.prompts.tokenizer_file import FILE, file_digest, read_model_tokenizer, sanitize
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import replace_atomically
-from brew_platform.settings import Range, Settings
+from brew_platform.settings import OneOf, Range, Settings
 
 __all__ = ["CONTROL_TOKENS", "Tokenizer", "TokenizerConfig", "train_tokenizer"]
 
 LONGEST_TOKEN = 64  # bytes
+MERGES = ("lines", "words")
 CACHE_BYTES = 64 * 2**20  # of the texts and ids that a tokenizer keeps
 ENTRY_BYTES = 64 * 2**10  # of one text and its ids; a longer text is that of no entity that fits a prompt
 _MOST_COMPOSED = "\u1f82"  # no character has more parts: four
@@ -44,6 +45,8 @@ class TokenizerConfig(Settings):
     from_: str | None = None  # folder of a Hugging Face model whose tokenizer is used; null trains one on the data
     # Largest number of ids of a trained tokenizer; not used with `from`.
     vocabulary_size: Annotated[int, Range(ge=256 + len(CONTROL_TOKENS), le=1_000_000)] = 2_000
+    # Of a trained tokenizer: lines merge across words, which halves the tokens of short phrases; words do not.
+    merges: Annotated[str, OneOf(MERGES)] = "lines"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -313,8 +316,8 @@ def _byte_level_alphabet() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
-    """Train a byte-level BPE whose merges may cross words, but not the end of a line.
+def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int, merges: str = "lines") -> Tokenizer:
+    """Train a byte-level BPE, by default with merges that may cross words, but not the end of a line.
 
     Templates write one phrase per line, so a frequent title or "in Berlin" becomes a single token. Prompts are half as
     long as with merges inside words only. Rare phrases are still split into several tokens.
@@ -324,6 +327,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     Args:
         texts: The corpus. A text that occurs twice counts twice.
         vocabulary_size: The maximum number of ids, including control tokens and the 256 bytes.
+        merges: `lines`, or `words`: a word has the same tokens in every sentence, and a prompt about twice as many.
 
     Returns:
         The trained tokenizer. Control tokens have the ids 0 to 5, in the order of `CONTROL_TOKENS`.
@@ -337,7 +341,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
     fast.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split("\n", behavior="merged_with_previous"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=merges == "words"),
         ]
     )
     fast.decoder = decoders.ByteLevel()

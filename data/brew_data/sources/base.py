@@ -4,6 +4,7 @@ A package registers a source as an entry point of the group `brew360.sources`; d
 """
 
 import dataclasses
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeGuard
@@ -14,16 +15,21 @@ from brew_platform.errors import DataError, UserError
 from brew_platform.settings import Settings
 
 if TYPE_CHECKING:  # the command line lists the sources and must not wait for pyarrow
+    import pyarrow as pa
+
     from brew_data.schema import Tables
     from brew_data.sources.locations import Location
 
 __all__ = [
     "GROUP",
+    "BatchSource",
     "NoSettings",
     "RowSource",
     "Source",
+    "has_batches",
     "load_source",
     "open_source",
+    "read_batches",
     "read_every_row",
     "read_source",
     "reads_rows",
@@ -90,6 +96,20 @@ class RowSource(Source, Protocol):
 
         Raises:
             DataError: A file does not exist.
+        """
+        ...
+
+
+class BatchSource(Source, Protocol):
+    """A source that returns its tables in batches, so that they need not fit in memory."""
+
+    def batches(self) -> "Iterator[tuple[str, pa.Table]]":
+        """Yield the name of a table and some of its rows, which have the columns of `brew_data.schema.Tables`.
+
+        Members come first. The rows are those of `read`, in any order and in batches of any size.
+
+        Raises:
+            DataError: The input cannot be read.
         """
         ...
 
@@ -188,17 +208,46 @@ def read_source(source: Source, quarantine: Quarantine | None = None) -> "Tables
         DataError: As in `Source.read`, or `has_true_probabilities` does not match the tables.
     """
     tables = source.read_rows(quarantine) if quarantine is not None and reads_rows(source) else source.read()
-    if source.has_true_probabilities != (tables.oracle is not None):
-        raise DataError(
-            f"source {source.name}: has_true_probabilities is {source.has_true_probabilities}, but its tables have "
-            f"{'an' if tables.oracle is not None else 'no'} oracle. Correct the source."
-        )
+    _check_oracle(source, tables.oracle is not None)
     return tables
+
+
+def read_batches(source: Source, quarantine: Quarantine | None = None) -> "Iterator[tuple[str, pa.Table]]":
+    """Read the tables of a source in batches, and check its `has_true_probabilities`.
+
+    Args:
+        source: The source; if it does not return batches, each table is one.
+        quarantine: As for `read_source`.
+
+    Raises:
+        DataError: As in `read_source`.
+    """
+    if has_batches(source):
+        has_oracle = False
+        for name, rows in source.batches():
+            has_oracle = has_oracle or name == "oracle"
+            yield name, rows
+        _check_oracle(source, has_oracle)
+    else:
+        yield from read_source(source, quarantine).present().items()
+
+
+def has_batches(source: Source) -> TypeGuard[BatchSource]:
+    """Whether a source is a `BatchSource`."""
+    return hasattr(source, "batches")
 
 
 def reads_rows(source: Source) -> TypeGuard[RowSource]:
     """Whether a source is a `RowSource`."""
     return hasattr(source, "read_rows")
+
+
+def _check_oracle(source: Source, has_oracle: bool) -> None:
+    if source.has_true_probabilities != has_oracle:
+        raise DataError(
+            f"source {source.name}: has_true_probabilities is {source.has_true_probabilities}, but its tables have "
+            f"{'an' if has_oracle else 'no'} oracle. Correct the source."
+        )
 
 
 def _origin(entry: EntryPoint) -> str:

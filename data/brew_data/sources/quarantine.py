@@ -1,14 +1,16 @@
 """The quarantine: rows that a source leaves out because they break the schema, with the reason of each."""
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brew_data.prompts.contacts import remove_contacts
+from brew_data.privacy.redaction import redact
 from brew_platform.errors import DataError
+from brew_platform.files import replace_atomically
 from brew_platform.settings import Settings, Share
 
 __all__ = ["Quarantine", "QuarantineConfig"]
@@ -35,11 +37,18 @@ class Quarantine:
     Args:
         folder: Receives `<table>.jsonl`, one row per line: file, line, reason, values. None: rows are only counted.
         on_rows: Called with the number of rows that were read so far, of all tables.
+        has_values: Whether values of rows are written and shown; otherwise only file, line and reason are.
     """
 
-    def __init__(self, folder: Path | None = None, *, on_rows: Callable[[int], None] = lambda rows: None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        on_rows: Callable[[int], None] = lambda rows: None,
+        has_values: bool = True,
+    ) -> None:
         self.folder = folder
-        self._on_rows = on_rows
+        self._on_rows, self._has_values = on_rows, has_values
         self.reasons: dict[str, Counter[str]] = {}  # by table
         self.examples: dict[tuple[str, str], list[str]] = {}  # by table and reason: file, line and cause
         self._pending: dict[str, list[str]] = {}
@@ -61,16 +70,17 @@ class Quarantine:
             line: Its line, from 1; of a Parquet file its row, from 1.
             reason: The kind of fault; rows are counted by it, so that it has no value of the row.
             detail: The value that is at fault; a long one is cut.
-            values: The row as it was read; its contacts are not written.
+            values: The row as it was read; identifiers in its text are not written.
         """
-        detail = detail[:LONGEST_DETAIL]
+        detail = detail[:LONGEST_DETAIL] if self._has_values else ""
         self.reasons.setdefault(table, Counter())[reason] += 1
         examples = self.examples.setdefault((table, reason), [])
         if len(examples) < EXAMPLES:
             examples.append(f"{file} line {line}{f': {detail}' if detail else ''}")
         if self.folder is not None:
             row: dict[str, Any] = {"file": file, "line": line, "reason": f"{reason}: {detail}" if detail else reason}
-            row["values"] = _without_contacts(values)
+            if self._has_values:
+                row["values"] = _redacted(values)
             lines = self._pending.setdefault(table, [])
             lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
             if len(lines) >= ROWS_PER_WRITE:
@@ -85,6 +95,17 @@ class Quarantine:
                 target.writelines(lines)
         self._pending.clear()
 
+    def remove_rows_of(self, ids: Collection[str]) -> None:
+        """Remove the rows that name one of these ids from the files. They stay in the counts."""
+        self.flush()
+        if self.folder is None or not ids:
+            return
+        for path in sorted(self.folder.glob("*.jsonl")):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if not _names_any(json.loads(line), ids)]
+            if len(kept) < len(lines):
+                replace_atomically(path, "".join(kept))
+
     def total(self, table: str) -> int:
         """Return the number of rows of a table that were left out."""
         return sum(self.reasons.get(table, Counter()).values())
@@ -92,6 +113,23 @@ class Quarantine:
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of rows by table and reason, most frequent reasons first."""
         return {table: dict(reasons.most_common()) for table, reasons in self.reasons.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return all counts and examples as JSON, for `of_state`."""
+        return {
+            "reasons": self.reasons,
+            "examples": [[table, reason, texts] for (table, reason), texts in self.examples.items()],
+            "rows": self.rows,
+        }
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any], folder: Path | None = None) -> "Quarantine":
+        """Return the quarantine that had a state; the rows in `folder` are those of it."""
+        quarantine = Quarantine(folder)
+        quarantine.reasons = {table: Counter(reasons) for table, reasons in state["reasons"].items()}
+        quarantine.examples = {(table, reason): texts for table, reason, texts in state["examples"]}
+        quarantine.rows = Counter(state["rows"])
+        return quarantine
 
     def require_share(self, max_share: float) -> None:
         """Check that no table lost more than a share of its rows.
@@ -113,7 +151,14 @@ class Quarantine:
                 )
 
 
-def _without_contacts(values: Mapping[str, Any] | str) -> dict[str, Any] | str:
+def _names_any(row: Mapping[str, Any], ids: Collection[str]) -> bool:
+    """Whether a quarantined row, or its reason, has one of the ids as a value."""
+    values = row.get("values", {})
+    texts = re.split(r"[,;|\t]", values) if isinstance(values, str) else map(str, values.values())
+    return any(text.strip(" \"'") in ids for text in (*texts, str(row["reason"]).rpartition(": ")[2]))
+
+
+def _redacted(values: Mapping[str, Any] | str) -> dict[str, Any] | str:
     if isinstance(values, str):
-        return remove_contacts(values)
-    return {name: remove_contacts(value) if isinstance(value, str) else value for name, value in values.items()}
+        return redact(values)
+    return {name: redact(value) if isinstance(value, str) else value for name, value in values.items()}

@@ -43,20 +43,25 @@ class Blobs:
         self.prefix = prefix
 
     def upload(
-        self, folder: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        folder: Path,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        skip: Sequence[str] = (),
     ) -> tuple[File, ...]:
         """Uploads all files of `folder` that the store does not have yet, and returns all, sorted by path.
 
         Args:
             folder: The files to upload.
             on_progress: Called with (bytes of the files that are in the store, bytes of all files).
+            skip: Names of files and folders in `folder` that are left out.
 
         Raises:
             UserError: `folder` is missing or empty.
             RegistryError: The store has a damaged blob of one of the files.
             StorageError: The store failed, or a file changed while it was uploaded; its changed content is not stored.
         """
-        paths = list_files(folder)
+        paths = list_files(folder, skip=skip)
         try:
             total, done = sum(path.stat().st_size for path in paths), 0
         except OSError as error:
@@ -157,15 +162,17 @@ class Blobs:
         return f"{self.prefix}/sha256/{file.sha256}"
 
 
-def list_files(folder: Path) -> list[Path]:
-    """Return all files below a folder that is published, sorted.
+def list_files(folder: Path, *, skip: Sequence[str] = ()) -> list[Path]:
+    """Return all files below a folder that is published, sorted, without those in entries of the folder named `skip`.
 
     Raises:
         UserError: `folder` is missing or empty.
     """
     if not folder.is_dir():
         raise UserError(f"cannot publish {folder}: the folder does not exist. Pass the folder of an exported model.")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in skip
+    )
     if not paths:
         raise UserError(f"cannot publish {folder}: it contains no files. Pass the folder of an exported model.")
     return paths

@@ -4,7 +4,7 @@
     models/<name>/versions/<20 digits>.json    manifest, created last; a version exists if its manifest exists
     models/<name>/events/<20 digits>.json      create-only log of events; aliases are computed from it
 
-All objects are immutable.
+Data sets have the same keys below `datasets`. All objects are immutable.
 """
 
 import re
@@ -39,11 +39,11 @@ _SHARES = {"canary": 0.05, "shadow": 0.1}  # default share of the traffic
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One published model version. It never changes."""
+    """One published version of a model, or of a data set. It never changes."""
 
     number: int
     files: tuple[File, ...]
-    signature: Mapping[str, Any]  # what a server must know: task suite, prompt format, context length
+    signature: Mapping[str, Any]  # what a server or a trainer must know: task suite, prompt format, context length
     lineage: Mapping[str, Any]  # where it comes from: parent version, plan hash, config digest, git commit, job id
     metrics: Mapping[str, Any]  # figures of the benchmark, by task
     gates: tuple[Gate, ...] = ()  # a promotion judges them unless it names others
@@ -67,11 +67,12 @@ class Fault:
 
 
 class Registry:
-    """The versions of one model.
+    """The versions of one model, or of one data set.
 
     Args:
         store: The object store. Several registries and processes can share it.
         model: The name of the model in the store.
+        section: `models`, or `datasets`: the first part of every key.
         clock: Returns the current time with a time zone.
         new_id: Returns a unique string of letters and digits.
 
@@ -84,6 +85,7 @@ class Registry:
         store: ObjectStore,
         model: str = "brew360",
         *,
+        section: str = "models",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
@@ -91,9 +93,9 @@ class Registry:
         self.model = require_name("model", model)
         self._clock = clock
         self._new_id = new_id
-        self._blobs = Blobs(store, f"models/{model}/blobs")
-        self._versions = NumberedLog(store, f"models/{model}/versions")
-        self._events = NumberedLog(store, f"models/{model}/events")
+        self._blobs = Blobs(store, f"{section}/{model}/blobs")
+        self._versions = NumberedLog(store, f"{section}/{model}/versions")
+        self._events = NumberedLog(store, f"{section}/{model}/events")
         self._seen: dict[int, Event] = {}  # a cache: events never change
 
     def publish(
@@ -106,6 +108,7 @@ class Registry:
         author: str,
         gates: Sequence[Gate] = (),
         measured_digest: str | None = None,
+        skip: Sequence[str] = (),
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Version:
         """Publishes all files of `folder` as the next version.
@@ -121,6 +124,7 @@ class Registry:
             author: Who publishes.
             gates: The gates of its promotions.
             measured_digest: `model_digest` of the files that `metrics` were measured on; None: not known.
+            skip: Names of files and folders in `folder` that are not published.
             on_progress: Called with (bytes in the store, bytes of all files).
 
         Raises:
@@ -128,7 +132,7 @@ class Registry:
             RegistryError: The store has a damaged blob of one of the files.
             StorageError: The store failed, or a file changed while it was published, or after it was measured.
         """
-        files = self._blobs.upload(folder, on_progress)
+        files = self._blobs.upload(folder, on_progress, skip=skip)
         if measured_digest is not None and model_digest(files) != measured_digest:
             raise StorageError(
                 f"cannot publish {folder}: its files changed after they were measured, so that the figures are of "

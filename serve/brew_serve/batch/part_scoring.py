@@ -7,17 +7,21 @@ cannot split it. The actor that scores it writes its file. A killed run loses on
 makes the same plan and scores the missing parts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
-from brew_data.prompts.compiler import Entity
+from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_data.prompts.compiler import Cut, Entity
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.errors import BrewError, UserError
 from brew_serve.batch.dataset_scoring import BatchConfig, EngineActor, EngineFactory, score_candidates
 from brew_serve.batch.plan import ATTEMPTS, BatchPlan, Part, write_part
@@ -67,6 +71,8 @@ def score_parts(
     context_path: str,
     config: BatchConfig,
     *,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+    pseudonyms: PseudonymConfig | None = None,
     on_part: Callable[[int], None] = lambda rows: None,
     engine_factory: EngineFactory = create_engine,
 ) -> None:
@@ -83,6 +89,9 @@ def score_parts(
         engine: Settings of each engine.
         context_path: Location of the member context (`open_context`).
         config: Number of engines, and the work per engine.
+        history: Policies that replace those of the version, by task.
+        pseudonyms: The key of the pseudonyms of the members in the context; None: they have their ids. It is read on
+            every node.
         on_part: Called with the number of input rows of each part that was written.
         engine_factory: Creates an engine from the folder and the settings.
 
@@ -97,7 +106,13 @@ def score_parts(
         .repartition(target_num_rows_per_block=1)
         .map_batches(
             make_prompts,
-            fn_kwargs={"version_folder": version_folder, "engine": engine, "context_path": context_path},
+            fn_kwargs={
+                "version_folder": version_folder,
+                "engine": engine,
+                "context_path": context_path,
+                "history": dict(history),
+                "pseudonyms": pseudonyms,
+            },
             batch_format="pyarrow",
             batch_size=1,
         )
@@ -133,7 +148,15 @@ def read_parts(batch: pa.Table, *, plan: BatchPlan) -> Iterator[pa.Table]:
             yield pa.table(columns | {"requests": pa.array([_serialize(requests)], pa.large_binary())})
 
 
-def make_prompts(batch: pa.Table, *, version_folder: Path, engine: EngineConfig, context_path: str) -> pa.Table:
+def make_prompts(
+    batch: pa.Table,
+    *,
+    version_folder: Path,
+    engine: EngineConfig,
+    context_path: str,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+    pseudonyms: PseudonymConfig | None = None,
+) -> pa.Table:
     """Compile the prompts of one part.
 
     Args:
@@ -141,12 +164,15 @@ def make_prompts(batch: pa.Table, *, version_folder: Path, engine: EngineConfig,
         version_folder: A folder as described in `brew_serve.version`.
         engine: Settings of the engine.
         context_path: Location of the member context.
+        history: As for `score_parts`.
+        pseudonyms: As for `score_parts`.
 
     Returns:
         One row: number and rows of the part, its candidates (`listed`), and its prompts, as serialized Arrow tables.
     """
     (part,) = batch.to_pylist()
-    version, context = _version(version_folder, engine), _context(context_path)
+    version = _version(version_folder, engine, tuple(sorted(history.items(), key=itemgetter(0))))
+    context = _context(context_path, pseudonyms)
     listed: list[dict[str, Any]] = []
     prompts: list[dict[str, Any]] = []
     for number, request in enumerate(_deserialize(part["requests"]).to_pylist(), start=part["first"]):
@@ -169,45 +195,47 @@ def _list_request(
     listed: list[dict[str, Any]],
     prompts: list[dict[str, Any]],
 ) -> None:
-    """Add the candidates of a request to `listed`, and its prompts to `prompts`; as `Scorer.compile_prompts` online."""
-    columns = {"row": number, "task": request["task"], "member_id": request["member_id"]}
-    candidates = request["candidates"] or []
+    """Add the candidates of a request to `listed`, and its prompts to `prompts`, one row for each different prefix.
+
+    The prompts are those of `Scorer.compile_prompts` online.
+    """
+    rows = [
+        {"row": number, "task": request["task"], "member_id": request["member_id"], "candidate_id": id_}
+        for id_ in request["candidates"] or []
+    ]
+    first = len(listed)
+    listed += rows
+    entities: dict[int, Entity] = {}  # by place in `listed`
+    questions: dict[int, tuple[tuple[int, ...], Cut]] = {}
     try:
         task = version.suite.task(request["task"])
         profile, history = context.member(_require(request["member_id"], "member"))
-        own_words = request["instruction"] or ""
-        prefix = version.compiler.prefix(task, profile, history, before=request["before"], own_words=own_words)
-    except UserError as error:
-        listed += [{**columns, "candidate_id": id_, "error": str(error)} for id_ in candidates]
+        for place, row in enumerate(rows, start=first):
+            try:
+                entity = context.entity(_require(row["candidate_id"], "candidate"))
+                questions[place] = version.compiler.question(task, profile, entity)
+                entities[place] = entity
+            except UserError as error:
+                row["error"] = str(error)
+        member, own_words = version.compiler.member(profile, history), request["instruction"] or ""
+        prefixes = member.prefixes(task, list(entities.values()), before=request["before"], own_words=own_words)
+    except UserError as error:  # of all candidates
+        for row in rows:
+            row["error"] = str(error)
         return
-    questions: dict[int, tuple[int, ...]] = {}
-    for id_ in candidates:
-        try:
-            entity: Entity = context.entity(_require(id_, "candidate"))
-            ids, question_cut = version.compiler.question(task, profile, entity)
-        except UserError as error:
-            listed.append({**columns, "candidate_id": id_, "error": str(error)})
-            continue
-        questions[len(listed)] = ids
+    requests: dict[int, dict[str, Any]] = {}  # by id of the prefix object
+    for (place, (question_ids, question_cut)), prefix in zip(questions.items(), prefixes, strict=True):
+        new = {"task": task.name, "prefix_ids": prefix.ids, "question_ids": [], "interaction_ids": []}
+        shared = requests.setdefault(id(prefix), new)
+        shared["question_ids"].append(question_ids)
+        shared["interaction_ids"].append(place)
         cut = prefix.head_cut + prefix.history_cut + question_cut
-        listed.append(
-            {
-                **columns,
-                "candidate_id": id_,
-                "turns_dropped": prefix.turns_dropped,
-                "tokens_cut": cut.tokens,
-                "fields_cut": cut.fields,
-            }
-        )
-    if questions:
-        prompts.append(
-            {
-                "task": task.name,
-                "prefix_ids": prefix.ids,
-                "question_ids": list(questions.values()),
-                "interaction_ids": list(questions),
-            }
-        )
+        listed[place] |= {
+            "turns_dropped": prefix.turns_dropped,
+            "tokens_cut": cut.tokens,
+            "fields_cut": cut.fields,
+        }
+    prompts += requests.values()
 
 
 def _require(id_: str | None, kind: str) -> str:
@@ -314,10 +342,10 @@ def _deserialize(data: bytes) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _version(folder: Path, engine: EngineConfig) -> LoadedVersion:
-    return load_version(folder, engine)
+def _version(folder: Path, engine: EngineConfig, history: tuple[tuple[str, HistoryPolicy], ...]) -> LoadedVersion:
+    return load_version(folder, engine, dict(history))
 
 
 @lru_cache(maxsize=1)
-def _context(location: str) -> Context:
-    return open_context(location)
+def _context(location: str, pseudonyms: PseudonymConfig | None) -> Context:
+    return open_context(location, None if pseudonyms is None else pseudonyms.open())

@@ -57,7 +57,10 @@ CREATE TABLE events (  -- recorded since the build
     action TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX events_of_member ON events (member_id);
-CREATE TABLE built (at INTEGER NOT NULL);  -- microseconds since 1970, UTC; one row
+CREATE TABLE built (
+    at INTEGER NOT NULL,  -- microseconds since 1970, UTC
+    key_id TEXT  -- of the pseudonyms of the members; NULL if they have their ids
+);  -- one row
 """
 
 _HISTORY = """
@@ -182,6 +185,9 @@ class MemberContext:
         path: A file that `build` wrote.
         writable: Whether `record` can be called; False opens the file read-only.
 
+    Attributes:
+        key_id: Id of the key of the members' pseudonyms (`Pseudonyms.key_id`); None: members have their ids.
+
     Raises:
         UserError: The file does not exist, or is not a member context.
     """
@@ -192,7 +198,9 @@ class MemberContext:
         try:
             self._file = SqliteFile(path, writable=writable)
             try:
-                self._built: int = self._file.rows("SELECT at FROM built")[0][0]
+                self._built: int
+                self.key_id: str | None
+                self._built, self.key_id = self._file.rows("SELECT at, key_id FROM built")[0]
             except (Unavailable, IndexError):
                 self._file.close()
                 raise
@@ -256,7 +264,7 @@ class MemberContext:
         self._file.close()
 
     @staticmethod
-    def build(tables: Tables, path: Path) -> None:
+    def build(tables: Tables, path: Path, *, key_id: str | None = None) -> None:
         """Write the context of `tables` to a file, which atomically replaces an existing one.
 
         Members who opted out are excluded with all their interactions. Events recorded in the old file are lost;
@@ -266,6 +274,7 @@ class MemberContext:
         Args:
             tables: Members, entities and interactions.
             path: The file.
+            key_id: Id of the key of the members' pseudonyms; None: members have their ids.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as draft:
@@ -275,7 +284,7 @@ class MemberContext:
                 db.executemany("INSERT INTO entities VALUES (?, ?, ?)", _entities(tables.entities))
                 db.executemany("INSERT INTO interactions VALUES (?, ?, ?, ?, ?, ?)", _interactions(tables.interactions))
                 db.execute("DELETE FROM interactions WHERE member_id NOT IN (SELECT member_id FROM members)")
-                db.execute("INSERT INTO built VALUES (?)", (time.time_ns() // 1000,))
+                db.execute("INSERT INTO built VALUES (?, ?)", (time.time_ns() // 1000, key_id))
                 db.commit()
                 db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer of events
             for name in ("-wal", "-shm"):  # of the old file; SQLite would apply its last transactions to the new one

@@ -6,6 +6,7 @@ The keys have a prefix. All but the first belong to one generation, so that no r
     <built>:member:<id>        profile, JSON
     <built>:entity:<id>        [entity_type, fields], JSON
     <built>:history:<id>       hash: t<interaction_id> or e<event_id> -> [entity_id, surface, action, timestamp], JSON
+    <built>:key                id of the key of the members' pseudonyms, if they have pseudonyms
 
 A history is one hash and is read whole: 5,000 interactions are about 0.6 MB. The keys have no hash tags, so this needs
 one Redis (with replicas), not a Redis Cluster.
@@ -39,6 +40,13 @@ class RedisContext:
 
     def __init__(self, url: str, prefix: str = "brew360:") -> None:
         self._redis, self._errors, self._prefix = connect(url), RedisErrors(), prefix
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key of the members' pseudonyms (`Pseudonyms.key_id`); None: members have their ids."""
+        with self._errors():
+            stored = self._redis.get(f"{self._generation()}key")
+        return None if stored is None else stored.decode()
 
     def member(self, member_id: str) -> tuple[dict[str, object], list[PastInteraction]]:
         snapshot = self.snapshot(member_id)
@@ -118,7 +126,7 @@ class RedisContext:
         self._redis.close()
 
     @staticmethod
-    def build(tables: Tables, url: str, prefix: str = "brew360:") -> None:
+    def build(tables: Tables, url: str, prefix: str = "brew360:", *, key_id: str | None = None) -> None:
         """Write the context of `tables`. Readers see the old context until the new one is complete.
 
         Members who opted out are excluded with all their interactions. Events recorded in the old context are lost;
@@ -128,6 +136,7 @@ class RedisContext:
             tables: Members, entities and interactions.
             url: Address of the server.
             prefix: Prefix of every key.
+            key_id: Id of the key of the members' pseudonyms; None: members have their ids.
 
         Raises:
             Unavailable: The server failed; the old context is still served.
@@ -137,6 +146,8 @@ class RedisContext:
             old = redis.get(f"{prefix}built")
             built = max(time.time_ns() // 1000, int(old or 0) + 1)
             _write(redis, tables, f"{prefix}{built}:")
+            if key_id is not None:
+                redis.set(f"{prefix}{built}:key", key_id)
             redis.set(f"{prefix}built", built)
             if old is not None:
                 pipe = redis.pipeline(transaction=False)

@@ -271,7 +271,10 @@ class Gateway:
         self._config = config
         self._log = open_service_log("gateway", config.log_key)
         self._backend = FleetBackend(controller, config)
-        self._nearline = None if config.nearline is None else NearlineService.open(config.nearline, self._suite)
+        pseudonyms = None if config.pseudonyms is None else config.pseudonyms.open()
+        self._nearline = (
+            None if config.nearline is None else NearlineService.open(config.nearline, self._suite, pseudonyms)
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

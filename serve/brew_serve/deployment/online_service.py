@@ -44,14 +44,16 @@ def build_app(config: AppConfig) -> App:
 
     Raises:
         RegistryError, StorageError: The alias names no version, or its files are missing or damaged.
-        UserError: The version, the member context or the key file cannot be used.
+        UserError: The version, the member context, the key of the pseudonyms or the key file cannot be used.
         Unavailable: The Redis with the member context does not answer, or contains none.
     """
     config = replace(config, log_key=config.log_key or secrets.token_hex(32))  # the same in all processes
     number = config.open_registry().resolve(config.alias)
-    load_version(config.fetch(number), config.engine)
-    if config.context_path is not None:
-        check_context(config.context_path)
+    load_version(config.fetch(number), config.engine, config.history)
+    pseudonyms = None if config.pseudonyms is None else config.pseudonyms.open()
+    contexts = {config.context_path, None if config.nearline is None else config.nearline.context_path}
+    for location in contexts - {None}:
+        check_context(str(location), pseudonyms)
     if config.middleware.keys_path is not None:
         KeyFile(Path(config.middleware.keys_path))
     applications = {version_app_name(number): replica_app(config, number)}

@@ -69,8 +69,9 @@ class Replica:
     def __init__(self, config: AppConfig, number: int) -> None:
         self._log = open_service_log("replica", config.log_key)
         folder = config.fetch(number)
-        version = load_version(folder, config.engine)
-        context = None if config.context_path is None else open_context(config.context_path)
+        version = load_version(folder, config.engine, config.history)
+        pseudonyms = None if config.pseudonyms is None else config.pseudonyms.open()
+        context = None if config.context_path is None else open_context(config.context_path, pseudonyms)
         engine = create_engine(folder, version.engine)
         self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
         self._routes = {route.path: route for route in ROUTES}

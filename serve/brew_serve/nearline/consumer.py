@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ray import serve
@@ -12,6 +13,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.task_consumer import task_consumer, task_handler
 
+from brew_data.prompts.history import HistoryPolicy
 from brew_platform.console.logging import PrivateId
 from brew_platform.errors import BrewError
 from brew_serve.config import AppConfig
@@ -45,7 +47,14 @@ def consumer_app(config: AppConfig, number: int) -> Application:
         number: Version number in the registry.
     """
     assert config.nearline is not None
-    return build_consumer(config.nearline, number, lambda: config.fetch(number), config.engine, log_key=config.log_key)
+    return build_consumer(
+        config.nearline,
+        number,
+        lambda: config.fetch(number),
+        config.engine,
+        history=config.history,
+        log_key=config.log_key,
+    )
 
 
 def build_consumer(
@@ -54,6 +63,7 @@ def build_consumer(
     fetch: Callable[[], Path],
     engine: EngineConfig | None = None,
     *,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
     engine_factory: EngineFactory = create_engine,
     log_key: str | None = None,
 ) -> Application:
@@ -64,6 +74,7 @@ def build_consumer(
         number: Version number in the registry.
         fetch: Returns the version's folder on the node; called in each replica.
         engine: Settings of the engine.
+        history: As `AppConfig.history`.
         engine_factory: Creates the engine from the folder and the settings.
         log_key: As `AppConfig.log_key`.
     """
@@ -79,7 +90,7 @@ def build_consumer(
         graceful_shutdown_timeout_s=20.0,
         logging_config=JSON_LOGS,
         **scaling(config),
-    ).bind(config, number, fetch, engine, engine_factory, log_key)
+    ).bind(config, number, fetch, engine, dict(history), engine_factory, log_key)
 
 
 class _Consumer:
@@ -93,12 +104,13 @@ class _Consumer:
         number: int,
         fetch: Callable[[], Path],
         engine: EngineConfig | None,
+        history: Mapping[str, HistoryPolicy],
         engine_factory: EngineFactory,
         log_key: str | None,
     ) -> None:
         self._log = open_service_log("consumer", log_key)
         folder = fetch()
-        self._number, version = number, load_version(folder, engine)
+        self._number, version = number, load_version(folder, engine, history)
         self._loop = asyncio.new_event_loop()  # handlers run in threads; the engine runs on one loop
         threading.Thread(target=self._loop.run_forever, name="nearline-engine", daemon=True).start()
         self._context, self._store = config.open_context(), config.open_store()

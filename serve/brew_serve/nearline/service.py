@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
+from brew_data.privacy.pseudonyms import Pseudonyms
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.errors import UserError
 from brew_serve.context.base import UnknownId
@@ -42,6 +43,7 @@ class NearlineService:
         store: Slates, rankings and receipts; closed by `close`.
         dispatcher: Sends the jobs of the outbox; closed first by `close`.
         suite: Returns the tasks of the version that is served now.
+        pseudonyms: Of the members in the member context; None: they have their ids. What is stored has pseudonyms, too.
         clock: Returns seconds since 1970.
     """
 
@@ -52,20 +54,25 @@ class NearlineService:
         dispatcher: Dispatcher,
         suite: Callable[[], TaskSuite],
         *,
+        pseudonyms: Pseudonyms | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.outbox = outbox
         self.writing = BoundedThreads("nearline-write", threads=_THREADS, waiting=_WAITING)
         self.reading = BoundedThreads("nearline-read", threads=_THREADS, waiting=_WAITING)
         self._store, self._dispatcher, self._suite, self._clock = store, dispatcher, suite, clock
+        self._stored_id: Callable[[str], str] = str if pseudonyms is None else pseudonyms.of
 
     @staticmethod
-    def open(config: NearlineConfig, suite: Callable[[], TaskSuite]) -> "NearlineService":
+    def open(
+        config: NearlineConfig, suite: Callable[[], TaskSuite], pseudonyms: Pseudonyms | None = None
+    ) -> "NearlineService":
         """Open outbox, store and queue, and start the dispatcher.
 
         Args:
             config: Settings of the nearline service.
             suite: Returns the tasks of the version that is served now.
+            pseudonyms: Of the members in the member context; None: they have their ids.
 
         Raises:
             UserError: A file is not a SQLite database.
@@ -75,7 +82,7 @@ class NearlineService:
         outbox, store = config.open_outbox(), config.open_store()
         dispatcher = Dispatcher(outbox, CeleryQueue(config), store, config.dispatch)
         dispatcher.start()
-        return NearlineService(outbox, store, dispatcher, suite)
+        return NearlineService(outbox, store, dispatcher, suite, pseudonyms=pseudonyms)
 
     def events(self, batch: EventBatch) -> EventsAccepted:
         """Accept all events or none. They are durable when this returns.
@@ -99,7 +106,12 @@ class NearlineService:
                 )
         accepted = self._accept(
             [
-                Job(job_id=f"event:{event.event_id}", kind="event", member_id=event.member_id, payload=event.payload())
+                Job(
+                    job_id=f"event:{event.event_id}",
+                    kind="event",
+                    member_id=self._stored_id(event.member_id),
+                    payload=event.payload(),
+                )
                 for event in batch.events
             ]
         )
@@ -120,7 +132,7 @@ class NearlineService:
                 Job(
                     job_id=f"rank:{request_id}",
                     kind="rank",
-                    member_id=request.member_id,
+                    member_id=self._stored_id(request.member_id),
                     task=task.name,
                     payload=request.payload(request_id),
                 )
@@ -137,8 +149,9 @@ class NearlineService:
             Unavailable: The store cannot be read now.
         """
         self._suite().task(task)
-        waiting = self.outbox.waiting(member_id, task)
-        stored = self._store.ranking(task, member_id)
+        stored_id = self._stored_id(member_id)
+        waiting = self.outbox.waiting(stored_id, task)
+        stored = self._store.ranking(task, stored_id)
         if stored is None:
             raise UnknownId(
                 self._explain_missing(task, member_id, any(job.job_id.startswith("rank:") for job in waiting))
@@ -179,7 +192,7 @@ class NearlineService:
     def _explain_missing(self, task: str, member_id: str, requested: bool) -> str:
         if requested:
             return f"the ranking of {task} for member {member_id!r} is being computed; try again in a moment."
-        for letter in self.outbox.dead_letters(member_id=member_id):
+        for letter in self.outbox.dead_letters(member_id=self._stored_id(member_id)):
             if letter.job.task == task:
                 return f"the ranking of {task} for member {member_id!r} failed: {letter.error}"
         return f"there is no ranking of {task} for member {member_id!r}; request it with POST /v1/nearline/rank."

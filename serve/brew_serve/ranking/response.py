@@ -23,7 +23,9 @@ def ranking_fields(ranking: Ranking, top_k: int | None) -> RankingFields:
         ranking: Best candidate first.
         top_k: Number of candidates to return; None returns all. `usage` counts all scored candidates.
     """
-    prefix, cuts = ranking.prefix, ranking.candidate_cuts
+    # Histories that depend on the candidate can differ: report the one that leaves out most.
+    prefix = max(ranking.prefixes, key=lambda prefix: (prefix.turns_dropped, prefix.history_cut.tokens))
+    cuts = ranking.candidate_cuts
     return {
         "ranking": [
             RankedItem(id=candidate.id, score=candidate.score, probabilities=candidate.probabilities)

@@ -14,7 +14,7 @@ This module imports neither Ray nor vLLM. Source: 360Brew, arXiv 2501.16450, sec
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from brew_data.prompts.chat import question_ids
@@ -32,7 +32,7 @@ from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.logprobs import require_logprobs
 from brew_serve.ranking.concurrency import gather_until, in_slices
 
-__all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer", "softmax"]
+__all__ = ["Prompts", "RankedCandidate", "Ranking", "Scored", "Scorer", "distinct", "softmax"]
 
 Ids = tuple[int, ...]
 
@@ -65,14 +65,16 @@ class Prompts:
 
     Args:
         ids: Candidate ids, in the order of the request.
-        prefix: The prefix that all candidates share, with the counts of what was cut from it.
+        prefixes: Per candidate: the prefix, with the counts of what was cut from it. Candidates whose prompts show the
+            same history have the same object; by most history policies, that is all of them.
         questions: Per candidate: token ids up to the answer cue, and what was cut from its text.
-        work: Predicted tokens to compute: the prefix once, and each question once per inner node of the label tree.
+        work: Predicted tokens to compute: each different prefix once, and each question once per inner node of the
+            label tree.
     """
 
     task: TaskSpec
     ids: list[str]
-    prefix: Prefix
+    prefixes: list[Prefix]
     questions: list[tuple[Ids, Cut]]
     work: int
 
@@ -84,14 +86,15 @@ class Ranking:
     Args:
         candidates: By descending score; equal scores keep the order of the request.
         unscored: Ids that were not scored in time, in the order of the request.
-        prefix: The prefix that all candidates share, with the counts of what was cut from it.
-        prompt_tokens: Tokens of the shared prefix, counted once, plus tokens of every candidate's question.
+        prefixes: The different prefixes of the prompts, with the counts of what was cut from them; one, unless the
+            history policy depends on the candidate.
+        prompt_tokens: Tokens of each prefix, counted once, plus tokens of every candidate's question.
         candidate_cuts: What was cut from a candidate's text, by its id; only candidates that lost some.
     """
 
     candidates: list[RankedCandidate]
     unscored: list[str]
-    prefix: Prefix
+    prefixes: list[Prefix]
     prompt_tokens: int
     candidate_cuts: dict[str, Cut]
 
@@ -166,9 +169,10 @@ class Scorer:
         own_words: str = "",
         before: int | None = None,
         *,
+        most_tokens: int | None = None,
         watch: Watch = pass_through,
     ) -> Prompts:
-        """Compile the prompts of one request; the shared prefix is compiled once.
+        """Compile the prompts of one request; each past interaction is encoded once.
 
         Args:
             profile: The member's fields.
@@ -176,19 +180,25 @@ class Scorer:
             candidates: (id, entity) pairs with unique ids.
             own_words: The member's own instruction, in free text.
             before: Use only strictly earlier interactions (microseconds since 1970); None uses all.
-            watch: As `PromptCompiler.prefix`.
+            most_tokens: The maximum number of tokens of all different prefixes together; None: no limit.
+            watch: As `MemberPrompts.prefixes`.
 
         Raises:
-            UserError: As `PromptCompiler.prefix` and `.question`.
+            UserError: As `MemberPrompts.prefixes` and `PromptCompiler.question`.
         """
-        prefix = self.compiler.prefix(task, profile, history, before=before, own_words=own_words, watch=watch)
-        questions = self.compiler.questions(task, profile, [entity for _, entity in candidates], watch=watch)
+        entities = [entity for _, entity in candidates]
+        member = self.compiler.member(profile, history)
+        prefixes = member.prefixes(
+            task, entities, before=before, own_words=own_words, most_tokens=most_tokens, watch=watch
+        )
+        questions = self.compiler.questions(task, profile, entities, watch=watch)
+        prefix_tokens = sum(len(prefix.ids) for prefix in distinct(prefixes))
         return Prompts(
             task=task,
             ids=[id_ for id_, _ in candidates],
-            prefix=prefix,
+            prefixes=prefixes,
             questions=questions,
-            work=len(prefix.ids) + len(self._trees[task.name]) * sum(len(ids) for ids, _ in questions),
+            work=prefix_tokens + len(self._trees[task.name]) * sum(len(ids) for ids, _ in questions),
         )
 
     async def rank_prompts(
@@ -206,18 +216,21 @@ class Scorer:
             InvalidOutput: As `score_prompt`, for any candidate that was scored in time.
         """
         each = len(self._trees[prompts.task.name])
-        prefix = tuple(prompts.prefix.ids)
         questions = [ids for ids, _ in prompts.questions]
-        shared = Shared(ids=prefix + Shared.of(questions).ids)
-        unreported = len(prefix)  # reported with the first answer
+        prefixes, shared = distinct(prompts.prefixes), _shared(prompts)
+        unreported = {id(prefix): len(prefix.ids) for prefix in prefixes}  # reported with its first answer
 
         def on_done(call_index: int) -> None:
-            nonlocal unreported
+            candidate = call_index // each
+            tokens = unreported.pop(id(prompts.prefixes[candidate]), 0) + len(questions[candidate])
             if on_scored is not None:
-                on_scored(unreported + len(questions[call_index // each]))
-            unreported = 0
+                on_scored(tokens)
 
-        calls = (call for ids in questions for call in self._calls(prompts.task, prefix + ids, shared))
+        calls = (
+            call
+            for prefix, ids in zip(prompts.prefixes, questions, strict=True)
+            for call in self._calls(prompts.task, prefix.ids + ids, shared[id(prefix)])
+        )
         answers = await gather_until(calls, seconds=seconds, on_done=on_done)
         scores = [
             self._score_if_complete(prompts.task, answers[i * each : (i + 1) * each])
@@ -231,8 +244,8 @@ class Scorer:
         return Ranking(
             candidates=sorted(ranked, key=lambda candidate: -candidate.score),
             unscored=[id_ for id_, scored in zip(prompts.ids, scores, strict=True) if scored is None],
-            prefix=prompts.prefix,
-            prompt_tokens=len(prompts.prefix.ids) + sum(len(ids) for ids, _ in prompts.questions),
+            prefixes=prefixes,
+            prompt_tokens=sum(len(prefix.ids) for prefix in prefixes) + sum(len(ids) for ids, _ in prompts.questions),
             candidate_cuts={id_: cut for id_, (_, cut) in zip(prompts.ids, prompts.questions, strict=True) if cut},
         )
 
@@ -252,6 +265,19 @@ class Scorer:
     ) -> Ranking:
         """Rank candidates for one member: `compile_prompts`, then `rank_prompts` without a time limit."""
         return await self.rank_prompts(self.compile_prompts(task, profile, history, candidates, own_words, before))
+
+
+def distinct(prefixes: Iterable[Prefix]) -> list[Prefix]:
+    """Return the different objects of `MemberPrompts.prefixes`, in the order of their first occurrence."""
+    return list({id(prefix): prefix for prefix in prefixes}.values())
+
+
+def _shared(prompts: Prompts) -> dict[int, Shared]:
+    """Return the longest common beginning of the prompts that have the same prefix, by the id of the prefix object."""
+    groups: dict[int, tuple[Prefix, list[Ids]]] = {}
+    for prefix, (ids, _) in zip(prompts.prefixes, prompts.questions, strict=True):
+        groups.setdefault(id(prefix), (prefix, []))[1].append(ids)
+    return {key: Shared(ids=prefix.ids + Shared.of(found).ids) for key, (prefix, found) in groups.items()}
 
 
 def _tree(labels: Mapping[str, Ids]) -> dict[Ids, list[int]]:

@@ -269,7 +269,13 @@ class RankingService:
             records = await asyncio.get_running_loop().run_in_executor(threads, self._read, request, task)
         return await self.compilation.run(
             lambda watch: self._scorer.compile_prompts(
-                task, records.profile, records.history, records.candidates, request.instruction, watch=watch
+                task,
+                records.profile,
+                records.history,
+                records.candidates,
+                request.instruction,
+                most_tokens=self.compilation.max_characters,
+                watch=watch,
             ),
             characters=records.characters,
         )

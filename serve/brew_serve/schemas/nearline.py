@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from brew_data.privacy.redaction import redact
 from brew_serve.schemas.rank import Candidate, Closed, Fields, Id, Name, RankedItem, Text, Timestamp, Truncated, Usage
 
 __all__ = [
@@ -140,7 +141,7 @@ class NearlineRankRequest(Closed):
             "candidates": [
                 candidate if isinstance(candidate, str) else candidate.model_dump() for candidate in self.candidates
             ],
-            "instruction": self.instruction,
+            "instruction": redact(self.instruction.strip()),  # as in prompts; it is stored
             "top_k": self.top_k,
         }
 

@@ -207,7 +207,9 @@ class Usage(BaseModel):
 class Truncated(BaseModel):
     """What was cut from the prompts to fit the context length."""
 
-    turns_dropped: int = Field(description="past interactions left out, the oldest first")
+    turns_dropped: int = Field(
+        description="past interactions left out; if histories differ by candidate, the largest number"
+    )
     head_tokens_dropped: int = Field(description="tokens cut from instruction and profile")
     history_tokens_dropped: int = Field(default=0, description="tokens cut from entities of past interactions")
     fields_cut: int = Field(default=0, description="fields of profile, history and candidates that were shortened")

@@ -31,7 +31,7 @@ def test_help_shows_the_ways_to_run_the_demo(tmp_path: Path) -> None:
         (["--path", "somewhere"], "takes no path; leave out --path"),
         (
             ["--source", "mars"],
-            "source 'mars' is unknown; installed are amazon_reviews, mind, movielens, synthetic, tables",
+            "source 'mars' is unknown; installed are amazon_reviews, economic_graph, mind, movielens, synthetic,",
         ),
         (["tokenizer.vocabulary_sise=3"], "tokenizer.vocabulary_size"),
         (["vocabulary_size=3"], "was renamed: write tokenizer.vocabulary_size"),

@@ -94,7 +94,7 @@ def quality(text: str) -> Any:
     from brew_serve.benchmark import TaskQuality
 
     figures = TaskQuality(
-        rows=1, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=0.6, best_auc=0.9, logistic_auc=0.7
+        rows=1, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=0.6, best_auc=0.9, other_aucs={text: 0.7}
     )
     return {text: figures}
 
@@ -109,12 +109,38 @@ def check(text: str) -> Any:
 
 
 def card(text: str) -> Any:
-    bins = {"n_documents": 1, "n_tokens": 1, "n_bins": 1, "context_length": 1, "fill": 1.0}
-    return {
-        "rows": 1, "members": 1, "entities": {text: 1}, "actions": {text: {text: 1}}, "quarantined": {text: {text: 1}},
-        "tasks": {text: {"training_positive_rate": 0.5, "training_rows": 1, "benchmark_rows": 1}},
-        "bins": {"bins": bins}, "seconds": {"a": 1.0}, "contacts_removed": {text: {text: 1}},
+    documents = {"loss_share": 0.5, "tokens": {"quantiles": {"100%": 1}}}
+    bins = {
+        "n_documents": 1, "n_tokens": 1, "n_bins": 1, "context_length": 1, "fill": 1.0, "tokens_cut": 1,
+        "documents": documents,
     }  # fmt: skip
+    task = {
+        "surface": text, "in_training": True, "history": text, "training_rows": 1, "benchmark_rows": 1,
+        "training_positive_rate": 0.5, "benchmark_positive_rate": 0.5,
+    }  # fmt: skip
+    return {
+        "source": text, "suite": text, "created": text, "commit": text, "members_opted_out": 1,
+        "time_range": [text, text],
+        "rows": 1, "members": 1, "entities": {text: 1}, "actions": {text: {text: 1}}, "quarantined": {text: {text: 1}},
+        "tasks": {text: task}, "bins": {"bins": bins}, "seconds": {"a": 1.0}, "removed": {text: {text: 1}},
+    }  # fmt: skip
+
+
+def dataset(text: str) -> Version:
+    return Version(
+        number=1, files=(), signature={"source": text, "digest": text}, lineage={"parent": None},
+        metrics={"rows": 1, "bins": {}}, author=text, time=text, write_id="w",
+    )  # fmt: skip
+
+
+def inspection(text: str) -> Any:
+    from brew_cluster.jobs.data_inspect import Inspection, Part, Token, TurnOrigin
+    from brew_data.prompts.budget import Cut
+
+    tokens = [Token(id=1, text=text, is_control=loss, has_loss=loss) for loss in (False, True)]
+    origin = TurnOrigin(surface=text, entity_type=text, action=text, time=text, reason=text)
+    part = Part(name=text, tokens=tokens, origin=origin, cut=Cut(fields=1), full_text=text)
+    return Inspection(title=text, context_length=9, parts=[part], left_out={text: 1})
 
 
 def slate(text: str) -> Any:
@@ -131,6 +157,9 @@ REPORT = {
 # By function: the arguments after or before the console, of a text from outside.
 VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "benchmark.show_quality": lambda show, console, x: show(console, quality(x), title=x, column=x),
+    "card.show_card": lambda show, console, x: show(console, card(x)),
+    "inspection.show_inspection": lambda show, console, x: show(console, inspection(x)),
+    "registry.show_datasets": lambda show, console, x: show(console, [dataset(x)]),
     "registry.show_versions": lambda show, console, x: show(console, [version(x)], [event(x, "promote")]),
     "registry.show_version": lambda show, console, x: show(console, version(x), [event(x, "promote")]),
     "registry.show_log": lambda show, console, x: show(console, [event(x)]),
@@ -175,7 +204,7 @@ def view_names() -> list[str]:
 
 def view(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(".")
-    folder = "cli.views" if module in ("benchmark", "registry", "service") else "jobs"
+    folder = "cli.views" if module in ("benchmark", "card", "inspection", "registry", "service") else "jobs"
     return getattr(importlib.import_module(f"brew_cluster.{folder}.{module}"), function)
 
 

@@ -25,6 +25,7 @@ from brew_cluster.jobs.publish import publish_export
 from brew_data.data_folder import DataFolder, DatasetInfo
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.split import Split
@@ -185,6 +186,8 @@ def test_scores_are_continued_for_the_same_model_rows_and_numbers_only(
     assert _key(job(tmp_path, engine=EngineConfig(dtype="bfloat16")), model, bundle, ROWS) != key
     assert _key(job(tmp_path), replace(model, digest="x"), bundle, ROWS) != key
     assert _key(job(tmp_path), model, bundle, replace(ROWS, digest="x")) != key
+    history = {"movie_rating": HistoryPolicy(surfaces=["ratings"], name="round_robin")}
+    assert _key(job(tmp_path, history=history), model, bundle, ROWS) != key
 
 
 def test_the_report_names_model_data_sample_and_machine(
@@ -211,6 +214,9 @@ def test_the_report_names_model_data_sample_and_machine(
     )
     assert version.lineage["benchmark"]["sample"]["seed"] == 7
     assert version.metrics["movie_rating"]["auc"] == 0.75
+    report["history"] = {"movie_rating": {"name": "round_robin"}}
+    with pytest.raises(UserError, match="measured with other history policies for movie_rating"):
+        publish_export(Registry(open_store(str(tmp_path / "registry"))), export, author="ana", report=report, gates=[])
 
 
 def test_settings_come_from_recipe_options_and_overrides(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import ray
 
 from brew_cluster.jobs.lineage import parent_of
 from brew_cluster.jobs.train import TrainJob, load_job, run_job
+from brew_data.packed_bins.plan import BinsPlan
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.suite import load_suite
@@ -62,6 +63,14 @@ def bundle(folder: Path, tokenizer: Tokenizer, *, context_length: int = 512) -> 
     return written
 
 
+def write_plan(folder: Path, prompt_digest: str, *, n_tokens: int = 0) -> None:
+    """Write the plan of a folder without bins."""
+    BinsPlan(
+        context_length=250, vocabulary_size=300, prompt_digest=prompt_digest, n_bins=0, n_documents=0,
+        n_tokens=n_tokens, fill=0.0,
+    ).sealed().write(folder)  # fmt: skip
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> TrainJob:
     """A job with a base model, its tokenizer and bins that fit together."""
@@ -73,7 +82,7 @@ def job(tmp_path: Path) -> TrainJob:
     digest = bundle(tmp_path / "prompts", tokenizer).digest
     for name in ("bins", "evaluation"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "plan.json").write_text(json.dumps({"plan_hash": "a" * 64, "prompt_digest": digest}))
+        write_plan(tmp_path / name, digest)
     return TrainJob(
         run=str(tmp_path / "run"),
         prompts=str(tmp_path / "prompts"),
@@ -94,7 +103,7 @@ def test_data_and_model_that_fit_pass_the_checks(job: TrainJob, monkeypatch: pyt
 
 
 def other_bins(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name / "plan.json").write_text(json.dumps({"prompt_digest": "ab" * 32}))
+    return lambda folder: write_plan(folder / name, "ab" * 32)
 
 
 def other_budget(folder: Path) -> None:
@@ -118,7 +127,7 @@ def other_run(folder: Path) -> None:
     shutil.copytree(folder / "prompts", folder / "run/prompts")
     digest = bundle(folder / "prompts", PromptBundle.load(folder / "prompts").tokenizer, context_length=600).digest
     for name in ("bins", "evaluation"):
-        (folder / name / "plan.json").write_text(json.dumps({"prompt_digest": digest}))
+        write_plan(folder / name, digest)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +162,7 @@ def swap_weights(folder: Path) -> None:
 
 
 def swap_bins(folder: Path) -> None:
-    plan = json.loads((folder / "bins/plan.json").read_text())
-    (folder / "bins/plan.json").write_text(json.dumps(plan | {"plan_hash": "b" * 64}))
+    write_plan(folder / "bins", BinsPlan.load(folder / "bins").prompt_digest, n_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -204,3 +212,8 @@ def test_a_restart_does_not_read_an_unchanged_base_again(tmp_path: Path, monkeyp
 def test_the_earlier_key_of_the_prompts_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tokenizer in .* was renamed: write prompts instead"):
         load_job("cpt", ["tokenizer=x"])
+
+
+def test_prompts_on_s3_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^prompts is s3://bucket/data/prompts, but .* pass prompts=FOLDER"):
+        load_job("cpt", ["data=s3://bucket/data", "run=runs/cpt"])

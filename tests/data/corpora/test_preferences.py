@@ -104,6 +104,22 @@ def test_the_documents_example_and_code_run(
     assert capsys.readouterr().out.startswith("2 0 ")
 
 
+def test_rows_of_ultrafeedback_are_read(tmp_path: Path) -> None:
+    def messages(answer: str, *first: dict[str, str]) -> list[dict[str, str]]:
+        return [*first, {"role": "user", "content": "why?"}, {"role": "assistant", "content": answer}]
+
+    rows = [{"prompt": "why?", "chosen": messages("so"), "rejected": messages("no"), "score_chosen": 8.0}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    expected = Preference(prompt="why?", chosen="so", rejected="no", origin="")
+    for path in (jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a.parquet"):
+        [found] = read_preferences(path)
+        assert replace(found, origin="") == expected
+    system = {"role": "system", "content": "Be short."}
+    rows = [{"prompt": "", "chosen": messages("so", system), "rejected": messages("no", system)}]
+    [found] = read_preferences(jsonl(tmp_path / "b.jsonl", rows))
+    assert replace(found, origin="") == replace(expected, instruction="Be short.")
+
+
 @given(st.text(max_size=30), st.sampled_from(CONTROL_TOKENS), st.text(max_size=10))
 @settings(max_examples=50, deadline=None)
 def test_no_text_can_forge_a_control_token(tokenizer: Tokenizer, before: str, token: str, after: str) -> None:
@@ -179,6 +195,15 @@ def test_a_pair_longer_than_a_bin_is_refused_or_left_out(compiler: PromptCompile
         (b'{"prompt": null, "chosen": "b", "rejected": "c"}', "line 2: prompt is empty"),
         (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "line 2: chosen and rejected are the same text"),
         (b'{"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}', "line 2: prompt is of type list"),
+        (
+            b'{"prompt": "a", "chosen": [{"role": "user", "content": "a"}], "rejected": "c"}',
+            "line 2: chosen is a list of messages with the roles user, but must have user and assistant",
+        ),
+        (
+            b'{"prompt": "a", "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], '
+            b'"rejected": [{"role": "user", "content": "z"}, {"role": "assistant", "content": "c"}]}',
+            "line 2: chosen and rejected have different messages before the answer",
+        ),
         (b'{"prompt": "a", "chosen": "b", "rejected": "c", "profile": 7}', "line 2: profile is of type int"),
         (b'{"prompt": "a", "chosen": "b", "rejected": "\\ud83d"}', "line 2 is not JSON .half of a surrogate pair"),
         (b'{"prompt": "a", "prompt": "z", "chosen": "b", "rejected": "c"}', "the key 'prompt' occurs more than once"),

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from brew_data.packed_bins.plan import BinsPlan
-from brew_data.pipelines.documents import build_bins, corpus_tokenizer
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.documents import WORK, build_bins
 from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
@@ -19,6 +20,7 @@ from brew_data.schema import Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split, SplitConfig, is_in_part, member_hash
+from brew_data.table_shards import TableShards
 
 from ...serve.running_ray import RAY, running_ray
 
@@ -60,7 +62,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("tables")
     config = SyntheticConfig(members=40, jobs=30, posts=50, interactions_per_member=30, opted_out_share=0.1)
     tables = generate(config)
-    write_tables(tables, folder)
+    write_tables(tables, folder, rows_per_shard=150)
+    assert TableShards.open(folder).count == 4
     split = Split.of(micros(tables.interactions).to_numpy(), SplitConfig(last_days=30))
     suite = load_suite("economic_graph")
     tokenizer = corpus_tokenizer(folder, suite, split, 500)
@@ -71,7 +74,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def bins(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BinsPlan]:
     out = tmp_path_factory.mktemp("bins")
-    return out, build_bins(dataset.folder, dataset.compiler, dataset.split, out, bins_per_file=BINS_PER_FILE)
+    return out, build(dataset, out)
+
+
+def build(dataset: Dataset, out: Path) -> BinsPlan:
+    return build_bins(dataset.folder, dataset.compiler, dataset.split, out, bins_per_file=BINS_PER_FILE)
 
 
 def read_bins(folder: Path) -> list[dict]:
@@ -110,6 +117,39 @@ def test_every_document_is_in_exactly_one_bin(dataset: Dataset, bins: tuple[Path
     expected = compiled_documents(dataset)
     assert len(expected) > BINS_PER_FILE
     assert packed_documents(read_bins(bins[0])) == expected
+
+
+def test_workers_write_the_same_files_as_one_process(
+    dataset: Dataset, bins: tuple[Path, BinsPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert build(dataset, tmp_path) == bins[1]
+
+
+def test_a_build_whose_driver_was_killed_continues(
+    dataset: Dataset, bins: tuple[Path, BinsPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(done: int, total: int) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        build_bins(
+            dataset.folder, dataset.compiler, dataset.split, tmp_path, bins_per_file=BINS_PER_FILE, on_progress=killed
+        )
+    finished = sorted((tmp_path / WORK).glob("packed-*.json"))
+    assert finished
+    times = [path.stat().st_mtime_ns for path in finished]
+    seen: list[list[int]] = []
+
+    def look(done: int, total: int) -> None:
+        seen.append([path.stat().st_mtime_ns for path in finished])
+
+    plan = build_bins(
+        dataset.folder, dataset.compiler, dataset.split, tmp_path, bins_per_file=BINS_PER_FILE, on_progress=look
+    )
+    assert plan == bins[1]
+    assert seen
+    assert all(found == times for found in seen)
 
 
 def test_no_bin_exceeds_the_capacity_and_every_bin_id_occurs_once(bins: tuple[Path, BinsPlan]) -> None:

@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 import pytest
 
 from brew_data.corpora.preferences import pairs_from_interactions
-from brew_data.pipelines.documents import compile_documents, corpus_tokenizer
-from brew_data.pipelines.member_groups import compiler_spec
+from brew_data.pipelines.corpus import corpus_tokenizer
+from brew_data.pipelines.documents import compile_documents
+from brew_data.pipelines.member_groups import compiler_spec, load_compiler
 from brew_data.pipelines.requests import compile_requests
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
+from brew_data.records import Records
 from brew_data.schema import ENTITIES, INTERACTIONS, TIMESTAMP, Tables, micros, write_tables
 from brew_data.split import Split
 
@@ -124,13 +126,14 @@ def token_digest(name: str, folder: Path) -> str:
     else:
         budget = PromptFormat(context_length=512, head_tokens=96, question_tokens=48)
     compiler = PromptCompiler(suite, tokenizer, budget)
-    spec = compiler_spec(compiler)
+    compiler = load_compiler(compiler_spec(compiler))
+    records = Records(tables)
     sha = hashlib.sha256(tokenizer.to_json().encode())
     for member in tables.members["member_id"].to_pylist():
         rows = tables.interactions.filter(pc.equal(tables.interactions["member_id"], member))
         trained = rows.filter(pc.less_equal(micros(rows), split.train_until))
-        documents = compile_documents(trained, tables_folder=folder, spec=spec).select(COLUMNS)
-        requests = compile_requests(rows, tables_folder=folder, spec=spec, after=split.train_until)
+        documents = compile_documents(records.members(trained), compiler).select(COLUMNS)
+        requests = compile_requests(records.members(rows), compiler, after=split.train_until)
         sha.update(json.dumps([documents.to_pylist(), requests.to_pylist()]).encode())
     for pair in pairs_from_interactions(tables, compiler, split, count=60, seed=3):
         sha.update(

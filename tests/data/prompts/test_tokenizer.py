@@ -55,6 +55,13 @@ def test_control_tokens_have_the_first_ids_in_a_fixed_order(tokenizer: Tokenizer
     assert tokenizer.decode(ids) == "<|pad|><|end|><|system|><|member|><|user|><|assistant|>"
 
 
+def test_merges_cross_words_only_if_they_may() -> None:
+    corpus = ["a nurse in berlin", "a cook in berlin"] * 50
+    lines, words = (train_tokenizer(corpus, vocabulary_size=400, merges=merges) for merges in ("lines", "words"))
+    assert len(lines.encode("a nurse in berlin")) == 1
+    assert [words.decode([id_]) for id_ in words.encode("a nurse in berlin")] == ["a", " nurse", " in", " berlin"]
+
+
 def test_no_merge_crosses_the_end_of_a_line() -> None:
     trained = train_tokenizer(["in berlin\nnurse\n"] * 50, vocabulary_size=400)
     first, second = trained.encode("in berlin\n"), trained.encode("nurse\n")

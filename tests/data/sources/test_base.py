@@ -16,14 +16,14 @@ SMALL = SyntheticConfig(members=5, jobs=5, posts=5, interactions_per_member=5.0)
 
 
 def test_the_shipped_sources_are_registered() -> None:
-    assert source_names() == ["amazon_reviews", "mind", "movielens", "synthetic", "tables"]
+    assert source_names() == ["amazon_reviews", "economic_graph", "mind", "movielens", "synthetic", "tables"]
     assert [load_source(name).name for name in source_names()] == source_names()
 
 
 def test_an_unknown_source_is_refused_with_the_installed_names_and_the_remedy() -> None:
     with pytest.raises(
         UserError,
-        match=r"'mars' is unknown; installed are amazon_reviews, mind, movielens, synthetic, tables.*brew360\.sources",
+        match=r"'mars' is unknown; installed are amazon_reviews, economic_graph, mind, .*, tables.*brew360\.sources",
     ):
         load_source("mars")
 

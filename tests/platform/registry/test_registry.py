@@ -83,6 +83,14 @@ def test_the_layout_is_the_documented_one(registry: Registry, store: LocalStore,
     }
 
 
+def test_a_data_set_and_a_model_of_one_name_are_kept_apart(registry: Registry, store: LocalStore, folder: Path) -> None:
+    datasets = Registry(store, section="datasets")
+    version = publish(datasets, folder, skip=["tokenizer"])
+    assert [file.path for file in version.files] == ["model.safetensors"]
+    assert registry.versions() == []
+    assert all(key.startswith("datasets/brew360/") for key in store.list())
+
+
 def test_a_second_version_shares_unchanged_blobs(registry: Registry, store: LocalStore, folder: Path) -> None:
     publish(registry, folder)
     (folder / "model.safetensors").write_bytes(b"new weights")

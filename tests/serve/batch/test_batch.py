@@ -4,9 +4,10 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brew_data.privacy.config import PrivacyConfig
+from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_data.privacy.table_privacy import make_private
 from brew_data.prompts.compiler import PastInteraction
+from brew_data.prompts.history import HistoryPolicy
 from brew_data.schema import Tables
 from brew_platform.errors import BrewError, DataError, UserError
 from brew_serve.batch.dataset_scoring import score_candidates, score_table
@@ -26,10 +31,10 @@ from brew_serve.context.base import MemberContext
 from brew_serve.engines.base import Shared
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.logprobs import InvalidOutput
-from brew_serve.ranking.scoring import Scored, Scorer
+from brew_serve.ranking.scoring import Scored, Scorer, distinct
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.rank import RankRequest
-from brew_serve.version import LoadedVersion
+from brew_serve.version import LoadedVersion, load_version
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
@@ -254,17 +259,39 @@ def scored(
 
 
 def compiled(
-    rows: list[dict[str, Any]], service: RankingService, context_path: Path, folder: Path
+    rows: list[dict[str, Any]],
+    service: RankingService,
+    context_path: Path,
+    folder: Path,
+    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
+    pseudonyms: PseudonymConfig | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Return the candidates and the prompts of a batch of one part."""
     plan = plan_of(write(folder / "rows.parquet", rows), rows=100)
     (part,) = plan.parts()
     (read,) = read_parts(pa.Table.from_pylist([{"parts": [vars(part)]}]), plan=plan)
     table = make_prompts(
-        read, version_folder=service.version.folder, engine=EngineConfig(), context_path=str(context_path)
+        read,
+        version_folder=service.version.folder,
+        engine=EngineConfig(),
+        context_path=str(context_path),
+        history=history,
+        pseudonyms=pseudonyms,
     )
     (row,) = table.to_pylist()
     return _deserialize(row["listed"]), _deserialize(row["prompts"])
+
+
+def test_a_batch_names_members_of_a_context_with_pseudonyms_by_their_ids(
+    service: RankingService, context_path: Path, tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSEUDONYM_KEY", "0123456789abcdef")
+    config = PseudonymConfig(env="PSEUDONYM_KEY")
+    private, _ = make_private(tables, PrivacyConfig(pseudonyms=config))
+    MemberContext.build(private, tmp_path / "private.sqlite", key_id=config.open().key_id)
+    rows = [ROW, ROW | {"member_id": "nobody"}]
+    expected = compiled(rows, service, context_path, tmp_path)
+    assert compiled(rows, service, tmp_path / "private.sqlite", tmp_path, pseudonyms=config) == expected
 
 
 def test_batch_scores_equal_online_scores(service: RankingService, context_path: Path, tmp_path: Path) -> None:
@@ -378,6 +405,32 @@ def test_the_prefix_of_a_request_is_shared_by_its_candidates(
     for (prompt, shared), row in zip(calls, [0, 0, 0, 1, 1], strict=True):
         assert prompt[: len(shared.ids)] == shared.ids
         assert len(shared.ids) >= len(prompts["prefix_ids"][row])
+
+
+def test_candidates_with_histories_of_their_own_have_the_prompts_of_online_requests(
+    service: RankingService, context_path: Path, tmp_path: Path
+) -> None:
+    history = {"job_apply": HistoryPolicy(surfaces=["jobs", "feed"], name="similarity", max_interactions=1)}
+    ids = ["e0", "e2", "nowhere", "e4", "e0"]
+    listed, prompts = compiled([ROW | {"candidates": ids}], service, context_path, tmp_path, history)
+    context = MemberContext(context_path)
+    profile, past = context.member("ada")
+    known = [(id_, context.entity(id_)) for id_ in ids if id_ != "nowhere"]
+    version = load_version(service.version.folder, history=history)
+    online = Scorer(service.engine, version.compiler).compile_prompts(
+        version.suite.task("job_apply"), profile, past, known
+    )
+    prompt_of = {
+        place: (*row["prefix_ids"], *question)
+        for row in prompts.to_pylist()
+        for place, question in zip(row["interaction_ids"], row["question_ids"], strict=True)
+    }
+    assert prompts.num_rows == len(distinct(online.prefixes)) == 3
+    assert [prompt_of[place] for place in (0, 1, 3, 4)] == [
+        prefix.ids + question for prefix, (question, _) in zip(online.prefixes, online.questions, strict=True)
+    ]
+    assert [row["error"] is None for row in listed.to_pylist()] == [True, True, False, True, True]
+    context.close()
 
 
 def test_a_number_that_is_not_a_probability_is_an_error_of_its_candidate(

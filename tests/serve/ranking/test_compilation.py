@@ -223,12 +223,12 @@ async def test_a_deadline_ends_the_compilation(
     body["candidates"] = [{"id": str(n), "fields": {"title": "x " * 990}} for n in range(100)]
     go_on, compiled = threading.Event(), []
 
-    def question(self: PromptCompiler, *_: Any) -> Any:
+    def question(self: PromptCompiler, *_: Any, **__: Any) -> Any:
         compiled.append(1)
         assert go_on.wait(10)
         return (), None
 
-    monkeypatch.setattr(PromptCompiler, "_question", question)
+    monkeypatch.setattr(PromptCompiler, "question_of", question)
     ranking = asyncio.create_task(idle.rank(RankRequest.model_validate({**body, "deadline_ms": 50})))
     with pytest.raises(BrewError, match="the deadline of 50 ms"):
         await ranking

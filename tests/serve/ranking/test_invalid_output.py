@@ -24,6 +24,8 @@ from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 INVALID = [math.nan, -math.nan, math.inf, -math.inf, 0.1, 700.0]
 
 
@@ -62,7 +64,7 @@ def client(version: LoadedVersion) -> Callable[[Any], httpx.AsyncClient]:
 
     def serve(engine: Any) -> httpx.AsyncClient:
         api = create_app(LocalBackend(RankingService(3, version, engine, None)))
-        return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test")
+        return client_of_app(api)
 
     return serve
 
@@ -188,7 +190,7 @@ async def test_one_nan_in_an_embedding_fails_only_requests_that_read_it(
     task = version.suite.task("job_apply")
     prompts = Scorer(table_engine, version.compiler).compile_prompts(task, {}, [], jobs)
     (nurse, _), (chef, _) = prompts.questions
-    row = next(id_ for id_ in chef if id_ not in {*nurse, *prompts.prefix.ids})
+    row = next(id_ for id_ in chef if id_ not in {*nurse, *prompts.prefixes[0].ids})
     engine = damage(version, tmp_path / "model", "model.embed_tokens.weight", row)
     scorer = Scorer(engine, version.compiler)
     assert len((await scorer.rank(task, {}, [], jobs[:1])).candidates) == 1

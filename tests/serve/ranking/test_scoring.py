@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler
 from brew_data.prompts.suite import Action, TaskSuite
 from brew_platform.errors import UserError
+from brew_serve.engines.base import Shared
 from brew_serve.ranking.scoring import Scorer
 
 ids = st.lists(st.integers(6, 300), min_size=1, max_size=8)
@@ -112,7 +113,7 @@ async def test_a_ranking_is_sorted_and_reports_cost_and_truncation(
     assert {candidate.id for candidate in ranking.candidates} == {"long", *(id_ for id_, _ in candidates)}
     prefix = compiler.prefix(task, profile, history)
     questions = [compiler.question(task, profile, entity) for _, entity in [*candidates, ("long", long)]]
-    assert ranking.prefix == prefix
+    assert ranking.prefixes == [prefix]
     assert prefix.head_cut.tokens > 0
     assert ranking.prompt_tokens == len(prefix.ids) + sum(len(ids) for ids, _ in questions)
     assert ranking.candidate_cuts == {"long": questions[-1][1]}
@@ -144,3 +145,39 @@ async def test_a_candidate_of_another_type_is_refused(
     post = Entity(entity_type="post", fields={"topic": "news"})
     with pytest.raises(UserError, match="ranks entities of type 'job', not 'post'"):
         await Scorer(table_engine, compiler).rank(suite.task("job_apply"), {}, [], [("p", post)])
+
+
+async def test_candidates_with_histories_of_their_own_score_as_they_do_alone(
+    suite: TaskSuite,
+    compiler: PromptCompiler,
+    table_engine: Any,
+    history: list[PastInteraction],
+    candidates: list[tuple[str, Entity]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = suite.task("job_apply")
+    policy = replace(task.history, name="similarity", max_interactions=2)
+    scorer = Scorer(table_engine, PromptCompiler(suite, compiler.tokenizer, compiler.format, {task.name: policy}))
+    calls: list[tuple[tuple[int, ...], Shared]] = []
+    answer = table_engine.next_token_logprobs
+
+    async def record(prompt: tuple[int, ...], token_ids: list[int], shared: Shared) -> list[float]:
+        calls.append((prompt, shared))
+        logprobs: list[float] = await answer(prompt, token_ids, shared)
+        return logprobs
+
+    monkeypatch.setattr(table_engine, "next_token_logprobs", record)
+    prompts = scorer.compile_prompts(task, {}, history, candidates)
+    finished: list[int] = []
+    ranking = await scorer.rank_prompts(prompts, on_scored=finished.append)
+    assert 1 < len(ranking.prefixes) < len(candidates)
+    assert all(prompt[: len(shared.ids)] == shared.ids for prompt, shared in calls)
+    assert len({id(shared) for _, shared in calls}) == len(ranking.prefixes)
+    assert sum(finished) == prompts.work == ranking.prompt_tokens  # the labels are single tokens
+    by_id = {candidate.id: candidate for candidate in ranking.candidates}
+    for candidate in candidates:
+        alone = await scorer.rank(task, {}, history, [candidate])
+        assert alone.candidates == [by_id[candidate[0]]]
+        assert alone.prefixes[0] in ranking.prefixes
+    with pytest.raises(UserError, match="more than 60 tokens in all, because each candidate of task job_apply"):
+        scorer.compile_prompts(task, {}, history, candidates, most_tokens=60)

@@ -56,7 +56,7 @@ MEASURES: dict[str, Measure] = {
     "mfu": _m("ratio", "model FLOP/s over the devices' peak; null if the peak is unknown"),
     "memory_bytes": _m("bytes", "peak memory of rank 0: allocated on its GPU, or resident on CPU"),
     "seconds": _m("seconds", "duration of the step: reading, forward, backward, update; no checkpoint or evaluation"),
-    "data_wait_seconds": _m("seconds", "part of the step in which rank 0 read and packed bins"),
+    "data_wait_seconds": _m("seconds", "part of the step until every worker had packed its bins"),
     "checkpoint_blocked_seconds": _m("seconds", "time that checkpoints blocked training since the previous row"),
     "evaluation": _m("", "loss and measures of the averaged weights on the evaluation bins, or null"),
     "evaluation_seconds": _m("seconds", "duration of this evaluation"),

@@ -1,7 +1,5 @@
 """`brew360 registry`: publish model versions, and decide which one serves."""
 
-import getpass
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from brew_cluster.cli.json_option import AsJson, print_json
-from brew_cluster.cli.registry_options import RegistryName, RegistryUrl
+from brew_cluster.cli.registry_options import Author, RegistryName, RegistryUrl, VersionName, user_name
 from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
 
@@ -18,11 +16,9 @@ if TYPE_CHECKING:
     from brew_platform.registry.events import Event
     from brew_platform.registry.registry import Registry
 
-__all__ = ["register"]
+__all__ = ["register", "verify_versions"]
 
-VersionName = Annotated[str, typer.Argument(help="Number of a version, or an alias such as production.")]
 Alias = Annotated[str, typer.Option(help="Alias to move.")]
-Author = Annotated[str | None, typer.Option(help="Name for the log. Default: your user name.")]
 Note = Annotated[str, typer.Option(help="Text for the log.")]
 
 
@@ -67,7 +63,7 @@ def publish(
             version = publish_export(
                 opened,
                 export,
-                author=author or _user(),
+                author=author or user_name(),
                 report=benchmark,
                 gates=gates,
                 on_progress=lambda done, total: progress.update(done / 1e6, total=total / 1e6),
@@ -195,7 +191,7 @@ def promote(
             opened.resolve(version),
             alias=alias,
             gates=None if recipe is None else recipe_gates(recipe),
-            author=author or _user(),
+            author=author or user_name(),
             note=note,
             force=force,
             reason=reason,
@@ -218,7 +214,7 @@ def rollback(
     console = PlainConsole()
     with report_errors(console):
         opened = _open(registry, model)
-        event = opened.rollback(alias, author=author or _user(), note=note)
+        event = opened.rollback(alias, author=author or user_name(), note=note)
         _print_event(console, event, opened, as_json)
 
 
@@ -282,24 +278,26 @@ def verify(
     brew360 registry verify
     """
     console = PlainConsole()
-    faulty = False
     with report_errors(console):
-        from brew_cluster.cli.views.registry import show_faults
-        from brew_platform.console.progress import Phases
+        verify_versions(_open(registry, model), version, console, as_json=as_json)
 
-        opened = _open(registry, model)
-        numbers = opened.versions() if version is None else [opened.resolve(version)]
-        messages = PlainConsole(stderr=True) if as_json else console
-        with Phases(["verify"], console=messages).phase("verify", total=len(numbers), unit="versions") as progress:
-            faults = opened.verify(numbers, on_version=lambda number: progress.update(progress.done + 1))
-        faulty = bool(faults)
-        if as_json:
-            print_json([asdict(fault) for fault in faults])
-        elif faults:
-            show_faults(console, faults)
-        else:
-            console.print(f"{opened.model}: {len(numbers)} checked, nothing is missing or damaged.")
-    if faulty:
+
+def verify_versions(registry: "Registry", version: str | None, console: PlainConsole, *, as_json: bool) -> None:
+    """Hash every stored file of a version, or of all, and print the faults; exit with code 1 if there are any."""
+    from brew_cluster.cli.views.registry import show_faults
+    from brew_platform.console.progress import Phases
+
+    numbers = registry.versions() if version is None else [registry.resolve(version)]
+    messages = PlainConsole(stderr=True) if as_json else console
+    with Phases(["verify"], console=messages).phase("verify", total=len(numbers), unit="versions") as progress:
+        faults = registry.verify(numbers, on_version=lambda number: progress.update(progress.done + 1))
+    if as_json:
+        print_json([asdict(fault) for fault in faults])
+    elif faults:
+        show_faults(console, faults)
+    else:
+        console.print(f"{registry.model}: {len(numbers)} checked, nothing is missing or damaged.")
+    if faults:
         sys.exit(1)
 
 
@@ -317,15 +315,8 @@ def _append(
     with report_errors(console):
         opened = _open(url, model)
         number = opened.resolve(version)
-        event = opened.append(kind, number, author=author or _user(), note=note, share=share)
+        event = opened.append(kind, number, author=author or user_name(), note=note, share=share)
         _print_event(console, event, opened, as_json)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under an id without a name
-        return f"uid {os.getuid()}"
 
 
 def _open(url: str | None, model: str | None) -> "Registry":

@@ -11,7 +11,7 @@ __all__ = ["show_quality"]
 
 
 def show_quality(console: PlainConsole, quality: Mapping[str, TaskQuality], *, title: str, column: str) -> None:
-    """Print the AUC of each task between popularity and the best reachable one, and the logistic regression's.
+    """Print the AUC of each task between popularity and the best reachable one, and those of further baselines.
 
     Args:
         console: Receives the table.
@@ -24,8 +24,8 @@ def show_quality(console: PlainConsole, quality: Mapping[str, TaskQuality], *, t
     for name, task in quality.items():
         aucs = [_auc(task.baseline_auc), _auc(task.auc), _auc(task.best_auc)]
         add_row(table, name, f"{task.rows:,}", *aucs, _closed(task), f"{task.logloss:.4f}")
-        if task.logistic_auc is not None:
-            add_row(table, "  logistic", "", "", _auc(task.logistic_auc), "", _closed(task, task.logistic_auc), "")
+        for baseline, auc in task.other_aucs.items():
+            add_row(table, f"  {baseline}", "", "", _auc(auc), "", "-" if auc is None else _closed(task, auc), "")
     console.print(table)
 
 

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
-from xml.sax.saxutils import escape
+
+from brew_cluster.cli.views.svg import WIDTH, svg_document, svg_text
 
 __all__ = ["loss_curve_svg"]
 
-WIDTH, HEIGHT = 760, 380
+HEIGHT = 380
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 40, 45  # margins
 POINTS = 500  # maximum number of points of a stage's training curve; each is the mean of consecutive steps
 TRAINING, EVALUATION = "#4878a8", "#c8553d"
@@ -29,7 +30,7 @@ def loss_curve_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     evaluated = [_points(group, lambda row: (row.get("evaluation") or {}).get("loss")) for _, group in stages]
     losses = [loss for curve in [*training, *evaluated] for _, loss in curve]
     if not losses:
-        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"/>\n'
+        return svg_document([], height=HEIGHT)
     ticks = _ticks(min(losses), max(losses))
     low, high, most = min(ticks[0], *losses), max(ticks[-1], *losses), last[-1]["step"]
 
@@ -39,34 +40,28 @@ def loss_curve_svg(rows: Sequence[Mapping[str, Any]]) -> str:
     def y(loss: float) -> str:
         return f"{TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low):.1f}"
 
-    def text(content: str, at: str, down: float | str, anchor: str = "start", colour: str = "#444") -> str:
-        return f'<text x="{at}" y="{down}" text-anchor="{anchor}" fill="{colour}">{escape(content)}</text>'
-
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        text("training loss", str(LEFT), 20, colour=TRAINING),
-        text("evaluation loss (averaged weights)", str(LEFT + 100), 20, colour=EVALUATION) if any(evaluated) else "",
-        text("step", str(right), HEIGHT - 8, "end"),
+        svg_text("training loss", LEFT, 20, colour=TRAINING),
+        svg_text("evaluation loss (averaged weights)", LEFT + 100, 20, colour=EVALUATION) if any(evaluated) else "",
+        svg_text("step", right, HEIGHT - 8, anchor="end"),
     ]
     for tick in ticks:
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y(tick)}" y2="{y(tick)}" stroke="#ddd"/>')
-        parts.append(text(f"{tick:g}", str(LEFT - 8), float(y(tick)) + 4, "end"))
+        parts.append(svg_text(f"{tick:g}", LEFT - 8, f"{float(y(tick)) + 4:.1f}", anchor="end"))
     for step in [tick for tick in _ticks(0, most) if tick <= most]:
-        parts.append(text(f"{step:,.0f}", x(step), bottom + 18, "middle"))
+        parts.append(svg_text(f"{step:,.0f}", x(step), bottom + 18, anchor="middle"))
     for name, group in stages:
         at = x(group[0]["step"] - 1)
         parts.append(f'<line x1="{at}" x2="{at}" y1="{TOP}" y2="{bottom}" stroke="#999" stroke-dasharray="4 3"/>')
-        parts.append(text(str(name), f"{float(at) + 5:.1f}", TOP - 4))
+        parts.append(svg_text(str(name), f"{float(at) + 5:.1f}", TOP - 4))
     for curves, colour in ((training, TRAINING), (evaluated, EVALUATION)):
         for curve in curves:
             line = " ".join(f"{x(step)},{y(loss)}" for step, loss in curve)
             parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
     for step, loss in chain(*evaluated):
         parts.append(f'<circle cx="{x(step)}" cy="{y(loss)}" r="3" fill="{EVALUATION}"/>')
-    return "\n".join([*filter(None, parts), "</svg>"]) + "\n"
+    return svg_document(parts, height=HEIGHT)
 
 
 def _points(

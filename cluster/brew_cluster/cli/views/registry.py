@@ -12,7 +12,15 @@ from brew_platform.registry.diff import Difference, VersionDiff
 from brew_platform.registry.events import Event, retired
 from brew_platform.registry.registry import Fault, Version
 
-__all__ = ["show_diff", "show_event", "show_faults", "show_log", "show_version", "show_versions"]
+__all__ = [
+    "show_datasets",
+    "show_diff",
+    "show_event",
+    "show_faults",
+    "show_log",
+    "show_version",
+    "show_versions",
+]
 
 
 def show_versions(console: PlainConsole, versions: Sequence[Version], events: Sequence[Event]) -> None:
@@ -29,6 +37,18 @@ def show_versions(console: PlainConsole, versions: Sequence[Version], events: Se
         time = version.time[:16].replace("T", " ")
         add_row(table, version.number, time, version.author, _size(version.size), ", ".join(aliases), *figures)
     console.print(table)
+
+
+def show_datasets(console: PlainConsole, versions: Sequence[Version]) -> None:
+    """Print one row per version of a data set: what it contains, when it was published, and what it continues."""
+    figures = ["version", "interactions", "tokens", "size"]
+    table = make_table(*figures, "source", "published", "by", "continues", "digest", right=figures)
+    for version in versions:
+        tokens = sum(plan["n_tokens"] for plan in version.metrics["bins"].values())
+        counts = [f"{version.metrics['rows']:,}", f"{tokens:,}", _size(version.size)]
+        origin = [version.signature["source"], version.time[:16].replace("T", " "), version.author]
+        add_row(table, version.number, *counts, *origin, version.lineage["parent"], version.signature["digest"][:12])
+    print_table(console, table, empty="no versions")
 
 
 def show_version(console: PlainConsole, version: Version, events: Sequence[Event]) -> None:

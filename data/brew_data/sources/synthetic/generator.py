@@ -28,7 +28,7 @@ def generate(config: SyntheticConfig) -> Tables:
 
     Returns:
         Members, entities (jobs, then posts), interactions sorted by time, and the true probability of each
-        interaction's positive action. A member sees an entity at most once per surface.
+        action of each interaction. A member sees an entity at most once per surface.
     """
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(config.seed).spawn(7)]
     members = draw_members(config, streams[0])
@@ -62,11 +62,16 @@ def generate(config: SyntheticConfig) -> Tables:
         "timestamp": _timestamps(day_N),
     }
     text_rng = np.random.default_rng([config.seed, 1])  # words that carry no signal
+    oracle = {
+        "interaction_id": np.repeat(np.arange(len(kept)), 2),
+        "action": actions[surface_N].ravel(),
+        "probability": np.stack([1 - probability_N, probability_N], axis=1).ravel(),
+    }
     return Tables(
         members=_members_table(config, text_rng, members),
         entities=pa.concat_tables([_entities_table(config, text_rng, drawn[kind], kind) for kind in _TYPES]),
         interactions=pa.table(interactions),
-        oracle=pa.table({"interaction_id": interaction_N, "probability": probability_N}),
+        oracle=pa.table(oracle),
     )
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from brew_data.oracle import true_probabilities
 from brew_data.schema import TIMESTAMP, Tables
 from brew_data.sources.synthetic import vocabulary as words
 from brew_data.sources.synthetic.config import SURFACES, SyntheticConfig, benchmark_start
 from brew_data.sources.synthetic.generator import FIELDS, generate
 from brew_platform.errors import ConfigError
 
-__all__ = ["Reach", "logistic_scores", "measure"]
+__all__ = ["Reach", "leaning", "logistic_scores", "measure"]
 
 Array = np.ndarray[Any, Any]
 
@@ -69,7 +70,7 @@ def logistic_scores(tables: Tables, train_N: Array) -> tuple[Array, Array]:
         return score
 
     profile = fitted(text)
-    return profile, fitted(np.hstack([text, *[_leaning(key, y, profile)[:, None] for key in keys]]))
+    return profile, fitted(np.hstack([text, *[leaning(key, y, profile)[:, None] for key in keys]]))
 
 
 def measure(tables: Tables, start: datetime) -> list[Reach]:
@@ -90,9 +91,10 @@ def measure(tables: Tables, start: datetime) -> list[Reach]:
     if tables.oracle is None:
         raise ConfigError("these tables have no oracle, so their best reachable AUC is unknown. Use generate(config).")
     surface = tables.interactions["surface"].to_numpy()
-    y = np.isin(tables.interactions["action"].to_numpy(), [s.positive for s in SURFACES]).astype(np.float64)
+    positive = [s.positive for s in SURFACES]
+    y = np.isin(tables.interactions["action"].to_numpy(), positive).astype(np.float64)
     late = pc.greater_equal(tables.interactions["timestamp"], pa.scalar(start, TIMESTAMP)).to_numpy()
-    truth = tables.oracle["probability"].to_numpy()
+    truth = true_probabilities(tables.oracle, tables.interactions["interaction_id"].to_numpy(), positive)
     item = np.unique(tables.interactions["entity_id"].to_numpy(), return_inverse=True)[1]
     profile, history = logistic_scores(tables, ~late)
     reaches = []
@@ -140,7 +142,7 @@ def _read(tables: Tables) -> tuple[Array, list[Array]]:
     return np.hstack([*columns, np.array(matches, dtype=np.float32)]), keys
 
 
-def _leaning(key_N: Array, y_N: Array, expected_N: Array) -> Array:
+def leaning(key_N: Array, y_N: Array, expected_N: Array) -> Array:
     """Compute the logits by which earlier reactions with the same key exceed their expectation, shrunk towards 0.
 
     One Newton step of a Gaussian posterior with prior variance 1: sum(y - p) / (1 + sum(p (1 - p))), over strictly

@@ -8,7 +8,15 @@ from brew_data.sources.values import TIME_UNITS, is_time_format
 from brew_platform.errors import ConfigError
 from brew_platform.settings import OneOf, Range, Settings
 
-__all__ = ["EntitiesConfig", "InteractionsConfig", "MembersConfig", "TableConfig", "TablesConfig", "ThresholdConfig"]
+__all__ = [
+    "ConnectionsConfig",
+    "EntitiesConfig",
+    "InteractionsConfig",
+    "MembersConfig",
+    "TableConfig",
+    "TablesConfig",
+    "ThresholdConfig",
+]
 
 FORMATS = ("auto", "csv", "jsonl", "parquet")
 
@@ -103,10 +111,10 @@ class InteractionsConfig(TableConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EntitiesConfig(TableConfig):
-    """The entities: entity_id and entity_type, and the fields that templates may show."""
+    """The entities: entity_id and entity_type, the member who wrote each, and the fields that templates may show."""
 
     REQUIRED = ("entity_id", "entity_type")
-    OPTIONAL = ("created_at",)
+    OPTIONAL = ("created_at", "author_id")
 
     fields: dict[str, str] = field(default_factory=dict)  # column of the file by field of the entity
 
@@ -117,7 +125,10 @@ class EntitiesConfig(TableConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MembersConfig(TableConfig):
-    """The members: member_id, and the fields of the profile. Without files, members are those of the interactions."""
+    """The members: member_id, and the fields of the profile.
+
+    Without files, members are those of the interactions and connections.
+    """
 
     REQUIRED = ("member_id",)
     OPTIONAL = ("locale", "opted_out")
@@ -130,8 +141,15 @@ class MembersConfig(TableConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConnectionsConfig(TableConfig):
+    """The network: member_id and other_id, the kind (connection or follow), and since when."""
+
+    REQUIRED = ("member_id", "other_id", "kind", "timestamp")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TablesConfig(Settings):
-    """The three tables.
+    """The tables: interactions, entities, and optionally members and connections.
 
     Raises:
         ConfigError: Interactions or entities name no files.
@@ -140,6 +158,7 @@ class TablesConfig(Settings):
     interactions: InteractionsConfig
     entities: EntitiesConfig
     members: MembersConfig = field(default_factory=MembersConfig)
+    connections: ConnectionsConfig = field(default_factory=ConnectionsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.problems import Problem, suggest
-from brew_data.sources.file_formats import Batch, InputFile
+from brew_data.sources.formats.base import Batch, InputFile
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig
 from brew_data.sources.values import Converted, booleans, find_unwritable, floats, identifiers, texts, times
@@ -82,7 +82,7 @@ def map_file(
     """Map all rows of a file.
 
     Args:
-        table: interactions, entities or members.
+        table: interactions, entities, members or connections.
         config: The mapping.
         file: The file; `find_mapping_problems` found nothing.
         number: Index of the file, kept in column `FILE`.
@@ -115,7 +115,7 @@ def drop_rows(
     """Quarantine mapped rows.
 
     Args:
-        table: interactions, entities or members.
+        table: interactions, entities, members or connections.
         rows: With `FILE` and `ROW`.
         keep: bool [rows]; rows that stay.
         reason: Why the others go.
@@ -244,7 +244,7 @@ def _typed(
         converted = times(column, config.time_format, config.missing)
     elif output.name == "opted_out":
         converted = booleans(column, config.missing)
-    elif output.name in ("member_id", "entity_id"):
+    elif output.name in ("member_id", "entity_id", "author_id", "other_id"):
         converted = identifiers(column, config.missing)
     else:
         converted = Converted(texts(column, config.missing), {})

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.problems import Problem
-from brew_data.schema import TIMESTAMP, Tables
+from brew_data.schema import CONNECTION_KINDS, TIMESTAMP, Tables
 from brew_data.sources.base import read_every_row
-from brew_data.sources.file_formats import DelimitedFile, InputFile, JsonLinesFile, ParquetFile, TextFormat
+from brew_data.sources.formats.base import InputFile
+from brew_data.sources.formats.delimited import DelimitedFile, TextFormat
+from brew_data.sources.formats.json_lines import JsonLinesFile
+from brew_data.sources.formats.parquet import ParquetFile
 from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig, TablesConfig
@@ -90,8 +93,9 @@ class OwnTables:
         return assemble_tables(mapped, quarantine)
 
     def _configs(self) -> dict[str, TableConfig]:
-        configs: dict[str, TableConfig] = {"interactions": self.config.interactions, "entities": self.config.entities}
-        return configs | ({"members": self.config.members} if self.config.members.files else {})
+        tables = ("interactions", "entities", "members", "connections")
+        configs: dict[str, TableConfig] = {name: getattr(self.config, name) for name in tables}
+        return {name: config for name, config in configs.items() if config.files}
 
 
 def _open_files(config: TableConfig) -> list[InputFile]:
@@ -117,23 +121,27 @@ def _open_file(location: Location, config: TableConfig) -> InputFile:
 def assemble_tables(mapped: dict[str, tuple[pa.Table, list[InputFile]]], quarantine: Quarantine) -> Tables:
     """Make the tables of one source from mapped rows.
 
-    Repeated ids of entities and members, and interactions with an unknown entity or member, go to the quarantine.
-    Without members, every member of the interactions gets an empty profile.
+    Repeated ids of entities and members, interactions with an unknown entity or member, and connections that are
+    repeated or cannot be, go to the quarantine. Without members, every member of the interactions and connections gets
+    an empty profile. A member has opted out if any of their rows says so.
 
     Args:
-        mapped: Rows and files by table: interactions, entities, and members where there are any.
+        mapped: Rows and files by table: interactions, entities, and members and connections where there are any.
         quarantine: Receives the rows that do not fit.
 
     Raises:
         DataError: No interaction is left.
     """
-    entities = _without_repeated("entities", "entity_id", *mapped["entities"], quarantine)
+    entities = _without_repeated("entities", ["entity_id"], *mapped["entities"], quarantine)
     interactions, files = mapped["interactions"]
-    members = None
+    members, opted_out = None, pa.array([], pa.string())
     if "members" in mapped:
-        members = _without_repeated("members", "member_id", *mapped["members"], quarantine)
-        interactions = _without_unknown("member_id", interactions, members, files, quarantine)
-    interactions = _without_unknown("entity_id", interactions, entities, files, quarantine)
+        rows, member_files = mapped["members"]
+        if "opted_out" in rows.column_names:
+            opted_out = pc.unique(rows.filter(rows["opted_out"])["member_id"])
+        members = _without_repeated("members", ["member_id"], rows, member_files, quarantine)
+        interactions = _without_unknown("interactions", "member_id", interactions, members, files, quarantine)
+    interactions = _without_unknown("interactions", "entity_id", interactions, entities, files, quarantine)
     if not interactions.num_rows:
         left_out = [
             f" {quarantine.total(table):,} rows of {table} were left out: {reason} "
@@ -150,16 +158,18 @@ def assemble_tables(mapped: dict[str, tuple[pa.Table, list[InputFile]]], quarant
     interactions = interactions.append_column("interaction_id", ids)
     order = np.argsort(interactions["timestamp"].to_numpy(), kind="stable")
     interactions = interactions.take(pa.array(order))
+    network = mapped.get("connections")
     if members is None:
-        names = pc.unique(interactions["member_id"])
-        members = pa.table({"member_id": names})
+        columns = [interactions["member_id"], *([network[0]["member_id"], network[0]["other_id"]] if network else [])]
+        chunks = [chunk for column in columns for chunk in column.chunks]
+        members = pa.table({"member_id": pc.unique(pa.chunked_array(chunks, pa.string()))})
     return Tables(
         members=pa.table(
             {
                 "member_id": members["member_id"],
                 "profile": _fields(members),
                 "locale": _filled(members, "locale", pa.scalar("en")),
-                "opted_out": _filled(members, "opted_out", pa.scalar(False)),
+                "opted_out": pc.is_in(members["member_id"], value_set=opted_out),
             }
         ),
         entities=pa.table(
@@ -168,6 +178,7 @@ def assemble_tables(mapped: dict[str, tuple[pa.Table, list[InputFile]]], quarant
                 "entity_type": entities["entity_type"],
                 "created_at": _filled(entities, "created_at", pa.scalar(0, pa.int64())).cast(TIMESTAMP),
                 "fields": _fields(entities),
+                **({"author_id": entities["author_id"]} if "author_id" in entities.column_names else {}),
             }
         ),
         interactions=pa.table(
@@ -180,7 +191,21 @@ def assemble_tables(mapped: dict[str, tuple[pa.Table, list[InputFile]]], quarant
                 "timestamp": interactions["timestamp"].cast(TIMESTAMP),
             }
         ),
+        connections=None if network is None else _connections(*network, members, quarantine),
     )
+
+
+def _connections(rows: pa.Table, files: Sequence[InputFile], members: pa.Table, quarantine: Quarantine) -> pa.Table:
+    for key in ("member_id", "other_id"):
+        rows = _without_unknown("connections", key, rows, members, files, quarantine)
+    is_known = pc.is_in(rows["kind"], value_set=pa.array(CONNECTION_KINDS)).to_numpy()
+    reason = f"kind is not {' or '.join(CONNECTION_KINDS)}"
+    rows = drop_rows("connections", rows, is_known, reason, files, quarantine, "kind")
+    is_other = pc.not_equal(rows["member_id"], rows["other_id"]).to_numpy()
+    rows = drop_rows("connections", rows, is_other, "other_id is the member itself", files, quarantine, "other_id")
+    rows = _without_repeated("connections", ["member_id", "other_id", "kind"], rows, files, quarantine)
+    timestamp = rows["timestamp"].cast(TIMESTAMP)
+    return rows.select(["member_id", "other_id", "kind"]).append_column("timestamp", timestamp)
 
 
 def _filled(rows: pa.Table, column: str, default: pa.Scalar) -> pa.Array | pa.ChunkedArray:
@@ -196,17 +221,19 @@ def _fields(rows: pa.Table) -> pa.Array | pa.ChunkedArray:
 
 
 def _without_repeated(
-    table: str, key: str, rows: pa.Table, files: Sequence[InputFile], quarantine: Quarantine
+    table: str, keys: Sequence[str], rows: pa.Table, files: Sequence[InputFile], quarantine: Quarantine
 ) -> pa.Table:
-    codes = rows[key].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    joined = pc.binary_join_element_wise(*(rows[key].combine_chunks() for key in keys), "\x00")
+    codes = joined.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     keep = np.zeros(len(codes), bool)
     keep[np.unique(codes, return_index=True)[1]] = True
-    return drop_rows(table, rows, keep, f"{key} occurs before; ids must be unique", files, quarantine, key)
+    reason = f"{keys[0]} occurs before; ids must be unique" if len(keys) == 1 else f"{', '.join(keys)} occur before"
+    return drop_rows(table, rows, keep, reason, files, quarantine, keys[0])
 
 
 def _without_unknown(
-    key: str, rows: pa.Table, owner: pa.Table, files: Sequence[InputFile], quarantine: Quarantine
+    table: str, key: str, rows: pa.Table, owner: pa.Table, files: Sequence[InputFile], quarantine: Quarantine
 ) -> pa.Table:
-    keep = pc.is_in(rows[key], value_set=owner[key].combine_chunks()).to_numpy()
-    where = "members" if key == "member_id" else "entities"
-    return drop_rows("interactions", rows, keep, f"{key} is not in the {where}", files, quarantine, key)
+    where, owner_key = ("entities", "entity_id") if key == "entity_id" else ("members", "member_id")
+    keep = pc.is_in(rows[key], value_set=owner[owner_key].combine_chunks()).to_numpy()
+    return drop_rows(table, rows, keep, f"{key} is not in the {where}", files, quarantine, key)

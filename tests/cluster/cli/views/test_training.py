@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_cluster.cli.views.loss_curve import HEIGHT, POINTS, WIDTH, loss_curve_svg
+from brew_cluster.cli.views.loss_curve import HEIGHT, POINTS, loss_curve_svg
+from brew_cluster.cli.views.svg import WIDTH
 from brew_cluster.cli.views.training import TrainView, sparkline
 from brew_platform.console.plain_console import PlainConsole
 from brew_train.config import StageConfig

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from brew_data.oracle import true_probabilities
 from brew_data.schema import Tables
 from brew_data.sources.synthetic.config import SURFACES, SyntheticConfig, benchmark_start
 from brew_data.sources.synthetic.generator import generate
@@ -105,11 +106,10 @@ def test_privacy_has_something_to_remove(tables: Tables):
 
 
 def test_the_oracle_is_calibrated(tables: Tables):
-    rows = tables.interactions.join(tables.oracle, "interaction_id")
     config = SyntheticConfig()
     for surface in SURFACES:
-        of_task = rows.filter(pc.equal(rows["surface"], surface.name))
-        truth = of_task["probability"].to_numpy()
+        of_task = tables.interactions.filter(pc.equal(tables.interactions["surface"], surface.name))
+        truth = true_probabilities(tables.oracle, of_task["interaction_id"].to_numpy(), [surface.positive])
         positive = pc.equal(of_task["action"], surface.positive).to_numpy(zero_copy_only=False)
         assert truth.mean() == pytest.approx(getattr(config, surface.rate), abs=1e-6)
         assert positive.mean() == pytest.approx(truth.mean(), abs=0.01)
@@ -161,9 +161,9 @@ def test_a_setting_out_of_range_is_named_with_the_remedy(setting: dict, text: st
 
 
 def test_action_noise_is_that_of_a_coin_with_the_true_probability(tables: Tables):
-    rows = tables.interactions.join(tables.oracle, "interaction_id")
-    positive = np.isin(rows["action"].to_numpy(), [s.positive for s in SURFACES])
-    truth = rows["probability"].to_numpy()
+    actions = [s.positive for s in SURFACES]
+    positive = np.isin(tables.interactions["action"].to_numpy(), actions)
+    truth = true_probabilities(tables.oracle, tables.interactions["interaction_id"].to_numpy(), actions)
     surprise = np.mean((positive - truth) ** 2) / np.mean(truth * (1 - truth))
     assert surprise == pytest.approx(1.0, abs=0.02)
 

@@ -128,6 +128,52 @@ def test_members_have_their_own_table(make: Make) -> None:
     assert reasons(quarantine) == {"members users.csv line 4": "member_id occurs before; ids must be unique"}
 
 
+def test_a_member_has_opted_out_if_any_row_says_so(make: Make) -> None:
+    Path("users.csv").write_text("id,out\nu1,no\nu2,\nu1,yes\nu2,no\n")
+    source = make("members={files: [users.csv], columns: {member_id: id, opted_out: out}}")
+    tables, _ = read(source)
+    assert tables.members.select(["member_id", "opted_out"]).to_pylist() == [
+        {"member_id": "u1", "opted_out": True},
+        {"member_id": "u2", "opted_out": False},
+    ]
+
+
+CONNECTIONS = """a,b,since
+u1,u2,2024-01-01
+u2,u1,2024-01-02
+u1,u1,2024-01-01
+u1,u9,2024-01-01
+u1,u2,2024-01-03
+"""
+
+
+def test_authors_and_connections_are_read(make: Make) -> None:
+    Path("follows.csv").write_text(CONNECTIONS)
+    Path("users.csv").write_text("id\nu1\nu2\n")
+    network = (
+        "connections={files: [follows.csv], columns: {member_id: a, other_id: b, timestamp: since}, "
+        "constants: {kind: follow}}"
+    )
+    members = "members={files: [users.csv], columns: {member_id: id}}"
+    tables, quarantine = read(make(network, members, "entities.columns.author_id=tags", items="id,name,tags\n3,a,u7\n"))
+    assert tables.entities["author_id"].to_pylist() == ["u7"]
+    assert tables.connections is not None
+    assert tables.connections.select(["member_id", "other_id", "kind"]).to_pylist() == [
+        {"member_id": "u1", "other_id": "u2", "kind": "follow"},
+        {"member_id": "u2", "other_id": "u1", "kind": "follow"},
+    ]
+    assert {place: reason for place, reason in reasons(quarantine).items() if "connections" in place} == {
+        "connections follows.csv line 4": "other_id is the member itself",
+        "connections follows.csv line 5": "other_id is not in the members",
+        "connections follows.csv line 6": "member_id, other_id, kind occur before",
+    }
+    tables, quarantine = read(make(network))  # without a file of members, both tables name them
+    assert sorted(tables.members["member_id"].to_pylist()) == ["u1", "u2", "u9"]
+    unknown = make(network.replace("kind: follow", "kind: friend"))
+    _, quarantine = read(unknown)
+    assert "kind is not connection or follow" in reasons(quarantine).values()
+
+
 BAD = """user,item,event,stars,time
 u1,010,view,4,2024-05-01
 ,3,view,4,2024-05-01
@@ -254,7 +300,7 @@ def test_rows_of_files_of_every_type_go_to_the_quarantine_with_their_line(make: 
 
 
 def test_a_type_that_changes_within_a_file_is_a_fault_of_its_rows(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brew_data.sources.file_formats.ROWS_PER_BATCH", 1)
+    monkeypatch.setattr("brew_data.sources.formats.json_lines.ROWS_PER_BATCH", 1)
     make()
     rows = [
         {"id": "3", "name": "a"}, {"id": "4", "name": {"en": "b"}}, {"id": {"n": 5}, "name": "c"},

@@ -1,0 +1,1 @@
+"""Decides how often each document of several sources is used."""

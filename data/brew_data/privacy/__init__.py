@@ -1,0 +1,1 @@
+"""Removal of personal data: redaction of text, opt-out, and pseudonyms of member ids."""

@@ -1,0 +1,1 @@
+"""The source `economic_graph`: a generated professional network."""
