@@ -49,7 +49,7 @@ _COUNTRY = (
 _POSTCODE = (  # not the number of anything else: neither a year nor so many thousands
     r"(?:[A-Z]{1,2}-)?(?!\d\d000\b)\d{5}(?:-\d{3,4})?|(?:NSW|VIC|QLD|WA|SA|TAS|ACT|NT) \d{4}"
     r"|\d{4}-\d{3}|(?!(?:19|20)\d\d\b)\d{4}(?: [A-Z]{2})?|\d{3} \d{2,3}|(?!\d{3}000\b)\d{6}|\d\d-\d{3}"
-    r"|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
+    r"|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|[A-Z]\d[\dW] [A-Z\d]{4}"
 )
 
 
@@ -66,19 +66,22 @@ def _place(name: str, least: int = 0) -> str:
 
 _CITY_AT_END = (
     rf"(?:,(?: in| \u00e0| en| em)?| in| \u00e0| en| em) {_NAME}(?: {_IN_NAME}{_NAME}){{0,3}}"
+    r"(?:(?:(?<=Dublin)|(?<=Paris)|(?<=Lyon)|(?<=Wien)|(?<=Praha)) \d{1,2}(?:er|e)?)?"
     rf"(?:, {_NAME}(?: {_NAME})?){{0,2}}"
     r"(?: [-\u2013] [A-Z]{2}\b)?(?= ?[;)!?]| [-\u2013|]|, [a-z\u00df-\u00f6\u00f8-\u00ff]|\.(?: |$)|$)"
 )
 _PLACE = re.compile(rf"{_UNIT}{_place(_NAME)}")
 _TAIL = re.compile(rf"{_UNIT}(?:{_place(_NAME)}|{_CITY_AT_END})?")
 _PLACE_AFTER_COMMA = re.compile(rf"{_UNIT}(?=,){_place(_NAME)}")
+_CITY_AFTER_COMMA = re.compile(rf"{_UNIT}(?=,){_CITY_AT_END}")
 _ANY_PLACE_AFTER_COMMA = re.compile(rf"{_UNIT}(?=,){_place(_ANY, least=1)}")
 
 # Words before an address that say what it is
 _NOUN_CUE = (
     r"\b(?:(?:my|home|postal|mailing|our|office|street|delivery|work) address|address(?= ?:)"
     r"|(?:post|wohn|privat|liefer|b\u00fcro|firmen|rechnungs)?(?:adresse|anschrift)"
-    r"|direcci[o\u00f3]n|endere[c\u00e7]o|morada(?: ?:| \u00e9)|indirizzo|domicilio|domic\u00edlio)"
+    r"|direcci[o\u00f3]n(?= ?:| es | postal| particular)|endere[c\u00e7]o|morada(?: ?:| \u00e9)|indirizzo|domicilio"
+    r"|domic\u00edlio)"
     r"(?: (?:postale?|privada|personal|particular|profissional|professionnelle|personnelle))?"
     r"(?: ?:|,)? (?:(?:is|at|est|ist|es|\u00e9|lautet):? )?(?:(?:le|la|na|no|o|a) )?"
 )
@@ -148,7 +151,7 @@ def _english(match: re.Match[str]) -> Span | None:
     if cue or (match["strong"] and not _NOUN.match(text, end)) or (match["usual"] and _AT_END.match(text, end)):
         tail = _TAIL.match(text, end)
     else:
-        tail = _PLACE_AFTER_COMMA.match(text, end)
+        tail = _PLACE_AFTER_COMMA.match(text, end) or _CITY_AFTER_COMMA.match(text, end)
     return (start, tail.end()) if tail else None
 
 
@@ -243,7 +246,8 @@ _FIRST_BEFORE_POSTCODE = re.compile(
     rf"(?!(?:19|20)\d\d\b){_ALONE}\d{{0,3}}[A-Za-z]?,? {_NAME}(?: {_PARTICLE}{_NAME}){{0,4}}{_UNIT}"
     rf"(?:, ?(?:(?!\d\d000\b)\d{{5}}|\d{{4}}-\d{{3}})(?!\w) {_NAME}(?:[ -]{_IN_NAME}{_NAME}){{0,2}}"
     rf"|(?:, {_NAME}(?: {_NAME}){{0,2}}){{1,2}},? (?:[A-Z]{{1,2}}\d[A-Z\d]? ?\d[A-Z]{{2}}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
-    rf"|[A-Z]{{2}} \d{{5}})(?!\w)){_COUNTRY}"
+    rf"|[A-Z]{{2}} \d{{5}})(?!\w)|(?:, {_NAME}(?: {_NAME}){{0,2}}){{1,3}}(?: -)? (?!\d{{3}}000)[1-9]\d\d ?\d{{3}}(?!\w)"
+    rf"){_COUNTRY}"
 )
 _NAME_BEFORE = re.compile(rf"(?<!\w){_NAME}(?: {_PARTICLE}{_NAME}){{0,3}},? $")
 
@@ -290,6 +294,6 @@ ADDRESS_DETECTORS = (
     Detector(ADDRESS, _LAST, _after_noun_cue, digits=1, hints=_CUE_HINTS),
     Detector(ADDRESS, _BEFORE_POSTCODE, _before_postcode, digits=5, hints=(",", " - ", " \u2013 ", " / ", " | ")),
     Detector(ADDRESS, _FIRST_BEFORE_POSTCODE, digits=3, hints=(",",)),
-    Detector(ADDRESS, _BOX, digits=1, hints=("box", "postfach", "apartado", "casilla")),
+    Detector(ADDRESS, _BOX, _with_tail, digits=1, hints=("box", "postfach", "apartado", "casilla")),
     Detector(ADDRESS, _EAST_ASIAN, digits=1, hints=_EAST_ASIAN_HINTS),
 )

@@ -137,7 +137,8 @@ def _phone(match: re.Match[str]) -> Span | None:
     span = value_span(match)
     number = match.string[slice(*span)]
     named = match.groupdict()
-    is_amount = _THOUSANDS.fullmatch(number) and not (named.get("plain") or named.get("amount"))
+    is_cued = named.get("plain") or named.get("amount") or ":" in match.string[match.start() : span[0]]
+    is_amount = _THOUSANDS.fullmatch(number) and not is_cued
     return None if is_amount or is_date_or_years(number) else span
 
 

@@ -69,7 +69,10 @@ ADDRESSES = [
     "Av. 9 de Julio 1000", "Rua 25 de Março, 100, São Paulo - SP", "Largo do Carmo 5, 1200-092 Lisboa",
     "Rua Garrett, n.º 12, 3.º Dto, 1200-204 Lisboa", "Alameda Santos 700, 01418-100 São Paulo",
     "Praça da República 12, 4050-497 Porto", "1500 Broadway, New York, NY 10036", "3 The Maltings, York YO1 7AB",
-    "P.O. Box 1234", "Postfach 100254", "〒100-0001 東京都千代田区千代田1-1", "北京市朝阳区建国路88号",
+    "P.O. Box 1234", "Postfach 100254", "PO Box 77, Salem, OR 97301", "Postfach 12, 20001 Hamburg",
+    "9 Chapel Hill, Bath", "14, Shanti Enclave, Koramangala, Bengaluru 560034", "5 Baggot Street, Dublin 4",
+    "7 Main Street, Dublin D02 X285", "12 rue Monge, Paris 5e",
+    "〒100-0001 東京都千代田区千代田1-1", "北京市朝阳区建国路88号",
 ]  # fmt: skip
 BANK_ACCOUNTS = [
     "DE89 3704 0044 0532 0130 00", "DE89370400440532013000", "GB29 NWBK 6016 1331 9268 19",
@@ -104,7 +107,7 @@ CUED = [  # the identifier in braces, after a word that says what it is
     (HANDLE, "follow me on X {@Ana}"), (HANDLE, "Telegram: {ana_lee}"), (HANDLE, "WeChat id: {analee}"),
     (HANDLE, "insta handle: {ana.lee}"), (HANDLE, "my telegram is {ana_lee}"), (HANDLE, "skype {ana.lee}"),
     (PHONE, "llámame al {612 345 678}"), (PHONE, "ligue para {912 345 678}"), (PHONE, "erreichbar unter {5550142}"),
-    (PHONE, "mi móvil es {612 345 678}"), (PHONE, "telemóvel: {912 345 678}"),
+    (PHONE, "móvil: {512 345 678}"), (PHONE, "mi móvil es {612 345 678}"), (PHONE, "telemóvel: {912 345 678}"),
     (PHONE, "o meu número é o {912 345 678}"), (PHONE, "rufen Sie mich an: {030 901820}"),
     (PHONE, "contactez-moi au {5550142}"), (PHONE, "my direct line is {5550142}"),
     (ADDRESS, "moro na {Rosa Branca 8}"), (ADDRESS, "my new office is located at {3 Mill Square}"),
@@ -131,6 +134,7 @@ KEPT = [
     "5 years on the road, 12345 miles", "since 2008 Wall Street", "Avenue 5 (2020)", "3 cours de yoga", "Via Zoom 24/7",
     "Studio 54", "Area 51", "Catch 22", "Windows 10, 50000 Users", "Python 3, 2019 edition", "Arbeitsplatz 4.0",
     "Industrie 4.0", "Engineering 101", "Monitoring 24/7", "10115 Berlin", "Springfield, IL 62704",
+    "dirección en Acme Salud, 5 años",
     "Plaza Hotel 2019", "Camino de Santiago 2023", "5 chemin de fer", "Top 10 - 1500 Employees", "Largo Winch 2 (2011)",
     "Team of 12 Engineers, 50000 Users", "Tabellenplatz 3, Bundesliga", "12 avenues de croissance",
     "address 3 key topics in the same way", "ship to 20 countries by road", "Booth 12", "based in Berlin",
