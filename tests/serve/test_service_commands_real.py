@@ -110,8 +110,8 @@ def test_a_service_starts_answers_and_stops(folder: Path, tables: Tables, versio
         assert (code, "job_apply, version 1" in ranked, "3 scored" in ranked) == (0, True, True), ranked
         write_data(folder / "data", tables, version)
         settings = ["model=brew360", "instructions=3", "per_member=3", "answers=2", "most_tokens=8", "least_margin=0"]
-        code, output = run("data", "pairs", "data", "pairs", f"url={url}/v1", *settings, cwd=folder)
-        assert (code, "3 instructions, 6 answers, 3 pairs" in output) == (0, True), output
+        code, summary = run("data", "pairs", "data", "pairs", f"url={url}/v1", *settings, cwd=folder)
+        assert (code, "3 instructions, 6 answers, 3 pairs" in summary) == (0, True), summary
         assert len(list(read_preferences(folder / "pairs/pairs.jsonl"))) == 3
 
         code, status = run("serve", "status", "--url", url, cwd=folder)

@@ -350,6 +350,7 @@ def _run_trials(
     """
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupt ends the command, which continues next time
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # which prints also when verbose is 0
     cluster, threads = ray.cluster_resources(), search.config.threads
     if threads > cluster["CPU"]:
         raise UserError(f"threads is {threads}, but Ray has {cluster['CPU']:g} CPUs. Lower threads.")

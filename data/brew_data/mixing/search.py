@@ -252,7 +252,7 @@ def decide(
     Args:
         trials: At least `fewest_mixes` mixes.
         weight_V: The weight of each validation set, at least 0, and not all 0.
-        bounds: Of the shares.
+        bounds: Of the shares. Shares outside the range of the mixes are not chosen either.
         target_parameters: The size to extrapolate to, from at least three sizes; None: the largest size.
         target_tokens: The tokens to extrapolate to, from at least three measurements; None: the last measurement.
     """
@@ -277,8 +277,11 @@ def decide(
     left_out_MV = np.column_stack([_left_out(share_MS, loss_M) for loss_M in loss_MV.T])
     error, of_mean = _rms((left_out_MV - loss_MV) @ weight_V), _rms((_mean_of_others(loss_MV) - loss_MV) @ weight_V)
     skill = 1 - (error / of_mean) ** 2 if of_mean > 0 else 0.0
-    if skill > 0:
-        share_S = _minimize(laws, weight_V, bounds, share_MS)
+    if skill > 0:  # within what was measured: the laws are not extrapolated in the shares
+        measured = Bounds(
+            np.maximum(bounds.least_S, share_MS.min(axis=0)), np.minimum(bounds.most_S, share_MS.max(axis=0))
+        )
+        share_S = _minimize(laws, weight_V, measured, share_MS)
         loss_V = np.array([law.losses(share_S[None])[0] for law in laws])
     else:
         best = int(np.argmin(loss_MV @ weight_V))

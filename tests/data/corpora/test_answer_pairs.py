@@ -250,7 +250,7 @@ def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
         pass
 
 
-def members(profile: dict[str, object]) -> list[MemberHistory]:
+def members(profile: dict[str, str]) -> list[MemberHistory]:
     history = [
         PastInteraction(
             entity=Entity(entity_type="job", fields={"title": "welder", "industry": "steel"}),

@@ -91,7 +91,7 @@ def mix_search_svg(result: Mapping[str, Any]) -> str:
     parts = []
     for number, (name, count) in enumerate([*zip(_colours(result), result["parameters"], strict=True)]):
         parts.append(svg_text(f"{count:,} parameters", LEFT + 170 * number, 18, colour=name))
-    parts.append(svg_text("law", WIDTH - RIGHT - 60, 18, colour=LAW))
+    parts.append(svg_text("law", WIDTH - RIGHT - 90, 18, colour=LAW))
     parts.append(svg_text("chosen", WIDTH - RIGHT, 18, colour=CHOSEN, anchor="end"))
     for number, (source, curve) in enumerate(curves.items()):
         top, bottom = TOP + number * PANEL, TOP + (number + 1) * PANEL - BOTTOM
