@@ -166,7 +166,8 @@ def mix(text: str) -> Any:
         "share": {text: 1.0}, "parameters": [1], "trials": [{"share": {text: 1.0}, "losses": [[losses]]}],
         "weights": {text: 1.0}, "losses": {"natural": losses, "chosen": losses}, "check": losses,
         "laws": {text: {"left_out_error": 0.1}}, "left_out_error": 0.1, "is_by_law": True, "skill": 0.5,
-        "rank_correlations": {text: [1.0]}, "refusal": text, "is_extrapolated": False, "recipe": {text: {"weight": 1.0}},
+        "rank_correlations": {text: [1.0]}, "refusal": text, "is_extrapolated": False,
+        "recipe": {text: {"weight": 1.0}},
     }  # fmt: skip
 
 
