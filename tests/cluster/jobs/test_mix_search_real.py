@@ -13,9 +13,7 @@ import yaml
 
 from brew_cluster.jobs.dataset_config import load_dataset_config
 
-from ...serve.running_ray import RAY
-
-pytestmark = RAY
+pytestmark = [pytest.mark.real, pytest.mark.ray]
 
 RECIPE = {
     "source": "synthetic",
