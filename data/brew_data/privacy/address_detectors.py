@@ -213,17 +213,8 @@ def _with_tail(match: re.Match[str]) -> Span:
     return match.start(), tail.end() if tail else match.end()
 
 
-def _joined(match: re.Match[str]) -> Span | None:
-    """Accept a street; one such as `Rosenweg 3`, which could be another word, only with a cue or a postcode."""
-    text, start, end = match.string, match.start(), match.end()
-    if match["strong"] or _CUE.search(text, max(0, start - _BEFORE), start):
-        return _with_tail(match)
-    place = _PLACE_AFTER_COMMA.match(text, end)
-    return (start, place.end()) if place else None
-
-
-def _prefixed(match: re.Match[str]) -> Span | None:
-    """Accept a street; one such as `Largo do Carmo 5`, which could be another word, only with a cue or a postcode."""
+def _street_with_number(match: re.Match[str]) -> Span | None:
+    """Accept a street; one that could be other words, as `Largo do Carmo 5`, only with a cue or a postcode."""
     text, start, end = match.string, match.start(), match.end()
     if match["strong"] or _CUE.search(text, max(0, start - _BEFORE), start):
         return _with_tail(match)
@@ -288,8 +279,8 @@ _EAST_ASIAN_HINTS = ("\u3012", "\u533a", "\u5e02", "\u753a", "\u6751", "\u53f7",
 ADDRESS_DETECTORS = (
     Detector(ADDRESS, _ENGLISH, _english, digits=1),
     Detector(ADDRESS, _FRENCH, _french, digits=1),
-    Detector(ADDRESS, _JOINED, _joined, digits=1, hints=_JOINED_HINTS),
-    Detector(ADDRESS, _PREFIXED, _prefixed, digits=1, hints=_PREFIXED_HINTS),
+    Detector(ADDRESS, _JOINED, _street_with_number, digits=1, hints=_JOINED_HINTS),
+    Detector(ADDRESS, _PREFIXED, _street_with_number, digits=1, hints=_PREFIXED_HINTS),
     Detector(ADDRESS, _PREFIXED_ALONE, _with_tail, hints=_PREFIXED_ALONE_HINTS),
     Detector(ADDRESS, _LAST, _after_noun_cue, digits=1, hints=_CUE_HINTS),
     Detector(ADDRESS, _BEFORE_POSTCODE, _before_postcode, digits=5, hints=(",", " - ", " \u2013 ", " / ", " | ")),
