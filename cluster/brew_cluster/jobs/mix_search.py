@@ -7,9 +7,8 @@ on the chats of the held-out members, by task. Ray Tune runs the trials. `brew_d
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -37,6 +36,7 @@ from brew_platform.config import config_digest, load_config
 from brew_platform.console.progress import PhaseProgress, Phases
 from brew_platform.errors import BrewError, ConfigError, UserError, first_cause
 from brew_platform.files import replace_atomically
+from brew_platform.polling import polled
 from brew_platform.provenance import now, source_commit
 from brew_platform.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, Settings
 from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
@@ -443,28 +443,16 @@ def _read_losses(file: Path) -> list[dict[str, float]]:
     return json.loads(file.read_text()) if file.is_file() else []
 
 
-@contextmanager
-def _following(files: Sequence[Path], progress: PhaseProgress) -> Iterator[None]:
+def _following(files: Sequence[Path], progress: PhaseProgress) -> AbstractContextManager[None]:
     """Show the number of measurements in the files of the trials.
 
     A callback of Tune would not do: a restored Tuner has a copy of the callbacks of the process that ended.
     """
-    ended = threading.Event()
 
-    def follow() -> None:
-        is_last = False
-        while not is_last:
-            is_last = ended.wait(POLL_SECONDS)
-            found = [losses for file in files if (losses := _read_losses(file))]
-            progress.update(sum(map(len, found)))
+    def read() -> None:
+        progress.update(sum(len(_read_losses(file)) for file in files))
 
-    thread = threading.Thread(target=follow, name="mix-search", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return polled(read, seconds=POLL_SECONDS, name="mix-search")
 
 
 def _result(
