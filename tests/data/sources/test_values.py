@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brew_data.privacy.redaction import redact
@@ -100,6 +100,7 @@ def test_texts_of_floats_agree_with_field_text(values: list[float | None]) -> No
 
 
 @given(st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=4)), max_size=4))
+@example([[",", "\x1b"]])
 def test_texts_of_lists_agree_with_field_text(values: list[list[str | None] | None]) -> None:
     written = texts(pa.array(values, pa.list_(pa.string()))).to_pylist()
     assert [redact(text or "") for text in written] == [field_text("x", value) for value in values]
