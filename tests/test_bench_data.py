@@ -165,8 +165,9 @@ def test_the_peer_reads_texts_with_the_same_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.ray
 def test_two_small_builds_are_measured(tmp_path: Path) -> None:
-    arguments = ["--only", "scale", "--interactions", "2000", "--large", "4000", "--source", "synthetic"]
+    arguments = ["--only", "scale", "--interactions", "16000", "--large", "24000", "--source", "synthetic"]
     arguments += ["--folder", str(tmp_path / "run"), "--out", str(tmp_path / "data.json")]
     for _ in range(2):  # the second time nothing is built
         done = subprocess.run(

@@ -91,6 +91,10 @@ def test_the_long_stages_train_on_whole_histories_only(tmp_path: Path) -> None:
     assert {task.name for task in full.tasks} - {task.name for task in subset.tasks} == {
         task.name for task in full.tasks if task.trains_on_examples and task.in_training
     }
+    assert "percentile" in (tmp_path / "suite" / "suite.yaml").read_text()
+    raw = load_suite(write_subset(tmp_path / "raw", numbers="raw"))
+    assert "percentile" not in (tmp_path / "raw" / "suite.yaml").read_text()
+    assert [task.name for task in raw.tasks] == [task.name for task in subset.tasks]
     with pytest.raises(UserError, match="no task job_aply"):
         write_subset(tmp_path / "other", ["job_aply"])
 

@@ -25,13 +25,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="Of the graph. Default: %(default)s.")
     parser.add_argument("--report", type=Path, required=True, help="JSON file for the figures.")
     options = parser.parse_args()
-    world = draw_world(EconomicGraphConfig(members=options.members, seed=options.seed))
+    report = measure_removal(*draw_texts(options.members, options.seed))
+    replace_atomically(options.report, json.dumps(report, indent=1))
+
+
+def draw_texts(members: int, seed: int) -> tuple[dict[str, pa.Table], pa.Table]:
+    """Return the members and entities of a graph, and the places of the contacts that were planted in their texts."""
+    world = draw_world(EconomicGraphConfig(members=members, seed=seed))
     parts: dict[str, list[pa.Table]] = {name: [] for name in TEXTS}
     for name, rows in takewhile(lambda batch: batch[0] in TEXTS, table_batches(world)):
         parts[name].append(rows)
-    tables = {name: pa.concat_tables(rows) for name, rows in parts.items()}
-    report = measure_removal(tables, planted_contacts(world))
-    replace_atomically(options.report, json.dumps(report, indent=1))
+    return {name: pa.concat_tables(rows) for name, rows in parts.items()}, planted_contacts(world)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The steps are commands, most of them the product's. A finished step is not run a
 last checkpoint, so an interrupted run continues.
 
 make base-model ARGS="--probe"          two sizes, a few minutes each: whether the match is learned (about 20 minutes)
+make base-model ARGS="--probe --numbers raw"   the same with followers and the like as numbers, not as percentiles
 make base-model                         the model, its curve and its card (about two and a half hours on two cores)
 make base-model ARGS="--demo"           the same, and then the demo from it
 make base-model ARGS="--quick"          every step at a tiny size; the figures mean nothing
@@ -28,7 +29,7 @@ import yaml
 from bench.small_base.card import write_card
 from bench.small_base.model_folders import tokens_until
 from bench.small_base.result import curve_point, gap_closed, show
-from bench.small_base.task_subset import SUITE
+from bench.small_base.task_subset import NUMBERS, SUITE
 from bench.steps import Steps
 
 from brew_cluster.cli.runner import supervise
@@ -71,6 +72,7 @@ class Options:
 
     probe: bool
     size: list[str]
+    numbers: str
     rows: int | None
     seed: int
     engine: str
@@ -88,6 +90,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--probe", action="store_true", help="Train several sizes for a few minutes, and measure them.")
     parser.add_argument("--size", choices=SIZES, action="append", help="Default: medium; of a probe: small and medium.")
+    parser.add_argument("--numbers", choices=NUMBERS, default=NUMBERS[0], help="How a probe shows numbers of texts.")
     parser.add_argument("--rows", type=int, help="Interactions to score. Default: the last month.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draw of these rows. Default: 0.")
     parser.add_argument("--engine", default="vllm", help="Engine that scores. Default: vllm.")
@@ -97,9 +100,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--quick", action="store_true", help="A few members, rows and steps.")
     parser.add_argument("--fresh", action="store_true", help="Remove what earlier runs left.")
     found = parser.parse_args(arguments)
-    suffix = f"{'-probe' if found.probe else ''}{'-quick' if found.quick else ''}"
+    kinds = {"probe": found.probe, "raw": found.numbers == "raw", "quick": found.quick}
+    suffix = "".join(f"-{kind}" for kind, is_chosen in kinds.items() if is_chosen)
     if not found.probe and found.size and len(found.size) > 1:
         parser.error("several sizes need --probe; the model that ships has one size.")
+    if not found.probe and found.numbers != NUMBERS[0]:
+        parser.error("--numbers needs --probe; the model that ships reads percentiles.")
     return Options(
         **vars(found)
         | {
@@ -157,7 +163,8 @@ class Pipeline:
 
     def data(self) -> tuple[Path, Path, Path]:
         """Build the data that every run needs; return the training data, the tokenizer and the unseen graph."""
-        suite = self._module("suite", "task_subset", [str(self.folder / "suite")], output=self.folder / "suite")
+        out = self.folder / "suite"
+        suite = self._module("suite", "task_subset", [str(out), "--numbers", self.options.numbers], output=out)
         members = PROBE_MEMBERS if self.options.probe else None
         histories = self._build("histories", [f"suite={suite}"], members, after=["suite"])
         tokenizer = self._module(
@@ -168,7 +175,8 @@ class Pipeline:
             after=["histories-data"],
         )
         unseen_members = PROBE_UNSEEN_MEMBERS if self.options.probe else None
-        unseen = self._build("unseen", [f"tokenizer.from={tokenizer}"], unseen_members, after=["tokenizer"])
+        settings = [f"suite={suite}", f"tokenizer.from={tokenizer}"]
+        unseen = self._build("unseen", settings, unseen_members, after=["suite", "tokenizer"])
         return histories, tokenizer, unseen
 
     def regressions(self) -> dict[str, Any]:
@@ -329,7 +337,8 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
         },
         "peak_rss_gb": round(max((record.peak_bytes for record in records.values()), default=0) / 1e9, 2),
         "settings": {"sizes": {size: dict(SIZES[size]) for size in options.size}, "rows": options.rows,
-                     "seed": options.seed, "engine": options.engine, "quick": options.quick},
+                     "seed": options.seed, "engine": options.engine, "quick": options.quick,
+                     "numbers": options.numbers},
         "machine": machine(),
         "versions": versions(PACKAGES),
         "date": now(),

@@ -1,5 +1,7 @@
 """`python -m bench.small_base.task_subset OUT`: writes a suite with some of the tasks of professional_network.
 
+Numbers such as followers are percentiles ("top 10%") in that suite; `--numbers raw` writes them as they are.
+
 Tasks with a question of their own train on one answer for each prompt, which costs up to 1,024 tokens. Tasks that
 follow their surface train on all answers of a history at once. The long stages of the base model have only these.
 """
@@ -15,17 +17,19 @@ from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
 from brew_platform.files import replace_folder
 
-__all__ = ["SUITE", "write_subset"]
+__all__ = ["NUMBERS", "SUITE", "write_subset"]
 
 SUITE = "professional_network"
+NUMBERS = ("percentile", "raw")
 
 
-def write_subset(out: Path, tasks: Sequence[str] | None = None) -> Path:
+def write_subset(out: Path, tasks: Sequence[str] | None = None, *, numbers: str = "percentile") -> Path:
     """Write the suite.
 
     Args:
         out: Folder of the suite; replaced.
         tasks: Names of its tasks; None: all that follow their surface, and those that are not trained.
+        numbers: percentile or raw.
 
     Returns:
         `out`.
@@ -41,7 +45,8 @@ def write_subset(out: Path, tasks: Sequence[str] | None = None) -> Path:
     temporary = out.with_name(f".{out.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "tasks").mkdir(parents=True)
-    shutil.copyfile(SUITES / SUITE / "suite.yaml", temporary / "suite.yaml")
+    text = (SUITES / SUITE / "suite.yaml").read_text()
+    (temporary / "suite.yaml").write_text(text.replace(" | percentile", "") if numbers == "raw" else text)
     for name in tasks:
         shutil.copyfile(SUITES / SUITE / "tasks" / f"{name}.yaml", temporary / "tasks" / f"{name}.yaml")
     replace_folder(temporary, out)
@@ -53,9 +58,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.small_base.task_subset", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--task", action="append", help="A task; may be repeated. Default: without own questions.")
+    parser.add_argument("--numbers", choices=NUMBERS, default=NUMBERS[0], help="Default: %(default)s.")
     options = parser.parse_args()
     with supervise(PlainConsole()):
-        write_subset(options.out, options.task)
+        write_subset(options.out, options.task, numbers=options.numbers)
 
 
 if __name__ == "__main__":

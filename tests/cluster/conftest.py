@@ -1,15 +1,17 @@
 """A small data folder that the tests of jobs and commands share."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from brew_cluster.jobs.dataset_card import dataset_card, write_card
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.data_folder import DataFolder, DatasetInfo
-from brew_data.packed_bins.plan import BinsFile, BinsPlan, digest_file
+from brew_data.packed_bins.plan import BinsPlan
+from brew_data.packed_bins.schema import assemble_bins, finish_plan, write_bins
+from brew_data.pipelines.documents import document_table
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Document, PromptFormat
 from brew_data.prompts.history import HistoryPolicy
@@ -100,52 +102,38 @@ def make_tables() -> Tables:
 def pack_one_by_one(folder: Path, bundle: PromptBundle, documents: list[Document]) -> BinsPlan:
     """Write bins with one document each."""
     folder.mkdir()
-    schema = pa.schema(
-        {
-            "bin_id": pa.int64(),
-            "input_ids": pa.list_(pa.int32()),
-            "doc_lengths": pa.list_(pa.int32()),
-            "roles": pa.list_(pa.uint8()),
-        }
-    )
-    lengths = [len(document.ids) for document in documents]
-    rows = [
-        {"bin_id": n, "input_ids": document.ids, "doc_lengths": [lengths[n]], "roles": document.roles}
-        for n, document in enumerate(documents)
-    ]
-    path = folder / "bins-000000.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    file = BinsFile(name=path.name, sha256=digest_file(path), bytes=path.stat().st_size, bins=len(rows))
-    tokens = sum(lengths)
-    plan = BinsPlan(
+    table = document_table((str(number), document) for number, document in enumerate(documents))
+    bins = assemble_bins(table, [[number] for number in range(len(documents))])
+    row = write_bins(bins, folder / "bins-000000.parquet", first_bin=0)
+    plan = finish_plan(
+        [{"file": 0} | row], n_bins=len(documents), n_documents=len(documents),
         context_length=bundle.format.context_length, vocabulary_size=bundle.tokenizer.vocabulary_size,
-        prompt_digest=bundle.digest, n_bins=len(rows), n_documents=len(rows), n_tokens=tokens,
-        fill=tokens / (len(rows) * bundle.format.context_length), files=[file],
-    ).sealed()  # fmt: skip
+        prompt_digest=bundle.digest,
+    )  # fmt: skip
     plan.write(folder)
     return plan
 
 
-@pytest.fixture(scope="session")
-def built_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
-    """A complete data folder; the cut is after the fourth row. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("data") / "shop"
+def build_folder(folder: Path, suite: TaskSuite, *, slates: bool = False) -> DataFolder:
+    """Write a complete data folder; the cut is after the fourth row."""
     folder.mkdir()
     tables, split = make_tables(), Split(train_until=3 * SECOND, until=5 * SECOND)
     write_tables(tables, folder / "tables")
     bundle = PromptBundle(
-        suite=make_suite(),
+        suite=suite,
         format=PromptFormat(context_length=256, head_tokens=48, question_tokens=32),
         tokenizer=train_tokenizer(["Oak chair bought", "viewed only"], vocabulary_size=280),
     )
     bundle.save(folder / "prompts")
-    config = DatasetConfig(source="tables", suite="shop", split=SplitConfig(train_share=0.5), prompt=bundle.format)
+    config = DatasetConfig(
+        source="tables", suite="shop", split=SplitConfig(train_share=0.5), prompt=bundle.format, slates=slates
+    )
     info = DatasetInfo(
         source="tables", split=split, has_true_probabilities=False, config_digest="c" * 64,
         prompt_digest=bundle.digest, commit="d" * 40,
     )  # fmt: skip
     records, rows = Records(tables), tables.interactions.slice(0, 4)
-    documents = bundle.compiler().documents(records.profiles["ada"], records.history(rows))
+    documents = bundle.compiler().documents(records.profiles["ada"], records.history(rows), slates=slates)
     plan = pack_one_by_one(folder / "bins", bundle, documents)
     card = dataset_card(
         config, folder, inputs=[], suite=bundle.suite, split=split, quarantine=Quarantine(), removed={},
@@ -154,3 +142,18 @@ def built_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     write_card(card, folder)
     info.write(folder)
     return DataFolder.open(folder)
+
+
+@pytest.fixture(scope="session")
+def built_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    """A complete data folder. Tests must not change it."""
+    return build_folder(tmp_path_factory.mktemp("data") / "shop", make_suite())
+
+
+@pytest.fixture(scope="session")
+def slate_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    """As `built_folder`, but the trained task has a question of its own, and its examples share a document."""
+    suite = make_suite()
+    task, *others = suite.tasks
+    suite = replace(suite, tasks=[replace(task, question=["next product"]), *others])
+    return build_folder(tmp_path_factory.mktemp("data") / "shop", suite, slates=True)

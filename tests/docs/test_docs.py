@@ -84,7 +84,7 @@ def test_every_documented_command_parses(command: str) -> None:
         assert words[1] in targets
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2])
-    elif words[0] in ("cd", "pip", "mkdir"):
+    elif words[0] in ("cd", "export", "pip", "mkdir"):
         pass  # the tests of the how-to pages run these steps
     else:
         pytest.fail(f"no test knows how to check {command!r}")

@@ -17,7 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from brew_data.schema import Tables
+from brew_data.corpora.preference_file import read_preferences
+from brew_data.data_folder import DatasetInfo
+from brew_data.prompts.bundle import PromptBundle
+from brew_data.schema import Tables, write_tables
+from brew_data.split import Split
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
@@ -76,7 +80,20 @@ def run(*arguments: str, cwd: Path) -> tuple[int, str]:
     return command.returncode, output
 
 
-def test_a_service_starts_answers_and_stops(folder: Path) -> None:
+def write_data(folder: Path, tables: Tables, version: LoadedVersion) -> None:
+    """Write a data folder with the prompts of a version, without bins."""
+    folder.mkdir()
+    write_tables(tables, folder / "tables")
+    bundle = PromptBundle.of(version.compiler)
+    bundle.save(folder / "prompts")
+    split = Split(train_until=10**12, until=10**12)
+    DatasetInfo(
+        source="tables", split=split, has_true_probabilities=False, config_digest="c" * 64,
+        prompt_digest=bundle.digest, commit=None,
+    ).write(folder)  # fmt: skip
+
+
+def test_a_service_starts_answers_and_stops(folder: Path, tables: Tables, version: LoadedVersion) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     code, output = run("serve", "up", f"port={port}", "context_path=context.sqlite", cwd=folder)
     try:
@@ -91,6 +108,12 @@ def test_a_service_starts_answers_and_stops(folder: Path) -> None:
         )
         code, ranked = run("rank", "request.json", "--url", url, cwd=folder)
         assert (code, "job_apply, version 1" in ranked, "3 scored" in ranked) == (0, True, True), ranked
+        write_data(folder / "data", tables, version)
+        settings = ["model=brew360", "instructions=3", "per_member=3", "answers=2", "most_tokens=8", "least_margin=0"]
+        code, summary = run("data", "pairs", "data", "pairs", f"url={url}/v1", *settings, cwd=folder)
+        assert (code, "3 instructions, 6 answers, 3 pairs" in summary) == (0, True), summary
+        assert len(list(read_preferences(folder / "pairs/pairs.jsonl"))) == 3
+
         code, status = run("serve", "status", "--url", url, cwd=folder)
         assert code == 0, status
         assert "brew360, following production: takes requests" in status

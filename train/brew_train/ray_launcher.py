@@ -1,10 +1,9 @@
 """Runs training on Ray Train: starts processes, restarts them after a lost worker, and reports metrics."""
 
-import contextlib
 import os
 import secrets
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from brew_platform.console.logging import open_process_log
 from brew_platform.errors import BrewError, first_cause
+from brew_platform.polling import polled
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_folder import absolute
@@ -185,25 +185,12 @@ def _cause(error: Exception) -> BaseException:
     return first_cause(getattr(error, "controller_failure", error))
 
 
-@contextlib.contextmanager
-def _following(path: Path, on_metrics: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _following(path: Path, on_metrics: Callable[[dict[str, Any]], None]) -> AbstractContextManager[None]:
     """Calls `on_metrics` for each line that is appended to `path` until the end of the block."""
-    done = threading.Event()
     tail = Tail(path, from_end=True)
 
-    def follow() -> None:
-        last = False
-        while True:
-            for row in tail.read():
-                on_metrics(row)
-            if last:
-                return
-            last = done.wait(POLL_SECONDS)
+    def read() -> None:
+        for row in tail.read():
+            on_metrics(row)
 
-    thread = threading.Thread(target=follow, name="train-metrics", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return polled(read, seconds=POLL_SECONDS, name="train-metrics")

@@ -107,10 +107,11 @@ def take_step(
 
     gradients = optimizer.gradients()
     squares = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
-    lengths_D = torch.cat([batch.cu_seqlens.diff() for batch in batches]).double()
+    squared_lengths = torch.stack([batch.squared_lengths() for batch in batches]).sum()
+    tokens = torch.full_like(squared_lengths, sum(batch.tokens for batch in batches))
     # The shards add up to the whole gradient; with several replicas each shard is counted once per replica.
-    totals = context.sum_(torch.stack([squares / context.replicas, lengths_D.sum(), lengths_D.square().sum(), *sums]))
-    squared_norm, tokens, squared_lengths, total_loss, *measure_sums = totals.tolist()
+    totals = context.sum_(torch.stack([squares / context.replicas, tokens, squared_lengths, *sums]))
+    squared_norm, all_tokens, all_squared_lengths, total_loss, *measure_sums = totals.tolist()
     norm = math.sqrt(squared_norm)
     means = objective.means(torch.tensor(measure_sums, dtype=torch.float64), counts_3)
     fault = _find_fault(total_loss, norm, mean_loss, stage)
@@ -131,8 +132,8 @@ def take_step(
         loss=total_loss if math.isfinite(total_loss) else None,
         measures=means,
         grad_norm=norm if math.isfinite(norm) else None,
-        tokens=int(tokens),
-        document_length=squared_lengths / tokens,
+        tokens=int(all_tokens),
+        document_length=all_squared_lengths / all_tokens,
         data_wait_seconds=data_wait_seconds,
         skipped=bool(fault),
         bad_bins=bad_bins,

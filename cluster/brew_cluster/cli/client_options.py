@@ -11,9 +11,10 @@ from brew_platform.errors import UserError
 if TYPE_CHECKING:
     from brew_serve.client import RankClient
 
-__all__ = ["DEFAULT_URL", "KeyFile", "Url", "open_client"]
+__all__ = ["DEFAULT_URL", "KeyFile", "Url", "open_client", "read_key"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+KEY_VARIABLE = "BREW360_API_KEY"
 
 Url = Annotated[str, typer.Option(envvar="BREW360_URL", help="Address of the service.")]
 KeyFile = Annotated[
@@ -30,7 +31,16 @@ def open_client(url: str, key_file: Path | None) -> "RankClient":
     """
     from brew_serve.client import RankClient
 
-    key = os.environ.get("BREW360_API_KEY") or None
+    return RankClient(url, api_key=read_key(key_file))
+
+
+def read_key(key_file: Path | None, variable: str = KEY_VARIABLE) -> str | None:
+    """Return the API key in a file, or in an environment variable if there is no file; None if there is neither.
+
+    Raises:
+        UserError: As `open_client`.
+    """
+    key = os.environ.get(variable) or None
     if key_file is not None:
         try:
             key = key_file.read_text().strip()
@@ -38,4 +48,4 @@ def open_client(url: str, key_file: Path | None) -> "RankClient":
             raise UserError(f"{key_file} cannot be read ({error}); pass the file that holds your API key.") from error
     if key is not None and not (key.isascii() and key.isprintable()):
         raise UserError("the API key is not a single line of ASCII characters; pass it as it was printed.")
-    return RankClient(url, api_key=key)
+    return key

@@ -60,7 +60,7 @@ def _of_economic_graph(source_config: Mapping[str, Any], suite: TaskSuite, split
     from brew_data.sources.economic_graph.config import EconomicGraphConfig
 
     found: Baselines = {"profile": {}, "matches": {}}
-    for scores in score_tasks(EconomicGraphConfig(**source_config), suite, split):
+    for scores in score_tasks(EconomicGraphConfig(**source_config), suite, split, list(found)):
         ids = scores.id_N.tolist()
         for name, by_task in found.items():
             by_task[scores.task.name] = dict(zip(ids, scores.score_N[name].tolist(), strict=True))

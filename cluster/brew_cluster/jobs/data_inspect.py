@@ -2,10 +2,12 @@
 shown. For `brew360 data inspect`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
 from brew_data.records import Records, RecordTables
 from brew_data.schema import micros
+from brew_data.segments import Segment
 from brew_data.split import is_in_part, member_hash
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
@@ -76,11 +79,13 @@ class Part:
     """The tokens from one control token of a chat to the next part.
 
     Args:
-        name: instruction, profile, turn 1 (question and answer), turn 2 and so on, or text outside of a chat.
+        name: instruction, profile, turn 1 (question and answer), turn 2 and so on, candidate 1 and so on of a slate, or
+            text outside of a chat.
         tokens: At least one.
         origin: Of a turn; None where it is not known.
         cut: What the part lost.
         full_text: The text without any budget, if something was cut.
+        prefix: Of a candidate of a slate: the number of first tokens of the document that it attends to beside itself.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Part:
     origin: TurnOrigin | None = None
     cut: Cut = NOTHING_CUT
     full_text: str = ""
+    prefix: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +195,8 @@ def inspect_member(
         return [_prompt(compiler, spec, profile, history, history[index], title=title)]
     compiler = bundle.compiler()
     training_rows = rows.filter(pc.less_equal(micros(rows), data.info.split.train_until))
-    variation = load_config(VariationConfig, read_card(data.folder)["config"]["variation"])
+    config = read_card(data.folder)["config"]
+    variation = load_config(VariationConfig, config["variation"])
     if (data.folder / "evaluation").is_dir() and is_in_part(member_id, EVALUATION_MEMBERS):
         variation = VariationConfig(share=0.0)  # evaluation reads the first forms
     documents = compiler.documents(
@@ -197,6 +204,7 @@ def inspect_member(
         records.history(training_rows),
         turn_of=member_hash(member_id),
         variation=partial(variation.draw, member_id),
+        slates=config.get("slates", False),
     )
     if not documents:
         raise UserError(
@@ -224,7 +232,7 @@ def _packed(tokenizer: Tokenizer, name: str, plan: BinsPlan, document: PackedDoc
     return Inspection(
         title=f"document {document.slot} of bin {document.bin_id} of {name}{answer}",
         context_length=plan.context_length,
-        parts=_parts(tokenizer, document.ids.tolist(), document.roles.tolist()),
+        parts=_parts(tokenizer, document.ids.tolist(), document.roles.tolist(), document.segments),
     )
 
 
@@ -260,20 +268,22 @@ def _scored(
 
 def _training_document(compiler: PromptCompiler, document: Document, *, title: str) -> Inspection:
     task = compiler.suite.task(document.task)
-    parts = {part.name: part for part in _parts(compiler.tokenizer, document.ids, document.roles)}
-    for number, past in enumerate(document.turns, start=1):
+    parts = _parts(compiler.tokenizer, document.ids, document.roles, document.segments)
+    first = len(parts) - len(document.turns)  # each turn and candidate is a part
+    candidates = max(1, len(document.segments) - 1)
+    for number, past in enumerate(document.turns):
         if not task.trains_on_examples:
             reason = f"whole history, task {task.name}"
-        elif number < len(document.turns):
+        elif number < len(document.turns) - candidates:
             reason = f"{compiler.policy(task).name}, task {task.name}"
         else:
             reason = f"the candidate of task {task.name}"
-        parts[f"turn {number}"] = replace(parts[f"turn {number}"], origin=_origin(past, reason))
+        parts[first + number] = replace(parts[first + number], origin=_origin(past, reason))
     dropped = {"over the token budget or max_interactions": document.turns_dropped}
     return Inspection(
         title=title,
         context_length=compiler.format.context_length,
-        parts=list(parts.values()),
+        parts=parts,
         cut=document.cut,
         left_out={reason: count for reason, count in dropped.items() if count},
     )
@@ -348,21 +358,27 @@ def _origin(past: PastInteraction, reason: str) -> TurnOrigin:
     )
 
 
-def _parts(tokenizer: Tokenizer, ids: Iterable[int], roles: Iterable[int]) -> list[Part]:
+def _parts(
+    tokenizer: Tokenizer, ids: Iterable[int], roles: Iterable[int], segments: Sequence[Segment] = ()
+) -> list[Part]:
     """Divide a document at the control tokens that start an instruction, a profile or a question."""
     starts = {tokenizer.system: "instruction", tokenizer.member: "profile", tokenizer.user: "turn"}
-    parts: list[tuple[str, list[Token]]] = [("text", [])]
-    turns = 0
-    for id_, role in zip(ids, roles, strict=True):
+    ends = accumulate(segment.tokens for segment in segments)
+    prefixes = {start: segment.prefix for start, segment in zip(ends, segments[1:], strict=False)}  # of candidates
+    parts = [Part(name="text", tokens=[])]
+    numbers: Counter[str] = Counter()
+    for place, (id_, role) in enumerate(zip(ids, roles, strict=True)):
         if (name := starts.get(id_)) is not None:
             if name == "turn":
-                turns += 1
-                name = f"turn {turns}"
+                name = "candidate" if place in prefixes else name
+                numbers[name] += 1
+                name = f"{name} {numbers[name]}"
             # The token that some models start each document with belongs to the part after it.
-            is_start = all(token.id == tokenizer.bos for token in parts[-1][1])
-            parts.append((name, parts.pop()[1] if is_start else []))
-        parts[-1][1].append(_token(tokenizer, id_, has_loss=bool(role)))
-    return [Part(name=name, tokens=tokens) for name, tokens in parts]
+            is_start = all(token.id == tokenizer.bos for token in parts[-1].tokens)
+            tokens = parts.pop().tokens if is_start else []
+            parts.append(Part(name=name, tokens=tokens, prefix=prefixes.get(place)))
+        parts[-1].tokens.append(_token(tokenizer, id_, has_loss=bool(role)))
+    return parts
 
 
 def _token(tokenizer: Tokenizer, id_: int, *, has_loss: bool) -> Token:

@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,20 +12,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brew_cluster.jobs.dataset_card import dataset_card, input_files, write_card
+from brew_cluster.jobs.build_inputs import BuildInputs, read_inputs
+from brew_cluster.jobs.dataset_card import dataset_card, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, HELD_OUT, TRAINING_MEMBERS, check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.tables_state import TABLES_STATE, TablesState
 from brew_cluster.ray.local_ray import local_ray
-from brew_data.corpora.conversations import conversation_files
 from brew_data.corpora.document_sources import TableRows
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
-from brew_data.data_folder import DATASET_FILE, DatasetInfo, InputFile
+from brew_data.data_folder import DATASET_FILE, DatasetInfo
 from brew_data.entity_index import EntityIndex
 from brew_data.member_network import add_network
 from brew_data.mixing.mix_file import MIX_FILE
-from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan, digest_file
+from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.pipelines.corpus import corpus_tokenizer
 from brew_data.pipelines.corpus_bins import build_corpus
 from brew_data.pipelines.documents import build_bins
@@ -37,7 +37,7 @@ from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
 from brew_data.quantiles import with_quantiles
 from brew_data.schema import Tables, read_tables
-from brew_data.sources.base import Source, open_source
+from brew_data.sources.base import open_source
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import EVERYONE, Split
 from brew_data.table_shards import TableShards, read_files, table_files
@@ -68,7 +68,7 @@ class Prepared:
     """The input of bins, preference pairs and scoring requests."""
 
     folder: Path  # contains tables/
-    source: Source
+    inputs: BuildInputs  # as they were before the tables were written
     quarantine: Quarantine
     removed: Removals  # for privacy
     key_id: str | None  # of the pseudonyms of the members
@@ -95,16 +95,16 @@ def prepare(
         folder: Receives `tables/`, and `quarantine/` if rows break the schema.
         phases: Shows progress.
         held_out: Whether bins for evaluation and preference pairs are to be made.
-        continues: Use the tables that an earlier call with equal settings wrote to `folder`.
+        continues: Use the tables that an earlier call with equal settings wrote to `folder`, if the inputs have not
+            changed since. If they have, `folder` is emptied, except for its logs.
 
     Raises:
         UserError: The source cannot be loaded, or its path is missing or not accepted.
         DataError: The source cannot read the input, or a check of it fails.
     """
-    path, tables = None if config.path is None else Path(config.path), folder / "tables"
+    tables = folder / "tables"
     with phases.phase("tables", unit="rows") as progress:
-        # Members may have opted out since; bins are continued if the tables are the same.
-        found = TablesState.read(folder) if continues and config.privacy.opted_out_file is None else None
+        found = _finished_tables(config, folder, phases) if continues else None
         opted_out: frozenset[str] = frozenset()
         is_continued = found is not None
         if found is None:
@@ -119,9 +119,14 @@ def prepare(
             check.require_good()
             assert check.written is not None
             assert check.split is not None
+            assert check.inputs is not None
             opted_out = check.opted_out
             found = TablesState(
-                written=check.written, split=check.split, quarantine=check.quarantine, removed=check.removed
+                inputs=check.inputs,
+                written=check.written,
+                split=check.split,
+                quarantine=check.quarantine,
+                removed=check.removed,
             )
             if continues:
                 found.write(folder)
@@ -151,7 +156,7 @@ def prepare(
         progress.update(tokenizer.vocabulary_size)
     return Prepared(
         folder=folder,
-        source=open_source(config.source, config.source_config, path),
+        inputs=found.inputs,
         quarantine=found.quarantine,
         removed=found.removed,
         key_id=None if config.privacy.pseudonyms is None else config.privacy.pseudonyms.open().key_id,
@@ -164,6 +169,23 @@ def prepare(
     )
 
 
+def _finished_tables(config: DatasetConfig, folder: Path, phases: Phases) -> TablesState | None:
+    """Return what an earlier build knows of its tables, if it finished them and their inputs have not changed."""
+    found = TablesState.read(folder)
+    if found is None:
+        return None
+    source = open_source(config.source, config.source_config, None if config.path is None else Path(config.path))
+    if source.path_contents is not None and not hasattr(source, "input_files"):
+        return None  # which files it reads is not known
+    changed = read_inputs(config, source, load_suite(config.suite)).changes(found.inputs)
+    if not changed:
+        return found
+    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    phases.note(f"the build starts from the beginning, because these changed since it was interrupted: {names}.")
+    _clear(folder, keep=(LOCK, "logs"))
+    return None
+
+
 def make_bins(
     prepared: Prepared,
     out: Path,
@@ -172,6 +194,7 @@ def make_bins(
     phase: str = "bins",
     members: tuple[float, float] = EVERYONE,
     variation: VariationConfig | None = None,
+    slates: bool = False,
 ) -> BinsPlan:
     """Pack the training documents of a part of the members into `out`; Ray must be initialized."""
     with phases.phase(phase, unit="bins") as progress:
@@ -187,6 +210,7 @@ def make_bins(
             out,
             members=members,
             variation=variation,
+            slates=slates,
             on_progress=lambda done, total: progress.update(done, total=total),
         )
 
@@ -214,10 +238,20 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
     plans: dict[str, BinsPlan] = {}
     with local_ray(detached=False, logs=folder / "logs" / "ray"):
         plans["bins"] = make_bins(
-            prepared, folder / "bins", phases, members=TRAINING_MEMBERS, variation=config.variation
+            prepared,
+            folder / "bins",
+            phases,
+            members=TRAINING_MEMBERS,
+            variation=config.variation,
+            slates=config.slates,
         )
         plans["evaluation"] = make_bins(
-            prepared, folder / "evaluation", phases, phase="evaluation", members=EVALUATION_MEMBERS
+            prepared,
+            folder / "evaluation",
+            phases,
+            phase="evaluation",
+            members=EVALUATION_MEMBERS,
+            slates=config.slates,
         )
         for name in config.corpora:
             plans[name] = _make_corpus(config, name, prepared, phases)
@@ -301,9 +335,8 @@ def finish_dataset(
     Returns:
         The content of `card.json`.
     """
-    read = input_files(prepared.source)
-    generates = config.path is None and not read
-    inputs, digest = [*read, *_corpus_files(config)], PromptBundle.of(prepared.compiler).digest
+    generates = config.path is None and not prepared.inputs.source
+    inputs, digest = prepared.inputs.files, PromptBundle.of(prepared.compiler).digest
     card = dataset_card(
         config,
         prepared.folder,
@@ -330,14 +363,6 @@ def finish_dataset(
         key_id=prepared.key_id,
     ).write(prepared.folder)
     return card
-
-
-def _corpus_files(config: DatasetConfig) -> list[InputFile]:
-    """Return the files of conversations that corpora read, each once."""
-    sources = [source for corpus in config.corpora.values() for source in corpus.sources.values()]
-    paths = {Path(source.path) for source in sources if source.path is not None}
-    files = sorted({file for path in paths for file in conversation_files(path)})
-    return [InputFile(file=file.name, sha256=digest_file(file)) for file in files]
 
 
 @contextmanager
@@ -370,9 +395,7 @@ def build_folder(out: Path, *, settings: str | None = None) -> Iterator[Path]:
         build = f"{settings} {source_commit()}"
         lock.seek(0)
         if settings is None or lock.read() != build:
-            for path in partial.iterdir():  # of a build that failed
-                if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _clear(partial, keep=(LOCK,))  # of a build that failed
             lock.truncate(0)
             lock.write(build)
             lock.flush()
@@ -382,6 +405,13 @@ def build_folder(out: Path, *, settings: str | None = None) -> Iterator[Path]:
         (partial / LOCK).unlink()
         partial.rename(out)  # an empty folder of that name is replaced
         fsync_folder(out.parent)
+
+
+def _clear(folder: Path, *, keep: Sequence[str]) -> None:
+    """Remove everything in a folder except for some names."""
+    for path in folder.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def print_summary(card: dict[str, Any], config: DatasetConfig, out: Path, console: PlainConsole) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from brew_cluster.jobs.dataset import Prepared, prepare
-from brew_cluster.jobs.dataset_card import dataset_card, input_files, read_card, write_card
+from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, TRAINING_MEMBERS
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
@@ -194,6 +194,7 @@ def _bins(name: str, config: DatasetConfig, data: DataFolder, folder: Path, spli
                 members=members,
                 variation=config.variation if name == "bins" else None,  # evaluation reads the first forms
                 after=after,
+                slates=config.slates,
                 on_progress=lambda done, total: progress.update(done, total=total),
             )
         plan = extend_bins(data.folder / name, added, folder / name)
@@ -213,7 +214,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the card, whose counts of removed rows and identifiers are those of all days, and `dataset.json`."""
     info, before = data.info, read_card(data.folder)
-    inputs = [*info.inputs, *input_files(days.source)]
+    inputs = [*info.inputs, *days.inputs.source]
     card = dataset_card(
         config,
         folder,

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_cluster.cli.views.table import make_table
+from brew_cluster.jobs.build_inputs import BuildInputs, read_inputs
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_data.corpora.conversations import conversation_files
 from brew_data.entity_index import EntityIndex
@@ -49,6 +50,7 @@ class DatasetCheck:
     quarantine: Quarantine
     suite: TaskSuite | None = None
     source: Source | None = None
+    inputs: BuildInputs | None = None  # of tables that are kept, as they were before they were read
     written: WrittenTables | None = None  # the tables, cleaned
     checks: TableChecks = field(default_factory=TableChecks)  # what the tables contain
     removed: Removals = field(default_factory=dict)  # for privacy
@@ -125,6 +127,8 @@ def check_dataset(
     with ExitStack() as stack:
         folder = tables_folder or Path(stack.enter_context(TemporaryDirectory()))
         with _collect(problems, "source"):
+            if tables_folder is not None and check.suite is not None:
+                check.inputs = read_inputs(config, check.source, check.suite)
             check.written = _write_tables(check, check.source, config.privacy, folder, on_rows)
         if found := _quarantine_problems(check.quarantine, config.quarantine.max_share):
             problems[:] = [problem for problem in problems if "break the schema" not in problem.message] + found

@@ -56,6 +56,9 @@ class DatasetConfig(Settings):
     prompt: PromptFormat
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     variation: VariationConfig = field(default_factory=VariationConfig)  # of training documents
+    # Whether examples of a task whose prompts begin alike share a document, so that training computes this part once.
+    # It applies to the folders `bins` and `evaluation`.
+    slates: bool = False
     pairs: NonNegativeInt = 0  # preference pairs for DPO and ORPO, evaluation pairs included; 0: none
     corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # further folders of bins, by name
     quarantine: QuarantineConfig = field(default_factory=QuarantineConfig)

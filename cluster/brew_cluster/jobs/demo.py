@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
             bundle.require_model(Path(config.train.model.init_from))
 
         with local_ray(detached=options.keep, logs=run / "logs" / "ray"):
-            plan = make_bins(prepared, run / "bins", phases, variation=config.variation)
+            plan = make_bins(prepared, run / "bins", phases, variation=config.variation, slates=config.slates)
             bundle.save(run / "prompts")
             finish_dataset(config, prepared, {"bins": plan}, phases)
             data = DataFolder.open(run)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from brew_cluster.jobs.build_inputs import BuildInputs
 from brew_data.privacy.report import Removals
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split
@@ -20,6 +21,7 @@ TABLES_STATE = "tables.json"  # in the folder of a build; it is written when the
 class TablesState:
     """The tables of a build that passed all checks."""
 
+    inputs: BuildInputs
     written: WrittenTables
     split: Split
     quarantine: Quarantine
@@ -28,6 +30,7 @@ class TablesState:
     def write(self, folder: Path) -> None:
         """Write `tables.json`."""
         content = {
+            "inputs": self.inputs.document(),
             "written": asdict(self.written),
             "split": asdict(self.split),
             "quarantine": self.quarantine.state(),
@@ -43,6 +46,7 @@ class TablesState:
             return None
         content: dict[str, Any] = json.loads(path.read_text())
         return TablesState(
+            inputs=BuildInputs.of_document(content["inputs"]),
             written=WrittenTables(**content["written"]),
             split=Split(**content["split"]),
             quarantine=Quarantine.of_state(content["quarantine"], folder / "quarantine"),

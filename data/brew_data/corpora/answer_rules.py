@@ -33,18 +33,23 @@ class Instruction:
     pattern: str | None = None
 
 
-def score_answer(instruction: Instruction, answer: str) -> float:
+def score_answer(instruction: Instruction, answer: str, *, is_whole: bool = True) -> float:
     """Return the share of the rules that an answer meets, 0 to 1; 0 for an empty answer.
 
     The rules, as far as the instruction sets them: it begins with a known label; the label is that of the action; it
     has at most `most_words` words; it matches the pattern; most of its letters belong to the script (such as Latin or
-    Arabic) of most letters of the prompt.
+    Arabic) of most letters of the prompt; it is whole.
+
+    Args:
+        instruction: What was to be answered.
+        answer: The text of the answer.
+        is_whole: Whether the model ended it; otherwise it was cut at the largest number of tokens.
     """
     text = answer.strip()
     if not text:
         return 0.0
     label = _label(instruction.labels, text)
-    rules = [_script(text) in (None, _script(instruction.prompt))]
+    rules = [is_whole, _script(text) in (None, _script(instruction.prompt))]
     if instruction.labels:
         rules.append(label is not None)
     if instruction.label is not None:

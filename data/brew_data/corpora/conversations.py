@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from brew_data.privacy.redaction import redact
 from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.compiler import Document, PromptCompiler
-from brew_data.sources.file_formats import load_json
+from brew_data.sources.formats.json_lines import load_json
 from brew_data.sources.quarantine import Quarantine
 from brew_platform.errors import DataError, UserError
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brew_data.sources.file_formats import load_json
+from brew_data.sources.formats.json_lines import load_json
 from brew_platform.errors import DataError, UserError
 
 __all__ = ["Preference", "read_preferences"]

@@ -13,6 +13,7 @@ from brew_data.split import hash_integers
 __all__ = ["task_instructions"]
 
 MOST_WORDS = 40  # of an answer
+ANSWER_TOKENS = 2 * MOST_WORDS
 _REQUEST = (
     "Begin the answer with one of: {labels}. Then give the reason in one sentence, at most {words} words in total."
 )
@@ -23,8 +24,8 @@ def task_instructions(
 ) -> Iterator[Instruction]:
     """Yield instructions about interactions of members.
 
-    The prompt shows the strictly earlier history that fits half of the context, and the question of a trained task. The
-    label of the action is the one that a judge expects.
+    The prompt shows the strictly earlier history, and the question of a trained task. Prompt and answer fit half of the
+    context, because both answers of a pair are in one bin. The label of the action is the one that a judge expects.
 
     Args:
         members: From `brew_data.pipelines.member_groups.read_members`, which leaves out interactions after the cut.
@@ -45,21 +46,24 @@ def task_instructions(
 
 
 def _instruction(compiler: PromptCompiler, task: TaskSpec, member: MemberHistory, place: int) -> Instruction:
-    suite, scored = compiler.suite, member.history[place]
+    tokenizer, scored = compiler.tokenizer, member.history[place]
     labels = {name: _text(compiler, ids) for name, ids in compiler.labels(task).items()}
+    request = _REQUEST.format(labels=", ".join(labels.values()), words=MOST_WORDS)
+    head, _ = compiler.head(task, member.profile)
     question, _ = compiler.question(task, member.profile, scored.entity)
+    fixed = len(head) + len(question) + len(tokenizer.encode(request))
+    budget = compiler.format.context_length // 2 - fixed - ANSWER_TOKENS
     prompts = compiler.member(member.profile, member.history)
-    budget = compiler.format.context_length // 2 - len(question)
     shown = prompts.fill(task, budget=budget, candidate=scored.entity, before=scored.timestamp)
     turns = [f"{_text(compiler, turn.question)} {_text(compiler, turn.answer)}" for turn in prompts.turns(task, shown)]
-    request = _REQUEST.format(labels=", ".join(labels.values()), words=MOST_WORDS)
+    profile = head.index(tokenizer.member)
     return Instruction(
         id=f"{task.name}/{member.interaction_ids[place]}",
-        instruction=suite.instruction(task),
-        profile=suite.profile_text(member.profile),
+        instruction=_text(compiler, head[:profile]),
+        profile=_text(compiler, head[profile:]),
         prompt="\n".join([*turns, _text(compiler, question), request]),
         labels=tuple(labels.values()),
-        label=labels[suite.outcome(task, scored.action).name],
+        label=labels[compiler.suite.outcome(task, scored.action).name],
         most_words=MOST_WORDS,
     )
 

@@ -69,6 +69,7 @@ def _with_added(plan: BinsPlan, added: Path, out: Path) -> BinsPlan:
     tokens = plan.n_tokens + further.n_tokens
     return replace(
         plan,
+        format_version=max(plan.format_version, further.format_version),
         n_bins=first,
         n_documents=plan.n_documents + further.n_documents,
         n_tokens=tokens,

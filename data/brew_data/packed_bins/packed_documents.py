@@ -1,9 +1,9 @@
 """Reads the documents of packed bins, to show them and to describe their lengths. Training has a reader of its own."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, starmap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_data.packed_bins.plan import BinsPlan
+from brew_data.packed_bins.schema import SEGMENTS
+from brew_data.segments import Segment
 from brew_platform.errors import DataError, UserError
 
 __all__ = ["Distribution", "DocumentFigures", "PackedDocument", "document_figures", "find_document", "read_bin"]
@@ -30,12 +32,14 @@ class PackedDocument:
         slot: Index in the bin.
         ids: int32 [tokens].
         roles: uint8 [tokens]; 1 where the loss is computed.
+        segments: Of a slate: its prefix, then its candidates. (): the document is one segment.
     """
 
     bin_id: int
     slot: int
     ids: np.ndarray
     roles: np.ndarray
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +109,18 @@ def read_bin(folder: Path, plan: BinsPlan, bin_id: int) -> list[PackedDocument]:
     first = 0
     for path, group, rows in _row_groups(folder, plan):
         if bin_id < first + rows:
-            table = _read(path, group, ["input_ids", "doc_lengths", "roles"])
+            table = _read(path, group, ["input_ids", "doc_lengths", "roles", *SEGMENTS.names])
             row = {name: table[name][bin_id - first].values.to_numpy() for name in table.column_names}
             ends = np.cumsum(row["doc_lengths"])
+            segments = _segments_by_document(row)
             return [
-                PackedDocument(bin_id=bin_id, slot=slot, ids=row["input_ids"][a:b], roles=row["roles"][a:b])
+                PackedDocument(
+                    bin_id=bin_id,
+                    slot=slot,
+                    ids=row["input_ids"][a:b],
+                    roles=row["roles"][a:b],
+                    segments=segments.get(slot, ()),
+                )
                 for slot, (a, b) in enumerate(pairwise([0, *ends.tolist()]))
             ]
         first += rows
@@ -170,6 +181,17 @@ def document_figures(folder: Path, plan: BinsPlan, *, most_bins: int = MOST_BINS
         loss_tokens=Distribution.of(loss_N),
         loss_share=round(float(loss_N @ index / (tokens_N @ index)), 6),
     )
+
+
+def _segments_by_document(row: Mapping[str, np.ndarray]) -> dict[int, tuple[Segment, ...]]:
+    """Return the segments of each document of a bin that has several, by its index in the bin."""
+    found: dict[int, tuple[Segment, ...]] = {}
+    slot = -1
+    columns = [row[name].tolist() for name in SEGMENTS.names if name in row]
+    for segment in starmap(Segment, zip(*columns, strict=True)):
+        slot += segment.prefix == 0  # it is the first one of a document
+        found[slot] = (*found.get(slot, ()), segment)
+    return {slot: segments for slot, segments in found.items() if len(segments) > 1}
 
 
 def _row_groups(folder: Path, plan: BinsPlan, *, every: int = 1) -> Iterator[tuple[Path, int, int]]:

@@ -13,10 +13,11 @@ from typing import Any, Self
 from brew_platform.errors import DataError, UserError
 from brew_platform.files import replace_atomically
 
-__all__ = ["PLAN_FILE", "BinsFile", "BinsPlan", "digest_file", "hash_plan"]
+__all__ = ["FORMAT_VERSION", "PLAN_FILE", "SLATES_VERSION", "BinsFile", "BinsPlan", "digest_file", "hash_plan"]
 
 PLAN_FILE = "plan.json"
 FORMAT_VERSION = 2  # 1: without a version and without the digests of the files
+SLATES_VERSION = 3  # some documents have several segments
 BINS = "bins-*.parquet"
 
 
@@ -95,10 +96,11 @@ class BinsPlan:
             content = dict(json.loads(data))
         except (ValueError, TypeError) as error:
             raise DataError(f"{name} is not a JSON object ({error}); build the data again.") from error
-        if content.get("format_version") != FORMAT_VERSION:
+        if content.get("format_version") not in (FORMAT_VERSION, SLATES_VERSION):
             raise DataError(
                 f"{name} has format_version {content.get('format_version', 1)!r}, but this release reads "
-                f"{FORMAT_VERSION} only, which has the digest of each file: build the data again with this release."
+                f"{FORMAT_VERSION} and {SLATES_VERSION}, which have the digest of each file: build the data again with "
+                f"this release."
             )
         if content.get("plan_hash") != hash_plan(content):
             raise DataError(

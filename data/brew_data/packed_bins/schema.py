@@ -13,10 +13,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from brew_data.packed_bins.plan import PLAN_FILE, BinsFile, BinsPlan, digest_file
+from brew_data.packed_bins.plan import (
+    FORMAT_VERSION,
+    PLAN_FILE,
+    SLATES_VERSION,
+    BinsFile,
+    BinsPlan,
+    digest_file,
+)
 from brew_platform.files import fsync_file
 
-__all__ = ["BINS_PER_FILE", "CUTS", "assemble_bins", "finish_plan", "start_folder", "write_bins", "write_file"]
+__all__ = [
+    "BINS_PER_FILE",
+    "CUTS",
+    "SEGMENTS",
+    "assemble_bins",
+    "finish_plan",
+    "start_folder",
+    "write_bins",
+    "write_file",
+]
 
 BINS_PER_FILE = 256
 BINS_PER_ROW_GROUP = 16  # training reads bins in random order, one row group at a time
@@ -28,6 +44,8 @@ COLUMNS = pa.schema(
         "roles": pa.list_(pa.uint8()),
     }
 )
+# Further columns of files with slates: tokens of each segment, and `Segment.prefix`.
+SEGMENTS = pa.schema({"segment_lengths": pa.list_(pa.int32()), "segment_prefixes": pa.list_(pa.int32())})
 CUTS = ("fields_cut", "tokens_cut", "turns_dropped")  # columns of documents, and totals of the plan
 
 
@@ -42,17 +60,23 @@ def assemble_bins(documents: pa.Table, bins: Sequence[Sequence[int]]) -> pa.Tabl
     """Join documents to bins.
 
     Args:
-        documents: Columns length, ids and roles, and optionally those of `CUTS`.
+        documents: Columns length, ids and roles, and optionally those of `SEGMENTS` and `CUTS`.
         bins: The rows of the documents of each bin, in the order of the bin; each has at least one.
 
     Returns:
-        One row per bin: input_ids, doc_lengths, roles, and the sums of `CUTS`.
+        One row per bin: input_ids, doc_lengths, roles, those of `SEGMENTS` if the documents have them, and the sums of
+        `CUTS`.
     """
     placed = documents.take(pa.array(np.fromiter(chain.from_iterable(bins), np.int64))).combine_chunks()
     lengths = placed["length"].to_numpy()
     document_ends = np.cumsum([len(bin_) for bin_ in bins])  # of each bin
     token_ends = np.append(0, np.cumsum(lengths))[document_ends]
     starts = np.append(0, document_ends[:-1])
+    segments = {}
+    if set(SEGMENTS.names) <= set(placed.column_names):
+        counts = pc.list_value_length(placed["segment_lengths"]).to_numpy()
+        segment_ends = np.append(0, np.cumsum(counts))[document_ends]
+        segments = {name: _lists(pc.list_flatten(placed[name]), segment_ends) for name in SEGMENTS.names}
     cuts = {
         name: np.add.reduceat(placed[name].to_numpy(), starts)
         if name in placed.column_names
@@ -64,6 +88,7 @@ def assemble_bins(documents: pa.Table, bins: Sequence[Sequence[int]]) -> pa.Tabl
             "input_ids": _lists(pc.list_flatten(placed["ids"]), token_ends),
             "doc_lengths": _lists(pa.array(lengths.astype(np.int32)), document_ends),
             "roles": _lists(pc.list_flatten(placed["roles"]), token_ends),
+            **segments,
             **cuts,
         }
     )
@@ -78,14 +103,22 @@ def write_bins(bins: pa.Table, path: Path, *, first_bin: int) -> dict[str, Any]:
         first_bin: The id of the first bin.
 
     Returns:
-        name, sha256, bytes, bins, tokens, and the sums of `CUTS`: a row for `finish_plan`, without `file`.
+        name, format_version, sha256, bytes, bins, tokens, and the sums of `CUTS`: a row for `finish_plan`, without
+        `file`.
     """
     ids = pa.array(np.arange(first_bin, first_bin + bins.num_rows))
-    table = bins.select(["input_ids", "doc_lengths", "roles"]).add_column(0, "bin_id", ids).cast(COLUMNS)
+    columns, version = COLUMNS, FORMAT_VERSION
+    if (
+        "segment_prefixes" in bins.column_names
+        and pc.any(pc.greater(pc.list_flatten(bins["segment_prefixes"]), 0)).as_py()
+    ):
+        columns, version = pa.unify_schemas([COLUMNS, SEGMENTS]), SLATES_VERSION
+    table = bins.add_column(0, "bin_id", ids).select(columns.names).cast(columns)
     pq.write_table(table, path, compression="zstd", row_group_size=BINS_PER_ROW_GROUP)
     fsync_file(path)
     return {
         "name": path.name,
+        "format_version": version,
         "sha256": digest_file(path),
         "bytes": path.stat().st_size,
         "bins": bins.num_rows,
@@ -99,11 +132,11 @@ def write_file(documents: pa.Table, *, out: Path) -> pa.Table:
 
     Args:
         documents: The documents of one file's bins, with the columns file, bin_id, slot (index in the bin), length, ids
-            and roles, and optionally those of `CUTS`. The ids of the bins are consecutive.
+            and roles, and optionally those of `SEGMENTS` and `CUTS`. The ids of the bins are consecutive.
         out: The folder of the bins.
 
     Returns:
-        One row {file, name, sha256, bytes, bins, tokens} and `CUTS` for `finish_plan`.
+        One row {file, name, format_version, sha256, bytes, bins, tokens} and `CUTS` for `finish_plan`.
     """
     documents = documents.sort_by([("bin_id", "ascending"), ("slot", "ascending")])
     rows = enumerate(documents["bin_id"].to_pylist())
@@ -140,14 +173,17 @@ def finish_plan(
     """
     written: dict[int, BinsFile] = {}
     tokens = done = 0
+    version = FORMAT_VERSION
     cuts = dict.fromkeys(CUTS, 0)
     for row in files:
         written[row["file"]] = BinsFile(**{key: row[key] for key in ("name", "sha256", "bytes", "bins")})
+        version = max(version, row["format_version"])
         tokens += row["tokens"]
         done += row["bins"]
         cuts = {name: total + row[name] for name, total in cuts.items()}
         on_progress(done, n_bins)
     return BinsPlan(
+        format_version=version,
         context_length=context_length,
         vocabulary_size=vocabulary_size,
         prompt_digest=prompt_digest,

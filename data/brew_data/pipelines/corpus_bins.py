@@ -11,10 +11,11 @@ A part that is finished has a file in `sources/` that says so. A build that was 
 """
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,10 +41,11 @@ from brew_platform.errors import DataError, UserError
 from brew_platform.files import atomic_file, replace_atomically
 from brew_platform.provenance import source_commit
 
-__all__ = ["SOURCES", "build_corpus"]
+__all__ = ["SOURCES", "CompiledCorpus", "build_corpus", "compile_corpus"]
 
 SOURCES = "sources"  # folder in the folder of the bins, while they are built
 ROWS_PER_GROUP = 1_000  # documents
+NOTHING = Quota(repeats=0, last_rank=-math.inf)
 _COLUMNS = pa.schema(
     {
         "length": pa.int64(),
@@ -95,6 +97,44 @@ def build_corpus(
         DataError: The tables or files are missing or damaged, or too many rows cannot be read.
     """
     out = out.absolute()
+    (out / PLAN_FILE).unlink(missing_ok=True)  # first: the folder is not complete from here on
+    compiled = compile_corpus(
+        config,
+        rows,
+        compiler,
+        out / SOURCES,
+        quarantine=None if quarantine is None else quarantine.absolute() / out.name,
+        max_share=max_share,
+    )
+    plan = compiled.pack_mix(config, out, bins_per_file=bins_per_file, on_progress=on_progress)
+    shutil.rmtree(out / SOURCES)
+    return plan
+
+
+def compile_corpus(
+    config: CorpusConfig,
+    rows: TableRows,
+    compiler: PromptCompiler,
+    work: Path,
+    *,
+    quarantine: Path | None = None,
+    max_share: float = 1.0,
+) -> "CompiledCorpus":
+    """Compile the documents of the sources of a corpus, so that bins of any mix of them can be packed.
+
+    Args:
+        config: The sources. Weights, tokens and repeats are not used.
+        rows: The rows of the tables that are read.
+        compiler: Compiles the documents.
+        work: The folder for the documents. What an earlier call with equal documents finished there is kept.
+        quarantine: The folder for rows of conversations that cannot be read, in a folder per part; None: they are only
+            counted.
+        max_share: As for `build_corpus`.
+
+    Raises:
+        UserError: The files of a source do not exist.
+        DataError: The tables or files are missing or damaged, or too many rows cannot be read.
+    """
     rows = replace(rows, folder=rows.folder.absolute())
     sources = {name: open_source(config.sources[name], rows) for name in sorted(config.sources)}
     spec = compiler_spec(compiler)
@@ -104,46 +144,106 @@ def build_corpus(
         parts=[(name, part) for name, source in sources.items() for part in source.parts()],
         toward={name: source.toward for name, source in config.sources.items() if source.toward is not None},
         seed=config.seed,
-        work=out / SOURCES,
-        quarantine=None if quarantine is None else quarantine.absolute() / out.name,
+        work=work.absolute(),
+        quarantine=quarantine,
     )
     identity = json.dumps(
         {
             "commit": source_commit(),
             "prompts": spec.digest,
-            "corpus": asdict(config),
+            "toward": build.toward,
+            "seed": config.seed,
             "sources": {name: source.identity() for name, source in sources.items()},
         },
         sort_keys=True,
     )
-    _open_work(build, out, identity)
+    _open_work(build, identity)
     for source in sources.values():
         source.prepare(build.work, compiler)
     _compile(build)
     for name in sources:
         _require_share(build, name, max_share)
-    candidates = {name: _candidates(build, name) for name in sources}
-    shares = {
-        name: SourceShare(weight=source.weight, strata_power=source.strata_power)
-        for name, source in config.sources.items()
-    }
-    quotas = plan_mix(candidates, shares, tokens=config.tokens, most_repeats=config.most_repeats)
-    write_mix(_outcome(config, build, candidates, quotas), out)
-    plan = pack_shards(
-        _Chosen(build=build, quotas=quotas, identity_text=identity),
-        range(len(build.parts)),
-        compiler,
-        out,
-        bins_per_file=bins_per_file,
-        on_progress=on_progress,
-    )
-    if plan is None:
-        raise UserError(
-            f"the {config.tokens} tokens of the corpus {out.name} are fewer than those of its first document. Raise "
-            f"tokens."
+    return CompiledCorpus(build, identity)
+
+
+class CompiledCorpus:
+    """The compiled documents of a corpus, from which bins are packed. It can be sent to other processes.
+
+    Args:
+        build: Where the documents are.
+        identity: Everything that they depend on.
+    """
+
+    def __init__(self, build: "_Build", identity: str) -> None:
+        self._build, self._identity = build, identity
+
+    def candidates(self) -> dict[str, Candidates]:
+        """Read the lengths, ranks and strata of the documents of each source."""
+        return {name: _candidates(self._build, name) for name in self._build.sources}
+
+    def pack_mix(
+        self,
+        config: CorpusConfig,
+        out: Path,
+        *,
+        bins_per_file: int = BINS_PER_FILE,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> BinsPlan:
+        """Choose documents as the weights and tokens of a corpus say, and write bins and `mix.json`.
+
+        Args:
+            config: The corpus; its sources are those that were compiled.
+            out: As for `build_corpus`.
+            bins_per_file: As for `build_corpus`.
+            on_progress: As for `build_corpus`.
+
+        Raises:
+            UserError: A source has no documents, or too few for the mix; or the tokens are too few for any document.
+        """
+        candidates = self.candidates()
+        shares = {
+            name: SourceShare(weight=source.weight, strata_power=source.strata_power)
+            for name, source in config.sources.items()
+        }
+        quotas = plan_mix(candidates, shares, tokens=config.tokens, most_repeats=config.most_repeats)
+        out.mkdir(parents=True, exist_ok=True)
+        write_mix(_outcome(config, self._build, candidates, quotas), out)
+        plan = self.pack(quotas, out, bins_per_file=bins_per_file, on_progress=on_progress)
+        if plan is None:
+            raise UserError(
+                f"the {config.tokens} tokens of the corpus {out.name} are fewer than those of its first document. "
+                f"Raise tokens."
+            )
+        return plan
+
+    def pack(
+        self,
+        quotas: Mapping[str, Mapping[str, Quota]],
+        out: Path,
+        *,
+        bins_per_file: int = BINS_PER_FILE,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> BinsPlan | None:
+        """Write bins with the documents of some strata.
+
+        Args:
+            quotas: By source and stratum: how often documents are used. Others are left out.
+            out: As for `build_corpus`.
+            bins_per_file: As for `build_corpus`.
+            on_progress: As for `build_corpus`.
+
+        Returns:
+            The contents of `plan.json`; None if no document is used, and then there is none.
+        """
+        chosen = _Chosen(build=self._build, quotas=quotas, identity_text=self._identity)
+        return pack_shards(
+            chosen,
+            [index for index, (name, _) in enumerate(self._build.parts) if name in quotas],
+            load_compiler(self._build.spec),
+            out,
+            bins_per_file=bins_per_file,
+            on_progress=on_progress,
         )
-    shutil.rmtree(build.work)
-    return plan
 
 
 class _Build(NamedTuple):
@@ -188,18 +288,22 @@ class _Chosen(NamedTuple):
     def documents(self, shard: int) -> pa.Table:
         quotas = self.quotas[self.build.parts[shard][0]]
         table = pq.read_table(self.build.documents(shard))
-        stratum_D = pc.index_in(table["stratum"], value_set=pa.array(list(quotas), pa.string())).to_numpy()
-        copies_D = copies(_ranks(self.build, shard, table), stratum_D, list(quotas.values()))
+        stratum_D = pc.index_in(table["stratum"], value_set=pa.array(list(quotas), pa.string()))
+        stratum_D = stratum_D.fill_null(len(quotas)).to_numpy()
+        copies_D = copies(_ranks(self.build, shard, table), stratum_D, [*quotas.values(), NOTHING])
         chosen = pa.array(np.repeat(np.arange(len(copies_D)), copies_D))
         return table.drop_columns(["stratum", "rank"]).take(chosen)
 
     def identity(self) -> dict[str, Any]:
-        return {"corpus": self.identity_text}
+        quotas = {
+            name: {stratum: [quota.repeats, quota.last_rank] for stratum, quota in strata.items()}
+            for name, strata in self.quotas.items()
+        }
+        return {"corpus": self.identity_text, "quotas": quotas}
 
 
-def _open_work(build: _Build, out: Path, identity: str) -> None:
-    """Keep what an equal build has finished, or start over."""
-    (out / PLAN_FILE).unlink(missing_ok=True)  # first: the folder is not complete from here on
+def _open_work(build: _Build, identity: str) -> None:
+    """Keep what an equal call has finished, or start over."""
     marker = build.work / "build.json"
     if marker.is_file() and marker.read_text() == identity:
         return

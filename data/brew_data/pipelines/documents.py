@@ -22,13 +22,14 @@ import pyarrow as pa
 
 from brew_data.packed_bins.packing import carry_over, pack
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
-from brew_data.packed_bins.schema import BINS_PER_FILE, assemble_bins, finish_plan, start_folder, write_bins
+from brew_data.packed_bins.schema import BINS_PER_FILE, CUTS, assemble_bins, finish_plan, start_folder, write_bins
 from brew_data.pipelines.member_groups import CompilerSpec, compiler_spec, load_compiler, read_members
 from brew_data.pipelines.shard_tasks import run_shards
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Document, PromptCompiler
 from brew_data.prompts.variation import VariationConfig
 from brew_data.records import MemberHistory
+from brew_data.segments import Segment
 from brew_data.split import EVERYONE, Split, member_hash
 from brew_data.table_shards import TableShards, as_batch
 from brew_platform.errors import UserError
@@ -60,6 +61,7 @@ def build_bins(
     members: tuple[float, float] = EVERYONE,
     variation: VariationConfig | None = None,
     after: int | None = None,
+    slates: bool = False,
     bins_per_file: int = BINS_PER_FILE,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BinsPlan:
@@ -77,6 +79,7 @@ def build_bins(
         members: The part of the members whose rows are read (`is_in_part`).
         variation: How documents vary; None: not at all.
         after: Only interactions later than this time, in microseconds since 1970, are trained; None: all.
+        slates: Whether examples of a task whose prompts begin alike share a document (`MemberPrompts.slate`).
         bins_per_file: The number of bins per Parquet file.
         on_progress: Called with (bins done, total bins). A bin that is packed but not written counts half, and the
             total is an estimate until all are packed.
@@ -96,6 +99,7 @@ def build_bins(
         members=members,
         variation=variation,
         after=after,
+        slates=slates,
     )
     plan = pack_shards(
         source,
@@ -171,6 +175,7 @@ def compile_documents(
     *,
     variation: VariationConfig | None = None,
     after: int | None = None,
+    slates: bool = False,
 ) -> pa.Table:
     """Compile the training rows of members into documents.
 
@@ -179,10 +184,12 @@ def compile_documents(
         compiler: Compiles the documents.
         variation: As for `build_bins`.
         after: As for `build_bins`.
+        slates: As for `build_bins`.
 
     Returns:
-        document string (unique, sorts by member and time), length int64, ids list<int32>, roles list<uint8>, and what
-        was cut: fields_cut, tokens_cut, turns_dropped int64.
+        document string (unique, sorts by member and time), length int64, ids list<int32>, roles list<uint8>, the
+        segments: segment_lengths, segment_prefixes list<int32>, and what was cut: fields_cut, tokens_cut, turns_dropped
+        int64.
     """
 
     def named() -> Iterator[tuple[str, Document]]:
@@ -193,6 +200,7 @@ def compile_documents(
                 turn_of=member_hash(member.member_id),
                 variation=None if variation is None else partial(variation.draw, member.member_id),
                 after=after,
+                slates=slates,
             )
             for i, document in enumerate(compiled):
                 yield f"{member.member_id}/{i:06d}", document
@@ -215,15 +223,16 @@ def document_table(named: Iterable[tuple[str, Document]]) -> pa.Table:
         names.append(name)
         documents.append(_encode(document))
     columns = list(zip(*documents, strict=True)) or [()] * len(_Encoded._fields)
-    ids, roles, *cuts = columns
-    length_D = np.array([len(document) for document in ids], np.int64)
+    ids, roles, segment_lengths, segment_prefixes, *cuts = columns
     return pa.table(
         {
             "document": pa.array(names, pa.string()),
-            "length": length_D,
-            "ids": _lists(ids, length_D, np.dtype(np.int32)),
-            "roles": _lists(roles, length_D, np.dtype(np.uint8)),
-            **{name: pa.array(cut, pa.int64()) for name, cut in zip(_Encoded._fields[2:], cuts, strict=True)},
+            "length": np.array([len(document) for document in ids], np.int64),
+            "ids": _lists(ids, np.dtype(np.int32)),
+            "roles": _lists(roles, np.dtype(np.uint8)),
+            "segment_lengths": _lists(segment_lengths, np.dtype(np.int32)),
+            "segment_prefixes": _lists(segment_prefixes, np.dtype(np.int32)),
+            **{name: pa.array(cut, pa.int64()) for name, cut in zip(CUTS, cuts, strict=True)},
         }
     )
 
@@ -231,6 +240,8 @@ def document_table(named: Iterable[tuple[str, Document]]) -> pa.Table:
 class _Encoded(NamedTuple):
     ids: np.ndarray
     roles: np.ndarray
+    segment_lengths: np.ndarray
+    segment_prefixes: np.ndarray
     fields_cut: int
     tokens_cut: int
     turns_dropped: int
@@ -245,6 +256,7 @@ class _MemberDocuments(NamedTuple):
     members: tuple[float, float]
     variation: VariationConfig | None
     after: int | None
+    slates: bool
 
     def documents(self, shard: int) -> pa.Table:
         compiler = load_compiler(self.spec)
@@ -256,7 +268,7 @@ class _MemberDocuments(NamedTuple):
             surfaces=compiler.suite.trained_surfaces,
             after=self.after,
         )
-        return compile_documents(members, compiler, variation=self.variation, after=self.after)
+        return compile_documents(members, compiler, variation=self.variation, after=self.after, slates=self.slates)
 
     def identity(self) -> dict[str, Any]:
         shards = TableShards.open(self.tables_folder)
@@ -268,6 +280,7 @@ class _MemberDocuments(NamedTuple):
             "members": list(self.members),
             "variation": None if self.variation is None else asdict(self.variation),
             "after": self.after,
+            "slates": self.slates,
         }
 
 
@@ -410,18 +423,22 @@ def _write_shard(
 
 
 def _encode(document: Document) -> _Encoded:
+    segments = document.segments or (Segment(tokens=len(document.ids), prefix=0),)
     return _Encoded(
         np.array(document.ids, np.int32),
         np.array(document.roles, np.uint8),
+        np.array([segment.tokens for segment in segments], np.int32),
+        np.array([segment.prefix for segment in segments], np.int32),
         document.cut.fields,
         document.cut.tokens,
         document.turns_dropped,
     )
 
 
-def _lists(arrays: Iterable[np.ndarray], length_D: np.ndarray, dtype: np.dtype) -> pa.ListArray:
+def _lists(arrays: Sequence[np.ndarray], dtype: np.dtype) -> pa.ListArray:
     values = np.concatenate([np.empty(0, dtype), *arrays])
-    return pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(length_D)).astype(np.int32)), pa.array(values))
+    ends = np.cumsum([0, *map(len, arrays)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
 
 
 def _write_batches(path: Path, tables: Iterable[pa.Table]) -> None:

@@ -39,7 +39,8 @@ def shard_dataset(function: ShardFunction, shards: Sequence[int], **arguments: A
 def run_shards(function: ShardFunction, shards: Sequence[int], **arguments: Any) -> Iterator[dict[str, Any]]:
     """Yield the rows of the tables that a function yields for shards, as shards finish.
 
-    Without Ray, the function runs in this process.
+    Without Ray, the function runs in this process. So it does in an actor of Ray, which must not wait for resources
+    that it holds.
 
     Args:
         function: Called with the number of a shard and `arguments`; yields small tables.
@@ -48,7 +49,7 @@ def run_shards(function: ShardFunction, shards: Sequence[int], **arguments: Any)
     """
     if not shards:
         return
-    if ray.is_initialized():
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is None:
         yield from shard_dataset(function, shards, **arguments).iter_rows()
     else:
         for shard in shards:

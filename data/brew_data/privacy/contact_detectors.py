@@ -100,16 +100,34 @@ _NATIONAL = re.compile(rf"{_ALONE}(?:\(0\d{{1,5}}\)\ ?|0\d{{1,5}}{GAP})\d(?:{GAP
 # Without gaps: of 11 or 12 digits, or of a French mobile; an ISBN has 10. And `(11) 91234-5678`
 _TOGETHER = re.compile(rf"{_ALONE}(?:0[1-9]\d{{9,10}}|0[67]\d{{8}}|\(\d\d\)\ ?\d{{4,5}}-\d{{4}}){_END}", re.VERBOSE)
 _CUED_PHONE = re.compile(
-    rf"""\b(?:tel|telephone|telefon|telefono|tel[\u00e9e]fono|t[\u00e9]l|t[\u00e9]l[\u00e9]phone|phone|call|mobile|mobil
-          |m[\u00f3o]vil|celular|cellulare|portable|cell|fax|whatsapp|viber|sms|handy|hotline
+    rf"""\b(?:tel|telephone|telefon(?:nummer)?|telefono|tel[\u00e9e]fono|t[\u00e9]l|t[\u00e9]l[\u00e9]phone|phone|call
+          |mobile|mobil(?:nummer)?|m[\u00f3o]vil|telem[\u00f3o]vel|celular|cellulare|portable|cell|fax|whatsapp|zap|viber
+          |sms|handy(?:nummer)?|hotline|dial|durchwahl|rufnummer
           |\u0442\u0435\u043b|\u0442\u0435\u043b\u0435\u0444\u043e\u043d
-          |telefone|(?P<plain>(?:reach|text|ring|contact|message|ping)\ (?:me|us)|ll[a\u00e1]ma(?:me|nos)?
-          |n[u\u00fa]mero|ligue|liga(?:\ me)?|joignable|appel(?:ez|le)(?:-moi)?|num[e\u00e9]ro|erreichbar
-          |ruf\ mich(?:\ an)?|nummer))
-        \b[.:\ ]*+
-        (?:(?:me|us|on|at|no|nr|number|under|unter|is|ist|es|est|\u00e9|al|au|en|em|para|[o\u00f3])\b[.:\ ]*+){{0,3}}
+          |telefone|(?P<plain>(?:reach|text|ring|contact|message|ping)\ (?:me|us)|(?:my|direct)\ (?:number|line)
+          |ll[a\u00e1]m(?:a|e|ame|anos|ad|en|enme)|contacto|cont[a\u00e1]ct(?:ame|enos)|contacte|contato
+          |n[u\u00fa]mero|lig(?:ue|a|ar|uem)(?:\ me|-me|-nos)?|joignable
+          |(?:join(?:dre|ez)|contactez|appel(?:ez|le|er))(?:-moi|-nous)?|num[e\u00e9]ro|erreichbar
+          |ruf(?:en\ sie)?\ (?:mich|uns|einfach)(?:\ an)?|nummer|anrufen|erreichen))
+        \b[.:,\ ]*+
+        (?:(?:me|us|on|at|no|nr|n\u00ba|number|under|unter|is|ist|es|est|\u00e9|al|au|a|en|em|para|pelo|no|ao
+            |[o\u00f3]|sur|auf|sie|mich|uns|sous|por\ favor|por|nous|moi|my|mein|meine|mon|mi|meu|der|le|el)
+            \b[.:,\ ]*+){{0,4}}
         (?P<value>\(?\d\)?(?:{_DIGIT}){{6,14}}){_END}""",
     re.IGNORECASE | re.VERBOSE,
+)
+# Spanish, Portuguese and Brazilian numbers, which can also be amounts: in `612 345 678`, a word says what it is.
+_SPACED = re.compile(
+    rf"""{_ALONE}(?:(?P<amount>[2679]\d\d([-.\ ])\d{{3}}\2\d{{3}})
+        |[679]\d\d([-.\ ])\d\d\3\d\d\3\d\d|9\d\ \d{{3}}\ \d\d\ \d\d|[1-9]\d\ 9\d{{4}}[-\ ]\d{{4}}
+        |2\d\ \d{{3}}\ \d{{4}}){_END}""",
+    re.VERBOSE,
+)
+_PHONE_WORD = re.compile(
+    r"\b(?:phone|call|mobile|cell|whatsapp|sms|text|ring|dial|tel|telefon|t[e\u00e9]l|t[e\u00e9]l[e\u00e9]phone|portable"
+    r"|tel[e\u00e9]fono|m[o\u00f3]vil|telefone|telem[o\u00f3]vel|celular|ll[a\u00e1]m\w{1,5}|lig(?:ue|a|ar)|handy|mobil"
+    r"|n[u\u00fa]mero|num[e\u00e9]ro|number|contact\w{0,3}|contato)\b",
+    re.IGNORECASE,
 )
 _THOUSANDS = re.compile(r"\+?[1-9]\d{0,2}([ .])\d{3}(?:\1\d{3})?")
 
@@ -118,12 +136,21 @@ def _phone(match: re.Match[str]) -> Span | None:
     """Accept digits in the form of a telephone number that are not an amount, a date or years."""
     span = value_span(match)
     number = match.string[slice(*span)]
-    is_amount = _THOUSANDS.fullmatch(number) and not match.groupdict().get("plain")
+    named = match.groupdict()
+    is_cued = named.get("plain") or named.get("amount") or ":" in match.string[match.start() : span[0]]
+    is_amount = _THOUSANDS.fullmatch(number) and not is_cued
     return None if is_amount or is_date_or_years(number) else span
 
 
 def _local_phone(match: re.Match[str]) -> Span | None:
     return None if follows_id_word(match.string, match.start()) else _phone(match)
+
+
+def _spaced_phone(match: re.Match[str]) -> Span | None:
+    """Accept three groups of three digits only near a word for a telephone; other forms are not those of amounts."""
+    text, start, end = match.string, match.start(), match.end()
+    near = text[max(0, start - 45) : start].rpartition(". ")[2] + text[end : end + 15]
+    return _local_phone(match) if match["amount"] is None or _PHONE_WORD.search(near) else None
 
 
 def _national_phone(match: re.Match[str]) -> Span | None:
@@ -190,8 +217,8 @@ _LINK_HINTS = (
 )  # fmt: skip
 _PHONE_HINTS = (
     "tel", "t\u00e9l", "phone", "call", "mobil", "m\u00f3vil", "cel", "portable", "fax", "whatsapp", "viber", "sms",
-    "handy", "hotline", "\u0442\u0435\u043b", " me ", " us ", "llama", "ll\u00e1ma", "mero", "ligue", "liga",
-    "joignable", "appel", "erreichbar", "ruf mich", "nummer",
+    "handy", "hotline", "\u0442\u0435\u043b", " me ", " us ", "llam", "ll\u00e1m", "mero", "lig", "zap", "dial",
+    "joi", "appel", "contact", "contat", "cont\u00e1ct", "erreich", "ruf", "nummer", "durchwahl", "number", " line",
 )  # fmt: skip
 _AT_HINTS = ("@", "\uff20", *(f"{end}{bracket}" for end in ("at", "at ", "arroba", "arroba ") for bracket in ")]}>"))
 
@@ -203,6 +230,7 @@ CONTACT_DETECTORS = (
     Detector(PHONE, _NORTH_AMERICAN, _local_phone, digits=10),
     Detector(PHONE, _NATIONAL, _national_phone, digits=9, hints=("0",)),
     Detector(PHONE, _TOGETHER, _local_phone, digits=10),
+    Detector(PHONE, _SPACED, _spaced_phone, digits=9),
     Detector(PHONE, _CUED_PHONE, _phone, digits=7, hints=_PHONE_HINTS),
 )
 HANDLE_DETECTORS = (

@@ -75,7 +75,7 @@ def redact(text: str, counts: Counter[str] | None = None) -> str:
         none.
     """
     if not text.isprintable() and _INVISIBLE.search(text):
-        text = " ".join(_INVISIBLE.sub("", text).split())
+        text = _tidy(_INVISIBLE.sub("", text))  # an element of a list can be gone
     for _ in range(_MOST_PASSES):  # a removal can join the parts of another identifier
         found = find_identifiers(text)
         if not found:

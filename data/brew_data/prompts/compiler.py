@@ -455,9 +455,11 @@ class PromptCompiler:
         turn_of: int = 0,
         variation: Callable[[int], Variation] | None = None,
         after: int | None = None,
+        slates: bool = False,
     ) -> list[Document]:
         """Render a member's interactions as training documents: `MemberPrompts.documents`."""
-        return self.member(profile, history).documents(turn_of=turn_of, variation=variation, after=after)
+        member = self.member(profile, history)
+        return member.documents(turn_of=turn_of, variation=variation, after=after, slates=slates)
 
     def example(
         self, task: TaskSpec, profile: Mapping[str, object], history: Iterable[PastInteraction], scored: PastInteraction

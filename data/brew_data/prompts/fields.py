@@ -58,8 +58,9 @@ def field_text(name: str, value: object) -> str:
     """
     if isinstance(value, list | tuple):
         elements = filter(None, (_scalar(f"{name}[{i}]", element) for i, element in enumerate(value)))
-        return redact(", ".join(elements))  # one that is spread over elements
-    return _scalar(name, value)
+        return redact(", ".join(elements))  # joined first, as in tables: an identifier can be spread over elements
+    text = _scalar(name, value)
+    return redact(text) if isinstance(value, str) else text
 
 
 def _scalar(name: str, value: object) -> str:
@@ -91,7 +92,7 @@ def _line(name: str, text: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:  # JSON can spell half of a character, as "\\ud83d"
             raise UserError(f"field {name!r} is not valid Unicode ({error}). Write it as UTF-8.") from error
-    return redact(" ".join(text.split()))
+    return " ".join(text.split())
 
 
 def _number(name: str, value: float | Decimal) -> str:

@@ -20,6 +20,7 @@ from brew_data.prompts.history_policies import HistorySelector
 from brew_data.prompts.suite import TaskSpec
 from brew_data.prompts.variation import Variation
 from brew_data.prompts.watch import Watch, pass_through
+from brew_data.segments import Segment
 from brew_platform.errors import UserError
 
 if TYPE_CHECKING:  # the compiler has shortcuts for the methods of this class
@@ -76,9 +77,10 @@ class Document:
         ids: Token ids, `<|end|>` last.
         roles: One per token: 1 for tokens of an answer that is trained, else 0.
         cut: What was cut from instruction, profile and entities.
-        turns_dropped: The number of interactions that the prompt of an `example` does not show.
+        turns_dropped: The number of interactions that the prompts of a `slate` do not show.
         task: The name of the task whose instruction it has.
-        turns: The interactions that its turns show, in order. The last one of an `example` is the one that is trained.
+        turns: The interactions that its turns show, in order. The last ones of a `slate` are those that are trained.
+        segments: Of a slate with several candidates: the prefix, then the candidates. (): the document is one segment.
     """
 
     ids: Ids
@@ -87,6 +89,7 @@ class Document:
     turns_dropped: int = 0
     task: str = ""
     turns: tuple[PastInteraction, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
 
 class MemberPrompts:
@@ -222,23 +225,29 @@ class MemberPrompts:
         return len(self._selector(self._compiler.policy(task)).visible(before))
 
     def documents(
-        self, *, turn_of: int = 0, variation: Callable[[int], Variation] | None = None, after: int | None = None
+        self,
+        *,
+        turn_of: int = 0,
+        variation: Callable[[int], Variation] | None = None,
+        after: int | None = None,
+        slates: bool = False,
     ) -> list[Document]:
         """Render the member's interactions as training documents, none longer than the context.
 
         A task that trains on whole histories (`TaskSpec.trains_on_examples` is False) has documents of head, turns with
         all answers, `<|end|>`. Such tasks share documents if their histories show the same surfaces; the documents use
         their instructions in turn. Every other task trains on an `example` for each of the newest interactions on its
-        surface. Surfaces without a trained task are not shown.
+        surface, or on a `slate` for several of them. Surfaces without a trained task are not shown.
 
         Args:
             turn_of: Selects the task whose instruction the first document uses; pass a hash of the member.
             variation: Returns the forms of a document by its number; None: the first forms, as in serving.
             after: Only interactions later than this time (microseconds) are trained. Whole histories then begin with
                 earlier turns, without loss, in up to half of the context. None: all are trained.
+            slates: Whether examples of a task whose prompts begin alike share a document.
 
         Returns:
-            The documents: whole histories first, then examples.
+            The documents: whole histories first, then examples or slates.
 
         Raises:
             UserError: As in `PromptCompiler.turn`.
@@ -268,35 +277,68 @@ class MemberPrompts:
             for task in trained:
                 if task.trains_on_examples:
                     later = [index for index in on_surface[task.surface] if self._is_later(index, after)]
-                    for index in later[-task.examples_per_member :]:
+                    scored = [self._history[index] for index in later[-task.examples_per_member :]]
+                    while scored:
                         form = seen._varied(task, variation, len(documents))
-                        documents.append(form.example(task, self._history[index]))
+                        document, count = form.slate(task, scored if slates else scored[:1])
+                        documents.append(document)
+                        scored = scored[count:]
         return documents
 
     def example(self, task: TaskSpec, scored: PastInteraction) -> Document:
-        """Render the prompt that serving builds for an interaction, followed by the outcome's label and `<|end|>`.
+        """Render the prompt that serving builds for an interaction, with its answer: a `slate` of one candidate."""
+        document, _ = self.slate(task, [scored])
+        return document
+
+    def slate(self, task: TaskSpec, scored: Sequence[PastInteraction]) -> tuple[Document, int]:
+        """Render the prompts that serving builds for interactions, each with its answer, so that they share a prefix.
+
+        The document has the prefix of the last interaction, then for each interaction its question, the outcome's label
+        and `<|end|>`. Each prefix must continue the one before; a candidate attends to the part that is its own. The
+        document ends before the first interaction whose prefix does not, or which exceeds the context.
 
         Args:
-            task: The task that predicts the outcome. Its surface must be the surface of the interaction.
-            scored: The interaction to predict. The prompt shows interactions that are strictly earlier.
+            task: The task that predicts the outcomes. Its surface must be the surface of the interactions.
+            scored: The interactions to predict, in order of time; at least one. Each prompt shows interactions that are
+                strictly earlier.
 
         The answer can include `<|end|>` (`PromptCompiler.labels`); it is then trained.
+
+        Returns:
+            The document, and how many of the interactions it predicts; at least one.
 
         Raises:
             UserError: As in `PromptCompiler.turn`.
         """
-        prefix = self.prefix(task, candidate=scored.entity, before=scored.timestamp)
-        question, cut = self._compiler.question_of(task, self._values, scored.entity)
-        prompt, answer = prefix.ids + question, self._compiler.label(task, scored.action)
-        cut += prefix.head_cut + prefix.history_cut
-        return self._ended(
-            (*prompt, *answer),
-            [0] * len(prompt) + [1] * len(answer),
-            cut=cut,
-            turns_dropped=prefix.turns_dropped,
+        prefix: Prefix | None = None
+        candidates: list[Document] = []
+        segments: list[Segment] = []
+        tokens = 0
+        for past in scored:
+            own = self.prefix(task, candidate=past.entity, before=past.timestamp)
+            question, cut = self._compiler.question_of(task, self._values, past.entity)
+            answer = self._compiler.label(task, past.action)
+            roles = [0] * len(question) + [1] * len(answer)
+            candidate = self._ended((*question, *answer), roles, cut=cut, turns_dropped=own.turns_dropped)
+            tokens += len(candidate.ids)
+            if prefix is not None and (
+                own.ids[: len(prefix.ids)] != prefix.ids or len(own.ids) + tokens > self._compiler.format.context_length
+            ):
+                break
+            prefix = own
+            candidates.append(candidate)
+            segments.append(Segment(tokens=len(candidate.ids), prefix=len(own.ids)))
+        assert prefix is not None, "a slate has at least one candidate"
+        document = Document(
+            ids=(*prefix.ids, *chain.from_iterable(candidate.ids for candidate in candidates)),
+            roles=(*(0 for _ in prefix.ids), *chain.from_iterable(candidate.roles for candidate in candidates)),
+            cut=sum((candidate.cut for candidate in candidates), prefix.head_cut + prefix.history_cut),
+            turns_dropped=sum(candidate.turns_dropped for candidate in candidates),
             task=task.name,
-            turns=(*(self._history[index] for index in prefix.shown), scored),
+            turns=(*(self._history[index] for index in prefix.shown), *scored[: len(candidates)]),
+            segments=(Segment(tokens=len(prefix.ids), prefix=0), *segments) if len(candidates) > 1 else (),
         )
+        return document, len(candidates)
 
     def _varied(self, task: TaskSpec, variation: Callable[[int], Variation] | None, document: int) -> "MemberPrompts":
         """Return the prompts in the forms of one document. The selection of interactions does not depend on them."""

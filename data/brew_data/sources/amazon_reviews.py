@@ -20,7 +20,7 @@ from typing import ClassVar
 from brew_data.problems import Problem
 from brew_data.schema import Tables
 from brew_data.sources.base import NoSettings
-from brew_data.sources.file_formats import JsonLinesFile
+from brew_data.sources.formats.json_lines import JsonLinesFile
 from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import EntitiesConfig, InteractionsConfig, TablesConfig

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from brew_data.problems import Problem
 from brew_data.schema import Tables
 from brew_data.sources.base import read_every_row
-from brew_data.sources.file_formats import Batch, DelimitedFile, InputFile, TextFormat
+from brew_data.sources.formats.base import Batch, InputFile
+from brew_data.sources.formats.delimited import DelimitedFile, TextFormat
 from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.mapping import FILE, ROW

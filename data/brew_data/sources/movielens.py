@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.schema import TIMESTAMP, Tables
-from brew_data.sources.file_formats import BadRow, DelimitedFile, TextFormat
+from brew_data.sources.formats.base import BadRow
+from brew_data.sources.formats.delimited import DelimitedFile, TextFormat
 from brew_data.sources.locations import Location, find_files
 from brew_data.sources.values import LONGEST_ID, floats
 from brew_platform.errors import DataError

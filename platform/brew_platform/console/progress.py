@@ -151,6 +151,10 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + progress.seconds
             self._line(f"{head}: {outcome}{progress.summary()}", show=True)
 
+    def note(self, text: str) -> None:
+        """Show a line between the phases, or in one."""
+        self._line(text, show=True)
+
     def _tick(self, head: str, progress: PhaseProgress, ended: threading.Event) -> None:
         while not ended.wait(self._every):
             self._line(f"{head} ... {progress.status()}", show=not self._console.is_terminal)

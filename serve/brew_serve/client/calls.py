@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from brew_platform.errors import UserError
 from brew_serve.schemas.nearline import EventsAccepted, NearlineRanking, RankAccepted
-from brew_serve.schemas.openai import ModelList
+from brew_serve.schemas.openai_answers import ModelList
 from brew_serve.schemas.rank import RankResponse
 from brew_serve.schemas.status import FleetStatus, Health
 

@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import UnknownId
 from brew_serve.errors import Lost, Refusal, Unauthorized, UnknownModel
-from brew_serve.schemas.openai import OpenAIErrorAnswer, is_openai_path
+from brew_serve.schemas.openai import is_openai_path
+from brew_serve.schemas.openai_answers import OpenAIErrorAnswer
 
 __all__ = [
     "ErrorAnswer",

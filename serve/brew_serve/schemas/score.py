@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, Lenient, TextUsage, TokenId, Words
+from brew_serve.schemas.openai import MAX_CHARACTERS, MAX_IDS, Lenient, TokenId, Words
+from brew_serve.schemas.openai_answers import TextUsage
 from brew_serve.schemas.rank import MAX_CANDIDATES, Probability, RoutingKey
 
 __all__ = [

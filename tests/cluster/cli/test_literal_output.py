@@ -156,6 +156,23 @@ REPORT = {
     "seconds": {"total": 1.0}, "memory": {"peak_bytes": 1},
 }  # fmt: skip
 
+PAIRS = {
+    "instructions": 2, "answers": 4, "pairs": 1, "requests": 4, "cut_answers": 1, "mean_score": 0.5,
+    "mean_score_chosen": 1.0, "mean_score_rejected": 0.0,
+}  # fmt: skip
+
+
+def mix(text: str) -> Any:
+    losses = {text: 1.0}
+    return {
+        "share": {text: 1.0}, "parameters": [1], "trials": [{"share": {text: 1.0}, "losses": [[losses]]}],
+        "weights": {text: 1.0}, "losses": {"natural": losses, "chosen": losses}, "check": losses,
+        "laws": {text: {"left_out_error": 0.1}}, "left_out_error": 0.1, "is_by_law": True, "skill": 0.5,
+        "rank_correlations": {text: [1.0]}, "refusal": text, "is_extrapolated": False,
+        "recipe": {text: {"weight": 1.0}},
+    }  # fmt: skip
+
+
 # By function: the arguments after or before the console, of a text from outside.
 VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "benchmark.show_quality": lambda show, console, x: show(console, quality(x), title=x, column=x),
@@ -184,6 +201,10 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "service.show_ranking": lambda show, console, x: show(console, ranking(x)),
     "service.show_status": lambda show, console, x: show(console, status(x), x),
     "service.show_keys": lambda show, console, x: show(console, [(x, team(x))]),
+    "data_pairs.print_pairs": lambda show, console, x: show(
+        PAIRS, SimpleNamespace(least_margin=1.0, most_tokens=9), Path(x), console
+    ),
+    "mix_search.show_mix_search": lambda show, console, x: show(console, mix(x)),
     "dataset_check.print_check": lambda show, console, x: show(check(x), console),
     "dataset.print_summary": lambda show, console, x: show(
         card(x), SimpleNamespace(tokenizer=SimpleNamespace(from_=x)), Path(x), console
@@ -210,7 +231,9 @@ def view_names() -> list[str]:
 
 def view(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(".")
-    folder = "cli.views" if module in ("benchmark", "card", "inspection", "registry", "service") else "jobs"
+    folder = (
+        "cli.views" if module in ("benchmark", "card", "inspection", "mix_search", "registry", "service") else "jobs"
+    )
     return getattr(importlib.import_module(f"brew_cluster.{folder}.{module}"), function)
 
 

@@ -69,7 +69,7 @@ def test_another_source_has_none(tables: Tables) -> None:
 
 def test_the_economic_graph_is_drawn_again_from_its_settings() -> None:
     config = EconomicGraphConfig(members=150)
-    graph, suite = EconomicGraph(config).read(), load_suite("professional_network")
+    graph, suite = EconomicGraph(config=config).read(), load_suite("professional_network")
     suite = replace(suite, tasks=[suite.task("post_engage"), suite.task("article_read")])
     split = Split.of(micros(graph.interactions).to_numpy(), SplitConfig(last_days=30, gap_days=30))
     found = fit_baselines("economic_graph", asdict(config), graph, suite, split)

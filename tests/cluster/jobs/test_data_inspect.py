@@ -53,6 +53,34 @@ def test_the_training_documents_of_a_member_are_those_in_the_bins(built_folder: 
     ]
 
 
+def test_a_slate_is_shown_with_what_its_candidates_attend_to(slate_folder: DataFolder) -> None:
+    [slate] = inspect_member(slate_folder, "ada")
+    assert texts(slate) == {
+        "instruction": "<|system|>Predict: bought, viewed only.",
+        "profile": "<|member|>Berlin\n",
+        "turn 1": "<|user|>product\nLamp\n<|assistant|>viewed only",
+        "turn 2": "<|user|>product\nOak chair\n<|assistant|>bought",
+        "candidate 1": "<|user|>next product\nLamp\n<|assistant|>viewed only<|end|>",
+        "candidate 2": "<|user|>next product\nOak chair\n<|assistant|>bought<|end|>",
+        "candidate 3": "<|user|>next product\nLamp\n<|assistant|>bought<|end|>",
+    }
+    assert with_loss(slate) == ["viewed only", "bought", "bought"]
+    assert reasons(slate) == [
+        ("00", "viewed", "chronological, task buy"),
+        ("02", "bought", "chronological, task buy"),
+        ("00", "viewed", "the candidate of task buy"),
+        ("02", "bought", "the candidate of task buy"),
+        ("03", "bought", "the candidate of task buy"),
+    ]
+    lengths = [len(part.tokens) for part in slate.parts]
+    starts = [sum(lengths[:number]) for number in (2, 3, 4)]  # of turn 1, turn 2 and candidate 1
+    assert [part.prefix for part in slate.parts] == [None, None, None, None, *starts]
+    packed = inspect_document(slate_folder, "bins", 0)
+    assert [(part.name, part.tokens, part.prefix) for part in packed.parts] == [
+        (part.name, part.tokens, part.prefix) for part in slate.parts
+    ]
+
+
 def test_a_prompt_shows_why_each_turn_is_there(built_folder: DataFolder) -> None:
     [prompt] = inspect_member(built_folder, "ada", task="buy")
     assert prompt.title == "prompt of task buy for interaction 5 of member ada"

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from brew_cluster.jobs.build_inputs import BuildInputs
 from brew_cluster.jobs.dataset import LOCK, build_folder, phase_names
 from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import check_dataset
@@ -143,9 +144,14 @@ def test_what_is_known_of_written_tables_is_restored(tmp_path: Path) -> None:
         quarantine.add("interactions", file="a.csv", line=line, reason="bad", detail="x", values={})
     written = WrittenTables(rows={"members": 2}, shards=4, earliest=None, latest=9)
     split = Split(train_until=3, until=9, gap=1)
-    TablesState(written=written, split=split, quarantine=quarantine, removed={"a.b": {"links": 2}}).write(tmp_path)
+    inputs = BuildInputs(source=[InputFile(file="a.csv", sha256="5" * 64)], others={"the suite": "6" * 64})
+    state = TablesState(
+        inputs=inputs, written=written, split=split, quarantine=quarantine, removed={"a.b": {"links": 2}}
+    )
+    state.write(tmp_path)
     found = TablesState.read(tmp_path)
     assert found is not None
+    assert found.inputs == inputs
     assert (found.written, found.split, found.removed) == (written, split, {"a.b": {"links": 2}})
     assert found.quarantine.counts() == quarantine.counts()
     assert (found.quarantine.examples, found.quarantine.rows) == (quarantine.examples, quarantine.rows)

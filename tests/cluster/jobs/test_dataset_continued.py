@@ -1,6 +1,7 @@
 """A build of a data set that ended early is continued: the result is that of a build without interruption."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +17,9 @@ from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.data_folder import DataFolder
-from brew_data.packed_bins.plan import BinsPlan
+from brew_data.packed_bins.plan import FORMAT_VERSION, SLATES_VERSION, BinsPlan
 from brew_data.pipelines import corpus_bins, documents
+from brew_data.prompts.suite import SUITES
 from brew_data.schema import Tables
 from brew_data.sources.synthetic.source import Synthetic
 from brew_platform.config import config_digest
@@ -132,3 +134,17 @@ def test_corpora_have_bins_of_their_own_and_continue(
     continued = build(config, tmp_path / "out")
     assert continued.info == whole.info
     assert read_card(continued.folder)["mix"] == card["mix"]
+
+
+def test_a_recipe_with_slates_packs_them(config: DatasetConfig, tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    shutil.copytree(SUITES / "economic_graph", suite)
+    with (suite / "tasks" / "post_like.yaml").open("a") as file:
+        file.write("question: [do they like it?]\n")
+    config = replace(config, suite=str(suite), slates=True)
+    data = build(config, tmp_path / "slates")
+    alone = build(replace(config, slates=False), tmp_path / "alone")
+    for name in ("bins", "evaluation"):
+        packed, separate = plans(data)[name], plans(alone)[name]
+        assert (packed.format_version, separate.format_version) == (SLATES_VERSION, FORMAT_VERSION)
+        assert packed.n_tokens < separate.n_tokens

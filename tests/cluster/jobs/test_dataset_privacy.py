@@ -1,9 +1,11 @@
 """Builds and member contexts write no member who opted out, no identifier, and no id that has a pseudonym."""
 
 import json
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import yaml
 
 from brew_cluster.jobs import dataset, dataset_append
 from brew_cluster.jobs.context import ALL, build_context
-from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names
+from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names, prepare
 from brew_cluster.jobs.dataset_append import append_days, append_phases
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_check import check_dataset, print_check
 from brew_cluster.jobs.dataset_config import load_dataset_config
+from brew_cluster.jobs.tables_state import TABLES_STATE
+from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.data_folder import DataFolder
 from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.errors import UserError
@@ -142,7 +147,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def build(out: Path, *overrides: str) -> DataFolder:
     config = load_dataset_config("shop.yaml", list(overrides))
-    with build_folder(out) as partial:
+    with build_folder(out, settings=config_digest(config)) as partial:
         make_dataset(config, partial, Phases(phase_names(config)))
     return DataFolder.open(out)
 
@@ -215,6 +220,65 @@ def test_no_file_of_a_data_set_with_pseudonyms_has_the_id_of_a_member_or_the_key
     assert b"uid" not in (shop / "context.sqlite").read_bytes()
     build_context(data, shop / "context.sqlite", until=ALL, by_id=False)
     check_context(str(shop / "context.sqlite"))
+
+
+def append_line(path: str, line: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
+
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "items.csv": lambda: append_line("items.csv", "post999,product,,New,"),
+    "chats.jsonl": lambda: append_line("chats.jsonl", ""),
+    "the list of privacy.opted_out_file": lambda: append_line("out.txt", user(6)),
+    "the key of privacy.pseudonyms": lambda: os.environ.update(PSEUDONYM_KEY=f"another {KEY}"),
+    "the suite": lambda: Path("suite/suite.yaml").write_text(yaml.safe_dump({**SUITE, "name": "renamed"})),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_tables_are_kept_only_while_their_inputs_are_the_same(
+    name: str, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chats = CorpusConfig(sources={"all": CorpusSourceConfig(kind="conversations", path="chats.jsonl")})
+    append_line("chats.jsonl", json.dumps({"messages": []}))
+    append_line("out.txt", user(5))
+    overrides = ["privacy.pseudonyms={env: PSEUDONYM_KEY}", "privacy.opted_out_file=out.txt"]
+    config = replace(load_dataset_config("shop.yaml", overrides), corpora={"chats": chats})
+    folder = shop / "partial"
+    (folder / "bins").mkdir(parents=True)
+
+    def is_continued() -> bool:
+        phases = Phases(phase_names(config))
+        return prepare(config, folder, phases, held_out=True, continues=True).is_continued
+
+    assert not is_continued()
+    assert is_continued()
+    assert user(5) not in (folder / TABLES_STATE).read_text()
+    assert "starts from the beginning" not in capsys.readouterr().out
+    CHANGES[name]()
+    assert not is_continued()
+    assert not (folder / "bins").exists()
+    output = " ".join(capsys.readouterr().out.split())
+    assert "the build starts from the beginning, because these changed since it was interrupted: " in output
+    assert name in output.partition("interrupted: ")[2].partition("rows in")[0]
+    assert is_continued()
+
+
+def test_a_member_who_opts_out_while_a_build_is_interrupted_is_in_no_file(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("killed")
+
+    append_line("out.txt", user(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "build_pairs", fail)
+        with pytest.raises(RuntimeError, match="killed"):
+            build(shop / "data", "privacy.opted_out_file=out.txt")
+    append_line("out.txt", user(5))
+    data = build(shop / "data", "privacy.opted_out_file=out.txt")
+    assert find(data, secret(5)) == []
 
 
 def test_days_are_appended_with_the_same_key_and_members_only(shop: Path) -> None:

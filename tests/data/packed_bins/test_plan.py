@@ -81,8 +81,8 @@ def change(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"format_version": None}, r"has format_version 1, but this release reads 2 only, .*build the data again with"),
-        ({"format_version": 3}, "has format_version 3"),
+        ({"format_version": None}, r"has format_version 1, but this release reads 2 and 3, .*build the data again"),
+        ({"format_version": 4}, "has format_version 4"),
         ({"n_tokens": 13}, r"plan\.json was changed after it was written: its plan_hash is .*build the data again"),
         ({"files": []}, "was changed after it was written"),
         ({"plan_hash": None}, "its plan_hash is None"),

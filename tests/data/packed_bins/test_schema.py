@@ -28,6 +28,7 @@ def test_a_plan_lists_its_files_and_does_not_depend_on_the_order_in_which_they_a
     assert row == {
         "file": 0,
         "name": "bins-000000.parquet",
+        "format_version": 2,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "bins": 2,
@@ -46,10 +47,11 @@ def test_a_plan_lists_its_files_and_does_not_depend_on_the_order_in_which_they_a
     assert (plan.n_tokens, plan.fill, seen) == (6, 0.75, [(2, 2)])
     assert (plan.fields_cut, plan.tokens_cut, plan.turns_dropped) == (3, 15, 0)
     assert [asdict(file) for file in plan.files] == [{key: row[key] for key in ("name", "sha256", "bytes", "bins")}]
-    second = {"file": 1, "name": "b", "sha256": "ab", "bytes": 7, "bins": 1, "tokens": 2, "fields_cut": 1,
-              "tokens_cut": 2, "turns_dropped": 4}  # fmt: skip
+    second = {"file": 1, "name": "b", "format_version": 3, "sha256": "ab", "bytes": 7, "bins": 1, "tokens": 2,
+              "fields_cut": 1, "tokens_cut": 2, "turns_dropped": 4}  # fmt: skip
     both = [finish_plan(rows, n_bins=3, **sizes) for rows in ([row, second], [second, row])]
     assert both[0] == both[1] != plan
+    assert (plan.format_version, both[0].format_version) == (2, 3)
     assert (both[0].fields_cut, both[0].tokens_cut, both[0].turns_dropped) == (4, 17, 4)
 
 

@@ -1,6 +1,7 @@
 """Corpora: documents of tables and files in a folder of bins, as often as the mix says. No test starts Ray."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,10 +14,11 @@ import pytest
 
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.corpora.document_sources import TableRows
+from brew_data.mixing.mix import Quota
 from brew_data.mixing.mix_file import MIX_FILE, read_mix
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.pipelines import corpus_bins, documents
-from brew_data.pipelines.corpus_bins import SOURCES, build_corpus
+from brew_data.pipelines.corpus_bins import SOURCES, build_corpus, compile_corpus
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.schema import TIMESTAMP, Tables, micros, write_tables
 from brew_data.sources.synthetic.config import SyntheticConfig
@@ -173,6 +175,25 @@ def test_workers_and_the_order_of_sources_do_not_change_the_bins(
     again = data.build(tmp_path / "again", dict(reversed(sources.items())), tokens=3_000)
     assert again == first
     assert read_mix(tmp_path / "again") == read_mix(tmp_path / "first")
+
+
+def test_bins_of_several_mixes_are_packed_from_sources_that_were_compiled_once(data: Data, tmp_path: Path) -> None:
+    def config(chats: int, texts: int) -> CorpusConfig:
+        sources = {"chats": data.source("conversations", weight=chats), "texts": data.source("entities", weight=texts)}
+        return CorpusConfig(sources=sources, tokens=2_000)
+
+    compiled = compile_corpus(config(1, 1), data.rows, data.compiler, tmp_path / "sources")
+    for number, weights in enumerate([(1, 3), (3, 1)]):
+        expected = build_corpus(config(*weights), data.rows, data.compiler, tmp_path / "built")
+        assert compiled.pack_mix(config(*weights), tmp_path / str(number)) == expected
+        assert read_mix(tmp_path / str(number)) == read_mix(tmp_path / "built")
+    assert packed(tmp_path / "0") != packed(tmp_path / "1")
+    found = compiled.candidates()["texts"]
+    jobs = int((found.stratum_D == found.strata.index("job")).sum())
+    plan = compiled.pack({"texts": {"job": Quota(repeats=2, last_rank=-math.inf)}}, tmp_path / "jobs")
+    assert plan is not None
+    assert plan.n_documents == 2 * jobs
+    assert compiled.pack({"texts": {}}, tmp_path / "nothing") is None
 
 
 def test_another_seed_chooses_other_documents(data: Data, tmp_path: Path) -> None:

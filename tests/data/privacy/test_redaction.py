@@ -35,7 +35,8 @@ PHONES = [
     "+49 30 901820", "+49 (0)30 90 18 20", "+49(0)170 1234567", "0049 30 901820",
     "030 901820", "030/901820", "030 - 90 18 20", "(030) 901820", "0170-1234567", "020 7946 0958", "07700 900123",
     "06 12 34 56 78", "+33 6 12 34 56 78", "+44 20 7946 0958", "+91 98765 43210", "+86 138 0013 8000",
-    "098765 43210", "07700900123", "0612345678", "015123456789", "(11) 91234-5678", "06.12.34.56.78",
+    "098765 43210", "07700900123", "0612345678", "015123456789", "(11) 91234-5678", "06.12.34.56.78", "11 91234-5678",
+    "612 34 56 78", "91 123 45 67", "(+34) 612 345 678", "+351 912 345 678", "+55 (11) 91234-5678",
 ]  # fmt: skip
 LINKS = [
     "https://www.linkedin.com/in/ana-lee-1234", "http://example.com/u?id=77", "www.example.com/people/ana",
@@ -57,7 +58,21 @@ ADDRESSES = [
     "Rosenweg 8, 80331 München", "Goethestr. 5 in 60313 Frankfurt", "Av. Diagonal 405, 08008 Barcelona",
     "calle Mayor, 15, 3º B, 28013 Madrid", "Rua Augusta, 1500, apto 42, São Paulo - SP, 01304-001",
     "Rua do Carmo 12, 1200-094 Lisboa", "25 cours Mirabeau, 13100 Aix-en-Provence",
-    "P.O. Box 1234", "Postfach 100254", "〒100-0001 東京都千代田区千代田1-1", "北京市朝阳区建国路88号",
+    "Unter den Linden 5, 10117 Berlin", "An der Alster 8, 20099 Hamburg", "Straße des 17. Juni 135, 10623 Berlin",
+    "Platz der Republik 1, 11011 Berlin", "Mariahilfer Straße 12/3/7, 1060 Wien", "Kurfürstendamm 21, 10719 Berlin",
+    "Hauptstraße 5, 60313 Frankfurt am Main", "Hauptstraße 12, 3. OG, 10115 Berlin", "Bahnhofstrasse 10, 8001 Zürich",
+    "12 rue de la gare 69001 Lyon", "12 rue de la gare, 69001 Lyon", "3 allée des Tilleuls, bât. B, 31000 Toulouse",
+    "8 avenue Jean Jaurès, 3e étage, 44000 Nantes", "14 bd Voltaire, 75011 Paris", "22 passage du Nord, 59000 Lille",
+    "12 Les Jardins, 13001 Marseille", "Paseo de la Castellana 100, 28046 Madrid", "Plaza Mayor 3, 28012 Madrid",
+    "Calle Ramón y Cajal 5", "Calle de los Reyes 12, 2º izda., 28015 Madrid", "C/ Alcalá, 45, 3ºB",
+    "Avda. de América n.º 12, 28002 Madrid", "Gran Vía 28, 28013 Madrid", "Calle Mayor s/n", "Calle 45 # 12-30, Bogotá",
+    "Av. 9 de Julio 1000", "Rua 25 de Março, 100, São Paulo - SP", "Largo do Carmo 5, 1200-092 Lisboa",
+    "Rua Garrett, n.º 12, 3.º Dto, 1200-204 Lisboa", "Alameda Santos 700, 01418-100 São Paulo",
+    "Praça da República 12, 4050-497 Porto", "1500 Broadway, New York, NY 10036", "3 The Maltings, York YO1 7AB",
+    "P.O. Box 1234", "Postfach 100254", "PO Box 77, Salem, OR 97301", "Postfach 12, 20001 Hamburg",
+    "9 Chapel Hill, Bath", "14, Shanti Enclave, Koramangala, Bengaluru 560034", "5 Baggot Street, Dublin 4",
+    "7 Main Street, Dublin D02 X285", "12 rue Monge, Paris 5e",
+    "〒100-0001 東京都千代田区千代田1-1", "北京市朝阳区建国路88号",
 ]  # fmt: skip
 BANK_ACCOUNTS = [
     "DE89 3704 0044 0532 0130 00", "DE89370400440532013000", "GB29 NWBK 6016 1331 9268 19",
@@ -92,6 +107,11 @@ CUED = [  # the identifier in braces, after a word that says what it is
     (HANDLE, "follow me on X {@Ana}"), (HANDLE, "Telegram: {ana_lee}"), (HANDLE, "WeChat id: {analee}"),
     (HANDLE, "insta handle: {ana.lee}"), (HANDLE, "my telegram is {ana_lee}"), (HANDLE, "skype {ana.lee}"),
     (PHONE, "llámame al {612 345 678}"), (PHONE, "ligue para {912 345 678}"), (PHONE, "erreichbar unter {5550142}"),
+    (PHONE, "móvil: {512 345 678}"), (PHONE, "mi móvil es {612 345 678}"), (PHONE, "telemóvel: {912 345 678}"),
+    (PHONE, "o meu número é o {912 345 678}"), (PHONE, "rufen Sie mich an: {030 901820}"),
+    (PHONE, "contactez-moi au {5550142}"), (PHONE, "my direct line is {5550142}"),
+    (ADDRESS, "moro na {Rosa Branca 8}"), (ADDRESS, "my new office is located at {3 Mill Square}"),
+    (ADDRESS, "j'habite au {3 place des Tilleuls}"), (ADDRESS, "Morada: {Quinta Velha 3}"),
     (ADDRESS, "ich wohne in der {Rosenweg 8}"), (ADDRESS, "meine Adresse ist {Lindenhof 3}"),
 ]  # fmt: skip
 KEPT = [
@@ -106,6 +126,7 @@ KEPT = [
     "U2 @ Wembley", "U2@3.5", "look at acme.com", "booking.com", "node.js/express", "ASP.NET/C#", "B.Sc/M.Sc",
     "and/or", "https://acme.com", "www.acme.com", "email marketing", "call centre", "Call of Duty 2003-2019",
     "order 415-555-2671", "ID: 00123-456789", "ISBN 030-640-6152", "ref. no. 0123-456789", "SKU 202 555 0142",
+    "revenue of 912 345 678", "912 345 678 followers",
     "phone 128 256 512 GB", "mobile 2019 - 2023", "C++ 20190102", "24/7", "1.0.2.3000",
     # addresses
     "Wall Street analyst", "led 12 Wall Street banks", "21 Jump Street (2012)", "10 Cloverfield Lane (2016)",
@@ -113,6 +134,9 @@ KEPT = [
     "5 years on the road, 12345 miles", "since 2008 Wall Street", "Avenue 5 (2020)", "3 cours de yoga", "Via Zoom 24/7",
     "Studio 54", "Area 51", "Catch 22", "Windows 10, 50000 Users", "Python 3, 2019 edition", "Arbeitsplatz 4.0",
     "Industrie 4.0", "Engineering 101", "Monitoring 24/7", "10115 Berlin", "Springfield, IL 62704",
+    "dirección en Acme Salud, 5 años",
+    "Plaza Hotel 2019", "Camino de Santiago 2023", "5 chemin de fer", "Top 10 - 1500 Employees", "Largo Winch 2 (2011)",
+    "Team of 12 Engineers, 50000 Users", "Tabellenplatz 3, Bundesliga", "12 avenues de croissance",
     "address 3 key topics in the same way", "ship to 20 countries by road", "Booth 12", "based in Berlin",
     # numbers
     "version 2.0.1.3", "Chrome 114.0.5735.90", "v10.24.3.11", "127.0.0.1", "8.8.4.4", "std::vector", "a::b", "12:30:45",
@@ -217,7 +241,8 @@ UNITS = [
     "a", "@", "a@", "a@b.", "call ", "call . ", "+1 ", "0 ", "0123 ", "http://", "www.", "linkedin.com/", "a.", "1",
     "(at)", "/)", "+", "a[dot]", "a dot ", " at ", "12 Oak ", "12 A ", "1 1 ", "Calle A ", "Aa ", "Aa 1, ", "rue de ",
     "a.com/", "DE12", "SSN 1", "ab:", "1.1.", "@a", "@a.", "ig: ", "4111 ", "建国", "東京都", "straße", "address: ",
-    "passport ", "born ", "1st ", "Apt 1, ", ", Aa",
+    "passport ", "born ", "1st ", "Apt 1, ", ", Aa", "rua de ", "calle 1 ", "612 ", "wohne in ", "1 Aa, ", "Aa 1/",
+    "1º, ", "number ", "calle #", "moro na ",
 ]  # fmt: skip
 
 

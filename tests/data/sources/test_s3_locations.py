@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from brew_data.sources.file_formats import DelimitedFile
+from brew_data.sources.formats.delimited import DelimitedFile
 from brew_data.sources.locations import find_files
 from brew_platform.errors import DataError
 

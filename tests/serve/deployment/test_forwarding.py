@@ -33,6 +33,8 @@ from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.status import FleetStatus
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 PRODUCTION = Target(role="production", version=3)
 
 
@@ -430,8 +432,7 @@ async def test_metrics_of_all_processes_are_merged(service: RankingService, body
 
 
 async def test_a_local_service_reports_its_status(service: RankingService) -> None:
-    transport = httpx.ASGITransport(create_app(LocalBackend(service)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with client_of_app(create_app(LocalBackend(service))) as http:
         status = (await http.get("/v1/status")).json()
     assert json.dumps(status["versions"][0]) == (
         '{"version": 3, "role": "production", "share": 1.0, "replicas": 1, "state": "up"}'

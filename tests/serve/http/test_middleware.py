@@ -31,6 +31,8 @@ from brew_serve.ranking.admission import AdmissionConfig
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 
 @asynccontextmanager
 async def client(
@@ -343,7 +345,7 @@ async def test_slow_bodies_do_not_hold_up_others(service: RankingService, body: 
         for _ in range(1_000)
     ]
     await asyncio.sleep(0)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+    async with client_of_app(app) as http:
         assert (await http.post("/v1/rank", json=body)).status_code == 200
         assert (await http.get("/health")).status_code == 200
     statuses = [(await task)[0]["status"] for task in stalled]
@@ -400,7 +402,7 @@ def teams(path: Path, **settings: dict[str, Any]) -> tuple[MiddlewareConfig, dic
 
 
 def open_client(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    return client_of_app(app)
 
 
 async def test_a_team_that_floods_delays_no_other_team(service: RankingService, tmp_path: Path) -> None:
@@ -594,9 +596,7 @@ async def test_a_bug_is_logged_without_its_text_and_answered_without_it(
     backend = SlowBackend(service, 0)
     backend.wait = Mock(side_effect=KeyError(SECRET))
     with open_process_log(tmp_path / "gateway.log", process="gateway", private=True) as log:
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(backend)), base_url="http://test"
-        ) as http:
+        async with client_of_app(create_app(backend)) as http:
             answer = await http.post("/v1/rank", json=body)
     assert (answer.status_code, answer.json()["code"]) == (500, "failed")
     assert SECRET not in answer.text + log.path.read_text()

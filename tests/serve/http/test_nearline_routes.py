@@ -31,6 +31,8 @@ from brew_serve.schemas.nearline import NearlineRankRequest
 from brew_serve.stores.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 NOW = 1_800_000_000.0
 EVENT = {
     "event_id": "a",
@@ -88,8 +90,7 @@ def nearline(tmp_path: Path, tables: Tables, version: LoadedVersion, table_engin
 @pytest.fixture
 async def http(nearline: LocalNearline) -> Any:
     api = create_app(LocalBackend(nearline.ranker), routers=(nearline_router(lambda: nearline.service),))
-    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(api) as client:
         yield client
 
 
@@ -445,7 +446,7 @@ async def test_a_store_that_hangs_delays_neither_events_nor_health_probes(
 
 async def test_health_says_that_the_nearline_store_does_not_answer(nearline: LocalNearline) -> None:
     api = create_app(LocalBackend(nearline.ranker), degraded=lambda: ["nearline"] if nearline.service.problem else [])
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+    async with client_of_app(api) as client:
         nearline.serve(RedisNearlineStore("redis://127.0.0.1:1/0"))
         for probe in ("/health", "/ready"):
             assert (await client.get(probe)).json() == {"status": "ok", "version": 3}
@@ -475,7 +476,7 @@ async def test_a_full_disk_returns_503_and_stores_nothing(http: httpx.AsyncClien
 
 async def test_nearline_routes_without_the_nearline_service_return_an_error(nearline: LocalNearline) -> None:
     api = create_app(LocalBackend(nearline.ranker), routers=(nearline_router(lambda: None),))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+    async with client_of_app(api) as client:
         answer = await post_event(client)
     assert (answer.status_code, answer.json()["error"]) == (
         400,

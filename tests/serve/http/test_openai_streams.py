@@ -25,6 +25,7 @@ from brew_serve.metrics import Meters
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
 from ..openai_client import ScriptedEngine
 
 COMPLETION: dict[str, Any] = {"model": "brew360", "prompt": "job nurse", "stream": True, "max_tokens": 32}
@@ -311,7 +312,6 @@ async def test_a_client_that_disconnects_stops_the_generation_and_is_charged(
     assert engine.running == 0
     assert engine.generated < 50
     assert scripted.admission.outstanding_tokens == 0
-    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with client_of_app(api) as client:
         again = await client.post(route, json=body, headers={"authorization": f"Bearer {key}"})
     assert (again.status_code, again.json()["error"]["code"]) == (429, "quota_exceeded")  # 256 of 100 tokens are used

@@ -7,7 +7,6 @@ content type, body, the Allow header, and that what does not fit is refused. Eve
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from fastapi import FastAPI
@@ -26,6 +25,8 @@ from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import PATHS, is_openai_path
+
+from ..http_client import client_of_app
 
 EXAMPLES = 30  # per route, that fit the document, and as many that do not
 
@@ -130,7 +131,7 @@ def spoilt(value: Any) -> Iterator[Any]:
 
 async def test_every_single_fault_that_the_document_forbids_is_refused(api: FastAPI) -> None:
     document = api.openapi()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+    async with client_of_app(api) as http:
         for path in POSTS:
             schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             valid = Draft202012Validator({**schema, "components": document["components"]}).is_valid
@@ -162,7 +163,7 @@ def test_every_route_is_documented_with_an_example(api: FastAPI) -> None:
 
 async def test_every_example_of_the_document_is_answered(api: FastAPI, service: RankingService) -> None:
     document = api.openapi()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+    async with client_of_app(api) as http:
         for path in POSTS:
             body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             for example in document["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]["examples"]:

@@ -233,8 +233,7 @@ async def test_a_bug_is_logged_and_not_exposed(
 
 async def test_without_a_context_ids_are_refused(version: LoadedVersion, table_engine: Any) -> None:
     service = RankingService(1, version, table_engine, None)
-    transport = httpx.ASGITransport(create_app(LocalBackend(service)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with client_of_app(create_app(LocalBackend(service))) as http:
         answer = await http.post("/v1/rank", json={"task": "job_apply", "member_id": "ada", "candidates": ["e0"]})
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("this service knows no members or entities by id; send member and")

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from hypothesis import given
@@ -14,6 +13,8 @@ from brew_platform.errors import UserError
 from brew_serve.http.error_responses import add_error_handlers
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.strict_json import MAX_DIGITS, StrictJsonRoute, parse_body, parse_body_in_thread, parse_json
+
+from ..http_client import client_of_app
 
 LONG = "7" * (MAX_DIGITS + 1)
 
@@ -117,7 +118,7 @@ async def test_routes_of_fastapi_give_the_same_messages() -> None:
         await api(scope, receive, send)
 
     json_header = {"content-type": "application/json"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+    async with client_of_app(app) as http:
         assert (await http.post("/numbers", content=b'{"n": [1, 2]}', headers=json_header)).json() == 3
         for body, sentence in REFUSED:
             answer = await http.post("/numbers", content=body, headers=json_header)

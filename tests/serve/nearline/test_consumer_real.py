@@ -31,6 +31,7 @@ from brew_serve.schemas.nearline import EventBatch, NearlineRanking, NearlineRan
 from brew_serve.stores.sqlite_file import Unavailable
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
 from ..running_ray import RAY, running_ray
 
 if TYPE_CHECKING:
@@ -385,7 +386,7 @@ async def test_a_hung_redis_delays_neither_events_nor_probes_and_loses_nothing(
         sent.update(event.event_id for event in events.events)
 
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as http:
+        async with client_of_app(api) as http:
             await asyncio.to_thread(ask_for_all, nearline)
             await asyncio.to_thread(until, lambda: nearline.outbox.counts().get("done", 0) >= 4, 60)
             await send_events(http, "before")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from brew_data.prompts.member_prompts import MemberPrompts
 from brew_platform.errors import BrewError
 from brew_serve.nearline.autoscaling import OutboxDepthPolicy, consumers_needed
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, messages
@@ -15,7 +16,9 @@ from brew_serve.stores.sqlite_file import Unavailable
 from ..nearline_service import Fault, Faulty, Killed, LocalNearline, event, rank_job
 
 
-def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(nearline: LocalNearline) -> None:
+def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(
+    nearline: LocalNearline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nearline.most_attempts = 3
     nearline.accept(
         event(1),
@@ -23,19 +26,14 @@ def test_a_job_that_kills_its_consumer_becomes_dead_without_affecting_others(nea
         event(2),
         rank_job("good", task="post_interest", candidates=["e1"]),
     )
-    scorer = nearline.compiler.prefix
-    deaths = 0
+    prefixes, deaths = MemberPrompts.prefixes, 0
 
-    class Compiler:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(compiler, name)
+    def prefixes_or_death(self: MemberPrompts, *args: Any, own_words: str = "", **options: Any) -> Any:
+        if own_words == "poison":
+            raise Killed
+        return prefixes(self, *args, own_words=own_words, **options)
 
-        def prefix(self, *args: Any, own_words: str = "", **options: Any) -> Any:
-            if own_words == "poison":
-                raise Killed
-            return scorer(*args, own_words=own_words, **options)
-
-    compiler, nearline.compiler = nearline.compiler, Compiler()  # type: ignore[assignment]
+    monkeypatch.setattr(MemberPrompts, "prefixes", prefixes_or_death)
     for _ in range(40):
         nearline.dispatcher.step()
         while nearline.lane.held:

@@ -24,6 +24,8 @@ from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.version import LoadedVersion
 
+from ..http_client import client_of_app
+
 INVALID = [math.nan, -math.nan, math.inf, -math.inf, 0.1, 700.0]
 
 
@@ -62,7 +64,7 @@ def client(version: LoadedVersion) -> Callable[[Any], httpx.AsyncClient]:
 
     def serve(engine: Any) -> httpx.AsyncClient:
         api = create_app(LocalBackend(RankingService(3, version, engine, None)))
-        return httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test")
+        return client_of_app(api)
 
     return serve
 

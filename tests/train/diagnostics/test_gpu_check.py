@@ -35,9 +35,11 @@ def test_it_runs_with_only_its_documented_packages(tmp_path: Path) -> None:
     assert report["passed"]
     assert {"date", "device", "versions"} <= report.keys()
     assert report["versions"]["torch"] == torch.__version__
-    assert [check["name"] for check in report["checks"]][:3] == [
+    assert [check["name"] for check in report["checks"]][:5] == [
         "packed attention",
         "packed attention in a window",
+        "packed attention of slates",
+        "packed attention of slates in a window",
         "fused loss, PyTorch",
     ]
     dense, mixture = report["speeds"]
@@ -77,6 +79,20 @@ def test_a_window_that_is_off_by_one_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(parity, "varlen_attention", off_by_one)
     assert not parity.check_attention(TINY, CPU, torch.float32, sliding_window=10).passed
+
+
+@pytest.mark.parametrize("window", [None, 10])
+def test_candidates_that_do_not_read_their_prefix_are_found(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parity.check_attention(TINY, CPU, torch.float32, slates=True, sliding_window=window).passed
+
+    def without(*inputs: Any, key_places: torch.Tensor, **rest: Any) -> Any:
+        assert key_places is not None
+        return varlen_attention(*inputs, key_places=None, **rest)
+
+    monkeypatch.setattr(parity, "varlen_attention", without)
+    assert not parity.check_attention(TINY, CPU, torch.float32, slates=True, sliding_window=window).passed
 
 
 def test_a_missing_token_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

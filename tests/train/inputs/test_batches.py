@@ -44,6 +44,32 @@ def test_collating_two_bins_by_hand() -> None:
     assert batch.tokens == 7
 
 
+def test_collating_a_slate_by_hand() -> None:
+    """A document of two tokens, then a slate: a prefix, a candidate that reads all of it, and one that reads less."""
+    slate = Bin(
+        input_ids=np.array([3, 4, 5, 6, 7, 8, 9, 1, 2], np.int32),
+        doc_lengths=np.array([2, 7], np.int32),
+        roles=np.array([0, 0, 0, 0, 0, 0, 1, 0, 1], np.uint8),
+        segment_lengths=np.array([2, 3, 2, 2], np.int32),
+        segment_prefixes=np.array([0, 0, 3, 1], np.int32),
+    )
+    plain = Bin(
+        input_ids=np.array([1, 2], np.int32), doc_lengths=np.array([2], np.int32), roles=np.array([0, 1], np.uint8)
+    )
+    batch = collate([slate, plain])
+    assert batch.position_ids_1T.tolist() == [[0, 1, 0, 1, 2, 3, 4, 1, 2, 0, 1]]
+    assert batch.cu_seqlens.tolist() == [0, 2, 5, 7, 9, 11]
+    assert batch.key_places_K is not None
+    assert batch.key_places_K.tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 2, 7, 8, 9, 10]
+    assert batch.cu_seqlens_k.tolist() == [0, 2, 5, 10, 13, 15]
+    assert batch.cu_seqlens_k.dtype == torch.int32
+    assert (batch.max_length, batch.max_length_k) == (3, 5)
+    x = NO_TARGET
+    assert batch.targets_T.tolist() == [4, x, 6, 7, x, 9, x, 2, x, 2, x]
+    assert batch.counts().tolist() == [3, 3, 2]
+    assert collate([plain]).key_places_K is None
+
+
 def test_written_bins_are_read(bins: dict[str, Path], shape: ModelShape) -> None:
     reader = BinReader(bins["cpt"], shape)
     rows = pa.concat_tables([pq.read_table(file) for file in sorted(bins["cpt"].glob("*.parquet"))]).to_pylist()
@@ -78,6 +104,29 @@ def drop_column(folder: Path) -> None:
 def cut_file(folder: Path) -> None:
     file = folder / "bins-00000.parquet"
     file.write_bytes(file.read_bytes()[:100])
+
+
+def add_segments(lengths: list[int], prefixes: list[int]) -> Callable[[Path], None]:
+    """Add the columns of slates; the first bin has these segments, the others one per document."""
+
+    def apply(folder: Path) -> None:
+        file = folder / "bins-00000.parquet"
+        table = pq.read_table(file)
+        documents = table["doc_lengths"].to_pylist()[1:]
+        for column, values in {
+            "segment_lengths": [lengths, *documents],
+            "segment_prefixes": [prefixes, *([0] * len(row) for row in documents)],
+        }.items():
+            table = table.append_column(column, pa.array(values, pa.list_(pa.int32())))
+        pq.write_table(table, file)
+
+    return apply
+
+
+def drop_prefixes(folder: Path) -> None:
+    add_segments([1], [0])(folder)
+    file = folder / "bins-00000.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["segment_prefixes"]), file)
 
 
 def change(column: str, values: object) -> Callable[[Path], None]:
@@ -132,6 +181,9 @@ def leave_one_document_alone(folder: Path) -> None:
         (sealed(cut_file), DataError, "is not a readable Parquet file"),
         (sealed(change("roles", [0])), DataError, "are inconsistent"),
         (sealed(change("doc_lengths", [1, 1])), DataError, "are inconsistent"),
+        (sealed(add_segments([1, 2], [0, 0])), DataError, "are inconsistent"),
+        (sealed(add_segments([1], [0, 0])), DataError, "are inconsistent"),
+        (sealed(drop_prefixes), DataError, "are inconsistent"),
         (sealed(change("bin_id", 7)), DataError, "not numbered from 0"),
         (sealed(leave_one_document_alone, kind="pairs"), DataError, "an odd number of documents"),
         (sealed(change("input_ids", [97])), DataError, "are inconsistent"),

@@ -86,6 +86,29 @@ def test_packed_training_equals_transformers_on_each_document_alone(family: Path
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_a_slate_has_the_losses_that_transformers_computes_for_each_candidate_with_its_prefix(family: Path) -> None:
+    model, plain = load(family), AutoModelForCausalLM.from_pretrained(family, attn_implementation="eager")
+    prefix, candidates = 40, [(WINDOW + 3, 40), (5, 21)]  # tokens of each, and of the prefix that it reads
+    tokens = prefix + sum(length for length, _ in candidates)
+    ids = np.random.default_rng(1).integers(0, VOCABULARY, tokens).astype(np.int32)
+    slate = Bin(
+        input_ids=ids,
+        doc_lengths=np.array([tokens], np.int32),
+        roles=np.zeros(tokens, np.uint8),
+        segment_lengths=np.array([prefix, *(length for length, _ in candidates)], np.int32),
+        segment_prefixes=np.array([0, *(seen for _, seen in candidates)], np.int32),
+    )
+    batch = collate([slate])
+    _, losses_T, _ = model(batch, make_objective({"name": "next_token"}).bind(batch.counts()), ALONE)
+    start = prefix
+    for length, seen in candidates:
+        alone = torch.from_numpy(np.concatenate([ids[:seen], ids[start : start + length]])).long()
+        logits = plain(alone.unsqueeze(0), use_cache=False).logits[0, seen:-1]
+        expected = F.cross_entropy(logits, alone[seen + 1 :], reduction="none").detach()
+        torch.testing.assert_close(losses_T[start : start + length - 1], expected, atol=1e-5, rtol=1e-5)
+        start += length
+
+
 def test_a_base_model_is_trained_and_exported_in_its_own_dtype(write_bins: Callable[..., Path], tmp_path: Path) -> None:
     """From bfloat16 weights, with one more token than the base has, to a folder that transformers loads."""
     make_tiny("gemma3_text").bfloat16().save_pretrained(tmp_path / "base")

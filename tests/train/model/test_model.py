@@ -141,6 +141,32 @@ def test_half_precision_uses_a_kernel_for_packed_documents(
             varlen_attention(torch.nn.Module(), query, key, value, None, dropout=0.1, **rows)
 
 
+def test_half_precision_passes_the_keys_of_slates_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate is a sequence with more keys than queries; FlashAttention aligns its causal mask at the ends."""
+    calls: list[tuple[tuple[int, ...], list[int], tuple[int, int]]] = []
+
+    def recorded(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *bounds: Any, **options: Any) -> Any:
+        calls.append((tuple(key.shape), list(bounds[2:]), options["window_size"]))
+        return varlen_attn(query, key, value, *bounds, **options)
+
+    monkeypatch.setattr(attention, "varlen_attn", recorded)
+    with FakeTensorMode():
+        query, key, value = (
+            torch.empty(1, heads, 18, 8, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)
+        )
+        bounds = torch.empty(5, dtype=torch.int32)
+        rows = {"cu_seq_lens_q": bounds, "max_length_q": 9, "cu_seq_lens_k": bounds, "max_length_k": 13}
+        places = torch.empty(30, dtype=torch.int64)
+        for window in (None, 10):
+            out, _ = varlen_attention(
+                torch.nn.Module(), query, key, value, None, sliding_window=window, key_places=places, **rows
+            )
+            assert out.shape == (1, 18, 4, 8)
+            out.sum().backward()
+        assert [x.grad.shape for x in (query, key, value)] == [x.shape for x in (query, key, value)]
+    assert calls == [((30, 2, 8), [9, 13], (-1, 0)), ((30, 2, 8), [9, 13], (9, 0))]
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_half_precision_on_cpu_attends_as_float32_does(window: int | None) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -94,7 +94,8 @@ def gpu_check(*, tiny: bool, steps: int, warmup: int, compile: bool, rows: int, 
             print(", ".join(f"{package} {number}" for package, number in environment["versions"].items()))
             dtype = torch.bfloat16 if context.device.type == "cuda" else torch.float32
             checks = [
-                _print_check(check_attention(scale, context.device, dtype, sliding_window=window))
+                _print_check(check_attention(scale, context.device, dtype, sliding_window=window, slates=slates))
+                for slates in (False, True)
                 for window in (None, scale.longest // 4)
             ]
             for liger in (False, True) if uses_liger(context.device) else (False,):
@@ -130,7 +131,7 @@ def _describe_environment(device: torch.device) -> dict[str, Any]:
 
 def _print_check(check: Check) -> Check:
     verdict = "ok" if check.passed else "FAILED"
-    print(f"  {check.name:<33} error {check.error:.1e}  limit {check.limit:.0e}  {verdict}", flush=True)
+    print(f"  {check.name:<38} error {check.error:.1e}  limit {check.limit:.0e}  {verdict}", flush=True)
     return check
 
 

@@ -5,6 +5,7 @@ Legend: T packed tokens, H query heads, G key/value heads, D head size, W hidden
 """
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig
 from brew_train.distributed.context import DistributedContext
-from brew_train.inputs.batches import Bin
+from brew_train.inputs.batches import Bin, collate
 from brew_train.model.attention import varlen_attention
 from brew_train.model.init_weights import materialize
 from brew_train.model.model import RankingLM, build_model
@@ -59,7 +60,7 @@ class Scale:
 
 
 def check_attention(
-    scale: Scale, device: torch.device, dtype: torch.dtype, *, sliding_window: int | None = None
+    scale: Scale, device: torch.device, dtype: torch.dtype, *, sliding_window: int | None = None, slates: bool = False
 ) -> Check:
     """Compares attention over packed documents, forward and backward, with attention over each document in float32.
 
@@ -68,42 +69,87 @@ def check_attention(
         device: the device to check.
         dtype: dtype of the checked attention.
         sliding_window: tokens that each token attends to, itself included; None: all tokens before it.
+        slates: whether documents are slates of two candidates, where they are long enough.
     """
     generator = torch.Generator().manual_seed(0)
-    lengths = document_lengths(scale.tokens, longest=scale.longest, seed=0)
+    packed = _row(document_lengths(scale.tokens, longest=scale.longest, seed=0), slates=slates)
+    batch = collate([packed]).to(device)
     shapes = [(1, heads, scale.tokens, scale.head_size) for heads in (scale.heads, scale.kv_heads, scale.kv_heads)]
     drawn = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
     upstream = torch.randn(1, scale.tokens, scale.heads, scale.head_size, generator=generator).to(device, dtype)
 
     query, key, value = packed_inputs = [x.clone().requires_grad_() for x in drawn]
-    bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
-    options = {"sliding_window": sliding_window, "cu_seq_lens_q": bounds, "max_length_q": max(lengths)}
-    out, _ = varlen_attention(nn.Module(), query, key, value, None, **options)
+    out, _ = varlen_attention(
+        nn.Module(),
+        query,
+        key,
+        value,
+        None,
+        sliding_window=sliding_window,
+        cu_seq_lens_q=batch.cu_seqlens,
+        max_length_q=batch.max_length,
+        cu_seq_lens_k=batch.cu_seqlens_k,
+        max_length_k=batch.max_length_k,
+        key_places=batch.key_places_K,
+    )
 
     reference_inputs = [x.float().requires_grad_() for x in drawn]
     shared = scale.heads // scale.kv_heads
     with sdpa_kernel(SDPBackend.MATH):
-        documents = [
-            F.scaled_dot_product_attention(
-                q,
-                k.repeat_interleave(shared, dim=1),
-                v.repeat_interleave(shared, dim=1),
-                attn_mask=_visible(q.shape[2], sliding_window or q.shape[2], device),
+        segments = []
+        for query_places, key_places in _places(packed, device):
+            q, k, v = (
+                x[:, :, places]
+                for x, places in zip(reference_inputs, (query_places, key_places, key_places), strict=True)
             )
-            for q, k, v in zip(*(torch.split(x, lengths, dim=2) for x in reference_inputs), strict=True)
-        ]
-        expected = torch.cat(documents, dim=2).transpose(1, 2)
+            k, v = (x.repeat_interleave(shared, dim=1) for x in (k, v))
+            visible = _visible(len(query_places), len(key_places), sliding_window or len(key_places), device)
+            segments.append(F.scaled_dot_product_attention(q, k, v, attn_mask=visible))
+        expected = torch.cat(segments, dim=2).transpose(1, 2)
         expected_gradients = torch.autograd.grad(expected, reference_inputs, upstream.float())
     gradients = torch.autograd.grad(out, packed_inputs, upstream)
     error = max(distance(a, b) for a, b in zip((out, *gradients), (expected, *expected_gradients), strict=True))
-    name = "packed attention" if sliding_window is None else "packed attention in a window"
+    name = f"packed attention{' of slates' * slates}{'' if sliding_window is None else ' in a window'}"
     return Check(name=name, error=error, limit=LIMITS[dtype])
 
 
-def _visible(tokens: int, window: int, device: torch.device) -> torch.Tensor:
-    """The mask of a document, bool [tokens, tokens]: a row has the tokens that its token attends to."""
-    distance_TT = torch.arange(tokens, device=device).unsqueeze(1) - torch.arange(tokens, device=device)
-    return (distance_TT >= 0) & (distance_TT < window)
+def _row(lengths: Sequence[int], *, slates: bool) -> Bin:
+    """Returns a bin of documents with these lengths. A slate has a prefix of half of its tokens, and two candidates.
+
+    The second candidate attends to the whole prefix, the first one to half of it.
+    """
+    segments: list[tuple[int, int]] = []
+    for length in lengths:
+        prefix, first = length // 2, length // 4
+        if slates and length >= 8:
+            segments += [(prefix, 0), (first, prefix // 2), (length - prefix - first, prefix)]
+        else:
+            segments.append((length, 0))
+    tokens = sum(lengths)
+    return Bin(
+        input_ids=np.zeros(tokens, np.int32),
+        doc_lengths=np.array(lengths, np.int32),
+        roles=np.zeros(tokens, np.uint8),
+        segment_lengths=np.array([length for length, _ in segments], np.int32),
+        segment_prefixes=np.array([prefix for _, prefix in segments], np.int32),
+    )
+
+
+def _places(packed: Bin, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields the places of the queries and of the keys of each segment in the row."""
+    start = document = 0
+    for length, prefix in zip(packed.segment_lengths.tolist(), packed.segment_prefixes.tolist(), strict=True):
+        document = document if prefix else start
+        queries = torch.arange(start, start + length, device=device)
+        yield queries, torch.cat([torch.arange(document, document + prefix, device=device), queries])
+        start += length
+
+
+def _visible(queries: int, keys: int, window: int, device: torch.device) -> torch.Tensor:
+    """The mask of a segment, bool [queries, keys]: a row has the tokens that its token attends to."""
+    places_Q1 = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
+    distance_QK = places_Q1 - torch.arange(keys, device=device)
+    return (distance_QK >= 0) & (distance_QK < window)
 
 
 def check_loss(scale: Scale, device: torch.device, dtype: torch.dtype, *, liger: bool) -> Check:

@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_data.packed_bins.plan import BinsFile
+from brew_data.packed_bins.schema import SEGMENTS
+from brew_data.segments import are_consistent
 from brew_platform.errors import DataError, UserError
 from brew_train.config import InputsConfig, ModelShape
 from brew_train.inputs.batches import Bin
@@ -92,7 +94,8 @@ class BinReader:
             starts = self._starts_of_groups(index)
             group = int(np.searchsorted(starts, bin_id, side="right")) - 1
             table, row = self._group(index, group), bin_id - int(starts[group])
-        return Bin(**{name: table[name][row].values.to_numpy() for name in ("input_ids", "doc_lengths", "roles")})
+        names = [name for name in table.column_names if name != "bin_id"]
+        return Bin(**{name: table[name][row].values.to_numpy() for name in names})
 
     def fetch(self, bin_ids: Sequence[int]) -> None:
         """Downloads the files of these bins, several at a time, if they are on S3; `__getitem__` reports errors."""
@@ -139,7 +142,7 @@ class BinReader:
         else:
             file = self._plan.files[index]
             with self._open(file) as parquet:
-                table = parquet.read_row_group(group, columns=list(COLUMNS)).combine_chunks()
+                table = parquet.read_row_group(group, columns=[*COLUMNS, *SEGMENTS.names]).combine_chunks()
             first, end = self._group_starts[index][group : group + 2].tolist()
             self._check(table, f"{self._folder.name}/{file.name}", first, end)
             self._cache[key] = table
@@ -161,7 +164,8 @@ class BinReader:
         name = f"{self._folder.name}/{file.name}"
         if missing := [column for column in COLUMNS if column not in schema.names]:
             raise DataError(f"{name} lacks the column {', '.join(missing)}; it has {', '.join(schema.names)}.")
-        for column, expected in COLUMNS.items():
+        segments = {column.name: column.type for column in SEGMENTS if column.name in schema.names}
+        for column, expected in (COLUMNS | segments).items():
             if not schema.field(column).type.equals(expected):
                 raise DataError(
                     f"{name} has {column} as {schema.field(column).type} instead of {expected}; build the data again."
@@ -179,10 +183,16 @@ class BinReader:
         ends = np.cumsum(per_bin.to_numpy())  # end of the documents of each bin
         covered = np.array_equal(np.append(0, np.cumsum(documents))[ends], np.cumsum(lengths.to_numpy()))
         shortest = min(pc.min(lengths).as_py(), documents.min(initial=1))
-        if not same_roles or not covered or shortest < 1 or pc.max(lengths).as_py() > self._context_length:
+        if (
+            not same_roles
+            or not covered
+            or not _has_good_segments(table, documents)
+            or shortest < 1
+            or pc.max(lengths).as_py() > self._context_length
+        ):
             raise DataError(
-                f"the bins in {name} are inconsistent: roles and document lengths must cover every token, "
-                f"and no bin may be empty or longer than {self._context_length} tokens; build the data again."
+                f"the bins in {name} are inconsistent: roles, document lengths and segments must cover every "
+                f"token, and no bin may be empty or longer than {self._context_length} tokens; build the data again."
             )
         if self.kind == "pairs" and pc.any(pc.equal(pc.bit_wise_and(per_bin, 1), 1)).as_py():
             raise DataError(
@@ -195,3 +205,22 @@ class BinReader:
                 f"the bins in {name} hold token ids from {lowest} to {highest}, but the model has ids 0 to "
                 f"{self._vocabulary_size - 1}: build model and bins with the same tokenizer."
             )
+
+
+def _has_good_segments(table: pa.Table, documents: np.ndarray) -> bool:
+    """Returns whether the segments of each bin, if there are any, divide its documents.
+
+    Args:
+        table: a row group.
+        documents: tokens of each document of all its bins.
+    """
+    found = [table[name] for name in SEGMENTS.names if name in table.column_names]
+    if not found:
+        return True
+    if len(found) < len(SEGMENTS) or not pc.list_value_length(found[0]).equals(pc.list_value_length(found[-1])):
+        return False
+    lengths, prefixes = (pc.list_flatten(column).to_numpy() for column in found)
+    ends = np.append(0, np.cumsum(lengths))[np.cumsum(pc.list_value_length(found[0]).to_numpy())]
+    return are_consistent(documents, lengths, prefixes) and np.array_equal(
+        ends, np.cumsum(pc.list_value_length(table["input_ids"]).to_numpy())
+    )

@@ -56,12 +56,13 @@ class RankingLM(nn.Module):
         out = self.lm.get_decoder()(
             input_ids=batch.input_ids_1T,
             position_ids=batch.position_ids_1T,
-            attention_mask=None,  # with a mask or a cache, a token would attend to other documents of the bin
+            attention_mask=None,  # with a mask or a cache, a token would attend to other segments of the bin
             use_cache=False,
             cu_seq_lens_q=batch.cu_seqlens,
-            cu_seq_lens_k=batch.cu_seqlens,
+            cu_seq_lens_k=batch.cu_seqlens_k,
             max_length_q=batch.max_length,
-            max_length_k=batch.max_length,
+            max_length_k=batch.max_length_k,
+            key_places=batch.key_places_K,
             output_router_logits=balanced,
         )
         head = self.lm.get_output_embeddings()

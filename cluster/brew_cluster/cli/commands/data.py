@@ -1,4 +1,4 @@
-"""`brew360 data`: builds, checks, shows and publishes the input of training."""
+"""`brew360 data`: builds, checks, mixes, shows and publishes the input of training."""
 
 import sys
 from dataclasses import asdict
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from brew_cluster.cli.client_options import KeyFile, read_key
 from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.registry_options import Author, RegistryUrl, VersionName, user_name
 from brew_cluster.cli.runner import log_to, report_errors, supervise
@@ -28,8 +29,8 @@ DatasetName = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(help="Build, check, show and publish the input of training.", no_args_is_help=True)
-    for command in (build, validate, append, inspect, card, publish, list_, show, fetch, verify):
-        group.command(command.__name__.rstrip("_"))(command)
+    for command in (build, validate, append, inspect, card, search_mix, pairs, publish, list_, show, fetch, verify):
+        group.command(command.__name__.rstrip("_").replace("_", "-"))(command)
     app.add_typer(group, name="data")
 
 
@@ -187,6 +188,93 @@ def card(folder: Folder, as_json: AsJson = False) -> None:
             print_json(content)
             return
         show_card(console, content)
+
+
+def pairs(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="Folder of the pairs; the same folder again continues the run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings, e.g. url=http://127.0.0.1:8000/v1 model=brew360", metavar="[KEY=VALUE]..."),
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    key_file: KeyFile = None,
+    judge_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the judge's API key. Default: the environment variable BREW360_JUDGE_API_KEY."),
+    ] = None,
+) -> None:
+    """Make preference pairs: a served model answers instructions about the data, and a judge ranks the answers.
+
+    The model is behind any endpoint with OpenAI's chat completions, such as `brew360 serve up` or vLLM. An instruction
+    shows what a ranking prompt shows, and requests a label and its reason. Rules rank the answers (the right label, the
+    length, the script, an end), or another model does. The best and the worst answer are a pair, with their scores.
+
+    brew360 data pairs data/synthetic runs/pairs url=http://127.0.0.1:8000/v1 model=brew360
+
+    brew360 data pairs data/synthetic runs/pairs url=http://127.0.0.1:8000/v1 model=brew360 instructions=5000 answers=8
+
+    brew360 data pairs data/synthetic runs/judged url=http://127.0.0.1:8000/v1 model=brew360
+    judge.url=http://gpu1:8001/v1 judge.model=judge
+
+    Every answer is kept in answers.jsonl at once: a run that was interrupted continues, and requests nothing twice.
+    pairs.jsonl has the pairs, from which DPO and ORPO train (docs/preferences.md); summary.json has figures. API keys
+    are read from the environment or from a file only.
+    """
+    console = PlainConsole()
+    with report_errors(console):
+        from brew_cluster.jobs.data_pairs import load_pairs, make_pairs, print_pairs
+        from brew_data.data_folder import DataFolder
+        from brew_platform.console.progress import Phases
+
+        job, data = load_pairs(recipe, overrides or []), DataFolder.open(folder)
+        key, judge_key = read_key(key_file), read_key(judge_key_file, "BREW360_JUDGE_API_KEY")
+        with log_to(out / "logs" / "pairs.log"):
+            summary = make_pairs(job, data, out, Phases(["answers"], console=console), key=key, judge_key=judge_key)
+        print_pairs(summary, job, out, console)
+
+
+def search_mix(
+    folder: Folder,
+    corpus: Annotated[str, typer.Argument(help="A corpus of the data: a key of `corpora` in their recipe.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of the search, e.g. mixes=24 tokens=1_000_000", metavar="[KEY=VALUE]..."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Settings of the search: a YAML file, or a shipped recipe.")] = "small",
+    out: Annotated[Path, typer.Option(help="Folder of the search.")] = ...,  # type: ignore[assignment]
+    as_json: AsJson = False,
+) -> None:
+    """Find the weights of the sources of a corpus, by training small models on mixes of them.
+
+    brew360 data search-mix data/network cpt --out runs/mix
+
+    brew360 data search-mix data/network cpt --out runs/mix mixes=24 weights.job_apply=2
+
+    Each trial trains a small model from scratch on another mix, and measures its loss on the chats of held-out members,
+    by task. The loss as a function of the shares is fitted, and checked by leaving out one mix at a time. The weights
+    with the lowest loss are printed for the recipe; `brew360 data build` with them writes the outcome to the card.
+
+    The same command with the same folder continues a search. It writes mix_search.json and mix_search.svg there.
+    """
+    console = PlainConsole(stderr=True) if as_json else PlainConsole()
+    with supervise(console):
+        from brew_cluster.cli.views.mix_search import mix_search_svg, show_mix_search
+        from brew_cluster.jobs.mix_search import PHASES, RESULT, load_mix_search
+        from brew_cluster.jobs.mix_search import search_mix as search
+        from brew_data.data_folder import DataFolder
+        from brew_platform.console.progress import Phases
+        from brew_platform.files import replace_atomically
+
+        config, data = load_mix_search(recipe, overrides or []), DataFolder.open(folder.absolute())
+        with log_to(out / "logs" / "search.log"):
+            result = search(config, data, corpus, out, Phases(PHASES, console=console))
+        replace_atomically((out / RESULT).with_suffix(".svg"), mix_search_svg(result))
+        if as_json:
+            print_json(result)
+            return
+        show_mix_search(console, result)
+        console.print(f"figures: {out / RESULT} and {(out / RESULT).with_suffix('.svg')}")
 
 
 def publish(

@@ -29,11 +29,12 @@ def bar_chart_svg(rows: Sequence[tuple[str, float]], *, title: str) -> str:
         rows = [*rows[: MOST_BARS - 1], (f"{len(others):,} others", sum(value for _, value in others))]
     labels = [_shortened(label) for label, _ in rows]
     left = 12 + CHARACTER * max(map(len, labels), default=0)
-    scale = (WIDTH - left - RIGHT) / (max((value for _, value in rows), default=0) or 1)
+    longest = WIDTH - left - RIGHT
+    largest = max((value for _, value in rows), default=0) or 1
     parts = [svg_text(title, 12, 20)]
     for number, (label, (_, value)) in enumerate(zip(labels, rows, strict=True)):
         y = TOP + number * (BAR + GAP)
-        middle, width = y + BAR - 4, scale * value
+        middle, width = y + BAR - 4, longest * (value / largest)
         parts.append(svg_text(label, f"{left - 6:.1f}", middle, anchor="end"))
         parts.append(f'<rect x="{left:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{COLOUR}"/>')
         parts.append(svg_text(_figure(value), f"{left + width + 6:.1f}", middle))

@@ -45,13 +45,8 @@ def show_card(console: PlainConsole, card: Mapping[str, Any]) -> None:
     mix = make_table("folder", "source", *columns, title="Mix", right=columns)
     for name, corpus in card.get("mix", {}).items():
         for source, found in corpus["sources"].items():
-            cells = (
-                f"{found['tokens']:,}",
-                f"{found['share']:.1%}",
-                f"{found['documents']:,}",
-                f"{found['repeats']:.2f}",
-            )
-            add_row(mix, name, source, *cells)
+            tokens, documents = f"{found['tokens']:,}", f"{found['documents']:,}"
+            add_row(mix, name, source, tokens, f"{found['share']:.1%}", documents, f"{found['repeats']:.2f}")
     if mix.row_count:
         console.print(mix)
     left_out = make_table("left out of", "reason", "rows", right=["rows"])

@@ -64,6 +64,8 @@ def _cut(cut: Cut) -> str:
 def _notes(part: Part) -> list[str]:
     """Return what is known of a part beside its tokens, each in one line."""
     notes = []
+    if part.prefix is not None:
+        notes.append(f"attends to itself and to the first {part.prefix:,} tokens")
     if (origin := part.origin) is not None:
         notes.append(f"{origin.reason}: {origin.action} on {origin.surface}, {origin.entity_type}, {origin.time}")
     if part.cut:

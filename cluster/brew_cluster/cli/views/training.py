@@ -253,8 +253,8 @@ def sparkline(values: Sequence[float]) -> str:
     cuts = [len(values) * i // count for i in range(count + 1)] if count else []
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
     low, high = min(means, default=0.0), max(means, default=0.0)
-    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((mean - low) * scale)] for mean in means)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[round((len(BLOCKS) - 1) * ((mean - low) / span))] for mean in means)
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:

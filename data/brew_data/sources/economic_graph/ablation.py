@@ -22,7 +22,9 @@ from brew_data.sources.synthetic.reachability import leaning
 from brew_data.split import Split
 from brew_platform.metrics import auc, smoothed_mean
 
-__all__ = ["Ablation", "TaskScores", "measure", "score_tasks"]
+__all__ = ["REGRESSIONS", "Ablation", "TaskScores", "measure", "score_tasks"]
+
+REGRESSIONS = ("profile", "matches", "text", "history")  # the fields of `Ablation` with these names
 
 
 class Ablation(NamedTuple):
@@ -50,7 +52,7 @@ class TaskScores(NamedTuple):
     task: TaskSpec
     id_N: Array  # int64 interaction ids
     label_N: Array  # float64, 0 or 1
-    score_N: dict[str, Array]  # float64 by model: popularity, profile, matches, text, history, best
+    score_N: dict[str, Array]  # float64 by model: popularity, the regressions, best
 
 
 def measure(config: EconomicGraphConfig, suite: TaskSuite) -> list[Ablation]:
@@ -79,13 +81,16 @@ def measure(config: EconomicGraphConfig, suite: TaskSuite) -> list[Ablation]:
     return results
 
 
-def score_tasks(config: EconomicGraphConfig, suite: TaskSuite, split: Split) -> Iterator[TaskScores]:
+def score_tasks(
+    config: EconomicGraphConfig, suite: TaskSuite, split: Split, regressions: Sequence[str] = REGRESSIONS
+) -> Iterator[TaskScores]:
     """Generate a graph, fit the models of each task, and score its benchmark rows.
 
     Args:
         config: The graph.
         suite: Tasks on its surfaces.
         split: Models are fitted on the rows of members who have not opted out up to the cut; later rows are scored.
+        regressions: Those of `REGRESSIONS` that are fitted.
     """
     world = draw_world(config)
     rows = Interactions.concatenate(list(generate_months(world)))
@@ -118,7 +123,7 @@ def score_tasks(config: EconomicGraphConfig, suite: TaskSuite, split: Split) -> 
                 y[test],
                 {
                     "popularity": smoothed_mean(part.entity_N[train], y[train], part.entity_N[test]),
-                    **{name: _fitted(values, y, train)[test] for name, values in features.items()},
+                    **{name: _fitted(features[name], y, train)[test] for name in regressions},
                     "best": truth[test],
                 },
             )

@@ -216,7 +216,7 @@ def _calibration_sample(world: World) -> list[tuple[Array, Array, Array]]:
             day_N = begin_N + rng.random(N) * (end - begin_N)
             entity_N = exposure.draw(rng, surface.entity_type, member_N, day_N)
             parts[number].append((member_N, entity_N, day_N))
-    return [tuple(np.concatenate(columns) for columns in zip(*part, strict=True)) for part in parts]  # type: ignore[misc]
+    return [tuple(np.concatenate(columns) for columns in zip(*part, strict=True)) for part in parts]
 
 
 def _solve_base(logit_NA: Array, surface: Surface) -> Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_data.problems import Problem, suggest
-from brew_data.sources.file_formats import Batch, InputFile
+from brew_data.sources.formats.base import Batch, InputFile
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig
 from brew_data.sources.values import Converted, booleans, find_unwritable, floats, identifiers, texts, times

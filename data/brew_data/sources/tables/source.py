@@ -12,7 +12,10 @@ import pyarrow.compute as pc
 from brew_data.problems import Problem
 from brew_data.schema import CONNECTION_KINDS, TIMESTAMP, Tables
 from brew_data.sources.base import read_every_row
-from brew_data.sources.file_formats import DelimitedFile, InputFile, JsonLinesFile, ParquetFile, TextFormat
+from brew_data.sources.formats.base import InputFile
+from brew_data.sources.formats.delimited import DelimitedFile, TextFormat
+from brew_data.sources.formats.json_lines import JsonLinesFile
+from brew_data.sources.formats.parquet import ParquetFile
 from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig, TablesConfig

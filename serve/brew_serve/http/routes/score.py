@@ -12,7 +12,7 @@ from brew_serve.http.route import Route
 from brew_serve.ranking.compilation import TextPrompts, TextSize
 from brew_serve.ranking.service import Costed, RankingService
 from brew_serve.ranking.text_service import TextService
-from brew_serve.schemas.openai import TextUsage
+from brew_serve.schemas.openai_answers import TextUsage
 from brew_serve.schemas.score import (
     GenerativeScoringRequest,
     GenerativeScoringResponse,

@@ -3,7 +3,7 @@
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brew_cluster.cli.views.bar_chart import MOST_BARS, bar_chart_svg
@@ -32,6 +32,7 @@ def test_rows_beyond_the_most_are_added_up() -> None:
     assert texts[-2:] == ["10 others", "20"]
 
 
+@example([("the smallest float", 5e-324)])
 @given(st.lists(st.tuples(st.text(max_size=60), st.integers(0, 10**12) | st.floats(0, 1)), max_size=60))
 def test_any_counts_fit_into_the_picture(rows: list[tuple[str, float]]) -> None:
     bars, _ = drawn(bar_chart_svg(rows, title="t"))

@@ -192,6 +192,7 @@ def test_sparkline() -> None:
     assert sparkline([]) == ""
     assert sparkline([2.0, 2.0]) == "▁▁"
     assert sparkline([7, 6, 5, 4, 3, 2, 1, 0]) == "█▇▆▅▄▃▂▁"
+    assert sparkline([0.0, 5e-324]) == "▁█"
     assert sparkline([*[1.0] * 500, *[0.0] * 500]) == "█" * 12 + "▁" * 12
 
 

@@ -300,7 +300,7 @@ def test_rows_of_files_of_every_type_go_to_the_quarantine_with_their_line(make: 
 
 
 def test_a_type_that_changes_within_a_file_is_a_fault_of_its_rows(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("brew_data.sources.file_formats.ROWS_PER_BATCH", 1)
+    monkeypatch.setattr("brew_data.sources.formats.json_lines.ROWS_PER_BATCH", 1)
     make()
     rows = [
         {"id": "3", "name": "a"}, {"id": "4", "name": {"en": "b"}}, {"id": {"n": 5}, "name": "c"},

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_data.sources.file_formats import BadRow, DelimitedFile, InputFile, JsonLinesFile, ParquetFile, TextFormat
+from brew_data.sources.formats.base import BadRow, InputFile
+from brew_data.sources.formats.delimited import DelimitedFile, TextFormat
+from brew_data.sources.formats.json_lines import JsonLinesFile
+from brew_data.sources.formats.parquet import ParquetFile
 from brew_data.sources.locations import find_files
 from brew_platform.errors import DataError, UserError
 
