@@ -14,7 +14,8 @@ from rich.table import Table
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.history import HOP_SHARE, first_kept, first_possible, hop_limit
-from brew_data.prompts.suite import TaskSpec, load_suite
+from brew_data.prompts.suite import load_suite
+from brew_data.prompts.tasks import TaskSpec
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.provenance import machine, now, source_commit, versions
 

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PromptFormat
-from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tasks import TaskSpec
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_serve.schemas.rank import RankRequest
 from brew_serve.version import LoadedVersion

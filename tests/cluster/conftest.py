@@ -15,7 +15,9 @@ from brew_data.pipelines.documents import document_table
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Document, PromptFormat
 from brew_data.prompts.history import HistoryPolicy
-from brew_data.prompts.suite import Action, RecordTemplate, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Surface, TaskSpec
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_data.records import Records
 from brew_data.schema import TIMESTAMP, Tables, write_tables

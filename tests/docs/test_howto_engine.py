@@ -13,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.history import HistoryPolicy
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Surface, TaskSpec
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError

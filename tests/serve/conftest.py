@@ -22,7 +22,10 @@ import pytest
 
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, RecordTemplate, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.history import HistoryPolicy
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Surface, TaskSpec
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.schema import TIMESTAMP, Tables
 from brew_serve.context.base import MemberContext

@@ -25,7 +25,8 @@ from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.compiler import Document, PastInteraction, PromptCompiler
 from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.history_policies import HistorySelector
-from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
 from brew_data.records import Records, RecordTables

@@ -24,7 +24,7 @@ from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.compiler import PastInteraction, PromptCompiler
-from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tasks import TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.records import Records
 from brew_data.schema import Tables, micros

@@ -6,7 +6,7 @@ import numpy as np
 
 from brew_data.corpora.answer_rules import Instruction
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tasks import TaskSpec
 from brew_data.records import MemberHistory
 from brew_data.split import hash_integers
 

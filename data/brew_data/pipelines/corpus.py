@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brew_data.pipelines.member_groups import read_shard
-from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.prompts.variation import FIRST, Variation, VariationConfig
 from brew_data.records import Records

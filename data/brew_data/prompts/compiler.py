@@ -27,7 +27,8 @@ from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import HistoryPolicy, first_possible
 from brew_data.prompts.member_prompts import Document, MemberPrompts, Prefix, Turn
-from brew_data.prompts.suite import Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import FIRST, Variation

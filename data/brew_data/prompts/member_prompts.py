@@ -17,7 +17,7 @@ from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.history import HistoryPolicy, first_kept, first_possible, hop_limit
 from brew_data.prompts.history_policies import HistorySelector
-from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tasks import TaskSpec
 from brew_data.prompts.variation import Variation
 from brew_data.prompts.watch import Watch, pass_through
 from brew_data.segments import Segment

@@ -27,7 +27,7 @@ from brew_data.prompts.compiler import (
     Watch,
     pass_through,
 )
-from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tasks import TaskSpec
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.logprobs import require_logprobs
 from brew_serve.ranking.concurrency import gather_until, in_slices

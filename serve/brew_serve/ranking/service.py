@@ -11,7 +11,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from brew_data.prompts.compiler import Entity, PastInteraction
-from brew_data.prompts.suite import TaskSpec
+from brew_data.prompts.tasks import TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_serve.context.base import Context
 from brew_serve.engines.base import Engine, check_length

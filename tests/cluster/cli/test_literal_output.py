@@ -314,8 +314,8 @@ def commands() -> list[list[str]]:
     return found
 
 
-# `down` has no argument, and would stop the Rays of this machine. The others import for seconds, and read their arguments
-# as `serve up` and `data build` do.
+# `down` has no argument, and would stop the Rays of this machine. The others import for seconds, and read their
+# arguments as `serve up` and `data build` do.
 LEFT_OUT = [["serve", "down"], ["cluster", "down"], ["train"], ["demo"]]
 
 

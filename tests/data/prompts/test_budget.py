@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from brew_data.prompts.budget import Budget, Cut
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.fields import field_values
-from brew_data.prompts.suite import RecordTemplate, TaskSuite, load_suite
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
 

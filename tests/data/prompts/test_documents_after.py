@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from brew_data.prompts.compiler import Document, Entity, PastInteraction, PromptCompiler, PromptFormat
 from brew_data.prompts.history import HistoryPolicy
-from brew_data.prompts.suite import Action, RecordTemplate, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Surface, TaskSpec
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import train_tokenizer
 
 PROFILE = {"city": "Berlin"}

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_data.prompts.history import HOP_SHARE, first_kept, first_possible, hop_limit
-from brew_data.prompts.suite import HistoryPolicy
+from brew_data.prompts.history import HOP_SHARE, HistoryPolicy, first_kept, first_possible, hop_limit
 from brew_platform.errors import ConfigError
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=80), max_size=150)

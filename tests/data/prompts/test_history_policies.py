@@ -14,7 +14,9 @@ from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import Entity, PastInteraction, Prefix, PromptCompiler, PromptFormat
 from brew_data.prompts.history import HistoryPolicy, first_kept, first_possible, hop_limit
-from brew_data.prompts.suite import Action, Outcome, RecordTemplate, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Outcome, Surface, TaskSpec
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
 

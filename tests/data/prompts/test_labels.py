@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import Action, HistoryPolicy, Outcome, RecordTemplate, Surface, TaskSpec, TaskSuite
+from brew_data.prompts.history import HistoryPolicy
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Outcome, Surface, TaskSpec
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_data.prompts.suite import RecordTemplate, TaskSuite, load_suite
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.templates import RecordTemplate
 from brew_platform.errors import UserError
 
 # All that `str.splitlines` takes for the end of a line.

@@ -11,17 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brew_data.prompts.compiler import Document, Entity, PastInteraction, PromptCompiler, PromptFormat
-from brew_data.prompts.suite import (
-    Action,
-    HistoryPolicy,
-    Outcome,
-    RecordForm,
-    RecordTemplate,
-    Surface,
-    TaskSpec,
-    TaskSuite,
-)
-from brew_data.prompts.templates import ORDERS
+from brew_data.prompts.history import HistoryPolicy
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action, Outcome, Surface, TaskSpec
+from brew_data.prompts.templates import ORDERS, RecordForm, RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.prompts.variation import FIRST, VariationConfig
 from brew_platform.errors import ConfigError, UserError

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler
-from brew_data.prompts.suite import Action, TaskSuite
+from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.tasks import Action
 from brew_platform.errors import UserError
 from brew_serve.engines.base import Shared
 from brew_serve.ranking.scoring import Scorer

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brew_data.prompts.suite import TaskSpec, TaskSuite, load_suite
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.tasks import TaskSpec
 from brew_data.sources.economic_graph.behaviour import BY_EMPLOYER, match_features, style_of
 from brew_data.sources.economic_graph.config import DAYS_PER_MONTH, START, EconomicGraphConfig
 from brew_data.sources.economic_graph.entities import KINDS
