@@ -21,13 +21,13 @@ from brew_cluster.cli.views.service import example_request
 from brew_cluster.jobs.serve import load_serve
 from brew_data.schema import Tables
 from brew_platform.errors import ConfigError
+from brew_platform.identity.keys import create_key
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
 from brew_serve.http.app import create_app
-from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
 from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.http.routes.nearline import nearline_router

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from brew_platform.identity.keys import Team
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Late, Lost
-from brew_serve.http.auth import Team
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, end_with_error_event
 from brew_serve.http.routing_hints import RoutingHints, is_in_share, read_routing_hints_in_thread

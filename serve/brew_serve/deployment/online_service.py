@@ -15,6 +15,7 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from brew_platform.errors import UserError
+from brew_platform.identity.keys import KeyFile
 from brew_serve.config import AppConfig
 from brew_serve.context.location import check_context
 from brew_serve.deployment.applications import delete_applications, find_serve
@@ -22,7 +23,6 @@ from brew_serve.deployment.gateway import gateway_app
 from brew_serve.deployment.process_log import JSON_LOGS
 from brew_serve.deployment.replica import replica_app
 from brew_serve.deployment.version_controller import APP_NAME, consumers_app_name, start_error, version_app_name
-from brew_serve.http.auth import KeyFile
 from brew_serve.nearline.consumer import consumer_app
 from brew_serve.version import load_version
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
+from brew_platform.identity.keys import KeyFile, Team
 from brew_platform.settings import PositiveInt, Seconds, Settings
 from brew_serve.errors import Forbidden, QuotaExceeded, Unauthorized
-from brew_serve.http.auth import KeyFile, Team
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.body_reader import BodyReader, Disconnected
 from brew_serve.http.error_responses import log_error, render_error

@@ -10,8 +10,8 @@ there. In the long run exactly the tokens used are charged.
 
 from dataclasses import dataclass
 
+from brew_platform.identity.keys import Team
 from brew_serve.errors import QuotaExceeded
-from brew_serve.http.auth import Team
 
 __all__ = ["Bucket", "TeamQuota", "TokenPredictor"]
 

@@ -4,7 +4,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from brew_serve.http.auth import Team
+from brew_platform.identity.keys import Team
 from brew_serve.http.routing_hints import RoutingHints
 
 __all__ = ["LOCAL", "RequestContext", "Trace"]

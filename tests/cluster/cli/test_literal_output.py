@@ -71,7 +71,7 @@ def status(text: str) -> Any:
 
 
 def team(text: str) -> Any:
-    from brew_serve.http.auth import Team
+    from brew_platform.identity.keys import Team
 
     return Team(name=text)
 

@@ -15,13 +15,13 @@ import pytest
 
 from brew_platform.console.logging import PrivateId, open_process_log
 from brew_platform.errors import UserError
+from brew_platform.identity.keys import create_key
 from brew_serve.client import RankClient
 from brew_serve.engines.base import EngineUsage, GeneratedToken, Sampling, Shared
 from brew_serve.engines.torch import TorchEngine
 from brew_serve.errors import Late, Lost
 from brew_serve.http import routing_hints
 from brew_serve.http.app import create_app
-from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
 from brew_serve.http.middleware import MiddlewareConfig
 from brew_serve.http.request_context import RequestContext

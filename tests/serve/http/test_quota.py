@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brew_platform.identity.keys import Team
 from brew_serve.errors import QuotaExceeded
-from brew_serve.http.auth import Team
 from brew_serve.http.quota import Bucket, TeamQuota, TokenPredictor
 
 

@@ -39,7 +39,7 @@ def create(
     """
     messages = PlainConsole(stderr=True)
     with report_errors(messages):
-        from brew_serve.http.auth import create_key
+        from brew_platform.identity.keys import create_key
 
         key = create_key(
             file,
@@ -61,7 +61,7 @@ def list_(file: KeysFile = DEFAULT_FILE) -> None:
     console = PlainConsole()
     with report_errors(console):
         from brew_cluster.cli.views.service import show_keys
-        from brew_serve.http.auth import list_keys
+        from brew_platform.identity.keys import list_keys
 
         show_keys(console, list_keys(file))
 
@@ -76,7 +76,7 @@ def revoke(
     """
     console = PlainConsole()
     with report_errors(console):
-        from brew_serve.http.auth import revoke_key
+        from brew_platform.identity.keys import revoke_key
 
         team = revoke_key(file, key)
         console.print(f"key {key} of team {team.name} is revoked.")

@@ -8,7 +8,7 @@ from typing import Any
 from brew_cluster.cli.views.table import add_row, make_table, print_table
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.console.plain_console import PlainConsole
-from brew_serve.http.auth import Team
+from brew_platform.identity.keys import Team
 from brew_serve.schemas.rank import RankResponse
 from brew_serve.schemas.status import FleetStatus
 

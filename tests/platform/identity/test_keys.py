@@ -1,4 +1,4 @@
-"""API keys (creation, hashing, checks, revocation), and trace ids."""
+"""API keys (creation, hashing, checks, revocation)."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from brew_platform.errors import UserError
-from brew_serve.http.auth import KeyFile, Team, create_key, list_keys, revoke_key
-from brew_serve.http.request_context import Trace
+from brew_platform.identity.keys import KeyFile, Team, create_key, list_keys, revoke_key
 
 
 def test_a_key_belongs_to_its_team_and_is_not_in_the_file(tmp_path: Path) -> None:
@@ -107,27 +106,6 @@ def test_the_key_file_is_readable_yaml(tmp_path: Path) -> None:
     team = yaml.safe_load((tmp_path / "keys.yaml").read_text())["teams"]["feed"]
     assert team["requests_per_second"] == 5
     assert [list(key) for key in team["keys"].values()] == [["salt", "sha256"]]
-
-
-PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-def test_valid_trace_ids_are_kept_and_others_replaced() -> None:
-    kept = Trace.of("req-1", PARENT)
-    assert (kept.request_id, kept.trace_id, kept.flags) == ("req-1", PARENT[3:35], "01")
-    assert kept.traceparent.startswith(PARENT[:36])
-    assert kept.traceparent != PARENT, "the span must be ours"
-    for request_id, parent in [
-        ("", ""),
-        ("a b", PARENT[:-1]),
-        ("x" * 129, "ff" + PARENT[2:]),
-        ("é", PARENT.replace("4bf", "4BF")),
-    ]:
-        trace = Trace.of(request_id, parent)
-        assert trace.request_id != request_id
-        assert trace.trace_id != PARENT[3:35]
-        assert len(trace.traceparent) == 55
-    assert set(Trace.of("", f"00-{'0' * 32}-{'1' * 16}-01").trace_id) != {"0"}
 
 
 def test_keys_are_listed_and_revoked_by_id(tmp_path: Path) -> None:
