@@ -29,7 +29,7 @@ from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.nearline.service import NearlineService

@@ -12,8 +12,9 @@ from fastapi.routing import APIRoute, APIRouter
 from starlette.types import Receive, Scope, Send
 
 from brew_serve.http.backend import RankingBackend
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.error_responses import ErrorAnswer, add_error_handlers, describe_error_responses
-from brew_serve.http.middleware import MiddlewareConfig, RequestMiddleware
+from brew_serve.http.middleware import RequestMiddleware
 from brew_serve.http.route import EVENT_STREAM, Route
 from brew_serve.http.routes import ROUTES
 from brew_serve.http.scheduler import RequestScheduler

@@ -8,21 +8,20 @@ response: the log has the route's template, never the path, which may contain a 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from brew_platform.errors import BrewError, UserError
 from brew_platform.identity.keys import KeyFile, Team
-from brew_platform.settings import PositiveInt, Seconds, Settings
 from brew_serve.errors import Forbidden, QuotaExceeded, Unauthorized
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.body_reader import BodyReader, Disconnected
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.error_responses import log_error, render_error
 from brew_serve.http.quota import TeamQuota
 from brew_serve.http.request_context import LOCAL, RequestContext, Trace
 
-__all__ = ["MiddlewareConfig", "RequestMiddleware"]
+__all__ = ["RequestMiddleware"]
 
 _LOG = logging.getLogger("brew_serve.access")
 
@@ -36,21 +35,6 @@ _DISCONNECTED = 499  # in the log and the metrics: the client left before its re
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MiddlewareConfig(Settings):
-    """Which callers are accepted, and the limits of their connections, bodies and queues."""
-
-    keys_path: str | None = None  # the key file; None: no keys, and the service listens on this machine only
-    header_seconds: Seconds = 10.0  # time limit for a connection to send the headers of a request
-    max_header_bytes: PositiveInt = 65_536  # of a request
-    max_body_bytes: PositiveInt = 8_000_000  # 1,000 candidates of 8 KB
-    body_seconds: Seconds = 20.0  # time limit for a body to arrive
-    max_reading_requests: PositiveInt = 256  # bodies of a team that arrive at a time; one more ends the longest
-    max_held_bytes: PositiveInt = 500_000_000  # bodies of a team's requests that are not answered yet
-    max_waiting_requests: PositiveInt = 256  # requests of a team that wait for their turn
-    max_connections: PositiveInt = 8_000  # of each proxy; one more ends the oldest that has no request
 
 
 class RequestMiddleware:

@@ -21,7 +21,7 @@ from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Lost
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, Route, run_route
 from brew_serve.http.routes import ROUTES

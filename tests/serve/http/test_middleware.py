@@ -23,7 +23,7 @@ from brew_serve.errors import Late, Lost
 from brew_serve.http import routing_hints
 from brew_serve.http.app import create_app
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import BackendResponse, Route
 from brew_serve.http.routes.nearline import nearline_router
