@@ -18,10 +18,10 @@ from typer.testing import CliRunner, Result
 
 from brew_cluster.cli.main import app
 from brew_cluster.cli.views.service import example_request
-from brew_cluster.jobs.serve import load_serve
+from brew_cluster.jobs.serve_job import load_serve
 from brew_data.schema import Tables
 from brew_platform.errors import ConfigError
-from brew_platform.identity.keys import create_key
+from brew_platform.identity.keys import SCOPES, create_key
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
@@ -70,7 +70,7 @@ def keys_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def key(keys_path: Path) -> str:
-    return create_key(keys_path, "ops", admin=True)
+    return create_key(keys_path, "ops", scopes=SCOPES)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> N
     assert "it is not shown again" in created.stderr
     id_ = printed.split("_")[1]
     listed = brew360("keys", "list", "--file", file).output
-    assert re.search(rf"{id_}\s*│\s*feed\s*│\s*5\s*│\s*no limit", listed)
+    assert re.search(rf"{id_}\s*│\s*feed\s*│\s*rank events nearline\s*│\s*5\s*│\s*no limit", listed)
     assert printed[-43:] not in listed + Path(file).read_text()
     assert f"key {id_} of team feed is revoked" in brew360("keys", "revoke", id_, "--file", file).output
     again = brew360("keys", "revoke", id_, "--file", file)

@@ -9,7 +9,7 @@ from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig, NodeGroup
 from brew_cluster.definition.pods import ROLE_LABEL
-from brew_cluster.jobs.serve import ServeJob, load_serve
+from brew_cluster.jobs.serve_job import ServeJob, load_serve
 from brew_cluster.jobs.train_job import TrainJob, load_job
 from brew_platform.errors import ConfigError
 from brew_serve.config import AppConfig
