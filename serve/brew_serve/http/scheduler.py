@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
+from brew_platform.tracing import start_span
 from brew_serve.errors import Expired, Lost, Overloaded, QuotaExceeded
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.fair_queue import FairQueue, Turn
@@ -90,7 +91,8 @@ class RequestScheduler:
         waiting = self._meters.waiting.labels(context.team.name)
         waiting.inc()
         try:
-            return await self._queue.wait(context.team, predicted, until=until)
+            with start_span("queue", {"brew360.tokens": predicted}):
+                return await self._queue.wait(context.team, predicted, until=until)
         except Overloaded:
             self._meters.shed.labels("queue").inc()
             raise
