@@ -2,7 +2,7 @@
 
 Refusal
 ├── Unauthorized   401   no API key, or an unknown one
-├── Forbidden      403   the team of the key may not use this route
+├── Forbidden      403   the API key lacks the scope of this route
 ├── Expired        408   the deadline passed before any work began
 ├── BodyTooLarge   413   the body exceeds the size limit
 ├── QuotaExceeded  429   the team's request rate or token quota is used up; `retry_after` says for how long
@@ -57,7 +57,7 @@ class Unauthorized(Refusal, UserError):
 
 
 class Forbidden(Refusal, UserError):
-    """The API key is valid, but its team may not use this route."""
+    """The API key is valid, but does not have the scope that this route needs."""
 
     status, code = 403, "forbidden"
 

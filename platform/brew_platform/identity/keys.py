@@ -1,16 +1,22 @@
-"""API keys per team, and the key file with their salted hashes.
+"""Teams with their scopes and quotas, their API keys, and the key file with the keys' salted hashes.
 
 A key is `b360_<id>_<secret>`, its secret 256 random bits; it is shown once and never stored. The file, YAML that only
-its owner may read:
+its owner may read; every setting of a team may be absent:
 
     teams:
       feed:
-        requests_per_second: 50     # null or absent: no limit
-        tokens_per_minute: 6000000
-        weight: 1                   # share of the service when teams wait for each other; absent: 1
-        admin: false                # true: may read /metrics
+        scopes: [rank, events, nearline]   # see `SCOPES`; absent: these three
+        requests_per_second: 50            # absent: no limit
+        tokens_per_minute: 6000000         # absent: no limit
+        weight: 1                          # share of the service, and of the job queue, beside teams that wait
+        gpu_hours_per_month: 5000          # of the team's jobs; absent: no limit
+        concurrent_gpus: 64                # of the team's running jobs; absent: no limit
+        priority: 0                        # of the team's jobs, 0 to 9: jobs of a higher priority start first
         keys:
           3f9a0c12: {salt: <hex>, sha256: <hex>}   # id: hash of salt and secret
+          77aa01fe: {salt: <hex>, sha256: <hex>, scopes: [rank]}   # this key has only these of the team's scopes
+
+In files of earlier releases, `admin: true` stands for all scopes.
 
 A salted SHA-256 is sufficient at rest. A slow hash such as scrypt protects secrets that people choose, and would add
 tens of milliseconds to each request.
@@ -20,45 +26,110 @@ import fcntl
 import hashlib
 import hmac
 import logging
-import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import yaml
 
 from brew_platform.config import parse_yaml
-from brew_platform.errors import UserError
+from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import replace_atomically
+from brew_platform.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Settings
 
-__all__ = ["KeyFile", "Team", "create_key", "list_keys", "revoke_key"]
+__all__ = [
+    "DEFAULT_SCOPES",
+    "SCOPES",
+    "KeyFile",
+    "Team",
+    "create_key",
+    "list_keys",
+    "missing_scope",
+    "parse_scopes",
+    "revoke_key",
+]
 
 _LOG = logging.getLogger(__name__)
 _KEY = re.compile(r"b360_([0-9a-f]{8})_([\w-]{43})", re.ASCII)
 _TEAM = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_NUMBERS = ("requests_per_second", "tokens_per_minute", "weight")
-_LEAST_WEIGHT, _MOST_WEIGHT = 0.001, 1_000.0
+
+SCOPES: Mapping[str, str] = MappingProxyType(
+    {
+        "rank": "rank, score and generate, and see which versions serve",
+        "events": "send events of members",
+        "nearline": "read rankings that were computed in advance",
+        "jobs": "submit jobs to the cluster, and see and cancel those of the team",
+        "admin": "read the metrics of the service, and see and cancel the jobs of all teams",
+    }
+)  # what a key with the scope may do
+DEFAULT_SCOPES = frozenset({"rank", "events", "nearline"})  # of a team that names none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
-    """A team of callers, and its limits; None is unlimited."""
+class Team(Settings):
+    """A team of callers: what it may do, and how much. A limit of None is unlimited.
+
+    Raises:
+        ConfigError: A scope is unknown, or a number is out of its range.
+    """
 
     name: str
-    requests_per_second: float | None = None
-    tokens_per_minute: int | None = None
-    weight: float = 1.0  # a team of weight 2 gets twice the tokens of one of weight 1 while both wait
-    admin: bool = False  # may use the operators' routes
+    scopes: frozenset[str] = DEFAULT_SCOPES  # of the key that the caller sent; a key can have fewer than its team
+    requests_per_second: PositiveFloat | None = None
+    tokens_per_minute: PositiveInt | None = None
+    # A team of weight 2 gets twice the tokens, or GPU time, of one of weight 1 while both wait.
+    weight: Annotated[float, Range(ge=0.001, le=1_000)] = 1.0
+    gpu_hours_per_month: NonNegativeFloat | None = None  # of jobs in a calendar month, UTC
+    concurrent_gpus: NonNegativeInt | None = None  # of jobs that run at a time
+    priority: Annotated[int, Range(ge=0, le=9)] = 0  # of jobs; those of a higher priority start first
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := sorted(self.scopes - SCOPES.keys()):
+            raise ConfigError(f"scopes contains {unknown[0]!r}; give any of {', '.join(SCOPES)}.")
+
+
+def parse_scopes(text: str) -> frozenset[str]:
+    """Return the scopes of a list such as `rank,events`.
+
+    Raises:
+        UserError: A scope is unknown, or there is none.
+    """
+    scopes = frozenset(name.strip() for name in text.split(",") if name.strip())
+    if not scopes or scopes - SCOPES.keys():
+        raise UserError(f"{text!r} does not list scopes; give any of {', '.join(SCOPES)}, separated by commas.")
+    return scopes
+
+
+def missing_scope(team: Team, scope: str, action: str) -> str | None:
+    """Return a sentence for a caller whose key lacks a scope, for a response of status 403; None if the key has it.
+
+    Args:
+        team: As `KeyFile.team` returned it.
+        scope: One of `SCOPES`.
+        action: What needs it, as the beginning of the sentence: `POST /v1/events`.
+    """
+    if scope in team.scopes:
+        return None
+    found = ", ".join(name for name in SCOPES if name in team.scopes) or "none"
+    return (
+        f"{action} needs a key with the scope {scope}, and this key of team {team.name} has {found}. Use another "
+        f"key of the team, or ask the operators for the scope (brew360 keys create {team.name} --scopes ...)."
+    )
+
+
+_SETTINGS = {field.name for field in fields(Team)} - {"name"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Key:
-    team: Team
+    team: Team  # with the scopes of the key
     salt: bytes
     digest: bytes
 
@@ -98,46 +169,41 @@ class KeyFile:
             _LOG.error("the key file cannot be used, and the keys stay unchanged: %s", error)
 
 
-def create_key(
-    path: Path,
-    team: str,
-    *,
-    requests_per_second: float | None = None,
-    tokens_per_minute: int | None = None,
-    weight: float | None = None,
-    admin: bool | None = None,
-) -> str:
+def create_key(path: Path, team: str, *, key_scopes: Collection[str] | None = None, **settings: Any) -> str:
     """Add a key to the file; create the file and the team if they do not exist.
 
     Args:
         path: The key file.
         team: Name of the team: letters, digits, `_`, `.` and `-`.
-        requests_per_second: Request limit of the team; None keeps the current limit.
-        tokens_per_minute: Token limit of the team; None keeps the current limit.
-        weight: Share of the service beside other teams that wait; None keeps the current weight.
-        admin: Whether the team can use the operators' routes; None keeps the current value.
+        key_scopes: The scopes of this key, if it has fewer than the team.
+        settings: Fields of `Team` to set; None keeps the current value.
 
     Returns:
         The key. It is not stored, so a lost key must be replaced by a new one.
 
     Raises:
-        UserError: The team's name or a limit is invalid, or the file cannot be read or written.
+        UserError: The team's name or a setting is invalid, the team lacks a scope of the key, or the file cannot be
+            read or written.
     """
     if not _TEAM.fullmatch(team):
         raise UserError(f"{team!r} cannot name a team; use 1 to 64 letters, digits, and any of _ . -")
-    settings: dict[str, Any] = {
-        "requests_per_second": requests_per_second,
-        "tokens_per_minute": tokens_per_minute,
-        "weight": weight,
-        "admin": admin,
-    }
     id_, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
+    changes = {name: value for name, value in settings.items() if value is not None}
+    key = {"salt": salt.hex(), "sha256": _digest(salt, secret).hex()}
     with _lock(path):
         data = _load(path) if path.exists() else {"teams": {}}
         entry = data["teams"].setdefault(team, {})
-        entry.update({name: value for name, value in settings.items() if value is not None})
-        entry.setdefault("keys", {})[id_] = {"salt": salt.hex(), "sha256": _digest(salt, secret).hex()}
-        _teams(path, data)  # validates the content before it is written
+        entry.update(changes)
+        if "scopes" in changes:
+            entry["scopes"] = sorted(changes["scopes"])
+            entry.pop("admin", None)
+        entry.setdefault("keys", {})[id_] = key | ({} if key_scopes is None else {"scopes": sorted(key_scopes)})
+        keys = _teams(path, data)  # validates the content before it is written
+        if missing := sorted(set(key_scopes or ()) - keys[id_].team.scopes):
+            raise UserError(
+                f"team {team} has no scope {missing[0]}, so that its key cannot have it; give the scope to the team, "
+                f"or leave it out of the key's."
+            )
         _write(path, yaml.safe_dump(data, sort_keys=False))
     return f"b360_{id_}_{secret}"
 
@@ -228,23 +294,36 @@ def _teams(path: Path, data: Mapping[str, Any]) -> dict[str, _Key]:
     keys: dict[str, _Key] = {}
     for name, entry in data["teams"].items():
         try:
-            settings = {key: value for key, value in entry.items() if key != "keys" and value is not None}
-            if unknown := settings.keys() - {*_NUMBERS, "admin"}:
-                raise ValueError(f"unknown key {unknown.pop()!r}")
-            if not (isinstance(name, str) and _TEAM.fullmatch(name)) or not isinstance(entry.get("admin", False), bool):
-                raise ValueError("its name or `admin` is malformed")
-            for number in settings.keys() & {*_NUMBERS}:
-                value = settings[number]
-                if isinstance(value, bool) or not 0 < value < math.inf:
-                    raise ValueError(f"{number} must be a number greater than 0, or null")
-            if not _LEAST_WEIGHT <= settings.get("weight", 1) <= _MOST_WEIGHT:
-                raise ValueError(f"weight must be {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
-            team = Team(name=name, **settings)
+            team = _team(name, entry)
             for id_, key in (entry.get("keys") or {}).items():
-                digest = bytes.fromhex(key["sha256"])
-                keys[str(id_)] = _Key(team=team, salt=bytes.fromhex(key["salt"]), digest=digest)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+                scopes = team.scopes if key.get("scopes") is None else team.scopes & _scopes(key["scopes"])
+                keys[str(id_)] = _Key(
+                    team=replace(team, scopes=scopes),
+                    salt=bytes.fromhex(key["salt"]),
+                    digest=bytes.fromhex(key["sha256"]),
+                )
+        except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path}: team {name!r} is malformed ({error}); fix it, or create its key again."
+                f"{path}: team {name!r} is malformed ({str(error).rstrip('.')}); fix it, or create its key again."
             ) from error
     return keys
+
+
+def _team(name: Any, entry: Mapping[str, Any]) -> Team:
+    settings = {key: value for key, value in entry.items() if key != "keys" and value is not None}
+    admin = settings.pop("admin", False)
+    if not (isinstance(name, str) and _TEAM.fullmatch(name)) or not isinstance(admin, bool):
+        raise ValueError("its name or `admin` is malformed")
+    if unknown := settings.keys() - _SETTINGS:
+        raise ValueError(f"unknown key {unknown.pop()!r}")
+    if admin and "scopes" in settings:
+        raise ValueError("it has both `admin` and `scopes`; remove `admin`, which stands for all scopes")
+    scopes = _scopes(settings.pop("scopes", SCOPES if admin else DEFAULT_SCOPES))
+    return Team(name=name, scopes=scopes, **settings)
+
+
+def _scopes(names: Any) -> frozenset[str]:
+    """Return the scopes of a list in the file."""
+    if isinstance(names, str) or not all(name in SCOPES for name in names):
+        raise ValueError(f"scopes is {names!r}; give a list of any of {', '.join(SCOPES)}")
+    return frozenset(names)

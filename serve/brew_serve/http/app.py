@@ -18,6 +18,7 @@ from brew_serve.http.middleware import RequestMiddleware
 from brew_serve.http.route import EVENT_STREAM, Route
 from brew_serve.http.routes import ROUTES
 from brew_serve.http.scheduler import RequestScheduler
+from brew_serve.http.scopes import move_scopes, needs, scope_of
 from brew_serve.schemas.status import FleetStatus, Health
 
 __all__ = ["create_app"]
@@ -61,8 +62,9 @@ def create_app(
     for router in (_operator_router(backend, degraded), *routers):
         api.include_router(router)
     add_error_handlers(api)
-    paths = frozenset(route.path for route in api.routes if isinstance(route, APIRoute) and "{" not in route.path)
-    api.add_middleware(RequestMiddleware, config=config, backend=backend, paths=paths)
+    for added in api.routes:
+        scope_of(added)  # raises if a route declares none
+    api.add_middleware(RequestMiddleware, config=config, backend=backend, routes=tuple(api.routes))
     api.openapi = lambda: _adapt_document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 
@@ -102,6 +104,7 @@ def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
         name=route.handler.__name__,
         description=route.handler.__doc__,
         tags=[route.tag],
+        openapi_extra=needs(route.scope),
         response_model=route.response,
         responses={**describe_error_responses(route.error), **(_STREAMED if route.streams else {})},
         route_class_override=BackendRoute,
@@ -147,12 +150,17 @@ def _operator_router(backend: RankingBackend, degraded: Callable[[], list[str]])
         """200 when requests can be answered."""
         return Health(status="ok", version=backend.check_ready(), degraded=degraded())
 
-    @router.get("/v1/status")
+    @router.get("/v1/status", openapi_extra=needs("rank"))
     async def status() -> FleetStatus:
         """Which versions serve, which members they serve, and on how many replicas."""
         return await backend.status()
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+        openapi_extra=needs("admin"),
+    )
     async def metrics() -> Response:
         """Prometheus metrics; for operators."""
         return Response(await backend.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -161,11 +169,11 @@ def _operator_router(backend: RankingBackend, degraded: Callable[[], list[str]])
 
 
 def _adapt_document(document: dict[str, Any]) -> dict[str, Any]:
-    """Remove the 422 that FastAPI adds and that no route returns, and add the API key."""
+    """Remove the 422 that FastAPI adds and that no route returns, and add the API key and its scopes."""
     for path in document["paths"].values():
         for operation in path.values():
             operation.get("responses", {}).pop("422", None)
-            operation["security"] = [{"key": []}, {}]
+    move_scopes(document)
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
