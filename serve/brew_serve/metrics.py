@@ -20,7 +20,9 @@
 | brew_shadow_total | version, outcome | requests copied to a shadow: compared, refused, lost, or dropped as too many |
 | brew_shadow_difference | version | of a candidate's score, from the one that was answered |
 
-`Meters` renders the metrics of one process as text, and `merged` combines the texts of many processes.
+`brew_serve.nearline.metrics` and `brew_serve.deployment.fleet_metrics` have those of the nearline service and of the
+version controller. `Meters` renders the metrics of one process as text, and `merged` combines the texts of many
+processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -71,6 +73,10 @@ class Meters:
         )
         if usage is not None:
             registry.register(_EngineCollector(usage))
+
+    def add(self, collector: Collector) -> None:
+        """Report further metrics, which `collector` computes when they are read."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

@@ -30,7 +30,7 @@ REPEAT_SECONDS = 5.0  # below Ray's report interval of 10 s
 
 
 class PrometheusSink:
-    """Exports the last row as gauges. Ray adds the prefix `ray_` to their names, and its own tags to run, team and stage.
+    """Exports the last row as gauges. Ray adds the prefix `ray_` to their names, and its own tags to `run` and others.
 
     Ray reports only gauges that were set since its last report, and removes them 20 s later. Steps may take longer than
     that, so a thread sets the gauges again until `close`.
