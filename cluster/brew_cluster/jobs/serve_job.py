@@ -22,7 +22,7 @@ class ServeJob(AppConfig):
         ConfigError: The port is out of range, or a replica reserves a different number of GPUs than its engine uses.
     """
 
-    registry_url: str = "runs/registry"  # store of the model registry
+    registry_url: str = "${oc.env:BREW360_REGISTRY,runs/registry}"  # store of the model registry
     run: str = "runs/serve"  # folder of the command's log and of downloaded versions
     cache_folder: str = "${run}/versions"  # downloaded versions
     host: str = "127.0.0.1"  # address to listen on; an address other than this machine needs middleware.keys_path

@@ -42,8 +42,8 @@ def refuse_running_ray() -> None:
         )
     if sessions := kept_sessions():
         raise UserError(
-            f"Ray is already running in {sessions[0].folder}: an earlier command left it for a service. Stop both with "
-            f"`brew360 serve down`, and try again."
+            f"Ray is already running in {sessions[0].folder}: `brew360 serve up`, `demo --keep` or `cluster up` left "
+            f"it there. Stop it with `brew360 serve down`, which ends all that runs on it, and try again."
         )
 
 
