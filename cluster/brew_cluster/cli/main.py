@@ -12,6 +12,7 @@ from brew_cluster.cli.commands import (
     keys,
     rank,
     registry,
+    release,
     score,
     serve,
     store,
@@ -21,7 +22,7 @@ from brew_cluster.cli.commands import (
 __all__ = ["COMMANDS", "app", "main"]
 
 # `brew360 --help` lists commands in this order, then groups of commands
-COMMANDS = (demo, data, train, export, benchmark, registry, context, serve, rank, score, keys, store, cluster)
+COMMANDS = (demo, data, train, export, benchmark, registry, release, context, serve, rank, score, keys, store, cluster)
 
 app = typer.Typer(
     name="brew360",
