@@ -76,7 +76,7 @@ class JobClient:
         """
         return self._send("GET", f"/v1/jobs/{quote(job, safe='')}", JobState)
 
-    def list(self, *, all_teams: bool = False, ended: bool = False) -> list[JobState]:  # type: ignore[valid-type]
+    def jobs(self, *, all_teams: bool = False, ended: bool = False) -> list[JobState]:
         """Return the team's jobs, the newest first.
 
         Args:
