@@ -6,6 +6,7 @@ from brew_cluster.cli.commands import (
     benchmark,
     cluster,
     context,
+    dashboards,
     data,
     demo,
     export,
@@ -22,7 +23,23 @@ from brew_cluster.cli.commands import (
 __all__ = ["COMMANDS", "app", "main"]
 
 # `brew360 --help` lists commands in this order, then groups of commands
-COMMANDS = (demo, data, train, export, benchmark, registry, release, context, serve, rank, score, keys, store, cluster)
+COMMANDS = (
+    demo,
+    data,
+    train,
+    export,
+    benchmark,
+    registry,
+    release,
+    context,
+    serve,
+    rank,
+    score,
+    keys,
+    store,
+    cluster,
+    dashboards,
+)
 
 app = typer.Typer(
     name="brew360",
