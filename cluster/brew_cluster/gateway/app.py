@@ -64,7 +64,10 @@ def create_app(service: JobService, controller: JobController) -> FastAPI:
     _add_error_handlers(api)
 
     def require(*scopes: str) -> Any:
-        return Depends(lambda request: _authenticate(request, keys, service, scopes))
+        def authenticate(request: Request) -> Caller:
+            return _authenticate(request, keys, service, scopes)
+
+        return Depends(authenticate)
 
     Submitter = Annotated[Caller, require("jobs")]
     AnyCaller = Annotated[Caller, require("jobs", "admin")]
