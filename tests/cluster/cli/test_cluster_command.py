@@ -70,9 +70,13 @@ def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     [section] = re.findall(r"^## For the platform team.*?\n## ", readme, re.M | re.S)
-    commands = re.findall(r"`brew360 cluster ([^`]+)`", section)
-    assert len(commands) == 4
+    commands = re.findall(r"^brew360 cluster (.+?)(?: +#.*)?$", section, re.M)
+    assert len(commands) == 6
     for command in commands:
-        if "--local" not in command:  # test_local_real.py runs that one
-            brew360(*shlex.split(command))
+        if command == "down" or "--local" in command:  # test_local_real.py runs these
+            continue
+        words, _, path = command.partition(" > ")
+        output = brew360(*shlex.split(words))
+        if path:
+            Path(path).write_text(output)
     assert (tmp_path / "deploy/manifests/60-cluster.yaml").is_file()
