@@ -48,7 +48,7 @@ from brew_platform.registry.pickles import refuse_pickles
 from brew_platform.registry.policy import Policy, policy_of
 from brew_platform.registry.snapshot_log import SnapshotLog
 from brew_platform.registry.version import Version
-from brew_platform.settings import require_name
+from brew_platform.settings import PlainName, require_name
 from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version"]
@@ -327,8 +327,10 @@ class Registry:
         known = self.aliases()
         if alias_or_number not in known:
             names = ", ".join(known) or "none yet"
+            is_name = PlainName().accepts(alias_or_number)
             raise RegistryError(
-                f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. Promote a version to it first."
+                f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. "
+                + ("Promote a version to it first." if is_name else "Give an alias that exists, or the number of a version.")
             )
         return known[alias_or_number]
 

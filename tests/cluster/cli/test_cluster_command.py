@@ -37,6 +37,8 @@ def test_a_definition_is_a_file_with_overrides(tmp_path: Path) -> None:
     assert "mine is valid: 1 groups" in brew360("check", str(path))
     assert "unknown key grops" in brew360("check", str(path), "grops={}", code=2)
     assert "h100_512, laptop" in brew360("check", "nonsense", code=2)
+    misspelled = brew360("check", "h100_512", "groups.trian.max_nodes=70", code=2)
+    assert "names the group trian, but the groups of cluster_h100_512.yaml are head, data, train" in misspelled
 
 
 def test_plan_shows_groups_programs_and_losses() -> None:
