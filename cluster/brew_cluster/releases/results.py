@@ -104,7 +104,7 @@ def write_tables(table: Table, folder: Path) -> list[Path]:
 def to_csv(table: Table) -> str:
     """Return the table as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe."""
     output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
+    writer = csv.writer(output)
     for row in [table.columns, *table.rows]:
         writer.writerow(["" if cell is None else _plain(cell) if isinstance(cell, str) else cell for cell in row])
     return output.getvalue()

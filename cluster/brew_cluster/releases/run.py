@@ -3,6 +3,7 @@
 import fcntl
 import json
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def run_release(
                     file.unlink(missing_ok=True)
             (step.folder / _FAILED).unlink(missing_ok=True)
             arguments = _arguments(step, outputs)
-            console.print(f"{head}: brew360 {' '.join(arguments)}", style="bold", soft_wrap=True)
+            console.print(f"{head}: {shlex.join(['brew360', *arguments])}", style="bold", soft_wrap=True)
             on_change()
             job = _job(step, arguments)
             try:
