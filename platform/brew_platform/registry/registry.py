@@ -327,11 +327,10 @@ class Registry:
         known = self.aliases()
         if alias_or_number not in known:
             names = ", ".join(known) or "none yet"
-            is_name = PlainName().accepts(alias_or_number)
-            raise RegistryError(
-                f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. "
-                + ("Promote a version to it first." if is_name else "Give an alias that exists, or the number of a version.")
-            )
+            remedy = "Give an alias that exists, or the number of a version."
+            if PlainName().accepts(alias_or_number):
+                remedy = "Promote a version to it first."
+            raise RegistryError(f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. {remedy}")
         return known[alias_or_number]
 
     def append(
