@@ -10,6 +10,7 @@ from brew_cluster.cli.commands import (
     data,
     demo,
     export,
+    jobs,
     keys,
     rank,
     registry,
@@ -17,6 +18,7 @@ from brew_cluster.cli.commands import (
     score,
     serve,
     store,
+    submit,
     train,
 )
 
@@ -31,6 +33,8 @@ COMMANDS = (
     benchmark,
     registry,
     release,
+    submit,
+    jobs,
     context,
     serve,
     rank,

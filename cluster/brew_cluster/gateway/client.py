@@ -14,9 +14,7 @@ from brew_platform.errors import BrewError, UserError
 from brew_serve.client.errors import error_of, retry_after_of
 from brew_serve.client.methods import http_options
 
-__all__ = ["DEFAULT_URL", "JobClient"]
-
-DEFAULT_URL = "http://127.0.0.1:8360"
+__all__ = ["JobClient"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

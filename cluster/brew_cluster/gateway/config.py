@@ -26,6 +26,7 @@ class GatewayConfig(Settings):
     # File with the key that signs the metadata of Ray jobs; null: the variable BREW360_JOBS_SIGNING_KEY.
     signing_key_path: str | None = None
     ray_address: str = "http://127.0.0.1:8265"  # Ray's dashboard on the head node, which accepts Ray Jobs
+    log_path: str = "runs/jobs/gateway.log"  # file with the gateway's log, JSON lines
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all
     port: Port = 8360  # port to listen on
     tls_certificate: str | None = None  # PEM file; null: plain HTTP, for loopback or behind a proxy with TLS
