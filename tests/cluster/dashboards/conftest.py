@@ -1,7 +1,5 @@
 """The product with metrics, and the settings of dashboards in a temporary folder."""
 
-import os
-import pwd
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from brew_cluster.dashboards.config import DashboardsConfig
-from brew_cluster.dashboards.programs import find_program
 
+from ...prometheus_programs import installed
 from ..gateway.conftest import Gateway, keys, make_gateway
 from .product_metrics import Product
 
@@ -29,20 +27,18 @@ def config(tmp_path: Path) -> DashboardsConfig:
     return DashboardsConfig(folder=str(tmp_path / "dashboards"))
 
 
-def _installed(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a program of Prometheus; of this user's cache, too, although the tests have a HOME of their own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache"))
-    found = find_program(name)
-    if found is None:
+def _require(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = installed(name, monkeypatch)
+    if program is None:
         pytest.skip(f"{name} is not installed: brew360 dashboards up --install")
-    return found
+    return program
 
 
 @pytest.fixture
 def promtool(monkeypatch: pytest.MonkeyPatch) -> Path:
-    return _installed("promtool", monkeypatch)
+    return _require("promtool", monkeypatch)
 
 
 @pytest.fixture
 def prometheus(monkeypatch: pytest.MonkeyPatch) -> Path:
-    return _installed("prometheus", monkeypatch)
+    return _require("prometheus", monkeypatch)
