@@ -197,19 +197,20 @@ def _command(name: str, section: Mapping[Any, Any], by_section: Mapping[str, Any
     written = [f"{override_text(key)}={override_text(value)}" for key, value in section.items()]
     own = {"data": ("recipe", "folder"), "benchmark": ()}.get(name, ("recipe",))
     found: dict[str, str] = {"recipe": name} if name in TRAINING else {}
-    settings = []
+    settings: dict[str, str] = {}
     for setting in [*written, *by_section.get(name, [])]:
         key, _, value = setting.partition("=")
         if key.strip() in own:
             found[key.strip()] = value.strip().strip("\"'")
         else:
-            settings.append(setting)
+            settings.pop(key.strip(), None)  # the last one decides, in its place
+            settings[key.strip()] = value
     if name == "data" and ("folder" in found) == ("recipe" in found or bool(settings)):
         raise ConfigError(
             "data has a `folder` beside settings, or neither a `recipe` nor a `folder`. Give a recipe with settings to "
             "build a data set, or the folder of one that exists."
         )
-    return CommandSection(**found, settings=tuple(settings))
+    return CommandSection(**found, settings=tuple(f"{key}={value}" for key, value in settings.items()))
 
 
 def _gates(section: Any, by_section: Mapping[str, Any]) -> Sequence[Gate]:

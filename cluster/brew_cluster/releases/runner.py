@@ -24,6 +24,7 @@ __all__ = ["GatewayRunner", "Job", "LocalRunner", "RayJobsRunner", "StepRunner",
 
 JOB_FILE = "job.txt"  # in the folder of a step: the id of its job, so that a release that was killed finds it again
 _POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 120.0  # without an answer of the cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,8 @@ class RayJobsRunner:
         if client is None:
             from ray.job_submission import JobSubmissionClient
 
+            for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray prefers them to the address
+                os.environ.pop(name, None)
             try:
                 client = JobSubmissionClient(address)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -113,14 +116,13 @@ class RayJobsRunner:
         if id_ is None or self._state(id_) in ("FAILED", "STOPPED", None):
             id_ = f"brew360-{job.name}-{uuid.uuid4().hex[:12]}"
             _write_id(job, id_)  # before the submission: a job that this process starts is never lost
-            self._client.submit_job(
-                entrypoint=_entrypoint(job), submission_id=id_, metadata={"brew360_step": job.folder.name}
-            )
+            entrypoint, metadata = _entrypoint(job), {"brew360_step": job.folder.name}
+            self._client.submit_job(entrypoint=entrypoint, submission_id=id_, metadata=metadata)
         printed = 0
         try:
             while True:
                 state = self._state(id_)
-                log = self._client.get_job_logs(id_) or ""
+                log = self._repeat(lambda: self._client.get_job_logs(id_)) or ""
                 if len(log) > printed:
                     on_output(log[printed:])
                     _append(job.log, log[printed:])
@@ -135,9 +137,23 @@ class RayJobsRunner:
     def _state(self, id_: str) -> str | None:
         """Return the state of a job; None if the cluster does not know it."""
         try:
-            return str(self._client.get_job_status(id_).value)
+            return str(self._repeat(lambda: self._client.get_job_status(id_)).value)
         except RuntimeError:  # of the client: the job does not exist
             return None
+
+    def _repeat(self, call: Callable[[], Any]) -> Any:
+        """Repeat a call while the dashboard does not answer, as during a restart of the head node."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except OSError as error:  # of requests and of Ray's client
+                if time.monotonic() > deadline:
+                    raise BrewError(
+                        f"the Ray cluster at {self.address} has not answered for {_PATIENCE_SECONDS:g} s. Its jobs may "
+                        f"still run; run the same command again when it answers."
+                    ) from error
+            time.sleep(_POLL_SECONDS)
 
 
 class GatewayRunner:

@@ -467,7 +467,7 @@ class Registry:
             decision = judge(events)
             return decision if decision.refusal else replace(decision, kind="tag")
 
-        return self._append(decide, alias=alias, author=author, note=note or f"passes the gates of {alias}")
+        return self._append(decide, alias=alias, author=author, note=note or "checked")
 
     def rollback(self, alias: str = "production", *, author: str, note: str = "") -> Event:
         """Point `alias` back at the version it pointed to before, retired ones left out.

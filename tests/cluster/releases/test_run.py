@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -161,7 +160,7 @@ def test_status_says_what_would_run_and_why(
     assert list(reruns) == NAMES[4:]
     assert reruns["benchmark"] == "rows=40 was replaced by rows=30"
     assert reruns["gates"] == "it reads what publish writes"
-    assert re.search(r"canary +│ skipped: no service runs", status())
+    assert "canary skipped: no service runs." in status()
     assert "version: 7" in status()
     recipe.write_text("sections: 3")
     assert "The recipe cannot be used any more" in status()

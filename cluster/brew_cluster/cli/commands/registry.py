@@ -28,7 +28,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(help="Publish model versions, and decide which one serves.", no_args_is_help=True)
     read = (list_, show, card, log, diff)
-    for command in (publish, *read, approve, check, promote, rollback, canary, shadow, retire, policy, verify, copy, gc):
+    change = (approve, check, promote, rollback, canary, shadow, retire, policy)
+    for command in (publish, *read, *change, verify, copy, gc):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="registry")
 
