@@ -39,10 +39,12 @@ class LocalCluster:
 
     Attributes:
         address: For RAY_ADDRESS.
+        jobs_url: Of Ray Jobs, for the job gateway; its clients need the token.
         token_path: File with the token, for RAY_AUTH_TOKEN_PATH.
     """
 
     address: str
+    jobs_url: str
     token_path: Path
 
 
@@ -85,7 +87,7 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
         UserError: RAY_ADDRESS is set, or a Ray of an earlier command runs.
         BrewError: A node did not start; no node is left running.
     """
-    from brew_cluster.ray.local_ray import ray_command, refuse_running_ray
+    from brew_cluster.ray.local_ray import LOOPBACK, ray_command, refuse_running_ray
     from brew_cluster.ray.session import RaySession
     from brew_platform.ports import free_port
 
@@ -94,10 +96,12 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     head, *workers = nodes
     session = RaySession.create()
+    dashboard_port = free_port()
     try:
         with session.environment(kept=True):
             ray_command(
-                "start", "--head", "--port=0", f"--temp-dir={session.folder}", "--include-dashboard=false",
+                "start", "--head", "--port=0", f"--temp-dir={session.folder}",
+                "--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}",
                 f"--ray-client-server-port={free_port()}", *_arguments(head),
             )  # fmt: skip
             on_started(1)
@@ -110,7 +114,7 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
         session.stop()
         session.remove()
         raise
-    return LocalCluster(address=address, token_path=session.token_path)
+    return LocalCluster(address=address, jobs_url=f"http://{LOOPBACK}:{dashboard_port}", token_path=session.token_path)
 
 
 def _start_worker(address: str, node: LocalNode) -> None:

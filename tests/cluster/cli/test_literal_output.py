@@ -193,7 +193,7 @@ def local_node(text: str) -> Any:
 def local_cluster(text: str) -> Any:
     from brew_cluster.definition.local import LocalCluster
 
-    return LocalCluster(address=text, token_path=Path("token"))
+    return LocalCluster(address=text, jobs_url=text, token_path=Path("token"))
 
 
 def quantity(text: str) -> Quantity:
