@@ -15,7 +15,7 @@ UnknownModel       404   the request names a model that this service does not se
 UnknownId          404   the member context has no such id (`context.base`)
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from brew_platform.errors import BrewError, UserError
 
@@ -75,9 +75,19 @@ class BodyTooLarge(Refusal, UserError):
 
 
 class QuotaExceeded(Refusal, UserError):
-    """The team has used up its requests or its tokens."""
+    """The team has used up its requests or its tokens.
+
+    Args:
+        limit: `rate` if it exceeds its request rate, `quota` if its tokens are used up.
+    """
 
     status, code = 429, "quota_exceeded"
+
+    def __init__(
+        self, sentence: str, retry_after: float | None = None, *, limit: Literal["rate", "quota"] = "quota"
+    ) -> None:
+        super().__init__(sentence, retry_after)
+        self.limit: Literal["rate", "quota"] = limit
 
 
 class BrokenVersion(Refusal):

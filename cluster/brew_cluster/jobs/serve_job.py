@@ -62,7 +62,9 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
         cache_folder=_absolute(job.cache_folder),
         context_path=_if_any(job.context_path),
         pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
-        middleware=replace(job.middleware, keys_path=_if_any(job.middleware.keys_path)),
+        middleware=replace(
+            job.middleware, keys_path=_if_any(job.middleware.keys_path), quotas=job.middleware.quotas.absolute()
+        ),
         nearline=nearline,
     )
 

@@ -308,7 +308,13 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
         routers = () if self._nearline is None else (nearline_router(lambda: self._nearline),)
-        return create_app(self._backend, self._config.middleware, routers=routers, degraded=self._degraded)
+        return create_app(
+            self._backend,
+            self._config.middleware,
+            routers=routers,
+            degraded=self._degraded,
+            gateways=self._config.gateways,
+        )
 
     async def check_health(self) -> None:
         """Called by Serve; the first call precedes the first request and waits for the routes."""

@@ -1,8 +1,8 @@
 """The HTTP application: middleware, the routes that a backend answers, and the operators' routes."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -19,6 +19,7 @@ from brew_serve.http.route import EVENT_STREAM, Route
 from brew_serve.http.routes import ROUTES
 from brew_serve.http.scheduler import RequestScheduler
 from brew_serve.http.scopes import move_scopes, needs, scope_of
+from brew_serve.http.shared_quota import open_quotas
 from brew_serve.schemas.status import FleetStatus, Health
 
 __all__ = ["create_app"]
@@ -31,6 +32,7 @@ def create_app(
     routes: Sequence[Route] = ROUTES,
     routers: Sequence[APIRouter] = (),
     degraded: Callable[[], list[str]] = list,
+    gateways: int = 1,
 ) -> FastAPI:
     """Build the application.
 
@@ -40,31 +42,52 @@ def create_app(
         routes: The routes that the backend answers.
         routers: FastAPI routers that need no backend, such as the nearline routes.
         degraded: Returns the parts of the service that wait for something outside it, for the health routes.
+        gateways: Number of processes that serve the application, for quotas while their Redis is down.
 
     Raises:
-        UserError: The key file is missing or malformed.
+        UserError: The key file is missing or malformed, or the settings of the quotas cannot be used.
     """
+    config = config or MiddlewareConfig()
+    quotas = open_quotas(config.quotas, backend.clock, backend.meters, gateways=gateways)
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        await quotas.open()
+        yield
+        await quotas.close()
+
     api = FastAPI(
         title="brew360",
         summary="One language model ranks for every surface.",
         description='Every error is `{"error": "<what to do>", "code": "<for programs>"}`; on OpenAI\'s routes it is '
         '`{"error": {"message", "type", "param", "code"}}`. Every answer has `x-request-id` and `traceparent`.',
         version="1",
+        lifespan=lifespan,
         redoc_url=None,
         responses=describe_error_responses(ErrorAnswer),
         strict_content_type=True,
         redirect_slashes=False,  # the address of one id must not lead to that of another
     )
-    config = config or MiddlewareConfig()
-    scheduler = RequestScheduler(backend, max_waiting=config.max_waiting_requests)
+    scheduler = RequestScheduler(backend, quotas, max_waiting=config.max_waiting_requests)
     for route in routes:
         _add_route(api, route, scheduler)
-    for router in (_operator_router(backend, degraded), *routers):
+
+    def list_degraded() -> list[str]:
+        return [*degraded(), *(["quotas"] if quotas.problem else [])]
+
+    for router in (_operator_router(backend, list_degraded), *routers):
         api.include_router(router)
     add_error_handlers(api)
     for added in api.routes:
         scope_of(added)  # raises if a route declares none
-    api.add_middleware(RequestMiddleware, config=config, backend=backend, routes=tuple(api.routes))
+    api.add_middleware(
+        RequestMiddleware,
+        config=config,
+        backend=backend,
+        routes=tuple(api.routes),
+        quotas=quotas,
+        scheduled=frozenset(route.path for route in routes),
+    )
     api.openapi = lambda: _adapt_document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 
@@ -84,8 +107,7 @@ def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
         body, content_type = await request.body(), request.headers.get("content-type", "")
         if request.path_params:
             body, content_type = json.dumps(request.path_params).encode(), "application/json"
-        context, quota = request.state.context, request.state.quota
-        response = await scheduler.respond(route, body, content_type, context, quota)
+        response = await scheduler.respond(route, body, content_type, request.state.context)
         if response.events is not None:
             return _EventStream(response.events, response.status, response.headers)
         return Response(response.body, response.status, response.headers)

@@ -23,7 +23,7 @@ from brew_serve.http.backend import RankingBackend
 from brew_serve.http.body_reader import BodyReader, Disconnected
 from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.error_responses import log_error, render_error
-from brew_serve.http.quota import TeamQuota
+from brew_serve.http.quota import Quotas
 from brew_serve.http.request_context import LOCAL, RequestContext, Trace
 from brew_serve.http.scopes import OPEN, find_route, scope_of
 
@@ -49,19 +49,26 @@ class RequestMiddleware:
         config: Key file and limits.
         backend: Its clock, meters and time limit are used.
         routes: Of the application; each declares the scope that it needs.
+        quotas: Of all teams.
+        scheduled: Paths of the routes whose requests the scheduler charges; those of others are charged here.
 
     Raises:
         UserError: The key file is missing or malformed.
     """
 
     def __init__(
-        self, app: Any, config: MiddlewareConfig, backend: RankingBackend, routes: Sequence[BaseRoute]
+        self,
+        app: Any,
+        config: MiddlewareConfig,
+        backend: RankingBackend,
+        routes: Sequence[BaseRoute],
+        quotas: Quotas,
+        scheduled: frozenset[str],
     ) -> None:
-        self._routes = routes
+        self._routes, self._quotas, self._scheduled = routes, quotas, scheduled
         self._paths = {route.path for route in routes if isinstance(route, APIRoute) and "{" not in route.path}
         self._app, self._config, self._clock, self._meters = app, config, backend.clock, backend.meters
         self._keys = None if config.keys_path is None else KeyFile(Path(config.keys_path))
-        self._quotas: dict[str, TeamQuota] = {}
         self._bodies = BodyReader(config)
         self._request_seconds = backend.request_seconds
 
@@ -99,24 +106,25 @@ class RequestMiddleware:
 
         try:
             try:
-                team = self._authenticate(scope, headers.get("authorization", ""))
+                route = find_route(self._routes, scope)
+                team = self._authenticate(scope, route, headers.get("authorization", ""))
                 team_name = team.name
-                quota = self._quota(team, arrival)
                 if scope["path"] not in OPEN:
-                    if quota:
-                        quota.count_request(arrival)
+                    self._quotas.check(team)
                     _require_plain_body(headers.get("content-encoding", ""))
                     body = await self._bodies.read(team_name, headers.get("content-length", ""), receive)
+                    if getattr(route, "path", None) not in self._scheduled:
+                        await self._quotas.charge(team, 0)
             except BrewError as error:
                 if isinstance(error, QuotaExceeded):
-                    self._meters.shed.labels("rate").inc()
+                    self._meters.shed.labels(error.limit).inc()
                 await render_error(error, scope["path"])(scope, receive, send_with_ids)
                 return
             except Disconnected:
                 status = _DISCONNECTED
                 return
             context = RequestContext(arrival=arrival, trace=trace, team=team, time_limit=self._request_seconds)
-            scope["state"] = {**scope.get("state", {}), "context": context, "quota": quota}
+            scope["state"] = {**scope.get("state", {}), "context": context}
             await self._app(scope, _replay(body, receive), send_with_ids)
         except asyncio.CancelledError:
             status = _DISCONNECTED
@@ -163,7 +171,7 @@ class RequestMiddleware:
         path = scope["path"] if scope["path"] in self._paths else "other"
         return str(getattr(scope.get("route"), "path", path))
 
-    def _authenticate(self, scope: MutableMapping[str, Any], authorization: str) -> Team:
+    def _authenticate(self, scope: MutableMapping[str, Any], route: BaseRoute | None, authorization: str) -> Team:
         """Return the team of the key.
 
         Raises:
@@ -179,18 +187,10 @@ class RequestMiddleware:
         if team is None:
             problem = "is not known here" if key else "is missing"
             raise Unauthorized(f"the API key {problem}; send your team's as the header `Authorization: Bearer <key>`.")
-        route = find_route(self._routes, scope)
         needed = scope_of(route)
         if needed and (problem := missing_scope(team, needed, f"{scope['method']} {getattr(route, 'path', '')}")):
             raise Forbidden(problem)
         return team
-
-    def _quota(self, team: Team, now: float) -> TeamQuota | None:
-        if team.requests_per_second is None and team.tokens_per_minute is None:
-            return None
-        if (quota := self._quotas.get(team.name)) is None or quota.team != team:  # new, or its limits have changed
-            quota = self._quotas[team.name] = TeamQuota(team, now)
-        return quota
 
 
 def _require_plain_body(content_encoding: str) -> None:
