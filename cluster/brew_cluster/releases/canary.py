@@ -29,6 +29,7 @@ __all__ = ["CanaryReport", "run_canary"]
 
 FORMAT_VERSION = 1
 _POLL_SECONDS = 1.0
+_ROUTES_SECONDS = 10.0  # until all gateways, which fetch the routes every second, send requests to a new version
 _KEPT_REASONS = 5
 
 
@@ -127,7 +128,7 @@ def _why_skipped(settings: CanarySettings, registry: Registry, number: int, clie
         )
     if not any(version.role == "production" and version.state == "up" for version in status.versions):
         return f"the service at {settings.url} has no version in production that answers."
-    if _find(status, number, ("production",)):
+    if (found := _find(status, number)) is not None and found.role == "production":
         return f"the service at {settings.url} has version {number} in production already."
     return ""
 
@@ -142,14 +143,15 @@ def _try(
 ) -> CanaryReport:
     """Wait until the service has the canary, send the requests, and judge."""
     deadline = clock() + settings.start_seconds
-    while not ((found := _find(client.status(), number, ("canary",))) and found.state == "up"):
+    while not ((found := _find(client.status(), number)) and (found.role, found.state) == ("canary", "up")):
         if found is not None and found.state == "failed":
             return CanaryReport(state="failed", version=number, reason=f"the service could not start version {number}.")
         if clock() > deadline:
-            state = "not among its versions" if found is None else found.state
-            why = f"version {number} was {state} after {settings.start_seconds:g} s."
+            where = "not among the service's versions" if found is None else found.state
+            why = f"version {number} was {where} after {settings.start_seconds:g} s."
             return CanaryReport(state="failed", version=number, reason=why)
         sleep(_POLL_SECONDS)
+    sleep(_ROUTES_SECONDS)
     milliseconds: list[float] = []
     failures: list[str] = []
     requests = list(islice(_requests(data, settings), settings.requests))
@@ -167,10 +169,10 @@ def _try(
     until = clock() + settings.watch_seconds
     while report.state == "passed" and clock() < until:
         sleep(_POLL_SECONDS)
-        found = _find(client.status(), number, ("canary",))
+        found = _find(client.status(), number)
         if found is None or found.state != "up":
-            state = "gone" if found is None else found.state
-            why = f"version {number} was {state} while it had {settings.share:.3g} of the traffic."
+            gone = "gone" if found is None else found.state
+            why = f"version {number} was {gone} while it had {settings.share:.3g} of the traffic."
             return CanaryReport(**{**asdict(report), "state": "failed", "reason": why})
     return report
 
@@ -186,7 +188,7 @@ def _judge(
     elif share > settings.max_failed:
         reason = (
             f"version {number} did not answer {len(failures)} of {requests} requests (max_failed is "
-            f"{settings.max_failed:g}), first: {failures[0]}"
+            f"{settings.max_failed:g}), first: {failures[0].rstrip('.')}."
         )
     elif settings.max_p99_ms is not None and (p99 is None or p99 > settings.max_p99_ms):
         measured = "not measured" if p99 is None else f"{p99:.0f} ms"
@@ -218,9 +220,8 @@ def _is_canary(routing_key: str, share: float) -> bool:
     return is_in_share(hints.key, "canary", share)
 
 
-def _find(status: FleetStatus, number: int, roles: Sequence[str]) -> VersionStatus | None:
-    """Return the state of a version that has a role, or is being started for it."""
-    return next((v for v in status.versions if v.version == number and v.role in (*roles, "none")), None)
+def _find(status: FleetStatus, number: int) -> VersionStatus | None:
+    return next((version for version in status.versions if version.version == number), None)
 
 
 def _percentile(values: Sequence[float], share: float) -> float | None:

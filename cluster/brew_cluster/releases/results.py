@@ -95,10 +95,11 @@ def collect(folders: Sequence[Path], *, base: Path) -> Table:
 def write_tables(table: Table, folder: Path) -> list[Path]:
     """Write `table.csv`, `table.xlsx` and `table.html` atomically, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"table.csv": to_csv(table), "table.xlsx": to_xlsx(table), "table.html": to_html(table)}
-    for name, content in files.items():
-        replace_atomically(folder / name, content)
-    return [folder / name for name in files]
+    files = [folder / name for name in ("table.csv", "table.xlsx", "table.html")]
+    replace_atomically(files[0], to_csv(table))
+    replace_atomically(files[1], to_xlsx(table))
+    replace_atomically(files[2], to_html(table))
+    return files
 
 
 def to_csv(table: Table) -> str:
