@@ -188,8 +188,8 @@ class RequestMiddleware:
             problem = "is not known here" if key else "is missing"
             raise Unauthorized(f"the API key {problem}; send your team's as the header `Authorization: Bearer <key>`.")
         needed = scope_of(route)
-        if needed and (problem := missing_scope(team, needed, f"{scope['method']} {getattr(route, 'path', '')}")):
-            raise Forbidden(problem)
+        if needed and (reason := missing_scope(team, needed, f"{scope['method']} {getattr(route, 'path', '')}")):
+            raise Forbidden(reason)
         return team
 
 
