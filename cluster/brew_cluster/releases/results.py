@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import xlsxwriter
 
@@ -141,8 +142,9 @@ def to_html(table: Table) -> str:
         for column, cell in enumerate(row):
             text = "" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
             content = html.escape(text)
-            if column == table.link and not text.lower().startswith(("javascript:", "data:")):
-                content = f'<a href="{html.escape(text)}">{content}</a>'
+            if column == table.link:
+                target = text if text.startswith(("http://", "https://")) else f"./{quote(text)}"
+                content = f'<a href="{html.escape(target)}">{content}</a>'
             kind = f' class="{html.escape(text)}"' if text in ("failed", "done", "running") else ""
             cells.append(f"<td{kind}>{content}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
