@@ -1,7 +1,7 @@
 """The scope that a route needs (`brew_platform.identity.keys.SCOPES`): declared with the route, found by a request.
 
-A route declares its scope as `openapi_extra=needs(scope)`, so that the OpenAPI document has it too. Whoever adds a
-route to the application has to declare one; only the routes in `OPEN` need no key.
+A route declares its scope as `openapi_extra=needs(scope)`, so that the OpenAPI document has it too. The application
+refuses a route that declares none; only the routes in `OPEN` need no key.
 """
 
 from collections.abc import Iterator, MutableMapping, Sequence

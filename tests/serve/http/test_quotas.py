@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from bench.limits import quotas as quota_bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -402,3 +403,15 @@ async def test_a_server_with_a_password_accepts_the_one_in_the_file(
         await send(quotas, Team(name="ads", requests_per_second=1))
         assert bool(quotas.problem) == problem
         await quotas.close()
+
+
+# --- The benchmark ---
+
+
+def test_the_cost_of_a_quota_is_measured(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quota_bench, "ROUNDS", 64)
+    figures = quota_bench.measure_quotas(redis_url)
+    assert list(figures) == ["in the process", "in Redis, 1 at a time", "in Redis, 16 at a time"]
+    for values in figures.values():
+        assert 0 < values["median_us"] <= values["p99_us"] < 1e6
+    assert list(quota_bench.measure_quotas(None)) == ["in the process"]
