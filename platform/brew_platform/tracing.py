@@ -134,7 +134,7 @@ def configure_tracing(process: str) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        names = {
+        names: dict[str, Any] = {
             "service.name": os.environ.get("OTEL_SERVICE_NAME") or f"brew360-{process}",
             "process.pid": os.getpid(),
         }

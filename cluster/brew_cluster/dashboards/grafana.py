@@ -80,7 +80,7 @@ def _panel(panel: Panel, number: int) -> dict[str, Any]:
         "showPoints": "never",
         "spanNulls": False,
     }
-    limits = {} if panel.unit == "none" else {"min": 0}
+    limits: dict[str, float] = {} if panel.unit == "none" else {"min": 0}
     limits |= {} if panel.maximum is None else {"max": panel.maximum}
     return {
         "id": number + 1,

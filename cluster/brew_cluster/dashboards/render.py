@@ -33,8 +33,8 @@ def render_dashboards(config: DashboardsConfig) -> dict[str, str]:
     rendered["prometheus.yml"] = _yaml(_prometheus(config, sorted(rules)))
     rendered["consoles/overview.html"] = overview_page(DASHBOARDS)
     for dashboard in DASHBOARDS:
-        document = json.dumps(dashboard_document(dashboard), indent=2)
-        rendered[f"grafana/dashboards/{dashboard.name}.json"] = document + "\n"
+        content = json.dumps(dashboard_document(dashboard), indent=2)
+        rendered[f"grafana/dashboards/{dashboard.name}.json"] = content + "\n"
     url = f"http://127.0.0.1:{config.port}"
     for name, document in provisioning_files(url, str(folder / "grafana" / "dashboards")).items():
         rendered[f"grafana/provisioning/{name}"] = _yaml(document)
