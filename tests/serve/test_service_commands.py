@@ -204,6 +204,24 @@ def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> N
     assert (nowhere.exit_code, "does not exist. Create a key" in nowhere.output) == (2, True)
 
 
+def test_a_key_has_scopes_and_its_team_has_quotas_of_jobs(tmp_path: Path) -> None:
+    file = str(tmp_path / "keys.yaml")
+    described = brew360("keys", "create", "--help").output
+    assert all(scope in described for scope in SCOPES)
+    options = ["--scopes", "jobs,rank", "--gpu-hours-per-month", "5000", "--concurrent-gpus", "64", "--priority", "2"]
+    for more in ([], ["--key-scopes", "rank"]):
+        assert brew360("keys", "create", "research", "--file", file, *options, *more).exit_code == 0
+    rows = [
+        [cell.strip() for cell in line.split("│")[3:-1]]
+        for line in brew360("keys", "list", "--file", file).output.splitlines()
+        if "research" in line
+    ]
+    shared = ["no limit", "no limit", "1", "5,000", "64", "2"]
+    assert rows == [["rank jobs", *shared], ["rank", *shared]]
+    refused = brew360("keys", "create", "research", "--file", file, "--key-scopes", "admin")
+    assert (refused.exit_code, "team research has no scope admin" in refused.output) == (2, True)
+
+
 # --- serve up, and score ---
 
 

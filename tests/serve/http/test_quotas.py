@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from brew_serve.http.quota import LocalQuotas, Quotas
 from brew_serve.http.shared_quota import RedisQuotas, open_quotas
 from brew_serve.metrics import Meters
 
-from ..conftest import RedisServer
+from ...redis_server import RedisServer
 
 LONG = 0.5  # seconds; this machine may be busy
 
@@ -241,14 +241,6 @@ def test_no_interleaving_of_gateways_takes_more_than_rate_times_time_plus_burst(
 # --- Failures ---
 
 
-@pytest.fixture
-def own_server(redis_binary: tuple[str, str], tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(redis_binary, tmp_path / "redis")
-    yield server
-    server.resume()
-    server.kill()
-
-
 async def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
@@ -258,11 +250,11 @@ async def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> No
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
 async def test_an_outage_under_load_divides_the_quota_and_ends_by_itself(
-    own_server: RedisServer, prefix: str, fault: str, caplog: pytest.LogCaptureFixture
+    new_redis: RedisServer, prefix: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "brew_serve")
     team, limit = Team(name="ads", requests_per_second=40), 0.2
-    opened = [open_redis(own_server.url, prefix, gateways=9, seconds=limit) for _ in range(2)]
+    opened = [open_redis(new_redis.url, prefix, gateways=9, seconds=limit) for _ in range(2)]
     for quotas in opened:
         await quotas.open()
     await wait_until(lambda: [quotas._gateways for quotas in opened] == [2, 2])
@@ -284,13 +276,13 @@ async def test_an_outage_under_load_divides_the_quota_and_ends_by_itself(
     tasks = [asyncio.create_task(load(quotas)) for quotas in opened for _ in range(2)]
     await asyncio.sleep(0.5)
     assert all(quotas.problem == "" for quotas in opened)
-    (own_server.kill if fault == "kill" else own_server.pause)()
+    (new_redis.kill if fault == "kill" else new_redis.pause)()
     phase, start = "outage", time.monotonic()
     await wait_until(lambda: all(quotas.problem for quotas in opened))
     await asyncio.sleep(1.5)
     assert all(quotas.problem for quotas in opened)
     phase, seconds = "after", time.monotonic() - start
-    (own_server.start if fault == "kill" else own_server.resume)()
+    (new_redis.start if fault == "kill" else new_redis.resume)()
     await wait_until(lambda: not any(quotas.problem for quotas in opened))
     await asyncio.sleep(0.2)
     for task in tasks:
@@ -329,17 +321,17 @@ async def test_a_redis_that_never_answered_divides_by_the_configured_gateways(pr
     await quotas.close()
 
 
-async def test_a_cancelled_request_leaves_the_connection_usable(own_server: RedisServer, prefix: str) -> None:
-    quotas = open_redis(own_server.url, prefix, seconds=1.0)
+async def test_a_cancelled_request_leaves_the_connection_usable(new_redis: RedisServer, prefix: str) -> None:
+    quotas = open_redis(new_redis.url, prefix, seconds=1.0)
     team = Team(name="ads", requests_per_second=1_000)
     await quotas.charge(team, 0)
-    own_server.pause()
+    new_redis.pause()
     waiting = [asyncio.create_task(quotas.charge(team, 0)) for _ in range(20)]
     await asyncio.sleep(0.05)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    own_server.resume()
+    new_redis.resume()
     for n in range(50):
         await quotas.charge(Team(name=f"team-{n}", requests_per_second=1), 0)
     assert quotas.problem == ""
@@ -390,15 +382,15 @@ def test_the_password_is_in_a_file_or_in_the_environment(tmp_path: Path, monkeyp
 
 
 async def test_a_server_with_a_password_accepts_the_one_in_the_file(
-    own_server: RedisServer, tmp_path: Path, prefix: str
+    new_redis: RedisServer, tmp_path: Path, prefix: str
 ) -> None:
-    client = redis.Redis.from_url(own_server.url)
+    client = redis.Redis.from_url(new_redis.url)
     client.config_set("requirepass", "secret")
     (tmp_path / "password").write_text("secret")
     config = QuotaConfig(
-        redis_url=own_server.url, prefix=prefix, password_file=str(tmp_path / "password"), timeout_seconds=LONG
+        redis_url=new_redis.url, prefix=prefix, password_file=str(tmp_path / "password"), timeout_seconds=LONG
     )
-    for used, problem in ((config, False), (QuotaConfig(redis_url=own_server.url, timeout_seconds=LONG), True)):
+    for used, problem in ((config, False), (QuotaConfig(redis_url=new_redis.url, timeout_seconds=LONG), True)):
         quotas = open_quotas(used, time.monotonic, Meters(), gateways=1)
         await send(quotas, Team(name="ads", requests_per_second=1))
         assert bool(quotas.problem) == problem

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -13,19 +13,12 @@ import pytest
 from brew_platform.identity.keys import create_key
 from brew_platform.ports import free_port
 
+from ...redis_server import RedisServer
 from .. import gateway_process
-from ..conftest import RedisServer
 
 pytestmark = pytest.mark.real
 
 RATE = 40
-
-
-@pytest.fixture
-def server(redis_binary: tuple[str, str], tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(redis_binary, tmp_path / "redis")
-    yield server
-    server.kill()
 
 
 class Load:
@@ -79,11 +72,11 @@ async def wait_for(urls: list[str], expected: list[bool]) -> None:
     raise AssertionError(await degraded(urls))
 
 
-async def test_two_gateways_grant_one_quota_and_survive_their_redis(server: RedisServer, tmp_path: Path) -> None:
+async def test_two_gateways_grant_one_quota_and_survive_their_redis(new_redis: RedisServer, tmp_path: Path) -> None:
     key = create_key(tmp_path / "keys.yaml", "feed", requests_per_second=RATE)
     ports = [free_port(), free_port()]
     command = [sys.executable, gateway_process.__file__]
-    processes = [subprocess.Popen([*command, str(port), str(tmp_path / "keys.yaml"), server.url]) for port in ports]
+    processes = [subprocess.Popen([*command, str(port), str(tmp_path / "keys.yaml"), new_redis.url]) for port in ports]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     load = Load(urls, key)
     try:
@@ -100,13 +93,13 @@ async def test_two_gateways_grant_one_quota_and_survive_their_redis(server: Redi
         assert await degraded(urls) == [False, False]
         assert 0.6 * RATE * seconds <= load.accepted() <= RATE * (seconds + 0.5)
 
-        server.kill()
+        new_redis.kill()
         seconds = await load.run(after(3))
         assert await degraded(urls) == [True, True]
         assert 0.6 * RATE * seconds <= load.accepted() <= RATE * (seconds + 1.5)
         assert load.longest < 1.0
 
-        server.start()
+        new_redis.start()
         await wait_for(urls, [False, False])
         seconds = await load.run(after(2))
         assert load.accepted() <= RATE * (seconds + 1.5)

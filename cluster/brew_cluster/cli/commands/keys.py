@@ -39,10 +39,10 @@ def create(
         str | None, typer.Option(help="What this key may do of it, such as rank. Default: all that the team may do.")
     ] = None,
     requests_per_second: Annotated[
-        float | None, typer.Option(help="Limit of the team, over all gateways. Default: unchanged, or none.")
+        float | None, typer.Option(help="Limit of the team. Default: unchanged, or no limit.")
     ] = None,
     tokens_per_minute: Annotated[
-        int | None, typer.Option(help="Limit of the team, over all gateways. Default: unchanged, or none.")
+        int | None, typer.Option(help="Limit of the team. Default: unchanged, or no limit.")
     ] = None,
     weight: Annotated[
         float | None, typer.Option(help="Share beside teams that wait. Default: unchanged, or 1.")
