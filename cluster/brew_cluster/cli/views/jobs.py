@@ -18,9 +18,7 @@ _LONGEST_COMMAND = 60  # characters in the list
 def describe_state(job: JobState) -> str:
     """Return one sentence about a job: its state, its place in the queue, and why."""
     if job.state == "queued":
-        place = (
-            "waits for the gateway to start it" if job.position is None else f"has place {job.position} in the queue"
-        )
+        place = "is next in the queue" if job.position is None else f"has place {job.position} in the queue"
         return f"{job.id} {place}{f': {job.reason}' if job.reason else ''}."
     words = {"starting": "is starting", "running": "runs", "stopping": "is stopping"}.get(job.state, job.state)
     attempt = f" (attempt {len(job.attempts)})" if len(job.attempts) > 1 else ""
@@ -113,10 +111,12 @@ def follow_job(
             attempt, offset = attempt + 1, 0
             continue
         state = client.show(job)
-        if (sentence := describe_state(state)) != said:
+        has_all = part.is_complete or not part.attempts
+        has_ended = state.has_ended and len(state.attempts) == part.attempts and has_all
+        if (sentence := describe_state(state)) != said and (has_ended or not state.has_ended):
             messages.print(sentence, style="yellow" if state.state == "queued" and state.attempts else None)
             said = sentence
-        if state.has_ended and len(state.attempts) == part.attempts and (part.is_complete or not part.attempts):
+        if has_ended:
             return state
         if not part.text:
             sleep(1.0)
