@@ -19,6 +19,7 @@ from brew_cluster.gateway.spec import JobSpec
 from brew_cluster.releases.config import TRAINING
 from brew_platform.errors import BrewError, UserError
 from brew_platform.files import replace_atomically
+from brew_platform.tracing import current_span
 
 __all__ = ["GatewayRunner", "Job", "LocalRunner", "RayJobsRunner", "StepRunner", "require_shared_folder"]
 
@@ -57,6 +58,12 @@ class StepRunner(Protocol):
         """
 
 
+def _trace_environment() -> dict[str, str]:
+    """Return the variable by which the spans of a command belong to the current one; empty without tracing."""
+    traceparent = current_span().traceparent
+    return {"TRACEPARENT": traceparent} if traceparent else {}
+
+
 class LocalRunner:
     """Runs commands as processes of this machine, each in its own session."""
 
@@ -68,7 +75,7 @@ class LocalRunner:
             output.seek(0, os.SEEK_END)
             with subprocess.Popen(
                 [*self._program, *job.arguments],
-                env={**os.environ, **job.environment},
+                env={**os.environ, **job.environment, **_trace_environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

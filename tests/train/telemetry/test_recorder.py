@@ -274,7 +274,7 @@ def test_the_documentation_has_every_measure_event_and_cause() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_prometheus_scrapes_the_last_row_until_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")  # Ray's default is 10 s
-    monkeypatch.setenv("BREW360_TEAM", "feed")
+    monkeypatch.setenv("BREW360_JOB_TEAM", "feed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

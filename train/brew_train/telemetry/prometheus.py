@@ -1,6 +1,6 @@
 """Prometheus sink: gauges on the metrics endpoint of the Ray node that runs rank 0.
 
-A job that the job gateway started has its team in the environment variable BREW360_TEAM.
+A job that the job gateway started has its team in the environment variable BREW360_JOB_TEAM.
 
 Ray must be initialised in this process.
 """
@@ -42,7 +42,7 @@ class PrometheusSink:
     """
 
     def __init__(self, *, run: str, team: str | None = None, repeat_seconds: float = REPEAT_SECONDS) -> None:
-        self._run, self._team = run, team or os.environ.get("BREW360_TEAM") or "none"
+        self._run, self._team = run, team or os.environ.get("BREW360_JOB_TEAM") or "none"
         self._repeat = repeat_seconds
         self._gauges: dict[str, Gauge] = {}
         self._stage = ""

@@ -10,7 +10,7 @@ from brew_cluster.cli.client_options import KeyFile
 from brew_cluster.cli.commands.submit import follow_until_end
 from brew_cluster.cli.job_options import DEFAULT_URL, JobsUrl, open_job_client
 from brew_cluster.cli.json_option import AsJson, print_json
-from brew_cluster.cli.runner import log_to, report_errors
+from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
@@ -132,7 +132,7 @@ def serve(
         typer.Argument(help="A YAML file; then settings, e.g. gpus=256 port=8360", metavar="[FILE] [KEY=VALUE]..."),
     ] = None,
 ) -> None:
-    """Run a job gateway before the Ray Jobs of a cluster. Ctrl-C ends the gateway; jobs go on.
+    """Run a job gateway before the Ray Jobs of a cluster. Ctrl-C ends the gateway; jobs continue.
 
         brew360 jobs serve ray_address=http://127.0.0.1:8265 keys_path=keys.yaml gpus=0 cpus=8
 
@@ -143,13 +143,16 @@ def serve(
     console = PlainConsole()
     with report_errors(console):
         from brew_cluster.gateway.server import load_gateway, run_gateway
+        from brew_platform.console.logging import open_process_log
+        from brew_platform.tracing import configure_tracing
 
         config = load_gateway(arguments or [])
         log = Path(config.log_path)
 
         def announce(address: str) -> None:
             console.print(f"The job gateway listens at {address}; its ledger {config.name} is in {config.store}.")
-            console.print(f"It runs jobs on {config.ray_address}. Its log is {log}. Ctrl-C ends it; jobs go on.")
+            console.print(f"It runs jobs on {config.ray_address}. Its log is {log}. Ctrl-C ends it; jobs continue.")
 
-        with log_to(log):
+        configure_tracing("jobs")
+        with open_process_log(log, process="jobs"):
             run_gateway(config, on_ready=announce)
