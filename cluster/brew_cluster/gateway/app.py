@@ -20,6 +20,7 @@ from brew_cluster.gateway.commands import forbid_environment
 from brew_cluster.gateway.controller import JobController
 from brew_cluster.gateway.events import JobEvent
 from brew_cluster.gateway.metrics import render_metrics
+from brew_cluster.gateway.request_log import RequestLog
 from brew_cluster.gateway.service import Caller, JobService
 from brew_cluster.gateway.spec import JobState, LogPart, Submission, TeamUsage
 from brew_platform.errors import BrewError, UserError
@@ -62,6 +63,7 @@ def create_app(service: JobService, controller: JobController) -> FastAPI:
         redirect_slashes=False,
     )
     _add_error_handlers(api)
+    api.add_middleware(RequestLog)
 
     def require(*scopes: str) -> Any:
         def authenticate(request: Request) -> Caller:

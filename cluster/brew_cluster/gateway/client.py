@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from brew_cluster.gateway.spec import ENDED, JobSpec, JobState, LogPart, Submission, TeamUsage
 from brew_platform.errors import BrewError, UserError
+from brew_platform.tracing import current_span
 from brew_serve.client.errors import error_of, retry_after_of
 from brew_serve.client.methods import http_options
 
@@ -172,7 +173,7 @@ class JobClient:
         wait, waited = 0.5, 0.0
         while True:
             try:
-                response = self._http.request(method, path, json=body)
+                response = self._http.request(method, path, json=body, headers=_trace_headers())
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failure = BrewError(
                     f"the job gateway at {self._http.base_url} does not answer ({type(error).__name__}: {error}). Check"
@@ -189,6 +190,11 @@ class JobClient:
                 raise failure
             self._sleep(wait)
             waited, wait = waited + wait, min(2 * wait, 8.0)
+
+
+def _trace_headers() -> dict[str, str]:
+    traceparent = current_span().traceparent
+    return {"traceparent": traceparent} if traceparent else {}
 
 
 def _error_of(response: httpx.Response) -> BrewError:

@@ -183,7 +183,7 @@ class JobController:
         return self._ledger.read(check)
 
     def _append(self, active: _Active, make: Callable[[Job, float], JobEvent]) -> bool:
-        """Append an event of an attempt, unless the ledger has gone on meanwhile; return whether it was appended."""
+        """Append an event of an attempt, unless the ledger has a later event; return whether it was appended."""
 
         def decide(state: LedgerState, now: float) -> JobEvent | None:
             job = state.jobs[active.job]

@@ -27,10 +27,11 @@ class JobEvent:
     attempt: int = 0  # from 1; of start, run, stop and end
     reason: str = ""  # a sentence
     then: str = ""  # of stop and end: the state of the job afterwards: queued, succeeded, failed or cancelled
-    outcome: str = ""  # of end: succeeded, failed, lost, preempted or cancelled
+    outcome: str = ""  # of end: succeeded, failed, lost, preempted or cancelled; of refuse: invalid, quota or key
     ended: str = ""  # of end: when the attempt ended; ISO 8601, UTC
     spec: Mapping[str, Any] | None = None  # of accept and refuse: the JobSpec, or what was sent in its place
     request_id: str = ""  # of accept
+    traceparent: str = ""  # of accept: the span of the submission (W3C Trace Context), to which the job's spans belong
     rate: float = 0.0  # of accept: the larger of the job's shares of the cluster's GPUs and CPUs
     weight: float = 1.0  # of accept: the team's
     write_id: str = ""  # unique per event

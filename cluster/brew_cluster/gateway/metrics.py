@@ -1,15 +1,17 @@
 """Prometheus metrics of the job gateway. All follow from the ledger, so they survive restarts."""
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.spec import ENDED
-from brew_cluster.gateway.state import LedgerState, month_of
+from brew_cluster.gateway.state import WAIT_BOUNDS, LedgerState, month_of
 from brew_platform.identity.keys import Team
 
 __all__ = ["render_metrics"]
@@ -82,7 +84,19 @@ def _collect(state: LedgerState, teams: Mapping[str, Team], now: float, follows_
         {name: team.concurrent_gpus for name, team in sorted(teams.items()) if team.concurrent_gpus is not None},
     )
     records = {team: state.teams[team] for team in names if team in state.teams}
-    yield counter("refused", "Submissions that were refused", {team: found.refused for team, found in records.items()})
+    refused = CounterMetricFamily("brew360_jobs_refused", "Requests that were refused", labels=["team", "reason"])
+    for team, found in state.teams.items():
+        for reason, count in sorted(found.refused.items()):
+            refused.add_metric([team, reason], count)
+    yield refused
+    waits = HistogramMetricFamily(
+        "brew360_jobs_wait_seconds", "Time in the queue before the first start", labels=["team"]
+    )
+    for team, found in records.items():
+        counts = accumulate(found.waits[bound] for bound in WAIT_BOUNDS)
+        buckets = [(floatToGoString(bound), count) for bound, count in zip(WAIT_BOUNDS, counts, strict=True)]
+        waits.add_metric([team], buckets, found.wait_seconds)
+    yield waits
     yield counter(
         "preempted", "Attempts that were preempted", {team: found.preempted for team, found in records.items()}
     )

@@ -7,7 +7,7 @@ team keeps nobody waiting.
 
 Preemption: a job that waits for the cluster stops jobs of teams of a lower priority, and those of its own team with a
 lower priority. It also stops jobs of teams of equal priority whose virtual time is ahead of its own team's by more than
-a quantum, if they have run for at least a quantum. Jobs are stopped only if that makes enough room.
+a quantum, if they have run for at least a quantum. Jobs are stopped only if that frees enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -153,7 +153,7 @@ class _Planner:
                 self._stop(job, self._hours_reason(job.team), "queued")
 
     def fill(self) -> None:
-        """Go through the queue in its order: start what fits, and make room for what does not."""
+        """Go through the queue in its order: start what fits, and stop others for what does not."""
         lines: dict[str, list[Job]] = {}
         for job in sorted(self.queued, key=lambda job: (-job.spec.priority, job.number)):
             lines.setdefault(job.team, []).append(job)
@@ -174,9 +174,9 @@ class _Planner:
                 self.plan.waiting.append(Waiting(job=job, reason=reason))
             elif lacking:
                 scarce |= lacking.keys()
-                made_room = self._make_room(job, lacking)
+                frees_enough = self._free_resources(job, lacking)
                 reason = f"waits for {' and '.join(f'{need} {name}' for name, need in sorted(lacking.items()))} more"
-                reason += ", which stopping jobs will free" if made_room else ""
+                reason += ", which stopping jobs will free" if frees_enough else ""
                 self.plan.waiting.append(Waiting(job=job, reason=reason))
             else:
                 self.plan.decisions.append(Start(job=job))
@@ -185,7 +185,7 @@ class _Planner:
                     self.free[name] -= need
             self.virtual[team] += job.rate * self.quantum / job.weight
 
-    def _make_room(self, job: Job, lacking: Mapping[str, int]) -> bool:
+    def _free_resources(self, job: Job, lacking: Mapping[str, int]) -> bool:
         """Stop jobs so that `job` can start; return whether enough jobs stop."""
         freed = {"GPUs": 0, "CPUs": 0}
         for other in self.active:

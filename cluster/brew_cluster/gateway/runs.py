@@ -21,9 +21,11 @@ def build_run(job: Job, attempt: int, config: GatewayConfig) -> Run:
     spec = job.spec
     environment = {
         "BREW360_JOB_ID": job.id,
-        "BREW360_JOB_TEAM": job.team,
         "BREW360_JOB_ATTEMPT": str(attempt),
+        "BREW360_JOB_TEAM": job.team,  # training metrics have it as a tag
     }
+    if job.traceparent:
+        environment["TRACEPARENT"] = job.traceparent  # the spans of its commands belong to the submission's trace
     if spec.entrypoint is not None:
         entrypoint = spec.entrypoint
     else:

@@ -37,7 +37,7 @@ def load_gateway(arguments: Sequence[str]) -> GatewayConfig:
 
 
 def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> None:
-    """Run a gateway until the process is interrupted. Jobs go on without it.
+    """Run a gateway until the process is interrupted. Jobs continue without it.
 
     Args:
         config: The settings.

@@ -20,6 +20,7 @@ from brew_cluster.gateway.spec import AttemptState, JobSpec, JobState, LogPart, 
 from brew_cluster.gateway.state import Job, LedgerState, month_of
 from brew_platform.errors import UserError
 from brew_platform.identity.keys import Team
+from brew_platform.tracing import current_span
 from brew_serve.errors import Forbidden, QuotaExceeded, Refusal
 from brew_serve.http.error_responses import describe_validation_error
 from brew_serve.http.strict_json import parse_json
@@ -132,7 +133,9 @@ class JobService:
             why: The sentence of the response.
         """
         if not self._rates.take("", _REFUSED_KEYS_PER_MINUTE):
-            self.ledger.append(lambda state, now: _refusal(team, f"key {key_id}" if key_id else "no key", why, None))
+            self.ledger.append(
+                lambda state, now: _refusal(team, f"key {key_id}" if key_id else "no key", "key", why, None)
+            )
 
     def show(self, caller: Caller, job: str) -> JobState:
         """Return the state of a job.
@@ -250,16 +253,16 @@ class JobService:
             )
         document = spec.model_dump(mode="json", exclude_defaults=True)
         if why is not None:
-            return _refusal(team.name, caller.by, why, document)
+            return _refusal(team.name, caller.by, "quota", why, document)
         return JobEvent(
             number=0, kind="accept", team=team.name, time="", by=caller.by, job=f"job-{state.number + 1}",
-            spec=document, request_id=request_id, weight=team.weight,
+            spec=document, request_id=request_id, weight=team.weight, traceparent=current_span().traceparent,
             rate=dominant_share(spec.gpus, spec.cpus, self._capacity),
         )  # fmt: skip
 
     def _refuse(self, caller: Caller, body: bytes, why: str) -> None:
         sent = {"sent": body[:_LONGEST_REFUSED].decode("utf-8", "replace")}
-        self.ledger.append(lambda state, now: _refusal(caller.team.name, caller.by, why, sent))
+        self.ledger.append(lambda state, now: _refusal(caller.team.name, caller.by, "invalid", why, sent))
 
     def _places(self, state: LedgerState, now: float) -> dict[str, tuple[int, str]]:
         """Return the position in the queue and the reason to wait of each queued job."""
@@ -296,8 +299,8 @@ def _parse(body: bytes) -> Submission:
         raise UserError(describe_validation_error(errors)) from error
 
 
-def _refusal(team: str, by: str, why: str, spec: Mapping[str, Any] | None) -> JobEvent:
-    return JobEvent(number=0, kind="refuse", team=team, time="", by=by, reason=why, spec=spec)
+def _refusal(team: str, by: str, kind: str, why: str, spec: Mapping[str, Any] | None) -> JobEvent:
+    return JobEvent(number=0, kind="refuse", team=team, time="", by=by, outcome=kind, reason=why, spec=spec)
 
 
 def _find(state: LedgerState, caller: Caller, job: str) -> Job:

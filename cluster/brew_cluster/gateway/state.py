@@ -3,6 +3,7 @@
 `LedgerState.apply` folds one event; nothing here depends on a clock or a store, so all gateways compute the same.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from brew_cluster.gateway.events import JobEvent, timestamp
 from brew_cluster.gateway.spec import ENDED, JobSpec
 from brew_platform.errors import RegistryError
 
-__all__ = ["Attempt", "Job", "LedgerState", "TeamRecord", "fold", "month_of"]
+__all__ = ["WAIT_BOUNDS", "Attempt", "Job", "LedgerState", "TeamRecord", "fold", "month_of"]
 
 ACTIVE = ("starting", "running", "stopping")
+WAIT_BOUNDS = (10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0, math.inf)  # seconds
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Job:
     number: int  # of the event that accepted it: the order of submission
     accepted: float
     nonce: str  # unique; part of the signed metadata
+    traceparent: str  # of the submission; empty without tracing
     rate: float
     weight: float
     state: str = "queued"
@@ -78,8 +81,10 @@ class TeamRecord:
     virtual: float = 0.0  # seconds of the whole cluster, divided by the weight, of the attempts that have ended
     gpu_seconds: Counter[str] = field(default_factory=Counter)  # by month, of the attempts that have ended
     ended: Counter[str] = field(default_factory=Counter)  # jobs, by final state
-    refused: int = 0
-    preempted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # submissions, by kind of refusal
+    preempted: int = 0  # attempts
+    waits: Counter[float] = field(default_factory=Counter)  # jobs that started, by the upper bound of their wait
+    wait_seconds: float = 0.0  # in the queue, of all these jobs
 
 
 class LedgerState:
@@ -155,7 +160,7 @@ class LedgerState:
         if event.kind == "accept":
             self._accept(event, time)
         elif event.kind == "refuse":
-            self._record(event.team).refused += 1
+            self._record(event.team).refused[event.outcome] += 1
         else:
             self._change(event, time)
         self.number, self.now = event.number, time
@@ -178,6 +183,7 @@ class LedgerState:
             nonce=event.write_id,
             rate=event.rate,
             weight=event.weight,
+            traceparent=event.traceparent,
         )
         self.jobs[job.id] = self._open[job.id] = job
         self._requests[event.team, event.request_id] = job.id
@@ -189,6 +195,10 @@ class LedgerState:
         job.reason = event.reason
         if event.kind == "start":
             job.state, job.is_confirmed, job.then = "starting", False, ""
+            if not job.attempts:
+                record = self._record(job.team)
+                record.waits[next(bound for bound in WAIT_BOUNDS if time - job.accepted <= bound)] += 1
+                record.wait_seconds += time - job.accepted
             job.attempts.append(Attempt(event.attempt, time))
         elif event.kind == "run":
             job.is_confirmed = True

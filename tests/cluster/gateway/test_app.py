@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,9 +11,13 @@ from fastapi.testclient import TestClient
 
 from brew_cluster.gateway.app import create_app
 from brew_cluster.gateway.client import JobClient
+from brew_cluster.gateway.runs import build_run
 from brew_cluster.gateway.spec import JobSpec
+from brew_platform.console.logging import open_process_log
 from brew_platform.errors import UserError
+from brew_platform.tracing import configure_tracing, shutdown_tracing
 
+from ...otlp_collector import collector
 from .conftest import Gateway
 
 SHELL = {"kind": "entrypoint", "entrypoint": "python train.py"}
@@ -269,10 +274,53 @@ def test_metrics_and_health(api: Api) -> None:
     api.gateway.step()
     text = api.call("GET", "/metrics", "ops").text
     assert 'brew360_jobs_running_gpus{team="feed"} 2.0' in text
-    assert 'brew360_jobs_refused_total{team="feed"} 1.0' in text
+    assert 'brew360_jobs_refused_total{reason="invalid",team="feed"} 1.0' in text
+    assert 'brew360_jobs_wait_seconds_bucket{le="10.0",team="feed"} 1.0' in text
+    assert 'brew360_jobs_wait_seconds_sum{team="feed"} 2.0' in text
     assert "brew360_jobs_follows_cluster 1.0" in text
     assert api.http.get("/health").status_code == api.http.get("/ready").status_code == 200
     api.gateway.controller.problem = "Ray is down"
     assert api.http.get("/ready").status_code == 503
     assert api.http.get("/v2").json()["code"] == "not_served"
     assert "/v1/jobs" in api.http.get("/openapi.json").json()["paths"]
+
+
+def test_a_job_belongs_to_the_trace_of_its_submission(
+    gateway: Gateway, keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with collector() as collected, open_process_log(tmp_path / "jobs.log", process="jobs"):
+        for name, value in collected.environment.items():
+            monkeypatch.setenv(name, value)
+        configure_tracing("jobs")
+        api = Api(gateway, keys)
+        body = {"job": {**SHELL, "name": "zanzibar"}, "request_id": "r" * 16}
+        headers = {
+            "authorization": f"Bearer {keys['feed']}",
+            "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+            "x-request-id": "caller-17",
+        }
+        response = api.http.post("/v1/jobs", headers=headers, json=body)
+        assert response.status_code == 201
+        assert api.http.get("/health").status_code == 200
+        gateway.step()
+        shutdown_tracing()
+    [span] = [span for span in collected.spans if span.name == "POST /v1/jobs"]
+    assert (span.service, span.trace_id, span.attributes["http.response.status_code"]) == ("brew360-jobs", trace, 201)
+    assert response.headers["x-request-id"] == "caller-17"
+    run = gateway.ledger.read(lambda state, now: build_run(state.jobs["job-1"], 1, gateway.config))
+    assert run.environment["TRACEPARENT"] == response.headers["traceparent"] == f"00-{trace}-{span.span_id}-01"
+    assert run.environment["BREW360_JOB_TEAM"] == "feed"
+    assert not any(text in b"".join(collected.bodies) for text in (b"zanzibar", b"caller-17"))
+    records = [json.loads(line) for line in (tmp_path / "jobs.log").read_text().splitlines()]
+    accessed = [record for record in records if record["message"] == "request"]
+    assert [(record["route"], record["status"]) for record in accessed] == [("/v1/jobs", 201), ("/health", 200)]
+    assert (accessed[0]["request_id"], accessed[0]["trace_id"]) == ("caller-17", trace)
+
+
+def test_without_tracing_a_job_gets_no_trace(api: Api) -> None:
+    api.submit()
+    api.gateway.step()
+    gateway = api.gateway
+    run = gateway.ledger.read(lambda state, now: build_run(state.jobs["job-1"], 1, gateway.config))
+    assert "TRACEPARENT" not in run.environment

@@ -69,6 +69,10 @@ class Simulation:
     def waiting(self) -> dict[str, str]:
         return {waiting.job.id: waiting.reason for waiting in self.plan().waiting}
 
+    def queued_gpus(self, team: str) -> int:
+        jobs = self.state.open_jobs()
+        return sum(job.spec.gpus for job in jobs if job.team == team and job.state == "queued")
+
     def running(self) -> set[str]:
         return {job.id for job in self.state.open_jobs() if job.is_active}
 
@@ -312,7 +316,7 @@ def test_two_busy_teams_get_shares_by_weight_within_a_bound(
     counts = {"a": 0, "b": 0}
     for _ in range(150):
         for name, kinds in (("a", kinds_a), ("b", kinds_b)):
-            if not any(job.team == name and job.state == "queued" for job in queue.state.open_jobs()):
+            while queue.queued_gpus(name) < 8:
                 gpus, seconds = kinds[counts[name] % len(kinds)]
                 counts[name] += 1
                 lengths[queue.submit(name, gpus=gpus)] = seconds

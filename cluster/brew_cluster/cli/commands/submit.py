@@ -95,7 +95,7 @@ def submit(
 
 
 def follow_until_end(url: str, key_file: Path | None, job: str, messages: PlainConsole) -> int:
-    """Follow a job, also while the gateway restarts; return the exit code. Ctrl-C detaches, and the job goes on."""
+    """Follow a job, also while the gateway restarts; return the exit code. Ctrl-C detaches, and the job continues."""
     from brew_cluster.cli.views.jobs import follow_job
 
     try:
@@ -103,7 +103,7 @@ def follow_until_end(url: str, key_file: Path | None, job: str, messages: PlainC
             return 0 if follow_job(client, job, messages).state == "succeeded" else 1
     except KeyboardInterrupt:
         messages.print(
-            f"detached; {job} goes on. Follow it again with `brew360 jobs logs {job} --follow`, or end it with "
+            f"detached; {job} continues. Follow it again with `brew360 jobs logs {job} --follow`, or end it with "
             f"`brew360 jobs cancel {job}`."
         )
         return _INTERRUPTED
