@@ -378,6 +378,18 @@ _JOBS = Dashboard(
             queries=[Query(expression="max by (team) (brew360_jobs_oldest_queued_seconds)", legend="{{team}}")],
         ),
         Panel(
+            title="Wait in the queue, p90",
+            meaning="From the submission to the first start, of the jobs that started in the last 6 hours.",
+            unit="s",
+            queries=[
+                Query(
+                    expression="histogram_quantile(0.9, "
+                    "sum by (le, team) (increase(brew360_jobs_wait_seconds_bucket[6h])))",
+                    legend="{{team}}",
+                )
+            ],
+        ),
+        Panel(
             title="Running jobs",
             meaning="Jobs that hold resources of the cluster.",
             stacked=True,
@@ -397,7 +409,10 @@ _JOBS = Dashboard(
             title="Refusals and preemptions of the last day",
             meaning="Submissions that were refused, such as those over a quota; attempts that gave way to other jobs.",
             queries=[
-                Query(expression="sum by (team) (increase(brew360_jobs_refused_total[1d]))", legend="{{team}} refused"),
+                Query(
+                    expression="sum by (team, reason) (increase(brew360_jobs_refused_total[1d]))",
+                    legend="{{team}} refused: {{reason}}",
+                ),
                 Query(
                     expression="sum by (team) (increase(brew360_jobs_preempted_total[1d]))", legend="{{team}} preempted"
                 ),

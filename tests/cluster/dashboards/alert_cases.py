@@ -91,6 +91,12 @@ CASES = [
         },
     ),
     Case(
+        alert="ServingQuotaAlone",
+        firing={"brew_quota_fallbacks_total": "0+5x30"},
+        at="20m",
+        quiet={"brew_quota_fallbacks_total": "7x30"},
+    ),
+    Case(
         alert="ServingVersionDown",
         severity="page",
         firing={'brew_version_up{version="3",role="production"}': "1 0x5"},

@@ -64,16 +64,14 @@ class Product:
         )
         self._jobs = TestClient(create_app(gateway.service, gateway.controller))
         self._gateway, self._key = gateway, key
-        for number in range(2):
-            body = {"job": {"kind": "entrypoint", "entrypoint": "x", "gpus": 2}, "request_id": f"{number:016d}"}
-            response = self._jobs.post("/v1/jobs", headers={"authorization": f"Bearer {job_key}"}, json=body)
-            assert response.status_code == 201, response.text
+        self._job_key = job_key
 
     def text(self) -> str:
         """Return the metrics in Prometheus' text format."""
         self._calls += 1
         self._serve()
         service = merged({"g1": self._front.text(), "r1": self._replica.text(), "controller": self._fleet.text()})
+        self._submit()
         self._gateway.step()
         jobs = self._jobs.get("/metrics", headers={"authorization": f"Bearer {self._key}"}).text
         return "".join([service.decode(), jobs, self._release(), self._training()])
@@ -111,6 +109,16 @@ class Product:
         front.lost.labels("4").inc(0)
         front.shadow.labels("5", "compared").inc()
         front.shadow_difference.labels("5").observe(0.001)
+
+    def _submit(self) -> None:
+        """Submit a job that waits, one that runs and one that is refused, and end those of the time before."""
+        for run in self._gateway.cluster.active():
+            self._gateway.cluster.end(run, "succeeded")
+        headers = {"authorization": f"Bearer {self._job_key}"}
+        for number, gpus in enumerate((8, 8, 1_000)):
+            job = {"kind": "entrypoint", "entrypoint": "x", "gpus": gpus}
+            body = {"job": job, "request_id": f"{self._calls:08d}{number:08d}"}
+            self._jobs.post("/v1/jobs", headers=headers, json=body)
 
     def _release(self) -> str:
         release: Any = SimpleNamespace(
