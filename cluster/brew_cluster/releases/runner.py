@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from brew_cluster.gateway.client import JobClient
 from brew_cluster.gateway.spec import JobSpec
-from brew_cluster.releases.config import TRAINING
+from brew_cluster.releases.config import COMMANDS, TRAINING
 from brew_platform.errors import BrewError, UserError
 from brew_platform.files import replace_atomically
 from brew_platform.tracing import current_span
@@ -181,7 +181,10 @@ class GatewayRunner:
             state = self._client.show(attempt)
         if state is None or state.state in ("failed", "cancelled"):
             gpus = self._gpus if job.name in TRAINING else 0
-            spec = JobSpec(kind="entrypoint", entrypoint=_entrypoint(job), name=job.folder.name, gpus=gpus)
+            retries = 2 if job.name in COMMANDS else 0  # a gate that refuses a version refuses it again
+            spec = JobSpec(
+                kind="entrypoint", entrypoint=_entrypoint(job), name=job.folder.name, gpus=gpus, retries=retries
+            )
             # A submission that is repeated after this process was killed is the same job.
             earlier = attempt or ""
             request = hashlib.sha256(f"{job.folder} {earlier}".encode()).hexdigest()[:32]

@@ -150,5 +150,7 @@ def test_a_job_of_a_gateway_has_the_gpus_of_training_and_is_submitted_once(tmp_p
     assert gateway.requests[2][1] != request
     benchmark = make_job(tmp_path / "benchmark-1", "benchmark", name="benchmark")
     runner.run(benchmark, lambda text: None)
-    assert gateway.requests[3][0].gpus == 0
+    assert (gateway.requests[3][0].gpus, gateway.requests[3][0].retries) == (0, 2)
+    runner.run(make_job(tmp_path / "gates-1", name="gates"), lambda text: None)
+    assert gateway.requests[4][0].retries == 0
     assert json.dumps(gateway.requests[3][0].model_dump())
