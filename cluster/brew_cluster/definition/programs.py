@@ -142,7 +142,7 @@ class Programs:
         return {
             "proxy_location": "EveryNode",
             "http_options": {"host": "0.0.0.0", "port": self.port},  # noqa: S104  behind network policy and keys
-            "logging_config": {"encoding": "JSON"},
+            "logging_config": {"encoding": "JSON", "enable_access_log": False},  # gateways write one
             "applications": applications,
         }
 
