@@ -145,7 +145,7 @@ def _load(spec: JobSpec) -> Any:
     load = RECIPE_COMMANDS[spec.command]
     with tempfile.TemporaryDirectory(prefix="brew360-recipe-") as folder:
         if spec.recipe_text is None:
-            path = Path(folder) / "none" / spec.recipe  # the gateway's own files are no recipes of teams
+            path = Path(folder) / "none" / spec.recipe  # a file of the gateway is not a recipe of a team
             name = spec.recipe if not Path(spec.recipe).exists() else str(path)
         else:
             path = Path(folder) / spec.recipe

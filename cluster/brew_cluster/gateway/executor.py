@@ -143,7 +143,7 @@ class RayJobExecutor:
                 )
             )
         except ClusterUnavailable:
-            if self._details(run) is None:  # Ray answers 500 if the id exists, which is no failure here
+            if self._details(run) is None:  # Ray answers 500 if the id exists: the run was submitted before
                 raise
 
     def _details(self, run: Run) -> Any:

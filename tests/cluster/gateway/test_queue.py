@@ -143,7 +143,7 @@ def test_a_team_of_higher_priority_preempts_only_as_many_jobs_as_it_needs() -> N
     assert queue.state.jobs[jobs[2]].attempt == 2
 
 
-def test_nobody_is_preempted_in_vain_or_by_an_equal() -> None:
+def test_nobody_is_preempted_without_need_or_by_an_equal() -> None:
     queue = Simulation(Team(name="a", priority=1), Team(name="b"), Team(name="c"), gpus=8)
     queue.submit("a", gpus=6)
     running = queue.submit("b", gpus=2)
