@@ -16,6 +16,7 @@ from brew_cluster.releases.config import TRAINING
 from brew_cluster.releases.plan import GATES_FILE, Step
 from brew_cluster.releases.runner import JOB_FILE, Job, StepRunner
 from brew_cluster.releases.steps import StepFailed, keep_record, read_record
+from brew_data.data_folder import DATASET_FILE
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import duration
 from brew_platform.errors import BrewError, UserError
@@ -168,12 +169,12 @@ def run_release(
             console.print(f"{head}: {shlex.join(['brew360', *arguments])}", style="bold", soft_wrap=True)
             on_change()
             job = _job(step, arguments)
+
+            def run(step: Step = step, job: Job = job) -> int:
+                return 0 if _has_complete_data(step) else runner.run(job, lambda text: _show(console, text))
+
             try:
-                record, code = keep_record(
-                    step.record,
-                    step.key,
-                    lambda job=job: runner.run(job, lambda text: _show(console, text)),  # type: ignore[misc]
-                )
+                record, code = keep_record(step.record, step.key, run)
             except BrewError as error:
                 replace_atomically(step.folder / _FAILED, str(error))
                 raise
@@ -282,6 +283,11 @@ def _job(step: Step, arguments: Sequence[str]) -> Job:
     # Threads that spin slow each other down beside other processes.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} if step.name in TRAINING else {}
     return Job(name=step.name, arguments=arguments, environment=environment, folder=step.folder, log=step.log)
+
+
+def _has_complete_data(step: Step) -> bool:
+    """Return whether a data set was built, but not recorded: its command refuses a folder that is complete."""
+    return step.name == "data" and (step.output / DATASET_FILE).is_file()
 
 
 def _show(console: PlainConsole, text: str) -> None:

@@ -34,7 +34,8 @@ if os.environ.get("FAIL") == step:
     print("error: the disk is full. Free some space.")
     sys.exit(1)
 if step == "data":
-    option("--out").mkdir()
+    option("--out").mkdir()  # as the command, it refuses a folder that exists
+    (option("--out") / "dataset.json").write_text("{}")
 elif arguments[0] == "train":
     (output / "export").mkdir(parents=True)
     (output / "checkpoint").write_text(str(time.time_ns()))

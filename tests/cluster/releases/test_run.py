@@ -92,6 +92,21 @@ def test_an_output_that_was_removed_is_made_again(
     assert calls() == ["benchmark"]
 
 
+def test_a_release_that_is_killed_before_a_record_continues(
+    make_release: Make, runner: LocalRunner, calls: Calls, console: PlainConsole
+) -> None:
+    """The command had ended, and its record does not say so yet."""
+    release = make_release()
+    release.run(runner, console)
+    calls()
+    for step in release.steps:
+        if step.name in ("data", "benchmark", "publish", "gates", "canary", "promote"):
+            step.record.write_text(step.record.read_text().replace("true", "false"))
+    release.run(runner, console)
+    assert calls() == ["benchmark", "publish", "check", "canary", "promote"]  # these can be repeated; data cannot
+    assert states(release)["data"] == "done"
+
+
 KILLED = """
 import sys
 from pathlib import Path
