@@ -138,7 +138,6 @@ def test_follow_prints_the_log_of_all_attempts_and_then_how_the_job_ended(
         "job-1 is next in the queue.",
         "job-1 runs.",
         "log of brew360-job-1-1",
-        "job-1 is next in the queue: attempt 1 failed: exit code 1: boom.",
         "job-1 runs (attempt 2).",
         "log of brew360-job-1-2",
         "job-1 succeeded (attempt 2).",

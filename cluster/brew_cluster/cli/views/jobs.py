@@ -104,21 +104,22 @@ def follow_job(
     """
     said, attempt, offset = "", 1, 0
     while True:
-        part = client.log_part(job, attempt=attempt, offset=offset)
-        write_log(part.text)
-        offset += len(part.text)
-        if part.is_complete and attempt < part.attempts:
-            attempt, offset = attempt + 1, 0
-            continue
         state = client.show(job)
-        has_all = part.is_complete or not part.attempts
+        part = client.log_part(job, attempt=attempt, offset=offset)
+        has_all = (part.is_complete and attempt == part.attempts) or not part.attempts
         has_ended = state.has_ended and len(state.attempts) == part.attempts and has_all
-        if (sentence := describe_state(state)) != said and (has_ended or not state.has_ended):
+        sentence = describe_state(state)
+        if not state.has_ended and sentence != said:
             messages.print(sentence, style="yellow" if state.state == "queued" and state.attempts else None)
             said = sentence
+        write_log(part.text)
+        offset += len(part.text)
         if has_ended:
+            messages.print(sentence)
             return state
-        if not part.text:
+        if part.is_complete and attempt < part.attempts:
+            attempt, offset = attempt + 1, 0
+        elif not part.text:
             sleep(1.0)
 
 
