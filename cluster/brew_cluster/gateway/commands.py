@@ -97,11 +97,12 @@ def parse_command(arguments: Sequence[str]) -> None:
 
 
 def _prepare_recipe(spec: JobSpec, capacity: Capacity) -> JobSpec:
-    assert spec.command is not None
-    assert spec.recipe is not None
-    if spec.command not in RECIPE_COMMANDS:
+    command, recipe = spec.command, spec.recipe
+    assert command is not None
+    assert recipe is not None
+    if command not in RECIPE_COMMANDS:
         raise UserError(
-            f"command is {spec.command[:100]!r}; a recipe is run by {' or '.join(RECIPE_COMMANDS)}. Submit other "
+            f"command is {command[:100]!r}; a recipe is run by {' or '.join(RECIPE_COMMANDS)}. Submit other "
             f"commands as an entrypoint."
         )
     for kind, arguments, is_option in (("overrides", spec.overrides, False), ("options", spec.options, True)):
@@ -111,9 +112,9 @@ def _prepare_recipe(spec: JobSpec, capacity: Capacity) -> JobSpec:
                     f"{kind} has {argument[:100]!r}; overrides are settings such as train.seed=1, and options are "
                     f"written as --out=data/a."
                 )
-    if spec.command == "train":
+    if command == "train":
         spec = _with_workers(spec, capacity)
-    parse_command([*spec.command.split(), spec.recipe, *spec.overrides, *spec.options])
+    parse_command([*command.split(), recipe, *spec.overrides, *spec.options])
     _load(spec)
     return spec
 

@@ -1,5 +1,6 @@
 """Prometheus metrics of the job gateway. All follow from the ledger, so they survive restarts."""
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
@@ -7,7 +8,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.spec import ENDED
@@ -94,7 +94,10 @@ def _collect(state: LedgerState, teams: Mapping[str, Team], now: float, follows_
     )
     for team, found in records.items():
         counts = accumulate(found.waits[bound] for bound in WAIT_BOUNDS)
-        buckets = [(floatToGoString(bound), count) for bound, count in zip(WAIT_BOUNDS, counts, strict=True)]
+        buckets = [
+            ("+Inf" if bound == math.inf else str(bound), count)
+            for bound, count in zip(WAIT_BOUNDS, counts, strict=True)
+        ]
         waits.add_metric([team], buckets, found.wait_seconds)
     yield waits
     yield counter(
