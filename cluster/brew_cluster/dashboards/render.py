@@ -12,6 +12,7 @@ import yaml
 from brew_cluster.dashboards.boards import DASHBOARDS
 from brew_cluster.dashboards.config import DashboardsConfig
 from brew_cluster.dashboards.grafana import dashboard_document, provisioning_files
+from brew_cluster.dashboards.kubernetes import kubernetes_objects
 from brew_cluster.dashboards.overview import overview_page
 from brew_platform.files import replace_atomically
 
@@ -25,16 +26,17 @@ def render_dashboards(config: DashboardsConfig) -> dict[str, str]:
     """Return the content of the files by their paths in `config.folder`.
 
     `prometheus.yml` and `rules/*.yml` are for Prometheus, `consoles/overview.html` is a page that it serves;
-    `grafana/dashboards/*.json` and `grafana/provisioning/` are for Grafana.
+    `grafana/dashboards/*.json` and `grafana/provisioning/` are for Grafana, `kubernetes/dashboards.yaml` for both on
+    Kubernetes.
     """
     folder = Path(config.folder).absolute()
     rules = load_rules(config)
     rendered = {f"rules/{name}": _yaml(document) for name, document in rules.items()}
     rendered["prometheus.yml"] = _yaml(_prometheus(config, sorted(rules)))
     rendered["consoles/overview.html"] = overview_page(DASHBOARDS)
-    for dashboard in DASHBOARDS:
-        content = json.dumps(dashboard_document(dashboard), indent=2)
-        rendered[f"grafana/dashboards/{dashboard.name}.json"] = content + "\n"
+    boards = {board.name: json.dumps(dashboard_document(board), indent=2) + "\n" for board in DASHBOARDS}
+    rendered |= {f"grafana/dashboards/{name}.json": text for name, text in boards.items()}
+    rendered["kubernetes/dashboards.yaml"] = yaml.safe_dump_all(kubernetes_objects(rules, boards), sort_keys=False)
     url = f"http://127.0.0.1:{config.port}"
     for name, document in provisioning_files(url, str(folder / "grafana" / "dashboards")).items():
         rendered[f"grafana/provisioning/{name}"] = _yaml(document)

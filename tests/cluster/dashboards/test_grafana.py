@@ -82,6 +82,21 @@ def test_provisioning_names_the_source_of_the_dashboards(config: DashboardsConfi
         assert variable["current"]["value"] == source["uid"]
 
 
+def test_kubernetes_gets_the_same_rules_and_dashboards(config: DashboardsConfig) -> None:
+    rendered = render_dashboards(config)
+    found = list(yaml.safe_load_all(rendered["kubernetes/dashboards.yaml"]))
+    names = [item["metadata"]["name"] for item in found]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 63 and name == name.lower() for name in names)
+    specs = [item["spec"] for item in found if item["kind"] == "PrometheusRule"]
+    files = sorted(name for name in rendered if name.startswith("rules/"))
+    assert specs == [yaml.safe_load(rendered[name]) for name in files]
+    boards = {}
+    for item in found:
+        boards |= item.get("data", {})
+    assert boards == {f"{board.name}.json": rendered[f"grafana/dashboards/{board.name}.json"] for board in DASHBOARDS}
+
+
 def program(folder: Path, name: str, code: str) -> Path:
     """Write a Python program."""
     path = folder / name
