@@ -144,8 +144,7 @@ class JobController:
                     is_confirmed=job.is_confirmed,
                     run=build_run(job, job.attempt, self._config),
                 )
-                for job in state.open_jobs()
-                if job.is_active
+                for job in state.active_jobs()
             ]
 
         return self._ledger.read(collect)

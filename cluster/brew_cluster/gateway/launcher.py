@@ -15,23 +15,29 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["RECIPE_VARIABLE", "STOP_VARIABLE"]
+__all__ = ["RECIPE_VARIABLE", "STOP_VARIABLE", "main"]
 
 RECIPE_VARIABLE = "BREW360_JOB_RECIPE"  # environment variable: content of the recipe's file
 STOP_VARIABLE = "BREW360_JOB_STOP_SECONDS"  # environment variable: between Ray's SIGTERM and its SIGKILL
 _POLL_SECONDS = 0.2
 _SHARE_FOR_CHECKPOINT = 0.7  # of the grace time; the rest is for the end of the command
 _INTERRUPTED = 130
+_BREW360 = (sys.executable, "-c", "from brew_cluster.cli.main import main; main()")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command, and return its exit code."""
+def main(arguments: Sequence[str], *, program: Sequence[str] = _BREW360) -> int:
+    """Run a command, and return its exit code.
+
+    Args:
+        arguments: Of the command.
+        program: Runs it; for tests.
+    """
     stopped_at: list[float] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped_at.append(time.monotonic()))
     with tempfile.TemporaryDirectory(prefix="brew360-recipe-") as folder:
         command = _with_recipe_file(arguments, Path(folder))
         child = subprocess.Popen(
-            [sys.executable, "-c", "from brew_cluster.cli.main import main; main()", *command],
+            [*program, *command],
             preexec_fn=_block_sigterm,  # this process has one thread
         )
         while True:

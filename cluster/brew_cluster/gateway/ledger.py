@@ -13,12 +13,16 @@ from typing import Any, TypeVar
 
 from brew_cluster.gateway.events import JobEvent, iso_time
 from brew_cluster.gateway.state import LedgerState
-from brew_platform.registry.snapshot_log import SnapshotLog
+from brew_platform.errors import UserError
+from brew_platform.registry.snapshot_log import EVERY, SnapshotLog
 from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Ledger"]
 
 T = TypeVar("T")
+
+_KEPT_SNAPSHOTS = 2  # each has all earlier events
+_MOST_SKEW = 60.0  # seconds between the clocks of the gateway and the store
 
 
 class _NothingToAppend(Exception):
@@ -75,8 +79,28 @@ class Ledger:
                 number, document = self._log.append(make, write_id=write_id)
             except _NothingToAppend:
                 return None
+            if number % EVERY == 0:
+                for old in self._log.snapshot_numbers()[:-_KEPT_SNAPSHOTS]:
+                    self._log.delete_snapshot(old)
             self._advance()
             return JobEvent.from_document(number, document)
+
+    def check_clock(self) -> None:
+        """Compare the clock with that of the store, by an object that is deleted again.
+
+        Raises:
+            UserError: They differ by more than a minute; quotas and the order of jobs depend on the time.
+            StorageError: The store failed.
+        """
+        key = f"{self._log.prefix.rpartition('/')[0]}/clock/{secrets.token_hex(16)}"
+        self._log.store.put_if_absent(key, b"")
+        ahead = self._clock() - self._log.store.modified(key).timestamp()
+        self._log.store.delete(key)
+        if abs(ahead) > _MOST_SKEW:
+            raise UserError(
+                f"the clock of this machine is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} that of the "
+                f"store, and GPU-hours and the order of jobs depend on it. Set the clock, for example with NTP."
+            )
 
     def events(self, *, after: int = 0, limit: int = 1_000) -> list[JobEvent]:
         """Return the events after a number, oldest first, at most `limit`."""

@@ -122,7 +122,7 @@ class _Planner:
         self.state, self.teams, self.now, self.quantum = state, teams, max(now, state.now), quantum
         self.plan = Plan()
         jobs = state.open_jobs()
-        self.active = [job for job in jobs if job.is_active]
+        self.active = state.active_jobs()
         self.queued = [job for job in jobs if job.state == "queued"]
         self.stopping = {job.id for job in self.active if job.state == "stopping"}
         self.free = {

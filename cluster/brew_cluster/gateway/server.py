@@ -44,7 +44,7 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
         on_ready: Called with the address when the gateway is about to listen.
 
     Raises:
-        UserError: A key file or the signing key is missing or invalid, or the port is taken.
+        UserError: A key file or the signing key is missing or invalid, the clock is wrong, or the port is taken.
         StorageError: The store of the ledger cannot be used.
         RegistryError: The ledger is damaged.
     """
@@ -60,6 +60,7 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     controller = JobController(ledger, executor, config, teams)
     service = JobService(ledger, executor, config, teams)
     api = create_app(service, controller)
+    ledger.check_clock()
     ledger.read(lambda state, now: None)  # a ledger that cannot be read is reported now
     is_local = config.host == "localhost" or _is_loopback(config.host)
     if config.tls_certificate is None and not is_local:

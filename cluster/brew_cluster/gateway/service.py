@@ -29,7 +29,7 @@ __all__ = ["Caller", "JobService", "OverQuota", "UnknownJob"]
 
 _LONGEST_LOG_PART = 1_000_000  # characters
 _LONGEST_REFUSED = 4_000  # characters of a refused submission that the ledger keeps
-_REFUSED_KEYS_PER_MINUTE = 30  # that the ledger keeps; the rest are only answered
+_REFUSED_KEYS = 20  # per hour that the ledger keeps; anyone can call, so the rest are only answered
 
 
 class OverQuota(Refusal, UserError):
@@ -125,14 +125,14 @@ class JobService:
         return self.show(caller, event.job if event is not None else self.ledger.read(find))
 
     def refuse_key(self, team: str, key_id: str, why: str) -> None:
-        """Keep in the ledger that a key was refused; the number per minute is limited, because anyone can call.
+        """Keep in the ledger that a key was refused, up to 20 per hour.
 
         Args:
             team: Of the key; empty if the key is unknown.
             key_id: Of the key; empty if there is none.
             why: The sentence of the response.
         """
-        if not self._rates.take("", _REFUSED_KEYS_PER_MINUTE):
+        if not self._rates.take("", _REFUSED_KEYS, seconds=3_600):
             self.ledger.append(
                 lambda state, now: _refusal(team, f"key {key_id}" if key_id else "no key", "key", why, None)
             )
@@ -145,7 +145,8 @@ class JobService:
         """
 
         def describe(state: LedgerState, now: float) -> JobState:
-            return _describe(_find(state, caller, job), self._places(state, now), now)
+            found = _find(state, caller, job)
+            return _describe(found, self._places(state, now) if found.state == "queued" else {}, now)
 
         return self.ledger.read(describe)
 
@@ -271,21 +272,21 @@ class JobService:
 
 
 class _Rates:
-    """Limits of calls per minute, by name: token buckets."""
+    """Limits of calls per minute or hour, by name: token buckets."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._used: dict[str, tuple[float, float]] = {}  # calls that count, at a time
 
-    def take(self, name: str, most: int) -> float:
-        """Count a call; return 0, or without counting it the seconds after which it is allowed."""
+    def take(self, name: str, most: int, *, seconds: float = 60.0) -> float:
+        """Count one of at most `most` calls per `seconds`; return 0, or how many seconds it must wait."""
         with self._lock:
             now = self._clock()
             used, since = self._used.get(name, (0.0, now))
-            used = max(0.0, used - (now - since) * most / 60)
+            used = max(0.0, used - (now - since) * most / seconds)
             if used + 1 > most:
-                return (used + 1 - most) * 60 / most
+                return (used + 1 - most) * seconds / most
             self._used[name] = (used + 1, now)
             return 0.0
 

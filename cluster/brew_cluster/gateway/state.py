@@ -104,11 +104,17 @@ class LedgerState:
         self.jobs: dict[str, Job] = {}
         self.teams: dict[str, TeamRecord] = {}
         self._open: dict[str, Job] = {}  # jobs that have not ended
+        self._open_of: Counter[str] = Counter()  # their number, by team
+        self._active: dict[str, Job] = {}  # jobs that hold resources of the cluster
         self._requests: dict[tuple[str, str], str] = {}
 
     def open_jobs(self) -> list[Job]:
         """Return the jobs that have not ended, in the order of submission."""
         return list(self._open.values())
+
+    def active_jobs(self) -> list[Job]:
+        """Return the jobs that hold resources of the cluster."""
+        return list(self._active.values())
 
     def job_of_request(self, team: str, request_id: str) -> str | None:
         """Return the id of the job that a request submitted, or None."""
@@ -129,8 +135,8 @@ class LedgerState:
         record = self.teams.get(team)
         running = sum(
             job.rate * max(least, job.attempts[-1].seconds(now)) / job.weight
-            for job in self._open.values()
-            if job.team == team and job.is_active
+            for job in self._active.values()
+            if job.team == team
         )
         return (record.virtual if record else 0.0) + running
 
@@ -138,15 +144,15 @@ class LedgerState:
         """Return the GPU-seconds of a team in a month, YYYY-MM, with those of running attempts until `now`."""
         record = self.teams.get(team)
         total = float(record.gpu_seconds[month]) if record else 0.0
-        for job in self._open.values():
-            if job.team == team and job.is_active and job.spec.gpus:
+        for job in self._active.values():
+            if job.team == team and job.spec.gpus:
                 parts = _by_month(job.attempts[-1].started, max(now, job.attempts[-1].started))
                 total += sum(job.spec.gpus * seconds for name, seconds in parts if name == month)
         return total
 
     def active_gpus(self, team: str) -> int:
         """Return the GPUs that a team's jobs hold now."""
-        return sum(job.spec.gpus for job in self._open.values() if job.team == team and job.is_active)
+        return sum(job.spec.gpus for job in self._active.values() if job.team == team)
 
     def apply(self, event: JobEvent) -> None:
         """Fold the next event.
@@ -167,8 +173,8 @@ class LedgerState:
 
     def _accept(self, event: JobEvent, time: float) -> None:
         record = self._record(event.team)
-        if not any(job.team == event.team for job in self._open.values()):
-            busy = {job.team for job in self._open.values()}
+        if not self._open_of[event.team]:
+            busy = [team for team, count in self._open_of.items() if count]
             if busy:
                 floor = min(self.virtual_time(team, time) for team in busy)
             else:
@@ -186,6 +192,7 @@ class LedgerState:
             traceparent=event.traceparent,
         )
         self.jobs[job.id] = self._open[job.id] = job
+        self._open_of[job.team] += 1
         self._requests[event.team, event.request_id] = job.id
 
     def _change(self, event: JobEvent, time: float) -> None:
@@ -200,6 +207,7 @@ class LedgerState:
                 record.waits[next(bound for bound in WAIT_BOUNDS if time - job.accepted <= bound)] += 1
                 record.wait_seconds += time - job.accepted
             job.attempts.append(Attempt(event.attempt, time))
+            self._active[job.id] = job
         elif event.kind == "run":
             job.is_confirmed = True
             job.attempts[-1].started = time  # what the cluster could not take is not charged
@@ -216,6 +224,7 @@ class LedgerState:
             if event.outcome == "preempted":
                 self._record(job.team).preempted += 1
             job.then, job.state = "", event.then
+            del self._active[job.id]
             if event.then in ENDED:
                 self._end(job, event.then, time)
 
@@ -229,6 +238,7 @@ class LedgerState:
         job.state, job.ended = state, time
         self._record(job.team).ended[state] += 1
         del self._open[job.id]
+        self._open_of[job.team] -= 1
 
     def _record(self, team: str) -> TeamRecord:
         return self.teams.setdefault(team, TeamRecord())

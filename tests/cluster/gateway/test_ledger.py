@@ -9,7 +9,7 @@ import pytest
 from brew_cluster.gateway.events import JobEvent, iso_time, timestamp
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.state import LedgerState, fold
-from brew_platform.errors import RegistryError
+from brew_platform.errors import RegistryError, UserError
 
 from ...platform.registry.memory_store import MemoryStore
 from .fake_cluster import Clock
@@ -102,11 +102,23 @@ def test_a_damaged_event_names_its_number() -> None:
 def test_a_ledger_of_many_events_is_read_from_snapshots() -> None:
     store, clock = MemoryStore(), Clock()
     ledger = Ledger(store, "a", clock=clock)
-    for _ in range(600):
+    for _ in range(800):
         ledger.append(lambda state, now: REFUSE)
-    assert len(store.list("jobs/a/snapshots/")) == 2
+    assert [int(key[-25:-5]) for key in store.list("jobs/a/snapshots/")] == [512, 768]
     reads = []
     store.get = lambda key, get=store.get: reads.append(key) or get(key)  # type: ignore[method-assign]
     again = Ledger(store, "a", clock=clock)
-    assert again.read(lambda state, now: state.teams["feed"].refused["quota"]) == 600
-    assert len(reads) == 1 + 600 - 512
+    assert again.read(lambda state, now: state.teams["feed"].refused["quota"]) == 800
+    assert len(reads) == 1 + 800 - 768
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(61, "61 s ahead of"), (-3_600, "3,600 s behind"), (59, None)])
+def test_a_gateway_with_a_wrong_clock_is_refused(seconds: float, words: str | None) -> None:
+    store = MemoryStore()
+    ledger = Ledger(store, "a", clock=Clock(store.now.timestamp() + seconds))
+    if words is None:
+        ledger.check_clock()
+    else:
+        with pytest.raises(UserError, match=words):
+            ledger.check_clock()
+    assert store.list() == []
