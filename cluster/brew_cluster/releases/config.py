@@ -1,6 +1,7 @@
 """The sections of a release recipe, and how the file is read."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 TRAINING = ("cpt", "ift", "sft")
+_PART = re.compile(r"\w+")  # of a dotted key
 COMMANDS = ("data", *TRAINING, "benchmark")  # sections with the settings of a command
 SECTIONS = (*COMMANDS, "publish", "gates", "canary", "promote")  # in the order in which the steps run
 
@@ -194,7 +196,7 @@ def _split(overrides: Sequence[str], path: Path, content: Mapping[Any, Any]) -> 
 
 
 def _command(name: str, section: Mapping[Any, Any], by_section: Mapping[str, Any]) -> CommandSection:
-    written = [f"{override_text(key)}={override_text(value)}" for key, value in section.items()]
+    written = list(_flat(section))
     own = {"data": ("recipe", "folder"), "benchmark": ()}.get(name, ("recipe",))
     found: dict[str, str] = {"recipe": name} if name in TRAINING else {}
     settings: dict[str, str] = {}
@@ -211,6 +213,16 @@ def _command(name: str, section: Mapping[Any, Any], by_section: Mapping[str, Any
             "build a data set, or the folder of one that exists."
         )
     return CommandSection(**found, settings=tuple(f"{key}={value}" for key, value in settings.items()))
+
+
+def _flat(section: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the settings of a section, each with its full key, so that the same setting has the same text."""
+    for name, value in section.items():
+        key = f"{prefix}{override_text(name)}"
+        if isinstance(value, Mapping) and value and all(_PART.fullmatch(override_text(below)) for below in value):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield f"{key}={override_text(value)}"
 
 
 def _gates(section: Any, by_section: Mapping[str, Any]) -> Sequence[Gate]:

@@ -322,7 +322,7 @@ def _skipped(step: Step) -> str:
 @contextmanager
 def _lock(step: Step, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of a step, so that releases that share it do not run it twice."""
-    with (step.folder / _LOCK).open("w") as file:
+    with (step.folder / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

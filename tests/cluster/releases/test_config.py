@@ -1,11 +1,13 @@
 """Reading a release recipe: what is refused, with which sentence."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from brew_cluster.releases.config import read_release
+from brew_cluster.releases.config import SECTIONS, read_release
 from brew_cluster.releases.plan import plan_release
+from brew_cluster.releases.sweep import plan_sweep, read_sweep
 from brew_platform.errors import BrewError, UserError
 
 DATA = "data: {recipe: synthetic}\n"
@@ -87,4 +89,19 @@ def test_texts_that_yaml_would_change_reach_the_command_as_they_are_written(tmp_
     path = tmp_path / "release.yaml"
     path.write_text('data: {recipe: synthetic, privacy: {author_fields: [yes, 010, "a b", "#1", "${x}"]}}\n')
     (setting,) = read_release(str(path)).commands["data"].settings
-    assert setting == 'privacy={author_fields: [yes, 010, "a b", "#1", "${x}"]}'
+    assert setting == 'privacy.author_fields=[yes, 010, "a b", "#1", "${x}"]'
+
+
+def test_the_recipes_of_the_documentation_are_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/releases.md").read_text()
+    for name, text in re.findall(r"^`(\w+\.yaml)`:\n\n```yaml\n(.*?)```", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text)
+    base = tmp_path / "models/gemma-3-270m"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    text = (tmp_path / "release.yaml").read_text().replace("shop.yaml", "synthetic").replace("s3://models", "models")
+    (tmp_path / "release.yaml").write_text(text)
+    releases = plan_sweep(read_sweep("sweep.yaml"), tmp_path / "sweep", tmp_path / "steps")
+    assert [release.recipe.name for release in releases] == [*(f"sweep-{n}" for n in range(1, 5)), "sweep-seed-1"]
+    assert [step.name for step in releases[0].steps] == [name for name in SECTIONS if name != "ift"]
+    assert len({step.key for release in releases for step in release.steps if step.name == "data"}) == 2

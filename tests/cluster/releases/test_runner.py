@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from brew_cluster.releases import runner as runner_module
 from brew_cluster.releases.runner import GatewayRunner, Job, LocalRunner, RayJobsRunner, require_shared_folder
 from brew_platform.errors import UserError
 
@@ -99,7 +98,7 @@ def test_a_job_that_fails_has_an_exit_code_and_an_interrupt_stops_it(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner_module.time, "sleep", interrupt)
+    monkeypatch.setattr("brew_cluster.releases.runner.time.sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         RayJobsRunner("http://head:8265", client=running).run(make_job(tmp_path / "b"), lambda text: None)
     assert [state for state, _ in running.jobs.values()] == ["STOPPED"]
