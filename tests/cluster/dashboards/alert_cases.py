@@ -135,6 +135,21 @@ CASES = [
         quiet={training("last_step_time_seconds"): "0+60x30"},
     ),
     Case(
+        alert="TrainingVanished",
+        firing={
+            training("step"): "5x10 stale",
+            training("steps"): "100x10 stale",
+            training("last_step_time_seconds"): "0+60x10 stale",
+        },
+        at="30m",
+        labels=RUN_LABELS,
+        quiet={  # it has finished
+            training("step"): "100x10 stale",
+            training("steps"): "100x10 stale",
+            training("last_step_time_seconds"): "0+60x10 stale",
+        },
+    ),
+    Case(
         alert="TrainingGoodputLow",
         firing={training("held_seconds"): "0+60x120", training("productive_seconds"): "0+30x120"},
         at="110m",
