@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from brew_cluster.definition.pods import node_labels
 __all__ = ["LocalCluster", "LocalNode", "local_file", "local_nodes", "start_local"]
 
 _STORE_BYTES = 128 * 2**20  # object store of each node
-_CONCURRENT = 2  # starts of nodes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +104,14 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
             )  # fmt: skip
             on_started(1)
             address = (session.folder / "ray_current_cluster").read_text().strip()
-            with ThreadPoolExecutor(_CONCURRENT) as pool:
-                starts = pool.map(lambda node: _start_worker(address, node), workers)
-                for count, _ in enumerate(starts, start=2):
-                    on_started(count)
+            for count, node in enumerate(workers, start=2):  # at the same time, they would choose the same socket files
+                ray_command("start", f"--address={address}", *_arguments(node), module="brew_cluster.ray.loopback_node")
+                on_started(count)
     except BaseException:
         session.stop()
         session.remove()
         raise
     return LocalCluster(address=address, jobs_url=f"http://{LOOPBACK}:{dashboard_port}", token_path=session.token_path)
-
-
-def _start_worker(address: str, node: LocalNode) -> None:
-    from brew_cluster.ray.local_ray import ray_command
-
-    ray_command("start", f"--address={address}", *_arguments(node), module="brew_cluster.ray.loopback_node")
 
 
 def _arguments(node: LocalNode) -> list[str]:
