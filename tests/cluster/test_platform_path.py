@@ -1,11 +1,12 @@
-"""README's sections for the platform team and for teams that submit jobs, by their own commands, on an S3 of moto.
+"""README's sections for the platform team and for teams that submit jobs, by their own commands.
 
-`brew360 cluster up` and `down` run in definition/test_local_real.py, `submit` and `jobs` in gateway/.
+S3 is moto, the cluster is the local one of the definition `laptop`, and model, data and training are tiny.
 """
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,10 @@ from .tiny_version import write_tiny_version
 pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(500)]
 
 README = Path(__file__).parents[2] / "README.md"
-ELSEWHERE = ("brew360 cluster up", "brew360 cluster down")
+TINY = [  # settings of a training of two steps
+    "context_length=256", "evaluation={}", "train.workers=1", "train.model.layers=1", "train.stages.0.steps=2",
+    "train.stages.0.bins_per_step=1", "train.stages.0.evaluate_every=0",
+]  # fmt: skip
 
 
 def blocks(section: str) -> list[list[str]]:
@@ -69,8 +73,7 @@ class Operator:
     def types(self, line: str, *, code: int = 0) -> str:
         """Run a line, and return its output."""
         if line.startswith("export "):
-            name, _, value = line.removeprefix("export ").split(" #")[0].partition("=")
-            self.variables[name] = value
+            self.sets(line)
             return ""
         line = line.replace(
             "brew360 serve up", f"brew360 serve up port={self.port} engine.kind=torch follow_seconds=0.5"
@@ -83,6 +86,14 @@ class Operator:
         )  # fmt: skip
         assert done.returncode == code, f"{line}\n{done.stdout}"
         return done.stdout
+
+    def sets(self, line: str) -> None:
+        """Set the variables of a line that exports them."""
+        printed = subprocess.run(
+            ["bash", "-c", f"{line}; env -0"], cwd=self.folder, env=self.variables, stdout=subprocess.PIPE, text=True,
+            check=True,
+        ).stdout  # fmt: skip
+        self.variables = dict(variable.split("=", 1) for variable in printed.split("\0") if variable)
 
     def serves(self, version: int) -> None:
         """Wait until the service ranks with a version."""
@@ -122,7 +133,7 @@ def is_in(process: psutil.Process, folder: Path) -> bool:
 def test_an_operator_serves_from_s3_goes_back_and_renders_a_cluster(
     operator: Operator, built_folder: DataFolder
 ) -> None:
-    serving, bad_release, cluster = blocks("For the platform team")
+    serving, bad_release, cluster, _ = blocks("For the platform team")
     export = operator.folder / "runs/cpt/export"
     write_export(export, built_folder, seed=1, auc=0.7)
     output = {line.split(" #")[0]: operator.types(line) for line in serving}
@@ -148,6 +159,55 @@ def test_an_operator_serves_from_s3_goes_back_and_renders_a_cluster(
     assert "stopped the service" in operator.types(down)
 
     for line in cluster:
-        if not line.startswith(ELSEWHERE):
+        if " up " not in line and not line.endswith(" down"):  # the next test runs these
             operator.types(line)
     assert (operator.folder / "deploy/manifests/60-cluster.yaml").is_file()
+
+
+@pytest.fixture
+def gateway(operator: Operator) -> Iterator[Operator]:
+    """A local cluster with a job gateway for the team research; yields a person of that team."""
+    *_, cluster, (create_key, signing_key, serve) = blocks("For the platform team")
+    [up] = [line for line in cluster if " up " in line]
+    printed = operator.types(up)
+    for line in re.findall(r"^export .*", printed, re.M):
+        operator.sets(line)
+    operator.types(create_key)
+    operator.types(signing_key)
+    team = Operator(operator.folder, {})
+    team.port = free_port()
+    [address] = re.findall(r"ray_address=(\S+)", printed)
+    words = ["brew360", "jobs", "serve", f"ray_address={address}", "gpus=0", "cpus=4", f"port={team.port}"]
+    assert serve.split()[:3] == words[:3]
+    process = subprocess.Popen(
+        [*words, f"folder={operator.folder}", "poll_seconds=0.5", "stop_seconds=20"], cwd=operator.folder,
+        env=operator.variables,
+    )  # fmt: skip
+    try:
+        yield team
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert "stopped the Ray in" in operator.types(cluster[-1])
+        operator.variables.pop("RAY_ADDRESS")  # it has ended
+
+
+def test_a_team_submits_follows_and_cancels_jobs(gateway: Operator, built_folder: DataFolder) -> None:
+    team = gateway
+    [[address, key, submit, list_, logs, submit_program, show, cancel, usage]] = blocks("For teams that submit jobs")
+    team.types(address.replace("8360", str(team.port)))
+    team.types(key)
+    assert "needs 8 GPUs, but jobs on this cluster can use 0" in team.types(submit, code=2)
+    tiny = shlex.join([f"data={built_folder.folder}", *TINY])
+    assert "job-" in team.types(submit.replace("--gpus 8", tiny))
+    [job] = json.loads(team.types(f"{list_} --json"))
+    assert "succeeded" in team.types(logs.replace("job-1", job["id"]))
+    assert (team.folder / "research/runs/cpt/export/config.json").is_file()
+    text = team.types(submit_program.replace("python my_program.py", "sleep 600"))
+    [second] = set(re.findall(r"job-\d+", text))
+    assert second in team.types(show.replace("job-5", second))
+    team.types(cancel.replace("job-5", second))
+    deadline = time.monotonic() + 60
+    while "cancelled" not in team.types(show.replace("job-5", second)):
+        assert time.monotonic() < deadline
+    assert "5,000" in team.types(usage)
