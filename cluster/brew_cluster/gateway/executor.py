@@ -201,4 +201,4 @@ def _connect(address: str) -> Any:
 def _short(text: str) -> str:
     """The end of a message in one line; Ray's messages contain tracebacks and logs."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return " ".join(lines[-3:])[-400:] if lines else "no message"
+    return " ".join(lines[-3:])[-400:].rstrip(".") if lines else "no message"

@@ -58,7 +58,7 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     ledger = Ledger(open_store(config.store), config.name)
     executor = RayJobExecutor(config.ray_address, signer, stop_seconds=config.stop_seconds)
     controller = JobController(ledger, executor, config, teams)
-    service = JobService(ledger, executor, config, teams)
+    service = JobService(ledger, executor, config, teams, problem=lambda: controller.problem)
     api = create_app(service, controller)
     ledger.check_clock()
     ledger.read(lambda state, now: None)  # a ledger that cannot be read is reported now

@@ -70,6 +70,7 @@ class JobService:
         executor: For logs.
         config: Of the gateway.
         teams: Returns the teams by name.
+        problem: Returns why nothing can start now; empty if it can.
         clock: Seconds, for the limits per minute.
     """
 
@@ -80,10 +81,11 @@ class JobService:
         config: GatewayConfig,
         teams: Callable[[], Mapping[str, Team]],
         *,
+        problem: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger, self.config, self.teams = ledger, config, teams
-        self._executor = executor
+        self._executor, self._problem = executor, problem
         self._capacity = Capacity(gpus=config.gpus, cpus=config.cpus)
         self._rates = _Rates(clock)
 
@@ -146,7 +148,7 @@ class JobService:
 
         def describe(state: LedgerState, now: float) -> JobState:
             found = _find(state, caller, job)
-            return _describe(found, self._places(state, now) if found.state == "queued" else {}, now)
+            return self._describe(found, self._places(state, now) if found.state == "queued" else {}, now)
 
         return self.ledger.read(describe)
 
@@ -168,7 +170,7 @@ class JobService:
             places = self._places(state, now)
             found = state.jobs.values() if ended else state.open_jobs()
             mine = [job for job in found if all_teams or job.team == caller.team.name]
-            return [_describe(job, places, now) for job in reversed(mine)]
+            return [self._describe(job, places, now) for job in reversed(mine)]
 
         return self.ledger.read(describe)
 
@@ -270,6 +272,38 @@ class JobService:
         queue = plan(state, self.teams(), self._capacity, now=now, quantum=self.config.quantum_seconds)
         return {waiting.job.id: (place, waiting.reason) for place, waiting in enumerate(queue.waiting, 1)}
 
+    def _describe(self, job: Job, places: Mapping[str, tuple[int, str]], now: float) -> JobState:
+        position, reason = places.get(job.id, (None, "")) if job.state == "queued" else (None, job.reason)
+        problem = self._problem()
+        if problem and (job.state == "starting" or (job.state == "queued" and not reason)):
+            reason = problem
+        if job.state == "queued" and job.reason:
+            reason = f"{reason}. Before: {job.reason}" if reason else job.reason
+        attempts = [
+            AttemptState(
+                number=attempt.number,
+                started=iso_time(attempt.started),
+                ended=None if attempt.ended is None else iso_time(attempt.ended),
+                outcome=_state(attempt.outcome),
+                reason=attempt.reason,
+                gpu_seconds=round(job.spec.gpus * attempt.seconds(now), 3),
+            )
+            for attempt in job.attempts
+        ]
+        return JobState(
+            id=job.id,
+            team=job.team,
+            state=_state(job.state),
+            spec=job.spec,
+            command=job.spec.text,
+            accepted=iso_time(job.accepted),
+            ended=None if job.ended is None else iso_time(job.ended),
+            position=position,
+            reason=reason,
+            attempts=attempts,
+            gpu_seconds=round(sum(attempt.gpu_seconds for attempt in attempts), 3),
+        )
+
 
 class _Rates:
     """Limits of calls per minute or hour, by name: token buckets."""
@@ -315,33 +349,3 @@ def _find(state: LedgerState, caller: Caller, job: str) -> Job:
 
 def _state(state: str) -> Any:
     return state
-
-
-def _describe(job: Job, places: Mapping[str, tuple[int, str]], now: float) -> JobState:
-    position, reason = places.get(job.id, (None, job.reason)) if job.state == "queued" else (None, job.reason)
-    if job.state == "queued" and job.reason and reason != job.reason:
-        reason = f"{reason}. Before: {job.reason}"
-    attempts = [
-        AttemptState(
-            number=attempt.number,
-            started=iso_time(attempt.started),
-            ended=None if attempt.ended is None else iso_time(attempt.ended),
-            outcome=_state(attempt.outcome),
-            reason=attempt.reason,
-            gpu_seconds=round(job.spec.gpus * attempt.seconds(now), 3),
-        )
-        for attempt in job.attempts
-    ]
-    return JobState(
-        id=job.id,
-        team=job.team,
-        state=_state(job.state),
-        spec=job.spec,
-        command=job.spec.text,
-        accepted=iso_time(job.accepted),
-        ended=None if job.ended is None else iso_time(job.ended),
-        position=position,
-        reason=reason,
-        attempts=attempts,
-        gpu_seconds=round(sum(attempt.gpu_seconds for attempt in attempts), 3),
-    )

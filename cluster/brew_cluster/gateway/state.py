@@ -25,12 +25,15 @@ class Attempt:
 
     number: int
     started: float
+    is_confirmed: bool = False  # the cluster has had it; until then nothing is charged
     ended: float | None = None
     outcome: str = "running"
     reason: str = ""
 
     def seconds(self, now: float) -> float:
         """How long it has run."""
+        if not self.is_confirmed and self.outcome in ("running", "preempted", "cancelled"):
+            return 0.0
         return max(0.0, (now if self.ended is None else self.ended) - self.started)
 
 
@@ -50,7 +53,6 @@ class Job:
     state: str = "queued"
     reason: str = ""
     then: str = ""  # the state after it has stopped
-    is_confirmed: bool = False  # the cluster had the current attempt
     ended: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -58,6 +60,11 @@ class Job:
     def attempt(self) -> int:
         """Number of the newest attempt; 0 before the first."""
         return len(self.attempts)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the cluster has had the newest attempt."""
+        return bool(self.attempts) and self.attempts[-1].is_confirmed
 
     @property
     def is_active(self) -> bool:
@@ -146,7 +153,7 @@ class LedgerState:
         total = float(record.gpu_seconds[month]) if record else 0.0
         for job in self._active.values():
             if job.team == team and job.spec.gpus:
-                parts = _by_month(job.attempts[-1].started, max(now, job.attempts[-1].started))
+                parts = _by_month(job.attempts[-1], now)
                 total += sum(job.spec.gpus * seconds for name, seconds in parts if name == month)
         return total
 
@@ -201,7 +208,7 @@ class LedgerState:
             raise RegistryError(f"event {event.number} of the job ledger changes {event.job}, which is not open.")
         job.reason = event.reason
         if event.kind == "start":
-            job.state, job.is_confirmed, job.then = "starting", False, ""
+            job.state, job.then = "starting", ""
             if not job.attempts:
                 record = self._record(job.team)
                 record.waits[next(bound for bound in WAIT_BOUNDS if time - job.accepted <= bound)] += 1
@@ -209,8 +216,7 @@ class LedgerState:
             job.attempts.append(Attempt(event.attempt, time))
             self._active[job.id] = job
         elif event.kind == "run":
-            job.is_confirmed = True
-            job.attempts[-1].started = time  # what the cluster could not take is not charged
+            job.attempts[-1].is_confirmed, job.attempts[-1].started = True, time
             job.state = "running" if job.state == "starting" else job.state
         elif event.kind in ("stop", "cancel") and job.is_active:
             job.state, job.then = "stopping", "cancelled" if event.kind == "cancel" else event.then
@@ -220,7 +226,7 @@ class LedgerState:
             attempt = job.attempts[-1]
             attempt.ended = min(max(timestamp(event.ended), attempt.started), time)
             attempt.outcome, attempt.reason = event.outcome, event.reason
-            self._charge(job, attempt, attempt.ended)
+            self._charge(job, attempt, time)
             if event.outcome == "preempted":
                 self._record(job.team).preempted += 1
             job.then, job.state = "", event.then
@@ -228,10 +234,10 @@ class LedgerState:
             if event.then in ENDED:
                 self._end(job, event.then, time)
 
-    def _charge(self, job: Job, attempt: Attempt, ended: float) -> None:
+    def _charge(self, job: Job, attempt: Attempt, time: float) -> None:
         record = self._record(job.team)
-        record.virtual += job.rate * attempt.seconds(ended) / job.weight
-        for month, seconds in _by_month(attempt.started, ended):
+        record.virtual += job.rate * attempt.seconds(time) / job.weight
+        for month, seconds in _by_month(attempt, time):
             record.gpu_seconds[month] += job.spec.gpus * seconds  # type: ignore[assignment]  # floats
 
     def _end(self, job: Job, state: str, time: float) -> None:
@@ -257,8 +263,9 @@ def month_of(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m")
 
 
-def _by_month(start: float, end: float) -> Iterator[tuple[str, float]]:
-    """Split a period at the ends of months; yield each month with the seconds in it."""
+def _by_month(attempt: Attempt, now: float) -> Iterator[tuple[str, float]]:
+    """Yield each month in which an attempt ran, with the seconds in it."""
+    start, end = attempt.started, attempt.started + attempt.seconds(now)
     while start < end:
         first = datetime.fromtimestamp(start, UTC)
         year, month = (first.year + 1, 1) if first.month == 12 else (first.year, first.month + 1)

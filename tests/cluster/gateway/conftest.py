@@ -34,7 +34,9 @@ class Gateway:
         teams = TeamTable(Path(self.config.keys_path))
         self.ledger = Ledger(self.store, self.config.name, clock=self.clock)
         self.controller = JobController(self.ledger, self.cluster, self.config, teams, clock=self.clock)
-        self.service = JobService(self.ledger, self.cluster, self.config, teams, clock=self.clock)
+        self.service = JobService(
+            self.ledger, self.cluster, self.config, teams, clock=self.clock, problem=lambda: self.controller.problem
+        )
 
     def step(self, *, seconds: float = 2.0) -> None:
         self.clock.now += seconds

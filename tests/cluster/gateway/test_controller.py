@@ -197,7 +197,10 @@ def test_while_the_cluster_is_down_nothing_starts_and_nothing_is_charged(
         for _ in range(3):
             gateway.step(seconds=1_000)
         assert gateway.controller.problem == "Ray is down"
-        assert gateway.service.show(FEED, job).state == "starting"
+        state = gateway.service.show(FEED, job)
+        assert (state.state, state.reason, state.gpu_seconds) == ("starting", "Ray is down", 0)
+        waiting = gateway.service.submit(FEED, body(2, 1))
+        assert (waiting.state, waiting.reason) == ("queued", "Ray is down")
     gateway.step()
     assert gateway.controller.problem == ""
     state = gateway.service.show(FEED, job)

@@ -49,6 +49,7 @@ class Simulation:
             job = decisions[0].job
             if isinstance(decisions[0], Start):
                 self.event("start", job.team, job=job.id, attempt=job.attempt + 1)
+                self.event("run", job.team, job=job.id, attempt=job.attempt)
                 started.append(job.id)
             else:
                 assert isinstance(decisions[0], Stop)

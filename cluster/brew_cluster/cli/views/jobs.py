@@ -27,18 +27,8 @@ def describe_state(job: JobState) -> str:
 
 def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: bool) -> None:
     """Print a table of jobs."""
-    columns = [
-        "job",
-        *(["team"] if all_teams else []),
-        "state",
-        "place",
-        "attempt",
-        "GPUs",
-        "GPU hours",
-        "age",
-        "command",
-    ]
-    table = make_table(*columns, right=["place", "attempt", "GPUs", "GPU hours", "age"])
+    numbers = ["place", "attempt", "GPUs", "age"]
+    table = make_table("job", *(["team"] if all_teams else []), "state", *numbers, "command", right=numbers)
     now = datetime.now(UTC)
     for job in jobs:
         command = job.spec.name or job.command
@@ -50,7 +40,6 @@ def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: boo
             job.position,
             len(job.attempts) or None,
             job.spec.gpus,
-            f"{job.gpu_seconds / 3_600:.1f}",
             _age((now - datetime.fromisoformat(job.accepted)).total_seconds()),
             command if len(command) <= _LONGEST_COMMAND else f"{command[: _LONGEST_COMMAND - 3]}...",
         )
