@@ -30,7 +30,7 @@ class DashboardsConfig(Settings):
     ray_targets: str | None = None  # file with the nodes' targets: prom_metrics_service_discovery.json of Ray's head
     node: list[str] = field(default_factory=list)  # host:port of node exporters, which read the metrics of releases
     port: Annotated[int, Range(ge=1, le=65_535)] = 9090  # of Prometheus, on this machine
-    grafana_port: Annotated[int, Range(ge=1, le=65_535)] = 3000
+    grafana_port: Annotated[int, Range(ge=1, le=65_535)] = 3000  # of Grafana, on this machine
     interval_seconds: Seconds = 15.0  # between two scrapes
     keep_days: PositiveInt = 30  # data of Prometheus
     error_budget: Annotated[float, Range(gt=0, lt=0.05)] = 0.001  # share of requests of a month that can fail
