@@ -6,8 +6,9 @@ cluster keeps later jobs from taking them, so large jobs are not overtaken for e
 team keeps nobody waiting.
 
 Preemption: a job that waits for the cluster stops jobs of teams of a lower priority, and those of its own team with a
-lower priority. It also stops jobs of teams of equal priority whose virtual time is ahead of its own team's by more than
-a quantum, if they have run for at least a quantum. Jobs are stopped only if that frees enough.
+lower priority; a job that waits for its team's quota of GPUs stops only the latter. A job that waits for the cluster
+also stops jobs of teams of equal priority whose virtual time is ahead of its own team's by more than a quantum, if they
+have run for at least a quantum. Jobs are stopped only if that frees enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from brew_platform.identity.keys import Team
 __all__ = ["Capacity", "Plan", "Start", "Stop", "Waiting", "dominant_share", "plan", "quota_refusal"]
 
 _HOUR = 3_600.0
+_WILL_FREE = ", which stopping jobs will free"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +127,10 @@ class _Planner:
         self.active = state.active_jobs()
         self.queued = [job for job in jobs if job.state == "queued"]
         self.stopping = {job.id for job in self.active if job.state == "stopping"}
-        self.free = {
-            "GPUs": capacity.gpus - sum(job.spec.gpus for job in self.active),
-            "CPUs": capacity.cpus - sum(job.spec.cpus for job in self.active),
-        }
+        self.has = {"GPUs": capacity.gpus, "CPUs": capacity.cpus}
+        self.free = dict(self.has)
+        for job in self.active:
+            _add(self.free, job, sign=-1)
         names = {job.team for job in jobs}
         # A job is charged a quantum when it starts, as in fair queueing, and what it really ran once that is more.
         self.charged = {name: state.virtual_time(name, self.now, least=quantum) for name in names}
@@ -166,7 +168,7 @@ class _Planner:
             if reason := self._quota_reason(job):
                 self.plan.waiting.append(Waiting(job=job, reason=reason))
                 continue
-            needs = {"GPUs": job.spec.gpus, "CPUs": job.spec.cpus}
+            needs = _needs(job)
             lacking = {name: need - self.free[name] for name, need in needs.items() if need > self.free[name]}
             behind = sorted(name for name in scarce if needs[name])
             if behind:
@@ -176,25 +178,32 @@ class _Planner:
                 scarce |= lacking.keys()
                 frees_enough = self._free_resources(job, lacking)
                 reason = f"waits for {' and '.join(f'{need} {name}' for name, need in sorted(lacking.items()))} more"
-                reason += ", which stopping jobs will free" if frees_enough else ""
+                reason += _WILL_FREE if frees_enough else ""
                 self.plan.waiting.append(Waiting(job=job, reason=reason))
             else:
                 self.plan.decisions.append(Start(job=job))
                 self.gpus[team] += job.spec.gpus
-                for name, need in needs.items():
-                    self.free[name] -= need
+                _add(self.free, job, sign=-1)
             self.virtual[team] += job.rate * self.quantum / job.weight
 
-    def _free_resources(self, job: Job, lacking: Mapping[str, int]) -> bool:
-        """Stop jobs so that `job` can start; return whether enough jobs stop."""
+    def _free_resources(self, job: Job, lacking: Mapping[str, int], *, own: bool = False) -> bool:
+        """Stop jobs so that `job` can start; return whether enough jobs stop.
+
+        Args:
+            job: That waits.
+            lacking: What it lacks.
+            own: Stop only jobs of its team.
+        """
         freed = {"GPUs": 0, "CPUs": 0}
         for other in self.active:
-            if other.id in self.stopping:
+            if other.id in self.stopping and (other.team == job.team or not own):
                 _add(freed, other)
         if _covers(freed, lacking):
             return True
         chosen: list[tuple[Job, str]] = []
         for victim, reason in self._victims(job, lacking):
+            if own and victim.team != job.team:
+                continue
             chosen.append((victim, reason))
             _add(freed, victim)
             if _covers(freed, lacking):
@@ -239,16 +248,20 @@ class _Planner:
         self.plan.decisions.append(Stop(job=job, reason=reason, then=then))
 
     def _quota_reason(self, job: Job) -> str | None:
-        """Return why a quota keeps a job from starting, or None."""
+        """Return why a job cannot start whatever ends on the cluster, or None."""
         team = self.teams.get(job.team)
         if team is None:
             return f"team {job.team} has no API key any more; ask the operators for one"
         limit = team.concurrent_gpus
-        if job.spec.gpus and limit is not None and self.gpus[job.team] + job.spec.gpus > limit:
-            used = self.gpus[job.team]
-            return f"needs {job.spec.gpus} GPUs; team {team.name} uses {used} of the {limit} that it can use at a time"
         if job.spec.gpus and not self.has_hours[job.team]:
             return self._hours_reason(job.team)
+        if job.spec.gpus and limit is not None and (over := self.gpus[job.team] + job.spec.gpus - limit) > 0:
+            frees_enough = self._free_resources(job, {"GPUs": over}, own=True)
+            used = f"team {team.name} uses {self.gpus[job.team]} of the {limit} that it can use at a time"
+            return f"needs {job.spec.gpus} GPUs; {used}{_WILL_FREE if frees_enough else ''}"
+        for name, need in _needs(job).items():
+            if need > self.has[name]:  # the operators have made the cluster smaller
+                return f"needs {need} {name}, and jobs on this cluster can use {self.has[name]} together; cancel it"
         return None
 
     def _has_hours(self, name: str) -> bool:

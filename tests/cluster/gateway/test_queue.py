@@ -165,6 +165,24 @@ def test_a_higher_priority_of_a_job_preempts_jobs_of_its_own_team_only() -> None
     assert queue.state.jobs[own].state == "queued"
 
 
+def test_a_higher_priority_also_preempts_within_the_quota_of_the_team() -> None:
+    queue = Simulation(Team(name="a", concurrent_gpus=2), Team(name="b"), gpus=8)
+    own, other = queue.submit("a", gpus=2), queue.submit("b", gpus=2)
+    queue.step()
+    urgent = queue.submit("a", gpus=1, priority=1)
+    assert queue.step() == [urgent]
+    assert queue.running() == {urgent, other}
+    assert queue.waiting()[own].startswith("needs 2 GPUs; team a uses 1 of the 2")
+
+
+def test_a_job_that_no_longer_fits_keeps_nobody_waiting() -> None:
+    queue = Simulation(Team(name="a"), gpus=8)
+    large, small = queue.submit("a", gpus=8), queue.submit("a", gpus=1)
+    queue.capacity = Capacity(gpus=4, cpus=64)
+    assert queue.step() == [small]
+    assert queue.waiting() == {large: "needs 8 GPUs, and jobs on this cluster can use 4 together; cancel it"}
+
+
 def test_a_team_that_runs_alone_gives_way_after_a_quantum() -> None:
     queue = Simulation(Team(name="a"), Team(name="b"), gpus=8)
     first = queue.submit("a", gpus=8)
