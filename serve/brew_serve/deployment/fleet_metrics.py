@@ -26,14 +26,14 @@ class FleetCollector(Collector):
 
     Args:
         status: Returns the versions that serve.
-        events: Returns the registry's log, as it was last read.
+        events: Returns the registry's log, as it was last read; None before. Zeros would look like a reset of counters.
         read_at: Returns when that was, in seconds since 1970.
     """
 
     def __init__(
         self,
         status: Callable[[], FleetStatus],
-        events: Callable[[], Sequence[Event]],
+        events: Callable[[], Sequence[Event] | None],
         read_at: Callable[[], float],
     ) -> None:
         self._status, self._events, self._read_at = status, events, read_at
@@ -47,11 +47,13 @@ class FleetCollector(Collector):
             replicas.add_metric(labels, version.replicas)
         yield up
         yield replicas
-        events = CounterMetricFamily("brew_registry_events", "Events of the registry's log", labels=["kind"])
-        counts = Counter(event.kind for event in self._events())
-        for kind in KINDS:
-            events.add_metric([kind], counts[kind])
-        yield events
+        log = self._events()
+        if log is not None:
+            events = CounterMetricFamily("brew_registry_events", "Events of the registry's log", labels=["kind"])
+            counts = Counter(event.kind for event in log)
+            for kind in KINDS:
+                events.add_metric([kind], counts[kind])
+            yield events
         name = "brew_registry_read_timestamp_seconds"
         yield GaugeMetricFamily(name, "When the registry's log was last read", value=self._read_at())
 

@@ -89,7 +89,7 @@ class VersionController:
         # The registry's log, as it was when it could last be read; a fixed version needs none.
         self._events: Sequence[Event] | None = () if config.alias.isdecimal() else None
         self._read_at = 0.0  # when that was, in seconds since 1970
-        self._collector = FleetCollector(self.status, lambda: self._events or (), lambda: self._read_at)
+        self._collector = FleetCollector(self.status, lambda: self._events, lambda: self._read_at)
         self._unrecorded: list[tuple[Target, str]] = []  # failures that the registry does not have yet
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="version-controller", daemon=True)

@@ -92,6 +92,7 @@ class RankingService:
         self.number, self.version, self.engine, self.context = number, version, engine, context
         self.name, self.clock = name, clock
         self.meters = Meters(lambda: engine.usage)
+        self.meters.invalid.labels(str(number))  # 0 from the start, so that the first one is an increase
         admission = admission or AdmissionConfig()
         self.admission = AdmissionController(admission, self.meters, clock)
         self.compilation = CompilationPool(self.meters, max_outstanding_tokens=admission.max_outstanding_tokens)

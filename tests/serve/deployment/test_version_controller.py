@@ -268,6 +268,7 @@ def test_metrics_show_the_versions_and_the_log_of_the_registry(fleet: Fleet) -> 
         lines = fleet.controller.metrics().decode().splitlines()
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
 
+    assert b"brew_registry_events_total{" not in fleet.new_controller().metrics(), "zeros would be a reset of counters"
     fleet.registry.append("canary", 2, author="t", share=0.5)
     fleet.step()
     fleet.runs(2, replicas=3)
