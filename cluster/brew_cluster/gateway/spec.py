@@ -10,7 +10,9 @@ __all__ = ["ENDED", "STATES", "AttemptState", "JobSpec", "JobState", "LogPart", 
 
 STATES = ("queued", "starting", "running", "stopping", "succeeded", "failed", "cancelled")
 ENDED = ("succeeded", "failed", "cancelled")
-MAX_RECIPE_BYTES = 32_768  # the recipe is an environment variable of the job, escaped; Linux limits one to 128 KiB
+# Of the recipe, and of the arguments together: an environment variable, escaped, and an argument of a shell. Linux
+# limits each to 128 KiB.
+MAX_BYTES = 32_768
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RECIPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -70,13 +72,15 @@ class JobSpec(BaseModel):
     @field_validator("recipe_text")
     @classmethod
     def _check_recipe_text(cls, text: str | None) -> str | None:
-        if text is not None and len(text.encode("utf-8", "replace")) > MAX_RECIPE_BYTES:
-            raise ValueError(f"recipe_text has more than {MAX_RECIPE_BYTES:,} bytes; shorten the recipe")
+        if text is not None and len(text.encode("utf-8", "replace")) > MAX_BYTES:
+            raise ValueError(f"recipe_text has more than {MAX_BYTES:,} bytes; shorten the recipe")
         return text
 
     @field_validator("overrides", "options")
     @classmethod
     def _check_arguments(cls, arguments: list[str]) -> list[str]:
+        if sum(len(argument.encode("utf-8", "replace")) for argument in arguments) > MAX_BYTES:
+            raise ValueError(f"the arguments have more than {MAX_BYTES:,} bytes; put settings into the recipe's file")
         for argument in arguments:
             if "\0" in argument:
                 raise ValueError(f"{argument[:100]!r} contains a null character, which no command line can; remove it")

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from brew_cluster.gateway.app import create_app
 from brew_cluster.gateway.client import JobClient
@@ -140,6 +142,34 @@ def test_malformed_bodies_are_refused(api: Api, body: bytes, words: str) -> None
     response = api.call("POST", "/v1/jobs", content=body)
     assert response.status_code == 400
     assert words in response.json()["error"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.dictionaries(st.sampled_from([*JobSpec.model_fields, "x"]), JSON, max_size=5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([SHELL, TRAIN]), FIELDS)
+def test_whatever_is_sent_is_accepted_or_refused_with_a_sentence(
+    api: Api, job: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    api.gateway.clock.now += 60  # the limit per minute
+    response = api.submit(**{**job, **changes})
+    assert response.status_code in (201, 400, 403), response.text
+    if response.status_code != 201:
+        assert set(response.json()) == {"error", "code"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("overrides", ["a=" + "x" * 4_000] * 9), ("recipe_text", "a: " + "x" * 40_000)]
+)
+def test_a_command_that_no_process_can_start_is_refused(api: Api, field: str, value: Any) -> None:
+    response = api.submit(**{**TRAIN, field: value})
+    assert "has more than 32,768 bytes" in response.text or "have more than 32,768 bytes" in response.text
 
 
 def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
