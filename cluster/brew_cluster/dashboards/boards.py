@@ -7,6 +7,8 @@ from brew_cluster.dashboards.panels import Dashboard, Panel, Query
 
 __all__ = ["DASHBOARDS"]
 
+_API_REQUESTS = 'brew360:requests:rate5m{route=~"/v1/.*"}'  # without probes and scrapes
+
 _SERVING = Dashboard(
     name="brew360-serving",
     title="brew360 serving",
@@ -32,14 +34,14 @@ _SERVING = Dashboard(
             meaning="Answered requests, whatever their status.",
             unit="reqps",
             stacked=True,
-            queries=[Query(expression="sum by (team) (brew360:requests:rate5m)", legend="{{team}}")],
+            queries=[Query(expression=f"sum by (team) ({_API_REQUESTS})", legend="{{team}}")],
         ),
         Panel(
             title="Requests by status",
             meaning="499: the client disconnected; 429: a limit or a quota of the team; 503: no capacity.",
             unit="reqps",
             stacked=True,
-            queries=[Query(expression="sum by (status) (brew360:requests:rate5m)", legend="{{status}}")],
+            queries=[Query(expression=f"sum by (status) ({_API_REQUESTS})", legend="{{status}}")],
         ),
         Panel(
             title="Tokens of the engines",
@@ -68,7 +70,7 @@ _SERVING = Dashboard(
         Panel(
             title="Estimated rate by replica",
             meaning="Tokens of work per second, by which admission predicts waiting times.",
-            queries=[Query(expression="brew_tokens_per_second", legend="{{replica}}")],
+            queries=[Query(expression="brew_tokens_per_second > 0", legend="{{replica}}")],
         ),
         Panel(
             title="Waiting requests by team",
