@@ -214,7 +214,7 @@ def require_dashboards_of_the_service(url: str, folder: Path, prometheus: Path |
     command = prometheus_command(prometheus, config)
     with running(command, ready=f"{address}/-/ready", port=config.port, log=folder / "log"):
         end, empty = time.monotonic() + 40, {"not read yet"}
-        while time.monotonic() < end and len(empty) > len(QUIET):
+        while time.monotonic() < end and empty != QUIET:
             httpx.post(f"{url}/v1/rank", json=body, timeout=60).raise_for_status()
             time.sleep(0.5)
             empty = {result.panel.partition("/")[2] for result in query_panels(address, boards) if not result.series}
