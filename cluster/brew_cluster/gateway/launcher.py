@@ -2,7 +2,7 @@
 
 To stop a Ray job, Ray sends SIGTERM to all of its processes at once, and SIGKILL after a grace time. The command does
 not get that SIGTERM. This process requests a checkpoint of a training, waits until it is written, and then interrupts
-the command, so that a preempted training repeats no step.
+the command. A preempted training repeats only the steps between that checkpoint and the interrupt.
 """
 
 import os
