@@ -67,31 +67,31 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
         _LOG.warning(
             "keys travel unencrypted to %s: set tls_certificate and tls_key, or use a proxy with TLS", config.host
         )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            api,
-            host=config.host,
-            port=config.port,
-            http=guarded_protocol(MiddlewareConfig()),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            ssl_certfile=config.tls_certificate,
-            ssl_keyfile=config.tls_key,
-        )
+    options = uvicorn.Config(
+        api,
+        host=config.host,
+        port=config.port,
+        http=guarded_protocol(MiddlewareConfig()),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ssl_certfile=config.tls_certificate,
+        ssl_keyfile=config.tls_key,
     )
-    stop = threading.Event()
-    loop = threading.Thread(target=controller.run, args=(stop,), name="job controller", daemon=True)
-    loop.start()
-    on_ready(f"{'http' if config.tls_certificate is None else 'https'}://{config.host}:{config.port}")
     try:
-        server.run()
+        listener = options.bind_socket()
     except SystemExit as error:
         raise UserError(
             f"the gateway cannot listen on {config.host}:{config.port}; set port to a free one, and host to an address "
             f"of this machine."
         ) from error
+    stop = threading.Event()
+    loop = threading.Thread(target=controller.run, args=(stop,), name="job controller", daemon=True)
+    loop.start()
+    on_ready(f"{'http' if config.tls_certificate is None else 'https'}://{config.host}:{config.port}")
+    try:
+        uvicorn.Server(options).run(sockets=[listener])
     finally:
         stop.set()
         loop.join(_STOP_SECONDS)
