@@ -1,7 +1,9 @@
 """The ledger: events as they are stored, several ledgers on one log, damage, and the cost of a long log."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from brew_cluster.gateway.events import JobEvent, iso_time, timestamp
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.state import LedgerState, fold
 from brew_platform.errors import RegistryError, UserError
+from brew_platform.storage.local import LocalStore
 
 from ...platform.registry.memory_store import MemoryStore
 from .fake_cluster import Clock
@@ -70,6 +73,15 @@ def test_a_race_is_decided_again_on_the_state_after_the_other_event() -> None:
     assert first.append(decide) is None
     assert numbers == [0, 1]
     assert first.read(lambda state, now: list(state.jobs)) == ["job-1"]
+
+
+def test_threads_of_several_gateways_append_without_losing_an_event(tmp_path: Path) -> None:
+    ledgers = [Ledger(LocalStore(tmp_path), "a") for _ in range(3)]
+    with ThreadPoolExecutor(6) as pool:
+        events = list(pool.map(lambda number: ledgers[number % 3].append(accept), range(60)))
+    jobs = {event.job for event in events if event is not None}
+    assert len(jobs) == 60
+    assert all(set(ledger.read(lambda state, now: list(state.jobs))) == jobs for ledger in ledgers)
 
 
 def test_times_never_go_backwards() -> None:
