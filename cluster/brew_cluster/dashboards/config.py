@@ -29,6 +29,7 @@ class DashboardsConfig(Settings):
     ray: list[str] = field(default_factory=list)  # host:port of the metrics of Ray nodes
     ray_targets: str | None = None  # file with the nodes' targets: prom_metrics_service_discovery.json of Ray's head
     node: list[str] = field(default_factory=list)  # host:port of node exporters, which read the metrics of releases
+    alertmanagers: list[str] = field(default_factory=list)  # host:port of Alertmanagers, which send the alerts
     port: Annotated[int, Range(ge=1, le=65_535)] = 9090  # of Prometheus, on this machine
     grafana_port: Annotated[int, Range(ge=1, le=65_535)] = 3000  # of Grafana, on this machine
     interval_seconds: Seconds = 15.0  # between two scrapes
@@ -44,10 +45,10 @@ class DashboardsConfig(Settings):
         for name, url in (("service", self.service), ("jobs", self.jobs)):
             if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
                 raise ConfigError(f"{name} is {url!r}; give a URL such as http://127.0.0.1:8000, or null.")
-        for target in (*self.ray, *self.node):
+        for target in (*self.ray, *self.node, *self.alertmanagers):
             host, _, port = target.rpartition(":")
             if not host or not port.isdecimal() or "/" in host:
-                raise ConfigError(f"ray or node has {target!r}; give HOST:PORT, such as 10.0.0.4:8080.")
+                raise ConfigError(f"ray, node or alertmanagers has {target!r}; give HOST:PORT, such as 10.0.0.4:8080.")
         if self.interval_seconds < 1:
             raise ConfigError(f"interval_seconds is {self.interval_seconds:g}; give 1 or more.")
 

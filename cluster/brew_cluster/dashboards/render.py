@@ -84,9 +84,11 @@ def _prometheus(config: DashboardsConfig, rules: list[str]) -> dict[str, Any]:
     if config.ray_targets is not None:
         files_ = [{"files": [str(Path(config.ray_targets).absolute())]}]
         scrapes.append(_scrape("brew360-ray-nodes", config, file_sd_configs=files_))
+    alertmanagers = [{"static_configs": [{"targets": list(config.alertmanagers)}]}] if config.alertmanagers else []
     return {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [f"rules/{name}" for name in rules],
+        "alerting": {"alertmanagers": alertmanagers},
         "scrape_configs": scrapes,
     }
 

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def test_thresholds_and_links_come_from_the_settings() -> None:
         ("service=localhost:8000", "URL"),
         ("ray=[10.0.0.4]", "HOST:PORT"),
         ("node=[http://x:9100]", "HOST:PORT"),
+        ("alertmanagers=[x]", "HOST:PORT"),
         ("error_budget=0", "error_budget"),
         ("interval_seconds=0.1", "1 or more"),
         ("grafana=1", "grafana"),
@@ -122,6 +124,7 @@ def test_prometheus_reads_what_the_settings_name(tmp_path: Path) -> None:
             f"key_file={tmp_path / 'key'}",
             "ray=[10.0.0.2:8080,10.0.0.3:8080]",
             f"ray_targets={tmp_path / 'targets.json'}",
+            "alertmanagers=[10.0.0.5:9093]",
             "interval_seconds=5",
         ]
     )
@@ -135,10 +138,12 @@ def test_prometheus_reads_what_the_settings_name(tmp_path: Path) -> None:
     assert "authorization" not in scrapes["brew360-ray"], "the key is for the service"
     assert scrapes["brew360-ray-nodes"]["file_sd_configs"] == [{"files": [str(tmp_path / "targets.json")]}]
     assert document["global"]["scrape_interval"] == "5s"
+    assert document["alerting"]["alertmanagers"] == [{"static_configs": [{"targets": ["10.0.0.5:9093"]}]}]
     assert {scrape["scrape_timeout"] for scrape in scrapes.values()} == {"5s"}
 
 
 def test_promtool_accepts_the_files(promtool: Path, config: DashboardsConfig) -> None:
+    config = replace(config, alertmanagers=["10.0.0.5:9093"], ray=["10.0.0.2:8080"], jobs="http://10.0.0.1:8360")
     write_dashboards(config)
     assert check_files(promtool, Path(config.folder)) == ""
     (Path(config.folder) / "rules" / "jobs.yml").write_text("groups: [{name: x, rules: [{alert: A, expr: 'sum('}]}]")
