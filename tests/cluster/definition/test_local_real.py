@@ -93,7 +93,7 @@ jobs = JobSubmissionClient(os.environ["JOBS_URL"])
 job, deadline = jobs.submit_job(entrypoint="echo placed"), time.monotonic() + 90
 while not (status := jobs.get_job_status(job)).is_terminal() and time.monotonic() < deadline:
     time.sleep(0.5)
-result["job"] = [status.value, jobs.get_job_logs(job).strip()]
+result["job"] = [status.value, "placed" in jobs.get_job_logs(job).splitlines()]
 print(json.dumps(result))
 """
 
@@ -141,4 +141,4 @@ def test_a_gang_and_replicas_are_placed_and_survive_the_loss_of_their_nodes(
     assert result["gang"] == result["gang_after"] == ["train", "train"]
     assert result["replicas"] == ["online", "online"]
     assert result["replicas_after"] == ["online"]
-    assert result["job"] == ["SUCCEEDED", "placed"]
+    assert result["job"] == ["SUCCEEDED", True]

@@ -55,7 +55,7 @@ def submit(
 ) -> None:
     """Submit a job to the cluster's gateway, and print its id and its place in the queue.
 
-        brew360 submit train cpt run=runs/cpt --gpus 8 --follow
+        brew360 submit train cpt run=runs/cpt --gpus 4 --follow
 
         brew360 submit train my.yaml train.seed=2 --gpus 8 --node-label brew360/role=train
 
