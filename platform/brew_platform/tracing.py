@@ -65,6 +65,7 @@ class Span:
     """
 
     trace_id = span_id = traceparent = ""
+    _is_recorded = False
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
@@ -74,6 +75,12 @@ class Span:
 
     def fail(self, kind: str) -> None:
         """Record that the work failed; `kind` says how, such as an HTTP status."""
+
+    def _stand_in(self) -> "Span":
+        """Return a span with the ids of this one that does nothing."""
+        span = Span()
+        span.trace_id, span.span_id, span.traceparent = self.trace_id, self.span_id, self.traceparent
+        return span
 
     def __enter__(self) -> "Span":
         return self
@@ -113,6 +120,9 @@ def start_span(
     """
     if _tracer is None:
         return _OFF
+    outer = _current.get()
+    if parent is None and outer.traceparent and not outer._is_recorded:
+        return outer._stand_in()  # the sampler decided against this trace
     return _RecordedSpan(name, attributes, parent, kind, current)
 
 
@@ -172,6 +182,7 @@ class _RecordedSpan(Span):
         context = self._span.get_span_context()
         self.trace_id, self.span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
         self.traceparent = f"00-{self.trace_id}-{self.span_id}-{context.trace_flags & _SAMPLED:02x}"
+        self._is_recorded = self._span.is_recording()
         self._makes_current = current
         self._token: Token[Span] | None = None
 
