@@ -2,8 +2,9 @@
 
 A fake node is a raylet of this machine that offers GPUs which do not exist. Real are the definition and its checks, Ray
 Train's placement group, the application of the rendered Serve config, its gateway, version controller and replicas, and
-Ray's detection of a lost node. The workers of the gang do not train, and the engine is PyTorch on the CPU. The head is
-not killed: it has no Redis here.
+Ray's detection of a lost node. The workers of the gang do not train, and the engine is PyTorch on the CPU. Of the head,
+its state is lost: the process that keeps it (GCS) is killed, and a new one continues from Redis. The whole machine of
+the head is not lost.
 """
 
 import importlib
@@ -33,6 +34,7 @@ from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 
+from ...redis_server import RedisServer, find_redis
 from ..tiny_version import write_tiny_version
 
 pytestmark = [
@@ -165,13 +167,18 @@ def fakes(tmp_path_factory: pytest.TempPathFactory, built_folder: DataFolder) ->
     key = create_key(root / "keys.yaml", "feed")
     publish_tiny_version(built_folder, root)
     (root / "gang").mkdir()
+    redis = RedisServer(find_redis(), root / "redis")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
             patch.delenv(name, raising=False)
+        patch.setenv("RAY_REDIS_ADDRESS", f"127.0.0.1:{redis.port}")
         patch.setenv("RAY_TRAIN_V2_ENABLED", "1")
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # as in training
         patch.setenv("RAY_prestart_worker_first_driver", "0")  # not a process for each of the 176 CPUs of a node
-        yield from _running(programs, root, key)
+        try:
+            yield from _running(programs, root, key)
+        finally:
+            redis.kill()
 
 
 def _running(programs: Programs, root: Path, key: str) -> Iterator[FakeCluster]:
@@ -180,7 +187,7 @@ def _running(programs: Programs, root: Path, key: str) -> Iterator[FakeCluster]:
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "gcs_server_port": free_port(), **small})
     gang: threading.Thread | None = None
     try:
         nodes, roles = {}, {}
@@ -288,4 +295,16 @@ def test_the_gang_and_the_service_are_placed_and_survive_the_loss_of_each_kind_o
     assert set(ray.get(results[4:], timeout=BOUND)) == {left}
     assert fakes.gang() == []
     assert fakes.answers()
+
+    # The state of the cluster: the service answers meanwhile, and a new process continues from Redis.
+    serving = fakes.serving()
+    head = fakes.cluster.head_node
+    head.kill_gcs_server()
+    assert [fakes.answers() for _ in range(3)] == [True] * 3
+    killed = time.monotonic()
+    head.start_gcs_server()
+    assert ray.get([task.remote() for _ in range(2)], timeout=BOUND) == [left, left]
+    until(lambda: fakes.serving() == serving and fakes.answers())
+    seconds["head"] = round(time.monotonic() - killed, 1)
+    assert fakes.gang() == []
     print(seconds)  # with pytest -s
