@@ -156,39 +156,53 @@ def run_release(
     for number, step in enumerate(steps, 1):
         head = f"{name}: step {number} of {len(steps)}, {step.name}"
         step.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(step, lambda head=head: console.print(f"{head}: another release runs it; waiting")):  # type: ignore[misc]
+        with _lock(step, console, head):
             record = read_record(step.record)
             if record is not None and record.finished and step.output.exists():
                 console.print(f"{head}: done before ({duration(record.seconds)})", style="bold")
                 continue
-            if record is not None and record.finished:  # somebody removed the output
-                for file in (step.record, step.folder / JOB_FILE):
-                    file.unlink(missing_ok=True)
-            (step.folder / _FAILED).unlink(missing_ok=True)
             arguments = _arguments(step, outputs)
             console.print(f"{head}: {shlex.join(['brew360', *arguments])}", style="bold", soft_wrap=True)
             on_change()
-            job = _job(step, arguments)
-
-            def run(step: Step = step, job: Job = job) -> int:
-                return 0 if _has_complete_data(step) else runner.run(job, lambda text: _show(console, text))
-
             try:
-                record, code = keep_record(step.record, step.key, run)
-            except BrewError as error:
-                replace_atomically(step.folder / _FAILED, str(error))
-                raise
+                seconds = _run_step(step, arguments, runner, console)
+            except StepFailed as error:
+                raise StepFailed(
+                    f"step {step.name} of {name} failed: {error} Its log is {step.log}. Correct the cause and run the "
+                    f"same command again: finished steps are kept."
+                ) from error
             finally:
                 on_change()
-            if code:
-                reason = _reason(step, code)
-                replace_atomically(step.folder / _FAILED, reason)
-                on_change()
-                raise StepFailed(
-                    f"step {step.name} of {name} failed: {reason} Its log is {step.log}. Correct the cause and run the "
-                    f"same command again: finished steps are kept."
-                )
-            console.print(f"{head}: {duration(record.seconds)}", style="bold")
+            console.print(f"{head}: {duration(seconds)}", style="bold")
+
+
+def _run_step(step: Step, arguments: Sequence[str], runner: StepRunner, console: PlainConsole) -> float:
+    """Run the command of a step, and keep its record; return the seconds of all attempts.
+
+    Raises:
+        StepFailed: The command failed; the message is its last error sentence.
+        BrewError: The runner failed.
+    """
+    record = read_record(step.record)
+    if record is not None and record.finished:  # somebody removed the output
+        for file in (step.record, step.folder / JOB_FILE):
+            file.unlink(missing_ok=True)
+    (step.folder / _FAILED).unlink(missing_ok=True)
+    written = step.log.stat().st_size if step.log.exists() else 0
+
+    def run() -> int:
+        if _has_complete_data(step):
+            return 0
+        return runner.run(_job(step, arguments), lambda text: _show(console, text))
+
+    try:
+        record, code = keep_record(step.record, step.key, run)
+        if code:
+            raise StepFailed(_reason(step, code, written))
+    except BrewError as error:
+        replace_atomically(step.folder / _FAILED, str(error))
+        raise
+    return record.seconds
 
 
 def step_state(step: Step) -> StepState:
@@ -296,10 +310,10 @@ def _show(console: PlainConsole, text: str) -> None:
             console.print(f"  {line}", soft_wrap=True)
 
 
-def _reason(step: Step, code: int) -> str:
-    """Return the last error sentence in the log of a step."""
+def _reason(step: Step, code: int, written: int) -> str:
+    """Return the last error sentence in the log of a step, after the bytes that earlier attempts had written."""
     try:
-        lines = step.log.read_text(errors="replace").splitlines()
+        lines = step.log.read_bytes()[written:].decode(errors="replace").splitlines()
     except OSError:
         lines = []
     errors = [line for line in lines if line.startswith("error: ")]
@@ -320,13 +334,13 @@ def _skipped(step: Step) -> str:
 
 
 @contextmanager
-def _lock(step: Step, on_wait: Callable[[], None]) -> Iterator[None]:
+def _lock(step: Step, console: PlainConsole, head: str) -> Iterator[None]:
     """Hold the lock of a step, so that releases that share it do not run it twice."""
     with (step.folder / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_wait()
+            console.print(f"{head}: another release runs it; waiting", style="bold")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
