@@ -12,8 +12,6 @@ from brew_platform.console.plain_console import PlainConsole, escape_controls
 
 __all__ = ["describe_state", "follow_job", "show_job", "show_jobs", "show_usage", "write_log"]
 
-_LONGEST_COMMAND = 60  # characters in the list
-
 
 def describe_state(job: JobState) -> str:
     """Return one sentence about a job: its state, its place in the queue, and why."""
@@ -31,7 +29,6 @@ def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: boo
     table = make_table("job", *(["team"] if all_teams else []), "state", *numbers, "command", right=numbers)
     now = datetime.now(UTC)
     for job in jobs:
-        command = job.spec.name or job.command
         add_row(
             table,
             job.id,
@@ -41,7 +38,7 @@ def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: boo
             len(job.attempts) or None,
             job.spec.gpus,
             _age((now - datetime.fromisoformat(job.accepted)).total_seconds()),
-            command if len(command) <= _LONGEST_COMMAND else f"{command[: _LONGEST_COMMAND - 3]}...",
+            job.spec.name or job.command,
         )
     print_table(console, table, empty="no jobs. Submit one with `brew360 submit`; --ended also shows those that ended.")
 
