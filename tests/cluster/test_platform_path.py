@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(500)]
 
 README = Path(__file__).parents[2] / "README.md"
 TINY = [  # settings of a training of two steps
-    "context_length=256", "evaluation={}", "train.workers=1", "train.model.layers=1", "train.stages.0.steps=2",
-    "train.stages.0.bins_per_step=1", "train.stages.0.evaluate_every=0",
+    "context_length=256", "evaluation.cpt=${data}/bins", "train.workers=1", "train.model.layers=1",
+    "train.stages.0.steps=2", "train.stages.0.bins_per_step=1", "train.stages.0.evaluate_every=0",
 ]  # fmt: skip
 
 
