@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-store lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits bench-platform gpu-check clean
+.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-store test-dashboards lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits bench-platform gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ test-faults: setup ## kill workers, drivers, replicas, engines, consumers, Redis
 
 test-store: setup ## test the object store on a real Ceph RGW (tests/ceph-rgw install)
 	$(BIN)/python -m pytest -m real tests/platform/storage $(ARGS)
+
+test-dashboards: setup ## test dashboards on a real Prometheus (brew360 dashboards up --install) and browser (tests/chromium install)
+	$(BIN)/python -m pytest tests/cluster/dashboards $(ARGS)
 
 lint: setup ## check style and formatting with ruff
 	$(BIN)/ruff check .

@@ -182,6 +182,8 @@ def http_page() -> str:
         for method, operation in operations.items():
             text.append(f"\n## {method.upper()} {escape(path.replace('{', '&#123;'))}\n\n")
             text.append(escape(operation.get("description") or operation.get("summary") or "") + "\n")
+            for scope in operation["security"][0]["key"]:
+                text.append(f"\nScope of the key: `{scope}`\n")
             for parameter in operation.get("parameters", []):
                 text.append(f"\n- `{parameter['name']}` ({parameter['in']}): {parameter.get('description', '')}\n")
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})

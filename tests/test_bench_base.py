@@ -15,10 +15,10 @@ from bench.base.__main__ import REPORTS, STEPS, parse, write_scratch_recipe
 from bench.base.convert import CONVERSION, is_complete
 from bench.base.parity import compare_prompts, long_prompts
 from bench.base.result import MODELS, show, task_figures, write
-from bench.steps import StepFailed, Steps
 from rich.console import Console
 
 from brew_cluster.jobs.recipe import find_recipe
+from brew_cluster.releases.steps import StepFailed, Steps
 from brew_data.data_folder import DataFolder, DatasetInfo
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat

@@ -18,11 +18,11 @@ from bench.data import __main__ as command
 from bench.data.result import FIGURES, scale_figures, show
 from bench.data.speed import PEERS, summarize
 from bench.data.texts import write_texts
-from bench.steps import StepRecord
 from rich.console import Console
 from tokenizers import Tokenizer as FastTokenizer
 
 from brew_cluster.jobs.dataset_config import load_dataset_config
+from brew_cluster.releases.steps import StepRecord
 from brew_data.packed_bins.plan import BinsFile, BinsPlan, digest_file
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_platform.console.plain_console import PlainConsole

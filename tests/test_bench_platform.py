@@ -30,6 +30,8 @@ def test_every_part_runs_on_a_folder(tmp_path: Path) -> None:
     assert found["faults"] == 10
     assert found["fold_10k_ms"] > 0
     assert found["publish_ratio"] > 0
+    assert found["render_seconds"] > 0
+    assert found["render_command_seconds"] > 0
     assert found["stores"]["folder"]["collections"]["versions"] == 6
     assert list(tmp_path.iterdir()) == [out]
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 from bench.base.result import read_report, show, task_figures, write
-from bench.steps import Steps
 
 from brew_cluster.cli.runner import supervise
 from brew_cluster.jobs.recipe import find_recipe
+from brew_cluster.releases.steps import Steps
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically
 from brew_platform.provenance import machine, now, source_commit, versions

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.result import FIGURES, scale_figures, show
-from bench.steps import Steps
 
 from brew_cluster.cli.runner import supervise
 from brew_cluster.jobs.recipe import find_recipe
+from brew_cluster.releases.steps import Steps
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically
 from brew_platform.provenance import machine, now, source_commit, versions

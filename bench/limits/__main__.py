@@ -1,4 +1,4 @@
-"""`make bench-limits`: CPU, longest stall of the event loop, and memory of requests that are made to be expensive."""
+"""`make bench-limits`: CPU, stalls and memory of requests that are made to be expensive, and the cost of quotas."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.limits.quotas import measure_quotas
 from bench.limits.requests import HOSTILE
 from rich.console import Console
 from rich.table import Table
@@ -39,14 +40,16 @@ def measure(name: str, context_length: int) -> dict[str, float]:
 def main() -> None:
     """Measure, print and write `bench/out/limits.json`."""
     parser = argparse.ArgumentParser(prog="make bench-limits", description=__doc__)
-    parser.add_argument("--only", default="", help="Names of requests, separated by commas.")
+    parser.add_argument("--only", default="", help="Names of requests, separated by commas; `quotas` for none.")
+    parser.add_argument("--redis", help="URL of a Redis, to measure quotas that gateways share.")
     parser.add_argument("--out", type=Path, default=OUT / "limits.json", help="The file to write.")
     options = parser.parse_args()
-    names = options.only.split(",") if options.only else list(HOSTILE)
+    names = [name for name in (options.only.split(",") if options.only else HOSTILE) if name != "quotas"]
     requests: dict[str, Any] = {}
     figures: dict[str, Any] = {
         "normal": measure("normal", CONTEXT),
         "requests": requests,
+        "quotas": measure_quotas(options.redis),
         "machine": machine(),
         "versions": versions(("pydantic", "tokenizers")),
         "date": now(),
@@ -58,11 +61,15 @@ def main() -> None:
             key = name if context_length == CONTEXT else f"{name}, {context_length} tokens of context"
             requests[key] = measure(name, context_length)
             replace_atomically(options.out, json.dumps(figures, indent=1) + "\n")
+    replace_atomically(options.out, json.dumps(figures, indent=1) + "\n")
     table = Table("request", *FIGURES.values(), title="Expensive requests", title_justify="left")
     for name, found in requests.items():
         table.add_row(name, *(f"{found[key]:,.4g}" for key in FIGURES))
     console = Console()
     console.print(table)
+    for where, found in figures["quotas"].items():
+        shown = ", ".join(f"{key.removesuffix('_us')} {value:,.0f} µs" for key, value in found.items())
+        console.print(f"A quota {where}: {shown}", markup=False)
     console.print(f"A ranking of 50 candidates: {figures['normal']}", markup=False)
     console.print(str(options.out), markup=False)
 

@@ -30,9 +30,9 @@ from bench.small_base.card import write_card
 from bench.small_base.model_folders import tokens_until
 from bench.small_base.result import curve_point, gap_closed, show
 from bench.small_base.task_subset import NUMBERS, SUITE
-from bench.steps import Steps
 
 from brew_cluster.cli.runner import supervise
+from brew_cluster.releases.steps import Steps
 from brew_data.prompts.suite import load_suite
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.files import replace_atomically

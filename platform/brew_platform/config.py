@@ -25,10 +25,11 @@ from yaml.constructor import ConstructorError
 from brew_platform.errors import ConfigError
 from brew_platform.settings import Settings, check_fields
 
-__all__ = ["config_digest", "load_config", "parse_yaml", "read_yaml"]
+__all__ = ["config_digest", "load_config", "override_text", "parse_yaml", "read_yaml"]
 
 T = TypeVar("T")
 _COMMENT = re.compile(r"""\s*(?!["'])(?:.*\s)?#""")  # in a value that is not in quotes
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./-]+")  # needs no quotes in YAML, unless it reads as a number or the like
 _MOST_NODES = 1_000_000  # of a YAML file, whose aliases may repeat parts of it
 
 
@@ -259,6 +260,19 @@ def read_yaml(path: Path) -> Mapping[Any, Any]:
     return cast(Mapping[Any, Any], loaded)
 
 
+def override_text(value: Any) -> str:
+    """Return a value of `read_yaml` as one line of YAML, for the right side of an override."""
+    if isinstance(value, _Scalar):
+        return value.text
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{override_text(name)}: {override_text(below)}' for name, below in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(override_text(below) for below in value)}]"
+    if isinstance(value, str) and _PLAIN_TEXT.fullmatch(value) and _parse(value) == value:
+        return value
+    return json.dumps(value, default=str)  # JSON is YAML
+
+
 def _nested(cls: type, override: str, config: DictConfig) -> Mapping[str, Any]:
     """Return the override `a.b[1].c=3` as nested mappings. Other elements of a list are copied from `config`."""
     key, equals, text = override.partition("=")
@@ -370,7 +384,7 @@ def _with_names(hint: Any, value: Any, *, keys: bool = False) -> Any:
 
 def _holds(hint: Any, value: Any) -> bool:
     """Return whether OmegaConf accepts `value` for a field of type `hint`; it converts, for example, "3" to an int."""
-    if hint is str and type(value) is str:  # most values of a long map; the general way takes a millisecond
+    if type(value) is _bare(hint) and type(value) in (bool, int, float, str):  # the general way takes a millisecond
         return True
     field = dataclasses.make_dataclass("Field", [("value", hint)])
     try:

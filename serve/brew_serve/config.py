@@ -19,7 +19,7 @@ from brew_platform.settings import (
 )
 from brew_platform.storage.base import open_store
 from brew_serve.engines.config import EngineConfig
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
 

@@ -2,7 +2,7 @@
 
 Refusal
 ├── Unauthorized   401   no API key, or an unknown one
-├── Forbidden      403   the team of the key may not use this route
+├── Forbidden      403   the API key lacks the scope of this route
 ├── Expired        408   the deadline passed before any work began
 ├── BodyTooLarge   413   the body exceeds the size limit
 ├── QuotaExceeded  429   the team's request rate or token quota is used up; `retry_after` says for how long
@@ -15,7 +15,7 @@ UnknownModel       404   the request names a model that this service does not se
 UnknownId          404   the member context has no such id (`context.base`)
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from brew_platform.errors import BrewError, UserError
 
@@ -57,7 +57,7 @@ class Unauthorized(Refusal, UserError):
 
 
 class Forbidden(Refusal, UserError):
-    """The API key is valid, but its team may not use this route."""
+    """The API key is valid, but does not have the scope that this route needs."""
 
     status, code = 403, "forbidden"
 
@@ -75,9 +75,19 @@ class BodyTooLarge(Refusal, UserError):
 
 
 class QuotaExceeded(Refusal, UserError):
-    """The team has used up its requests or its tokens."""
+    """The team has used up its requests or its tokens.
+
+    Args:
+        limit: `rate` if it exceeds its request rate, `quota` if its tokens are used up.
+    """
 
     status, code = 429, "quota_exceeded"
+
+    def __init__(
+        self, sentence: str, retry_after: float | None = None, *, limit: Literal["rate", "quota"] = "quota"
+    ) -> None:
+        super().__init__(sentence, retry_after)
+        self.limit: Literal["rate", "quota"] = limit
 
 
 class BrokenVersion(Refusal):

@@ -4,13 +4,14 @@
 |---|---|---|
 | brew_requests_total | route, status, team | answered requests |
 | brew_request_seconds | route | from arrival to the last byte of the answer |
-| brew_stage_seconds | stage | queue (in a gateway), receive (arrival to parsed), prepare, score or generate, answer |
+| brew_stage_seconds | stage | quota (Redis), queue (both in a gateway), receive, prepare, score or generate, answer |
 | brew_waiting_requests | team | requests that wait in a gateway for their turn |
 | brew_items_total | task, version | candidates scored |
 | brew_score | task, version | distribution of their scores |
 | brew_invalid_total | version | requests whose numbers were not probabilities, such as NaN |
 | brew_unscored_total | task | candidates that a deadline left unscored |
 | brew_shed_total | reason | refused by admission (limit, deadline, compilation), a quota (quota, rate), or queue |
+| brew_quota_fallbacks_total | | requests whose quota this gateway counted alone, because Redis was down or slow |
 | brew_engine_tokens_total | kind | prompt tokens of the engine's calls: computed, or cached (from the prefix cache) |
 | brew_engine_prompts_total | | the engine's calls |
 | brew_engine_fallbacks_total | | 1 if packed passes failed their self-check, so that vLLM's scheduler computes scores |
@@ -20,7 +21,9 @@
 | brew_shadow_total | version, outcome | requests copied to a shadow: compared, refused, lost, or dropped as too many |
 | brew_shadow_difference | version | of a candidate's score, from the one that was answered |
 
-`Meters` renders the metrics of one process as text, and `merged` combines the texts of many processes.
+`brew_serve.nearline.metrics` and `brew_serve.deployment.fleet_metrics` have those of the nearline service and of the
+version controller. `Meters` renders the metrics of one process as text, and `merged` combines the texts of many
+processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,6 +64,7 @@ class Meters:
         self.invalid = Counter("brew_invalid", "Requests with invalid numbers", ["version"], registry=registry)
         self.unscored = Counter("brew_unscored", "Candidates a deadline left unscored", ["task"], registry=registry)
         self.shed = Counter("brew_shed", "Requests refused by admission or quota", ["reason"], registry=registry)
+        self.quota_fallbacks = Counter("brew_quota_fallbacks", "Requests counted without Redis", registry=registry)
         self.outstanding_tokens = Gauge("brew_outstanding_tokens", "Predicted tokens not finished", registry=registry)
         self.outstanding_requests = Gauge("brew_outstanding_requests", "Requests not finished", registry=registry)
         self.tokens_per_second = Gauge("brew_tokens_per_second", "Estimated rate of the engine", registry=registry)
@@ -71,6 +75,10 @@ class Meters:
         )
         if usage is not None:
             registry.register(_EngineCollector(usage))
+
+    def add(self, collector: Collector) -> None:
+        """Report further metrics, which `collector` computes when they are read."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus' text format."""

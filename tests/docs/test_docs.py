@@ -210,5 +210,5 @@ def test_a_banned_phrase_is_found_in_comments_and_strings_only(tmp_path: Path) -
     assert [line.split(": ")[0] for line in banned([file])] == ["module.py:1", "module.py:2"]
 
 
-def test_readme_fits_on_150_lines() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+def test_readme_fits_on_200_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200

@@ -18,18 +18,18 @@ from typer.testing import CliRunner, Result
 
 from brew_cluster.cli.main import app
 from brew_cluster.cli.views.service import example_request
-from brew_cluster.jobs.serve import load_serve
+from brew_cluster.jobs.serve_job import load_serve
 from brew_data.schema import Tables
 from brew_platform.errors import ConfigError
+from brew_platform.identity.keys import SCOPES, create_key
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.config import AppConfig
 from brew_serve.context.base import MemberContext
 from brew_serve.http.app import create_app
-from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.nearline.service import NearlineService
@@ -70,7 +70,7 @@ def keys_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def key(keys_path: Path) -> str:
-    return create_key(keys_path, "ops", admin=True)
+    return create_key(keys_path, "ops", scopes=SCOPES)
 
 
 @pytest.fixture(scope="module")
@@ -195,13 +195,31 @@ def test_a_key_is_printed_once_listed_by_its_id_and_revoked(tmp_path: Path) -> N
     assert "it is not shown again" in created.stderr
     id_ = printed.split("_")[1]
     listed = brew360("keys", "list", "--file", file).output
-    assert re.search(rf"{id_}\s*│\s*feed\s*│\s*5\s*│\s*no limit", listed)
+    assert re.search(rf"{id_}\s*│\s*feed\s*│\s*rank events nearline\s*│\s*5\s*│\s*no limit", listed)
     assert printed[-43:] not in listed + Path(file).read_text()
     assert f"key {id_} of team feed is revoked" in brew360("keys", "revoke", id_, "--file", file).output
     again = brew360("keys", "revoke", id_, "--file", file)
     assert (again.exit_code, "contains no key" in again.output) == (2, True)
     nowhere = brew360("keys", "list", "--file", str(tmp_path / "none.yaml"))
     assert (nowhere.exit_code, "does not exist. Create a key" in nowhere.output) == (2, True)
+
+
+def test_a_key_has_scopes_and_its_team_has_quotas_of_jobs(tmp_path: Path) -> None:
+    file = str(tmp_path / "keys.yaml")
+    described = brew360("keys", "create", "--help").output
+    assert all(scope in described for scope in SCOPES)
+    options = ["--scopes", "jobs,rank", "--gpu-hours-per-month", "5000", "--concurrent-gpus", "64", "--priority", "2"]
+    for more in ([], ["--key-scopes", "rank"]):
+        assert brew360("keys", "create", "research", "--file", file, *options, *more).exit_code == 0
+    rows = [
+        [cell.strip() for cell in line.split("│")[3:-1]]
+        for line in brew360("keys", "list", "--file", file).output.splitlines()
+        if "research" in line
+    ]
+    shared = ["no limit", "no limit", "1", "5,000", "64", "2"]
+    assert rows == [["rank jobs", *shared], ["rank", *shared]]
+    refused = brew360("keys", "create", "research", "--file", file, "--key-scopes", "admin")
+    assert (refused.exit_code, "team research has no scope admin" in refused.output) == (2, True)
 
 
 # --- serve up, and score ---

@@ -20,7 +20,7 @@ from brew_platform.settings import (
     Settings,
     Share,
 )
-from brew_train.objectives.base import resolve_objective
+from brew_train.objectives.config import resolve_objective
 
 __all__ = [
     "EXPORT_DTYPES",

@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from brew_platform.console.logging import open_process_log
 from brew_platform.errors import BrewError, first_cause
 from brew_platform.polling import polled
+from brew_platform.tracing import configure_tracing, current_span, shutdown_tracing, start_span
 from brew_train.config import ModelShape, TrainConfig
 from brew_train.distributed.context import DistributedContext
 from brew_train.inputs.bin_folder import absolute
@@ -25,7 +26,7 @@ from brew_train.telemetry.prometheus import PrometheusSink
 from brew_train.telemetry.recorder import METRICS, Recorder, Tail
 from brew_train.validate import require
 
-__all__ = ["run_on_ray"]
+__all__ = ["run_on_ray", "scaling_config"]
 
 POLL_SECONDS = 0.2  # interval of reading the metrics file; less than a step
 HEALTH_SECONDS = "0.5"  # interval of Ray Train's health checks; with its default of 2 s, each failure loses more time
@@ -43,6 +44,7 @@ class Job:
     out: Path
     shape: ModelShape
     end_token_ids: tuple[int, ...]
+    traceparent: str  # of the driver's span; empty without tracing
 
     def run_context(self, distributed: DistributedContext, **options: Any) -> RunContext:
         """Returns the run context of a process; `options` are its other fields."""
@@ -100,6 +102,7 @@ def run_on_ray(
         out=out,
         shape=shape,
         end_token_ids=tuple(end_token_ids),
+        traceparent=current_span().traceparent,
     )
     require(config, job.run_context(DistributedContext(device=torch.device("cpu"))))
     out.mkdir(parents=True, exist_ok=True)
@@ -107,19 +110,12 @@ def run_on_ray(
     recorder.event("launch")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     gpu = ray.cluster_resources().get("GPU", 0) >= 1
-    elastic = config.min_workers is not None
-    if elastic:
+    if config.min_workers is not None:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACE_SECONDS)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=(config.min_workers, config.workers) if elastic else config.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": config.threads, **({"GPU": 1} if gpu else {})},
-            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-            label_selector=dict(config.node_labels) or None,
-        ),
+        scaling_config=scaling_config(config, gpu=gpu),
         # gloo besides nccl, because checkpoints use collectives on the CPU
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         run_config=ray.train.RunConfig(
@@ -144,6 +140,22 @@ def run_on_ray(
     return outcome
 
 
+def scaling_config(config: TrainConfig, *, gpu: bool) -> ray.train.ScalingConfig:
+    """Returns the workers that Ray Train places as a gang: their number, resources, and the labels of their nodes.
+
+    Args:
+        config: settings of the run.
+        gpu: each worker takes a GPU.
+    """
+    return ray.train.ScalingConfig(
+        num_workers=config.workers if config.min_workers is None else (config.min_workers, config.workers),
+        use_gpu=gpu,
+        resources_per_worker={"CPU": config.threads, **({"GPU": 1} if gpu else {})},
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        label_selector=dict(config.node_labels) or None,
+    )
+
+
 def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     """Runs one worker. A BrewError is returned instead of raised, because Ray would restart a run that must fail again.
 
@@ -154,13 +166,19 @@ def _work(arguments: dict[str, Any]) -> TrainResult | BrewError:
     context = DistributedContext.current(replicas=job.config.sharding.replicas)
     try:
         process = f"worker-{context.rank}"
-        with open_process_log(job.out / "logs" / f"{process}.log", process=process):
+        configure_tracing(process)
+        with (
+            open_process_log(job.out / "logs" / f"{process}.log", process=process),
+            start_span("train", {"brew360.rank": context.rank}, parent=job.traceparent),
+        ):
             sinks = [PrometheusSink(run=job.out.name)] if context.rank == 0 else []
             # the driver has read the bins
             run = job.run_context(context, sinks=sinks, notice=PreemptionNotice(), read_bins=False)
             return train(job.config, run)
     except BrewError as error:
         return error
+    finally:
+        shutdown_tracing()  # Ray may kill the worker as soon as it has returned
 
 
 class PreemptionNotice:

@@ -6,22 +6,44 @@ from brew_cluster.cli.commands import (
     benchmark,
     cluster,
     context,
+    dashboards,
     data,
     demo,
     export,
+    jobs,
     keys,
     rank,
     registry,
+    release,
     score,
     serve,
     store,
+    submit,
     train,
 )
 
 __all__ = ["COMMANDS", "app", "main"]
 
 # `brew360 --help` lists commands in this order, then groups of commands
-COMMANDS = (demo, data, train, export, benchmark, registry, context, serve, rank, score, keys, store, cluster)
+COMMANDS = (
+    demo,
+    data,
+    train,
+    export,
+    benchmark,
+    registry,
+    release,
+    submit,
+    jobs,
+    context,
+    serve,
+    rank,
+    score,
+    keys,
+    store,
+    cluster,
+    dashboards,
+)
 
 app = typer.Typer(
     name="brew360",

@@ -4,6 +4,7 @@ Exit codes: 0 success; 1 failure; 2 invalid input (UserError); 130 interrupted.
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,14 +16,19 @@ from brew_platform.console.logging import open_log
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import BrewError, UserError, first_cause
 from brew_platform.processes import become_subreaper, guard_descendants, kill_descendants
+from brew_platform.tracing import configure_tracing, start_span
 
 __all__ = ["log_to", "report_errors", "supervise"]
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write the log of the block to a file, including the traceback of a failure."""
-    with open_log(path):
+    """Write the log of the block to a file, including the traceback of a failure, and trace it as a span.
+
+    The span is named after the file. Its parent is in the environment variable TRACEPARENT, if there is one.
+    """
+    configure_tracing("command")
+    with open_log(path), start_span(f"brew360 {path.stem}", parent=os.environ.get("TRACEPARENT", "")):
         try:
             yield
         except Exception:

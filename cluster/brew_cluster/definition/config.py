@@ -145,7 +145,7 @@ class MountConfig(Settings):
 class CacheConfig(Settings):
     """The cache of each host: downloaded versions and bins, which processes of the host share."""
 
-    path: ContainerPath = "/mnt/cache"
+    path: ContainerPath = "/mnt/cache"  # where pods mount it
     size_gib: PositiveInt = 100  # limit of the volume
     # Folder of the host, on its local disk: survives pods. null: a volume of the pod, deleted with it.
     host_path: ContainerPath | None = None

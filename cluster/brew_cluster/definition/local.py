@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from brew_cluster.definition.pods import node_labels
 __all__ = ["LocalCluster", "LocalNode", "local_file", "local_nodes", "start_local"]
 
 _STORE_BYTES = 128 * 2**20  # object store of each node
-_CONCURRENT = 2  # starts of nodes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +37,12 @@ class LocalCluster:
 
     Attributes:
         address: For RAY_ADDRESS.
+        jobs_url: Of Ray Jobs, for the job gateway; its clients need the token.
         token_path: File with the token, for RAY_AUTH_TOKEN_PATH.
     """
 
     address: str
+    jobs_url: str
     token_path: Path
 
 
@@ -85,7 +85,7 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
         UserError: RAY_ADDRESS is set, or a Ray of an earlier command runs.
         BrewError: A node did not start; no node is left running.
     """
-    from brew_cluster.ray.local_ray import ray_command, refuse_running_ray
+    from brew_cluster.ray.local_ray import LOOPBACK, ray_command, refuse_running_ray
     from brew_cluster.ray.session import RaySession
     from brew_platform.ports import free_port
 
@@ -94,29 +94,24 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     head, *workers = nodes
     session = RaySession.create()
+    dashboard_port = free_port()
     try:
         with session.environment(kept=True):
             ray_command(
-                "start", "--head", "--port=0", f"--temp-dir={session.folder}", "--include-dashboard=false",
+                "start", "--head", "--port=0", f"--temp-dir={session.folder}",
+                "--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}",
                 f"--ray-client-server-port={free_port()}", *_arguments(head),
             )  # fmt: skip
             on_started(1)
             address = (session.folder / "ray_current_cluster").read_text().strip()
-            with ThreadPoolExecutor(_CONCURRENT) as pool:
-                starts = pool.map(lambda node: _start_worker(address, node), workers)
-                for count, _ in enumerate(starts, start=2):
-                    on_started(count)
+            for count, node in enumerate(workers, start=2):  # at the same time, they would choose the same socket files
+                ray_command("start", f"--address={address}", *_arguments(node), module="brew_cluster.ray.loopback_node")
+                on_started(count)
     except BaseException:
         session.stop()
         session.remove()
         raise
-    return LocalCluster(address=address, token_path=session.token_path)
-
-
-def _start_worker(address: str, node: LocalNode) -> None:
-    from brew_cluster.ray.local_ray import ray_command
-
-    ray_command("start", f"--address={address}", *_arguments(node), module="brew_cluster.ray.loopback_node")
+    return LocalCluster(address=address, jobs_url=f"http://{LOOPBACK}:{dashboard_port}", token_path=session.token_path)
 
 
 def _arguments(node: LocalNode) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig, NodeGroup
 from brew_cluster.definition.pods import ROLE_LABEL
-from brew_cluster.jobs.serve import ServeJob, load_serve
+from brew_cluster.jobs.serve_job import ServeJob, load_serve
 from brew_cluster.jobs.train_job import TrainJob, load_job
 from brew_platform.errors import ConfigError
 from brew_serve.config import AppConfig
@@ -142,7 +142,7 @@ class Programs:
         return {
             "proxy_location": "EveryNode",
             "http_options": {"host": "0.0.0.0", "port": self.port},  # noqa: S104  behind network policy and keys
-            "logging_config": {"encoding": "JSON"},
+            "logging_config": {"encoding": "JSON", "enable_access_log": False},  # gateways write one
             "applications": applications,
         }
 

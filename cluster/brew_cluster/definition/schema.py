@@ -8,6 +8,7 @@ import copy
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +165,10 @@ def schema_errors(document: Mapping[str, Any], schema: Mapping[str, Any]) -> lis
 
 @cache
 def ray_up_schema() -> dict[str, Any]:
-    """Return the schema of `ray up` from the installed Ray."""
-    import ray
-
-    return json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    """Return the schema of `ray up` from the installed Ray, which is not imported."""
+    spec = find_spec("ray")
+    assert spec is not None and spec.origin is not None  # noqa: PT018  a requirement of the package
+    return json.loads((Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text())
 
 
 def crd_schemas(folder: Path) -> dict[str, dict[str, Any]]:

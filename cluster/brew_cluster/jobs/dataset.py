@@ -18,7 +18,7 @@ from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, HELD_OUT, TRAINI
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.jobs.tables_state import TABLES_STATE, TablesState
-from brew_cluster.ray.local_ray import local_ray
+from brew_cluster.ray.local_ray import any_ray
 from brew_data.corpora.document_sources import TableRows
 from brew_data.corpora.preferences import build_pairs, pairs_from_interactions
 from brew_data.data_folder import DATASET_FILE, DatasetInfo
@@ -236,7 +236,7 @@ def make_dataset(config: DatasetConfig, folder: Path, phases: Phases) -> dict[st
     shutil.rmtree(folder / "prompts", ignore_errors=True)
     PromptBundle.of(prepared.compiler).save(folder / "prompts")
     plans: dict[str, BinsPlan] = {}
-    with local_ray(detached=False, logs=folder / "logs" / "ray"):
+    with any_ray(detached=False, logs=folder / "logs" / "ray"):
         plans["bins"] = make_bins(
             prepared,
             folder / "bins",

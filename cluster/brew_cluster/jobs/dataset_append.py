@@ -21,7 +21,7 @@ from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, TRAINING_MEMBERS
 from brew_cluster.jobs.dataset_config import DatasetConfig
 from brew_cluster.jobs.disk_space import require_space
-from brew_cluster.ray.local_ray import local_ray
+from brew_cluster.ray.local_ray import any_ray
 from brew_data.data_folder import DataFolder, DatasetInfo
 from brew_data.member_network import add_network
 from brew_data.packed_bins.extension import extend_bins, link_file
@@ -86,7 +86,7 @@ def append_days(config: DatasetConfig, data: DataFolder, folder: Path, phases: P
     (folder / "prompts").mkdir()
     for path in sorted((data.folder / "prompts").iterdir()):
         link_file(path, folder / "prompts" / path.name)
-    with local_ray(detached=False, logs=folder / "logs" / "ray"):
+    with any_ray(detached=False, logs=folder / "logs" / "ray"):
         plans = {name: _bins(name, config, data, folder, split, phases) for name in _folders(data)}
     if (quarantine := folder / DAYS / "quarantine").exists():
         quarantine.rename(folder / "quarantine")

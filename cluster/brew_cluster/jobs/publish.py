@@ -54,7 +54,7 @@ def publish_export(
     """
     if not export.is_dir():
         raise UserError(f"{export} is not a folder. Pass the folder of an exported model, e.g. runs/sft/export.")
-    model = read_model_config(export)
+    model = read_model_config(export, remedy="pass the folder of an exported model, e.g. runs/sft/export")
     read_weight_headers(export)
     version = load_version(export)
     bundle = PromptBundle.load(export)

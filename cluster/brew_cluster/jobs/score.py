@@ -24,7 +24,7 @@ __all__ = ["ScoreJob", "load_score", "plan_score", "run_score"]
 class ScoreJob(Settings):
     """The settings of a scoring job. Paths are relative to the working directory."""
 
-    registry_url: str = "runs/registry"  # store of the model registry
+    registry_url: str = "${oc.env:BREW360_REGISTRY,runs/registry}"  # store of the model registry
     model: Name = "brew360"  # name of the model in the registry
     version: Name = "production"  # number, or alias; an alias is resolved once, when the batch starts
     context_path: str  # the member context: a file of `brew360 context build`, or redis://host:6379/0

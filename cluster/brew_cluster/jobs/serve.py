@@ -1,77 +1,17 @@
-"""The job of `brew360 serve`: its settings, and the start and stop of the service on a local Ray or on a cluster."""
+"""Starts and stops the service on a local Ray or on a cluster."""
 
 import os
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
-from brew_cluster.jobs.recipe import RECIPES, find_recipe
+from brew_cluster.jobs.serve_job import ServeJob
 from brew_data.prompts.suite import TaskSuite
-from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
-from brew_platform.errors import ConfigError
-from brew_platform.settings import Range
-from brew_serve.config import AppConfig
 from brew_serve.version import load_version
 
-__all__ = ["ServeJob", "load_serve", "log_of", "run_serve", "stop_serve"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeJob(AppConfig):
-    """The settings of the service (`AppConfig`), and its address. Paths are relative to the working directory.
-
-    Raises:
-        ConfigError: The port is out of range, or a replica reserves a different number of GPUs than its engine uses.
-    """
-
-    registry_url: str = "runs/registry"  # store of the model registry
-    run: str = "runs/serve"  # folder of the command's log and of downloaded versions
-    cache_folder: str = "${run}/versions"  # downloaded versions
-    host: str = "127.0.0.1"  # address to listen on; an address other than this machine needs middleware.keys_path
-    port: Annotated[int, Range(ge=1, le=65_535)] = 8000  # port to listen on
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gpus and self.gpus != self.engine.tensor_parallel_size:
-            raise ConfigError(
-                f"gpus is {self.gpus:g}, but the engine splits the model over {self.engine.tensor_parallel_size} "
-                f"(engine.tensor_parallel_size). Set both to the same number."
-            )
-
-
-def load_serve(arguments: Sequence[str]) -> ServeJob:
-    """Load the settings of a service.
-
-    Args:
-        arguments: A recipe (optional), then `key=value`.
-
-    Returns:
-        The settings, with absolute paths.
-
-    Raises:
-        ConfigError: The recipe does not exist, or a setting is unknown or has the wrong type.
-    """
-    names = [argument for argument in arguments[:1] if "=" not in argument]
-    recipe = find_recipe("serve", names[0]) if names else RECIPES / "serve.yaml"
-    job = load_config(ServeJob, recipe, overrides=arguments[len(names) :])
-    nearline = job.nearline and replace(
-        job.nearline, folder=_absolute(job.nearline.folder), context_path=_if_any(job.nearline.context_path)
-    )
-    return replace(
-        job,
-        registry_url=_absolute(job.registry_url),
-        run=_absolute(job.run),
-        cache_folder=_absolute(job.cache_folder),
-        context_path=_if_any(job.context_path),
-        pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
-        middleware=replace(job.middleware, keys_path=_if_any(job.middleware.keys_path)),
-        nearline=nearline,
-    )
+__all__ = ["log_of", "run_serve", "stop_serve"]
 
 
 def run_serve(job: ServeJob, console: PlainConsole, *, foreground: bool) -> None:
@@ -146,11 +86,3 @@ def log_of(job: ServeJob) -> Path:
 def _suite(job: ServeJob) -> TaskSuite:
     folder = job.fetch(job.open_registry().resolve(job.alias))
     return load_version(folder, job.engine, job.history).suite
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).absolute())
-
-
-def _if_any(path: str | None) -> str | None:
-    return None if path is None else _absolute(path)

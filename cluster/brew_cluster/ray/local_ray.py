@@ -42,8 +42,8 @@ def refuse_running_ray() -> None:
         )
     if sessions := kept_sessions():
         raise UserError(
-            f"Ray is already running in {sessions[0].folder}: an earlier command left it for a service. Stop both with "
-            f"`brew360 serve down`, and try again."
+            f"Ray is already running in {sessions[0].folder}: `brew360 serve up`, `demo --keep` or `cluster up` left "
+            f"it there. Stop it with `brew360 serve down`, which ends all that runs on it, and try again."
         )
 
 
@@ -74,7 +74,7 @@ def local_ray(*, detached: bool, logs: Path) -> Iterator[None]:
             try:
                 with _without_stderr():
                     _start_kept(session, cores) if detached else _start(session, cores)
-                _settle_data()
+                _settle_libraries()
                 yield
                 succeeded = True
             finally:
@@ -93,7 +93,7 @@ def any_ray(*, detached: bool, logs: Path) -> Iterator[bool]:
     """Connect to the cluster that RAY_ADDRESS names, or run `local_ray`. Yield True for a local Ray."""
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False, logging_level="warning")
-        _settle_data()
+        _settle_libraries()
         try:
             yield False
         finally:
@@ -170,8 +170,9 @@ def _start_kept(session: RaySession, cores: int) -> None:
     ray.init(address=address, log_to_driver=False, logging_level="warning")
 
 
-def _settle_data() -> None:
-    """Make Ray Data keep the order of rows, disable its progress bars, and print its errors only."""
+def _settle_libraries() -> None:
+    """Make Ray Data keep the order of rows, disable its progress bars, and let it and Ray Serve print errors only."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # of this process; commands print what happens
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -8,6 +8,8 @@ with `open_process_log`. A record has these keys:
 | time | UTC, ISO 8601 with microseconds |
 | level, logger, message | of the log call |
 | process, pid | what the process is (`gateway`, `replica`, ...), and its id |
+| request_id, trace_id | of the request that is answered: the fields of the innermost `log_fields` block |
+| span_id | of the current span, if spans are recorded (`brew_platform.tracing`) |
 | exception | of a failure: `[{"type", "message", "frames"}, ...]`, the raised exception first, then its causes |
 
 A log call adds keys with `extra={"fields": {...}}`. Control characters and quotes are escaped, so a record is one line
@@ -22,6 +24,8 @@ import secrets
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -29,13 +33,25 @@ from typing import Any
 
 from brew_platform.console.plain_console import escape_controls
 from brew_platform.errors import BrewError, UserError
+from brew_platform.tracing import current_span
 
-__all__ = ["JsonFormatter", "OpenLog", "PrivateId", "ProcessLog", "open_log", "open_process_log"]
+__all__ = ["JsonFormatter", "OpenLog", "PrivateId", "ProcessLog", "log_fields", "open_log", "open_process_log"]
 
 _PACKAGES = ("brew_platform", "brew_data", "brew_train", "brew_serve", "brew_cluster")
 _MOST_BYTES, _KEPT_FILES = 100_000_000, 5  # of a service's log; as Ray's own logs
 _MOST_CAUSES = 5
 _MOST_FRAMES = 50  # per exception, the innermost
+_context_fields: ContextVar[Mapping[str, str]] = ContextVar("brew360_log_fields", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def log_fields(**fields: str) -> Iterator[None]:
+    """Add keys to every record of the block, also of the tasks and coroutines that it starts."""
+    token = _context_fields.set({**_context_fields.get(), **fields})
+    try:
+        yield
+    finally:
+        _context_fields.reset(token)
 
 
 class PrivateId:
@@ -67,7 +83,9 @@ class JsonFormatter(logging.Formatter):
         self._process, self._key, self._private = process, key or secrets.token_bytes(32), private
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        fields: Mapping[str, Any] = {**_context_fields.get(), **getattr(record, "fields", {})}
+        if span_id := current_span().span_id:
+            fields = {"trace_id": current_span().trace_id, "span_id": span_id, **fields}
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname,

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from brew_platform.console.plain_console import PlainConsole, escape_controls
+from brew_platform.tracing import start_span
 
 __all__ = ["PhaseProgress", "Phases", "duration"]
 
@@ -140,7 +141,8 @@ class Phases:
             if bar:
                 with suppress(OSError, ValueError):
                     bar.start()
-            yield progress
+            with start_span(name):
+                yield progress
             outcome = ""
         finally:
             ended.set()

@@ -48,7 +48,7 @@ from brew_platform.registry.pickles import refuse_pickles
 from brew_platform.registry.policy import Policy, policy_of
 from brew_platform.registry.snapshot_log import SnapshotLog
 from brew_platform.registry.version import Version
-from brew_platform.settings import require_name
+from brew_platform.settings import PlainName, require_name
 from brew_platform.storage.base import ObjectStore
 
 __all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version"]
@@ -327,9 +327,10 @@ class Registry:
         known = self.aliases()
         if alias_or_number not in known:
             names = ", ".join(known) or "none yet"
-            raise RegistryError(
-                f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. Promote a version to it first."
-            )
+            remedy = "Give an alias that exists, or the number of a version."
+            if PlainName().accepts(alias_or_number):
+                remedy = "Promote a version to it first."
+            raise RegistryError(f"{self.model} has no alias {alias_or_number!r}; existing are: {names}. {remedy}")
         return known[alias_or_number]
 
     def append(
@@ -433,38 +434,40 @@ class Registry:
                 alias points to another version than `replaces`, each recorded as an event of kind "blocked"; or there
                 is no such version.
         """
-        version = self.version(number)
-        gates = version.gates if gates is None else gates
-        if not all(isinstance(gate, Gate) for gate in gates):
-            raise UserError("a promotion takes gates, of type Gate: the registry judges them itself.")
-        if force != bool(reason.strip()):
-            raise UserError(
-                f"version {number} of {self.model} was not promoted: "
-                + ("a forced promotion needs a reason, which the log keeps." if force else "a reason needs force.")
-                + " Give both, or neither."
-            )
-        if not gates and not force:
-            raise UserError(
-                f"version {number} of {self.model} was not promoted: it has no gates, so that nothing was judged. Name "
-                f"gates in the recipe (release.gates), or force the promotion with a reason."
-            )
+        decide = self._decide_promotion(number, alias, gates, author, force=force, reason=reason, replaces=replaces)
+        return self._append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
+
+    def check(
+        self,
+        number: int,
+        *,
+        alias: str = "production",
+        gates: Sequence[Gate] | None = None,
+        author: str,
+        note: str = "",
+    ) -> Event:
+        """Judge a promotion as `promote` does, but do not move the alias. The outcome is recorded either way.
+
+        Args:
+            number: The version.
+            alias: The alias that it would be promoted to.
+            gates: As in `promote`.
+            author: Who checks; the roles of the policy are judged for this person.
+            note: Kept in the event.
+
+        Returns:
+            An event of kind "tag" with the outcomes.
+
+        Raises:
+            UserError, RegistryError: As `promote`.
+        """
+        judge = self._decide_promotion(number, alias, gates, author)
 
         def decide(events: list[Event]) -> Decision:
-            current = aliases(events).get(alias)
-            return decide_promotion(
-                version,
-                events,
-                model=self.model,
-                alias=alias,
-                author=author,
-                gates=gates,
-                current=None if current is None else self.version(current),
-                replaces=replaces,
-                force=force,
-                missing=self._missing(version),
-            )
+            decision = judge(events)
+            return decision if decision.refusal else replace(decision, kind="tag")
 
-        return self._append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
+        return self._append(decide, alias=alias, author=author, note=note or "checked")
 
     def rollback(self, alias: str = "production", *, author: str, note: str = "") -> Event:
         """Point `alias` back at the version it pointed to before, retired ones left out.
@@ -517,6 +520,51 @@ class Registry:
         for number in old:
             self._log.delete_snapshot(number)
         return len(old)
+
+    def _decide_promotion(
+        self,
+        number: int,
+        alias: str,
+        gates: Sequence[Gate] | None,
+        author: str,
+        *,
+        force: bool = False,
+        reason: str = "",
+        replaces: int | None = None,
+    ) -> Callable[[list[Event]], Decision]:
+        """Check the arguments of a promotion, and return the function that decides about it."""
+        version = self.version(number)
+        gates = version.gates if gates is None else gates
+        if not all(isinstance(gate, Gate) for gate in gates):
+            raise UserError("a promotion takes gates, of type Gate: the registry judges them itself.")
+        if force != bool(reason.strip()):
+            raise UserError(
+                f"version {number} of {self.model} was not promoted: "
+                + ("a forced promotion needs a reason, which the log keeps." if force else "a reason needs force.")
+                + " Give both, or neither."
+            )
+        if not gates and not force:
+            raise UserError(
+                f"version {number} of {self.model} was not promoted: it has no gates, so that nothing was judged. Name "
+                f"gates in the recipe (release.gates), or force the promotion with a reason."
+            )
+
+        def decide(events: list[Event]) -> Decision:
+            current = aliases(events).get(alias)
+            return decide_promotion(
+                version,
+                events,
+                model=self.model,
+                alias=alias,
+                author=author,
+                gates=gates,
+                current=None if current is None else self.version(current),
+                replaces=replaces,
+                force=force,
+                missing=self._missing(version),
+            )
+
+        return decide
 
     def _append(self, decide: Callable[[list[Event]], Decision], *, alias: str | None, **fields: Any) -> Event:
         """Write an event.

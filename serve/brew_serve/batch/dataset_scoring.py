@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray.data
 
 from brew_platform.errors import BrewError, DataError, UserError
+from brew_serve.batch.actor_log import open_actor_log
 from brew_serve.batch.config import BatchConfig
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.config import EngineConfig
@@ -192,6 +193,7 @@ class EngineActor:
         in_flight: int,
         engine_factory: EngineFactory = create_engine,
     ) -> None:
+        self._log = open_actor_log()
         self._factory = engine_factory
         self._folder, self._loaded = folder, load_version(folder, config)
         self._runner = asyncio.Runner()

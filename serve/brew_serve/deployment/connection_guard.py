@@ -13,8 +13,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.serve._private.constants import SERVE_NAMESPACE, SERVE_PROXY_NAME
 
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.guarded_protocol import guarded_protocol
-from brew_serve.http.middleware import MiddlewareConfig
 
 __all__ = ["ConnectionGuard"]
 

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from brew_platform.identity.keys import Team
+from brew_platform.tracing import start_span
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Late, Lost
-from brew_serve.http.auth import Team
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, end_with_error_event
 from brew_serve.http.routing_hints import RoutingHints, is_in_share, read_routing_hints_in_thread
@@ -130,7 +131,7 @@ class Forwarder:
             raise Lost("no version of the model is up yet; one is being started. Try again.")
         try:
             async with asyncio.timeout_at(now + limit):
-                return await self._send(production.version, request, hints.key)
+                return await self._send_to(production, request, hints.key)
         except Lost:
             self._meters.lost.labels(str(production.version)).inc()
             raise
@@ -148,7 +149,7 @@ class Forwarder:
                 self._retry_at[version] = now + _CANARY_RETRY_SECONDS  # this request tries for all others
             try:
                 async with asyncio.timeout_at(until):
-                    response = await self._send(version, request, hints.key)
+                    response = await self._send_to(target, request, hints.key)
                 if response.status < 500:
                     self._retry_at.pop(version, None)
                     return response
@@ -159,6 +160,11 @@ class Forwarder:
             self._retry_at[version] = asyncio.get_running_loop().time() + _CANARY_RETRY_SECONDS
         self._meters.lost.labels(str(version)).inc()
         return None
+
+    async def _send_to(self, target: Target, request: ForwardedRequest, key: str) -> BackendResponse:
+        attributes = {"brew360.version": target.version, "brew360.role": target.role}
+        with start_span("forward", attributes, parent=request.trace.traceparent, kind="client") as span:
+            return await self._send(target.version, replace(request, trace=request.trace.within(span)), key)
 
     async def _end_in_time(
         self, events: AsyncGenerator[bytes, None], arrival: float, hints: RoutingHints
@@ -205,19 +211,17 @@ class Forwarder:
                     continue
                 copy = replace(request, arrived=time.time())  # the copy gets the same time as the original
                 # A context of its own: the copy outlives the caller's request, which may be cancelled.
-                task = asyncio.create_task(
-                    self._compare(target.version, copy, hints, response), context=contextvars.Context()
-                )
+                task = asyncio.create_task(self._compare(target, copy, hints, response), context=contextvars.Context())
                 self._shadow_copies.add(task)
                 task.add_done_callback(self._shadow_copies.discard)
 
     async def _compare(
-        self, version: int, request: ForwardedRequest, hints: RoutingHints, answered: BackendResponse
+        self, target: Target, request: ForwardedRequest, hints: RoutingHints, answered: BackendResponse
     ) -> None:
-        outcome = "lost"
+        outcome, version = "lost", target.version
         try:
             async with asyncio.timeout(self._time_limit(hints)):
-                response = await self._send(version, request, hints.key)
+                response = await self._send_to(target, request, hints.key)
             outcome = "compared" if response.status == 200 else "refused"
             if response.status == 200:
                 served, shadow = _scores(answered), _scores(response)

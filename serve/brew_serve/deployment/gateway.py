@@ -22,7 +22,7 @@ from brew_serve.deployment.connection_guard import ConnectionGuard
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
 from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.deployment.replica import REPLICA
-from brew_serve.deployment.version_controller import version_app_name, version_controller
+from brew_serve.deployment.version_controller import APP_NAME, version_app_name, version_controller
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Lost
 from brew_serve.http.app import create_app
@@ -30,10 +30,13 @@ from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import BackendResponse, Route
 from brew_serve.http.routes.nearline import nearline_router
 from brew_serve.metrics import Meters, merged
+from brew_serve.nearline.metrics import NearlineCollector
 from brew_serve.nearline.service import NearlineService
 from brew_serve.schemas.status import FleetStatus
 
-__all__ = ["FleetBackend", "Gateway", "gateway_app"]
+__all__ = ["GATEWAY", "FleetBackend", "Gateway", "gateway_app"]
+
+GATEWAY = "Gateway"  # the deployment's name, in the application `APP_NAME`
 
 _LOG = logging.getLogger("brew_serve")
 # Of a gateway. Its own limits, which count per team, refuse requests before any team could use up all of these. Further
@@ -50,7 +53,7 @@ def gateway_app(config: AppConfig) -> Application:
     """Return the application that answers HTTP, with the version controller."""
     return serve.deployment(
         serve.ingress()(Gateway),
-        name="Gateway",
+        name=GATEWAY,
         num_replicas=config.gateways,
         max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         max_queued_requests=_MAX_QUEUED_REQUESTS,
@@ -109,14 +112,31 @@ class FleetBackend:
         return number
 
     async def metrics(self) -> bytes:
-        """Return the metrics of this gateway and of all replicas that answer in time."""
-        texts = {serve.get_replica_context().replica_id.unique_id: self.meters.text()}
-        for results in await asyncio.gather(*map(self._read_metrics, list(self._handles.values()))):
+        """Return the metrics of the gateways, the version controller and all replicas that answer in time.
+
+        A scrape reaches any one of the gateways, which therefore reads the others, too.
+        """
+        texts = dict([await self.own_metrics()])
+        handles = list(self._handles.values())
+        if self._gateways > 1:
+            handles.append(serve.get_deployment_handle(GATEWAY, APP_NAME))
+        for results in await asyncio.gather(*map(self._read_metrics, handles), self._read_controller_metrics()):
             texts |= results
         return await asyncio.to_thread(merged, texts)  # parses them, which takes a while with many replicas
 
+    async def own_metrics(self) -> tuple[str, bytes]:
+        """Return the name of this gateway, and its metrics as text."""
+        return serve.get_replica_context().replica_id.unique_id, await asyncio.to_thread(self.meters.text)
+
+    async def _read_controller_metrics(self) -> dict[str, bytes]:
+        try:
+            return {"controller": await self._call_controller("metrics")}
+        except (TimeoutError, RayError, RayServeException) as error:
+            _LOG.warning("the version controller has no metrics now: %s: %s", type(error).__name__, error)
+            return {}
+
     async def _read_metrics(self, handle: DeploymentHandle) -> dict[str, bytes]:
-        """Return the metrics of the replicas of a version that answer in time."""
+        """Return the metrics of the replicas of a deployment that answer in time."""
         try:
             call = handle.broadcast("metrics").results_async(timeout_s=_READ_SECONDS, return_exceptions=True)
             return dict(result for result in await call if isinstance(result, tuple))
@@ -277,10 +297,24 @@ class Gateway:
             None if config.nearline is None else NearlineService.open(config.nearline, self._suite, pseudonyms)
         )
 
+        if self._nearline is not None:
+            nearline = self._nearline
+            self._backend.meters.add(NearlineCollector(nearline.outbox.backlog, lambda: nearline.problem))
+
+    async def metrics(self) -> tuple[str, bytes]:
+        """Called by the other gateways: return the name of this one, and its metrics as text."""
+        return await self._backend.own_metrics()
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
         routers = () if self._nearline is None else (nearline_router(lambda: self._nearline),)
-        return create_app(self._backend, self._config.middleware, routers=routers, degraded=self._degraded)
+        return create_app(
+            self._backend,
+            self._config.middleware,
+            routers=routers,
+            degraded=self._degraded,
+            gateways=self._config.gateways,
+        )
 
     async def check_health(self) -> None:
         """Called by Serve; the first call precedes the first request and waits for the routes."""

@@ -7,6 +7,7 @@ HTTP -> Gateway (middleware, forwarding by member) -> replicas of production, an
 
 import ipaddress
 import secrets
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from brew_platform.errors import UserError
+from brew_platform.identity.keys import KeyFile
 from brew_serve.config import AppConfig
 from brew_serve.context.location import check_context
 from brew_serve.deployment.applications import delete_applications, find_serve
@@ -22,7 +24,8 @@ from brew_serve.deployment.gateway import gateway_app
 from brew_serve.deployment.process_log import JSON_LOGS
 from brew_serve.deployment.replica import replica_app
 from brew_serve.deployment.version_controller import APP_NAME, consumers_app_name, start_error, version_app_name
-from brew_serve.http.auth import KeyFile
+from brew_serve.http.shared_quota import open_quotas
+from brew_serve.metrics import Meters
 from brew_serve.nearline.consumer import consumer_app
 from brew_serve.version import load_version
 
@@ -44,7 +47,8 @@ def build_app(config: AppConfig) -> App:
 
     Raises:
         RegistryError, StorageError: The alias names no version, or its files are missing or damaged.
-        UserError: The version, the member context, the key of the pseudonyms or the key file cannot be used.
+        UserError: The version, the member context, the key of the pseudonyms, the key file or the settings of the
+            quotas cannot be used.
         Unavailable: The Redis with the member context does not answer, or contains none.
     """
     config = replace(config, log_key=config.log_key or secrets.token_hex(32))  # the same in all processes
@@ -56,6 +60,7 @@ def build_app(config: AppConfig) -> App:
         check_context(str(location), pseudonyms)
     if config.middleware.keys_path is not None:
         KeyFile(Path(config.middleware.keys_path))
+    open_quotas(config.middleware.quotas, time.monotonic, Meters(), gateways=1)  # does not connect
     applications = {version_app_name(number): replica_app(config, number)}
     if config.nearline is not None:
         applications[consumers_app_name(number)] = consumer_app(config, number)

@@ -8,6 +8,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from brew_platform.console.logging import ProcessLog, open_process_log
+from brew_platform.tracing import configure_tracing
 
 __all__ = ["JSON_LOGS", "open_service_log"]
 
@@ -17,6 +18,8 @@ JSON_LOGS = {"encoding": "JSON", "enable_access_log": False}
 
 def open_service_log(process: str, key: str | None) -> ProcessLog | None:
     """Write the log of this process to `serve/brew360_<process>_<replica>.log` in the logs of the Ray session.
+
+    Its spans are sent to the collector, if one is configured (`brew_platform.tracing`).
 
     Args:
         process: What the process is, such as `gateway`.
@@ -29,6 +32,7 @@ def open_service_log(process: str, key: str | None) -> ProcessLog | None:
         replica = serve.get_replica_context().replica_id.unique_id
     except RayServeException:
         return None
+    configure_tracing(process)
     folder = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
     secret = None if key is None else key.encode()[:64]
     path = folder / f"brew360_{process}_{replica}_{os.getpid()}.log"

@@ -12,7 +12,9 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
+from brew_platform.console.logging import log_fields
 from brew_platform.errors import BrewError
+from brew_platform.tracing import start_span
 from brew_serve.config import AppConfig
 from brew_serve.context.location import open_context
 from brew_serve.deployment.autoscaling import METRIC, OutstandingTokensPolicy, WaitingWork
@@ -90,8 +92,17 @@ class Replica:
         """
         self._waiting.observe(request.waiting_tokens)
         context = request.context(self._service.clock())
-        route = self._routes[request.path]
-        response = await run_route(route, self._service, request.body, request.content_type, context)
+        route, trace = self._routes[request.path], request.trace
+        with (
+            start_span(
+                "replica", {"brew360.version": self._service.number}, parent=trace.traceparent, kind="server"
+            ) as span,
+            log_fields(request_id=trace.request_id, trace_id=trace.trace_id),
+        ):
+            response = await run_route(route, self._service, request.body, request.content_type, context)
+            span.set({"brew360.tokens": response.tokens, "http.response.status_code": response.status})
+            if response.status >= 500:
+                span.fail(str(response.status))
         if response.status >= 500:
             await self._recover()
         return response

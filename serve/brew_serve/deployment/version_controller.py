@@ -21,6 +21,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from brew_platform.errors import BrewError, first_cause
 from brew_platform.registry.events import Event
 from brew_serve.config import AppConfig
+from brew_serve.deployment.fleet_metrics import FleetCollector
 from brew_serve.deployment.process_log import JSON_LOGS, open_service_log
 from brew_serve.deployment.replica import REPLICA, replica_app
 from brew_serve.deployment.version_reconciler import ObservedVersion, Plan, Target, VersionReconciler
@@ -87,6 +88,8 @@ class VersionController:
         self._consumers = None if config.nearline is None else _consumers(config)
         # The registry's log, as it was when it could last be read; a fixed version needs none.
         self._events: Sequence[Event] | None = () if config.alias.isdecimal() else None
+        self._read_at = 0.0  # when that was, in seconds since 1970
+        self._collector = FleetCollector(self.status, lambda: self._events, lambda: self._read_at)
         self._unrecorded: list[tuple[Target, str]] = []  # failures that the registry does not have yet
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="version-controller", daemon=True)
@@ -114,6 +117,10 @@ class VersionController:
                 for number, version in sorted(self._replicas.observed.items())
             ],
         )
+
+    def metrics(self) -> bytes:
+        """Return the versions and the registry's log as Prometheus metrics, in its text format."""
+        return self._collector.text()
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica that raises."""
@@ -155,6 +162,7 @@ class VersionController:
         """Read the registry's log. While it cannot be read, its last content counts."""
         try:
             self._events = self._registry.events()
+            self._read_at = time.time()
         except Exception as error:
             _LOG.warning("the registry cannot be read, so no alias is followed now: %s", error)
 

@@ -1,8 +1,8 @@
 """The HTTP application: middleware, the routes that a backend answers, and the operators' routes."""
 
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -12,11 +12,14 @@ from fastapi.routing import APIRoute, APIRouter
 from starlette.types import Receive, Scope, Send
 
 from brew_serve.http.backend import RankingBackend
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.error_responses import ErrorAnswer, add_error_handlers, describe_error_responses
-from brew_serve.http.middleware import MiddlewareConfig, RequestMiddleware
+from brew_serve.http.middleware import RequestMiddleware
 from brew_serve.http.route import EVENT_STREAM, Route
 from brew_serve.http.routes import ROUTES
 from brew_serve.http.scheduler import RequestScheduler
+from brew_serve.http.scopes import move_scopes, needs, scope_of
+from brew_serve.http.shared_quota import open_quotas
 from brew_serve.schemas.status import FleetStatus, Health
 
 __all__ = ["create_app"]
@@ -29,6 +32,7 @@ def create_app(
     routes: Sequence[Route] = ROUTES,
     routers: Sequence[APIRouter] = (),
     degraded: Callable[[], list[str]] = list,
+    gateways: int = 1,
 ) -> FastAPI:
     """Build the application.
 
@@ -38,30 +42,52 @@ def create_app(
         routes: The routes that the backend answers.
         routers: FastAPI routers that need no backend, such as the nearline routes.
         degraded: Returns the parts of the service that wait for something outside it, for the health routes.
+        gateways: Number of processes that serve the application, for quotas while their Redis is down.
 
     Raises:
-        UserError: The key file is missing or malformed.
+        UserError: The key file is missing or malformed, or the settings of the quotas cannot be used.
     """
+    config = config or MiddlewareConfig()
+    quotas = open_quotas(config.quotas, backend.clock, backend.meters, gateways=gateways)
+
+    @asynccontextmanager
+    async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+        await quotas.open()
+        yield
+        await quotas.close()
+
     api = FastAPI(
         title="brew360",
         summary="One language model ranks for every surface.",
         description='Every error is `{"error": "<what to do>", "code": "<for programs>"}`; on OpenAI\'s routes it is '
         '`{"error": {"message", "type", "param", "code"}}`. Every answer has `x-request-id` and `traceparent`.',
         version="1",
+        lifespan=lifespan,
         redoc_url=None,
         responses=describe_error_responses(ErrorAnswer),
         strict_content_type=True,
         redirect_slashes=False,  # the address of one id must not lead to that of another
     )
-    config = config or MiddlewareConfig()
-    scheduler = RequestScheduler(backend, max_waiting=config.max_waiting_requests)
+    scheduler = RequestScheduler(backend, quotas, max_waiting=config.max_waiting_requests)
     for route in routes:
         _add_route(api, route, scheduler)
-    for router in (_operator_router(backend, degraded), *routers):
+
+    def list_degraded() -> list[str]:
+        return [*degraded(), *(["quotas"] if quotas.problem else [])]
+
+    for router in (_operator_router(backend, list_degraded), *routers):
         api.include_router(router)
     add_error_handlers(api)
-    paths = frozenset(route.path for route in api.routes if isinstance(route, APIRoute) and "{" not in route.path)
-    api.add_middleware(RequestMiddleware, config=config, backend=backend, paths=paths)
+    for added in api.routes:
+        scope_of(added)  # raises if a route declares none
+    api.add_middleware(
+        RequestMiddleware,
+        config=config,
+        backend=backend,
+        routes=tuple(api.routes),
+        quotas=quotas,
+        scheduled=frozenset(route.path for route in routes),
+    )
     api.openapi = lambda: _adapt_document(FastAPI.openapi(api))  # type: ignore[method-assign]
     return api
 
@@ -81,8 +107,7 @@ def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
         body, content_type = await request.body(), request.headers.get("content-type", "")
         if request.path_params:
             body, content_type = json.dumps(request.path_params).encode(), "application/json"
-        context, quota = request.state.context, request.state.quota
-        response = await scheduler.respond(route, body, content_type, context, quota)
+        response = await scheduler.respond(route, body, content_type, request.state.context)
         if response.events is not None:
             return _EventStream(response.events, response.status, response.headers)
         return Response(response.body, response.status, response.headers)
@@ -101,6 +126,7 @@ def _add_route(api: FastAPI, route: Route, scheduler: RequestScheduler) -> None:
         name=route.handler.__name__,
         description=route.handler.__doc__,
         tags=[route.tag],
+        openapi_extra=needs(route.scope),
         response_model=route.response,
         responses={**describe_error_responses(route.error), **(_STREAMED if route.streams else {})},
         route_class_override=BackendRoute,
@@ -146,12 +172,17 @@ def _operator_router(backend: RankingBackend, degraded: Callable[[], list[str]])
         """200 when requests can be answered."""
         return Health(status="ok", version=backend.check_ready(), degraded=degraded())
 
-    @router.get("/v1/status")
+    @router.get("/v1/status", openapi_extra=needs("rank"))
     async def status() -> FleetStatus:
         """Which versions serve, which members they serve, and on how many replicas."""
         return await backend.status()
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+        openapi_extra=needs("admin"),
+    )
     async def metrics() -> Response:
         """Prometheus metrics; for operators."""
         return Response(await backend.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -160,11 +191,11 @@ def _operator_router(backend: RankingBackend, degraded: Callable[[], list[str]])
 
 
 def _adapt_document(document: dict[str, Any]) -> dict[str, Any]:
-    """Remove the 422 that FastAPI adds and that no route returns, and add the API key."""
+    """Remove the 422 that FastAPI adds and that no route returns, and add the API key and its scopes."""
     for path in document["paths"].values():
         for operation in path.values():
             operation.get("responses", {}).pop("422", None)
-            operation["security"] = [{"key": []}, {}]
+    move_scopes(document)
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -38,7 +38,7 @@ _UNION_BRANCH = re.compile(r"(?:constrained-)?(?:str|int)|.*\[.*")  # how pydant
 _STATUSES = {
     400: "The request is invalid",
     401: "The API key is missing or unknown",
-    403: "The team may not use this route",
+    403: "The API key lacks the scope of this route",
     404: "An id or a model is unknown to this service",
     408: "The deadline passed before any work began, or the body did not arrive in time",
     413: "The body is too large",

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from brew_platform.identity.keys import Team
 from brew_serve.errors import Overloaded
-from brew_serve.http.auth import Team
 
 __all__ = ["FairQueue", "Turn"]
 

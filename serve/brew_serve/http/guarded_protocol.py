@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 
 __all__ = ["GuardedProtocol", "guarded_protocol"]
 

@@ -1,22 +1,61 @@
-"""Quotas of a team: token buckets for requests per second and for tokens per minute, and the prediction of tokens.
+"""Quotas of teams: requests per second and tokens per minute, counted in token buckets.
 
-Time is an argument. The buckets live in one gateway: with N gateways behind one address a team gets up to N times its
-limits.
+`Quotas` is what a gateway uses. `LocalQuotas` counts in the process, for a service with one gateway;
+`shared_quota.RedisQuotas` counts in a Redis, for all gateways together.
 
 The tokens of a request are known only once its prompts are compiled. `TokenPredictor` therefore predicts them from the
-size of its body, `TeamQuota.charge` charges the prediction, and `settle` corrects the charge when the response is
-there. In the long run exactly the tokens used are charged.
+size of its body, `Quotas.charge` charges the prediction, and the function that it returns corrects the charge when the
+response is there. In the long run exactly the tokens used are charged.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
+from brew_platform.identity.keys import Team
 from brew_serve.errors import QuotaExceeded
-from brew_serve.http.auth import Team
 
-__all__ = ["Bucket", "TeamQuota", "TokenPredictor"]
+__all__ = ["Bucket", "LocalQuotas", "Quotas", "Settle", "TokenPredictor", "quota_exceeded"]
 
 _BYTES_PER_TOKEN = 4.0  # of a body, until a request of the route was answered
 _OLDER_WEIGHT = 0.8  # of all earlier requests beside the newest one in a prediction
+
+Settle = Callable[[int], None]  # replaces the charge of a request by the tokens it used; 0 if it was not admitted
+
+
+class Quotas(Protocol):
+    """The quotas of all teams, as one gateway uses them."""
+
+    @property
+    def problem(self) -> str:
+        """Why the quotas are not counted together with other gateways now; empty if nothing is wrong."""
+
+    def check(self, team: Team) -> None:
+        """Refuse a request whose team exceeds its rate, before the body is read; `charge` follows for the others.
+
+        Raises:
+            QuotaExceeded: The team exceeds its request rate.
+        """
+
+    async def charge(self, team: Team, tokens: int) -> Settle:
+        """Count a request, and charge its predicted tokens.
+
+        Args:
+            team: Its limits are used.
+            tokens: Predicted; 0 for a request that needs no engine.
+
+        Returns:
+            A function to call with the tokens used. It neither waits nor fails.
+
+        Raises:
+            QuotaExceeded: The team exceeds its request rate, or has used up its tokens.
+        """
+
+    async def open(self) -> None:
+        """Begin to connect; called before the first request, and not by tests that need no connection."""
+
+    async def close(self) -> None:
+        """Release connections."""
 
 
 class Bucket:
@@ -77,47 +116,69 @@ class TokenPredictor:
             sums.size = _OLDER_WEIGHT * sums.size + size
 
 
-class TeamQuota:
-    """The buckets of one team.
+class LocalQuotas:
+    """Quotas that are counted in this process.
 
     Args:
-        team: With its limits; None is unlimited.
-        now: Seconds.
+        clock: Seconds.
+        share: The part of each limit that this process grants, above 0 and at most 1.
     """
 
-    def __init__(self, team: Team, now: float) -> None:
-        self.team = team
-        rate, tokens = team.requests_per_second, team.tokens_per_minute
-        self._requests = None if rate is None else Bucket(per_second=rate, capacity=max(1.0, rate), now=now)
-        self._tokens = None if tokens is None else Bucket(per_second=tokens / 60, capacity=tokens, now=now)
+    problem = ""
 
-    def count_request(self, now: float) -> None:
-        """Count one request.
+    def __init__(self, clock: Callable[[], float], *, share: float = 1.0) -> None:
+        self._clock, self._share = clock, share
+        self._teams: dict[str, _TeamBuckets] = {}
 
-        Raises:
-            QuotaExceeded: The team exceeds its request rate.
-        """
-        if self._requests and (seconds := self._requests.take(1, now)):
-            raise QuotaExceeded(
-                f"team {self.team.name} may send {self.team.requests_per_second:g} requests a second; wait "
-                f"{seconds:.1f} s, or ask the operators for more.",
-                seconds,
-            )
+    def check(self, team: Team) -> None:
+        bucket = self._buckets(team).requests
+        if bucket and (seconds := bucket.take(1, self._clock())):
+            raise quota_exceeded(team, "rate", seconds)
 
-    def charge(self, predicted: int, now: float) -> None:
-        """Charge the predicted tokens of a request; `settle` must follow.
+    async def charge(self, team: Team, tokens: int) -> Settle:
+        bucket = self._buckets(team).tokens
+        if bucket is None or tokens == 0:
+            return lambda used: None
+        if seconds := bucket.take(tokens, self._clock()):
+            raise quota_exceeded(team, "quota", seconds)
+        return lambda used: bucket.give_back(tokens - used)
 
-        Raises:
-            QuotaExceeded: The team has used up its tokens.
-        """
-        if self._tokens and (seconds := self._tokens.take(predicted, now)):
-            raise QuotaExceeded(
-                f"team {self.team.name} may use {self.team.tokens_per_minute} tokens a minute and has used them; wait "
-                f"{seconds:.1f} s, send fewer candidates, or ask the operators for more.",
-                seconds,
-            )
+    async def open(self) -> None: ...
 
-    def settle(self, predicted: int, tokens: int) -> None:
-        """Replace the charge of `charge` by the tokens used; 0 tokens stand for a request that was not admitted."""
-        if self._tokens:
-            self._tokens.give_back(predicted - tokens)
+    async def close(self) -> None: ...
+
+    def _buckets(self, team: Team) -> "_TeamBuckets":
+        limits = (team.requests_per_second, team.tokens_per_minute)
+        known = self._teams.get(team.name)
+        if known is not None and known.limits == limits:
+            return known
+        now = self._clock()
+        buckets = _TeamBuckets(limits=limits)  # of a new team, or of one whose limits have changed
+        if team.requests_per_second is not None:
+            rate = team.requests_per_second * self._share
+            buckets.requests = Bucket(per_second=rate, capacity=max(1.0, rate), now=now)
+        if team.tokens_per_minute is not None:
+            tokens = team.tokens_per_minute * self._share
+            buckets.tokens = Bucket(per_second=tokens / 60, capacity=tokens, now=now)
+        self._teams[team.name] = buckets
+        return buckets
+
+
+@dataclass(kw_only=True)
+class _TeamBuckets:
+    limits: tuple[float | None, int | None]
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+
+
+def quota_exceeded(team: Team, limit: Literal["rate", "quota"], seconds: float) -> QuotaExceeded:
+    """Return the error of a team that must wait `seconds` because of its request rate or its token quota."""
+    if limit == "rate":
+        sentence = f"team {team.name} may send {team.requests_per_second:g} requests a second; wait {seconds:.1f} s, "
+        return QuotaExceeded(f"{sentence}or ask the operators for more.", seconds, limit=limit)
+    return QuotaExceeded(
+        f"team {team.name} may use {team.tokens_per_minute} tokens a minute and has used them; wait {seconds:.1f} s, "
+        f"send fewer candidates, or ask the operators for more.",
+        seconds,
+        limit=limit,
+    )

@@ -2,17 +2,17 @@
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from brew_serve.http.auth import Team
+from brew_platform.identity.keys import SCOPES, Team
+from brew_platform.tracing import Span, parse_traceparent
 from brew_serve.http.routing_hints import RoutingHints
 
 __all__ = ["LOCAL", "RequestContext", "Trace"]
 
-LOCAL = Team(name="local", admin=True)  # every caller of a service without a key file
+LOCAL = Team(name="local", scopes=frozenset(SCOPES))  # every caller of a service without a key file
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,19 @@ class Trace:
     @staticmethod
     def of(request_id: str, traceparent: str) -> "Trace":
         """Make the ids from the headers `x-request-id` and `traceparent`; an empty string stands for no header."""
-        parent = _PARENT.fullmatch(traceparent.strip())
-        if parent and (set(parent[1]) == {"0"} or set(parent[2]) == {"0"}):
-            parent = None
+        trace_id, _, flags = parse_traceparent(traceparent) or (secrets.token_hex(16), "", 0)
         return Trace(
             request_id=request_id if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
-            trace_id=parent[1] if parent else secrets.token_hex(16),
+            trace_id=trace_id,
             span_id=secrets.token_hex(8),
-            flags=parent[3] if parent else "00",
+            flags=f"{flags:02x}",
         )
+
+    def within(self, span: Span) -> "Trace":
+        """Return these ids with those of a span of this service; the same ids if no spans are recorded."""
+        if not span.traceparent:
+            return self
+        return replace(self, trace_id=span.trace_id, span_id=span.span_id, flags=span.traceparent[-2:])
 
     @property
     def traceparent(self) -> str:

@@ -37,6 +37,7 @@ class Route:
         request: Model of the body of a POST, or of the parameters of the path of a GET. None for a GET without them.
         response: Model of the response.
         streams: Whether a response can be a stream of server-sent events.
+        scope: What the key of a caller must allow (`brew_platform.identity.keys.SCOPES`).
         tag: Group in the OpenAPI document.
         error: Model of error responses in the OpenAPI document.
     """
@@ -45,6 +46,7 @@ class Route:
     handler: Callable[..., Awaitable[Costed[Any]]]
     request: type[BaseModel] | None
     response: type[BaseModel]
+    scope: str
     tag: str
     error: type[BaseModel] = ErrorAnswer
     streams: bool = False

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 
+from brew_platform.identity.keys import Team
+from brew_platform.tracing import start_span
 from brew_serve.errors import Expired, Lost, Overloaded, QuotaExceeded
 from brew_serve.http.backend import RankingBackend
 from brew_serve.http.fair_queue import FairQueue, Turn
-from brew_serve.http.quota import TeamQuota, TokenPredictor
+from brew_serve.http.quota import Quotas, Settle, TokenPredictor
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import BackendResponse, Route
 from brew_serve.http.routing_hints import read_routing_hints_in_thread
@@ -24,42 +26,42 @@ class RequestScheduler:
 
     Args:
         backend: Answers the requests; it says how many tokens may run at a time.
+        quotas: Of all teams.
         max_waiting: Requests of one team that may wait.
     """
 
-    def __init__(self, backend: RankingBackend, *, max_waiting: int) -> None:
+    def __init__(self, backend: RankingBackend, quotas: Quotas, *, max_waiting: int) -> None:
+        self._quotas = quotas
         self._backend, self._meters, self._clock = backend, backend.meters, backend.clock
         self._queue = FairQueue(backend.running_tokens, max_waiting=max_waiting, clock=backend.clock)
         self._parsing = ThreadPoolExecutor(1, "hints")  # of large bodies; more threads would slow the event loop
         self._predictors: dict[str, TokenPredictor] = {}  # by team
 
-    async def respond(
-        self, route: Route, body: bytes, content_type: str, context: RequestContext, quota: TeamQuota | None
-    ) -> BackendResponse:
+    async def respond(self, route: Route, body: bytes, content_type: str, context: RequestContext) -> BackendResponse:
         """Answer one request when it is its turn.
 
         The quota is charged the tokens of the response. A request that is cancelled or late while a replica works on it
         is charged its prediction, since nothing reports the work that was done.
 
         Raises:
-            QuotaExceeded: The team has used up its tokens.
+            QuotaExceeded: The team exceeds its request rate, or has used up its tokens.
             Overloaded: Too many requests of the team wait, or its turn did not come in time.
             Expired: The deadline passed before its turn.
             Lost: No replica answered.
             Late: The replica that has the request did not answer in time.
         """
         if route.method != "POST":  # needs no engine
+            await self._charge(context.team, 0)
             return await self._backend.respond(route, body, content_type, context)
         predictor = self._predictors.setdefault(context.team.name, TokenPredictor())
         predicted = predictor.predict(route.path, len(body))
-        self._charge(quota, predicted)
+        settle = await self._charge(context.team, predicted)
         turn, used = None, 0
 
         def end() -> None:
             if turn is not None:
                 self._queue.end(turn, used)
-            if quota is not None:
-                quota.settle(predicted, used)
+            settle(used)
 
         with ExitStack() as stack:
             stack.callback(end)
@@ -90,7 +92,8 @@ class RequestScheduler:
         waiting = self._meters.waiting.labels(context.team.name)
         waiting.inc()
         try:
-            return await self._queue.wait(context.team, predicted, until=until)
+            with start_span("queue", {"brew360.tokens": predicted}):
+                return await self._queue.wait(context.team, predicted, until=until)
         except Overloaded:
             self._meters.shed.labels("queue").inc()
             raise
@@ -107,12 +110,11 @@ class RequestScheduler:
             waiting.dec()
             self._meters.stage_seconds.labels("queue").observe(self._clock() - start)
 
-    def _charge(self, quota: TeamQuota | None, predicted: int) -> None:
+    async def _charge(self, team: Team, predicted: int) -> Settle:
         try:
-            if quota is not None:
-                quota.charge(predicted, self._clock())
-        except QuotaExceeded:
-            self._meters.shed.labels("quota").inc()
+            return await self._quotas.charge(team, predicted)
+        except QuotaExceeded as error:
+            self._meters.shed.labels(error.limit).inc()
             raise
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_platform.console.logging import PrivateId
 from brew_platform.errors import UserError
+from brew_platform.tracing import start_span
 from brew_serve.context.base import Context, MemberEvent, Snapshot, UnknownId
 from brew_serve.nearline.job_holds import JobHolds
 from brew_serve.nearline.outbox import Job
@@ -67,7 +68,11 @@ class NearlineWorker:
             Unavailable: No receipt could be written; the dispatcher sends the jobs again after `lost_seconds`.
         """
         job_ids = [job.job_id for job in jobs]
-        with nullcontext() if self._holds is None else self._holds.hold(job_ids):
+        size = {"brew360.version": self._number, "brew360.jobs": len(jobs)}
+        with (
+            start_span("nearline", size, parent="", kind="consumer"),
+            nullcontext() if self._holds is None else self._holds.hold(job_ids),
+        ):
             self._store.settle(self._attempt(member_id, jobs))
 
     def _attempt(self, member_id: str, jobs: Sequence[Job]) -> dict[str, Outcome]:

@@ -21,7 +21,7 @@ from brew_platform.errors import UserError
 from brew_serve.errors import Overloaded
 from brew_serve.stores.sqlite_file import SqliteFile
 
-__all__ = ["Accepted", "DeadLetter", "Job", "Outbox", "Waiting"]
+__all__ = ["Accepted", "Backlog", "DeadLetter", "Job", "Outbox", "Waiting"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -94,6 +94,19 @@ class Waiting:
 
     job_id: str
     accepted_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """The jobs that are not done.
+
+    Args:
+        jobs: Their number by state: accepted, enqueued, dead.
+        oldest: When the oldest open job was accepted, in microseconds since 1970; None if none is open.
+    """
+
+    jobs: Mapping[str, int]
+    oldest: int | None
 
 
 class Outbox:
@@ -290,6 +303,19 @@ class Outbox:
     def counts(self) -> dict[str, int]:
         """Return the number of jobs by state."""
         return dict(self._file.rows("SELECT state, count(*) FROM jobs GROUP BY state"))
+
+    def backlog(self) -> Backlog:
+        """Return what is not done. Jobs that are done are not read, however many there are.
+
+        Raises:
+            Unavailable: The file cannot be read now.
+        """
+        jobs = {
+            state: int(self._file.rows("SELECT count(*) FROM jobs WHERE state = ?", (state,))[0][0])
+            for state in ("accepted", "enqueued", "dead")
+        }
+        oldest = self._file.rows(f"SELECT min(accepted_at) FROM jobs WHERE {_OPEN}")[0][0]
+        return Backlog(jobs=jobs, oldest=oldest)
 
     def prune(self, before: float, *, dead_before: float = 0.0) -> int:
         """Remove jobs that were done before `before`, and jobs that died before `dead_before`. Returns their number.

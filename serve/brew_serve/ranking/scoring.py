@@ -28,6 +28,7 @@ from brew_data.prompts.compiler import (
     pass_through,
 )
 from brew_data.prompts.tasks import TaskSpec
+from brew_platform.tracing import start_span
 from brew_serve.engines.base import Engine, Shared
 from brew_serve.engines.logprobs import require_logprobs
 from brew_serve.ranking.concurrency import gather_until, in_slices
@@ -231,7 +232,9 @@ class Scorer:
             for prefix, ids in zip(prompts.prefixes, questions, strict=True)
             for call in self._calls(prompts.task, prefix.ids + ids, shared[id(prefix)])
         )
-        answers = await gather_until(calls, seconds=seconds, on_done=on_done)
+        size = {"brew360.calls": each * len(questions), "brew360.tokens": prompts.work}
+        with start_span("engine", size):
+            answers = await gather_until(calls, seconds=seconds, on_done=on_done)
         scores = [
             self._score_if_complete(prompts.task, answers[i * each : (i + 1) * each])
             async for i in in_slices(range(len(questions)))

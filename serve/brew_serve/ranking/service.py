@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.prompts.tasks import TaskSpec
 from brew_platform.errors import BrewError, UserError
+from brew_platform.tracing import start_span
 from brew_serve.context.base import Context
 from brew_serve.engines.base import Engine, check_length
 from brew_serve.engines.logprobs import InvalidOutput, require_logprobs
@@ -91,6 +92,7 @@ class RankingService:
         self.number, self.version, self.engine, self.context = number, version, engine, context
         self.name, self.clock = name, clock
         self.meters = Meters(lambda: engine.usage)
+        self.meters.invalid.labels(str(number))  # 0 from the start, so that the first one is an increase
         admission = admission or AdmissionConfig()
         self.admission = AdmissionController(admission, self.meters, clock)
         self.compilation = CompilationPool(self.meters, max_outstanding_tokens=admission.max_outstanding_tokens)
@@ -175,11 +177,17 @@ class RankingService:
             )
 
     @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Record the duration of the block as a stage of a request."""
+    def measure(self, stage: str, *, streams: bool = False) -> Iterator[None]:
+        """Record the duration of the block as a stage of a request, and as a span.
+
+        Args:
+            stage: Its name.
+            streams: The block is in an asynchronous generator.
+        """
         start = self.clock()
         try:
-            yield
+            with start_span(stage, current=not streams):
+                yield
         finally:
             self.meters.stage_seconds.labels(stage).observe(self.clock() - start)
 

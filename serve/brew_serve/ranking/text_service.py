@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from brew_platform.tracing import start_span
 from brew_serve.engines.base import GeneratedToken, Sampling, Shared
 from brew_serve.engines.logprobs import require_logprobs
 from brew_serve.errors import UnknownModel
@@ -143,7 +144,7 @@ class TextService:
         service, started = self.service, False
         with (
             service.admission.admit(_work(prompts, sampling)) as admitted,
-            service.measure("generate"),
+            service.measure("generate", streams=True),
             service.name_version(),
         ):
             streams = [
@@ -204,7 +205,8 @@ class TextService:
         engine, work = self.service.engine, sum(map(len, prompts)) - (len(prompts) - 1) * len(shared.ids)
         service = self.service
         with service.admission.admit(work) as admitted, service.measure("score"), service.name_version():
-            answers = await gather_until(engine.next_token_logprobs(ids, unique, shared) for ids in prompts)
+            with start_span("engine", {"brew360.calls": len(prompts), "brew360.tokens": work}):
+                answers = await gather_until(engine.next_token_logprobs(ids, unique, shared) for ids in prompts)
             admitted.finish(work)
             for answer in answers:
                 require_logprobs(answer or ())

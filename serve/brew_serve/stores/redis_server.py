@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from brew_platform.errors import UserError
 from brew_serve.stores.sqlite_file import Unavailable
 
-__all__ = ["RedisErrors", "connect", "is_redis_url", "without_password"]
+__all__ = ["RedisErrors", "connect", "connect_async", "is_redis_url", "without_password"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -58,6 +58,46 @@ def connect(url: str) -> Any:
         raise UserError(
             f"{without_password(url)!r} is not a URL of Redis ({error}). Pass one such as redis://host:6379/0."
         ) from error
+
+
+def connect_async(url: str, *, password: str | None, seconds: float, max_connections: int) -> Any:
+    """Create a Redis client for one event loop, which connects when it is first used.
+
+    Calls have no time limit of their own: run them in `asyncio.timeout`. With `socket_timeout`, redis-py sends through
+    `asyncio.wait_for`, which loses a cancellation that comes at the same moment (Python 3.11), and needs a task.
+
+    Args:
+        url: Address of the server, such as redis://host:6379/0.
+        password: Of the server; None if it has none.
+        seconds: Time limit to get a connection and to connect.
+        max_connections: Largest number of connections.
+
+    Returns:
+        redis.asyncio.Redis that returns bytes.
+
+    Raises:
+        UserError: The URL is malformed.
+    """
+    import redis.asyncio
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    try:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            **({} if password is None else {"password": password}),
+            timeout=seconds,
+            max_connections=max_connections,
+            socket_timeout=None,
+            socket_connect_timeout=seconds,
+            # As in `connect`: the first command after a restart of the server meets a closed connection.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,)),
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{without_password(url)!r} is not a URL of Redis ({error}). Pass one such as redis://host:6379/0."
+        ) from error
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 class RedisErrors:

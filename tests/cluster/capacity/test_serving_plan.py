@@ -10,7 +10,7 @@ from brew_cluster.capacity.assumptions import ServingAssumptions
 from brew_cluster.capacity.bounds import Bounds
 from brew_cluster.capacity.decoder import Decoder
 from brew_cluster.capacity.serving_plan import NVLINK, SERVING_QUANTITIES, Workload, p99_curve, serving_plan
-from brew_cluster.jobs.serve import load_serve
+from brew_cluster.jobs.serve_job import load_serve
 from brew_cluster.jobs.train import shape_of
 from brew_cluster.jobs.train_job import load_job
 from brew_serve.engines.config import EngineConfig

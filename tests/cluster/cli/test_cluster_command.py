@@ -37,6 +37,8 @@ def test_a_definition_is_a_file_with_overrides(tmp_path: Path) -> None:
     assert "mine is valid: 1 groups" in brew360("check", str(path))
     assert "unknown key grops" in brew360("check", str(path), "grops={}", code=2)
     assert "h100_512, laptop" in brew360("check", "nonsense", code=2)
+    misspelled = brew360("check", "h100_512", "groups.trian.max_nodes=70", code=2)
+    assert "names the group trian, but the groups of cluster_h100_512.yaml are head, data, train" in misspelled
 
 
 def test_plan_shows_groups_programs_and_losses() -> None:
@@ -70,9 +72,13 @@ def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[3] / "README.md").read_text()
     [section] = re.findall(r"^## For the platform team.*?\n## ", readme, re.M | re.S)
-    commands = re.findall(r"`brew360 cluster ([^`]+)`", section)
-    assert len(commands) == 4
+    commands = re.findall(r"^brew360 cluster (.+?)(?: +#.*)?$", section, re.M)
+    assert len(commands) == 6
     for command in commands:
-        if "--local" not in command:  # test_local_real.py runs that one
-            brew360(*shlex.split(command))
+        if command == "down" or "--local" in command:  # test_local_real.py runs these
+            continue
+        words, _, path = command.partition(" > ")
+        output = brew360(*shlex.split(words))
+        if path:
+            Path(path).write_text(output)
     assert (tmp_path / "deploy/manifests/60-cluster.yaml").is_file()

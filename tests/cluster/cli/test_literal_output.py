@@ -64,6 +64,26 @@ def ranking(text: str) -> Any:
     )  # fmt: skip
 
 
+def job(text: str) -> Any:
+    from brew_cluster.gateway.spec import AttemptState, JobSpec, JobState
+
+    spec = JobSpec.model_construct(kind="entrypoint", entrypoint=text, name=text, node_labels={text: text})
+    attempt = AttemptState.model_construct(number=1, started=text, ended=text, outcome=text, reason=text, gpu_seconds=1)
+    return JobState.model_construct(
+        id=text, team=text, state=text, spec=spec, command=text, accepted="2026-01-01T00:00:00+00:00", ended=text,
+        position=None, reason=text, attempts=[attempt], gpu_seconds=1.0,
+    )  # fmt: skip
+
+
+def usage(text: str) -> Any:
+    from brew_cluster.gateway.spec import TeamUsage
+
+    return TeamUsage(
+        team=text, month=text, gpu_hours=1.0, gpu_hours_per_month=None, running_gpus=1, concurrent_gpus=None, queued=1,
+        running=1,
+    )  # fmt: skip
+
+
 def status(text: str) -> Any:
     from brew_serve.schemas.status import FleetStatus, VersionStatus
 
@@ -72,7 +92,7 @@ def status(text: str) -> Any:
 
 
 def team(text: str) -> Any:
-    from brew_serve.http.auth import Team
+    from brew_platform.identity.keys import Team
 
     return Team(name=text)
 
@@ -193,7 +213,7 @@ def local_node(text: str) -> Any:
 def local_cluster(text: str) -> Any:
     from brew_cluster.definition.local import LocalCluster
 
-    return LocalCluster(address=text, token_path=Path("token"))
+    return LocalCluster(address=text, jobs_url=text, token_path=Path("token"))
 
 
 def quantity(text: str) -> Quantity:
@@ -236,6 +256,9 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "data_pairs.print_pairs": lambda show, console, x: show(
         PAIRS, SimpleNamespace(least_margin=1.0, most_tokens=9), Path(x), console
     ),
+    "jobs.show_job": lambda show, console, x: show(console, job(x)),
+    "jobs.show_jobs": lambda show, console, x: show(console, [job(x)], all_teams=True),
+    "jobs.show_usage": lambda show, console, x: show(console, usage(x)),
     "mix_search.show_mix_search": lambda show, console, x: show(console, mix(x)),
     "dataset_check.print_check": lambda show, console, x: show(check(x), console),
     "dataset.print_summary": lambda show, console, x: show(
@@ -314,8 +337,8 @@ def commands() -> list[list[str]]:
     return found
 
 
-# `down` has no argument, and would stop the Rays of this machine. The others import for seconds, and read their
-# arguments as `serve up` and `data build` do.
+# `down` has no argument, and would stop the Rays of this machine. The others import for seconds, and read arguments as
+# `serve up` and `data build` do.
 LEFT_OUT = [["serve", "down"], ["cluster", "down"], ["train"], ["demo"]]
 
 

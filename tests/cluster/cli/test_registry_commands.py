@@ -340,6 +340,24 @@ def test_a_repeated_publication_and_a_second_promotion(run: Run, export: Path, r
     run("promote", "2", "--replaces", "1")
 
 
+def test_a_check_judges_without_moving_the_alias(
+    run: Run, export: Path, report: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "version.json"
+    run("publish", str(export), "--report", str(report()), "--out", str(out))
+    assert json.loads(out.read_text())["number"] == 1
+    run("publish", str(export), "--report", str(report(auc=0.6)))
+    assert "version 1 of brew360 can be promoted to production (event 1: gate movie_rating.auc passed" in run(
+        "check", "1"
+    )
+    assert "gate movie_rating.auc failed (value 0.6, threshold 0.7)" in run("check", "2", code=1)
+    assert [event["kind"] for event in json.loads(run("log", "--json"))] == ["tag", "blocked"]
+    assert json.loads(run("list", "--json"))["aliases"] == {}
+    run("promote", "1")
+    assert json.loads(run("check", "1", "--alias", "staging", "--json"))["alias"] == "staging"
+    assert json.loads(run("list", "--json"))["aliases"] == {"production": 1}
+
+
 def test_a_pickle_in_an_export_is_refused(run: Run, export: Path) -> None:
     (export / "optimizer.pt").write_bytes(b"x")
     assert "optimizer.pt: it is a pickle, which runs code when it is loaded" in run("publish", str(export), code=2)

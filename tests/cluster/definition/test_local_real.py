@@ -16,11 +16,12 @@ import pytest
 pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(400)]
 
 # Places a gang of two workers on three train nodes and two replicas on two online nodes, kills a node of each, and
-# prints where everything ran before and after.
+# prints where everything ran before and after. Then it runs a job, as the job gateway does.
 PROGRAM = """
 import json, os, sys, time
 import psutil, ray
 from ray import serve
+from ray.job_submission import JobSubmissionClient
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -88,6 +89,11 @@ lost_online = sorted(online)[0]
 kill(lost_online)
 result["replicas_after"] = [labels[node] for node in replicas(handle, online - {lost_online})]
 serve.delete("replicas")
+jobs = JobSubmissionClient(os.environ["JOBS_URL"])
+job, deadline = jobs.submit_job(entrypoint="echo placed"), time.monotonic() + 90
+while not (status := jobs.get_job_status(job)).is_terminal() and time.monotonic() < deadline:
+    time.sleep(0.5)
+result["job"] = [status.value, "placed" in jobs.get_job_logs(job).splitlines()]
 print(json.dumps(result))
 """
 
@@ -112,6 +118,7 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     sizes = ["groups.train.min_nodes=3", "groups.train.max_nodes=3"]
     printed = brew360("up", "laptop", *sizes, "--local", "--nodes", "3", cwd=tmp_path)
     variables = dict(re.findall(r"(RAY_\w+)=(\S+)", printed))
+    variables["JOBS_URL"] = re.findall(r"ray_address=(\S+)", printed)[0]
     try:
         yield variables
     finally:
@@ -134,3 +141,4 @@ def test_a_gang_and_replicas_are_placed_and_survive_the_loss_of_their_nodes(
     assert result["gang"] == result["gang_after"] == ["train", "train"]
     assert result["replicas"] == ["online", "online"]
     assert result["replicas_after"] == ["online"]
+    assert result["job"] == ["SUCCEEDED", True]

@@ -76,8 +76,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def no_ray(**options: object) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(dataset, "local_ray", no_ray)
-    monkeypatch.setattr(dataset_append, "local_ray", no_ray)
+    monkeypatch.setattr(dataset, "any_ray", no_ray)
+    monkeypatch.setattr(dataset_append, "any_ray", no_ray)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "suite" / "tasks").mkdir(parents=True)
     (tmp_path / "suite" / "suite.yaml").write_text(yaml.safe_dump(SUITE))

@@ -39,7 +39,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
     def no_ray(**options: object) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(dataset, "local_ray", no_ray)
+    monkeypatch.setattr(dataset, "any_ray", no_ray)
     return load_dataset_config("synthetic", SETTINGS)
 
 

@@ -112,8 +112,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def no_ray(**options: object) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(dataset, "local_ray", no_ray)
-    monkeypatch.setattr(dataset_append, "local_ray", no_ray)
+    monkeypatch.setattr(dataset, "any_ray", no_ray)
+    monkeypatch.setattr(dataset_append, "any_ray", no_ray)
     monkeypatch.setenv("PSEUDONYM_KEY", KEY)
     monkeypatch.chdir(tmp_path)
     tasks = tmp_path / "suite" / "tasks"

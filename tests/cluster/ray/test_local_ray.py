@@ -42,7 +42,7 @@ def test_ray_data_prints_errors_only(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(logger, "handlers", [PlainRayHandler()])
     context = SimpleNamespace(execution_options=SimpleNamespace())
     monkeypatch.setattr(ray.data.DataContext, "get_current", lambda: context)
-    local_ray._settle_data()
+    local_ray._settle_libraries()
     logger.info("Starting execution of Dataset")
     logger.warning("Progress bars disabled")
     logger.error("A task failed")

@@ -627,6 +627,8 @@ def test_errors_name_the_missing_version_or_alias(registry: Registry, folder: Pa
     for name in ("01", "0", "9" * 5_000, "\u0661"):
         with pytest.raises(RegistryError, match=r"has no alias"):
             registry.resolve(name)
+    with pytest.raises(RegistryError, match=r"'\.\./1'; existing are: none yet\. Give an alias that exists"):
+        registry.resolve("../1")
     with pytest.raises(
         UserError, match=r"'promote' cannot be appended\. Use canary, shadow, failed, approve, retire or tag"
     ):

@@ -14,14 +14,14 @@ from unittest.mock import Mock
 import httpx
 import pytest
 
+from brew_platform.identity.keys import create_key
 from brew_serve.deployment import forwarding
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.errors import Lost
 from brew_serve.http.app import create_app
-from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, Route, run_route
 from brew_serve.http.routes import ROUTES
@@ -292,7 +292,7 @@ async def test_a_failing_canary_gets_one_request_in_a_while_until_it_answers_aga
     version: LoadedVersion, table_engine: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = fleet_of(version, table_engine, PRODUCTION, CANARY)
-    monkeypatch.setattr(forwarding, "_CANARY_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(forwarding, "_CANARY_RETRY_SECONDS", 0.5)
     gateway.lost = {4}
     async with gateway.client() as http:
 
@@ -304,12 +304,12 @@ async def test_a_failing_canary_gets_one_request_in_a_while_until_it_answers_aga
         gateway.sent.clear()
         assert await version_of(4) == {3}
         assert {number for number, _ in gateway.sent} == {3}, "no request waits for the canary"
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         gateway.sent.clear()
         assert await version_of(4) == {3}
         assert [number for number, _ in gateway.sent].count(4) == 1
         gateway.lost = set()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
         assert await version_of(1) == {4}
         assert await version_of(4) == {4}
     assert gateway.metric('brew_lost_total{version="4"}') == 9

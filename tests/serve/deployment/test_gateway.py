@@ -4,7 +4,7 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -147,9 +147,35 @@ async def test_metrics_of_a_version_that_fails_do_not_hide_the_others(
     await update(gateway, PRODUCTION, CANARY)
     setattr(calls, state, {2})
     monkeypatch.setattr(module.serve, "get_replica_context", lambda: Mock(replica_id=Mock(unique_id="g")))
+    answers = {"routes": ([], 1), "metrics": b"# TYPE b gauge\nb 2.0\n"}
+    gateway._controller.options = lambda method_name: Mock(remote=AsyncMock(return_value=answers[method_name]))
     text = (await gateway.metrics()).decode()
     assert 'replica="v1"' in text
     assert 'replica="v2"' not in text
+    assert 'b{replica="controller"} 2.0' in text
+    gateway._controller.options = lambda method_name: Mock(remote=AsyncMock(side_effect=TimeoutError))
+    assert 'replica="v1"' in (await gateway.metrics()).decode(), "the controller restarts"
+
+
+async def test_a_scrape_has_the_metrics_of_all_gateways(
+    calls: Calls, gateway: FleetBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def results(timeout_s: float, return_exceptions: bool) -> list[tuple[str, bytes]]:
+        return [("g1", gateway.meters.text()), ("g2", b"# TYPE brew_requests counter\nbrew_requests_total 7.0\n")]
+
+    def handle(deployment: str, app: str) -> Any:
+        if deployment == "Gateway":
+            return Mock(broadcast=Mock(return_value=Mock(results_async=results)), app_name=app)
+        return calls.handle(deployment, app)
+
+    monkeypatch.setattr(module.serve, "get_deployment_handle", handle)
+    monkeypatch.setattr(module.serve, "get_replica_context", lambda: Mock(replica_id=Mock(unique_id="g1")))
+    gateway._controller.options = lambda method_name: Mock(remote=AsyncMock(side_effect=TimeoutError))
+    gateway._gateways = 2
+    gateway.meters.lost.labels("1").inc()
+    text = (await gateway.metrics()).decode()
+    assert text.count("brew_lost_total{") == 1, "each gateway is counted once"
+    assert 'brew_requests_total{replica="g2"} 7.0' in text
 
 
 async def test_waiting_work_is_shared_by_the_replicas_of_production(gateway: FleetBackend) -> None:

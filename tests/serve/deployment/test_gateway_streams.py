@@ -7,10 +7,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from brew_platform.identity.keys import Team
 from brew_serve.config import AppConfig
 from brew_serve.deployment.forwarding import ForwardedRequest
 from brew_serve.errors import Lost
-from brew_serve.http.auth import Team
 from brew_serve.http.request_context import Trace
 from brew_serve.http.route import EVENT_STREAM, BackendResponse
 

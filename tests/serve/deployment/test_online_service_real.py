@@ -18,6 +18,8 @@ from brew_serve.client import RankClient, Retries
 from brew_serve.errors import Late
 from brew_serve.version import LoadedVersion
 
+from ...otlp_collector import CollectedSpan, Collector, collector
+from ...prometheus_programs import installed
 from ..engine_processes import engine_cores
 from ..running_ray import RAY, running_ray
 from ..served_registry import write_served_registry
@@ -29,7 +31,16 @@ pytestmark = RAY
 
 
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
+def collected() -> Iterator[Collector]:
+    """The spans of all processes of the service."""
+    with collector() as collected, pytest.MonkeyPatch.context() as patch:
+        for name, value in collected.environment.items():
+            patch.setenv(name, value)
+        yield collected
+
+
+@pytest.fixture(scope="module")
+def ray_session(collected: Collector) -> Iterator[None]:
     import ray.data
 
     with running_ray():
@@ -60,6 +71,14 @@ def inline(history: list[PastInteraction]) -> dict[str, Any]:
 
 
 JOBS = ["e0", "e2", "e4", "e6"]
+# Panels of events that did not happen: no refusal, no failure, no shadow, and no release
+QUIET = {
+    "Refused requests by reason",
+    "Failures by version",
+    "Shadow requests by outcome",
+    "Steps of releases",
+    "Time of the steps of releases",
+}
 
 
 def batch_requests(version: LoadedVersion, tables: Tables, history: list[PastInteraction]) -> pa.Table:
@@ -82,7 +101,14 @@ def batch_requests(version: LoadedVersion, tables: Tables, history: list[PastInt
 
 
 def test_online_and_batch_scores_are_equal_and_no_process_is_left(
-    ray_session: None, config: "AppConfig", version: LoadedVersion, tables: Tables, history: list[PastInteraction]
+    ray_session: None,
+    collected: Collector,
+    config: "AppConfig",
+    version: LoadedVersion,
+    tables: Tables,
+    history: list[PastInteraction],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import ray.data
     from ray import serve
@@ -109,6 +135,8 @@ def test_online_and_batch_scores_are_equal_and_no_process_is_left(
         serve_http(build_app(config), port=int(url.rsplit(":", 1)[1]))
     assert len(engine_cores()) == 1
     require_streams_through_the_fleet(url)
+    require_a_trace_from_gateway_to_engine(url, collected)
+    require_dashboards_of_the_service(url, tmp_path, installed("prometheus", monkeypatch))
     require_a_replica_that_hangs_to_be_left(url)
 
     serve.shutdown()
@@ -130,6 +158,67 @@ def test_online_and_batch_scores_are_equal_and_no_process_is_left(
         assert {p["action"]: p["probability"] for p in row["probabilities"]} == pytest.approx(
             item.probabilities, abs=1e-5
         )
+
+
+def require_a_trace_from_gateway_to_engine(url: str, collected: Collector) -> None:
+    """The spans of a request form a tree over two processes, below the span of the caller, and name no person."""
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    body = {"task": "job_apply", "member_id": "ada", "candidates": JOBS}
+    headers = {"traceparent": f"00-{trace}-{caller}-01", "x-request-id": "caller-17"}
+    answer = httpx.post(f"{url}/v1/rank", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+    def names(spans: list[CollectedSpan]) -> set[str]:
+        return {span.name for span in spans if span.trace_id == trace}
+
+    expected = {"POST /v1/rank", "queue", "forward", "replica", "prepare", "score", "engine", "answer"}
+    spans = collected.wait_for(lambda found: names(found) >= expected)
+    by_name = {span.name: span for span in spans if span.trace_id == trace}
+    assert by_name.keys() == expected
+    parents = {
+        "queue": "POST /v1/rank",
+        "forward": "POST /v1/rank",
+        "replica": "forward",
+        "prepare": "replica",
+        "score": "replica",
+        "engine": "score",
+        "answer": "replica",
+    }
+    assert {name: by_name[parent].span_id for name, parent in parents.items()} == {
+        name: by_name[name].parent_id for name in parents
+    }
+    assert by_name["POST /v1/rank"].parent_id == caller
+    assert answer.headers["traceparent"].split("-")[1:3] == [trace, by_name["POST /v1/rank"].span_id]
+    assert (by_name["forward"].service, by_name["replica"].service) == ("brew360-gateway", "brew360-replica")
+    assert by_name["engine"].attributes["brew360.calls"] == len(JOBS)
+    assert {"generate", "POST /v1/completions"} <= {span.name for span in spans}
+    sent = b"".join(collected.bodies)
+    assert not [text for text in (b"ada", b"engineer", b"berlin", b"caller-17") if text in sent]
+
+
+def require_dashboards_of_the_service(url: str, folder: Path, prometheus: Path | None) -> None:
+    """Prometheus reads the service, and every panel has data, but for what did not happen."""
+    from brew_cluster.dashboards.boards import DASHBOARDS
+    from brew_cluster.dashboards.check import query_panels
+    from brew_cluster.dashboards.config import DashboardsConfig
+    from brew_cluster.dashboards.programs import prometheus_command, running
+    from brew_cluster.dashboards.render import write_dashboards
+
+    if prometheus is None:
+        return
+    config = DashboardsConfig(folder=str(folder), service=url, port=free_port(), interval_seconds=1.0)
+    write_dashboards(config)
+    boards = [board for board in DASHBOARDS if board.name in ("brew360-serving", "brew360-registry")]
+    address = f"http://127.0.0.1:{config.port}"
+    body = {"task": "job_apply", "member_id": "ada", "candidates": JOBS}
+    command = prometheus_command(prometheus, config)
+    with running(command, ready=f"{address}/-/ready", port=config.port, log=folder / "log"):
+        end, empty = time.monotonic() + 40, {"not read yet"}
+        while time.monotonic() < end and empty != QUIET:
+            httpx.post(f"{url}/v1/rank", json=body, timeout=60).raise_for_status()
+            time.sleep(0.5)
+            empty = {result.panel.partition("/")[2] for result in query_panels(address, boards) if not result.series}
+    assert empty == QUIET
 
 
 def require_streams_through_the_fleet(url: str) -> None:

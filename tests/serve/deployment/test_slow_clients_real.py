@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from brew_data.schema import Tables
+from brew_platform.identity.keys import create_key
 from brew_platform.ports import free_port
 from brew_serve.engines.config import EngineConfig
-from brew_serve.http.auth import create_key
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.version import LoadedVersion
 
 from ..running_ray import RAY, running_ray

@@ -261,3 +261,28 @@ def test_a_fixed_version_needs_no_event(tmp_path: Path, fleet: Fleet) -> None:
     fleet.controller = fleet.new_controller("1")
     fleet.step()
     assert fleet.routes() == [("production", 1, True)]
+
+
+def test_metrics_show_the_versions_and_the_log_of_the_registry(fleet: Fleet) -> None:
+    def metrics() -> dict[str, float]:
+        lines = fleet.controller.metrics().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+
+    assert b"brew_registry_events_total{" not in fleet.new_controller().metrics(), "zeros would be a reset of counters"
+    fleet.registry.append("canary", 2, author="t", share=0.5)
+    fleet.step()
+    fleet.runs(2, replicas=3)
+    fleet.step()
+    found = metrics()
+    assert found['brew_version_up{role="production",version="1"}'] == 1
+    assert found['brew_version_replicas{role="canary",version="2"}'] == 3
+    assert found['brew_registry_events_total{kind="promote"}'] == 1
+    assert found['brew_registry_events_total{kind="failed"}'] == 0
+    read_at = found["brew_registry_read_timestamp_seconds"]
+    assert read_at > 1e9
+    fleet.runs(2, replicas=0)
+    fleet.registry.events = Mock(side_effect=RegistryError("no"))
+    fleet.step()
+    found = metrics()
+    assert found['brew_version_up{role="canary",version="2"}'] == 0
+    assert found["brew_registry_read_timestamp_seconds"] == read_at

@@ -8,7 +8,7 @@ import pytest
 
 from brew_serve.errors import BodyTooLarge, Expired, Overloaded
 from brew_serve.http.body_reader import BodyReader, Disconnected
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 

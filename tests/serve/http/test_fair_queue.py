@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brew_platform.identity.keys import Team
 from brew_serve.errors import Overloaded
-from brew_serve.http.auth import Team
 from brew_serve.http.fair_queue import FairQueue, Turn
 
 SOON = 0.001

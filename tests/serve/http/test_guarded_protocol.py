@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.guarded_protocol import guarded_protocol
-from brew_serve.http.middleware import MiddlewareConfig
 
 GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 1000\r\n\r\n"

@@ -11,14 +11,14 @@ import httpx
 import pytest
 
 from brew_platform.errors import BrewError
+from brew_platform.identity.keys import create_key
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
 from brew_serve.deployment.version_reconciler import Target
 from brew_serve.engines.logprobs import InvalidOutput
 from brew_serve.errors import Lost
 from brew_serve.http.app import create_app
-from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import EVENT_STREAM, BackendResponse
 from brew_serve.metrics import Meters

@@ -4,9 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brew_serve.errors import QuotaExceeded
-from brew_serve.http.auth import Team
-from brew_serve.http.quota import Bucket, TeamQuota, TokenPredictor
+from brew_serve.http.quota import Bucket, TokenPredictor
 
 
 def test_a_bucket_starts_full_and_allows_a_burst_of_its_capacity() -> None:
@@ -84,52 +82,6 @@ def test_a_retry_after_the_returned_time_succeeds(
             assert bucket.take(amount, now) == 0
 
 
-def team_quota(**limits: float) -> TeamQuota:
-    return TeamQuota(Team(name="ads", **limits), now=0)  # type: ignore[arg-type]
-
-
-@given(st.floats(0.1, 50), st.lists(st.floats(0, 1), max_size=60))
-def test_a_team_never_sends_more_requests_than_its_rate_and_burst(rate: float, waits: list[float]) -> None:
-    quota, now, counted = team_quota(requests_per_second=rate), 0.0, 0
-    for wait in waits:
-        now += wait
-        try:
-            quota.count_request(now)
-            counted += 1
-        except QuotaExceeded:
-            pass
-        assert counted <= rate * now + max(1, rate) + 1e-6
-
-
-def test_a_rate_below_one_still_allows_one_request() -> None:
-    quota = team_quota(requests_per_second=0.1)
-    quota.count_request(0)
-    with pytest.raises(QuotaExceeded, match=r"team ads may send 0\.1 requests a second; wait 10\.0 s") as refusal:
-        quota.count_request(0)
-    assert refusal.value.retry_after == pytest.approx(10)
-    quota.count_request(10)
-
-
-def test_tokens_are_charged_as_used_and_refused_when_they_are_used_up() -> None:
-    quota = team_quota(tokens_per_minute=600)
-    quota.charge(10, 0)
-    quota.settle(10, 500)
-    with pytest.raises(QuotaExceeded, match=r"team ads may use 600 tokens a minute.*wait 40\.0 s"):
-        quota.charge(500, 0)  # 100 are left
-    quota.charge(500, 40)
-    quota.settle(500, 500)
-    with pytest.raises(QuotaExceeded):
-        quota.charge(500, 40)
-
-
-def test_a_request_that_was_not_admitted_costs_no_tokens() -> None:
-    quota = team_quota(tokens_per_minute=1_000)
-    for _ in range(10):
-        quota.charge(800, 0)
-        quota.settle(800, 0)
-    quota.charge(1_000, 0)
-
-
 def test_tokens_are_predicted_from_bytes_by_route() -> None:
     predictor = TokenPredictor()
     assert predictor.predict("/v1/rank", 4_000) == 1_000  # four bytes a token
@@ -143,11 +95,3 @@ def test_tokens_are_predicted_from_bytes_by_route() -> None:
     for _ in range(50):
         predictor.observe("/v1/rank", 1_000, 1_000)
     assert predictor.predict("/v1/rank", 400) == 400
-
-
-def test_a_team_without_limits_is_never_refused() -> None:
-    quota = team_quota()
-    for _ in range(1_000):
-        quota.count_request(0)
-        quota.charge(1, 0)
-        quota.settle(1, 10**6)

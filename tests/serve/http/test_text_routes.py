@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from brew_data.prompts.chat import chat_ids
 from brew_data.prompts.compiler import Entity
+from brew_platform.identity.keys import create_key
 from brew_serve.engines.base import Sampling, generate
 from brew_serve.http.app import create_app
-from brew_serve.http.auth import create_key
 from brew_serve.http.backend import LocalBackend
-from brew_serve.http.middleware import MiddlewareConfig
+from brew_serve.http.config import MiddlewareConfig
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import PATHS
 from brew_serve.schemas.score import GenerativeScoringRequest, ScoreRequest

@@ -11,7 +11,9 @@ import pytest
 
 from brew_platform.errors import UserError
 from brew_serve.errors import Overloaded
-from brew_serve.nearline.outbox import Accepted, Job, Outbox
+from brew_serve.nearline.metrics import NearlineCollector
+from brew_serve.nearline.outbox import Accepted, Backlog, Job, Outbox
+from brew_serve.stores.sqlite_file import Unavailable
 
 CLAIM = {"window": 100, "lost_after": 10.0}
 
@@ -181,3 +183,33 @@ def test_open_jobs_of_a_ranking_are_listed(outbox: Outbox) -> None:
     waiting = outbox.waiting("ada", "jobs")
     assert [job.job_id for job in waiting] == ["event:1", "rank:jobs"]
     assert waiting[0].accepted_at == 1_000_000
+
+
+def test_the_backlog_has_what_is_not_done(outbox: Outbox) -> None:
+    assert outbox.backlog() == Backlog(jobs={"accepted": 0, "enqueued": 0, "dead": 0}, oldest=None)
+    outbox.accept([event(0)], 1.0)
+    outbox.accept([event(n) for n in range(1, 5)], 2.0)
+    outbox.claim(window=2, now=2.0, lost_after=9.0)
+    outbox.settle(["event:0"], 3.0)
+    outbox.bury({"event:4": ("x", 1)}, 3.0)
+    assert outbox.backlog() == Backlog(jobs={"accepted": 2, "enqueued": 1, "dead": 1}, oldest=2_000_000)
+
+
+def test_metrics_of_the_backlog(outbox: Outbox) -> None:
+    def metrics(problem: str = "") -> dict[tuple[str, str], float]:
+        collector = NearlineCollector(outbox.backlog, lambda: problem, clock=lambda: 31.0)
+        samples = [sample for family in collector.collect() for sample in family.samples]
+        return {(sample.name, sample.labels.get("state", "")): sample.value for sample in samples}
+
+    assert metrics()["brew_nearline_oldest_seconds", ""] == 0
+    outbox.accept([event(0), event(1)], 1.0)
+    found = metrics("the queue does not answer")
+    assert found["brew_nearline_jobs", "accepted"] == 2
+    assert found["brew_nearline_oldest_seconds", ""] == pytest.approx(30, abs=0.01)
+    assert found["brew_nearline_degraded", ""] == 1
+
+    def fail() -> Backlog:
+        raise Unavailable("no disk")
+
+    failed = NearlineCollector(fail, lambda: "")
+    assert [(family.name, family.samples[0].value) for family in failed.collect()] == [("brew_nearline_degraded", 1)]

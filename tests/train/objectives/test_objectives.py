@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from brew_platform.errors import ConfigError
 from brew_train.inputs.batches import Batch, Bin, collate
-from brew_train.objectives.base import Objective, make_objective, objectives, resolve_objective
+from brew_train.objectives.base import Objective, make_objective, objectives
+from brew_train.objectives.config import resolve_objective
 from brew_train.objectives.fused_losses import NO_TARGET
 from brew_train.objectives.reference import reference_log_probabilities
 

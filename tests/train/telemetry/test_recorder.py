@@ -274,6 +274,7 @@ def test_the_documentation_has_every_measure_event_and_cause() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_prometheus_scrapes_the_last_row_until_the_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")  # Ray's default is 10 s
+    monkeypatch.setenv("BREW360_JOB_TEAM", "feed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -302,6 +303,7 @@ def test_prometheus_scrapes_the_last_row_until_the_run_ends(tmp_path: Path, monk
                 tags, _, value = rest.rpartition("} ")
                 cause = tags.partition('cause="')[2].partition('"')[0]
                 assert 'run="spring"' in tags
+                assert 'team="feed"' in tags
                 stage = tags.partition('stage="')[2].partition('"')[0]
                 found[f"{stage} {name.removeprefix('ray_brew_train_')} {cause}".strip()] = float(value)
         return found

@@ -14,7 +14,7 @@ import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_train.inputs.batches import Batch
 
@@ -38,7 +37,6 @@ __all__ = [
     "StepInputs",
     "make_objective",
     "objectives",
-    "resolve_objective",
 ]
 
 GROUP = "brew360.objectives"  # entry point group for objectives of other packages
@@ -177,29 +175,6 @@ def objectives() -> Mapping[str, type[Objective]]:
             )
         found[entry.name] = value
     return found
-
-
-def resolve_objective(value: Any) -> dict[str, Any]:
-    """Checks the setting `objective` of a stage and fills in the defaults of its config.
-
-    Args:
-        value: the name of an objective, or a mapping of `name` and the fields of its config.
-
-    Returns:
-        `name` and every field of the config.
-
-    Raises:
-        ConfigError: no or an unknown name, an unknown field, or a value outside its range.
-    """
-    settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
-    name = settings.pop("name", None)
-    if name not in objectives():
-        raise ConfigError(
-            f"objective={value!r} does not name an objective; write objective: {{name: NAME}} with one of "
-            f"{', '.join(sorted(objectives()))}."
-        )
-    config: Any = load_config(objectives()[name].Config, settings, key="objective")
-    return {"name": name, **asdict(config)}
 
 
 def make_objective(settings: Mapping[str, Any]) -> Objective:

@@ -2,25 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from brew_platform.settings import Settings, Share
 from brew_train.inputs.batches import Batch
 from brew_train.objectives.base import ANSWERS, PAIRS, PROMPTS, Objective, Result, StepInputs
+from brew_train.objectives.config import NextTokenConfig
 from brew_train.objectives.fused_losses import ANSWER, PROMPT, fused_cross_entropy, token_weights
 
-__all__ = ["NextToken", "NextTokenConfig"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NextTokenConfig(Settings):
-    """Settings of `next_token`."""
-
-    # w_p: share of the mean over all tokens; the rest is over answers; null: 1 (CPT).
-    prompt_weight: Share | None = None
+__all__ = ["NextToken"]
 
 
 class NextToken(Objective):

@@ -8,18 +8,17 @@ Legend: T tokens, H hidden size, V vocabulary, D documents, P pairs.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from brew_platform.settings import NonNegativeFloat, Settings
 from brew_train.inputs.batches import Batch
 from brew_train.objectives.base import PAIRS, Objective, Result, StepInputs
+from brew_train.objectives.config import DpoConfig, OrpoConfig
 from brew_train.objectives.reference import answer_log_probabilities
 
-__all__ = ["Dpo", "DpoConfig", "Orpo", "OrpoConfig", "Preference"]
+__all__ = ["Dpo", "Orpo", "Preference"]
 
 
 class Preference(Objective):
@@ -60,14 +59,6 @@ class Preference(Objective):
         return loss, losses_T, torch.stack([exact, chosen_loss, rejected_loss, accurate, margin])
 
 
-@dataclass(frozen=True, kw_only=True)
-class DpoConfig(Settings):
-    """Settings of `dpo`."""
-
-    # β: a larger value keeps the policy closer to its reference (arXiv:2305.18290).
-    beta: NonNegativeFloat = 0.1
-
-
 class Dpo(Preference):
     """-log sigmoid(β (Δ_chosen - Δ_rejected)), Δ = log π(answer) - log π_reference(answer), mean over pairs.
 
@@ -84,13 +75,6 @@ class Dpo(Preference):
         assert step.reference_D is not None  # Objective.bind requires it
         chosen_P, rejected_P = self.config.beta * _by_pair(logp_D - step.reference_D)
         return -F.logsigmoid(chosen_P - rejected_P), chosen_P - rejected_P
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrpoConfig(Settings):
-    """Settings of `orpo`."""
-
-    weight: NonNegativeFloat = 0.1  # of the odds-ratio term beside the loss of the answers (arXiv:2403.07691, λ)
 
 
 class Orpo(Preference):

@@ -1,8 +1,11 @@
 """Prometheus sink: gauges on the metrics endpoint of the Ray node that runs rank 0.
 
+A job that the job gateway started has its team in the environment variable BREW360_JOB_TEAM.
+
 Ray must be initialised in this process.
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -27,18 +30,19 @@ REPEAT_SECONDS = 5.0  # below Ray's report interval of 10 s
 
 
 class PrometheusSink:
-    """Exports the last row as gauges. Ray adds the prefix `ray_` to their names, and its own tags to `run` and `stage`.
+    """Exports the last row as gauges. Ray adds the prefix `ray_` to their names, and its own tags to `run` and others.
 
     Ray reports only gauges that were set since its last report, and removes them 20 s later. Steps may take longer than
     that, so a thread sets the gauges again until `close`.
 
     Args:
         run: value of the tag `run`.
+        team: value of the tag `team`; None for that of the environment, which is `none` outside of the job gateway.
         repeat_seconds: interval between two settings by the thread.
     """
 
-    def __init__(self, *, run: str, repeat_seconds: float = REPEAT_SECONDS) -> None:
-        self._run = run
+    def __init__(self, *, run: str, team: str | None = None, repeat_seconds: float = REPEAT_SECONDS) -> None:
+        self._run, self._team = run, team or os.environ.get("BREW360_JOB_TEAM") or "none"
         self._repeat = repeat_seconds
         self._gauges: dict[str, Gauge] = {}
         self._stage = ""
@@ -81,7 +85,7 @@ class PrometheusSink:
 
     def _set(self) -> None:
         for (name, cause), value in self._values.items():
-            tags = {"run": self._run, "stage": self._stage} | ({"cause": cause} if cause else {})
+            tags = {"run": self._run, "team": self._team, "stage": self._stage} | ({"cause": cause} if cause else {})
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, description=_description(name), tag_keys=tuple(tags))
             self._gauges[name].set(value, tags=tags)

@@ -180,7 +180,7 @@ def serve(
             serving_plan,
         )
         from brew_cluster.cli.views.capacity import bands_svg
-        from brew_cluster.jobs.serve import load_serve
+        from brew_cluster.jobs.serve_job import load_serve
         from brew_train.diagnostics.dry_run_report import Gpu
 
         nodes = _group(definition, group, "online")

@@ -1,5 +1,6 @@
 """`brew360 registry`: publish model versions, and decide which one serves."""
 
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(help="Publish model versions, and decide which one serves.", no_args_is_help=True)
     read = (list_, show, card, log, diff)
-    for command in (publish, *read, approve, promote, rollback, canary, shadow, retire, policy, verify, copy, gc):
+    change = (approve, check, promote, rollback, canary, shadow, retire, policy)
+    for command in (publish, *read, *change, verify, copy, gc):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="registry")
 
@@ -47,6 +49,7 @@ def publish(
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data set in the registry, for the lineage. Default: brew360.")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="File that also receives the version, as JSON.")] = None,
     author: Author = None,
     registry: RegistryUrl = None,
     model: RegistryName = None,
@@ -68,6 +71,7 @@ def publish(
         from brew_cluster.jobs.publish import publish_export, read_report
         from brew_cluster.jobs.registry import open_registry, recipe_gates
         from brew_platform.console.progress import Phases
+        from brew_platform.files import replace_atomically
 
         opened = open_registry(registry, model, empty=True)
         gates = None if recipe is None else recipe_gates(recipe)
@@ -84,6 +88,8 @@ def publish(
                 dataset=dataset,
                 on_progress=lambda done, total: progress.update(done / 1e6, total=total / 1e6),
             )
+        if out is not None:
+            replace_atomically(out, json.dumps(asdict(version), indent=2) + "\n")
         if as_json:
             print_json(asdict(version))
             return
@@ -171,6 +177,35 @@ def diff(
             print_json(asdict(found))
             return
         show_diff(console, found)
+
+
+def check(
+    version: VersionName,
+    alias: Annotated[str, typer.Option(help="Alias that it would be promoted to.")] = "production",
+    recipe: Annotated[
+        str | None, typer.Option(help="YAML file with release.gates. Default: the gates of the version.")
+    ] = None,
+    note: Note = "",
+    author: Author = None,
+    registry: RegistryUrl = None,
+    model: RegistryName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the gates of a version without promoting it. The log keeps the outcomes.
+
+    brew360 registry check 7
+
+    The exit code is 1 if a gate or the policy refuses the promotion.
+    """
+    console = PlainConsole()
+    with report_errors(console):
+        from brew_cluster.jobs.registry import recipe_gates
+
+        opened = _open(registry, model)
+        gates = None if recipe is None else recipe_gates(recipe)
+        number = opened.resolve(version)
+        event = opened.check(number, alias=alias, gates=gates, author=author or user_name(), note=note)
+        _print_event(console, event, opened, as_json)
 
 
 def promote(

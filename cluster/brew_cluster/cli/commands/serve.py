@@ -46,7 +46,8 @@ def up(
     """
     console = PlainConsole()
     with supervise(console, keep_children=not foreground):
-        from brew_cluster.jobs.serve import load_serve, log_of, run_serve
+        from brew_cluster.jobs.serve import log_of, run_serve
+        from brew_cluster.jobs.serve_job import load_serve
 
         job = load_serve(arguments or [])
         with log_to(log_of(job)):

@@ -38,6 +38,7 @@ def show_local(console: PlainConsole, nodes: Sequence[LocalNode], cluster: Local
         "Commands use it with these variables:",
         f"export RAY_ADDRESS={cluster.address} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={cluster.token_path}",
         "export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0",
+        f"With them, a job gateway runs jobs on it: brew360 jobs serve ray_address={cluster.jobs_url}",
         "Stop it with: brew360 cluster down",
     ):
         console.print(line)

@@ -94,6 +94,7 @@ def show_event(console: PlainConsole, event: Event, model: str) -> None:
         "retire": f"version {event.version} of {model} is retired",
         "approve": f"version {event.version} of {model} is approved by {event.author}",
         "policy": f"the policy of {model} is replaced",
+        "tag": f"version {event.version} of {model} can be promoted to {event.alias}",
     }
     text = texts.get(event.kind, f"{event.kind} of version {event.version} of {model}")
     console.print(f"{text} (event {event.number}{f': {details}' if (details := _details(event)) else ''})")

@@ -8,7 +8,7 @@ from typing import Any
 from brew_cluster.cli.views.table import add_row, make_table, print_table
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.console.plain_console import PlainConsole
-from brew_serve.http.auth import Team
+from brew_platform.identity.keys import SCOPES, Team
 from brew_serve.schemas.rank import RankResponse
 from brew_serve.schemas.status import FleetStatus
 
@@ -96,11 +96,19 @@ def show_status(console: PlainConsole, status: FleetStatus, ready: str) -> None:
 
 
 def show_keys(console: PlainConsole, keys: Iterable[tuple[str, Team]]) -> None:
-    """Print the ids of keys, and the limits of their teams. The keys themselves are not stored."""
-    limited = ["requests/s", "tokens/min"]
-    table = make_table("key", "team", *limited, "weight", "admin", right=[*limited, "weight"])
+    """Print the ids of keys with their scopes, and the limits of their teams. The keys themselves are not stored."""
+    numbers = ["requests/s", "tokens/min", "weight", "GPU-hours/month", "GPUs", "priority"]
+    table = make_table("key", "team", "scopes", *numbers, right=numbers)
     for id_, team in keys:
-        limits = [team.requests_per_second, team.tokens_per_minute]
-        shown = ["no limit" if limit is None else f"{limit:,.12g}" for limit in limits]
-        add_row(table, id_, team.name, *shown, f"{team.weight:g}", "yes" if team.admin else "")
+        scopes = " ".join(scope for scope in SCOPES if scope in team.scopes)
+        values = [
+            team.requests_per_second,
+            team.tokens_per_minute,
+            team.weight,
+            team.gpu_hours_per_month,
+            team.concurrent_gpus,
+            team.priority,
+        ]
+        shown = ["no limit" if value is None else f"{value:,.12g}" for value in values]
+        add_row(table, id_, team.name, scopes, *shown)
     print_table(console, table, empty="no keys")

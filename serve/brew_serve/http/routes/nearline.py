@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 from fastapi import APIRouter, Depends, Query, Request
 
 from brew_platform.errors import UserError
+from brew_serve.http.scopes import needs
 from brew_serve.http.strict_json import StrictJsonRoute
 from brew_serve.nearline.service import NearlineService
 from brew_serve.schemas.nearline import (
@@ -39,19 +40,19 @@ def nearline_router(service: Callable[[], NearlineService | None]) -> APIRouter:
             raise UserError("this service has no nearline routes (setting nearline); use POST /v1/rank.")
         return found
 
-    @router.post("/v1/events", status_code=202)
+    @router.post("/v1/events", status_code=202, openapi_extra=needs("events"))
     async def events(batch: EventBatch) -> EventsAccepted:
         """Accepts interactions of members; after the response no event is lost, and each is applied once."""
         service = require_service()
         return await service.writing.run(service.events, batch)
 
-    @router.post("/v1/nearline/rank", status_code=202)
+    @router.post("/v1/nearline/rank", status_code=202, openapi_extra=needs("rank"))
     async def rank(request: NearlineRankRequest) -> RankAccepted:
         """Requests a ranking that is computed soon, and updated after the member's events."""
         service = require_service()
         return await service.writing.run(service.rank, request)
 
-    @router.get("/v1/nearline/rankings", dependencies=[Depends(_require_exact)])
+    @router.get("/v1/nearline/rankings", dependencies=[Depends(_require_exact)], openapi_extra=needs("nearline"))
     async def ranking(
         task: Annotated[str, Query(min_length=1, max_length=100)],
         member_id: Annotated[str, Query(min_length=1, max_length=200)],
@@ -60,7 +61,12 @@ def nearline_router(service: Callable[[], NearlineService | None]) -> APIRouter:
         service = require_service()
         return await service.reading.run(service.ranking, task, member_id)
 
-    @router.get("/v1/nearline/rankings/{ids:path}", deprecated=True, include_in_schema=False)
+    @router.get(
+        "/v1/nearline/rankings/{ids:path}",
+        deprecated=True,
+        include_in_schema=False,
+        openapi_extra=needs("nearline"),
+    )
     async def ranking_by_path(request: Request) -> NearlineRanking:
         """The same, for addresses that earlier versions returned: /v1/nearline/rankings/{task}/{member_id}."""
         raw = request.scope.get("raw_path") or request.scope["path"].encode()

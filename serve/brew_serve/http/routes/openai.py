@@ -271,16 +271,29 @@ def _chat_logprobs(text: TextService, part: Continuation) -> ChatLogprobs:
 
 
 MODELS = Route(
-    path=MODELS_PATH, handler=models, request=None, response=ModelList, tag="OpenAI", error=OpenAIErrorAnswer
+    path=MODELS_PATH,
+    handler=models,
+    request=None,
+    response=ModelList,
+    scope="rank",
+    tag="OpenAI",
+    error=OpenAIErrorAnswer,
 )
 MODEL = Route(
-    path=MODEL_PATH, handler=model, request=ModelQuery, response=ModelCard, tag="OpenAI", error=OpenAIErrorAnswer
+    path=MODEL_PATH,
+    handler=model,
+    request=ModelQuery,
+    response=ModelCard,
+    scope="rank",
+    tag="OpenAI",
+    error=OpenAIErrorAnswer,
 )
 COMPLETIONS = Route(
     path=COMPLETIONS_PATH,
     handler=completions,
     request=CompletionRequest,
     response=CompletionResponse,
+    scope="rank",
     streams=True,
     tag="OpenAI",
     error=OpenAIErrorAnswer,
@@ -290,6 +303,7 @@ CHAT_COMPLETIONS = Route(
     handler=chat_completions,
     request=ChatRequest,
     response=ChatResponse,
+    scope="rank",
     streams=True,
     tag="OpenAI",
     error=OpenAIErrorAnswer,

@@ -13,4 +13,4 @@ async def rank(service: RankingService, request: RankRequest, context: RequestCo
     return await service.rank(request, context.arrival)
 
 
-RANK = Route(path="/v1/rank", handler=rank, request=RankRequest, response=RankResponse, tag="ranking")
+RANK = Route(path="/v1/rank", handler=rank, request=RankRequest, response=RankResponse, scope="rank", tag="ranking")

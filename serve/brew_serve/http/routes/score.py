@@ -103,11 +103,14 @@ def _usage(prompts: list[Ids], *, written: int) -> TextUsage:
     return TextUsage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
-SCORE = Route(path="/v1/score", handler=score, request=ScoreRequest, response=ScoreResponse, tag="label scores")
+SCORE = Route(
+    path="/v1/score", handler=score, request=ScoreRequest, response=ScoreResponse, scope="rank", tag="label scores"
+)
 GENERATIVE_SCORING = Route(
     path="/generative_scoring",
     handler=generative_scoring,
     request=GenerativeScoringRequest,
     response=GenerativeScoringResponse,
+    scope="rank",
     tag="label scores",
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from brew_cluster.jobs.serve import load_serve
+from brew_cluster.jobs.serve_job import load_serve
 from brew_platform.errors import ConfigError, UserError
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.rope_scaling import RopeScaling

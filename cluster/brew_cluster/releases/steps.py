@@ -1,7 +1,8 @@
-"""Runs the steps of a long benchmark as commands. A finished step is not run again, and an interrupted one continues.
+"""Runs steps as commands and keeps a record of each. A finished step is not run again, an interrupted one continues.
 
 A step is identified by its command, the contents of the files that it names, and the steps that it depends on. If one
-of these changes, its output is removed and it runs again, as do the steps that depend on it.
+of these changes, its key is another one, as are those of the steps that depend on it. `Steps` runs the steps of a
+long benchmark; a release keeps each step in a folder that is named after its key (`plan`).
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from brew_platform.errors import BrewError
 from brew_platform.files import replace_atomically
 from brew_platform.processes import ProcessTreeMeter
 
-__all__ = ["StepFailed", "StepRecord", "Steps"]
+__all__ = ["StepFailed", "StepRecord", "Steps", "keep_record", "read_record", "step_key"]
 
 
 class StepFailed(BrewError):
@@ -36,6 +37,59 @@ class StepRecord:
     finished: bool
     seconds: float  # over all attempts
     peak_bytes: int  # largest memory of this process and those that it started, over all attempts
+
+
+def step_key(command: Sequence[str], files: Sequence[str], after: Sequence[str]) -> str:
+    """Return the key of a step.
+
+    Args:
+        command: Program and arguments; the program does not count.
+        files: SHA-256 of the content of each file that decides what the command does.
+        after: Keys of the steps whose output the command reads.
+
+    Returns:
+        64 hex digits.
+    """
+    parts = [list(command[1:]), list(files), list(after)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def read_record(path: Path) -> StepRecord | None:
+    """Read a record; None if there is none, or it is not readable."""
+    try:
+        return StepRecord(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def keep_record(path: Path, key: str, run: Callable[[], int]) -> tuple[StepRecord, int]:
+    """Run a step that has not finished, and keep its record: unfinished before, with its time and memory after.
+
+    Args:
+        path: File of the record; an unfinished record there is of an earlier attempt.
+        key: Of the step.
+        run: Runs the command, and returns its exit code.
+
+    Returns:
+        The record, and the exit code.
+    """
+    earlier = read_record(path)
+    start, seconds = time.monotonic(), earlier.seconds if earlier else 0.0
+    _write(path, StepRecord(key=key, finished=False, seconds=seconds, peak_bytes=0))
+    code: int | None = None
+    # Each sample holds up the memory allocation of a process of several gigabytes.
+    with ProcessTreeMeter(interval_seconds=3.0) as memory:
+        try:
+            code = run()
+        finally:
+            record = StepRecord(
+                key=key,
+                finished=code == 0,
+                seconds=round(seconds + time.monotonic() - start, 2),
+                peak_bytes=max(memory.peak_bytes, earlier.peak_bytes if earlier else 0),
+            )
+            _write(path, record)
+    return record, code
 
 
 class Steps:
@@ -64,7 +118,7 @@ class Steps:
         after: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Path:
-        """Run a step, unless it has finished before.
+        """Run a step, unless it has finished before. If its key has changed, its output is removed first.
 
         Args:
             name: Of the step.
@@ -81,8 +135,10 @@ class Steps:
             StepFailed: The command failed.
         """
         head = f"step {self._names.index(name) + 1} of {len(self._names)}, {name}"
-        key = self._key(command, files, after)
-        earlier = self._read(name)
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        key = step_key(command, digests, [self.records[step].key for step in after])
+        path = self._folder / f"{name}.json"
+        earlier = read_record(path)
         same = earlier is not None and earlier.key == key
         if earlier is not None and same and earlier.finished and output.exists():
             self._say(f"{head}: done before ({duration(earlier.seconds)})")
@@ -90,23 +146,9 @@ class Steps:
             return output
         if earlier is not None and (not same or earlier.finished):
             _remove(output)
-            earlier = None
-        start, seconds = time.monotonic(), earlier.seconds if earlier else 0.0
+            path.unlink()
         self._say(f"{head}: {' '.join(command[1:] if len(command) > 1 else command)}")
-        self._write(name, StepRecord(key=key, finished=False, seconds=seconds, peak_bytes=0))
-        code: int | None = None
-        # Each sample holds up the memory allocation of a process of several gigabytes.
-        with ProcessTreeMeter(interval_seconds=3.0) as memory:
-            try:
-                code = _run(command, environment or {})
-            finally:
-                record = StepRecord(
-                    key=key,
-                    finished=code == 0,
-                    seconds=round(seconds + time.monotonic() - start, 2),
-                    peak_bytes=max(memory.peak_bytes, earlier.peak_bytes if earlier else 0),
-                )
-                self._write(name, record)
+        record, code = keep_record(path, key, lambda: _run(command, environment or {}))
         if code:
             raise StepFailed(
                 f"step {name} failed with exit code {code}; its message is above. Correct the cause and run the same "
@@ -116,26 +158,13 @@ class Steps:
         self.records[name] = record
         return output
 
-    def _key(self, command: Sequence[str], files: Sequence[Path], after: Sequence[str]) -> str:
-        parts = [
-            list(command[1:]),
-            [hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
-            [self.records[name].key for name in after],
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _read(self, name: str) -> StepRecord | None:
-        try:
-            return StepRecord(**json.loads((self._folder / f"{name}.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def _write(self, name: str, record: StepRecord) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        replace_atomically(self._folder / f"{name}.json", json.dumps(asdict(record)) + "\n")
-
     def _say(self, text: str) -> None:
         self._console.print(text, style="bold", soft_wrap=True, markup=False, highlight=False)
+
+
+def _write(path: Path, record: StepRecord) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, json.dumps(asdict(record)) + "\n")
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -1,0 +1,1 @@
+"""Releases: the steps from data to a served version as commands, sweeps of them, and their results."""

@@ -1,0 +1,1 @@
+"""Who calls: teams, their API keys, scopes and quotas."""
