@@ -158,14 +158,24 @@ def read_release(recipe: str, overrides: Sequence[str] = ()) -> ReleaseRecipe:
             raise ConfigError(f"{name} in {path} is not a section of `key: value` lines. Write the settings below it.")
     name = require_name("release", override_text(by_section.get("name", content.get("name", path.stem))))
     start = by_section.get("from", content.get("from"))
+
+    def changed(section: str) -> Sequence[str]:
+        return by_section.get(section, ())
+
     found = ReleaseRecipe(
         name=name,
         start=None if start is None else override_text(start).strip("\"'"),
         commands={name: _command(name, content[name] or {}, by_section) for name in present if name in COMMANDS},
         gates=_gates(content["gates"], by_section) if "gates" in content else None,
-        publish=_section(PublishSettings, "publish", content, by_section),
-        canary=_section(CanarySettings, "canary", content, by_section),
-        promote=_section(PromoteSettings, "promote", content, by_section),
+        publish=load_config(PublishSettings, content["publish"] or {}, overrides=changed("publish"), key="publish")
+        if "publish" in present
+        else None,
+        canary=load_config(CanarySettings, content["canary"] or {}, overrides=changed("canary"), key="canary")
+        if "canary" in present
+        else None,
+        promote=load_config(PromoteSettings, content["promote"] or {}, overrides=changed("promote"), key="promote")
+        if "promote" in present
+        else None,
         overrides=tuple(overrides),
     )
     _require_complete(found, path)
@@ -231,12 +241,6 @@ def _gates(section: Any, by_section: Mapping[str, Any]) -> Sequence[Gate]:
     if not gates:
         raise ConfigError("gates is empty. List gates such as {figure: post_like.auc, at_least: 0.6}, or leave it out.")
     return gates
-
-
-def _section(cls: type, name: str, content: Mapping[Any, Any], by_section: Mapping[str, Any]) -> Any:
-    if name not in content:
-        return None
-    return load_config(cls, content[name] or {}, overrides=by_section.get(name, ()), key=name)
 
 
 def _require_complete(recipe: ReleaseRecipe, path: Path) -> None:
