@@ -100,7 +100,7 @@ def test_every_link_and_named_file_exists(page: Path) -> None:
         return
     examples = set(re.findall(r"^`([^`\n]+)`:$", text, re.MULTILINE))  # files that the reader writes
     files = {name for name in re.findall(r"`([\w./-]+\.(?:py|yaml|txt|md))`", text) if "/" in name} - examples
-    packages = ["", "platform/brew_platform", "data/brew_data", "train/brew_train", "serve/brew_serve", "tests"]
+    packages = ["", "platform/brew_platform", "data/brew_data", "train/brew_train", "serve/brew_serve", "evaluation/brew_eval", "tests"]
     for name in files:
         path = re.sub(r"^brew_(\w+)/", r"\1/brew_\1/", name)
         assert any((ROOT / folder / path).exists() for folder in packages), name
@@ -120,7 +120,7 @@ def named_modules(text: str) -> set[str]:
 def exists(name: str) -> bool:
     """Return whether a dotted name is a module, or a word in the module that contains it."""
     parts = name.split(".")
-    folder = ROOT / parts[0].removeprefix("brew_")
+    folder = ROOT / {"brew_eval": "evaluation"}.get(parts[0], parts[0].removeprefix("brew_"))
     for length in range(len(parts), 0, -1):
         path = folder.joinpath(*parts[:length])
         for file in (path.with_suffix(".py"), path / "__init__.py"):
