@@ -5,7 +5,7 @@ Legend of shape suffixes in this package: N rows, M members, R replicates of a b
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -295,10 +295,10 @@ def _conform(table: pa.Table) -> pa.Table:
             columns.append(pa.nulls(table.num_rows, column.type))
         else:
             raise DataError(
-                f"scored rows have no column {column.name!r}. Write the columns {_names(SCORED_ROWS.names)}."
+                f"scored rows have no column {column.name!r}. Write the columns {', '.join(SCORED_ROWS.names)}."
             )
     if extra := sorted(set(table.column_names) - set(SCORED_ROWS.names)):
-        raise DataError(f"scored rows have the unknown column {extra[0]!r}; known are {_names(SCORED_ROWS.names)}.")
+        raise DataError(f"scored rows have the unknown column {extra[0]!r}; known are {', '.join(SCORED_ROWS.names)}.")
     return pa.table(columns, schema=SCORED_ROWS)
 
 
@@ -313,7 +313,3 @@ def _cast(column: pa.ChunkedArray, target: pa.Field) -> pa.ChunkedArray:
         raise DataError(
             f"the column {target.name!r} of scored rows is {column.type}, but must be {target.type}: {error}."
         ) from error
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -100,7 +100,7 @@ def test_every_link_and_named_file_exists(page: Path) -> None:
         return
     examples = set(re.findall(r"^`([^`\n]+)`:$", text, re.MULTILINE))  # files that the reader writes
     files = {name for name in re.findall(r"`([\w./-]+\.(?:py|yaml|txt|md))`", text) if "/" in name} - examples
-    packages = ["", "platform/brew_platform", "data/brew_data", "train/brew_train", "serve/brew_serve", "evaluation/brew_eval", "tests"]
+    packages = ["", "platform/brew_platform", "data/brew_data", "train/brew_train", "serve/brew_serve", "tests"]
     for name in files:
         path = re.sub(r"^brew_(\w+)/", r"\1/brew_\1/", name)
         assert any((ROOT / folder / path).exists() for folder in packages), name

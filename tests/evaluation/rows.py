@@ -15,7 +15,7 @@ def info(**changes: Any) -> ScoredRowsInfo:
 
 
 def columns(rows: int = 400, *, members: int = 40, seed: int = 0, task: str = "like") -> dict[str, Any]:
-    """Return columns of rows whose label depends on `best`, and whose score is `best` with noise. Slates have 5 rows."""
+    """Return columns of rows: labels are drawn from `best`, the score is `best` with noise, slates have 5 rows."""
     random = np.random.default_rng(seed)
     best = random.uniform(0.02, 0.98, rows)
     logit = np.log(best / (1 - best)) + random.normal(size=rows)
