@@ -33,9 +33,10 @@ class MatrixFactorisation:
     """value = mean + b_m + b_e + p_m . q_e, minimised with ridge penalties by alternating least squares.
 
     With the coefficients of the entities fixed, those of a member are a ridge regression on the member's interactions,
-    and the reverse (Zhou et al. 2008, "Large-scale parallel collaborative filtering for the Netflix Prize"; biases as in
-    Koren, Bell, Volinsky 2009). A query solves that regression again on all interactions of the member that are strictly
-    earlier, so members and histories after the cut need no new fit; entities after the cut have the coefficients 0.
+    and the reverse (Zhou et al. 2008, "Large-scale parallel collaborative filtering for the Netflix Prize"; biases as
+    in Koren, Bell, Volinsky 2009). A query solves that regression again on all interactions of the member that are
+    strictly earlier, so members and histories after the cut need no new fit; entities after the cut have the
+    coefficients 0.
     """
 
     def __init__(self, settings: FactorisationSettings) -> None:

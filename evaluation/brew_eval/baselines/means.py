@@ -1,10 +1,10 @@
 """Popularity, and the smoothed mean label of an entity."""
 
+import numpy as np
+
 from brew_eval.baselines.base import Calibration
 from brew_eval.baselines.key_history import KeyHistory
 from brew_eval.baselines.task_rows import Array, Queries, TaskRows
-
-import numpy as np
 
 __all__ = ["EntityMean", "Popularity"]
 

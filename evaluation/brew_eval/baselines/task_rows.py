@@ -19,7 +19,7 @@ from brew_platform.errors import UserError
 __all__ = ["FieldValues", "Fields", "Queries", "TaskRows"]
 
 Array = np.ndarray[Any, Any]
-MOST_VALUES = 100  # a text field with more different values is free text, which baselines do not read
+MOST_VALUES = 100
 _NUMBER = re.compile(r"_(\d+(?:\.\d+)?)$")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 
@@ -31,6 +31,11 @@ class FieldValues:
     owner_V: Array  # int64, ascending
     code_V: Array  # int64, from 0
     names: list[str]  # by code
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether the values are few and repeated; otherwise the field is free text."""
+        return len(self.names) <= min(MOST_VALUES, len(self.owner_V) / 2)
 
     def pairs(self, owner_Q: Array) -> tuple[Array, Array]:
         """Return the positions in `owner_Q`, ascending, and the codes of all values of those owners."""
@@ -52,9 +57,10 @@ class Fields:
     def of(records: pa.ChunkedArray) -> "Fields":
         """Read a column of structs.
 
-        A number or a boolean is a number. A list of texts is categorical if it has at most 100 different values in
-        all, and so is a text whose parts, separated by ", ", or whose words are so few. Of another text the year is
-        read that stands in parentheses at its end, as in titles of films. Other fields are left out.
+        A number or a boolean is a number. A list of texts is categorical if it has at most 100 different values, and
+        each occurs twice on average. So is a text for whose parts, separated by ", ", or for whose words this holds. Of
+        another text the year is read that stands in parentheses at its end, as in titles of films. Other fields are
+        left out.
         """
         values: dict[str, FieldValues] = {}
         numbers: dict[str, Array] = {}
@@ -65,15 +71,15 @@ class Fields:
             elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
                 texts = column.to_pylist()
                 found = _values([(text or "").split(", ") for text in texts])
-                if len(found.names) > MOST_VALUES:
+                if not found.is_categorical:
                     found = _values([(text or "").split() for text in texts])
-                if len(found.names) <= MOST_VALUES:
+                if found.is_categorical:
                     values[field.name] = found
                 elif not np.isnan(years := _years(texts)).all():
                     numbers[f"{field.name}_year"] = years
             elif pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
                 found = _values([parts or [] for parts in column.to_pylist()])
-                if len(found.names) <= MOST_VALUES:
+                if found.is_categorical:
                     values[field.name] = found
         return Fields(values={name: found for name, found in values.items() if found.names}, numbers=numbers)
 

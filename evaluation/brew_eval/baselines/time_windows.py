@@ -92,7 +92,7 @@ class _Builder:
 
         def means(before: Array) -> Array:
             count, total = everything.sums(np.zeros(len(before), np.int64), before)
-            return np.asarray((total + [0.5, 0.0]) / (count + 1)[:, None])
+            return np.asarray((total + np.array([0.5, 0.0])) / (count + 1)[:, None])
 
         mean_NF, self._mean_QF = means(rows.time_N), means(queries.before_Q)
         entity = KeyHistory(rows.entity_N, rows.time_N, plain_NF)
