@@ -6,6 +6,8 @@ from brew_eval.metrics.base import Array, Ratio, require_finite, sums_by_member
 
 __all__ = ["Auc", "SlateMetrics", "slate_metrics"]
 
+_CHUNK = 200_000  # weights of rows at a time, which stay in the cache
+
 
 class Auc:
     """The area under the ROC curve: P(a positive row scores above a negative row), ties count half.
@@ -21,30 +23,34 @@ class Auc:
 
     def __init__(self, label_N: np.ndarray, score_N: np.ndarray, member_N: np.ndarray) -> None:
         score_N = require_finite("score", score_N)
-        order_N = np.argsort(score_N, kind="stable")
-        self._label_N = label_N[order_N].astype(np.float64)
-        self._member_N = member_N[order_N]
-        sorted_N = score_N[order_N]
-        starts = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]])) if len(sorted_N) else sorted_N
-        self._tie_starts = starts.astype(np.int64)  # first row of each group of equal scores
+        order_N = np.argsort(score_N)
+        is_positive_N = label_N[order_N] > 0
+        member_N, score_N = member_N[order_N], score_N[order_N]
+        self._positive_member, self._negative_member = member_N[is_positive_N], member_N[~is_positive_N]
+        # Negative rows whose score is below, and at most, that of each positive row.
+        positive, negative = score_N[is_positive_N], score_N[~is_positive_N]
+        self._below = np.searchsorted(negative, positive, side="left")
+        up_to = np.searchsorted(negative, positive, side="right")
+        self._up_to = up_to if np.any(up_to != self._below) else None
 
     def compute(self, weights_RM: np.ndarray) -> Array:
-        return np.array([self._weighted(weights_M) for weights_M in weights_RM], dtype=np.float64)
+        if not len(self._positive_member) or not len(self._negative_member):
+            return np.full(len(weights_RM), np.nan)
+        step = max(_CHUNK // (len(self._positive_member) + len(self._negative_member)), 1)
+        chunks = [self._weighted(weights_RM[start : start + step]) for start in range(0, len(weights_RM), step)]
+        return np.concatenate(chunks)
 
-    def _weighted(self, weights_M: np.ndarray) -> float:
-        if not len(self._label_N):
-            return float("nan")
-        weight_N = weights_M[self._member_N].astype(np.float64)
-        positive_N = weight_N * self._label_N
-        negative_N = weight_N - positive_N
-        if len(self._tie_starts) < len(weight_N):
-            positive_N = np.add.reduceat(positive_N, self._tie_starts)
-            negative_N = np.add.reduceat(negative_N, self._tie_starts)
-        below_N = np.cumsum(negative_N)
-        negatives, positives = below_N[-1], positive_N.sum()
-        if not positives or not negatives:
-            return float("nan")
-        return float(positive_N @ (below_N - 0.5 * negative_N) / (positives * negatives))
+    def _weighted(self, weights_RM: np.ndarray) -> Array:
+        positive = weights_RM.take(self._positive_member, axis=1)
+        negative = np.zeros((len(weights_RM), len(self._negative_member) + 1))
+        np.cumsum(weights_RM.take(self._negative_member, axis=1), axis=1, out=negative[:, 1:])
+        below = negative.take(self._below, axis=1)
+        if self._up_to is not None:
+            below += negative.take(self._up_to, axis=1)
+            below *= 0.5
+        wins_R = np.einsum("rp,rp->r", positive, below)
+        pairs_R = positive.sum(axis=1, dtype=np.float64) * negative[:, -1]
+        return np.divide(wins_R, pairs_R, out=np.full(len(wins_R), np.nan), where=pairs_R > 0)
 
 
 class SlateMetrics:
