@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from brew_eval.baselines.task_rows import Array, Queries, TaskRows
+from brew_eval.baselines.interactions import Array, Queries, TaskInteractions
 
 __all__ = ["Baseline", "Calibration"]
 
@@ -18,7 +18,7 @@ class Baseline(Protocol):
 
     name: str
 
-    def fit(self, rows: TaskRows, cut: int) -> None:
+    def fit(self, rows: TaskInteractions, cut: int) -> None:
         """Fit the model, and choose its settings, on the interactions up to a time.
 
         Args:
@@ -29,7 +29,7 @@ class Baseline(Protocol):
             UserError: There are no interactions before the cut.
         """
 
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Compute the probability of a positive outcome for each query.
 
         Args:

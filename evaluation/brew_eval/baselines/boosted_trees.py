@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from brew_eval.baselines.task_rows import Array, Queries, TaskRows
+from brew_eval.baselines.interactions import Array, Queries, TaskInteractions
 from brew_eval.baselines.time_windows import FeatureTable, window_features
 from brew_platform.errors import UserError
 from brew_platform.metrics import logloss
@@ -44,7 +44,7 @@ class BoostedTrees:
     def __init__(self, grid: Sequence[BoostedTreesSettings] | None = None, *, threads: int = 1) -> None:
         self._grid = grid or [BoostedTreesSettings(leaves=leaves, threads=threads) for leaves in (7, 15, 31)]
 
-    def fit(self, rows: TaskRows, cut: int) -> None:
+    def fit(self, rows: TaskInteractions, cut: int) -> None:
         """Choose the settings and the number of trees, then fit all rows before the cut (`Baseline`).
 
         Raises:
@@ -63,7 +63,7 @@ class BoostedTrees:
         everything_N = np.ones(len(train), dtype=bool)
         self.model = _train(self.settings, features, train.label_N, everything_N, self.trees, stop=False)
 
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Score as in `Baseline`."""
         features = window_features(rows, queries)
         return np.asarray(self.model.predict(features.value_QF, num_threads=self.settings.threads), dtype=np.float64)

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 
 from brew_eval.baselines.base import Calibration
-from brew_eval.baselines.task_rows import Array, Queries, TaskRows
+from brew_eval.baselines.interactions import Array, Queries, TaskInteractions
 from brew_platform.metrics import logloss
 from brew_platform.settings import PositiveFloat, PositiveInt, Range, Settings
 
@@ -42,7 +42,7 @@ class MatrixFactorisation:
     def __init__(self, settings: FactorisationSettings) -> None:
         self.settings = settings
 
-    def fit(self, rows: TaskRows) -> None:
+    def fit(self, rows: TaskInteractions) -> None:
         """Fit all rows."""
         settings, depth = self.settings, self.settings.factors + 1
         self.mean = float(rows.value_N.mean())
@@ -57,7 +57,7 @@ class MatrixFactorisation:
             self._solve(entity_ED, rows.entity_N, member_MD[rows.member_N], rows.value_N)
         self.entity_ED = entity_ED
 
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Compute the expected value of each query, float64, shape (queries,)."""
         order_N = np.lexsort((rows.time_N, rows.member_N))
         member_N, time_N = rows.member_N[order_N], rows.time_N[order_N]
@@ -110,7 +110,7 @@ class Factorisation:
     def __init__(self, name: str, grid: Sequence[FactorisationSettings]) -> None:
         self.name, self._grid = name, grid
 
-    def fit(self, rows: TaskRows, cut: int) -> None:
+    def fit(self, rows: TaskInteractions, cut: int) -> None:
         """Choose the settings, then fit all rows before the cut (`Baseline`)."""
         train, earlier = rows.until(cut), rows.validation_cut(cut)
         later = train.between(earlier, cut)
@@ -126,7 +126,7 @@ class Factorisation:
         self._model = MatrixFactorisation(self.settings)
         self._model.fit(train)
 
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Score as in `Baseline`."""
         return self._map(self._model.score(rows, queries))
 

@@ -5,7 +5,7 @@ Shape suffixes: N events, Q queries, F values per event.
 
 import numpy as np
 
-from brew_eval.baselines.task_rows import Array
+from brew_eval.baselines.interactions import Array
 
 __all__ = ["KeyHistory"]
 

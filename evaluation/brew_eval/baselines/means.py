@@ -3,8 +3,8 @@
 import numpy as np
 
 from brew_eval.baselines.base import Calibration
+from brew_eval.baselines.interactions import Array, Queries, TaskInteractions
 from brew_eval.baselines.key_history import KeyHistory
-from brew_eval.baselines.task_rows import Array, Queries, TaskRows
 
 __all__ = ["EntityMean", "Popularity"]
 
@@ -14,16 +14,16 @@ class Popularity:
 
     name = "popularity"
 
-    def fit(self, rows: TaskRows, cut: int) -> None:
+    def fit(self, rows: TaskInteractions, cut: int) -> None:
         """Fit the map from the logarithm of the number to the probability (`Baseline`)."""
         train = rows.until(cut)
         self._map = Calibration(self._scores(train, train.streaming()), train.label_N)
 
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Score as in `Baseline`."""
         return self._map(self._scores(rows, queries))
 
-    def _scores(self, rows: TaskRows, queries: Queries) -> Array:
+    def _scores(self, rows: TaskInteractions, queries: Queries) -> Array:
         history = KeyHistory(rows.entity_N, rows.time_N, rows.label_N[:, None])
         return np.asarray(np.log1p(history.sums(queries.entity_Q, queries.before_Q)[0]))
 
@@ -40,11 +40,11 @@ class EntityMean:
     def __init__(self, prior: float = 5.0) -> None:
         self.prior = prior
 
-    def fit(self, rows: TaskRows, cut: int) -> None:
+    def fit(self, rows: TaskInteractions, cut: int) -> None:
         """Compute the mean of all training labels (`Baseline`)."""
         self._mean = float(rows.until(cut).label_N.mean())
 
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Score as in `Baseline`."""
         history = KeyHistory(rows.entity_N, rows.time_N, rows.label_N[:, None])
         count_Q, sum_QF = history.sums(queries.entity_Q, queries.before_Q)

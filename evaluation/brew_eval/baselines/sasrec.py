@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from brew_eval.baselines.task_rows import Array, Queries, TaskRows
+from brew_eval.baselines.interactions import Array, Queries, TaskInteractions
 from brew_platform.metrics import logloss
 from brew_platform.settings import PositiveFloat, PositiveInt, Range, Settings
 
@@ -51,7 +51,7 @@ class SasRec:
     def __init__(self, settings: SasRecSettings | None = None) -> None:
         self.settings = settings or SasRecSettings()
 
-    def fit(self, rows: TaskRows, cut: int) -> None:
+    def fit(self, rows: TaskInteractions, cut: int) -> None:
         """Choose the number of epochs, then fit all rows before the cut (`Baseline`)."""
         train, earlier = rows.until(cut), rows.validation_cut(cut)
         self._levels = np.unique(train.value_N)
@@ -70,7 +70,7 @@ class SasRec:
                 break
 
     @torch.no_grad()
-    def score(self, rows: TaskRows, queries: Queries) -> Array:
+    def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Score as in `Baseline`."""
         self._network.eval()
         score_Q = np.zeros(len(queries))
@@ -79,7 +79,7 @@ class SasRec:
             score_Q[part.query_B] = torch.sigmoid(logit).double().numpy()
         return score_Q
 
-    def _epochs(self, train: TaskRows) -> Iterator[None]:
+    def _epochs(self, train: TaskInteractions) -> Iterator[None]:
         """Create a network and train it; yields after each epoch."""
         settings = self.settings
         with torch.random.fork_rng(devices=[]):
@@ -108,7 +108,7 @@ class SasRec:
                 state = torch.get_rng_state()
             yield
 
-    def _tensors(self, rows: TaskRows, part: "_Batch") -> tuple[Tensor, Tensor, Tensor]:
+    def _tensors(self, rows: TaskInteractions, part: "_Batch") -> tuple[Tensor, Tensor, Tensor]:
         """Return the entities and reactions of sequences (0: start or padding), and the positions of the queries."""
         row_SL = part.row_SL
         level_N = np.minimum(np.searchsorted(self._levels, rows.value_N), len(self._levels) - 1)
@@ -174,7 +174,7 @@ class _Batch(NamedTuple):
 
 
 def _batches(
-    rows: TaskRows, queries: Queries, length: int, *, size: int, order: np.random.Generator | None
+    rows: TaskInteractions, queries: Queries, length: int, *, size: int, order: np.random.Generator | None
 ) -> Iterator[_Batch]:
     """Cut histories into sequences that overlap by half, and group them.
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from brew_eval.baselines.interactions import Array, Fields, Queries, TaskInteractions
 from brew_eval.baselines.key_history import KeyHistory
-from brew_eval.baselines.task_rows import Array, Fields, Queries, TaskRows
 
 __all__ = ["FeatureTable", "window_features"]
 
@@ -30,7 +30,7 @@ class FeatureTable(NamedTuple):
     categorical: list[str]  # names of the columns that are codes
 
 
-def window_features(rows: TaskRows, queries: Queries) -> FeatureTable:
+def window_features(rows: TaskInteractions, queries: Queries) -> FeatureTable:
     """Compute the features of queries.
 
     Keys are the member, the entity, its author, the member with the author, the member with the type of the entity, and
@@ -81,7 +81,7 @@ def window_features(rows: TaskRows, queries: Queries) -> FeatureTable:
 class _Builder:
     """Collects columns."""
 
-    def __init__(self, rows: TaskRows, queries: Queries) -> None:
+    def __init__(self, rows: TaskInteractions, queries: Queries) -> None:
         self._queries, self._time_N = queries, rows.time_N
         self.names: list[str] = []
         self.columns: list[Array] = []

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from brew_eval.baselines.factorisation import Factorisation, FactorisationSettings, MatrixFactorisation
-from brew_eval.baselines.task_rows import Queries, TaskRows
+from brew_eval.baselines.interactions import Queries, TaskInteractions
 from brew_platform.metrics import auc
 
 from .tiny import DAY, draw_rows, make_rows
 
 
-def fitted(rows: TaskRows, **settings: float) -> MatrixFactorisation:
+def fitted(rows: TaskInteractions, **settings: float) -> MatrixFactorisation:
     model = MatrixFactorisation(FactorisationSettings(**settings))  # type: ignore[arg-type]
     model.fit(rows)
     return model

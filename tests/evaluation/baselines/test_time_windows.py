@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brew_eval.baselines.task_rows import Queries, TaskRows
+from brew_eval.baselines.interactions import Queries, TaskInteractions
 from brew_eval.baselines.time_windows import window_features
 
 from .tiny import DAY, draw_rows, make_rows
 
 
-def column(rows: TaskRows, name: str, queries: Queries | None = None) -> list[float]:
+def column(rows: TaskInteractions, name: str, queries: Queries | None = None) -> list[float]:
     features = window_features(rows, queries or rows.streaming())
     return [pytest.approx(value, abs=1e-4) for value in features.value_QF[:, features.names.index(name)].tolist()]
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import TIMESTAMP, Tables
-from brew_eval.baselines.task_rows import TaskRows
+from brew_eval.baselines.interactions import TaskInteractions
 
 SUITE = load_suite("movielens")
 TASK = SUITE.task("movie_rating")
@@ -52,14 +52,14 @@ def make_tables(
     )
 
 
-def make_rows(members: list[int], entities: list[int], stars: list[int], days: list[float]) -> TaskRows:
+def make_rows(members: list[int], entities: list[int], stars: list[int], days: list[float]) -> TaskInteractions:
     """The interactions of `make_tables` as arrays."""
-    return TaskRows.of(make_tables(members, entities, stars, days), SUITE, TASK)
+    return TaskInteractions.of(make_tables(members, entities, stars, days), SUITE, TASK)
 
 
 def draw_rows(
     count: int = 400, *, members: int = 12, entities: int = 10, seed: int = 0, author: bool = True
-) -> TaskRows:
+) -> TaskInteractions:
     """Ratings in which members and entities have a bias, some at the same second."""
     rng = np.random.default_rng(seed)
     member_N, entity_N = rng.integers(0, members, count), rng.integers(0, entities, count)
@@ -70,4 +70,4 @@ def draw_rows(
     tables = make_tables(
         member_N.tolist(), entity_N.tolist(), stars_N.astype(int).tolist(), days_N.tolist(), author=author
     )
-    return TaskRows.of(tables, SUITE, TASK)
+    return TaskInteractions.of(tables, SUITE, TASK)

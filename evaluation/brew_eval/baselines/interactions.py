@@ -16,7 +16,7 @@ from brew_data.prompts.suite import TaskSpec, TaskSuite
 from brew_data.schema import AUTHOR, Tables, micros
 from brew_platform.errors import UserError
 
-__all__ = ["FieldValues", "Fields", "Queries", "TaskRows"]
+__all__ = ["FieldValues", "Fields", "Queries", "TaskInteractions"]
 
 Array = np.ndarray[Any, Any]
 MOST_VALUES = 100
@@ -97,7 +97,7 @@ class Queries:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TaskRows:
+class TaskInteractions:
     """The interactions of a task's surface, sorted by time, without members who have opted out."""
 
     task: str
@@ -117,7 +117,7 @@ class TaskRows:
     locales: list[str]
 
     @staticmethod
-    def of(tables: Tables, suite: TaskSuite, task: TaskSpec) -> "TaskRows":
+    def of(tables: Tables, suite: TaskSuite, task: TaskSpec) -> "TaskInteractions":
         """Encode the tables of a task.
 
         Raises:
@@ -138,7 +138,7 @@ class TaskRows:
         authors = np.full(tables.entities.num_rows, -1, dtype=np.int64)
         if AUTHOR in tables.entities.column_names:
             authors = _codes(tables.entities[AUTHOR])
-        return TaskRows(
+        return TaskInteractions(
             task=task.name,
             surface=task.surface,
             id_N=rows["interaction_id"].to_numpy(),
@@ -158,12 +158,12 @@ class TaskRows:
     def __len__(self) -> int:
         return len(self.id_N)
 
-    def take(self, keep_N: Array) -> "TaskRows":
+    def take(self, keep_N: Array) -> "TaskInteractions":
         """Return the interactions at some positions, or of a mask; the members and entities remain."""
         names = ("id_N", "member_N", "entity_N", "time_N", "label_N", "value_N")
         return replace(self, **{name: getattr(self, name)[keep_N] for name in names})
 
-    def until(self, cut: int) -> "TaskRows":
+    def until(self, cut: int) -> "TaskInteractions":
         """Return the interactions up to a time, inclusive, in microseconds.
 
         Raises:
@@ -188,7 +188,7 @@ class TaskRows:
         time_N = self.until(cut).time_N
         return int(time_N[max(0, round(share * len(time_N)) - 1)])
 
-    def between(self, after: int, until: int) -> "TaskRows":
+    def between(self, after: int, until: int) -> "TaskInteractions":
         """Return the interactions later than one time and not later than another."""
         return self.take((self.time_N > after) & (self.time_N <= until))
 

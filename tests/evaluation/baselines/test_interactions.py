@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from brew_eval.baselines.task_rows import Fields, FieldValues, TaskRows
+from brew_eval.baselines.interactions import Fields, FieldValues, TaskInteractions
 from brew_platform.errors import UserError
 
 from .tiny import DAY, SUITE, TASK, make_rows, make_tables
@@ -22,14 +22,14 @@ def test_members_who_opted_out_are_left_out() -> None:
     tables = make_tables([0, 1], [0, 0], [5, 3], [1, 2])
     index = tables.members.column_names.index("opted_out")
     object.__setattr__(tables, "members", tables.members.set_column(index, "opted_out", pa.array([True, False])))
-    assert TaskRows.of(tables, SUITE, TASK).member_N.tolist() == [1]
+    assert TaskInteractions.of(tables, SUITE, TASK).member_N.tolist() == [1]
 
 
 def test_a_surface_without_interactions_is_refused() -> None:
     tables = make_tables([0], [0], [5], [1])
     object.__setattr__(tables, "interactions", tables.interactions.slice(0, 0))
     with pytest.raises(UserError, match="no interactions"):
-        TaskRows.of(tables, SUITE, TASK)
+        TaskInteractions.of(tables, SUITE, TASK)
 
 
 def test_a_cut_before_all_interactions_is_refused() -> None:
