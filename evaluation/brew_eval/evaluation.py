@@ -233,10 +233,10 @@ def _groups(
     level: float,
 ) -> dict[str, GroupReport]:
     members: dict[str, list[str]] = {"all": list(tasks)}
-    for name, task in tasks.items():
-        members.setdefault(task.tier, []).append(name)
-    for name, task in tasks.items():
-        members.setdefault(f"surface {task.surface}", []).append(name)
+    for tier in sorted({task.tier for task in tasks.values()}):
+        members[tier] = [name for name, task in tasks.items() if task.tier == tier]
+    for surface in sorted({task.surface for task in tasks.values()}):
+        members[f"surface {surface}"] = [name for name, task in tasks.items() if task.surface == surface]
     groups = {}
     for group, names in members.items():
         others = sorted({other for name in names for other in baselines[name]})

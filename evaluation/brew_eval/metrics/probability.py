@@ -36,7 +36,8 @@ class CalibrationError:
 
     Bins have about the same number of rows by default, because the rates of most tasks are low, and bins of the same
     width would put nearly all rows into one (Nixon et al. 2019; with equal widths: Guo et al. 2017). The edges are
-    those of all rows, in every replicate.
+    those of all rows, in every replicate. The noise of small bins raises the error, and that of replicates even more,
+    so the figure lies in the lower part of its interval; compare models by the paired difference.
 
     Args:
         label_N: 0 or 1, shape (N,).
