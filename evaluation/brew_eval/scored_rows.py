@@ -200,7 +200,11 @@ class ScoredRows:
         )
         empty = pa.nulls(table.num_rows, pa.list_(pa.float64()))
         table = table.set_column(SCORED_ROWS.get_field_index("probabilities"), "probabilities", empty)
-        return ScoredRows(table=table.cast(SCORED_ROWS), info=replace(self.info, **changes))
+        return self.replaced(table.cast(SCORED_ROWS), **changes)
+
+    def replaced(self, table: pa.Table, **changes: Any) -> "ScoredRows":
+        """Return another table of the same rows, in the same order, with changes of the origin."""
+        return ScoredRows(table=table, info=replace(self.info, **changes))
 
     def aligned_to(self, rows: "ScoredRows", *, tasks: Collection[str] | None = None) -> "ScoredRows":
         """Return these rows in the order of `rows`, which must be the same rows.

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,11 +13,13 @@ from brew_eval.evaluation import evaluate
 from brew_eval.intervals import Figure
 from brew_eval.measurement import EvaluationConfig
 from brew_eval.metrics.probability import ReliabilityBin
+from brew_eval.report.files import read_evaluation, write_comparison, write_report
 from brew_eval.report.markdown import comparison_markdown, escape_markdown, report_markdown
 from brew_eval.report.page import comparison_page, report_page
 from brew_eval.report.plots import DotRow, dot_plot, reliability_plot
 from brew_eval.report.tables import figure_text, report_tables
 from brew_eval.scored_rows import ScoredRows
+from brew_platform.errors import UserError
 
 from .rows import columns, scored
 
@@ -124,3 +127,19 @@ def test_empty_and_single_values_can_be_plotted() -> None:
     assert reliability_plot([], title="t") == ""
     ElementTree.fromstring(dot_plot([DotRow("a", [Figure(0.5, 0.5, 0.5)])], ["m"], title="t", reference=0.0))
     ElementTree.fromstring(reliability_plot([ReliabilityBin(3, 0.0, 0.0)], title="t"))
+
+
+def test_reports_are_written_side_by_side(tmp_path: Path) -> None:
+    rows = rows_of()
+    report = evaluate(rows, config=FAST)
+    paths = [
+        *write_report(report, tmp_path / "new/report.json"),
+        *write_comparison(compare(rows, rows, FAST), tmp_path / "c.json"),
+    ]
+    assert [path.name for path in paths] == ["report.json", "report.md", "report.html", "c.json", "c.md", "c.html"]
+    assert all(path.stat().st_size for path in paths)
+    assert read_evaluation(paths[0]) == report
+    with pytest.raises(UserError, match=r"does not end in \.json"):
+        write_report(report, tmp_path / "report")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_evaluation(tmp_path / "missing.json")

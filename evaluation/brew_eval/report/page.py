@@ -23,7 +23,8 @@ class _Plot:
 
 def report_page(report: Report) -> str:
     """Return a report as HTML."""
-    series = [report.info.name, *report.baselines, "best reachable"]
+    has_best = any(task.best_auc.value is not None for task in report.tasks.values())
+    models = [report.info.name, *report.baselines]
     rows = [
         DotRow(
             f"{name} ({task.tier})",
@@ -33,16 +34,21 @@ def report_page(report: Report) -> str:
                     task.baselines[other].figures["auc"] if other in task.baselines else None
                     for other in report.baselines
                 ),
-                task.best_auc,
+                *([task.best_auc] if has_best else []),
             ],
         )
         for name, task in report.tasks.items()
     ]
-    plots = [("AUC by task", dot_plot(rows, series, title="AUC by task", reference=0.5))]
+    plots = [
+        (
+            "AUC by task",
+            dot_plot(rows, [*models, *(["best reachable"] if has_best else [])], title="AUC by task", reference=0.5),
+        )
+    ]
     curves = [reliability_plot(task.reliability, title=name) for name, task in report.tasks.items()]
     plots.append(("Reliability: share of positive rows by predicted probability", "".join(curves)))
     for name, task in report.tasks.items():
-        svg = dot_plot(_slice_rows(task, list(report.baselines)), series[:-1], title=f"AUC of slices of {name}")
+        svg = dot_plot(_slice_rows(task, list(report.baselines)), models, title=f"AUC of slices of {name}")
         plots.append((f"AUC by slice: {name}", svg))
     return _render(
         f"Evaluation of {report.info.name}",

@@ -53,7 +53,7 @@ def dot_plot(rows: Sequence[DotRow], series: Sequence[str], *, title: str, refer
     def x(value: float) -> float:
         return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - 20)
 
-    step = max(_ROW, 9 * len(series))
+    step = max(_ROW, 7 * len(series) + 8)
     height = _TOP + step * len(rows) + 30
     parts = _legend(series)
     for tick in ticks:
