@@ -6,7 +6,7 @@ interval, or on a slice, is therefore a bound on a figure with a name of its own
 | gate | meaning |
 |---|---|
 | `figure: post_like.auc, at_least: 0.7` | a required figure |
-| `figure: post_like.popularity_gain_low, at_least: 0` | the gain over popularity is above 0 with its interval |
+| `figure: post_like.lightgbm_gain_low, at_least: 0` | the gain over LightGBM is above 0 with its interval |
 | `figure: post_like.slices.history.0-4.auc, at_least: 0.65` | a slice |
 | `figure: post_like.change.auc_low, at_least: -0.002` | AUC falls by at most .002 against the replaced version |
 | `figure: post_like.change.fallen_slices, at_most: 0` | no slice falls |
@@ -23,23 +23,22 @@ from brew_platform.registry.gates import find_figure
 
 __all__ = ["fallen_slices", "missing_figures", "registry_figures"]
 
-_POPULARITY = "popularity"
-
 
 def registry_figures(
-    report: Report, change: Comparison | None = None, *, tolerance: float = 0.0
+    report: Report, change: Comparison | None = None, *, tolerance: float = 0.0, reference: str = "entity_mean"
 ) -> dict[str, dict[str, Any]]:
     """Return all figures by task, as a version's metrics.
 
     Names of one task: `rows`, `positive_rate`, `FIGURE`, `FIGURE_low`, `FIGURE_high`; `best_auc`; per baseline
-    `NAME_auc`, `NAME_gain` with bounds, and `NAME_gap_closed`; `baseline_auc`, `gain` and `gap_closed` of popularity;
-    `without_score`, `not_finite`, `without_label`; `slices.DIMENSION.NAME.FIGURE`, with bounds; and with a comparison
-    `change.FIGURE`, `change.FIGURE_low`, `change.FIGURE_high`, and `change.fallen_slices`.
+    `NAME_auc`, `NAME_gain` with bounds, and `NAME_gap_closed`; `baseline_auc`, `gain` and `gap_closed` of the
+    reference; `without_score`, `not_finite`, `without_label`; `slices.DIMENSION.NAME.FIGURE`, with bounds; and with a
+    comparison `change.FIGURE`, `change.FIGURE_low`, `change.FIGURE_high`, and `change.fallen_slices`.
 
     Args:
         report: Of the version.
         change: The version (A) against the version that it replaces (B).
         tolerance: See `fallen_slices`.
+        reference: Name of the baseline of `baseline_auc`, `gain` and `gap_closed`.
 
     Raises:
         UserError: The comparison is of another model or other rows.
@@ -49,7 +48,7 @@ def registry_figures(
             f"the comparison is of {change.a.name} on other rows than the report of {report.info.name}, so their "
             f"figures do not belong together. Compare the rows that the report was made from."
         )
-    found = {name: _task_figures(task) for name, task in report.tasks.items()}
+    found = {name: _task_figures(task, reference) for name, task in report.tasks.items()}
     for name, compared in (change.tasks if change else {}).items():
         values = {figure: part.difference for figure, part in compared.figures.items()}
         fallen = len(fallen_slices(compared, tolerance=tolerance))
@@ -76,7 +75,7 @@ def fallen_slices(task: TaskComparison, *, tolerance: float = 0.0) -> list[Slice
     ]
 
 
-def _task_figures(task: TaskReport) -> dict[str, Any]:
+def _task_figures(task: TaskReport, reference: str) -> dict[str, Any]:
     counts = task.counts
     found: dict[str, Any] = {
         "rows": counts.used,
@@ -89,7 +88,7 @@ def _task_figures(task: TaskReport) -> dict[str, Any]:
     }
     for name, baseline in task.baselines.items():
         gain = baseline.differences["auc"]
-        if name == _POPULARITY:
+        if name == reference:
             found["baseline_auc"] = baseline.figures["auc"].value
             found["gain"], found["gap_closed"] = gain.value, baseline.gap_closed.value
         found[f"{name}_auc"] = baseline.figures["auc"].value

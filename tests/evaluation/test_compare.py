@@ -91,13 +91,13 @@ def test_a_comparison_survives_json() -> None:
 
 def test_the_gates_of_the_registry_read_figures_intervals_and_slices() -> None:
     good, worse = two_models()
-    popularity = good.with_scores(np.random.default_rng(9).uniform(size=1_000), baseline="popularity")
-    figures = registry_figures(evaluate(good, [popularity], FAST), compare(good, worse, FAST))
+    means = good.with_scores(np.random.default_rng(9).uniform(size=1_000), baseline="entity_mean")
+    figures = registry_figures(evaluate(good, [means], FAST), compare(good, worse, FAST))
     gates = [
         Gate(figure="like.auc", at_least=0.7),
         Gate(figure="like.ece", at_most=0.1),
         Gate(figure="like.gain", at_least=0.1),
-        Gate(figure="like.popularity_gain_low", at_least=0.0),
+        Gate(figure="like.entity_mean_gain_low", at_least=0.0),
         Gate(figure="like.gap_closed", at_least=0.9),
         Gate(figure="like.slices.history.0-4.auc", at_least=0.6),
         Gate(figure="like.slices.history.100+.auc_low", at_least=0.5),

@@ -48,7 +48,7 @@ class Ratio:
 
 def sums_by_member(values_N: np.ndarray, member_N: np.ndarray, members: int) -> Array:
     """Sum values by member; returns float64, shape (M,)."""
-    return np.bincount(member_N, weights=values_N, minlength=members)
+    return np.bincount(member_N, weights=values_N, minlength=members).astype(np.float64)
 
 
 def require_finite(name: str, values_N: np.ndarray) -> Array:
