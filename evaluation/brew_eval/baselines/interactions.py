@@ -48,10 +48,11 @@ class FieldValues:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fields:
-    """The fields of members or entities that a baseline can read without understanding text."""
+    """The fields of members or entities as a baseline reads them."""
 
     values: Mapping[str, FieldValues]  # categorical, by field
     numbers: Mapping[str, Array]  # float64 by field, one value per owner; NaN if it has none
+    texts: Mapping[str, list[str]]  # of every field of text, categorical or not; "" without one
 
     @staticmethod
     def of(records: pa.ChunkedArray) -> "Fields":
@@ -64,24 +65,28 @@ class Fields:
         """
         values: dict[str, FieldValues] = {}
         numbers: dict[str, Array] = {}
+        texts: dict[str, list[str]] = {}
         for field in records.type:
             column = pc.struct_field(records.combine_chunks(), field.name)
             if pa.types.is_boolean(field.type) or pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
                 numbers[field.name] = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
             elif pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-                texts = column.to_pylist()
-                found = _values([(text or "").split(", ") for text in texts])
+                own = texts[field.name] = [text or "" for text in column.to_pylist()]
+                found = _values([text.split(", ") for text in own])
                 if not found.is_categorical:
-                    found = _values([(text or "").split() for text in texts])
+                    found = _values([text.split() for text in own])
                 if found.is_categorical:
                     values[field.name] = found
-                elif not np.isnan(years := _years(texts)).all():
+                elif not np.isnan(years := _years(own)).all():
                     numbers[f"{field.name}_year"] = years
             elif pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
-                found = _values([parts or [] for parts in column.to_pylist()])
+                lists = [[part for part in parts or [] if part] for parts in column.to_pylist()]
+                texts[field.name] = [", ".join(parts) for parts in lists]
+                found = _values(lists)
                 if found.is_categorical:
                     values[field.name] = found
-        return Fields(values={name: found for name, found in values.items() if found.names}, numbers=numbers)
+        values = {name: found for name, found in values.items() if found.names}
+        return Fields(values=values, numbers=numbers, texts={name: own for name, own in texts.items() if any(own)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,7 +207,7 @@ def _codes(column: pa.ChunkedArray) -> Array:
     return np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _values(parts: Sequence[Sequence[str | None]]) -> FieldValues:
+def _values(parts: Sequence[Sequence[str]]) -> FieldValues:
     pairs = [(owner, part) for owner, own in enumerate(parts) for part in dict.fromkeys(own) if part]
     names = sorted({part for _, part in pairs})
     codes = {name: code for code, name in enumerate(names)}
@@ -213,6 +218,6 @@ def _values(parts: Sequence[Sequence[str | None]]) -> FieldValues:
     )
 
 
-def _years(texts: list[str | None]) -> Array:
-    found = (_YEAR.search(text or "") for text in texts)
+def _years(texts: list[str]) -> Array:
+    found = (_YEAR.search(text) for text in texts)
     return np.array([float(match[1]) if match else np.nan for match in found])

@@ -102,7 +102,7 @@ class SasRec:
                     logit = self._network(*self._tensors(train, part), candidates)
                     loss = functional.binary_cross_entropy_with_logits(logit, label_N[part.query_B].float())
                     optimizer.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
                     optimizer.step()
                 state = torch.get_rng_state()

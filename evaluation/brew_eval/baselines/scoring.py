@@ -21,6 +21,7 @@ from brew_eval.baselines.boosted_trees import BoostedTrees
 from brew_eval.baselines.factorisation import biases, matrix_factorisation
 from brew_eval.baselines.interactions import TaskInteractions
 from brew_eval.baselines.key_history import KeyHistory
+from brew_eval.baselines.matches import Matches
 from brew_eval.baselines.means import EntityMean, Popularity
 from brew_eval.baselines.sasrec import SasRec
 from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
@@ -33,6 +34,7 @@ BASELINES: Mapping[str, Callable[[], Baseline]] = {
     "entity_mean": EntityMean,
     "biases": biases,
     "matrix_factorisation": matrix_factorisation,
+    "matches": Matches,
     "lightgbm": BoostedTrees,
     "sasrec": SasRec,
 }
