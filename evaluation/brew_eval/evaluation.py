@@ -1,9 +1,11 @@
 """Evaluates scored rows against baselines: from rows to the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from brew_eval.intervals import Bootstrap, Replicates, mean_of
 from brew_eval.measurement import FIGURES, EvaluationConfig, TaskRows, are_probabilities, auc_of, figures, measure
@@ -26,6 +28,7 @@ def evaluate(
     config: EvaluationConfig | None = None,
     *,
     tasks: Sequence[str] | None = None,
+    training_outcomes: Mapping[str, Collection[str]] | None = None,
     seconds: float | None = None,
 ) -> Report:
     """Compute the report of a model.
@@ -38,6 +41,8 @@ def evaluate(
         baselines: On the same rows; a baseline may have fewer tasks.
         config: Settings.
         tasks: The tasks of the suite, which must all have rows; None: those that have rows.
+        training_outcomes: Outcomes that the training rows of each trained task have, from `brew_eval.outcomes`. Rows
+            with another outcome are counted and not used.
         seconds: Duration of scoring, for the report.
 
     Raises:
@@ -57,7 +62,8 @@ def evaluate(
     for number, task in sorted(enumerate(names), key=lambda pair: str(pair[1])):
         part_N = task_N == number
         others = {name: table.of_tasks([task]) for name, table in aligned.items() if task in table.tasks}
-        evaluation = _Task(task, rows.select(part_N), member_N[part_N], others, bootstrap, config)
+        known = (training_outcomes or {}).get(task)
+        evaluation = _Task(task, rows.select(part_N), member_N[part_N], others, bootstrap, config, known)
         reports[task] = evaluation.report()
         model_replicates[task] = evaluation.replicates
         baseline_replicates[task] = evaluation.baseline_aucs
@@ -103,12 +109,14 @@ class _Task:
         baselines: Mapping[str, ScoredRows],
         bootstrap: Bootstrap,
         config: EvaluationConfig,
+        known_outcomes: Collection[str] | None,
     ) -> None:
         self.name, self.table, self.bootstrap, self.config = name, table, bootstrap, config
         self.rows = TaskRows.of(table, member_N)
         self.score_N = table.column("score")
         self.baseline_scores = {other: rows.column("score") for other, rows in baselines.items()}
-        self.used_N = np.isfinite(self.score_N) & np.isfinite(self.rows.label_N)
+        self.unseen_N = _unseen(table, known_outcomes)
+        self.used_N = np.isfinite(self.score_N) & np.isfinite(self.rows.label_N) & ~self.unseen_N
         self.measurement = measure(self.rows, self.score_N, self.used_N, bootstrap, config)
         self.replicates = self.measurement.replicates
         self.baseline_aucs: dict[str, tuple[Replicates, Replicates]] = {}  # of the baseline, and the difference
@@ -142,6 +150,7 @@ class _Task:
             without_score=int(missing_N.sum()),
             not_finite=int((~missing_N & ~np.isfinite(self.score_N)).sum()),
             without_label=int(np.isnan(self.rows.label_N).sum()),
+            unseen_outcome=int(self.unseen_N.sum()),
             slates=self.measurement.slates,
             one_class_slates=self.measurement.one_class_slates,
         )
@@ -202,6 +211,7 @@ class _Task:
             (counts.without_score, "have no score"),
             (counts.not_finite, "have a score that is not finite"),
             (counts.without_label, "have no label: their outcome is not known, or not an outcome of the task"),
+            (counts.unseen_outcome, "have an outcome that the training rows do not have"),
         ]:
             if number:
                 self.warnings.append(
@@ -218,6 +228,15 @@ class _Task:
             )
         if counts.used and not are_probabilities(self.score_N[self.used_N]):
             self.warnings.append(f"{self.name}: the scores are not probabilities, so log loss and ECE are not defined")
+
+
+def _unseen(table: ScoredRows, known_outcomes: Collection[str] | None) -> np.ndarray:
+    """Return the rows whose outcome the training rows do not have, bool, shape (N,)."""
+    if known_outcomes is None:
+        return np.zeros(len(table), dtype=bool)
+    outcome = table.table["outcome"]
+    known = pc.is_in(outcome, value_set=pa.array(sorted(known_outcomes), pa.string()))
+    return pc.and_(pc.is_valid(outcome), pc.invert(known)).to_numpy().astype(bool)
 
 
 def _ratio(numerator: Replicates, denominator: Replicates) -> Replicates:

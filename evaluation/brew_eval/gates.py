@@ -31,8 +31,9 @@ def registry_figures(
 
     Names of one task: `rows`, `positive_rate`, `FIGURE`, `FIGURE_low`, `FIGURE_high`; `best_auc`; per baseline
     `NAME_auc`, `NAME_gain` with bounds, and `NAME_gap_closed`; `baseline_auc`, `gain` and `gap_closed` of the
-    reference; `without_score`, `not_finite`, `without_label`; `slices.DIMENSION.NAME.FIGURE`, with bounds; and with a
-    comparison `change.FIGURE`, `change.FIGURE_low`, `change.FIGURE_high`, and `change.fallen_slices`.
+    reference; `without_score`, `not_finite`, `without_label`, `unseen_outcome`; `slices.DIMENSION.NAME.FIGURE`, with
+    bounds; and with a comparison `change.FIGURE`, `change.FIGURE_low`, `change.FIGURE_high`, and
+    `change.fallen_slices`.
 
     Args:
         report: Of the version.
@@ -85,6 +86,7 @@ def _task_figures(task: TaskReport, reference: str) -> dict[str, Any]:
         "without_score": counts.without_score,
         "not_finite": counts.not_finite,
         "without_label": counts.without_label,
+        "unseen_outcome": counts.unseen_outcome,
     }
     for name, baseline in task.baselines.items():
         gain = baseline.differences["auc"]

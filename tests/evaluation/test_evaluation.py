@@ -98,6 +98,17 @@ def test_rows_without_score_or_label_are_counted_and_not_used() -> None:
     assert sum("no figure contains them" in text for text in report.warnings) == 3
 
 
+def test_outcomes_that_training_rows_do_not_have_are_kept_apart() -> None:
+    data = columns(60)
+    rows = scored({**data, "outcome": [*["no", "yes"] * 28, "new", "new", None, None]})
+    task = evaluate(rows, config=FAST, training_outcomes={"like": {"no", "yes"}}).tasks["like"]
+    assert (task.counts.unseen_outcome, task.counts.used) == (2, 58)
+    other = evaluate(rows, config=FAST, training_outcomes={"share": {"no"}})
+    assert other.tasks["like"].counts.used == 60
+    report = evaluate(rows, config=FAST, training_outcomes={"like": ["yes"]})
+    assert any("30 of 60 rows have an outcome that the training rows do not have" in text for text in report.warnings)
+
+
 def test_a_baseline_is_compared_on_the_rows_that_both_scored() -> None:
     rows = scored(columns(100))
     score = rows.column("score").copy()

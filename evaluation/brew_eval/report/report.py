@@ -26,6 +26,7 @@ class Counts:
     without_score: int
     not_finite: int  # the score is NaN or infinite
     without_label: int  # the outcome is not known, or not an outcome of the task
+    unseen_outcome: int  # the training rows do not have the outcome
     slates: int  # with both labels: AUC by member and NDCG are of these
     one_class_slates: int  # with a single label
 
