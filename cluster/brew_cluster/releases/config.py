@@ -221,10 +221,10 @@ def _gates(section: Any, by_section: Mapping[str, Any]) -> Sequence[Gate]:
     return gates
 
 
-def _section(cls: type, name: str, content: Mapping[Any, Any], by_section: Mapping[str, Any]) -> Any:
+def _section(typed: type, name: str, content: Mapping[Any, Any], by_section: Mapping[str, Any]) -> Any:
     if name not in content:
         return None
-    return load_config(cls, content[name] or {}, overrides=by_section.get(name, ()), key=name)
+    return load_config(typed, content[name] or {}, overrides=by_section.get(name, ()), key=name)
 
 
 def _require_complete(recipe: ReleaseRecipe, path: Path) -> None:
