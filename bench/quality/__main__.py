@@ -15,7 +15,13 @@ from brew_platform.provenance import machine, now, source_commit, versions
 
 OUT = Path(__file__).parents[1] / "out"
 DATA = Path("../shared/data/ml-100k")
-COLUMNS = ("streaming_auc", "streaming_logloss", "frozen_auc", "frozen_uauc", "auc_0_4")
+COLUMNS = {
+    "streaming_auc": "AUC",
+    "streaming_logloss": "log loss",
+    "frozen_auc": "frozen AUC",
+    "frozen_uauc": "frozen UAUC",
+    "auc_0_4": "AUC, 0-4 past",
+}
 
 
 def main() -> None:
@@ -30,7 +36,7 @@ def main() -> None:
     figures: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     part = figures.setdefault(options.data.name.replace("ml-", "movielens_"), {})
     part["baselines"] = {}
-    table = Table("baseline", *COLUMNS, "seconds", title=f"{options.data.name}", title_justify="left")
+    table = Table("baseline", *COLUMNS.values(), "s", title=f"{options.data.name}", title_justify="left")
     console = Console()
     for name, found in measure_movielens(options.data, options.baselines, replicates=options.replicates):
         part["baselines"][name] = found

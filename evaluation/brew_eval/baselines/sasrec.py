@@ -187,7 +187,8 @@ def _batches(
         queries: The candidates.
         length: The most interactions of a sequence.
         size: Sequences of a batch.
-        order: Shuffles the sequences; None: sequences of similar lengths stand together.
+        order: Shuffles the sequences; None: keeps their order. Sequences of a batch have similar lengths, because they
+            are padded: all are sorted by length, or after a shuffle those of each 8 batches.
     """
     half = length // 2
     order_N = np.lexsort((rows.time_N, rows.member_N))
@@ -198,8 +199,8 @@ def _batches(
     groups = np.split(sorted_Q, np.flatnonzero(np.diff(code_Q[sorted_Q])) + 1) if len(sorted_Q) else []
     lengths = np.array([int((known_Q[g] - window_Q[g] * half).max()) for g in groups])
     place = np.arange(len(groups)) if order is None else order.permutation(len(groups))
-    if order is None:
-        place = np.argsort(lengths, kind="stable")
+    chunk = np.arange(len(groups)) // (size * 8) if order is not None else np.zeros(len(groups))
+    place = place[np.lexsort((lengths[place], chunk))]
     for start in range(0, len(place), size):
         yield _batch([groups[g] for g in place[start : start + size]], order_N, known_Q, begin_Q, window_Q * half)
 
