@@ -17,7 +17,7 @@ from brew_platform.errors import UserError
 
 
 def value(statistic: Statistic, members: int) -> float:
-    return float(statistic.compute(np.ones((1, members)))[0])
+    return float(statistic.compute(np.ones((1, members), np.uint8))[0])
 
 
 def draw(rows: int, *, members: int, seed: int, decimals: int = 2) -> tuple[Any, Any, Any]:

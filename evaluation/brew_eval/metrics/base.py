@@ -23,7 +23,7 @@ class Statistic(Protocol):
         """Compute the figure for each weighting.
 
         Args:
-            weights_RM: Number of times that each member is drawn, any number dtype, shape (R, M).
+            weights_RM: Number of times that each member is drawn, any integer dtype, shape (R, M).
 
         Returns:
             float64, shape (R,); NaN where the figure is not defined, such as AUC without a positive row.

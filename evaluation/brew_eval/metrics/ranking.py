@@ -42,13 +42,12 @@ class Auc:
 
     def _weighted(self, weights_RM: np.ndarray) -> Array:
         positive = weights_RM.take(self._positive_member, axis=1)
-        negative = np.zeros((len(weights_RM), len(self._negative_member) + 1))
-        np.cumsum(weights_RM.take(self._negative_member, axis=1), axis=1, out=negative[:, 1:])
-        below = negative.take(self._below, axis=1)
-        if self._up_to is not None:
-            below += negative.take(self._up_to, axis=1)
-            below *= 0.5
-        wins_R = np.einsum("rp,rp->r", positive, below)
+        negative = np.zeros((len(weights_RM), len(self._negative_member) + 1), dtype=np.int32)
+        # Sums of int32 are several times faster than those of float64, and exact.
+        np.cumsum(weights_RM.take(self._negative_member, axis=1), axis=1, dtype=np.int32, out=negative[:, 1:])
+        twice = negative.take(self._below, axis=1)
+        twice += twice if self._up_to is None else negative.take(self._up_to, axis=1)
+        wins_R = 0.5 * np.einsum("rp,rp->r", positive, twice, dtype=np.float64)
         pairs_R = positive.sum(axis=1, dtype=np.float64) * negative[:, -1]
         return np.divide(wins_R, pairs_R, out=np.full(len(wins_R), np.nan), where=pairs_R > 0)
 

@@ -65,7 +65,8 @@ def test_scores_are_those_of_the_baselines_in_the_order_of_the_rows() -> None:
 def test_the_mean_of_two_baselines_is_added() -> None:
     target = rows_to_score(TABLES, SUITE, SPLIT, INFO)
     makers = {"lightgbm": EntityMean, "matrix_factorisation": biases}
-    found = {name: tables[0].column("score") for name, tables in score_baselines(TABLES, SUITE, SPLIT, [target], makers)}
+    scores = score_baselines(TABLES, SUITE, SPLIT, [target], makers)
+    found = {name: tables[0].column("score") for name, tables in scores}
     np.testing.assert_array_equal(found["blend"], (found["lightgbm"] + found["matrix_factorisation"]) / 2)
 
 
