@@ -8,7 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brew_eval.intervals import Bootstrap, Replicates, mean_of
-from brew_eval.measurement import FIGURES, EvaluationConfig, TaskRows, are_probabilities, auc_of, figures, measure
+from brew_eval.measurement import (
+    FIGURES,
+    EvaluationConfig,
+    TaskRows,
+    are_probabilities,
+    auc_of,
+    figures,
+    measure,
+    measure_slice,
+)
 from brew_eval.metrics.probability import reliability_curve
 from brew_eval.report.report import BaselineReport, Counts, GroupReport, Report, SliceReport, TaskReport
 from brew_eval.scored_rows import ScoredRows
@@ -184,7 +193,7 @@ class _Task:
             if sum(other.dimension == part.dimension for other in parts) < 2:
                 continue  # all rows of the task
             rows_N = part.rows_N & self.used_N
-            measured = measure(self.rows, self.score_N, rows_N, self.bootstrap, self.config).replicates
+            measured = measure_slice(self.rows, self.score_N, rows_N, self.bootstrap, self.config)
             baselines, differences = {}, {}
             for name, score_N in self.baseline_scores.items():
                 both_N = rows_N & np.isfinite(score_N)

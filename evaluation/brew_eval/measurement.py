@@ -15,6 +15,7 @@ from brew_platform.settings import NonNegativeInt, PositiveInt, Range, Settings
 __all__ = [
     "FIGURES",
     "LOWER_IS_BETTER",
+    "SLICE_FIGURES",
     "EvaluationConfig",
     "Measurement",
     "TaskRows",
@@ -22,9 +23,11 @@ __all__ = [
     "auc_of",
     "figures",
     "measure",
+    "measure_slice",
 ]
 
 FIGURES = ("auc", "uauc", "ndcg", "logloss", "ece")
+SLICE_FIGURES = ("auc", "logloss", "ece")
 LOWER_IS_BETTER = ("logloss", "ece")
 
 
@@ -87,24 +90,31 @@ def measure(
     Returns:
         `uauc` and `ndcg` are of slates only, `logloss` and `ece` of scores in [0, 1] only; NaN otherwise.
     """
-    label, score, member = rows.label_N[used_N], score_N[used_N], rows.member_N[used_N]
-    members = bootstrap.members
-    found = {"auc": bootstrap.replicate(Auc(label, score, member))}
-    in_slate = rows.slate_N[used_N] >= 0
+    in_slate_N = used_N & (rows.slate_N >= 0)
     slates = slate_metrics(
-        label[in_slate],
-        score[in_slate],
-        rows.slate_N[used_N][in_slate],
-        member[in_slate],
-        members,
+        rows.label_N[in_slate_N],
+        score_N[in_slate_N],
+        rows.slate_N[in_slate_N],
+        rows.member_N[in_slate_N],
+        bootstrap.members,
         k=config.ndcg_k,
     )
+    found = measure_slice(rows, score_N, used_N, bootstrap, config)
     found |= {"uauc": bootstrap.replicate(slates.uauc), "ndcg": bootstrap.replicate(slates.ndcg)}
+    return Measurement({name: found[name] for name in FIGURES}, slates.slates, slates.one_class)
+
+
+def measure_slice(
+    rows: TaskRows, score_N: np.ndarray, used_N: np.ndarray, bootstrap: Bootstrap, config: EvaluationConfig
+) -> dict[str, Replicates]:
+    """Compute the figures `SLICE_FIGURES`, which need no slates. The arguments are those of `measure`."""
+    label, score, member = rows.label_N[used_N], score_N[used_N], rows.member_N[used_N]
+    found = dict.fromkeys(SLICE_FIGURES, Replicates(float("nan"), np.full(config.replicates, np.nan)))
+    found["auc"] = bootstrap.replicate(Auc(label, score, member))
     if are_probabilities(score):
-        found["logloss"] = bootstrap.replicate(log_loss(label, score, member, members))
-        found["ece"] = bootstrap.replicate(CalibrationError(label, score, member, members, bins=config.bins))
-    undefined = Replicates(float("nan"), np.full(config.replicates, np.nan))
-    return Measurement({name: found.get(name, undefined) for name in FIGURES}, slates.slates, slates.one_class)
+        found["logloss"] = bootstrap.replicate(log_loss(label, score, member, bootstrap.members))
+        found["ece"] = bootstrap.replicate(CalibrationError(label, score, member, bootstrap.members, bins=config.bins))
+    return found
 
 
 def auc_of(rows: TaskRows, score_N: np.ndarray, used_N: np.ndarray, bootstrap: Bootstrap) -> Replicates:
