@@ -1,11 +1,9 @@
 """Reports and comparisons as one self-contained HTML page: tables and SVG plots, without scripts and requests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from brew_eval.compare import Comparison
 from brew_eval.report.plots import DotRow, clean, dot_plot, reliability_plot
@@ -13,12 +11,6 @@ from brew_eval.report.report import Report, TaskReport
 from brew_eval.report.tables import Table, comparison_tables, interval_note, origin, report_tables
 
 __all__ = ["comparison_page", "report_page"]
-
-
-@dataclass(frozen=True)
-class _Plot:
-    title: str
-    svg: Markup  # from `plots`, which escapes all text
 
 
 def report_page(report: Report) -> str:
