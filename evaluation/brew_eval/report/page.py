@@ -97,7 +97,7 @@ def _render(
         title=title,
         pairs=pairs,
         warnings=warnings,
-        plots=[_Plot(heading, Markup(svg)) for heading, svg in plots if svg],  # noqa: S704
+        plots=[{"title": heading, "svg": svg} for heading, svg in plots if svg],
         tables=tables,
         note=note,
     )
