@@ -59,10 +59,10 @@ def evaluate(
             the same rows.
     """
     config = config or EvaluationConfig()
-    if not len(rows):
-        raise UserError(f"{rows.info.name} has no scored rows, so there is nothing to evaluate. Score rows first.")
     if tasks is not None:
         rows = rows.of_tasks(tasks)
+    if not len(rows):
+        raise UserError(f"{rows.info.name} has no scored rows, so there is nothing to evaluate. Score rows first.")
     aligned, warnings = _align(rows, baselines)
     member_N, members = rows.codes("member")
     bootstrap = Bootstrap(len(members), replicates=config.replicates, seed=config.seed)

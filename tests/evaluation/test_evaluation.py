@@ -146,6 +146,8 @@ def test_unknown_tasks_other_rows_and_repeated_names_are_refused() -> None:
         evaluate(rows, [popularity(rows), popularity(rows)], FAST)
     with pytest.raises(UserError, match="nothing to evaluate"):
         evaluate(rows.select(np.zeros(len(rows), bool)))
+    with pytest.raises(UserError, match="nothing to evaluate"):
+        evaluate(rows, tasks=[])
     with pytest.raises(ConfigError, match="level"):
         EvaluationConfig(level=1.0)
 
