@@ -184,7 +184,9 @@ class ScoredRows:
                 f"Correct the name, or score the task."
             )
         return ScoredRows(
-            table=self.table.filter(pc.is_in(self.table["task"], pa.array(sorted(tasks)))).combine_chunks(),
+            table=self.table.filter(
+                pc.is_in(self.table["task"], pa.array(sorted(tasks), pa.string()))
+            ).combine_chunks(),
             info=self.info,
         )
 
