@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from brew_eval.baselines.interactions import Array, Queries, TaskInteractions
 from brew_platform.metrics import logloss
@@ -32,7 +33,8 @@ class SasRecSettings(Settings):
     weight_decay: Annotated[float, Range(ge=0)] = 0.05
     sequences: PositiveInt = 16  # per step
     most_epochs: PositiveInt = 60
-    patience: PositiveInt = 5  # epochs without a smaller logloss on the validation rows before fitting stops
+    averaging: Annotated[float, Range(ge=0, lt=1)] = 0.98  # decay, per step, of the average of weights that scores
+    patience: PositiveInt = 2  # epochs without a smaller logloss on the validation rows before fitting stops
     seed: Annotated[int, Range(ge=0)] = 0
 
 
@@ -42,8 +44,9 @@ class SasRec:
     An element of a member's sequence is an entity and the reaction to it: both embeddings and that of the position are
     added. The score of a candidate is the inner product of its embedding and the state after the last interaction that
     is strictly earlier, plus a bias of the entity. The loss is the binary cross-entropy of all recorded reactions;
-    sampled negatives, which the paper needs for data without negative reactions, are not used. The number of epochs is
-    chosen on the last fifth of the training rows; then all rows are fitted.
+    sampled negatives, which the paper needs for data without negative reactions, are not used. The weights that score
+    are an exponential average over the steps. The number of epochs is chosen on the last fifth of the training rows;
+    then all rows are fitted.
     """
 
     name = "sasrec"
@@ -72,10 +75,10 @@ class SasRec:
     @torch.no_grad()
     def score(self, rows: TaskInteractions, queries: Queries) -> Array:
         """Score as in `Baseline`."""
-        self._network.eval()
+        network = self._average.eval()
         score_Q = np.zeros(len(queries))
         for part in _batches(rows, queries, self.settings.length, size=32, order=None):
-            logit = self._network(*self._tensors(rows, part), torch.from_numpy(queries.entity_Q[part.query_B]))
+            logit = network(*self._tensors(rows, part), torch.from_numpy(queries.entity_Q[part.query_B]))
             score_Q[part.query_B] = torch.sigmoid(logit).double().numpy()
         return score_Q
 
@@ -84,27 +87,30 @@ class SasRec:
         settings = self.settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self._network = _Network(settings, len(train.type_E), len(self._levels))
+            network = _Network(settings, len(train.type_E), len(self._levels))
             state = torch.get_rng_state()
         seen_E = np.bincount(train.entity_N, minlength=len(train.type_E)) > 0
         with torch.no_grad():  # an entity that is never fitted adds nothing, instead of noise
-            self._network.entity.weight[torch.from_numpy(~seen_E)] = 0
+            network.entity.weight[torch.from_numpy(~seen_E)] = 0
+        average = get_ema_multi_avg_fn(settings.averaging)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(network, multi_avg_fn=average)
         optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         rng, queries, label_N = np.random.default_rng(settings.seed), train.streaming(), torch.from_numpy(train.label_N)
         for _ in range(settings.most_epochs):
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(state)
-                self._network.train()
+                network.train()
                 for part in _batches(train, queries, settings.length, size=settings.sequences, order=rng):
                     candidates = torch.from_numpy(queries.entity_Q[part.query_B])
-                    logit = self._network(*self._tensors(train, part), candidates)
+                    logit = network(*self._tensors(train, part), candidates)
                     loss = functional.binary_cross_entropy_with_logits(logit, label_N[part.query_B].float())
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
-                    nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+                    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                     optimizer.step()
+                    self._average.update_parameters(network)
                 state = torch.get_rng_state()
             yield
 
@@ -187,8 +193,8 @@ def _batches(
         queries: The candidates.
         length: The most interactions of a sequence.
         size: Sequences of a batch.
-        order: Shuffles the sequences; None: keeps their order. Sequences of a batch have similar lengths, because they
-            are padded: all are sorted by length, or after a shuffle those of each 8 batches.
+        order: Shuffles the sequences; None: sorts them by length, so that little is padded. (Sorted batches in training
+            would give short histories more weight.)
     """
     half = length // 2
     order_N = np.lexsort((rows.time_N, rows.member_N))
@@ -198,9 +204,7 @@ def _batches(
     sorted_Q = np.argsort(code_Q, kind="stable")
     groups = np.split(sorted_Q, np.flatnonzero(np.diff(code_Q[sorted_Q])) + 1) if len(sorted_Q) else []
     lengths = np.array([int((known_Q[g] - window_Q[g] * half).max()) for g in groups])
-    place = np.arange(len(groups)) if order is None else order.permutation(len(groups))
-    chunk = np.arange(len(groups)) // (size * 8) if order is not None else np.zeros(len(groups))
-    place = place[np.lexsort((lengths[place], chunk))]
+    place = np.argsort(lengths, kind="stable") if order is None else order.permutation(len(groups))
     for start in range(0, len(place), size):
         yield _batch([groups[g] for g in place[start : start + size]], order_N, known_Q, begin_Q, window_Q * half)
 
