@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-store test-dashboards lint types docs bench-train bench-serve bench-prompts bench-tables bench-data bench-limits bench-platform gpu-check clean
+.PHONY: help setup demo demo-base base-model test test-fast test-real test-faults test-store test-dashboards lint types docs bench-train bench-serve bench-prompts bench-quality bench-tables bench-data bench-limits bench-platform gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million 
 
 bench-prompts: setup ## measure how much history prompts show, and the time to render them (about 10 seconds)
 	$(BIN)/python -m bench.prompts $(ARGS)
+
+bench-quality: setup ## fit baselines on MovieLens-100K and measure how well they rank (about 5 minutes)
+	$(BIN)/python -m bench.quality $(ARGS)
 
 bench-limits: setup ## measure CPU, stalls and memory of requests that are made to be expensive (about 4 minutes)
 	$(BIN)/python -m bench.limits $(ARGS)

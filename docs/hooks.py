@@ -17,7 +17,14 @@ from mkdocs.structure.files import File, Files
 from brew_platform.settings import describe_type
 
 ROOT = Path(__file__).parents[1]
-AREAS = ("platform", "data", "train", "serve", "cluster")
+AREAS = {  # the folder of each package
+    "platform": "brew_platform",
+    "data": "brew_data",
+    "train": "brew_train",
+    "serve": "brew_serve",
+    "evaluation": "brew_eval",
+    "cluster": "brew_cluster",
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -46,9 +53,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Yield the dotted name and the file of every module of the five areas."""
-    for area in AREAS:
-        for file in sorted((ROOT / area / f"brew_{area}").rglob("*.py")):
+    """Yield the dotted name and the file of every module of the areas."""
+    for area, package in AREAS.items():
+        for file in sorted((ROOT / area / package).rglob("*.py")):
             if file.name != "__main__.py":
                 parts = file.relative_to(ROOT / area).with_suffix("").parts
                 yield ".".join(part for part in parts if part != "__init__"), file

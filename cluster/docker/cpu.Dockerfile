@@ -20,6 +20,7 @@ COPY platform platform
 COPY data data
 COPY train train
 COPY serve serve
+COPY evaluation evaluation
 COPY cluster cluster
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && rm -rf /build
 

@@ -24,6 +24,7 @@ COPY platform platform
 COPY data data
 COPY train train
 COPY serve serve
+COPY evaluation evaluation
 COPY cluster cluster
 RUN pip install --no-cache-dir --no-deps . && rm -rf /build
 

@@ -120,7 +120,7 @@ def named_modules(text: str) -> set[str]:
 def exists(name: str) -> bool:
     """Return whether a dotted name is a module, or a word in the module that contains it."""
     parts = name.split(".")
-    folder = ROOT / parts[0].removeprefix("brew_")
+    folder = ROOT / {"brew_eval": "evaluation"}.get(parts[0], parts[0].removeprefix("brew_"))
     for length in range(len(parts), 0, -1):
         path = folder.joinpath(*parts[:length])
         for file in (path.with_suffix(".py"), path / "__init__.py"):

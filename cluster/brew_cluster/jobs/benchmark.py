@@ -11,11 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from brew_cluster.jobs.baselines import fit_baselines
 from brew_cluster.jobs.publish import REPORT_VERSION
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_data.prompts.history import HistoryPolicy
+from brew_eval.baselines.fact_regressions import fit_fact_regressions
 from brew_platform.config import config_digest, load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
@@ -203,7 +203,7 @@ def run_benchmark(
                     on_progress=progress.update,
                 )
         info, suite = data.info, bundle.suite
-        baselines = fit_baselines(info.source, info.source_config, tables, suite, info.split)
+        baselines = fit_fact_regressions(info.source, info.source_config, tables, suite, info.split)
         quality = benchmark(done, tables, suite, info.split, rows, baselines=baselines)
     result = make_report(
         model=model,

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import ray
 
 from brew_cluster.cli.views.benchmark import show_quality
-from brew_cluster.jobs.baselines import fit_baselines
 from brew_cluster.jobs.benchmark import BenchmarkModel, make_report
 from brew_cluster.jobs.benchmark_scores import score_rows
 from brew_cluster.jobs.context import TRAIN_CUT, build_context
@@ -32,6 +31,7 @@ from brew_cluster.ray.local_ray import local_ray
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.records import Records
+from brew_eval.baselines.fact_regressions import fit_fact_regressions
 from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
@@ -105,7 +105,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
             with phases.phase("benchmark", total=rows.scores, unit="rows") as progress:
                 scores = score_rows(data, bundle, rows, model, config.engine, on_progress=progress.update)
                 pq.write_table(scores, run / "scores.parquet")
-                baselines = fit_baselines(data.info.source, data.info.source_config, tables, suite, split)
+                baselines = fit_fact_regressions(data.info.source, data.info.source_config, tables, suite, split)
                 quality = benchmark(scores, tables, suite, split, rows, baselines=baselines)
             show_quality(
                 console, quality, title="Benchmark: AUC on rows strictly later than training", column="brew360"

@@ -59,8 +59,7 @@ def field_text(name: str, value: object) -> str:
     if isinstance(value, list | tuple):
         elements = filter(None, (_scalar(f"{name}[{i}]", element) for i, element in enumerate(value)))
         return redact(", ".join(elements))  # joined first, as in tables: an identifier can be spread over elements
-    text = _scalar(name, value)
-    return redact(text) if isinstance(value, str) else text
+    return redact(_scalar(name, value))  # also of numbers: an identifier can be an integer
 
 
 def _scalar(name: str, value: object) -> str:

@@ -37,7 +37,7 @@ from brew_platform.tracing import current_span
 
 __all__ = ["JsonFormatter", "OpenLog", "PrivateId", "ProcessLog", "log_fields", "open_log", "open_process_log"]
 
-_PACKAGES = ("brew_platform", "brew_data", "brew_train", "brew_serve", "brew_cluster")
+_PACKAGES = ("brew_platform", "brew_data", "brew_train", "brew_serve", "brew_eval", "brew_cluster")
 _MOST_BYTES, _KEPT_FILES = 100_000_000, 5  # of a service's log; as Ray's own logs
 _MOST_CAUSES = 5
 _MOST_FRAMES = 50  # per exception, the innermost

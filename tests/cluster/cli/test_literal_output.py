@@ -216,6 +216,23 @@ def local_cluster(text: str) -> Any:
     return LocalCluster(address=text, jobs_url=text, token_path=Path("token"))
 
 
+def release(text: str) -> Any:
+    from brew_cluster.releases.plan import Step
+    from brew_cluster.releases.run import ReleaseFolder
+
+    folder = Path(text.replace("\ud800", "")[:99])
+    step = Step(name=text, command=(text,), files={}, after=(), key=text, folder=folder)
+    return ReleaseFolder(
+        name=text, recipe=text, overrides=[], settings={}, steps_folder=folder, steps=[step], started=text
+    )  # fmt: skip
+
+
+def change(text: str) -> Any:
+    from brew_cluster.releases.run import Change
+
+    return Change(name=text, reason=text)
+
+
 def quantity(text: str) -> Quantity:
     return Quantity(name=text, unit="s", formula=text, source=text)
 
@@ -247,6 +264,7 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
         console, Garbage(versions=(1,), blobs=(), size=1, kept={2: x}), dry_run=False
     ),
     "registry.show_faults": lambda show, console, x: show(console, [Fault(version=1, name=x, problem=x)]),
+    "release.show_status": lambda show, console, x: show(console, release(x), [change(x)]),
     "service.show_service": lambda show, console, x: show(
         console, f"http://{x}", suite("a"), keyed=True, logs=[x], foreground=True
     ),

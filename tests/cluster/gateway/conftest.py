@@ -1,11 +1,12 @@
 """A gateway on a store in memory and a fake cluster."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from brew_cluster.gateway.config import GatewayConfig
 from brew_cluster.gateway.controller import JobController, TeamTable
@@ -15,6 +16,13 @@ from brew_platform.identity.keys import create_key
 
 from ...platform.registry.memory_store import MemoryStore
 from .fake_cluster import Clock, FakeCluster
+
+
+@pytest.fixture(autouse=True)
+def other_tests_read_environment() -> Iterator[None]:
+    """A gateway's process lets no recipe read environment variables; other tests of this process do."""
+    yield
+    OmegaConf.clear_resolvers()  # and registers the default ones
 
 
 @dataclass

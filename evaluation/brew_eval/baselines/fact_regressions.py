@@ -1,4 +1,4 @@
-"""The regressions that a benchmark on generated data shows beside popularity."""
+"""Regressions on the facts behind generated data, which a benchmark shows beside popularity."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,12 @@ from brew_data.prompts.suite import TaskSuite
 from brew_data.schema import Tables, micros
 from brew_data.split import Split
 
-__all__ = ["fit_baselines"]
+__all__ = ["fit_fact_regressions"]
 
 Baselines = dict[str, dict[str, dict[int, float]]]
 
 
-def fit_baselines(
+def fit_fact_regressions(
     source: str, source_config: Mapping[str, Any], tables: Tables, suite: TaskSuite, split: Split
 ) -> Baselines:
     """Fit logistic regressions on the training rows of generated data, and score the interactions after the cut.

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from brew_cluster.jobs.baselines import fit_baselines
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import Tables, micros
 from brew_data.sources.economic_graph.config import EconomicGraphConfig
@@ -14,6 +13,7 @@ from brew_data.sources.economic_graph.source import EconomicGraph
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split, SplitConfig
+from brew_eval.baselines.fact_regressions import fit_fact_regressions
 from brew_platform.metrics import auc, smoothed_mean
 from brew_serve.benchmark import benchmark, select_rows
 
@@ -34,7 +34,7 @@ def cut(tables: Tables) -> Split:
 
 def test_it_scores_the_later_rows_better_than_popularity(tables: Tables) -> None:
     split = cut(tables)
-    found = fit_baselines("synthetic", {}, tables, SUITE, split)["logistic"]
+    found = fit_fact_regressions("synthetic", {}, tables, SUITE, split)["logistic"]
     assert set(found) == {task.name for task in SUITE.tasks if task.follows_surface}
     scores = found["job_apply"]
     times = micros(tables.interactions).to_numpy()
@@ -58,13 +58,13 @@ def test_the_labels_of_later_rows_are_not_fitted_on(tables: Tables) -> None:
     actions[last] = "apply" if actions[last] != "apply" else "skip"
     index = tables.interactions.column_names.index("action")
     changed = tables.interactions.set_column(index, tables.interactions.schema.field("action"), pa.array(actions))
-    assert fit_baselines("synthetic", {}, tables, SUITE, split) == fit_baselines(
+    assert fit_fact_regressions("synthetic", {}, tables, SUITE, split) == fit_fact_regressions(
         "synthetic", {}, replace(tables, interactions=changed), SUITE, split
     )
 
 
 def test_another_source_has_none(tables: Tables) -> None:
-    assert fit_baselines("movielens", {}, tables, SUITE, cut(tables)) == {}
+    assert fit_fact_regressions("movielens", {}, tables, SUITE, cut(tables)) == {}
 
 
 def test_the_economic_graph_is_drawn_again_from_its_settings() -> None:
@@ -72,7 +72,7 @@ def test_the_economic_graph_is_drawn_again_from_its_settings() -> None:
     graph, suite = EconomicGraph(config=config).read(), load_suite("professional_network")
     suite = replace(suite, tasks=[suite.task("post_engage"), suite.task("article_read")])
     split = Split.of(micros(graph.interactions).to_numpy(), SplitConfig(last_days=30, gap_days=30))
-    found = fit_baselines("economic_graph", asdict(config), graph, suite, split)
+    found = fit_fact_regressions("economic_graph", asdict(config), graph, suite, split)
     assert set(found) == {"profile", "matches"}
     rows = select_rows(graph, suite, split)
     for by_task in found.values():
@@ -84,4 +84,4 @@ def test_the_economic_graph_is_drawn_again_from_its_settings() -> None:
     for quality in benchmark(pa.table(columns), graph, suite, split, rows, baselines=found).values():
         assert quality.auc == quality.other_aucs["matches"]
         assert quality.auc > quality.baseline_auc
-    assert fit_baselines("economic_graph", {}, graph, suite, split) == {}  # their settings are not known
+    assert fit_fact_regressions("economic_graph", {}, graph, suite, split) == {}  # their settings are not known

@@ -1,0 +1,1 @@
+"""Baselines of recommender systems, fitted on the same rows with the same cut as a model."""
