@@ -101,7 +101,7 @@ def _choose(
             kept[number] = f"{' and '.join(aliased[number])} points to it"
         elif number in held:
             kept[number] = f"{held[number]} uses it"
-        elif (since := registry.event_created(retirements[number])) > before:
+        elif (since := registry.log.created(retirements[number])) > before:
             kept[number] = f"retired at {since:%Y-%m-%d %H:%M} UTC, which is too recent"
         else:
             removed.append(number)
@@ -133,7 +133,7 @@ def _delete(
 
 def _delete_records(registry: Registry, now: datetime) -> None:
     """Delete old snapshots, and the records of killed processes."""
-    registry.delete_old_snapshots(keep=_SNAPSHOTS)
+    registry.log.delete_old_snapshots(keep=_SNAPSHOTS)
     for hold in registry.holds.records():
         if hold.expires + _ENDED < now:
             registry.holds.delete(hold)

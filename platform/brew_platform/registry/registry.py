@@ -15,7 +15,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from brew_platform.registry.decisions import (
     decide_rollback,
     decide_sharing,
 )
+from brew_platform.registry.event_log import EventLog, Fault
 from brew_platform.registry.events import (
     KINDS,
     SHARED,
@@ -46,7 +47,6 @@ from brew_platform.registry.log import NumberedLog
 from brew_platform.registry.model_digest import model_digest
 from brew_platform.registry.pickles import refuse_pickles
 from brew_platform.registry.policy import Policy, policy_of
-from brew_platform.registry.snapshot_log import SnapshotLog
 from brew_platform.registry.version import Version
 from brew_platform.settings import PlainName, require_name
 from brew_platform.storage.base import ObjectStore
@@ -56,15 +56,6 @@ __all__ = ["Event", "Fault", "File", "Gate", "GateOutcome", "Registry", "Version
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}")  # 007 is not version 7
 _SHARES = {"canary": 0.05, "shadow": 0.1}  # default share of the traffic
 _OWN_METHODS = ("promote", "rollback", "blocked", "collect", "policy")  # kinds that `append` does not write
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """An object that `Registry.verify` found missing or damaged."""
-
-    version: int | None  # None: an event or a snapshot
-    name: str  # path of the file in the version; "manifest" for the manifest; "event 3", "snapshot 256"
-    problem: str
 
 
 class Registry:
@@ -79,6 +70,7 @@ class Registry:
 
     Attributes:
         blobs: The content of all files.
+        log: The events.
         holds: What is in use; services and jobs hold the versions that they use.
 
     Raises:
@@ -96,13 +88,12 @@ class Registry:
     ) -> None:
         self.store = store
         self.model = require_name("model", model)
-        self._section, self._clock, self._new_id = section, clock, new_id
+        self._section, self._new_id = section, new_id
         prefix = f"{section}/{model}"
         self.blobs = Blobs(store, f"{prefix}/blobs")
         self.holds = Holds(store, prefix, new_id=new_id)
         self._versions = NumberedLog(store, f"{prefix}/versions")
-        self._log = SnapshotLog(store, f"{prefix}/events", snapshots=f"{prefix}/snapshots")
-        self._seen: list[Event] = []  # a cache: events never change; replaced as a whole
+        self.log = EventLog(store, prefix, clock=clock, new_id=new_id)
 
     def publish(
         self,
@@ -166,7 +157,7 @@ class Registry:
                 metrics=metrics,
                 gates=tuple(gates),
                 author=author,
-                time=self._time(),
+                time=self.log.time(),
                 write_id=write_id,
             )
             return self._append_version(version, hold.require_valid)
@@ -275,7 +266,7 @@ class Registry:
             RegistryError: A number in `numbers` is not a version.
             StorageError: The store failed.
         """
-        events, log_faults = self._read_log()
+        events, log_faults = self.log.check()
         faults = log_faults if numbers is None else []
         removed = collected(events)
         checked: dict[File, str | None] = {}  # versions share blobs
@@ -295,17 +286,8 @@ class Registry:
         return faults
 
     def events(self) -> list[Event]:
-        """Return all events, oldest first.
-
-        What this process has read before is not read again. The first call reads the newest snapshot and the events
-        after it.
-        """
-        documents, seen = self._log.documents(), self._seen
-        if len(seen) < len(documents):
-            new = enumerate(documents[len(seen) :], len(seen) + 1)
-            seen = [*seen, *(Event.from_document(number, document) for number, document in new)]
-            self._seen = seen
-        return list(seen)
+        """Return all events, oldest first; what this process has read before is not read again."""
+        return self.log.events()
 
     def aliases(self) -> dict[str, int]:
         """Return the version number of each alias."""
@@ -398,7 +380,7 @@ class Registry:
                 missing=self._missing(version),
             )
 
-        return self._append(decide, alias=alias, author=author, note=note, share=share)
+        return self.log.append(decide, alias=alias, author=author, note=note, share=share)
 
     def promote(
         self,
@@ -435,7 +417,7 @@ class Registry:
                 is no such version.
         """
         decide = self._decide_promotion(number, alias, gates, author, force=force, reason=reason, replaces=replaces)
-        return self._append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
+        return self.log.append(decide, alias=alias, author=author, note=note, force_reason=reason.strip() or None)
 
     def check(
         self,
@@ -467,7 +449,7 @@ class Registry:
             decision = judge(events)
             return decision if decision.refusal else replace(decision, kind="tag")
 
-        return self._append(decide, alias=alias, author=author, note=note or "checked")
+        return self.log.append(decide, alias=alias, author=author, note=note or "checked")
 
     def rollback(self, alias: str = "production", *, author: str, note: str = "") -> Event:
         """Point `alias` back at the version it pointed to before, retired ones left out.
@@ -482,7 +464,7 @@ class Registry:
             missing = self._missing(version)
             return decide_rollback(version, events, model=self.model, alias=alias, author=author, missing=missing)
 
-        return self._append(decide, alias=alias, author=author, note=note)
+        return self.log.append(decide, alias=alias, author=author, note=note)
 
     def set_policy(self, policy: Policy, *, author: str, note: str = "") -> Event:
         """Replace the policy of this model.
@@ -494,7 +476,7 @@ class Registry:
         def decide(events: list[Event]) -> Decision:
             return decide_policy(events, model=self.model, author=author)
 
-        return self._append(decide, alias=None, author=author, note=note, policy=policy.document())
+        return self.log.append(decide, alias=None, author=author, note=note, policy=policy.document())
 
     def record_collected(self, number: int, *, author: str, note: str = "") -> Event:
         """Record that garbage collection removes the files of a retired version. No alias can point to it later.
@@ -508,18 +490,7 @@ class Registry:
                 raise RegistryError(f"version {number} of {self.model} is in use, so that its files are kept.")
             return Decision(kind="collect", version=number)
 
-        return self._append(decide, alias=None, author=author, note=note)
-
-    def event_created(self, number: int) -> datetime:
-        """Return when an event was written, by the clock of the store."""
-        return self._log.created(number)
-
-    def delete_old_snapshots(self, *, keep: int) -> int:
-        """Delete all but the newest snapshots of the events, and return how many were deleted."""
-        old = self._log.snapshot_numbers()[:-keep]
-        for number in old:
-            self._log.delete_snapshot(number)
-        return len(old)
+        return self.log.append(decide, alias=None, author=author, note=note)
 
     def _decide_promotion(
         self,
@@ -566,36 +537,6 @@ class Registry:
 
         return decide
 
-    def _append(self, decide: Callable[[list[Event]], Decision], *, alias: str | None, **fields: Any) -> Event:
-        """Write an event.
-
-        Args:
-            decide: All events before it -> the decision. Called again if another process wrote an event meanwhile.
-            alias: The alias of the event.
-            **fields: Its other fields.
-
-        Raises:
-            RegistryError: The refusal.
-        """
-        if alias is not None and require_name("alias", alias).isdecimal():
-            raise UserError(f"{alias!r} is not a valid alias name: it is the number of a version. Use a letter in it.")
-        write_id, time = self._new_id(), self._time()
-        decision: Decision | None = None
-
-        def make(slot: int) -> dict[str, Any]:
-            nonlocal decision
-            decision = decide(self.events()[: slot - 1])
-            values = {**fields, "kind": decision.kind, "version": decision.version, "gates": decision.gates}
-            if decision.refusal:
-                why = "" if decision.by_gates else decision.refusal
-                values |= {"kind": "blocked", "note": "; ".join(filter(None, [fields["note"], why]))}
-            return Event(number=slot, alias=alias, time=time, **values).document()
-
-        number, document = self._log.append(make, write_id=write_id)
-        if decision is not None and decision.refusal:
-            raise RegistryError(f"{decision.refusal} Event {number} records it. {decision.remedy}".rstrip())
-        return Event.from_document(number, document)
-
     def _append_version(self, version: Version, require_valid: Callable[[], None]) -> Version:
         """Write a manifest; `require_valid` is called just before."""
 
@@ -627,23 +568,6 @@ class Registry:
     def _missing(self, version: Version) -> str | None:
         """Return what is wrong with a blob of a version, without reading it; None if all are in the store."""
         return next((fault for file in version.files if (fault := self.blobs.check_size(file))), None)
-
-    def _read_log(self) -> tuple[list[Event], list[Fault]]:
-        """Read every event from its own object, and compare the newest snapshot with them."""
-        documents, events, faults = {}, [], []
-        for number in self._log.numbers():
-            try:
-                documents[number] = self._log.read(number)
-                events.append(Event.from_document(number, documents[number]))
-            except RegistryError as error:
-                faults.append(Fault(version=None, name=f"event {number}", problem=str(error)))
-        for number in self._log.snapshot_numbers()[-1:]:
-            if problem := self._log.check_snapshot(number, documents):
-                faults.append(Fault(version=None, name=f"snapshot {number}", problem=problem))
-        return events, faults
-
-    def _time(self) -> str:
-        return self._clock().astimezone(UTC).isoformat(timespec="seconds")
 
     def _require(self, number: int) -> None:
         if number < 1 or not self._versions.exists(number):
