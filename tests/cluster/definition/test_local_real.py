@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(400)]
 
 # Places a gang of two workers on three train nodes and two replicas on two online nodes, kills a node of each, and
 # prints where everything ran before and after. Then it runs a job, as the job gateway does.
