@@ -50,7 +50,7 @@ test-fast: setup ## run the tests that take seconds, on two cores
 test-real: setup ## run the tests that start Ray, vLLM or several processes
 	$(BIN)/python -m pytest -m "real and not faults" -n 2 --dist loadscope --durations=10 $(ARGS)
 
-test-faults: setup ## kill workers, drivers, replicas, engines, consumers, Redis under load, hostile clients (about 20 minutes)
+test-faults: setup ## kill workers, drivers, replicas, engines, consumers, Redis under load, hostile clients (about 25 minutes)
 	$(BIN)/python -m pytest -m faults --durations=10 $(ARGS)
 
 test-store: setup ## test the object store on a real Ceph RGW (tests/ceph-rgw install)
