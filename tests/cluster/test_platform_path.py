@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from brew_cluster.jobs.lineage import Lineage
@@ -25,6 +24,7 @@ from brew_platform.ports import free_port
 from brew_platform.registry.gates import Gate
 from brew_platform.registry.model_digest import folder_digest
 
+from ..left_processes import require_none_left
 from ..s3_servers import make_bucket, moto_server
 from .tiny_version import write_tiny_version
 
@@ -120,14 +120,7 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
             yield operator
         finally:
             operator.types("brew360 serve down")
-    deadline = time.monotonic() + 20
-    while left := [process for process in psutil.process_iter(["cwd", "status"]) if is_in(process, tmp_path)]:
-        assert time.monotonic() < deadline, f"left running: {left}"
-        time.sleep(0.5)
-
-
-def is_in(process: psutil.Process, folder: Path) -> bool:
-    return process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+    require_none_left(tmp_path)
 
 
 def test_an_operator_serves_from_s3_goes_back_and_renders_a_cluster(

@@ -7,11 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from bench.tables.workload import write_workload
 
@@ -19,6 +17,7 @@ from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.ports import free_port
 
 from ..base_tokenizers import write_base_tokenizer
+from ..left_processes import require_none_left
 from ..tiny_families import write_tiny
 
 pytestmark = [pytest.mark.real, pytest.mark.ray, pytest.mark.timeout(1200)]
@@ -43,14 +42,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     write_base_tokenizer("gemma3", base)
     write_tiny("gemma3_text", base, vocab_size=Tokenizer.from_model(base).vocabulary_size, max_position_embeddings=512)
     yield tmp_path
-    deadline = time.monotonic() + 20
-    while left := [process for process in psutil.process_iter(["cwd", "status"]) if is_in(process, tmp_path)]:
-        assert time.monotonic() < deadline, f"left running: {left}"
-        time.sleep(0.5)
-
-
-def is_in(process: psutil.Process, folder: Path) -> bool:
-    return process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+    require_none_left(tmp_path)
 
 
 def brew360(*arguments: str, cwd: Path, code: int = 0) -> str:
