@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Author", "RegistryName", "RegistryUrl", "VersionName", "user_name"]
+__all__ = ["Author", "Note", "RegistryName", "RegistryUrl", "VersionName", "user_name"]
 
 Author = Annotated[str | None, typer.Option(help="Name for the log. Default: your user name.")]
+Note = Annotated[str, typer.Option(help="Text for the log.")]
 RegistryUrl = Annotated[
     str | None,
     typer.Option(

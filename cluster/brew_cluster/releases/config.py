@@ -261,7 +261,7 @@ def _require_complete(recipe: ReleaseRecipe, path: Path) -> None:
     if not sections:
         raise ConfigError(f"{path} has no step. Add sections: {', '.join(SECTIONS)}.")
     if {"benchmark", "publish"} & {*sections} and not trains and recipe.start is None:
-        raise ConfigError(f"{path} has neither a training step nor `from`, so that there is no model. Add one of them.")
+        raise ConfigError(f"{path} has no model: it has neither a training step nor `from`. Add one of them.")
     if (trains or "benchmark" in sections) and "data" not in sections:
         raise ConfigError(
             f"{path} has no section data. Add one with a recipe to build, or with `folder` of a data set that exists."

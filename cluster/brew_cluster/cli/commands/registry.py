@@ -10,7 +10,7 @@ import typer
 
 from brew_cluster.cli.commands.registry_upkeep import approve, card, copy, gc, policy
 from brew_cluster.cli.json_option import AsJson, print_json
-from brew_cluster.cli.registry_options import Author, RegistryName, RegistryUrl, VersionName, user_name
+from brew_cluster.cli.registry_options import Author, Note, RegistryName, RegistryUrl, VersionName, user_name
 from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["register", "verify_versions"]
 
 Alias = Annotated[str, typer.Option(help="Alias to move.")]
-Note = Annotated[str, typer.Option(help="Text for the log.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -9,13 +9,11 @@ import typer
 
 from brew_cluster.cli.duration_option import parse_duration
 from brew_cluster.cli.json_option import AsJson, print_json
-from brew_cluster.cli.registry_options import Author, RegistryName, RegistryUrl, VersionName, user_name
+from brew_cluster.cli.registry_options import Author, Note, RegistryName, RegistryUrl, VersionName, user_name
 from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["approve", "card", "copy", "gc", "policy"]
-
-Note = Annotated[str, typer.Option(help="Text for the log.")]
 
 
 def approve(
