@@ -16,6 +16,7 @@ __all__ = [
     "DnsLabel",
     "EgressConfig",
     "InfinibandConfig",
+    "JobGatewayConfig",
     "MountConfig",
     "NetworkConfig",
     "NodeGroup",
@@ -197,8 +198,9 @@ class NetworkConfig(Settings):
     """The connections that the cluster's pods accept and make; all others are denied."""
 
     clients: list[KubernetesName] = field(default_factory=list)  # namespaces that may call the ranking service
+    submitters: list[KubernetesName] = field(default_factory=list)  # namespaces that may call the job gateway
     # Namespaces that may reach the dashboard's port: Jobs, Serve's REST interface. With the token, a caller of it runs
-    # code in the cluster, so name only that of the job gateway.
+    # code in the cluster. The gateway of `job_gateway` needs no entry.
     gateways: list[KubernetesName] = field(default_factory=list)
     monitoring: KubernetesName | None = "monitoring"  # namespace of Prometheus
     operator: KubernetesName = "kuberay-system"  # namespace of the KubeRay operator
@@ -233,6 +235,23 @@ class ProgramConfig(Settings):
 
     recipe: str | None = None  # name of a recipe that ships, or path of a YAML file; null: the default of the command
     settings: list[str] = field(default_factory=list)  # key=value, as on the command line
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobGatewayConfig(Settings):
+    """The gateway to which teams submit jobs: `brew360 jobs serve`, on the machines of the head's group."""
+
+    # key=value of the command, such as store=s3://bucket/jobs. Without gpus and cpus, jobs can use those of all nodes
+    # of the roles data and train.
+    settings: list[str] = field(default_factory=list)
+    replicas: Annotated[int, Range(ge=1, le=20)] = 2  # pods, which share the ledger; the other targets start one
+    cpus: PositiveFloat = 1.0  # CPU cores of a replica
+    memory_gib: PositiveFloat = 2.0  # RAM of a replica
+    # Kubernetes secret whose key `keys.yaml` is the key file
+    keys_secret: KubernetesName = "brew360-keys"  # noqa: S105  a name
+    # Kubernetes secret whose key `signing_key` signs the metadata of Ray jobs
+    signing_secret: KubernetesName = "brew360-signing"  # noqa: S105  a name
+    tls_secret: KubernetesName | None = None  # Kubernetes secret of the type kubernetes.io/tls; null: plain HTTP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +293,7 @@ class ClusterConfig(Settings):
     queues: QueueConfig | None = None  # of the topology `separate`
     training: ProgramConfig | None = None  # `brew360 train`
     service: ProgramConfig | None = None  # `brew360 serve up`
+    job_gateway: JobGatewayConfig | None = None  # `brew360 jobs serve`, of the topology `shared`
     ray_up: RayUpConfig | None = None  # machines of `ray up`
 
     def of_role(self, role: str) -> dict[str, NodeGroup]:

@@ -32,7 +32,7 @@ def chart_file(config: ClusterConfig) -> dict[str, Any]:
 
 def chart_values(config: ClusterConfig) -> dict[str, Any]:
     """Return values.yaml."""
-    return {
+    values: dict[str, Any] = {
         "images": dict(config.images),
         "groups": {
             name: {"minNodes": group.min_nodes, "maxNodes": group.max_nodes}
@@ -40,6 +40,9 @@ def chart_values(config: ClusterConfig) -> dict[str, Any]:
             if group.role != "head"
         },
     }
+    if config.job_gateway is not None:
+        values["jobGateway"] = {"replicas": config.job_gateway.replicas}
+    return values
 
 
 def with_placeholders(config: ClusterConfig) -> ClusterConfig:
@@ -56,7 +59,7 @@ def template_text(document: Mapping[str, Any]) -> str:
 
 
 def _with_sizes(value: Any) -> Any:
-    """Replace namespaces and the sizes of worker groups by references to values."""
+    """Replace namespaces, the sizes of worker groups, and the number of gateways by references to values."""
     if isinstance(value, list):
         return [_with_sizes(item) for item in value]
     if not isinstance(value, Mapping):
@@ -64,6 +67,8 @@ def _with_sizes(value: Any) -> Any:
     replaced = {key: _with_sizes(below) for key, below in value.items()}
     if "namespace" in replaced and "name" in replaced:
         replaced["namespace"] = "@@.Release.Namespace@@"
+    if replaced.get("kind") == "Deployment":
+        replaced["spec"] |= {"replicas": "@@.Values.jobGateway.replicas@@"}
     if "groupName" in replaced:
         name = replaced["groupName"]
         # names of groups may contain -, which Helm's dotted paths cannot

@@ -9,13 +9,12 @@ from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig, NodeGroup
 from brew_cluster.definition.manifest_text import manifest_text
-from brew_cluster.definition.pods import node_labels, pod_template, ray_parameters
+from brew_cluster.definition.pods import JOB_ROLES, node_labels, pod_template, ray_parameters
 from brew_cluster.definition.programs import Programs
 
 __all__ = ["operator_values", "ray_cluster", "ray_job", "ray_service"]
 
 _API = "ray.io/v1"
-_JOB_ROLES = ("data", "train")
 _HEAD_LOST_SECONDS = 600  # how long workers wait for a new head
 _RETRIES = 3  # of a job whose cluster is lost, each with new nodes
 _KEPT_SECONDS = 3_600  # that a finished job and its nodes are kept for its logs
@@ -95,7 +94,7 @@ def ray_job(config: ClusterConfig, programs: Programs) -> dict[str, Any]:
 
 def _job_groups(config: ClusterConfig, programs: Programs) -> dict[str, NodeGroup]:
     """Return the groups of a training job's own cluster; its nodes are as many as its workers need."""
-    groups = _groups(config, "head", *_JOB_ROLES)
+    groups = _groups(config, "head", *JOB_ROLES)
     for name, group in groups.items():
         if group.role == "train":
             nodes = programs.training_nodes(group) or max(1, group.min_nodes)

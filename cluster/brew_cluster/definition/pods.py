@@ -11,12 +11,17 @@ from brew_cluster.definition.config import ClusterConfig, NodeGroup
 __all__ = [
     "CLUSTER_LABEL",
     "GROUP_LABEL",
+    "JOB_ROLES",
     "ROLE_LABEL",
     "SERVE_ROLES",
+    "USER",
     "environment",
     "node_labels",
+    "pod_security",
     "pod_template",
     "ray_parameters",
+    "s3_credentials",
+    "tolerations",
 ]
 
 CLUSTER_LABEL = "app.kubernetes.io/part-of"  # of all pods of a cluster; its value is the cluster's name
@@ -24,6 +29,7 @@ GROUP_LABEL = "brew360/group"  # of Ray nodes and pods: name of the node group
 ROLE_LABEL = "brew360/role"  # of Ray nodes and pods: role of the node group; programs select nodes by it
 USER = 1000  # of the processes in the images
 SERVE_ROLES = ("nearline", "online")
+JOB_ROLES = ("data", "train")  # of the nodes on which jobs run
 _NEVER_EVICTED = ("head", "train")  # by the consolidation of machines, which would restart training
 _STORE_SHARE = 0.7  # of /dev/shm for Ray's object store; the rest is for NCCL and PyTorch's queues
 _DRAIN_SECONDS = 120  # for a replica to finish its requests, and for Ray to stop
@@ -75,14 +81,7 @@ def pod_template(config: ClusterConfig, name: str, group: NodeGroup, *, port: in
         "automountServiceAccountToken": head,  # the autoscaler, on the head, asks Kubernetes for pods
         "priorityClassName": f"{config.name}-{name}",
         "terminationGracePeriodSeconds": _DRAIN_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",  # else every start walks through all files of a mount
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [_container(config, group, port)],
         "volumes": _volumes(config, group),
     }
@@ -91,12 +90,39 @@ def pod_template(config: ClusterConfig, name: str, group: NodeGroup, *, port: in
     if group.node_selector:
         spec["nodeSelector"] = dict(group.node_selector)
     if group.tolerations:
-        spec["tolerations"] = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in group.tolerations]
+        spec["tolerations"] = tolerations(group)
     labels = {CLUSTER_LABEL: config.name, **node_labels(name, group)}
     metadata: dict[str, Any] = {"labels": labels}
     if group.role in _NEVER_EVICTED:
         metadata["annotations"] = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     return {"metadata": metadata, "spec": spec}
+
+
+def pod_security() -> dict[str, Any]:
+    """Return the security context of a pod."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "fsGroupChangePolicy": "OnRootMismatch",  # else every start walks through all files of a mount
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def tolerations(group: NodeGroup) -> list[dict[str, Any]]:
+    """Return the tolerations of a group's pods."""
+    return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in group.tolerations]
+
+
+def s3_credentials(config: ClusterConfig) -> list[dict[str, Any]]:
+    """Return the environment variables with the credentials of object storage, from their secret."""
+    if config.s3 is None or config.s3.secret is None:
+        return []
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": config.s3.secret, "key": name}}}
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    ]
 
 
 def _container(config: ClusterConfig, group: NodeGroup, port: int) -> dict[str, Any]:
@@ -139,12 +165,7 @@ def _env(config: ClusterConfig, group: NodeGroup) -> list[dict[str, Any]]:
     variables: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in sorted(environment(config, group).items())
     ]
-    if config.s3 is not None and config.s3.secret is not None:
-        variables += [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": config.s3.secret, "key": name}}}
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        ]
-    return variables
+    return variables + s3_credentials(config)
 
 
 def _volume_mounts(config: ClusterConfig) -> list[dict[str, Any]]:

@@ -3,9 +3,11 @@
 Source: Kubernetes, "Network Policies", "Pod Security Standards", "Pod Priority and Preemption".
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig, EgressConfig
+from brew_cluster.definition.job_gateway import gateway_labels
 from brew_cluster.definition.pods import CLUSTER_LABEL, ROLE_LABEL
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
 _PREEMPTING = ("head", "nearline", "online")  # roles whose pods evict pods of a lower priority
 _METRIC_PORTS = (8080, 44217, 44227)  # Ray's exporter, the autoscaler, the dashboard
 _OPERATOR_PORTS = (8265, 52365)  # Jobs and Serve REST; health of the dashboard agent
+_JOBS_PORTS = (8265,)  # of the dashboard: Ray Jobs
 _JOB_VERBS = ["get", "list", "watch", "create", "delete"]
 
 
@@ -49,7 +52,10 @@ def access(config: ClusterConfig) -> list[dict[str, Any]]:
     Submitters can create and delete jobs and read logs. They can neither read secrets nor open a shell in a pod.
     """
     accounts = []
-    for name in (config.name, f"{config.name}-head"):
+    names = [config.name, f"{config.name}-head"]
+    if config.job_gateway is not None:  # a role of the cloud that can write the ledger can be bound to it alone
+        names.append(f"{config.name}-jobs")
+    for name in names:
         metadata: dict[str, Any] = {"name": name, "namespace": config.namespace}
         if config.service_account_annotations:
             metadata["annotations"] = dict(config.service_account_annotations)
@@ -100,16 +106,18 @@ def priority_classes(config: ClusterConfig) -> list[dict[str, Any]]:
 
 
 def disruption_budgets(config: ClusterConfig) -> list[dict[str, Any]]:
-    """Return budgets that let Kubernetes drain at most one node of the head and of the serving groups at a time."""
+    """Return budgets that let Kubernetes drain one pod at a time: of the head, a serving role, the job gateway."""
+    selectors = {role: _pods(config, role) for role in _PREEMPTING if config.of_role(role)}
+    if config.job_gateway is not None:
+        selectors["jobs"] = gateway_labels(config)
     return [
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": {"name": f"{config.name}-{role}", "namespace": config.namespace},
-            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": _pods(config, role)}},
+            "metadata": {"name": f"{config.name}-{name}", "namespace": config.namespace},
+            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}},
         }
-        for role in _PREEMPTING
-        if config.of_role(role)
+        for name, labels in selectors.items()
     ]
 
 
@@ -126,13 +134,14 @@ def rank_service(config: ClusterConfig, port: int) -> dict[str, Any]:
     }
 
 
-def network_policies(config: ClusterConfig, port: int) -> list[dict[str, Any]]:
+def network_policies(config: ClusterConfig, port: int, jobs_port: int | None) -> list[dict[str, Any]]:
     """Return network policies: everything is denied except the connections that the cluster needs.
 
     They are objects of Kubernetes, not of KubeRay, so that they exist before the first pod and need no feature gate.
 
     Args:
         port: Of the ranking service.
+        jobs_port: Of the job gateway; None without one.
     """
     network = config.network
     if network is None:
@@ -148,15 +157,19 @@ def network_policies(config: ClusterConfig, port: int) -> list[dict[str, Any]]:
         "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
     }
     internal = {"podSelector": {"matchLabels": everyone}}
-    egress: list[dict[str, Any]] = [{"to": [internal]}, dns, *(_to(rule) for rule in network.egress.values())]
+    outside = [dns, *(_to(rule) for rule in network.egress.values())]
+    egress: list[dict[str, Any]] = [{"to": [internal]}, *outside]
+    head_callers = [_from([network.operator], _OPERATOR_PORTS)]
+    if network.gateways:
+        head_callers.append(_from(network.gateways, _JOBS_PORTS))
+    if jobs_port is not None:
+        head_callers.append(
+            {"from": [{"podSelector": {"matchLabels": gateway_labels(config)}}], "ports": _tcp(_JOBS_PORTS)}
+        )
     policies = [
         _policy(config, "cluster", everyone, ingress=[{"from": [internal]}], egress=egress),
         _policy(
-            config, "head", _pods(config, "head"),
-            ingress=[
-                _from([network.operator], _OPERATOR_PORTS),
-                *([_from(network.gateways, (8265,))] if network.gateways else []),
-            ],
+            config, "head", _pods(config, "head"), ingress=head_callers,
             egress=[] if network.api_server is None else [_to(network.api_server)],
         ),
     ]  # fmt: skip
@@ -166,6 +179,15 @@ def network_policies(config: ClusterConfig, port: int) -> list[dict[str, Any]]:
         )
     if network.clients:
         policies.append(_policy(config, "clients", _pods(config, "online"), ingress=[_from(network.clients, (port,))]))
+    if jobs_port is not None:
+        callers = [*network.submitters, *([] if network.monitoring is None else [network.monitoring])]
+        head = {"to": [{"podSelector": {"matchLabels": _pods(config, "head")}}], "ports": _tcp(_JOBS_PORTS)}
+        policies.append(
+            _policy(
+                config, "jobs", gateway_labels(config), ingress=[_from(callers, (jobs_port,))] if callers else [],
+                egress=[head, *outside],
+            )
+        )  # fmt: skip
     return policies
 
 
@@ -199,12 +221,16 @@ def _from(namespaces: list[str], ports: tuple[int, ...]) -> dict[str, Any]:
             {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
             for namespace in namespaces
         ],
-        "ports": [{"port": port, "protocol": "TCP"} for port in ports],
+        "ports": _tcp(ports),
     }
 
 
 def _to(rule: EgressConfig) -> dict[str, Any]:
     return {
         "to": [{"ipBlock": {"cidr": rule.cidr}}],
-        "ports": [{"port": port, "protocol": "TCP"} for port in rule.ports],
+        "ports": _tcp(rule.ports),
     }
+
+
+def _tcp(ports: Sequence[int]) -> list[dict[str, Any]]:
+    return [{"port": port, "protocol": "TCP"} for port in ports]

@@ -9,6 +9,7 @@ from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig, NodeGroup
 from brew_cluster.definition.pods import ROLE_LABEL
+from brew_cluster.gateway.config import GatewayConfig, load_gateway
 from brew_cluster.jobs.serve_job import ServeJob, load_serve
 from brew_cluster.jobs.train_job import TrainJob, load_job
 from brew_platform.errors import ConfigError
@@ -51,11 +52,13 @@ class Programs:
         config: The definition.
         training: Settings of training.
         service: Settings of the ranking service.
+        job_gateway: Settings of the job gateway, without those that the renderings derive.
     """
 
     config: ClusterConfig
     training: TrainJob | None
     service: ServeJob | None
+    job_gateway: GatewayConfig | None
 
     @property
     def port(self) -> int:
@@ -99,6 +102,9 @@ class Programs:
             ):
                 if path is not None:
                     yield f"service.{name}", path
+        if (gateway := self.job_gateway) is not None:
+            yield "job_gateway.store", gateway.store
+            yield "job_gateway.folder", gateway.folder
         if (training := self.training) is not None:
             yield "training.run", training.run
             for name, path in (("prompts", training.prompts), *training.bins.items(), *training.evaluation.items()):
@@ -168,7 +174,11 @@ def load_programs(config: ClusterConfig) -> Programs:
         app = None if service is None else load_serve([*recipe, *service.settings])
     except ConfigError as error:
         raise ConfigError(f"service: {error}") from error
-    return Programs(config=config, training=job, service=app)
+    try:
+        gateway = None if config.job_gateway is None else load_gateway(config.job_gateway.settings)
+    except ConfigError as error:
+        raise ConfigError(f"job_gateway: {error}") from error
+    return Programs(config=config, training=job, service=app, job_gateway=gateway)
 
 
 def _changed(settings: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig
 from brew_cluster.definition.helm import chart_file, chart_values, template_text, with_placeholders
+from brew_cluster.definition.job_gateway import gateway_objects, gateway_unit
 from brew_cluster.definition.kuberay import operator_values, ray_cluster, ray_job, ray_service
 from brew_cluster.definition.local import local_file
 from brew_cluster.definition.manifest_text import manifest_text
@@ -30,6 +31,7 @@ from brew_platform.files import replace_atomically
 __all__ = ["TARGETS", "check_definition", "manifests", "render", "write_files"]
 
 TARGETS = ("kuberay", "helm", "ray-up", "local")
+_KINDS = ("*.yaml", "*.service")  # of rendered files
 _HEADER = "# Rendered by `brew360 cluster render`. Change the definition, and render again.\n"
 
 
@@ -37,15 +39,17 @@ def manifests(config: ClusterConfig, programs: Programs) -> dict[str, list[dict[
     """Return the Kubernetes objects by the name of their file, in the order in which they are created."""
     cluster = ray_cluster if config.topology == "shared" else ray_service
     has_service = config.topology == "shared" and config.service is not None  # a RayService has its own
+    gateway = programs.job_gateway
     files = {
         "00-namespace": [namespace(config)],
         "10-access": access(config),
         "20-volumes": volumes(config),
         "30-priorities": priority_classes(config),
-        "40-network": network_policies(config, programs.port),
+        "40-network": network_policies(config, programs.port, None if gateway is None else gateway.port),
         "50-queues": queue_objects(config),
         "60-cluster": [cluster(config, programs)],
         "70-service": [rank_service(config, programs.port)] if has_service else [],
+        "75-job-gateway": [] if gateway is None else gateway_objects(config, gateway),
         "80-disruption": disruption_budgets(config),
     }
     return {name: documents for name, documents in files.items() if documents}
@@ -83,6 +87,8 @@ def render(config: ClusterConfig, programs: Programs, target: str) -> dict[str, 
     elif target == "ray-up":
         document = ray_up_file(config)
         files = {"cluster.yaml": manifest_text(document), "serve.yaml": manifest_text(programs.serve_config())}
+        if programs.job_gateway is not None:
+            files[f"{config.name}-jobs.service"] = gateway_unit(config, programs.job_gateway)
     elif target == "local":
         files = {"local.yaml": manifest_text(local_file(config, cores=os.cpu_count() or 1))}
     else:
@@ -98,7 +104,7 @@ def check_definition(
     Args:
         config: The definition.
         programs: Its programs.
-        schemas: Schemas of KubeRay's objects by kind.
+        schemas: Schemas of objects by kind.
     """
     problems = broken_rules(config, programs)
     if problems:  # a rendering of a broken definition repeats them
@@ -120,7 +126,7 @@ def write_files(files: Mapping[str, str], folder: Path) -> None:
     Raises:
         ConfigError: The folder has a file of that name that was not rendered.
     """
-    rendered = [path for path in folder.rglob("*.yaml") if path.read_text().startswith(_HEADER)]
+    rendered = [path for kind in _KINDS for path in folder.rglob(kind) if path.read_text().startswith(_HEADER)]
     for name in files:
         if (path := folder / name).exists() and path not in rendered:
             raise ConfigError(f"{path} exists and was not rendered by brew360; choose another folder with --out.")

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from brew_cluster.definition.config import ClusterConfig, DnsLabel, NodeGroup
+from brew_cluster.definition.job_gateway import DERIVED, job_cpus, job_gpus
 from brew_cluster.definition.placement import nodes_of, place
-from brew_cluster.definition.pods import SERVE_ROLES, environment
+from brew_cluster.definition.pods import JOB_ROLES, SERVE_ROLES, environment
 from brew_cluster.definition.programs import Demand, Programs
 
 __all__ = ["RULES", "broken_rules"]
@@ -15,8 +16,11 @@ __all__ = ["RULES", "broken_rules"]
 _RESERVED_PATHS = ("/dev", "/proc", "/sys", "/tmp/ray", "/home/ray", "/app", "/etc")  # noqa: S108
 _RESERVED_GROUPS = ("head", "headgroup")  # KubeRay and Kueue use these names for the head
 _RESERVED_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS", "RAY_ADDRESS")
+# Ports of the head: Ray's own, those of its exporters and agents, and that of Serve's proxies, which is a setting
+_HEAD_PORTS = {6379: "GCS", 8080: "metrics", 8265: "dashboard", 10001: "client", 44217: "autoscaler", 44227: "metrics",
+               52365: "agent"}  # fmt: skip
+_LEAST_PORT = 1_024  # that a process without privileges can use
 _MOST_WORKER_GROUPS = 7  # of a job that Kueue admits
-_TRAIN_ROLES = ("data", "train")
 
 Rule = Callable[[ClusterConfig, Programs], Iterator[str]]
 
@@ -89,7 +93,7 @@ def gpus_add_up(config: ClusterConfig, programs: Programs) -> Iterator[str]:
 def no_starvation(config: ClusterConfig, programs: Programs) -> Iterator[str]:
     """Training and serving have machines and priorities of their own."""
     serving = {name: group for name, group in config.groups.items() if group.role in SERVE_ROLES}
-    training = {name: group for name, group in config.groups.items() if group.role in _TRAIN_ROLES}
+    training = {name: group for name, group in config.groups.items() if group.role in JOB_ROLES}
     for name, group in serving.items():
         for other, rival in training.items():
             if group.pod_priority <= rival.pod_priority:
@@ -230,7 +234,7 @@ def queues(config: ClusterConfig, programs: Programs) -> Iterator[str]:
             "topology: separate, or remove queues."
         )
         return
-    workers = [name for name, group in config.groups.items() if group.role in _TRAIN_ROLES]
+    workers = [name for name, group in config.groups.items() if group.role in JOB_ROLES]
     if len(workers) > _MOST_WORKER_GROUPS:
         yield f"{len(workers)} groups have the roles data and train; Kueue admits jobs with at most 7. Merge some."
     for name in workers:
@@ -252,8 +256,50 @@ def queues(config: ClusterConfig, programs: Programs) -> Iterator[str]:
             )
 
 
+def job_gateway(config: ClusterConfig, programs: Programs) -> Iterator[str]:
+    """The job gateway gives jobs what their groups have, fits beside the head, and keeps its signing key to itself."""
+    gateway, settings = config.job_gateway, programs.job_gateway
+    if gateway is None or settings is None:
+        return
+    if config.topology != "shared":
+        yield (
+            "job_gateway is set, but in the topology separate each job is a cluster of its own, which Kueue admits; "
+            "set topology: shared, or remove job_gateway."
+        )
+    names = [setting.partition("=")[0] for setting in gateway.settings]
+    for name in names:
+        if name in DERIVED:
+            yield f"job_gateway.settings sets {name}, which the renderings derive; remove it (see tls_secret)."
+    for name, value, most in (("gpus", settings.gpus, job_gpus(config)), ("cpus", settings.cpus, job_cpus(config))):
+        if name in names and value > most:
+            yield (
+                f"job_gateway.settings has {name}={value:,}, but the data and train groups have at most {most:,}, so "
+                f"that jobs would wait for nodes that never come; lower it, or remove it to use all."
+            )
+    if (use := {**_HEAD_PORTS, programs.port: "the ranking service"}.get(settings.port)) is not None:
+        yield f"job_gateway.settings has port={settings.port}, which the head uses ({use}); set another one."
+    if settings.port < _LEAST_PORT:
+        yield f"job_gateway.settings has port={settings.port}, but the gateway is not root; set one from 1,024 on."
+    for name, group in config.of_role("head").items():
+        sizes = {"cpus": (gateway.cpus, group.cpus), "memory_gib": (gateway.memory_gib, group.memory_gib)}
+        for resource, (size, largest) in sizes.items():
+            if size > largest:
+                yield (
+                    f"job_gateway.{resource} is {size:g}, but it runs on machines like those of groups.{name}, which "
+                    f"have {largest:g}; lower it."
+                )
+    if gateway.signing_secret in config.secrets:
+        yield (
+            f"job_gateway.signing_secret is {gateway.signing_secret}, which `secrets` mounts on all nodes, so that "
+            f"every job could sign as the gateway; use a secret of its own."
+        )
+    if config.network is not None and not config.network.submitters:
+        yield "network.submitters is empty, so that nobody could reach the job gateway; name the namespaces."
+
+
 RULES: tuple[Rule, ...] = (
     head, names, images, gpus_add_up, no_starvation, mounts, fits, gangs, security, machines, variables, queues,
+    job_gateway,
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Schemas of the rendered documents: a compact one of our own, and those of KubeRay's CRDs and of `ray up`.
 
-The compact schema is closed and covers the fields that the renderings use; a test holds it against the CRDs of KubeRay
-1.7. Kubernetes ignores unknown fields of a custom resource, so that a misspelled field would have no effect.
+The compact schema is closed and covers the fields that the renderings use; a test holds it, with its pods, against the
+CRDs of KubeRay 1.7. Kubernetes ignores unknown fields of a custom resource, so that a misspelled field would have no
+effect.
 """
 
 import copy
@@ -41,18 +42,27 @@ def _object(required: str = "", **properties: Any) -> dict[str, Any]:
 _METADATA = _object("name", name=_TEXT, namespace=_TEXT, labels=_TEXTS, annotations=_TEXTS)
 _SECRET_KEY = _object("secretKeyRef", secretKeyRef=_object("name key", name=_TEXT, key=_TEXT))
 _CAPABILITIES = _object(add=_list(_TEXT), drop=_list(_TEXT))
+_PROBE = _object(
+    "httpGet",
+    httpGet=_object("path port", path=_TEXT, port=_COUNT, scheme={"enum": ["HTTP", "HTTPS"]}),
+    periodSeconds=_COUNT,
+    timeoutSeconds=_COUNT,
+    failureThreshold=_COUNT,
+)
 _CONTAINER = _object(
     "name image resources",
     name=_TEXT,
     image=_TEXT,
     resources=_object("requests limits", requests=_QUANTITIES, limits=_QUANTITIES),
-    securityContext=_object(allowPrivilegeEscalation=_FLAG, capabilities=_CAPABILITIES),
+    command=_list(_TEXT),
+    args=_list(_TEXT),
+    securityContext=_object(allowPrivilegeEscalation=_FLAG, readOnlyRootFilesystem=_FLAG, capabilities=_CAPABILITIES),
     env=_list(_object("name", name=_TEXT, value=_TEXT, valueFrom=_SECRET_KEY)),
     ports=_list(_object("name containerPort", name=_TEXT, containerPort=_COUNT)),
     volumeMounts=_list(_object("name mountPath", name=_TEXT, mountPath=_TEXT, readOnly=_FLAG)),
-    readinessProbe=_object(
-        httpGet=_object("path port", path=_TEXT, port=_COUNT), periodSeconds=_COUNT, failureThreshold=_COUNT
-    ),
+    startupProbe=_PROBE,
+    readinessProbe=_PROBE,
+    livenessProbe=_PROBE,
 )
 _VOLUME = _object(
     "name",
@@ -60,12 +70,16 @@ _VOLUME = _object(
     emptyDir=_object(medium=_TEXT, sizeLimit=_QUANTITY),
     hostPath=_object("path", path=_TEXT, type=_TEXT),
     persistentVolumeClaim=_object("claimName", claimName=_TEXT, readOnly=_FLAG),
-    secret=_object("secretName", secretName=_TEXT, defaultMode=_COUNT),
+    secret=_object(
+        "secretName", secretName=_TEXT, defaultMode=_COUNT, items=_list(_object("key path", key=_TEXT, path=_TEXT))
+    ),
 )
+_SELECTOR = _object("matchLabels", matchLabels=_TEXTS)
 _POD = _object(
     "containers",
     serviceAccountName=_TEXT,
     automountServiceAccountToken=_FLAG,
+    enableServiceLinks=_FLAG,
     priorityClassName=_TEXT,
     terminationGracePeriodSeconds=_COUNT,
     securityContext=_object(
@@ -80,6 +94,15 @@ _POD = _object(
     volumes=_list(_VOLUME),
     imagePullSecrets=_list(_object("name", name=_TEXT)),
     nodeSelector=_TEXTS,
+    topologySpreadConstraints=_list(
+        _object(
+            "maxSkew topologyKey whenUnsatisfiable labelSelector",
+            maxSkew=_COUNT,
+            topologyKey=_TEXT,
+            whenUnsatisfiable={"enum": ["DoNotSchedule", "ScheduleAnyway"]},
+            labelSelector=_SELECTOR,
+        )
+    ),
     tolerations=_list(_object("key operator", key=_TEXT, operator=_TEXT, effect=_TEXT)),
 )
 _TEMPLATE = _object("spec", metadata=_object(labels=_TEXTS, annotations=_TEXTS), spec=_POD)
@@ -116,10 +139,10 @@ _CLUSTER = _object(
 )
 
 
-def _kind(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _kind(kind: str, spec: Mapping[str, Any], *, api: str = "ray.io/v1") -> dict[str, Any]:
     return _object(
         "apiVersion kind metadata spec",
-        apiVersion={"const": "ray.io/v1"},
+        apiVersion={"const": api},
         kind={"const": kind},
         metadata=_METADATA,
         spec=spec,
@@ -153,6 +176,31 @@ COMPACT: dict[str, dict[str, Any]] = {
             serveConfigV2=_TEXT,
             rayClusterConfig=_CLUSTER,
         ),
+    ),
+    "Deployment": _kind(
+        "Deployment",
+        _object(
+            "selector template",
+            replicas=_COUNT,
+            selector=_SELECTOR,
+            strategy=_object("type", type=_TEXT, rollingUpdate=_object(maxUnavailable=_COUNT, maxSurge=_COUNT)),
+            template=_TEMPLATE,
+        ),
+        api="apps/v1",
+    ),
+    "Service": _kind(
+        "Service",
+        _object(
+            "selector ports",
+            selector=_TEXTS,
+            ports=_list(_object("name port targetPort", name=_TEXT, port=_COUNT, targetPort=_COUNT), least=1),
+        ),
+        api="v1",
+    ),
+    "PodDisruptionBudget": _kind(
+        "PodDisruptionBudget",
+        _object("selector", maxUnavailable=_COUNT, selector=_SELECTOR),
+        api="policy/v1",
     ),
 }
 

@@ -1,13 +1,15 @@
 """The settings of the job gateway."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
+from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_platform.settings import Name, NonNegativeInt, PositiveInt, Range, Seconds, Settings
 
-__all__ = ["GatewayConfig"]
+__all__ = ["GatewayConfig", "load_gateway"]
 
 Port = Annotated[int, Range(ge=1, le=65_535)]
 
@@ -26,7 +28,8 @@ class GatewayConfig(Settings):
     # File with the key that signs the metadata of Ray jobs; null: the variable BREW360_JOBS_SIGNING_KEY.
     signing_key_path: str | None = None
     ray_address: str = "http://127.0.0.1:8265"  # Ray's dashboard on the head node, which accepts Ray Jobs
-    log_path: str = "runs/jobs/gateway.log"  # file with the gateway's log, JSON lines
+    # File with the gateway's log, JSON lines; null: standard output, for a container.
+    log_path: str | None = "runs/jobs/gateway.log"
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all
     port: Port = 8360  # port to listen on
     tls_certificate: str | None = None  # PEM file; null: plain HTTP, for loopback or behind a proxy with TLS
@@ -49,3 +52,16 @@ class GatewayConfig(Settings):
             raise ConfigError(f"folder is {self.folder!r}; give an absolute path that all nodes of the cluster share.")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ConfigError("tls_certificate and tls_key belong together; set both, or none.")
+
+
+def load_gateway(arguments: Sequence[str]) -> GatewayConfig:
+    """Load the settings of a gateway.
+
+    Args:
+        arguments: At most one path of a YAML file, first; then `key=value`.
+
+    Raises:
+        ConfigError: The file does not exist, or a setting is unknown or invalid.
+    """
+    files = [argument for argument in arguments[:1] if "=" not in argument]
+    return load_config(GatewayConfig, *map(Path, files), overrides=arguments[len(files) :])

@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from brew_cluster.gateway.app import create_app
@@ -13,27 +13,13 @@ from brew_cluster.gateway.executor import RayJobExecutor
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.service import JobService
 from brew_cluster.gateway.signed import MetadataSigner, read_signing_key
-from brew_platform.config import load_config
 from brew_platform.errors import UserError
 from brew_platform.storage.base import open_store
 
-__all__ = ["load_gateway", "run_gateway"]
+__all__ = ["run_gateway"]
 
 _LOG = logging.getLogger("brew_cluster")
 _STOP_SECONDS = 5.0  # that the loop has to finish its step
-
-
-def load_gateway(arguments: Sequence[str]) -> GatewayConfig:
-    """Load the settings of a gateway.
-
-    Args:
-        arguments: At most one path of a YAML file, first; then `key=value`.
-
-    Raises:
-        ConfigError: The file does not exist, or a setting is unknown or invalid.
-    """
-    files = [argument for argument in arguments[:1] if "=" not in argument]
-    return load_config(GatewayConfig, *map(Path, files), overrides=arguments[len(files) :])
 
 
 def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> None:

@@ -120,9 +120,9 @@ class JsonFormatter(logging.Formatter):
 
 
 class ProcessLog:
-    """The open log file of a process of the service or of a training worker; see `open_process_log`."""
+    """The open log of a process of the service or of a training worker; see `open_process_log`."""
 
-    def __init__(self, path: Path, handler: logging.Handler) -> None:
+    def __init__(self, path: Path | None, handler: logging.Handler) -> None:
         self.path = path
         self._handler = handler
         self._levels = [(logger, logger.level) for logger in map(logging.getLogger, _PACKAGES)]
@@ -144,11 +144,11 @@ class ProcessLog:
         self.close()
 
 
-def open_process_log(path: Path, *, process: str, key: bytes | None = None, private: bool = False) -> ProcessLog:
+def open_process_log(path: Path | None, *, process: str, key: bytes | None = None, private: bool = False) -> ProcessLog:
     """Append brew360's records from INFO on, and the warnings of libraries, to a file that is rotated at 100 MB.
 
     Args:
-        path: The file; its folder is created.
+        path: The file; its folder is created. None: standard output.
         process: What the process is, such as `gateway`.
         key: See `JsonFormatter`.
         private: See `JsonFormatter`.
@@ -156,7 +156,7 @@ def open_process_log(path: Path, *, process: str, key: bytes | None = None, priv
     Raises:
         UserError: The file cannot be written.
     """
-    handler = _open(path, rotate=True)
+    handler = logging.StreamHandler(sys.stdout) if path is None else _open(path, rotate=True)
     handler.setFormatter(JsonFormatter(process, key=key, private=private))
     return ProcessLog(path, handler)
 

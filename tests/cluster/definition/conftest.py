@@ -16,6 +16,7 @@ CRDS = Path(__file__).parents[4] / "shared" / "kuberay-crds"
 SEPARATE = [
     "topology=separate",
     "queues={teams: {feed: {gpus: 256, borrow_gpus: 256, cpus: 640, memory_gib: 4096}, jobs: {gpus: 128}}}",
+    "job_gateway=null",
 ]
 Loaded = tuple[ClusterConfig, Programs]
 
@@ -25,7 +26,7 @@ def load(*arguments: str) -> Loaded:
     """Load a definition with overrides, and its programs, which are loaded again only if they are overridden."""
     config = load_definition(arguments)
     name, *overrides = arguments
-    if overrides and not any(override.startswith(("training", "service")) for override in overrides):
+    if overrides and not any(override.startswith(("training", "service", "job_gateway")) for override in overrides):
         return config, replace(load(name)[1], config=config)
     return config, load_programs(config)
 

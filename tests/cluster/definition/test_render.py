@@ -24,7 +24,7 @@ def parsed(text: str) -> list[Any]:
 def test_every_file_is_yaml_with_a_header(h100: Loaded, target: str) -> None:
     for path, text in render(*h100, target).items():
         assert text.startswith("# Rendered by `brew360 cluster render`")
-        if not path.startswith("templates/"):
+        if path.endswith(".yaml") and not path.startswith("templates/"):
             assert all(isinstance(document, dict) for document in parsed(text)), path
 
 
@@ -71,6 +71,8 @@ def template(text: str, values: dict[str, Any]) -> str:
             return "brew360"
         if indexed := re.fullmatch(r'\(index \.Values\.groups "(.+)"\)\.(\w+)', expression):
             return str(values["groups"][indexed[1]][indexed[2]])
+        if expression == ".Values.jobGateway.replicas":
+            return str(values["jobGateway"]["replicas"])
         image = re.fullmatch(r"\.Values\.images\.(\w+) \| quote", expression)
         assert image is not None, expression
         return f'"{values["images"][image[1]]}"'
@@ -93,18 +95,23 @@ def test_values_of_the_chart_change_images_and_sizes(h100: Loaded) -> None:
     [values] = parsed(files["values.yaml"])
     values["images"]["cuda"] = "other:2"
     values["groups"]["train"]["maxNodes"] = 40
+    values["jobGateway"]["replicas"] = 3
     cluster = find(parsed(template(files["templates/60-cluster.yaml"], values)), "RayCluster")
     [train] = [group for group in cluster["spec"]["workerGroupSpecs"] if group["groupName"] == "train"]
     assert train["maxReplicas"] == 40
     assert train["template"]["spec"]["containers"][0]["image"] == "other:2"
+    gateway = find(parsed(template(files["templates/75-job-gateway.yaml"], values)), "Deployment")
+    assert gateway["spec"]["replicas"] == 3
 
 
 def test_files_of_an_earlier_rendering_are_replaced(laptop: Loaded, tmp_path: Path) -> None:
     write_files(render(*laptop, "kuberay"), tmp_path)
     (tmp_path / "notes.yaml").write_text("mine: true\n")
-    before = set(tmp_path.rglob("*.yaml"))
+    (tmp_path / "other.service").write_text("[Unit]\n")
+    before = set(tmp_path.rglob("*.*"))
     write_files(render(*laptop, "local"), tmp_path)
-    assert {path.name for path in tmp_path.rglob("*.yaml")} == {"local.yaml", "notes.yaml"}
+    left = {path.name for path in tmp_path.rglob("*.*")}
+    assert left == {"local.yaml", "notes.yaml", "other.service"}
     assert len(before) > 8
 
 

@@ -62,7 +62,9 @@ def check(
         from brew_platform.errors import ConfigError
 
         config = load_definition(definition or [])
-        problems = check_definition(config, load_programs(config), COMPACT if crds is None else crd_schemas(crds))
+        problems = check_definition(
+            config, load_programs(config), COMPACT | ({} if crds is None else crd_schemas(crds))
+        )
         for problem in problems:
             console.print(f"- {problem}")
         if problems:

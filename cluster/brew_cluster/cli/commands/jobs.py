@@ -142,16 +142,18 @@ def serve(
     """
     console = PlainConsole()
     with report_errors(console):
-        from brew_cluster.gateway.server import load_gateway, run_gateway
+        from brew_cluster.gateway.config import load_gateway
+        from brew_cluster.gateway.server import run_gateway
         from brew_platform.console.logging import open_process_log
         from brew_platform.tracing import configure_tracing
 
         config = load_gateway(arguments or [])
-        log = Path(config.log_path)
+        log = None if config.log_path is None else Path(config.log_path)
 
         def announce(address: str) -> None:
             console.print(f"The job gateway listens at {address}; its ledger {config.name} is in {config.store}.")
-            console.print(f"It runs jobs on {config.ray_address}. Its log is {log}. Ctrl-C ends it; jobs continue.")
+            place = "here" if log is None else f"in {log}"
+            console.print(f"It runs jobs on {config.ray_address}. Its log is {place}. Ctrl-C ends it; jobs continue.")
 
         configure_tracing("jobs")
         with open_process_log(log, process="jobs"):
