@@ -8,13 +8,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-__all__ = ["ProcessTreeMeter", "become_subreaper", "guard_descendants", "kill_descendants"]
+__all__ = ["ProcessTreeMeter", "become_subreaper", "guard_descendants", "kill_descendants", "stop_signals"]
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _MARK = "BREW_GUARDED_BY"  # environment variable of descendants: the marks of their guards, the outermost first
@@ -75,6 +75,25 @@ def _memory(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     except psutil.Error:
         return 0
+
+
+@contextmanager
+def stop_signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    """Call a function when this process gets SIGINT or SIGTERM in the block, in place of any other handler.
+
+    For a process that runs until it is stopped. Libraries install handlers of their own: Ray's ends the process. The
+    earlier handlers return after the block. Only the main thread can use it.
+
+    Args:
+        on_signal: It may be called between any two instructions of the block, so it should only set a flag.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda received, frame: on_signal()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def become_subreaper() -> bool:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from brew_platform import processes
-from brew_platform.processes import become_subreaper
+from brew_platform.processes import become_subreaper, stop_signals
 
 # A child whose grandchild ignores SIGTERM, and a daemon that was forked twice, so that init would adopt it.
 FAMILY = """
@@ -153,3 +153,20 @@ def test_the_guard_remembers_the_descendants_of_one_that_is_killed_while_it_look
     processes._guard(os.getpid(), "no process has this mark", reads, 0.01)
     os.close(reads)
     assert sleeper.wait(5) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_block_ends_it_in_place_of_the_handler_of_a_library(number: signal.Signals) -> None:
+    def end(received: int, frame: object) -> None:
+        raise SystemExit(received)
+
+    before = signal.signal(number, end)
+    seen: list[str] = []
+    try:
+        with stop_signals(lambda: seen.append("stop")):
+            os.kill(os.getpid(), number)
+        assert seen == ["stop"]
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)

@@ -123,7 +123,7 @@ def create_app(service: JobService, controller: JobController) -> FastAPI:
     @api.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics(caller: Admin) -> Response:
         """Prometheus metrics; for operators."""
-        text = render_metrics(service.ledger, service.teams(), follows_cluster=not controller.problem)
+        text = render_metrics(service.ledger, service.gateway.teams(), follows_cluster=not controller.problem)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/health")

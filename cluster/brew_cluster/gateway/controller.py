@@ -6,62 +6,23 @@ be killed at any point, and several gateways can run the loop at the same time.
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from brew_cluster.gateway.config import GatewayConfig
 from brew_cluster.gateway.events import JobEvent, iso_time
-from brew_cluster.gateway.executor import ClusterUnavailable, ForeignRun, JobExecutor, Run, RunState
-from brew_cluster.gateway.ledger import Ledger
+from brew_cluster.gateway.executor import ClusterUnavailable, ForeignRun, Run, RunState
+from brew_cluster.gateway.job_gateway import JobGateway
 from brew_cluster.gateway.queue import Capacity, Start, plan
 from brew_cluster.gateway.runs import build_run
 from brew_cluster.gateway.state import Job, LedgerState
 from brew_cluster.ray.relauncher import FINAL
-from brew_platform.errors import BrewError, UserError
-from brew_platform.identity.keys import Team, list_keys
+from brew_platform.errors import BrewError
+from brew_platform.identity.keys import Team
 
-__all__ = ["JobController", "TeamTable", "end_of"]
+__all__ = ["JobController", "end_of"]
 
 _LOG = logging.getLogger("brew_cluster")
 GATEWAY = "gateway"
-
-
-class TeamTable:
-    """The teams of a key file, by name, read again after each change.
-
-    Args:
-        path: Of the key file.
-
-    Raises:
-        UserError: The file is missing or malformed. A later change that breaks it is logged, and the teams stay.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = self._read_stamp()
-        self._teams = _read_teams(path)
-
-    def __call__(self) -> Mapping[str, Team]:
-        stamp = self._read_stamp()
-        if stamp != self._stamp:
-            try:
-                self._teams, self._stamp = _read_teams(self._path), stamp
-            except UserError as error:
-                _LOG.error("the key file cannot be used, and the quotas stay unchanged: %s", error)
-        return self._teams
-
-    def _read_stamp(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
-
-
-def _read_teams(path: Path) -> dict[str, Team]:
-    return {team.name: team for _, team in list_keys(path)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,25 +40,11 @@ class JobController:
     """Runs the jobs of a ledger.
 
     Args:
-        ledger: The ledger.
-        executor: The cluster.
-        config: Of the gateway.
-        teams: Returns the teams by name.
-        clock: Unix time, in seconds.
+        gateway: The ledger, the cluster, the settings and the teams.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        executor: JobExecutor,
-        config: GatewayConfig,
-        teams: Callable[[], Mapping[str, Team]],
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._ledger, self._executor, self._config = ledger, executor, config
-        self._teams, self._clock = teams, clock
-        self.capacity = Capacity(gpus=config.gpus, cpus=config.cpus)
+    def __init__(self, gateway: JobGateway) -> None:
+        self._gateway, self._ledger, self._executor = gateway, gateway.ledger, gateway.executor
         self.problem = ""  # why the last step failed; empty if it did not
 
     def run(self, stop: threading.Event) -> None:
@@ -107,7 +54,7 @@ class JobController:
                 self.step()
             except Exception as error:
                 self._report(str(error) if isinstance(error, BrewError) else f"{type(error).__name__}: {error}", error)
-            stop.wait(self._config.poll_seconds)
+            stop.wait(self._gateway.config.poll_seconds)
 
     def step(self) -> None:
         """Look at all active attempts once, and apply what the queue decides.
@@ -125,8 +72,9 @@ class JobController:
 
     def _schedule(self) -> None:
         """Append what the queue decides."""
-        teams, quantum = self._teams(), self._config.quantum_seconds
-        while event := self._ledger.append(lambda state, now: _next_event(state, teams, self.capacity, now, quantum)):
+        teams, capacity = self._gateway.teams(), self._gateway.capacity
+        quantum = self._gateway.config.quantum_seconds
+        while event := self._ledger.append(lambda state, now: _next_event(state, teams, capacity, now, quantum)):
             _LOG.info("%s of %s, attempt %d: %s", event.kind, event.job, event.attempt, event.reason)
 
     def _report(self, problem: str, error: Exception | None = None) -> None:
@@ -142,7 +90,7 @@ class JobController:
                     attempt=job.attempt,
                     state=job.state,
                     is_confirmed=job.is_confirmed,
-                    run=build_run(job, job.attempt, self._config),
+                    run=build_run(job, job.attempt, self._gateway.config),
                 )
                 for job in state.active_jobs()
             ]

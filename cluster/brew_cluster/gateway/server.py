@@ -8,12 +8,14 @@ from pathlib import Path
 
 from brew_cluster.gateway.app import create_app
 from brew_cluster.gateway.config import GatewayConfig
-from brew_cluster.gateway.controller import JobController, TeamTable
+from brew_cluster.gateway.controller import JobController
 from brew_cluster.gateway.executor import RayJobExecutor
+from brew_cluster.gateway.job_gateway import JobGateway, TeamTable
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.service import JobService
 from brew_cluster.gateway.signed import MetadataSigner, read_signing_key
 from brew_platform.errors import UserError
+from brew_platform.processes import stop_signals
 from brew_platform.storage.base import open_store
 
 __all__ = ["run_gateway"]
@@ -23,7 +25,7 @@ _STOP_SECONDS = 5.0  # that the loop has to finish its step
 
 
 def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> None:
-    """Run a gateway until the process is interrupted. Jobs continue without it.
+    """Run a gateway until the process gets SIGINT or SIGTERM. Jobs continue without it.
 
     Args:
         config: The settings.
@@ -43,8 +45,9 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     teams = TeamTable(Path(config.keys_path))
     ledger = Ledger(open_store(config.store), config.name)
     executor = RayJobExecutor(config.ray_address, signer, stop_seconds=config.stop_seconds)
-    controller = JobController(ledger, executor, config, teams)
-    service = JobService(ledger, executor, config, teams, problem=lambda: controller.problem)
+    gateway = JobGateway(ledger=ledger, executor=executor, config=config, teams=teams)
+    controller = JobController(gateway)
+    service = JobService(gateway, problem=lambda: controller.problem)
     api = create_app(service, controller)
     ledger.check_clock()
     ledger.read(lambda state, now: None)  # a ledger that cannot be read is reported now
@@ -76,8 +79,14 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     loop = threading.Thread(target=controller.run, args=(stop,), name="job controller", daemon=True)
     loop.start()
     on_ready(f"{'http' if config.tls_certificate is None else 'https'}://{config.host}:{config.port}")
+    server = uvicorn.Server(options)
+
+    def end() -> None:
+        server.should_exit = True
+
     try:
-        uvicorn.Server(options).run(sockets=[listener])
+        with stop_signals(end):  # uvicorn sends itself the signal again after its end
+            server.run(sockets=[listener])
     finally:
         stop.set()
         loop.join(_STOP_SECONDS)

@@ -10,11 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from brew_cluster.gateway.commands import prepare
-from brew_cluster.gateway.config import GatewayConfig
 from brew_cluster.gateway.events import JobEvent, iso_time
-from brew_cluster.gateway.executor import JobExecutor, Run
-from brew_cluster.gateway.ledger import Ledger
-from brew_cluster.gateway.queue import Capacity, dominant_share, plan, quota_refusal
+from brew_cluster.gateway.executor import Run
+from brew_cluster.gateway.job_gateway import JobGateway
+from brew_cluster.gateway.queue import dominant_share, plan, quota_refusal
 from brew_cluster.gateway.runs import build_run
 from brew_cluster.gateway.spec import AttemptState, JobSpec, JobState, LogPart, Submission, TeamUsage
 from brew_cluster.gateway.state import Job, LedgerState, month_of
@@ -66,27 +65,20 @@ class JobService:
     """The jobs of a ledger, for callers. Threads can share it.
 
     Args:
-        ledger: The ledger.
-        executor: For logs.
-        config: Of the gateway.
-        teams: Returns the teams by name.
+        gateway: The ledger, the cluster, the settings and the teams.
         problem: Returns why nothing can start now; empty if it can.
         clock: Seconds, for the limits per minute.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        executor: JobExecutor,
-        config: GatewayConfig,
-        teams: Callable[[], Mapping[str, Team]],
+        gateway: JobGateway,
         *,
         problem: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ledger, self.config, self.teams = ledger, config, teams
-        self._executor, self._problem = executor, problem
-        self._capacity = Capacity(gpus=config.gpus, cpus=config.cpus)
+        self.gateway, self.ledger, self.config = gateway, gateway.ledger, gateway.config
+        self._problem = problem
         self._rates = _Rates(clock)
 
     def submit(self, caller: Caller, body: bytes) -> JobState:
@@ -111,7 +103,7 @@ class JobService:
             submission = _parse(body)
             if caller.team.name.startswith("."):
                 raise UserError(f"team {caller.team.name} cannot have a folder of that name; ask for another team.")
-            spec = prepare(submission.job, self._capacity)
+            spec = prepare(submission.job, self.gateway.capacity)
         except UserError as error:
             self._refuse(caller, body, str(error))
             raise
@@ -218,7 +210,7 @@ class JobService:
         run, empty = self.ledger.read(find)
         if run is None:
             return empty
-        text = self._executor.logs(run, offset)
+        text = self.gateway.executor.logs(run, offset)
         part = text[:_LONGEST_LOG_PART]
         return empty.model_copy(update={"text": part, "is_complete": empty.is_complete and part == text})
 
@@ -260,7 +252,7 @@ class JobService:
         return JobEvent(
             number=0, kind="accept", team=team.name, time="", by=caller.by, job=f"job-{state.number + 1}",
             spec=document, request_id=request_id, weight=team.weight, traceparent=current_span().traceparent,
-            rate=dominant_share(spec.gpus, spec.cpus, self._capacity),
+            rate=dominant_share(spec.gpus, spec.cpus, self.gateway.capacity),
         )  # fmt: skip
 
     def _refuse(self, caller: Caller, body: bytes, why: str) -> None:
@@ -269,7 +261,7 @@ class JobService:
 
     def _places(self, state: LedgerState, now: float) -> dict[str, tuple[int, str]]:
         """Return the position in the queue and the reason to wait of each queued job."""
-        queue = plan(state, self.teams(), self._capacity, now=now, quantum=self.config.quantum_seconds)
+        queue = plan(state, self.gateway.teams(), self.gateway.capacity, now=now, quantum=self.config.quantum_seconds)
         return {waiting.job.id: (place, waiting.reason) for place, waiting in enumerate(queue.waiting, 1)}
 
     def _describe(self, job: Job, places: Mapping[str, tuple[int, str]], now: float) -> JobState:

@@ -1,7 +1,7 @@
 """Starts and stops the service on a local Ray or on a cluster."""
 
 import os
-import threading
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from brew_cluster.jobs.serve_job import ServeJob
 from brew_data.prompts.suite import TaskSuite
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
+from brew_platform.processes import stop_signals
 from brew_serve.version import load_version
 
 __all__ = ["log_of", "run_serve", "stop_serve"]
@@ -20,7 +21,7 @@ def run_serve(job: ServeJob, console: PlainConsole, *, foreground: bool) -> None
     Args:
         job: The settings.
         console: The output.
-        foreground: Return when the service is stopped with Ctrl-C; otherwise return when it is ready.
+        foreground: Return when the service is stopped with Ctrl-C or SIGTERM; otherwise return when it is ready.
 
     Raises:
         BrewError: A step failed. No process is left running.
@@ -44,8 +45,7 @@ def run_serve(job: ServeJob, console: PlainConsole, *, foreground: bool) -> None
             logs = [str(log_of(job)), str(logs_folder() / "serve") if own else "the cluster's, of Ray Serve"]
             show_service(console, url, _suite(job), keyed=app.keyed, logs=logs, foreground=foreground)
             if foreground:
-                with suppress(KeyboardInterrupt):
-                    threading.Event().wait()
+                _wait_for_stop()
                 console.print("stopping: accepted requests are completed first.")
                 delete_applications()
         except BaseException:
@@ -81,6 +81,14 @@ def stop_serve(console: PlainConsole) -> None:
 def log_of(job: ServeJob) -> Path:
     """Return the log file of the command that starts the service."""
     return Path(job.run) / "logs" / "serve.log"
+
+
+def _wait_for_stop() -> None:
+    """Return when this process gets SIGINT or SIGTERM."""
+    stopped: list[bool] = []
+    with stop_signals(lambda: stopped.append(True)):
+        while not stopped:
+            time.sleep(0.2)
 
 
 def _suite(job: ServeJob) -> TaskSuite:

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from brew_cluster.gateway.config import GatewayConfig
-from brew_cluster.gateway.controller import JobController, TeamTable
+from brew_cluster.gateway.controller import JobController
+from brew_cluster.gateway.job_gateway import JobGateway, TeamTable
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.service import JobService
 from brew_platform.identity.keys import create_key
@@ -41,10 +42,9 @@ class Gateway:
     def restart(self) -> None:
         teams = TeamTable(Path(self.config.keys_path))
         self.ledger = Ledger(self.store, self.config.name, clock=self.clock)
-        self.controller = JobController(self.ledger, self.cluster, self.config, teams, clock=self.clock)
-        self.service = JobService(
-            self.ledger, self.cluster, self.config, teams, clock=self.clock, problem=lambda: self.controller.problem
-        )
+        gateway = JobGateway(ledger=self.ledger, executor=self.cluster, config=self.config, teams=teams)
+        self.controller = JobController(gateway)
+        self.service = JobService(gateway, clock=self.clock, problem=lambda: self.controller.problem)
 
     def step(self, *, seconds: float = 2.0) -> None:
         self.clock.now += seconds

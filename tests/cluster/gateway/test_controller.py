@@ -10,8 +10,9 @@ from bench.platform.faulty_store import FaultyStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brew_cluster.gateway.controller import JobController, TeamTable, end_of
+from brew_cluster.gateway.controller import JobController, end_of
 from brew_cluster.gateway.executor import ClusterUnavailable, ForeignRun, Run, RunState
+from brew_cluster.gateway.job_gateway import JobGateway, TeamTable
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.service import Caller, JobService
 from brew_cluster.gateway.state import fold
@@ -99,8 +100,8 @@ def test_a_kill_at_any_call_loses_no_job_and_runs_none_twice(make_gateway: MakeG
             ledger = Ledger(CrashingCalls(store, shared, ("put_if_absent",)), config.name, clock=clock)
             executor: Any = CrashingCalls(cluster, shared, ("submit", "state", "stop"))
             teams = TeamTable(Path(config.keys_path))
-            service = JobService(ledger, executor, config, teams, clock=clock)
-            return service, JobController(ledger, executor, config, teams, clock=clock)
+            parts = JobGateway(ledger=ledger, executor=executor, config=config, teams=teams)
+            return JobService(parts, clock=clock), JobController(parts)
 
         work(make, clock, cluster)
         check(store, cluster, clock)
@@ -119,8 +120,8 @@ def test_a_fault_of_the_store_at_any_call_changes_nothing(make_gateway: MakeGate
 
         def make(faulty: Any = faulty, cluster: Any = cluster, clock: Clock = clock) -> Any:
             ledger, teams = Ledger(faulty, config.name, clock=clock), TeamTable(Path(config.keys_path))
-            service = JobService(ledger, cluster, config, teams, clock=clock)
-            return service, JobController(ledger, cluster, config, teams, clock=clock)
+            parts = JobGateway(ledger=ledger, executor=cluster, config=config, teams=teams)
+            return JobService(parts, clock=clock), JobController(parts)
 
         work(make, clock, cluster)
         check(store, cluster, clock)
@@ -257,7 +258,7 @@ def test_a_loop_goes_on_after_a_failure(gateway: Gateway, monkeypatch: pytest.Mo
         raise StorageError("no space")
 
     monkeypatch.setattr(gateway.controller, "step", step)
-    gateway.controller._config.poll_seconds = 0.05
+    gateway.config.poll_seconds = 0.05
     gateway.controller.run(stop)
     assert len(steps) == 2
     assert gateway.controller.problem == "no space"

@@ -132,7 +132,7 @@ def serve(
         typer.Argument(help="A YAML file; then settings, e.g. gpus=256 port=8360", metavar="[FILE] [KEY=VALUE]..."),
     ] = None,
 ) -> None:
-    """Run a job gateway before the Ray Jobs of a cluster. Ctrl-C ends the gateway; jobs continue.
+    """Run a job gateway before the Ray Jobs of a cluster. Ctrl-C or SIGTERM ends the gateway; jobs continue.
 
         brew360 jobs serve ray_address=http://127.0.0.1:8265 keys_path=keys.yaml gpus=0 cpus=8
 
@@ -158,3 +158,4 @@ def serve(
         configure_tracing("jobs")
         with open_process_log(log, process="jobs"):
             run_gateway(config, on_ready=announce)
+        console.print("The gateway has stopped; jobs continue.")

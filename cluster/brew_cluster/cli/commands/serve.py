@@ -31,7 +31,7 @@ def up(
         ),
     ] = None,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay in the foreground; Ctrl-C stops the service.")
+        bool, typer.Option("--foreground", help="Stay in the foreground; Ctrl-C or SIGTERM stops the service.")
     ] = False,
 ) -> None:
     """Serve the registry's `production` version, on this machine's Ray or on the cluster that RAY_ADDRESS names.
