@@ -19,7 +19,7 @@ from brew_eval.compare import Comparison, SliceChange, TaskComparison
 from brew_eval.intervals import Figure
 from brew_eval.report.report import Report, TaskReport
 from brew_platform.errors import UserError
-from brew_platform.registry.gates import find_figure
+from brew_platform.registry.gates import AGAINST, CHANGE, find_figure
 
 __all__ = ["fallen_slices", "missing_figures", "registry_figures"]
 
@@ -32,8 +32,9 @@ def registry_figures(
     Names of one task: `rows`, `positive_rate`, `FIGURE`, `FIGURE_low`, `FIGURE_high`; `best_auc`; per baseline
     `NAME_auc`, `NAME_gain` with bounds, and `NAME_gap_closed`; `baseline_auc`, `gain` and `gap_closed` of the
     reference; `without_score`, `not_finite`, `without_label`, `unseen_outcome`; `slices.DIMENSION.NAME.FIGURE`, with
-    bounds; and with a comparison `change.FIGURE`, `change.FIGURE_low`, `change.FIGURE_high`, and
-    `change.fallen_slices`.
+    bounds; and with a comparison `change.FIGURE`, `change.FIGURE_low`, `change.FIGURE_high`, `change.fallen_slices`,
+    and `change.against`. This is the number of the replaced version (`ScoredRowsInfo.version`), without which the
+    registry uses none of them.
 
     Args:
         report: Of the version.
@@ -50,10 +51,11 @@ def registry_figures(
             f"figures do not belong together. Compare the rows that the report was made from."
         )
     found = {name: _task_figures(task, reference) for name, task in report.tasks.items()}
-    for name, compared in (change.tasks if change else {}).items():
-        values = {figure: part.difference for figure, part in compared.figures.items()}
-        fallen = len(fallen_slices(compared, tolerance=tolerance))
-        found[name]["change"] = {**_flat(values), "fallen_slices": fallen}
+    if change is not None:
+        for name, compared in change.tasks.items():
+            values = {figure: part.difference for figure, part in compared.figures.items()}
+            fallen = len(fallen_slices(compared, tolerance=tolerance))
+            found[name][CHANGE] = {**_flat(values), "fallen_slices": fallen, AGAINST: change.b.version}
     return found
 
 

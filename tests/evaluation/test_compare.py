@@ -92,6 +92,7 @@ def test_a_comparison_survives_json() -> None:
 def test_the_gates_of_the_registry_read_figures_intervals_and_slices() -> None:
     good, worse = two_models()
     means = good.with_scores(np.random.default_rng(9).uniform(size=1_000), baseline="entity_mean")
+    worse = worse.replaced(worse.table, version=1)
     figures = registry_figures(evaluate(good, [means], FAST), compare(good, worse, FAST))
     gates = [
         Gate(figure="like.auc", at_least=0.7),
@@ -105,7 +106,8 @@ def test_the_gates_of_the_registry_read_figures_intervals_and_slices() -> None:
         Gate(figure="like.change.fallen_slices", at_most=0),
         Gate(figure="like.not_finite", at_most=0),
     ]
-    outcomes = judge(gates, Measured(number=2, metrics=figures, lineage={}), None)
+    measured, replaced = (Measured(number=number, metrics=figures, lineage={}) for number in (3, 1))
+    outcomes = judge(gates, measured, replaced)
     assert [str(outcome) for outcome in outcomes if not outcome.passed] == []
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import Range, Settings
 
-__all__ = ["BENCHMARK", "Gate", "GateOutcome", "Measured", "ReleaseConfig", "find_figure", "judge"]
+__all__ = ["AGAINST", "BENCHMARK", "CHANGE", "Gate", "GateOutcome", "Measured", "ReleaseConfig", "find_figure", "judge"]
 
 BENCHMARK = "benchmark"  # key of the lineage: which rows the figures were measured on
+CHANGE = "change"  # key of a task's figures: those of a paired comparison with another version
+AGAINST = "against"  # key beside them: the number of that version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,8 @@ class Measured:
 def judge(gates: Sequence[Gate], version: Measured, replaced: Measured | None) -> tuple[GateOutcome, ...]:
     """Judge every threshold of `gates`.
 
+    A figure of a comparison (TASK.change.FIGURE) fails unless the other version is the one that the alias points to.
+
     Args:
         gates: Bounds on the figures of `version`.
         version: The version to promote.
@@ -111,8 +115,11 @@ def judge(gates: Sequence[Gate], version: Measured, replaced: Measured | None) -
     outcomes = []
     for gate in gates:
         value = find_figure(version.metrics, gate.figure)
+        stale = "" if value is None else _stale(gate.figure, version, replaced)
         for rule, threshold in gate.thresholds.items():
-            if rule != "min_change":
+            if stale:
+                outcomes.append(GateOutcome(gate.figure, None, threshold, False, rule, stale))
+            elif rule != "min_change":
                 passed = value is not None and (value >= threshold if rule == "at_least" else value <= threshold)
                 outcomes.append(GateOutcome(gate.figure, value, threshold, passed, rule))
             elif replaced is not None or len(gate.thresholds) == 1:
@@ -134,6 +141,23 @@ def find_figure(metrics: Mapping[str, Any], path: str) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _stale(figure: str, version: Measured, replaced: Measured | None) -> str:
+    """Why a figure of a comparison says nothing about the replaced version; empty if it does, or compares nothing."""
+    task, compares, _ = figure.partition(f".{CHANGE}.")
+    if not compares:
+        return ""
+    if replaced is None:
+        return "no version to compare with"
+    against = find_figure(version.metrics, f"{task}.{CHANGE}.{AGAINST}")
+    if against == replaced.number:
+        return ""
+    compared = "the compared version was not recorded" if against is None else f"compared with version {against:g}"
+    return (
+        f"{compared}, but the alias points to version {replaced.number}: compare with it on the same rows, and publish "
+        f"again with these figures"
+    )
 
 
 def _change(figure: str, value: float | None, version: Measured, replaced: Measured | None) -> tuple[float | None, str]:

@@ -55,6 +55,28 @@ def test_a_change_needs_a_version_that_was_measured_on_the_same_rows() -> None:
 
 
 @pytest.mark.parametrize(
+    ("against", "alias", "reason"),
+    [
+        (3, 3, None),
+        (3, 4, "compared with version 3, but the alias points to version 4: compare with it"),
+        (None, 3, "the compared version was not recorded, but the alias points to version 3"),
+        (3, None, "no version to compare with"),
+    ],
+)
+def test_a_comparison_counts_only_with_the_version_that_the_alias_points_to(
+    against: int | None, alias: int | None, reason: str | None
+) -> None:
+    figures = {"like": {"auc": 0.7, "change": {"auc_low": 0.01, "against": against}}}
+    version = Measured(number=5, metrics=figures, lineage={})
+    replaced = None if alias is None else Measured(number=alias, metrics={}, lineage={})
+    gates = [Gate(figure="like.change.auc_low", at_least=0.0), Gate(figure="like.auc", at_least=0.5)]
+    change, plain = judge(gates, version, replaced)
+    assert plain.passed
+    assert change.passed is (reason is None)
+    assert (reason or "value 0.01") in str(change)
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"figure": "", "at_least": 0.5}, "give a path in the benchmark's report"),

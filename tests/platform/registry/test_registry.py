@@ -372,6 +372,22 @@ def test_a_change_is_judged_against_the_version_that_is_replaced(
     )  # fmt: skip
 
 
+def test_a_comparison_with_a_version_that_was_replaced_meanwhile_blocks_the_promotion(
+    registry: Registry, folder: Path
+) -> None:
+    gate = Gate(figure="jobs.change.auc", at_least=0.0)
+    for against in (1, 1, 2):
+        publish(registry, folder, metrics={"jobs": {"auc": 0.7, "change": {"auc": 0.01, "against": against}}})
+    registry.promote(1, force=True, reason="first", author="ana")
+    registry.promote(2, gates=[gate], author="ana")
+    registry.rollback(author="ana")
+    with pytest.raises(RegistryError, match="compared with version 2, but the alias points to version 1"):
+        registry.promote(3, gates=[gate], author="ana")
+    assert registry.events()[-1].kind == "blocked"
+    registry.promote(2, gates=[gate], author="ana")
+    assert registry.promote(3, gates=[gate], author="ana").kind == "promote"
+
+
 def test_events_and_manifests_of_earlier_releases_are_read(registry: Registry, store: LocalStore, folder: Path) -> None:
     publish(registry, folder)
     manifest = json.loads(store.get("models/brew360/versions/00000000000000000001.json"))
