@@ -1,11 +1,21 @@
-"""Processes that a test started and that still run."""
+"""Processes that a test started: kill them with all that they started, or require that they have ended."""
 
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 
-__all__ = ["require_none_left"]
+__all__ = ["kill_tree", "require_none_left"]
+
+
+def kill_tree(process: subprocess.Popen[str], *, seconds: float = 60) -> None:
+    """Kill a process and all that it started, as a power cut does, and wait until they have ended."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        member.kill()
+    process.communicate(timeout=seconds)
+    psutil.wait_procs(family, timeout=seconds)
 
 
 def require_none_left(folder: Path, *, seconds: float = 20) -> None:

@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from brew_data.packed_bins.plan import BinsPlan
 
+from ...left_processes import kill_tree
 from ...serve.running_ray import RAY
 
 pytestmark = [*RAY, pytest.mark.faults]
@@ -49,11 +49,7 @@ def test_a_build_that_was_killed_continues_and_gives_the_same_bins(tmp_path: Pat
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    processes = [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]
-    for process in processes:
-        process.kill()
-    killed.communicate(timeout=60)
-    psutil.wait_procs(processes, timeout=20)
+    kill_tree(killed)
     assert not (tmp_path / "out").exists()
     tables = tmp_path / "out.partial" / "tables" / "entities.arrow"
     before = [path.stat().st_mtime_ns for path in (*finished, tables)]

@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
 from brew_cluster.jobs.dataset_config import load_dataset_config
+
+from ...left_processes import kill_tree
 
 pytestmark = [pytest.mark.real, pytest.mark.ray]
 
@@ -56,11 +57,7 @@ def test_a_search_that_was_killed_continues_and_finds_weights(tmp_path: Path) ->
         assert killed.poll() is None, finish(killed)
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    processes = [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]
-    for process in processes:
-        process.kill()
-    killed.communicate(timeout=60)
-    psutil.wait_procs(processes, timeout=20)
+    kill_tree(killed)
     measured = {file: json.loads(file.read_text()) for file in finished}
 
     output = finish(start(tmp_path, *command))
