@@ -98,6 +98,19 @@ class JobClient:
         """Return what the team uses, and its quotas."""
         return self._send("GET", "/v1/usage", TeamUsage)
 
+    def audit(self, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the events of the ledger after a number, oldest first; for the scope `admin`.
+
+        Raises:
+            UserError: The key does not have the scope.
+            BrewError: The gateway does not answer.
+        """
+        while events := self._parse(
+            TypeAdapter(list[dict[str, Any]]), self._request("GET", f"/v1/audit?after={after}")
+        ):
+            yield from events
+            after = events[-1]["number"]
+
     def log_part(self, job: str, *, attempt: int, offset: int) -> LogPart:
         """Return the log of an attempt from a character on.
 

@@ -43,6 +43,8 @@ class GatewayConfig(Settings):
     # A job runs at least so long before a team of the same priority can take its place.
     quantum_seconds: Seconds = 3_600.0
     stop_seconds: Annotated[int, Range(ge=1, le=3_600)] = 180  # that a stopped job has to write a checkpoint and end
+    # How long jobs that have ended are shown, and events are objects of their own; older events are compressed.
+    kept_days: Annotated[int, Range(ge=1, le=3_650)] = 90
     max_queued_jobs: Annotated[int, Range(ge=1, le=100_000)] = 1_000  # of a team
     max_submissions_per_minute: Annotated[int, Range(ge=1, le=100_000)] = 120  # of a team, refused ones included
 

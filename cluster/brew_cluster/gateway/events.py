@@ -10,8 +10,9 @@ from brew_platform.errors import RegistryError
 __all__ = ["KINDS", "JobEvent", "iso_time", "timestamp"]
 
 # accept, refuse: a submission. start: an attempt is given its resources. run: the cluster has the attempt. stop: the
-# gateway stops it. cancel: a person does. end: the attempt has ended; the job is queued again, or has ended too.
-KINDS = ("accept", "refuse", "start", "run", "stop", "cancel", "end")
+# gateway stops it. cancel: a person does. end: the attempt has ended; the job is queued again, or has ended too. close:
+# the segment of the ledger is full, and the next event is the first of another segment.
+KINDS = ("accept", "refuse", "start", "run", "stop", "cancel", "end", "close")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class JobEvent:
 
     number: int  # position in the ledger, from 1
     kind: str  # one of KINDS
-    team: str  # empty of a refused key
+    team: str  # empty of a refused key and of close
     time: str  # ISO 8601, UTC
     by: str  # `gateway`, or `key <id>` of the caller
     job: str = ""  # id; empty of a refused submission

@@ -14,13 +14,14 @@ from brew_cluster.gateway.job_gateway import JobGateway, TeamTable
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.service import JobService
 from brew_cluster.gateway.signed import MetadataSigner, read_signing_key
-from brew_platform.errors import UserError
+from brew_platform.errors import BrewError, UserError
 from brew_platform.processes import stop_signals
 from brew_platform.storage.base import open_store
 
 __all__ = ["run_gateway"]
 
 _LOG = logging.getLogger("brew_cluster")
+_ARCHIVE_SECONDS = 3_600.0  # between two looks for old events
 _STOP_SECONDS = 5.0  # that the loop has to finish its step
 
 
@@ -43,7 +44,7 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
 
     signer = MetadataSigner(read_signing_key(config.signing_key_path))
     teams = TeamTable(Path(config.keys_path))
-    ledger = Ledger(open_store(config.store), config.name)
+    ledger = Ledger(open_store(config.store), config.name, kept_days=config.kept_days)
     executor = RayJobExecutor(config.ray_address, signer, stop_seconds=config.stop_seconds)
     gateway = JobGateway(ledger=ledger, executor=executor, config=config, teams=teams)
     controller = JobController(gateway)
@@ -78,6 +79,7 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     stop = threading.Event()
     loop = threading.Thread(target=controller.run, args=(stop,), name="job controller", daemon=True)
     loop.start()
+    threading.Thread(target=_archive, args=(ledger, stop), name="ledger archive", daemon=True).start()
     on_ready(f"{'http' if config.tls_certificate is None else 'https'}://{config.host}:{config.port}")
     server = uvicorn.Server(options)
 
@@ -90,6 +92,16 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     finally:
         stop.set()
         loop.join(_STOP_SECONDS)
+
+
+def _archive(ledger: Ledger, stop: threading.Event) -> None:
+    """Archive old events every hour until `stop` is set."""
+    while not stop.wait(_ARCHIVE_SECONDS):
+        try:
+            if count := ledger.archive():
+                _LOG.info("archived %d segments of the ledger", count)
+        except BrewError as error:
+            _LOG.error("old events of the ledger are not archived: %s", error)
 
 
 def _is_loopback(host: str) -> bool:

@@ -103,6 +103,8 @@ class LedgerState:
             written then.
         jobs: By id, in the order of submission.
         teams: By name.
+        requests: The id of the job that a request submitted, by the team and the id of the request.
+        is_closed: No event follows in the segment of the ledger.
     """
 
     def __init__(self) -> None:
@@ -110,10 +112,11 @@ class LedgerState:
         self.now = 0.0
         self.jobs: dict[str, Job] = {}
         self.teams: dict[str, TeamRecord] = {}
+        self.requests: dict[tuple[str, str], str] = {}
+        self.is_closed = False
         self._open: dict[str, Job] = {}  # jobs that have not ended
         self._open_of: Counter[str] = Counter()  # their number, by team
         self._active: dict[str, Job] = {}  # jobs that hold resources of the cluster
-        self._requests: dict[tuple[str, str], str] = {}
 
     def open_jobs(self) -> list[Job]:
         """Return the jobs that have not ended, in the order of submission."""
@@ -125,7 +128,7 @@ class LedgerState:
 
     def job_of_request(self, team: str, request_id: str) -> str | None:
         """Return the id of the job that a request submitted, or None."""
-        return self._requests.get((team, request_id))
+        return self.requests.get((team, request_id))
 
     def virtual_time(self, team: str, now: float, *, least: float = 0.0) -> float:
         """Return the seconds of the whole cluster that a team has used, divided by its weight.
@@ -161,6 +164,16 @@ class LedgerState:
         """Return the GPUs that a team's jobs hold now."""
         return sum(job.spec.gpus for job in self._active.values() if job.team == team)
 
+    def add(self, job: Job, request_id: str) -> None:
+        """Add a job in any state, as a later one than those that are there."""
+        self.jobs[job.id] = job
+        self.requests[job.team, request_id] = job.id
+        if job.ended is None:
+            self._open[job.id] = job
+            self._open_of[job.team] += 1
+        if job.is_active:
+            self._active[job.id] = job
+
     def apply(self, event: JobEvent) -> None:
         """Fold the next event.
 
@@ -174,6 +187,8 @@ class LedgerState:
             self._accept(event, time)
         elif event.kind == "refuse":
             self._record(event.team).refused[event.outcome] += 1
+        elif event.kind == "close":
+            self.is_closed = True
         else:
             self._change(event, time)
         self.number, self.now = event.number, time
@@ -198,9 +213,7 @@ class LedgerState:
             weight=event.weight,
             traceparent=event.traceparent,
         )
-        self.jobs[job.id] = self._open[job.id] = job
-        self._open_of[job.team] += 1
-        self._requests[event.team, event.request_id] = job.id
+        self.add(job, event.request_id)
 
     def _change(self, event: JobEvent, time: float) -> None:
         job = self._open.get(event.job)

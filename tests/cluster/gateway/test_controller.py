@@ -88,7 +88,11 @@ def check(store: MemoryStore, cluster: FakeCluster, clock: Clock) -> None:
     assert set(cluster.starts) <= attempts
 
 
-def test_a_kill_at_any_call_loses_no_job_and_runs_none_twice(make_gateway: MakeGateway) -> None:
+@pytest.mark.parametrize("segment", [8_192, 5])
+def test_a_kill_at_any_call_loses_no_job_and_runs_none_twice(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch, segment: int
+) -> None:
+    monkeypatch.setattr("brew_cluster.gateway.ledger.SEGMENT", segment)
     config, calls = make_gateway().config, 0
     at = 0
     while at <= calls:

@@ -160,3 +160,16 @@ def test_ctrl_c_detaches(run: Callable[..., Result], api: Api, monkeypatch: pyte
 def test_a_log_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     write_log("a\x1b[31mred\tb\r\nlast")
     assert capsys.readouterr().out == "a\\x1b[31mred\tb\nlast"
+
+
+def test_the_audit_log_is_printed_as_lines_of_json(
+    run: Callable[..., Result], api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("submit", "--entrypoint", "x").exit_code == 0
+    refused = run("jobs", "audit")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "needs a key with the scope admin" in refused.stderr
+    monkeypatch.setattr(jobs, "open_job_client", lambda *arguments, **options: api.client("ops"))
+    events = [json.loads(line) for line in run("jobs", "audit").stdout.splitlines()]
+    assert [(event["number"], event["kind"]) for event in events] == [(1, "accept"), (2, "refuse")]
+    assert len(run("jobs", "audit", "--after", "1").stdout.splitlines()) == 1

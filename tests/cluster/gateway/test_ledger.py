@@ -1,5 +1,6 @@
 """The ledger: events as they are stored, several ledgers on one log, damage, and the cost of a long log."""
 
+import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from brew_cluster.gateway.base import base_of, state_of
 from brew_cluster.gateway.events import JobEvent, iso_time, timestamp
 from brew_cluster.gateway.ledger import Ledger
 from brew_cluster.gateway.state import LedgerState, fold
-from brew_platform.errors import RegistryError, UserError
+from brew_platform.errors import RegistryError, StorageError, UserError
 from brew_platform.storage.local import LocalStore
 
 from ...platform.registry.memory_store import MemoryStore
@@ -134,3 +136,146 @@ def test_a_gateway_with_a_wrong_clock_is_refused(seconds: float, words: str | No
         with pytest.raises(UserError, match=words):
             ledger.check_clock()
     assert store.list() == []
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of eight events."""
+    monkeypatch.setattr("brew_cluster.gateway.ledger.SEGMENT", 8)
+
+
+def finish(job: str, kind: str, **fields: Any) -> JobEvent:
+    return JobEvent(number=0, kind=kind, team="feed", time="", by="gateway", job=job, attempt=1, **fields)
+
+
+def run_jobs(ledger: Ledger, clock: Clock, count: int) -> None:
+    """Run jobs of a minute one after another: four events each."""
+    for _ in range(count):
+        event = ledger.append(accept)
+        assert event is not None
+        for kind, fields in (("start", {}), ("run", {}), ("end", {"outcome": "succeeded", "then": "succeeded"})):
+            clock.now += 20
+            more = {"ended": iso_time(clock.now)} if kind == "end" else {}
+            ledger.append(lambda state, now, k=kind, f=fields | more, j=event.job: finish(j, k, **f))  # type: ignore[misc]
+
+
+def test_a_ledger_continues_in_segments_and_nothing_that_follows_from_it_changes(short: None) -> None:
+    store, clock = MemoryStore(), Clock()
+    ledger, other = (Ledger(store, "a", clock=clock) for _ in range(2))
+    run_jobs(ledger, clock, 7)
+    run_jobs(other, clock, 1)
+    ledger.append(accept)
+    events = Ledger(store, "a", clock=clock).events()
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [event.number for event in events if event.kind == "close"] == [9, 18, 27, 36]
+    expected = fold(events)
+    for found in (ledger, other, Ledger(store, "a", clock=clock)):
+        jobs, teams, number = found.read(lambda state, now: (state.jobs, state.teams, state.number))
+        assert (jobs, teams, number) == (expected.jobs, expected.teams, len(events))
+    assert len({job.id for job in expected.jobs.values()}) == 9
+    assert store.list("jobs/a/bases/") == [f"jobs/a/bases/{number:020d}.json" for number in (9, 18, 27, 36)]
+
+
+@pytest.mark.parametrize("cut", range(1, 14))
+def test_a_base_stands_for_the_events_before_it(cut: int) -> None:
+    store, clock = MemoryStore(), Clock()
+    ledger = Ledger(store, "a", clock=clock)
+    ledger.append(lambda state, now: REFUSE)
+    run_jobs(ledger, clock, 2)
+    ledger.append(accept)
+    ledger.append(lambda state, now: finish("job-10", "start"))
+    ledger.append(lambda state, now: finish("job-10", "stop", then="queued", reason="less"))
+    ledger.append(lambda state, now: finish("job-10", "end", then="queued", outcome="preempted", ended=iso_time(now)))
+    ledger.append(accept)
+    events = ledger.events()
+    expected = fold(events)
+    state = state_of(json.loads(json.dumps(base_of(fold(events[:cut]), kept_seconds=1e9))))
+    for event in events[cut:]:
+        state.apply(event)
+    assert (state.jobs, state.teams, state.requests) == (expected.jobs, expected.teams, expected.requests)
+    assert [job.id for job in state.open_jobs()] == [job.id for job in expected.open_jobs()] == ["job-10", "job-14"]
+    assert state.active_jobs() == expected.active_jobs() == []
+    assert state.virtual_time("feed", clock.now) == expected.virtual_time("feed", clock.now)
+
+
+def test_old_segments_are_compressed_and_stay_in_the_audit_log(short: None) -> None:
+    store, clock = MemoryStore(), Clock()
+    clock.now = store.now.timestamp()
+    ledger = Ledger(store, "a", kept_days=2, clock=clock)
+    run_jobs(ledger, clock, 4)
+    events = ledger.events()
+    assert ledger.archive() == 0  # too young
+    store.later(days=3)
+    clock.now += 3 * 86_400
+    run_jobs(ledger, clock, 3)
+    assert ledger.archive() == 2
+    assert store.list("jobs/a/audit/") == [
+        f"jobs/a/audit/{first:020d}-{last:020d}.jsonl.gz" for first, last in ((1, 9), (10, 18))
+    ]
+    assert store.list("jobs/a/events/") == []
+    assert ledger.archive() == 0
+    store.later(days=3)
+    clock.now += 3 * 86_400
+    run_jobs(ledger, clock, 3)
+    fresh = Ledger(store, "a", kept_days=2, clock=clock)
+    assert fresh.archive() == 1
+    assert len(store.list("jobs/a/audit/")) == 3
+    assert len(store.list("jobs/a/bases/")) == 3
+    assert fresh.events(limit=len(events)) == events  # archives and segments read alike
+    assert [event.number for event in fresh.events(after=7, limit=5)] == [8, 9, 10, 11, 12]
+    jobs = fresh.read(lambda state, now: list(state.jobs))
+    assert events[0].job not in jobs  # it ended long ago
+    assert fresh.read(lambda state, now: state.teams["feed"].ended["succeeded"]) == 10
+    lines = gzip.decompress(store.get(store.list("jobs/a/audit/")[0])).splitlines()
+    assert [json.loads(line)["kind"] for line in lines[:2]] == ["accept", "start"]
+
+
+def test_a_killed_archiving_is_completed(short: None) -> None:
+    for kept in range(12):
+        store, clock = MemoryStore(), Clock()
+        clock.now = store.now.timestamp()
+        run_jobs(Ledger(store, "a", kept_days=1, clock=clock), clock, 4)
+        store.later(days=2)
+        clock.now += 2 * 86_400
+        ledger = Ledger(store, "a", kept_days=1, clock=clock)
+        events = ledger.events()
+        deleted: list[str] = []
+
+        def delete(key: str, stop: int = kept, deleted: list[str] = deleted, delete: Any = store.delete) -> None:
+            if len(deleted) == stop:
+                raise StorageError("killed")
+            deleted.append(key)
+            delete(key)
+
+        store.delete = delete  # type: ignore[method-assign]
+        with pytest.raises(StorageError):
+            ledger.archive()
+        del store.delete  # type: ignore[method-assign]
+        again = Ledger(store, "a", kept_days=1, clock=clock)
+        again.archive()
+        assert again.events() == events
+        assert [key for key in store.list("jobs/a/") if "/events/" in key and "segments" not in key] == []
+
+
+def test_a_gateway_that_slept_longer_than_events_are_kept_starts_again(short: None) -> None:
+    store, clock = MemoryStore(), Clock()
+    clock.now = store.now.timestamp()
+    slept = Ledger(store, "a", kept_days=1, clock=clock)
+    slept.append(accept)
+    ledger = Ledger(store, "a", kept_days=1, clock=clock)
+    run_jobs(ledger, clock, 4)
+    store.later(days=2)
+    clock.now += 2 * 86_400
+    assert ledger.archive() == 2
+    event = slept.append(accept)
+    assert event is not None
+    assert event.number == 20  # not a number of an archived segment
+    assert ledger.read(lambda state, now: state.number) == 20
+    assert store.list("jobs/a/events/") == []
+
+
+def test_a_damaged_base_is_named() -> None:
+    with pytest.raises(RegistryError, match="after event 9 is damaged"):
+        state_of({"format_version": 1, "number": 9, "now": 0.0, "jobs": [{}], "teams": {}})
+    with pytest.raises(RegistryError, match="format_version is 2"):
+        state_of({"format_version": 2, "number": 9})

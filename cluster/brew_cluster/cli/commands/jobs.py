@@ -1,5 +1,6 @@
 """`brew360 jobs`: lists, shows, follows and cancels jobs, and runs the gateway that teams submit them to."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ JobId = Annotated[str, typer.Argument(help="Id of the job, such as job-17.")]
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(help="List, follow and cancel jobs of a shared cluster; run its gateway.", no_args_is_help=True)
-    for command in (list_, show, logs, cancel, usage, serve):
+    for command in (list_, show, logs, cancel, usage, audit, serve):
         group.command(command.__name__.rstrip("_"))(command)
     app.add_typer(group, name="jobs")
 
@@ -124,6 +125,22 @@ def usage(url: JobsUrl = DEFAULT_URL, key_file: KeyFile = None, as_json: AsJson 
             print_json(used.model_dump(mode="json"))
         else:
             show_usage(console, used)
+
+
+def audit(
+    after: Annotated[int, typer.Option(min=0, help="Number of the last event that you have.")] = 0,
+    url: JobsUrl = DEFAULT_URL,
+    key_file: KeyFile = None,
+) -> None:
+    """Print the events of the ledger, one JSON object a line: who submitted, cancelled or was refused what.
+
+    brew360 jobs audit > audit.jsonl
+
+    The key needs the scope admin. Errors go to the standard error.
+    """
+    with report_errors(PlainConsole(stderr=True)), open_job_client(url, key_file) as client:
+        for event in client.audit(after=after):
+            typer.echo(json.dumps(event))  # in ASCII, so that no text in it is a control character
 
 
 def serve(
