@@ -135,9 +135,19 @@ def test_a_fault_of_the_store_at_any_call_changes_nothing(make_gateway: MakeGate
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["step", "submit", "cancel", "end", "fail"])), max_size=40)
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["step", "submit", "cancel", "end", "fail"])), max_size=40),
+    st.sampled_from([4, 8_192]),
 )
-def test_gateways_that_run_at_the_same_time_agree(make_gateway: MakeGateway, acts: list[tuple[int, str]]) -> None:
+def test_gateways_that_run_at_the_same_time_agree(
+    make_gateway: MakeGateway, acts: list[tuple[int, str]], segment: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brew_cluster.gateway.ledger.SEGMENT", segment)
+        run_together(make_gateway, acts)
+
+
+def run_together(make_gateway: MakeGateway, acts: list[tuple[int, str]]) -> None:
+    """Apply acts to three gateways, and require that they agree at the end."""
     first = make_gateway()
     gateways = [first, *(make_gateway(store=first.store, clock=first.clock, cluster=first.cluster) for _ in range(2))]
     for number, (index, act) in enumerate(acts):

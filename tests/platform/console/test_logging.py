@@ -113,6 +113,14 @@ logging.getLogger("library").warning("loud")
     assert abs((datetime.fromisoformat(access["time"]) - datetime.now(UTC)).total_seconds()) < 60
 
 
+def test_a_process_in_a_container_writes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_process_log(None, process="jobs"):
+        logging.getLogger("brew_cluster").info("started")
+    logging.getLogger("brew_cluster").warning("after")
+    [line] = capsys.readouterr().out.splitlines()
+    assert (json.loads(line)["process"], json.loads(line)["message"]) == ("jobs", "started")
+
+
 def record(message: Any, *arguments: Any, error: BaseException | None = None, **fields: Any) -> logging.LogRecord:
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     entry = logging.LogRecord("brew_serve", logging.WARNING, "file.py", 1, message, arguments, exc_info)
