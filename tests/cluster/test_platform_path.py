@@ -169,7 +169,7 @@ def gateway(operator: Operator) -> Iterator[Operator]:
     operator.types(signing_key)
     team = Operator(operator.folder, {})
     team.port = free_port()
-    [address] = re.findall(r"ray_address=(\S+)", printed)
+    [address] = re.findall(r"Ray Jobs at (\S+),", printed)
     words = ["brew360", "jobs", "serve", f"ray_address={address}", "gpus=0", "cpus=4", f"port={team.port}"]
     assert serve.split()[:3] == words[:3]
     process = subprocess.Popen(

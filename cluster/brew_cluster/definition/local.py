@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig
-from brew_cluster.definition.pods import node_labels
+from brew_cluster.definition.local_gateway import LocalGateway, start_gateway
+from brew_cluster.definition.pods import JOB_ROLES, ROLE_LABEL, node_labels
 
 __all__ = ["LocalCluster", "LocalNode", "local_file", "local_nodes", "start_local"]
 
@@ -37,13 +38,15 @@ class LocalCluster:
 
     Attributes:
         address: For RAY_ADDRESS.
-        jobs_url: Of Ray Jobs, for the job gateway; its clients need the token.
+        jobs_url: Of Ray Jobs, for job gateways; its clients need the token.
         token_path: File with the token, for RAY_AUTH_TOKEN_PATH.
+        gateway: The job gateway; None if the definition has none.
     """
 
     address: str
     jobs_url: str
     token_path: Path
+    gateway: LocalGateway | None
 
 
 def local_nodes(config: ClusterConfig, *, cores: int, most: int = 2) -> list[LocalNode]:
@@ -74,16 +77,22 @@ def local_file(config: ClusterConfig, *, cores: int) -> dict[str, Any]:
     return {"cluster": config.name, "nodes": [asdict(node) for node in local_nodes(config, cores=cores)]}
 
 
-def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = lambda count: None) -> LocalCluster:
+def start_local(
+    nodes: Sequence[LocalNode],
+    on_started: Callable[[int], None] = lambda count: None,
+    *,
+    with_gateway: bool,
+) -> LocalCluster:
     """Start the nodes in a session of their own, which outlives this process; `stop_ray` ends it.
 
     Args:
         nodes: The nodes, the head first.
         on_started: Called after each start, with the number of nodes that run.
+        with_gateway: Start a job gateway too.
 
     Raises:
         UserError: RAY_ADDRESS is set, or a Ray of an earlier command runs.
-        BrewError: A node did not start; no node is left running.
+        BrewError: A node or the gateway did not start; nothing is left running.
     """
     from brew_cluster.ray.local_ray import LOOPBACK, ray_command, refuse_running_ray
     from brew_cluster.ray.session import RaySession
@@ -107,11 +116,15 @@ def start_local(nodes: Sequence[LocalNode], on_started: Callable[[int], None] = 
             for count, node in enumerate(workers, start=2):  # at the same time, they would choose the same socket files
                 ray_command("start", f"--address={address}", *_arguments(node), module="brew_cluster.ray.loopback_node")
                 on_started(count)
+            jobs_url, gateway = f"http://{LOOPBACK}:{dashboard_port}", None
+            if with_gateway:
+                cpus = sum(node.cpus for node in nodes if node.labels[ROLE_LABEL] in JOB_ROLES)
+                gateway = start_gateway(session.folder / "jobs", jobs_url=jobs_url, cpus=max(1, cpus))
     except BaseException:
         session.stop()
         session.remove()
         raise
-    return LocalCluster(address=address, jobs_url=f"http://{LOOPBACK}:{dashboard_port}", token_path=session.token_path)
+    return LocalCluster(address=address, jobs_url=jobs_url, token_path=session.token_path, gateway=gateway)
 
 
 def _arguments(node: LocalNode) -> list[str]:

@@ -212,8 +212,11 @@ def local_node(text: str) -> Any:
 
 def local_cluster(text: str) -> Any:
     from brew_cluster.definition.local import LocalCluster
+    from brew_cluster.definition.local_gateway import LocalGateway
 
-    return LocalCluster(address=text, jobs_url=text, token_path=Path("token"))
+    return LocalCluster(
+        address=text, jobs_url=text, token_path=Path("token"), gateway=LocalGateway(url=text, key_path=Path("key"))
+    )
 
 
 def release(text: str) -> Any:

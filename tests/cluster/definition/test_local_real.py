@@ -98,11 +98,11 @@ print(json.dumps(result))
 """
 
 
-def brew360(*arguments: str, cwd: Path) -> str:
+def brew360(*arguments: str, cwd: Path, **variables: str) -> str:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "brew360"), "cluster", *arguments],
+        [str(Path(sys.executable).parent / "brew360"), *arguments],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200, check=False,
-        env={**without_ray(), "COLUMNS": "200"},
+        env=without_ray() | {"COLUMNS": "200"} | variables,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -116,13 +116,15 @@ def without_ray() -> dict[str, str]:
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The variables of a cluster with three train nodes and two online nodes; all its processes end with it."""
     sizes = ["groups.train.min_nodes=3", "groups.train.max_nodes=3"]
-    printed = brew360("up", "laptop", *sizes, "--local", "--nodes", "3", cwd=tmp_path)
+    printed = brew360("cluster", "up", "laptop", *sizes, "--local", "--nodes", "3", cwd=tmp_path)
     variables = dict(re.findall(r"(RAY_\w+)=(\S+)", printed))
-    variables["JOBS_URL"] = re.findall(r"ray_address=(\S+)", printed)[0]
+    [(url, key)] = re.findall(r"BREW360_JOBS_URL=(\S+) BREW360_API_KEY=\$\(cat (\S+)\)", printed)
+    variables |= {"BREW360_JOBS_URL": url, "BREW360_API_KEY": Path(key).read_text()}
+    variables["JOBS_URL"] = re.findall(r"Ray Jobs at (\S+),", printed)[0]
     try:
         yield variables
     finally:
-        assert "stopped the Ray in" in brew360("down", cwd=tmp_path)
+        assert "stopped the Ray in" in brew360("cluster", "down", cwd=tmp_path)
         folder = str(Path(variables["RAY_AUTH_TOKEN_PATH"]).parent)
         left = [p for p in psutil.process_iter(["cmdline"]) if folder in " ".join(p.info["cmdline"] or [])]
         assert left == []
@@ -142,3 +144,6 @@ def test_a_gang_and_replicas_are_placed_and_survive_the_loss_of_their_nodes(
     assert result["replicas"] == ["online", "online"]
     assert result["replicas_after"] == ["online"]
     assert result["job"] == ["SUCCEEDED", True]
+    gateway = {name: value for name, value in cluster.items() if name.startswith("BREW360_")}
+    followed = brew360("submit", "--entrypoint", "echo submitted", "--follow", cwd=tmp_path, **gateway)
+    assert "submitted" in followed.splitlines()

@@ -133,7 +133,8 @@ def up(
 
         brew360 cluster up --local
 
-    The nodes have the labels of production and no GPUs, and keep running. `brew360 cluster down` stops them.
+    The nodes have the labels of production and no GPUs, and keep running; so does a job gateway, if the definition has
+    one. `brew360 cluster down` stops them.
     """
     console = PlainConsole()
     with supervise(console, keep_children=True):
@@ -153,7 +154,7 @@ def up(
         config = load_definition(definition or [])
         nodes = local_nodes(config, cores=os.cpu_count() or 1, most=most)
         with Phases(["nodes"], console=console).phase("nodes", unit="nodes", total=len(nodes)) as progress:
-            cluster = start_local(nodes, progress.update)
+            cluster = start_local(nodes, progress.update, with_gateway=config.job_gateway is not None)
         show_local(console, nodes, cluster)
 
 

@@ -33,12 +33,20 @@ def show_plan(console: PlainConsole, plan: ClusterPlan) -> None:
 def show_local(console: PlainConsole, nodes: Sequence[LocalNode], cluster: LocalCluster) -> None:
     """Print how to use a cluster on this machine."""
     roles = ", ".join(f"{node.name} ({node.cpus} CPUs)" for node in nodes)
+    jobs = [
+        f"Ray Jobs at {cluster.jobs_url}: a gateway for teams is `brew360 jobs serve ray_address={cluster.jobs_url}`"
+    ]
+    if (gateway := cluster.gateway) is not None:
+        jobs = [
+            f"Ray Jobs at {cluster.jobs_url}, and a job gateway before it, for `brew360 submit` with these variables:",
+            f"export BREW360_JOBS_URL={gateway.url} BREW360_API_KEY=$(cat {gateway.key_path})",
+        ]
     for line in (
         f"{len(nodes)} nodes are up: {roles}",
         "Commands use it with these variables:",
         f"export RAY_ADDRESS={cluster.address} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={cluster.token_path}",
         "export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0",
-        f"With them, a job gateway runs jobs on it: brew360 jobs serve ray_address={cluster.jobs_url}",
+        *jobs,
         "Stop it with: brew360 cluster down",
     ):
         console.print(line)
