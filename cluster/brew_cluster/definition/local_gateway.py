@@ -1,4 +1,4 @@
-"""The job gateway of a cluster on one machine: on loopback, with a key for whoever started the cluster."""
+"""The job gateway of a cluster on one machine: on loopback, with a key for the user who started the cluster."""
 
 import os
 import secrets
