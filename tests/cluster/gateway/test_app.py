@@ -1,6 +1,7 @@
 """The HTTP application: submissions, refusals with a sentence, states, logs, cancel, scopes, audit and metrics."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from brew_cluster.gateway.app import create_app
 from brew_cluster.gateway.client import JobClient
+from brew_cluster.gateway.executor import Run
 from brew_cluster.gateway.runs import build_run
 from brew_cluster.gateway.spec import JobSpec
 from brew_platform.console.logging import open_process_log
@@ -165,7 +167,12 @@ def test_whatever_is_sent_is_accepted_or_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("overrides", ["a=" + "x" * 4_000] * 9), ("recipe_text", "a: " + "x" * 40_000)]
+    ("field", "value"),
+    [
+        ("overrides", ["a=" + "x" * 4_000] * 9),
+        ("overrides", ["a=" + "'" * 4_000] * 3),  # a quote is five characters in a shell
+        ("recipe_text", "a: " + "x" * 40_000),
+    ],
 )
 def test_a_command_that_no_process_can_start_is_refused(api: Api, field: str, value: Any) -> None:
     response = api.submit(**{**TRAIN, field: value})
@@ -354,3 +361,20 @@ def test_without_tracing_a_job_gets_no_trace(api: Api) -> None:
     gateway = api.gateway
     run = gateway.ledger.read(lambda state, now: build_run(state.jobs["job-1"], 1, gateway.config))
     assert "TRACEPARENT" not in run.environment
+
+
+def test_all_commands_of_an_entrypoint_run_in_the_folder_of_the_team(
+    make_gateway: Callable[..., Gateway], keys: dict[str, str], tmp_path: Path
+) -> None:
+    def run_of(folder: Path) -> Run:
+        gateway = make_gateway(folder=str(folder))
+        Api(gateway, keys).submit(entrypoint="true & pwd; wait")
+        return gateway.ledger.read(lambda state, now: build_run(list(state.jobs.values())[-1], 1, gateway.config))
+
+    done = subprocess.run(
+        ["sh", "-c", run_of(tmp_path).entrypoint], capture_output=True, text=True, cwd="/", check=True
+    )
+    assert done.stdout == f"{tmp_path}/feed\n"
+    (tmp_path / "file").touch()
+    failed = subprocess.run(["sh", "-c", run_of(tmp_path / "file").entrypoint], capture_output=True, text=True, cwd="/")
+    assert (failed.returncode, failed.stdout) == (1, "")
