@@ -13,7 +13,7 @@ from brew_cluster.cli.job_options import DEFAULT_URL, JobsUrl, open_job_client
 from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
-from brew_platform.errors import UserError
+from brew_platform.errors import BrewError, UserError
 
 if TYPE_CHECKING:
     from brew_cluster.gateway.spec import JobSpec
@@ -98,8 +98,11 @@ def follow_until_end(url: str, key_file: Path | None, job: str, messages: PlainC
     """Follow a job, also while the gateway restarts; return the exit code. Ctrl-C detaches, and the job continues."""
     from brew_cluster.cli.views.jobs import follow_job
 
+    def wait(failure: BrewError) -> None:
+        messages.print(f"waits up to {_PATIENCE_SECONDS:g} s for an answer: {failure}", style="yellow")
+
     try:
-        with open_job_client(url, key_file, patience_seconds=_PATIENCE_SECONDS) as client:
+        with open_job_client(url, key_file, patience_seconds=_PATIENCE_SECONDS, on_wait=wait) as client:
             return 0 if follow_job(client, job, messages).state == "succeeded" else 1
     except KeyboardInterrupt:
         messages.print(
