@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from brew_cluster.gateway.app import create_app
 from brew_cluster.gateway.client import JobClient
+from brew_cluster.gateway.config import GatewayConfig
 from brew_cluster.gateway.executor import Run
 from brew_cluster.gateway.runs import build_run
+from brew_cluster.gateway.server import run_gateway
 from brew_cluster.gateway.spec import JobSpec
 from brew_platform.console.logging import open_process_log
-from brew_platform.errors import UserError
+from brew_platform.errors import StorageError, UserError
 from brew_platform.tracing import configure_tracing, shutdown_tracing
 
 from ...otlp_collector import collector
@@ -193,6 +195,16 @@ def test_a_wrong_key_is_refused_and_kept(api: Api, key: str) -> None:
     [event] = api.call("GET", "/v1/audit", "ops").json()
     assert (event["kind"], event["team"]) == ("refuse", "")
     assert "x" * 43 not in json.dumps(event)
+
+
+def test_a_wrong_key_does_not_learn_that_the_store_fails(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(key: str, data: bytes) -> bool:
+        raise StorageError("cannot write in /srv/ledger.")
+
+    monkeypatch.setattr(api.gateway.store, "put_if_absent", fail)
+    response = api.call("GET", "/v1/jobs", "")
+    assert response.status_code == 401
+    assert "/srv" not in response.text
 
 
 def test_wrong_keys_fill_the_ledger_only_slowly(api: Api) -> None:
@@ -378,3 +390,16 @@ def test_all_commands_of_an_entrypoint_run_in_the_folder_of_the_team(
     (tmp_path / "file").touch()
     failed = subprocess.run(["sh", "-c", run_of(tmp_path / "file").entrypoint], capture_output=True, text=True, cwd="/")
     assert (failed.returncode, failed.stdout) == (1, "")
+
+
+def test_a_certificate_that_cannot_be_read_is_reported_before_the_address(
+    tmp_path: Path, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BREW360_JOBS_SIGNING_KEY", "k" * 32)
+    config = GatewayConfig(
+        keys_path=str(tmp_path / "keys.yaml"), store=str(tmp_path / "jobs"), tls_certificate="a.pem", tls_key="b.pem"
+    )
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"tls_certificate a\.pem .* cannot be used"):
+        run_gateway(config, on_ready=said.append)
+    assert not said
