@@ -110,6 +110,18 @@ def test_submit_prints_the_id_and_the_place(run: Callable[..., Result], api: Api
     assert run("jobs", "show", "job-77").exit_code == 2
 
 
+def test_a_wrong_duration_is_a_usage_error_and_a_reason_ends_with_one_full_stop(
+    run: Callable[..., Result], api: Api
+) -> None:
+    done = run("submit", "--entrypoint", "x", "--max-time", "-1h")
+    assert done.exit_code == 2
+    assert "is not a duration" in done.output
+    api.gateway.controller.problem = "Ray does not answer. Check it."
+    assert run("submit", "--entrypoint", "x").output.startswith(
+        "job-1 is next in the queue: Ray does not answer. Check it.\n"
+    )
+
+
 def test_a_long_command_does_not_fill_the_list(run: Callable[..., Result]) -> None:
     run("submit", "--entrypoint", "echo " + "x" * 5_000)
     table = run("jobs", "list").output

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,12 @@ def submit(
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Attempts after one that failed or was lost.")] = 2,
     max_time: Annotated[
-        str | None, typer.Option(help="Stop the job after this time of running, such as 12h. Default: never.")
+        timedelta | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="Stop the job after this time of running, such as 12h. Default: never.",
+        ),
     ] = None,
     priority: Annotated[int, typer.Option(min=0, max=9, help="Among the jobs of your team; 9 starts first.")] = 0,
     follow: Annotated[
@@ -75,7 +81,7 @@ def submit(
             "name": name,
             "node_labels": _labels(node_label or []),
             "retries": retries,
-            "max_seconds": None if max_time is None else max(1, round(parse_duration(max_time).total_seconds())),
+            "max_seconds": None if max_time is None else max(1, round(max_time.total_seconds())),
             "priority": priority,
         }
         spec = make_spec(arguments or [], entrypoint, **resources)

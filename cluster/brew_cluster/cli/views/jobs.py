@@ -19,10 +19,14 @@ def describe_state(job: JobState) -> str:
     """Return one sentence about a job: its state, its place in the queue, and why."""
     if job.state == "queued":
         place = "is next in the queue" if job.position is None else f"has place {job.position} in the queue"
-        return f"{job.id} {place}{f': {job.reason}' if job.reason else ''}."
+        return f"{job.id} {place}{_because(job.reason)}."
     words = {"starting": "is starting", "running": "runs", "stopping": "is stopping"}.get(job.state, job.state)
     attempt = f" (attempt {len(job.attempts)})" if len(job.attempts) > 1 else ""
-    return f"{job.id} {words}{attempt}{f': {job.reason}' if job.reason else ''}."
+    return f"{job.id} {words}{attempt}{_because(job.reason)}."
+
+
+def _because(reason: str) -> str:
+    return f": {reason.removesuffix('.')}" if reason else ""
 
 
 def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: bool) -> None:
