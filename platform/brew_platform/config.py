@@ -31,6 +31,7 @@ T = TypeVar("T")
 _COMMENT = re.compile(r"""\s*(?!["'])(?:.*\s)?#""")  # in a value that is not in quotes
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./-]+")  # needs no quotes in YAML, unless it reads as a number or the like
 _MOST_NODES = 1_000_000  # of a YAML file, whose aliases may repeat parts of it
+_MOST_LEVELS = 500  # of maps and lists in a YAML file
 
 
 def load_config(
@@ -143,6 +144,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: The text is malformed, repeats a key, or is nested too deeply.
     """
     try:
+        _refuse_deep_nesting(text)
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506  (a SafeLoader)
     except _YAML_ERRORS as error:
         raise ValueError(" ".join(str(error).split())) from error
@@ -174,6 +176,20 @@ class _Loader(get_yaml_loader(max_yaml_expanded_nodes=_MOST_NODES)):  # type: ig
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         value = super().construct_object(node, deep=deep)
         return _Scalar(value, node.value) if isinstance(value, bool | int | float) else value
+
+
+def _refuse_deep_nesting(text: str) -> None:
+    """Raise a ValueError for maps and lists that are nested too deeply.
+
+    The loaders recurse in C, where a deeper text would end the process with a segmentation fault. Events are flat.
+    """
+    if len(text) <= _MOST_LEVELS:
+        return
+    levels = 0
+    for event in yaml.parse(text, Loader=_PlainLoader):
+        levels += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if levels > _MOST_LEVELS:
+            raise ValueError(f"it has more than {_MOST_LEVELS} maps and lists inside each other")
 
 
 def _refuse_repeated_keys(node: yaml.Node, checked: set[int]) -> None:
@@ -221,6 +237,7 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 
 def _parse(text: str) -> Any:
     """Parse YAML; numbers and truth values are `_Scalar`. Raises one of `_YAML_ERRORS`."""
+    _refuse_deep_nesting(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
 
 

@@ -305,6 +305,15 @@ def test_yaml_that_cannot_be_read_is_one_sentence(text: str, tmp_path: Path) -> 
         load_config(Texts, overrides=[text.replace(": ", "=")])
 
 
+@pytest.mark.parametrize("text", ["names: " + "[" * 100_000, "- " * 100_000, "names: " + "{a: " * 100_000])
+def test_deep_yaml_does_not_end_the_process(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="more than 500 maps and lists inside each other"):
+        load_config(Texts, tmp_path / "recipe.yaml")
+    with pytest.raises(ValueError, match="inside each other"):
+        parse_yaml(text)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

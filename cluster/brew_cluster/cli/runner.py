@@ -87,6 +87,11 @@ def _print_error(error: Exception, console: PlainConsole) -> int:
     if isinstance(cause, BrewError):
         console.print(f"error: {cause}", style="red")
         return 2 if isinstance(cause, UserError) else 1
+    if isinstance(cause, OSError) and cause.filename and cause.strerror:
+        console.print(
+            f"error: {cause.filename}: {cause.strerror}. Check the path, its permissions and its disk.", style="red"
+        )
+        return 1
     text = f"error: {type(cause).__name__}: {cause}".splitlines()[0]
     console.print(f"{text} (the log in the run's folder has the details)", style="red")
     return 1

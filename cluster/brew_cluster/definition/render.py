@@ -32,6 +32,7 @@ __all__ = ["TARGETS", "check_definition", "manifests", "render", "write_files"]
 
 TARGETS = ("kuberay", "helm", "ray-up", "local")
 _KINDS = ("*.yaml", "*.service")  # of rendered files
+_FOLDERS = ("manifests", "jobs", "templates")  # in the folder of a rendering
 _HEADER = "# Rendered by `brew360 cluster render`. Change the definition, and render again.\n"
 
 
@@ -121,12 +122,13 @@ def check_definition(
 
 
 def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Write rendered files, and delete those of an earlier rendering that have no successor.
+    """Write rendered files, and delete those of an earlier rendering into this folder that have no successor.
 
     Raises:
         ConfigError: The folder has a file of that name that was not rendered.
     """
-    rendered = [path for kind in _KINDS for path in folder.rglob(kind) if path.read_text().startswith(_HEADER)]
+    folders = [folder, *(folder / name for name in _FOLDERS)]  # those below may be of another rendering
+    rendered = [path for below in folders for kind in _KINDS for path in below.glob(kind) if _is_rendered(path)]
     for name in files:
         if (path := folder / name).exists() and path not in rendered:
             raise ConfigError(f"{path} exists and was not rendered by brew360; choose another folder with --out.")
@@ -136,6 +138,10 @@ def write_files(files: Mapping[str, str], folder: Path) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         replace_atomically(folder / name, text)
+
+
+def _is_rendered(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(_HEADER.encode())
 
 
 def _stream(documents: Sequence[Mapping[str, Any]]) -> str:

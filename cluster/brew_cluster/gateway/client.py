@@ -33,6 +33,7 @@ class JobClient:
         patience_seconds: How long a call is repeated while the gateway does not answer.
         transport: Transport of httpx; for tests.
         sleep: Waits for a number of seconds; for tests.
+        on_wait: Called with the failure before a call is repeated for the first time.
 
     Raises:
         UserError: `base_url` is not a URL of HTTP, or `api_key` cannot be a key.
@@ -47,9 +48,10 @@ class JobClient:
         patience_seconds: float = 60.0,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        on_wait: Callable[[BrewError], None] = lambda failure: None,
     ) -> None:
         self._http = httpx.Client(**http_options(base_url, api_key, timeout_seconds), transport=transport)
-        self._patience, self._sleep = patience_seconds, sleep
+        self._patience, self._sleep, self._on_wait = patience_seconds, sleep, on_wait
 
     def submit(self, job: JobSpec, *, request_id: str | None = None) -> str:
         """Submit a job and return its id.
@@ -201,6 +203,8 @@ class JobClient:
                 failure = _error_of(response)
             if waited >= self._patience:
                 raise failure
+            if not waited:
+                self._on_wait(failure)
             self._sleep(wait)
             waited, wait = waited + wait, min(2 * wait, 8.0)
 

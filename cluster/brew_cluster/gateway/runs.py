@@ -38,7 +38,8 @@ def build_run(job: Job, attempt: int, config: GatewayConfig) -> Run:
             environment[RECIPE_VARIABLE] = spec.recipe_text
     if config.folder:
         folder = shlex.quote(f"{config.folder.rstrip('/')}/{job.team}")
-        entrypoint = f"mkdir -p {folder} && cd {folder} && {entrypoint}"
+        # A statement of its own: `cd folder && a & b` would run b elsewhere.
+        entrypoint = f"mkdir -p {folder} && cd {folder} || exit 1; {entrypoint}"
     return Run(
         id=f"{config.name}-{job.id}-{attempt}",
         entrypoint=entrypoint,

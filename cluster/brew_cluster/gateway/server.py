@@ -70,6 +70,13 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
         ssl_keyfile=config.tls_key,
     )
     try:
+        options.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise UserError(
+            f"tls_certificate {config.tls_certificate} and tls_key {config.tls_key} cannot be used ({error}); give two "
+            f"PEM files that belong together."
+        ) from error
+    try:
         listener = options.bind_socket()
     except SystemExit as error:
         raise UserError(

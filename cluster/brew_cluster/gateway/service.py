@@ -1,6 +1,7 @@
 """What the gateway does for a caller: submit, show, cancel, logs and use. `app` offers it over HTTP."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from brew_cluster.gateway.queue import dominant_share, plan, quota_refusal
 from brew_cluster.gateway.runs import build_run
 from brew_cluster.gateway.spec import AttemptState, JobSpec, JobState, LogPart, Submission, TeamUsage
 from brew_cluster.gateway.state import Job, LedgerState, month_of
-from brew_platform.errors import UserError
+from brew_platform.errors import BrewError, UserError
 from brew_platform.identity.keys import Team
 from brew_platform.tracing import current_span
 from brew_serve.errors import Forbidden, QuotaExceeded, Refusal
@@ -26,6 +27,7 @@ from brew_serve.http.strict_json import parse_json
 
 __all__ = ["Caller", "JobService", "OverQuota", "UnknownJob"]
 
+_LOG = logging.getLogger("brew_cluster")
 _LONGEST_LOG_PART = 1_000_000  # characters
 _LONGEST_REFUSED = 4_000  # characters of a refused submission that the ledger keeps
 _REFUSED_KEYS = 20  # per hour that the ledger keeps; anyone can call, so the rest are only answered
@@ -127,9 +129,12 @@ class JobService:
             why: The sentence of the response.
         """
         if not self._rates.take("", _REFUSED_KEYS, seconds=3_600):
-            self.ledger.append(
-                lambda state, now: _refusal(team, f"key {key_id}" if key_id else "no key", "key", why, None)
-            )
+            try:
+                self.ledger.append(
+                    lambda state, now: _refusal(team, f"key {key_id}" if key_id else "no key", "key", why, None)
+                )
+            except BrewError as error:  # the caller, whom nobody knows, is answered 401 and not where the store is
+                _LOG.error("the refusal of a key was not kept: %s", error)
 
     def show(self, caller: Caller, job: str) -> JobState:
         """Return the state of a job.

@@ -79,8 +79,11 @@ class JobSpec(BaseModel):
     @field_validator("overrides", "options")
     @classmethod
     def _check_arguments(cls, arguments: list[str]) -> list[str]:
-        if sum(len(argument.encode("utf-8", "replace")) for argument in arguments) > MAX_BYTES:
-            raise ValueError(f"the arguments have more than {MAX_BYTES:,} bytes; put settings into the recipe's file")
+        if len(shlex.join(arguments).encode("utf-8", "replace")) > MAX_BYTES:
+            raise ValueError(
+                f"the arguments have more than {MAX_BYTES:,} bytes with the quotes of a shell; put settings into the "
+                f"recipe's file"
+            )
         for argument in arguments:
             if "\0" in argument:
                 raise ValueError(f"{argument[:100]!r} contains a null character, which no command line can; remove it")

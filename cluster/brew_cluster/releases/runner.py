@@ -213,7 +213,7 @@ def require_shared_folder(runner: StepRunner, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{uuid.uuid4().hex}"
     replace_atomically(probe, "")
-    scratch = folder / ".probes" / probe.name
+    scratch = folder / ".probes" / probe.name.removeprefix(".")  # its name is that of the job
     scratch.mkdir(parents=True)
     try:
         check = _Check(name="probe", arguments=[], environment={}, folder=scratch, log=scratch / "log.txt", path=probe)

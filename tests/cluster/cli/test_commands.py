@@ -54,3 +54,11 @@ def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "run holds an earlier run: choose another --run-dir" in done.stdout
     assert (tmp_path / "run" / "report.json").read_text() == "{}"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    done = brew360("cluster", "render", "laptop", "--to", "local", "--out", "taken", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "taken: File exists. Check the path" in done.stdout.replace("\n", " ")
+    assert "log" not in done.stdout

@@ -107,7 +107,9 @@ def test_a_version_goes_from_its_export_to_production_and_back(
     assert "canary of version 1" in run("canary", "1", "--share", "0.2")
     assert "shadow of version 1" in run("shadow", "1")
     assert "production is version 1 of brew360 again" in run("rollback", "--note", "latency")
-    assert "version 2 of brew360 is retired" in run("retire", "2", "--note", "wrong labels")
+    retired = run("retire", "2", "--note", "wrong labels")
+    assert "version 2 of brew360 is retired" in retired
+    assert "still points to it" not in retired
     assert "version 2 of brew360 is retired" in run("promote", "2", code=1)
     events = json.loads(run("log", "--json"))
     assert [event["kind"] for event in events] == [
@@ -116,6 +118,12 @@ def test_a_version_goes_from_its_export_to_production_and_back(
     assert events[-1]["note"] == "version 2 of brew360 is retired. Promote another, or publish it again."
     assert (events[1]["author"], events[2]["share"], events[4]["note"]) == ("ben", 0.2, "latency")
     assert "20% of the traffic" in run("log")
+
+
+def test_retiring_a_version_that_serves_says_so(run: Run, export: Path) -> None:
+    run("publish", str(export))
+    run("promote", "1", "--force", "--reason", "first")
+    assert "production still points to it" in run("retire", "production")
 
 
 def test_a_promotion_is_judged_and_a_forced_one_keeps_its_reason(

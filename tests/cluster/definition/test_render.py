@@ -115,6 +115,15 @@ def test_files_of_an_earlier_rendering_are_replaced(laptop: Loaded, tmp_path: Pa
     assert len(before) > 8
 
 
+def test_renderings_below_the_folder_and_other_files_are_kept(laptop: Loaded, tmp_path: Path) -> None:
+    write_files(render(*laptop, "kuberay"), tmp_path / "deploy")
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
+    (tmp_path / "folder.yaml").mkdir()
+    before = set(tmp_path.rglob("*"))
+    write_files(render(*laptop, "local"), tmp_path)
+    assert set(tmp_path.rglob("*")) == before | {tmp_path / "local.yaml"}
+
+
 def test_a_file_that_was_not_rendered_is_not_overwritten(laptop: Loaded, tmp_path: Path) -> None:
     (tmp_path / "local.yaml").write_text("mine: true\n")
     with pytest.raises(ConfigError, match="was not rendered by brew360"):

@@ -1,6 +1,7 @@
 """The HTTP application: submissions, refusals with a sentence, states, logs, cancel, scopes, audit and metrics."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 
 from brew_cluster.gateway.app import create_app
 from brew_cluster.gateway.client import JobClient
+from brew_cluster.gateway.config import GatewayConfig
+from brew_cluster.gateway.executor import Run
 from brew_cluster.gateway.runs import build_run
+from brew_cluster.gateway.server import run_gateway
 from brew_cluster.gateway.spec import JobSpec
 from brew_platform.console.logging import open_process_log
-from brew_platform.errors import UserError
+from brew_platform.errors import StorageError, UserError
 from brew_platform.tracing import configure_tracing, shutdown_tracing
 
 from ...otlp_collector import collector
@@ -165,7 +169,12 @@ def test_whatever_is_sent_is_accepted_or_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("overrides", ["a=" + "x" * 4_000] * 9), ("recipe_text", "a: " + "x" * 40_000)]
+    ("field", "value"),
+    [
+        ("overrides", ["a=" + "x" * 4_000] * 9),
+        ("overrides", ["a=" + "'" * 4_000] * 3),  # a quote is five characters in a shell
+        ("recipe_text", "a: " + "x" * 40_000),
+    ],
 )
 def test_a_command_that_no_process_can_start_is_refused(api: Api, field: str, value: Any) -> None:
     response = api.submit(**{**TRAIN, field: value})
@@ -186,6 +195,16 @@ def test_a_wrong_key_is_refused_and_kept(api: Api, key: str) -> None:
     [event] = api.call("GET", "/v1/audit", "ops").json()
     assert (event["kind"], event["team"]) == ("refuse", "")
     assert "x" * 43 not in json.dumps(event)
+
+
+def test_a_wrong_key_does_not_learn_that_the_store_fails(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(key: str, data: bytes) -> bool:
+        raise StorageError("cannot write in /srv/ledger.")
+
+    monkeypatch.setattr(api.gateway.store, "put_if_absent", fail)
+    response = api.call("GET", "/v1/jobs", "")
+    assert response.status_code == 401
+    assert "/srv" not in response.text
 
 
 def test_wrong_keys_fill_the_ledger_only_slowly(api: Api) -> None:
@@ -354,3 +373,33 @@ def test_without_tracing_a_job_gets_no_trace(api: Api) -> None:
     gateway = api.gateway
     run = gateway.ledger.read(lambda state, now: build_run(state.jobs["job-1"], 1, gateway.config))
     assert "TRACEPARENT" not in run.environment
+
+
+def test_all_commands_of_an_entrypoint_run_in_the_folder_of_the_team(
+    make_gateway: Callable[..., Gateway], keys: dict[str, str], tmp_path: Path
+) -> None:
+    def run_of(folder: Path) -> Run:
+        gateway = make_gateway(folder=str(folder))
+        Api(gateway, keys).submit(entrypoint="true & pwd; wait")
+        return gateway.ledger.read(lambda state, now: build_run(list(state.jobs.values())[-1], 1, gateway.config))
+
+    done = subprocess.run(
+        ["sh", "-c", run_of(tmp_path).entrypoint], capture_output=True, text=True, cwd="/", check=True
+    )
+    assert done.stdout == f"{tmp_path}/feed\n"
+    (tmp_path / "file").touch()
+    failed = subprocess.run(["sh", "-c", run_of(tmp_path / "file").entrypoint], capture_output=True, text=True, cwd="/")
+    assert (failed.returncode, failed.stdout) == (1, "")
+
+
+def test_a_certificate_that_cannot_be_read_is_reported_before_the_address(
+    tmp_path: Path, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BREW360_JOBS_SIGNING_KEY", "k" * 32)
+    config = GatewayConfig(
+        keys_path=str(tmp_path / "keys.yaml"), store=str(tmp_path / "jobs"), tls_certificate="a.pem", tls_key="b.pem"
+    )
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"tls_certificate a\.pem .* cannot be used"):
+        run_gateway(config, on_ready=said.append)
+    assert not said

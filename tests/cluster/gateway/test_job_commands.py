@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 from brew_cluster.cli.commands import jobs, submit
 from brew_cluster.cli.commands.submit import make_spec
 from brew_cluster.cli.views.jobs import write_log
+from brew_cluster.gateway.client import JobClient
 from brew_platform.errors import UserError
 
 from .conftest import Gateway
@@ -108,6 +110,26 @@ def test_submit_prints_the_id_and_the_place(run: Callable[..., Result], api: Api
     assert run("jobs", "show", "job-77").exit_code == 2
 
 
+def test_a_wrong_duration_is_a_usage_error_and_a_reason_ends_with_one_full_stop(
+    run: Callable[..., Result], api: Api
+) -> None:
+    done = run("submit", "--entrypoint", "x", "--max-time", "-1h")
+    assert done.exit_code == 2
+    assert "is not a duration" in done.output
+    api.gateway.controller.problem = "Ray does not answer. Check it."
+    assert run("submit", "--entrypoint", "x").output.startswith(
+        "job-1 is next in the queue: Ray does not answer. Check it.\n"
+    )
+
+
+def test_a_long_command_does_not_fill_the_list(run: Callable[..., Result]) -> None:
+    run("submit", "--entrypoint", "echo " + "x" * 5_000)
+    table = run("jobs", "list").output
+    assert "echo xxx" in table
+    assert len(table) < 3_000
+    assert "x" * 5_000 in run("jobs", "show", "job-1").output.replace("\n", "")
+
+
 def test_refusals_are_one_sentence_and_exit_code_2(run: Callable[..., Result]) -> None:
     for arguments, words in (
         (("--entrypoint", "x", "--gpus", "9"), "error: the job needs 9 GPUs"),
@@ -144,6 +166,22 @@ def test_follow_prints_the_log_of_all_attempts_and_then_how_the_job_ended(
     ]
     assert done.exit_code == 0
     assert run("jobs", "logs", "job-1").output == "log of brew360-job-1-1\nlog of brew360-job-1-2\n"
+
+
+def test_a_call_that_is_repeated_says_why_once() -> None:
+    answers = [httpx.Response(503, json={"error": "Ray does not answer", "code": "overloaded"}) for _ in range(3)]
+    ended = httpx.Response(200, json=[])
+    transport = httpx.MockTransport(lambda request: answers.pop() if answers else ended)
+    said: list[str] = []
+    with JobClient(
+        "http://test",
+        transport=transport,
+        sleep=lambda seconds: None,
+        on_wait=lambda failure: said.append(str(failure)),
+    ) as client:
+        assert client.jobs() == []
+    assert len(said) == 1
+    assert "Ray does not answer" in said[0]
 
 
 def test_ctrl_c_detaches(run: Callable[..., Result], api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,13 @@ def test_a_folder_that_jobs_do_not_see_is_refused(tmp_path: Path) -> None:
         require_shared_folder(RayJobsRunner("http://head:8265", client=blind), tmp_path / "steps")
 
 
+def test_a_gateway_runs_the_job_that_looks_for_the_folder(tmp_path: Path) -> None:
+    gateway: Any = Gateway()
+    require_shared_folder(GatewayRunner(gateway), tmp_path / "steps")
+    ((spec, _),) = gateway.requests
+    assert spec.entrypoint.startswith(f"cd {Path.cwd()} && test -f {tmp_path}/steps/.probe-")
+
+
 class Gateway:
     """The client of a job gateway."""
 

@@ -323,7 +323,19 @@ def retire(
 
     It cannot be undone. Later, brew360 registry gc removes its files.
     """
-    _append("retire", version, None, note, author, registry, model, as_json)
+    console = PlainConsole()
+    with report_errors(console):
+        opened = _open(registry, model)
+        number = opened.resolve(version)
+        event = opened.append("retire", number, author=author or user_name(), note=note)
+        _print_event(console, event, opened, as_json)
+        for alias, target in opened.aliases().items():
+            if target == number and not as_json:
+                console.print(
+                    f"{alias} still points to it, so that services run it. Move the alias: brew360 registry rollback "
+                    f"--alias {alias}",
+                    style="yellow",
+                )
 
 
 def verify(

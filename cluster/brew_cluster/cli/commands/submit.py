@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from brew_cluster.cli.job_options import DEFAULT_URL, JobsUrl, open_job_client
 from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
-from brew_platform.errors import UserError
+from brew_platform.errors import BrewError, UserError
 
 if TYPE_CHECKING:
     from brew_cluster.gateway.spec import JobSpec
@@ -43,7 +44,12 @@ def submit(
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Attempts after one that failed or was lost.")] = 2,
     max_time: Annotated[
-        str | None, typer.Option(help="Stop the job after this time of running, such as 12h. Default: never.")
+        timedelta | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="Stop the job after this time of running, such as 12h. Default: never.",
+        ),
     ] = None,
     priority: Annotated[int, typer.Option(min=0, max=9, help="Among the jobs of your team; 9 starts first.")] = 0,
     follow: Annotated[
@@ -75,7 +81,7 @@ def submit(
             "name": name,
             "node_labels": _labels(node_label or []),
             "retries": retries,
-            "max_seconds": None if max_time is None else max(1, round(parse_duration(max_time).total_seconds())),
+            "max_seconds": None if max_time is None else max(1, round(max_time.total_seconds())),
             "priority": priority,
         }
         spec = make_spec(arguments or [], entrypoint, **resources)
@@ -98,8 +104,11 @@ def follow_until_end(url: str, key_file: Path | None, job: str, messages: PlainC
     """Follow a job, also while the gateway restarts; return the exit code. Ctrl-C detaches, and the job continues."""
     from brew_cluster.cli.views.jobs import follow_job
 
+    def wait(failure: BrewError) -> None:
+        messages.print(f"waits up to {_PATIENCE_SECONDS:g} s for an answer: {failure}", style="yellow")
+
     try:
-        with open_job_client(url, key_file, patience_seconds=_PATIENCE_SECONDS) as client:
+        with open_job_client(url, key_file, patience_seconds=_PATIENCE_SECONDS, on_wait=wait) as client:
             return 0 if follow_job(client, job, messages).state == "succeeded" else 1
     except KeyboardInterrupt:
         messages.print(

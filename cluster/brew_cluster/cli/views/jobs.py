@@ -12,15 +12,21 @@ from brew_platform.console.plain_console import PlainConsole, escape_controls
 
 __all__ = ["describe_state", "follow_job", "show_job", "show_jobs", "show_usage", "write_log"]
 
+_LONGEST_COMMAND = 120  # characters in a list; `brew360 jobs show` prints all
+
 
 def describe_state(job: JobState) -> str:
     """Return one sentence about a job: its state, its place in the queue, and why."""
     if job.state == "queued":
         place = "is next in the queue" if job.position is None else f"has place {job.position} in the queue"
-        return f"{job.id} {place}{f': {job.reason}' if job.reason else ''}."
+        return f"{job.id} {place}{_because(job.reason)}."
     words = {"starting": "is starting", "running": "runs", "stopping": "is stopping"}.get(job.state, job.state)
     attempt = f" (attempt {len(job.attempts)})" if len(job.attempts) > 1 else ""
-    return f"{job.id} {words}{attempt}{f': {job.reason}' if job.reason else ''}."
+    return f"{job.id} {words}{attempt}{_because(job.reason)}."
+
+
+def _because(reason: str) -> str:
+    return f": {reason.removesuffix('.')}" if reason else ""
 
 
 def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: bool) -> None:
@@ -38,7 +44,7 @@ def show_jobs(console: PlainConsole, jobs: Sequence[JobState], *, all_teams: boo
             len(job.attempts) or None,
             job.spec.gpus,
             _age((now - datetime.fromisoformat(job.accepted)).total_seconds()),
-            job.spec.name or job.command,
+            job.spec.name or _shorten(job.command),
         )
     print_table(console, table, empty="no jobs. Submit one with `brew360 submit`; --ended also shows those that ended.")
 
@@ -114,6 +120,10 @@ def write_log(text: str) -> None:
     lines = text.split("\n")
     sys.stdout.write("\n".join("\t".join(map(escape_controls, line.rstrip("\r").split("\t"))) for line in lines))
     sys.stdout.flush()
+
+
+def _shorten(command: str) -> str:
+    return command if len(command) <= _LONGEST_COMMAND else f"{command[: _LONGEST_COMMAND - 1]}\u2026"
 
 
 def _age(seconds: float) -> str:
