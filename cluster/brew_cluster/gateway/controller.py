@@ -63,7 +63,13 @@ class JobController:
             StorageError: The store of the ledger failed.
             RegistryError: The ledger is damaged.
         """
-        problems = [problem for active in self._active() if (problem := self._look_at(active))]
+        looked_at = self._active()
+        problems = [problem for active in looked_at if (problem := self._look_at(active))]
+        if not looked_at:  # no look has found out whether the cluster answers
+            try:
+                self._executor.check()
+            except ClusterUnavailable as error:
+                problems = [str(error)]
         if not problems:
             self._schedule()
             starting = [active for active in self._active() if active.state == "starting"]

@@ -62,9 +62,12 @@ class RunState:
 class JobExecutor(Protocol):
     """The protocol of a cluster that runs jobs.
 
-    All methods raise ClusterUnavailable if the cluster does not answer; what they were to do may have happened. All but
-    `logs` raise ForeignRun.
+    All methods raise ClusterUnavailable if the cluster does not answer; what they were to do may have happened.
+    `submit`, `state` and `stop` raise ForeignRun.
     """
+
+    def check(self) -> None:
+        """Do nothing but find out whether the cluster answers."""
 
     def submit(self, run: Run) -> None:
         """Start a run. A run whose id was submitted before, or stopped before, is not started again."""
@@ -79,6 +82,7 @@ class JobExecutor(Protocol):
         """Return the output of a run from a character on; empty if there is none yet or any more."""
 
 
+_NO_RUN = "brew360-check"  # an id that no run has
 _NEVER_STARTED = "brew360 stopped this job before it started"
 
 
@@ -99,6 +103,10 @@ class RayJobExecutor:
         self._address, self._signer, self._stop_seconds = address, signer, stop_seconds
         self._client: Any = None
         self._lock = threading.Lock()
+
+    def check(self) -> None:
+        # unlike the request for Ray's version, this one needs the token
+        self._call(lambda client: client.get_job_info(_NO_RUN), missing=None)
 
     def submit(self, run: Run) -> None:
         environment = {**run.environment, "RAY_JOB_STOP_WAIT_TIME_S": str(self._stop_seconds)}

@@ -34,6 +34,9 @@ class FakeCluster:
     starts: list[str] = field(default_factory=list)
     stops_take_effect: bool = True
 
+    def check(self) -> None:
+        pass
+
     def submit(self, run: Run) -> None:
         if run.id not in self.runs:
             self.runs[run.id] = FakeRun(self.clock(), RunState(status="active"), f"log of {run.id}\n")

@@ -222,6 +222,25 @@ def test_while_the_cluster_is_down_nothing_starts_and_nothing_is_charged(
     assert (state.state, state.gpu_seconds) == ("running", 0)
 
 
+def test_a_cluster_that_is_down_is_noticed_without_active_jobs(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def fail() -> None:
+            raise ClusterUnavailable("Ray is down")
+
+        patch.setattr(gateway.cluster, "check", fail)
+        gateway.step()
+        assert gateway.controller.problem == "Ray is down"
+        waiting = gateway.service.submit(FEED, body(1, 1))
+        gateway.step()
+        assert gateway.service.show(FEED, waiting.id).state == "queued"
+    gateway.step()
+    assert gateway.controller.problem == ""
+    assert gateway.service.show(FEED, waiting.id).state == "running"
+
+
 def test_a_foreign_job_of_the_same_id_fails_the_job(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     job = gateway.service.submit(FEED, body(1, 1)).id
 

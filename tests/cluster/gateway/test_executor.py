@@ -62,6 +62,19 @@ def executor(client: RayClient) -> RayJobExecutor:
     return RayJobExecutor("http://ray:8265", MetadataSigner(b"k" * 32), stop_seconds=60)
 
 
+def test_a_check_finds_out_whether_ray_answers(
+    client: RayClient, executor: RayJobExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.check()  # Ray knows no such job, so it answers
+
+    def fail(job: str) -> None:
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(client, "get_job_info", fail)
+    with pytest.raises(ClusterUnavailable, match="does not answer as it should: refused"):
+        executor.check()
+
+
 def test_a_run_is_submitted_once_with_signed_metadata(client: RayClient, executor: RayJobExecutor) -> None:
     assert executor.state(RUN).status == "missing"
     for _ in range(2):
