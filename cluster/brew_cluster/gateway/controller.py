@@ -41,10 +41,12 @@ class JobController:
 
     Args:
         gateway: The ledger, the cluster, the settings and the teams.
+        on_problem: Called with each new value of `problem`.
     """
 
-    def __init__(self, gateway: JobGateway) -> None:
+    def __init__(self, gateway: JobGateway, on_problem: Callable[[str], None] = lambda problem: None) -> None:
         self._gateway, self._ledger, self._executor = gateway, gateway.ledger, gateway.executor
+        self._on_problem = on_problem
         self.problem = ""  # why the last step failed; empty if it did not
 
     def run(self, stop: threading.Event) -> None:
@@ -84,9 +86,12 @@ class JobController:
             _LOG.info("%s of %s, attempt %d: %s", event.kind, event.job, event.attempt, event.reason)
 
     def _report(self, problem: str, error: Exception | None = None) -> None:
-        if problem and problem != self.problem:
+        if problem == self.problem:
+            return
+        if problem:
             _LOG.error("the job gateway cannot follow the cluster: %s", problem, exc_info=error)
         self.problem = problem
+        self._on_problem(problem)
 
     def _active(self) -> list[_Active]:
         def collect(state: LedgerState, now: float) -> list[_Active]:

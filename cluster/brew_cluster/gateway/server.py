@@ -25,12 +25,15 @@ _ARCHIVE_SECONDS = 3_600.0  # between two looks for old events
 _STOP_SECONDS = 5.0  # that the loop has to finish its step
 
 
-def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> None:
+def run_gateway(
+    config: GatewayConfig, *, on_ready: Callable[[str], None], on_problem: Callable[[str], None] = lambda problem: None
+) -> None:
     """Run a gateway until the process gets SIGINT or SIGTERM. Jobs continue without it.
 
     Args:
         config: The settings.
         on_ready: Called with the address when the gateway is about to listen.
+        on_problem: Called with the reason when the gateway cannot follow the cluster, and with "" when it can again.
 
     Raises:
         UserError: A key file or the signing key is missing or invalid, the clock is wrong, or the port is taken.
@@ -47,7 +50,7 @@ def run_gateway(config: GatewayConfig, *, on_ready: Callable[[str], None]) -> No
     ledger = Ledger(open_store(config.store), config.name, kept_days=config.kept_days)
     executor = RayJobExecutor(config.ray_address, signer, stop_seconds=config.stop_seconds)
     gateway = JobGateway(ledger=ledger, executor=executor, config=config, teams=teams)
-    controller = JobController(gateway)
+    controller = JobController(gateway, on_problem)
     service = JobService(gateway, problem=lambda: controller.problem)
     api = create_app(service, controller)
     ledger.check_clock()

@@ -225,6 +225,8 @@ def test_while_the_cluster_is_down_nothing_starts_and_nothing_is_charged(
 def test_a_cluster_that_is_down_is_noticed_without_active_jobs(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    problems: list[str] = []
+    monkeypatch.setattr(gateway.controller, "_on_problem", problems.append)
     with monkeypatch.context() as patch:
 
         def fail() -> None:
@@ -237,7 +239,7 @@ def test_a_cluster_that_is_down_is_noticed_without_active_jobs(
         gateway.step()
         assert gateway.service.show(FEED, waiting.id).state == "queued"
     gateway.step()
-    assert gateway.controller.problem == ""
+    assert problems == ["Ray is down", ""]
     assert gateway.service.show(FEED, waiting.id).state == "running"
 
 

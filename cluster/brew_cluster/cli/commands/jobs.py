@@ -172,7 +172,11 @@ def serve(
             place = "here" if log is None else f"in {log}"
             console.print(f"It runs jobs on {config.ray_address}. Its log is {place}. Ctrl-C ends it; jobs continue.")
 
+        def report(problem: str) -> None:
+            if log is not None:  # else the same is in the log here
+                console.print(f"It cannot run jobs now: {problem}" if problem else "It can run jobs again.")
+
         configure_tracing("jobs")
         with open_process_log(log, process="jobs"):
-            run_gateway(config, on_ready=announce)
+            run_gateway(config, on_ready=announce, on_problem=report)
         console.print("The gateway has stopped; jobs continue.")
