@@ -97,8 +97,8 @@ def fit_scaling_law(
     """
     if len(x) != len(replicates) or len(x) < MIN_POINTS:
         raise UserError(
-            f"a scaling law has three parameters, so it needs at least {MIN_POINTS} points, but {len(x)} are given. Add "
-            f"points to the study."
+            f"a scaling law has three parameters, so it needs at least {MIN_POINTS} points, but there are {len(x)}. "
+            f"Add points to the study."
         )
     values_P = np.array([part.value for part in replicates], np.float64)
     x_P = np.array(x, np.float64)

@@ -17,9 +17,7 @@ def exact(values: np.ndarray) -> list[Replicates]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    c=st.floats(0.05, 0.6), gain=st.floats(0.05, 0.3), b=st.floats(0.1, 1.5), form=st.sampled_from(["loss", "auc"])
-)
+@given(c=st.floats(0.05, 0.6), gain=st.floats(0.05, 0.3), b=st.floats(0.1, 1.5), form=st.sampled_from(["loss", "auc"]))
 def test_planted_parameters_are_recovered(c: float, gain: float, b: float, form: str) -> None:
     a = gain * X[0] ** b
     limit = c if form == "loss" else 1 - c
@@ -41,9 +39,11 @@ def test_the_interval_of_the_limit_contains_it_and_shrinks_with_the_noise() -> N
         random = np.random.default_rng(3)
         points = [Replicates(float(v), v + deviation * random.standard_normal(300)) for v in values]
         law = fit_scaling_law(X, points, form="loss")
-        assert law.limit.low is not None and law.limit.high is not None
+        assert law.limit.low is not None
+        assert law.limit.high is not None
         assert law.limit.low <= 0.5 <= law.limit.high
-        assert law.held_out is not None and law.held_out.is_inside
+        assert law.held_out is not None
+        assert law.held_out.is_inside
         widths.append(law.limit.high - law.limit.low)
     assert widths[1] < widths[0] / 3
 
@@ -51,8 +51,10 @@ def test_the_interval_of_the_limit_contains_it_and_shrinks_with_the_noise() -> N
 def test_limits_are_possible_losses_and_aucs() -> None:
     falling = fit_scaling_law(X, exact(2.0 - 0.1 * np.log(X)), form="loss")
     rising = fit_scaling_law(X, exact(0.02 + 0.05 * np.log(X)), form="auc")
-    assert falling.limit.value is not None and falling.limit.value >= 0
-    assert rising.limit.value is not None and rising.limit.value <= 1
+    assert falling.limit.value is not None
+    assert falling.limit.value >= 0
+    assert rising.limit.value is not None
+    assert rising.limit.value <= 1
 
 
 def test_a_curve_that_does_not_bend_has_no_identified_limit() -> None:
@@ -70,7 +72,7 @@ def test_points_may_have_any_order_and_four_have_no_held_out_point() -> None:
 @pytest.mark.parametrize(
     ("x", "sentence"),
     [
-        ([1, 2, 3], "needs at least 4 points, but 3"),
+        ([1, 2, 3], "needs at least 4 points, but there are 3"),
         ([0, 1, 2, 3], "a positive x"),
         ([1, 2, 3, float("nan")], "a positive x"),
         ([1, 2, 2, 3], "two points with the same x"),
