@@ -1,0 +1,1 @@
+"""Logs the answers to ranking requests, for the evaluation of live traffic."""
