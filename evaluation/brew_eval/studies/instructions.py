@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["KINDS", "LANGUAGES", "Instruction", "draw_instructions", "follows", "loose_forms"]
 
 # Frequent words that the other languages do not have: the rule counts them.
-_FREQUENT = {
+LANGUAGES: dict[str, frozenset[str]] = {
     "English": frozenset(
         ["the", "and", "of", "to", "is", "that", "with", "this", "for", "they", "their", "would", "are", "because"]
     ),
@@ -34,7 +34,6 @@ _FREQUENT = {
         ["o", "os", "e", "em", "uma", "não", "um", "ao", "das", "seu", "sua", "porque", "ela", "mas"]
     ),
 }
-LANGUAGES = {name: frozenset(words.split()) for name, words in _FREQUENT.items()}
 _ENDINGS = ("That is all.", "End of answer.", "I am sure.")
 _KEYS = ("answer", "reason", "entity", "member", "confidence")
 
