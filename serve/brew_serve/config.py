@@ -18,11 +18,11 @@ from brew_platform.settings import (
     Settings,
 )
 from brew_platform.storage.base import open_store
-from brew_serve.answers.config import AnswerLogConfig
 from brew_serve.engines.config import EngineConfig
 from brew_serve.http.config import MiddlewareConfig
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 
 __all__ = ["AppConfig"]
 

@@ -14,14 +14,14 @@ from brew_data.prompts.compiler import Entity, PastInteraction
 from brew_data.prompts.tasks import TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_platform.tracing import start_span
-from brew_serve.answers.answer_log import AnswerLog, Origin
-from brew_serve.answers.config import AnswerLogConfig
 from brew_serve.context.base import Context
 from brew_serve.engines.base import Engine, check_length
 from brew_serve.engines.logprobs import InvalidOutput, require_logprobs
 from brew_serve.errors import BrokenVersion, Expired
 from brew_serve.metrics import Meters
 from brew_serve.ranking.admission import AdmissionConfig, AdmissionController
+from brew_serve.ranking.answer_log import AnswerLog, Origin
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 from brew_serve.ranking.calibration import require_calibration
 from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts
 from brew_serve.ranking.response import ranking_fields

@@ -18,7 +18,6 @@ import pytest
 from brew_data.privacy.pseudonyms import PseudonymConfig
 from brew_platform.calibration_map import BetaMap, CalibrationMap
 from brew_platform.identity.keys import create_key
-from brew_serve.answers.config import AnswerLogConfig
 from brew_serve.deployment import forwarding
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
 from brew_serve.deployment.version_reconciler import Target
@@ -32,6 +31,7 @@ from brew_serve.http.routes import ROUTES
 from brew_serve.http.routing_hints import RoutingHints
 from brew_serve.metrics import Meters, merged
 from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.status import FleetStatus

@@ -1,8 +1,8 @@
 """`POST /v1/rank`: ranks candidates for a member."""
 
-from brew_serve.answers.answer_log import Origin
 from brew_serve.http.request_context import RequestContext
 from brew_serve.http.route import Route
+from brew_serve.ranking.answer_log import Origin
 from brew_serve.ranking.service import Costed, RankingService
 from brew_serve.schemas.rank import RankRequest, RankResponse
 

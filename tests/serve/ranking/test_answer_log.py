@@ -14,10 +14,10 @@ from brew_data.prompts.tasks import TaskSpec
 from brew_eval.online import ANSWERS
 from brew_platform.errors import ConfigError, StorageError, UserError
 from brew_platform.storage.local import LocalStore
-from brew_serve.answers import answer_log
-from brew_serve.answers.answer_log import LOGGED_ANSWERS, AnswerLog, Origin
-from brew_serve.answers.config import AnswerLogConfig
 from brew_serve.metrics import Meters
+from brew_serve.ranking import answer_log
+from brew_serve.ranking.answer_log import LOGGED_ANSWERS, AnswerLog, Origin
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 from brew_serve.ranking.scoring import RankedCandidate, Ranking
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.rank import RankRequest

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +21,8 @@ from brew_data.privacy.pseudonyms import Pseudonyms
 from brew_data.prompts.tasks import TaskSpec
 from brew_platform.errors import StorageError
 from brew_platform.storage.base import ObjectStore, open_store
-from brew_serve.answers.config import AnswerLogConfig
-from brew_serve.http.routing_hints import is_in_share
 from brew_serve.metrics import Meters
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 from brew_serve.ranking.scoring import Ranking
 from brew_serve.schemas.rank import RankRequest
 
@@ -133,7 +133,7 @@ class AnswerLog:
             history: Number of the member's past interactions.
             locale: Of the member; None if it is not known.
         """
-        if not is_in_share(origin.request_id, "answers", self._config.share):
+        if not _is_in_share(origin.request_id, self._config.share):
             return
         answer = _Answer(origin=origin, request=request, task=task, ranking=ranking, history=history, locale=locale)
         with self._condition:
@@ -223,8 +223,13 @@ class AnswerLog:
         }
 
 
+def _is_in_share(request_id: str, share: float) -> bool:
+    """Return whether a request is logged; a larger share includes a smaller one."""
+    return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest()) < share * 2**64
+
+
 def _member(answer: _Answer, pseudonyms: Pseudonyms) -> str:
-    """Return the hash of what identifies the member, as the gateway selects their version."""
+    """Return the hash of what identifies the member: an id, or else their profile, or else the request."""
     request = answer.request
     if (id_ := request.member_id or request.routing_key) is not None:
         return pseudonyms.of(id_)

@@ -1,1 +1,0 @@
-"""Logs the answers to ranking requests, for the evaluation of live traffic."""
