@@ -45,8 +45,7 @@ def online(
 ) -> None:
     """Evaluate the versions that answered live traffic: production, canary and shadow, each from its logged answers.
 
-        brew360 benchmark online --answers runs/answers --events events --data data/synthetic --key-file answers.key \\
-            --window 7d --report runs/online/report.json
+        brew360 benchmark online --answers answers --key-file answers.key --events events --data data --report o.json
 
     Events join answers by request id, or interactions by member and entity. Candidates whose window is still open have
     no label yet. Each shadow is compared in pairs with the versions that answered the same requests.
