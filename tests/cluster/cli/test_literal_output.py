@@ -122,6 +122,13 @@ def quality(text: str) -> Any:
     return {text: figures}
 
 
+def online(text: str) -> Any:
+    task = SimpleNamespace(figures={}, counts=SimpleNamespace(used=1))
+    arm = SimpleNamespace(role=text, version=1, joined=1, unjoined=0, too_young=0)
+    arm.report = SimpleNamespace(tasks={text: task})
+    return SimpleNamespace(arms=[arm], window=1, known_events=1, events=1, replaced=0, not_received=0)
+
+
 def check(text: str) -> Any:
     from brew_cluster.jobs.dataset_check import DatasetCheck
     from brew_data.problems import Problem
@@ -240,6 +247,7 @@ def quantity(text: str) -> Quantity:
 # By function: the arguments after or before the console, of a text from outside.
 VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "benchmark.show_quality": lambda show, console, x: show(console, quality(x), title=x, column=x),
+    "benchmark_online.show_online": lambda show, console, x: show(console, online(x)),
     "capacity.show_plans": lambda show, console, x: show(
         console, x, [quantity(x)], {x: {x: Bounds(1.0, 2.0)}}
     ),
