@@ -256,13 +256,12 @@ def heat_map(
 
 def svg_file(plots: Sequence[str]) -> str:
     """Return plots, one below the other, as the content of an SVG file, which a browser shows without a page."""
-    found = [(plot, *map(float, re.findall(r'(?:width|height)="(\d+)"', plot)[:2])) for plot in plots if plot]
-    y, parts = 0.0, []
-    for plot, _, height in found:
+    y, widest, parts = 0.0, 1.0, []
+    for plot in filter(None, plots):
+        width, height = map(float, re.findall(r'(?:width|height)="(\d+)"', plot)[:2])
         parts.append(plot.replace("<svg ", f'<svg y="{y:.0f}" ', 1))
-        y += height + 16
-    width = max((width for _, width, _ in found), default=1)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{max(y, 1):.0f}">'
+        y, widest = y + height + 16, max(widest, width)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{widest:.0f}" height="{max(y, 1):.0f}">'
     return f"{head}<style>{_STYLE}</style><rect width='100%' height='100%' fill='#fff'/>{''.join(parts)}</svg>\n"
 
 

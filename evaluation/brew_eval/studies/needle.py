@@ -24,9 +24,10 @@ from brew_platform.settings import NonNegativeInt, PositiveFloat, PositiveInt, R
 from brew_serve.engines.rope_scaling import RopeScaling, rope_overrides
 from brew_serve.ranking.scoring import Scorer
 
-__all__ = ["NeedleConfig", "NeedlePair", "measure_needles", "needle_pairs", "rope_variants"]
+__all__ = ["SUMMARY", "NeedleConfig", "NeedlePair", "measure_needles", "needle_pairs", "rope_variants"]
 
 Ids = tuple[int, ...]
+SUMMARY = "all cells"  # series of the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,9 @@ def rope_variants(config: NeedleConfig, model: Mapping[str, Any]) -> dict[str, R
         UserError: The model's rotary embedding cannot be scaled.
     """
     found: dict[str, RopeScaling | None] = {}
-    grid = product(config.alphas, config.original_lengths or [None], config.thetas or [None])
-    for alpha, length, theta in grid:
+    lengths: Sequence[int | None] = config.original_lengths or [None]
+    thetas: Sequence[float | None] = config.thetas or [None]
+    for alpha, length, theta in product(config.alphas, lengths, thetas):
         if alpha == 1 and length is None and theta is None:
             found["no scaling"] = None
             continue
@@ -209,7 +211,7 @@ async def measure_needles(model: ProbedModel, config: NeedleConfig, variant: str
             )
     mean = StudyPoint(
         figure="found, mean over cells",
-        series="found",
+        series=SUMMARY,
         point=variant,
         value=mean_figure(everything),
         rows=len(everything),

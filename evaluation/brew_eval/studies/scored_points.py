@@ -14,7 +14,7 @@ from brew_eval.studies.scaling_law import ScalingLaw, fit_scaling_law
 from brew_eval.studies.study_table import StudyPoint
 from brew_platform.errors import UserError
 
-__all__ = ["FORMS", "MEAN", "ScoredVersion", "slice_points", "version_points"]
+__all__ = ["FORMS", "MEAN", "Laws", "ScoredVersion", "slice_points", "version_points"]
 
 MEAN = "mean over tasks"
 FORMS: dict[str, Literal["loss", "auc"]] = {"logloss": "loss", "auc": "auc", "uauc": "auc"}  # figures with a law

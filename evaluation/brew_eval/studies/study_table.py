@@ -160,7 +160,7 @@ def study_plots(
     for figure in dict.fromkeys(point.figure for point in points):
         shown = [point for point in points if point.figure == figure]
         series = list(dict.fromkeys(point.series for point in shown))
-        if plot.kind == "heat":
+        if plot.kind == "heat" and all(point.x is not None for point in shown):
             drawn += [_heat(shown, name, figure, plot) for name in series]
         elif plot.kind == "line" and all(point.x is not None for point in shown):
             curves = [_curve(shown, name, (laws or {}).get((figure, name)), plot) for name in series]

@@ -1,7 +1,7 @@
 """Throughput counts the prompts of each length."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -14,7 +14,12 @@ from .conftest import Rule
 
 def test_each_length_has_its_rates(probed: Callable[[Rule], ProbedModel]) -> None:
     seen: list[tuple[int, ...]] = []
-    model = probed(lambda ids: seen.append(tuple(ids)) or 0)
+
+    def rule(ids: Sequence[int]) -> int:
+        seen.append(tuple(ids))
+        return 0
+
+    model = probed(rule)
     config = ThroughputConfig(lengths=[8, 64], tokens=128, repeats=2)
     points = asyncio.run(measure_throughput(model, config, context=512))
     assert [(point.figure, point.x, point.rows) for point in points] == [
