@@ -1,14 +1,17 @@
 """Probes of a model of 20,000 random parameters: variants of the rotary embedding, kept results, and other data."""
 
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from brew_cluster.jobs.study import StudyModel, run_study
-from brew_cluster.jobs.study_config import StudyConfig, StudyRecipe
+from brew_cluster.jobs.study import StudyModel, plan_study, run_study
+from brew_cluster.jobs.study_config import StudyConfig, StudyRecipe, read_study
 from brew_cluster.jobs.study_probes import run_probes
-from brew_cluster.releases.runner import LocalRunner
+from brew_cluster.releases.runner import Job, LocalRunner
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_eval.studies.needle import NeedleConfig
@@ -62,6 +65,40 @@ def test_series_of_several_models_have_their_names(version: Path, built_folder: 
     models = [StudyModel(name=name, reference=str(version), data=built_folder.folder) for name in ("a", "b")]
     points = run_probes(config, models, tmp_path, PlainConsole(stderr=True))
     assert {point.series for point in points} == {"a, scoring", "b, scoring"}
+
+
+SWEEP = """
+question: Does the model remember?
+axis: {of: tokens, step: cpt}
+recall: {control: bins, documents: 1, prompt_tokens: 20, continuation_tokens: 4}
+engine: {kind: torch}
+sweep:
+  recipe: tiny
+  settings: {without: [ift, sft, benchmark, publish, gates, canary, promote]}
+  grid: {"cpt.train.stages.0.steps": [1, 2]}
+"""
+
+
+def test_a_probe_measures_the_models_of_a_sweep(version: Path, built_folder: DataFolder, tmp_path: Path) -> None:
+    class Copies:
+        """Copies a data set and an export instead of making them."""
+
+        def run(self, job: Job, on_output: Callable[[str], None]) -> int:
+            if job.name == "data":
+                shutil.copytree(built_folder.folder, job.folder / "data")
+                return 0
+            steps = next(int(text.rpartition("=")[2]) for text in job.arguments if ".steps=" in text)
+            shutil.copytree(version, job.folder / "run/export")
+            rows = [{"step": step, "tokens": 50} for step in range(1, steps + 1)]
+            (job.folder / "run/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            return 0
+
+    (tmp_path / "memory.yaml").write_text(SWEEP)
+    study = read_study(str(tmp_path / "memory.yaml"))
+    releases = plan_study(study, tmp_path / "study", tmp_path / "steps")
+    points = run_study(study, releases, tmp_path / "study", Copies(), PlainConsole(stderr=True))
+    assert {(point.point, point.x) for point in points} == {("steps 1", 50.0), ("steps 2", 100.0)}
+    assert {point.series for point in points} == {"trained", "not trained"}
 
 
 def test_data_with_another_tokenizer_are_refused(built_folder: DataFolder, tmp_path: Path) -> None:
