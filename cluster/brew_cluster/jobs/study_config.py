@@ -141,8 +141,8 @@ def read_study(recipe: str, overrides: Sequence[str] = ()) -> StudyRecipe:
 
     Args:
         recipe: Path of a YAML file, or the name of one that ships.
-        overrides: `key=value`, applied last. Those of a section of a release, such as `benchmark.rows=100`, are
-            settings of every release of the sweep.
+        overrides: `key=value`, applied last. Those of a section of a release, such as `benchmark.rows=100`, and
+            `from` are settings of every release of the sweep.
 
     Raises:
         ConfigError: There is no such recipe, a key is unknown, a value is out of its range, an override is of a setting
@@ -151,7 +151,7 @@ def read_study(recipe: str, overrides: Sequence[str] = ()) -> StudyRecipe:
     path = find_recipe("study", recipe)
     content = dict(read_yaml(path))
     section = content.pop("sweep", None)
-    of_releases = [text for text in overrides if text.partition(".")[0].strip() in SECTIONS]
+    of_releases = [text for text in overrides if _is_of_release(text)]
     others = [text for text in overrides if text not in of_releases]
     config = load_config(StudyConfig, {"name": path.stem.removeprefix("study_"), **content}, overrides=others)
     sources = {"sweep": section is not None, "scored": bool(config.scored), "models": bool(config.models)}
@@ -169,6 +169,13 @@ def read_study(recipe: str, overrides: Sequence[str] = ()) -> StudyRecipe:
         raise ConfigError(f"sweep in {path} is not a map. Write the keys of a sweep below it.")
     sweep = parse_sweep({"name": config.name, **section}, path)
     return StudyRecipe(config=config, sweep=_with_settings(sweep, of_releases, path))
+
+
+def _is_of_release(override: str) -> bool:
+    """Whether an override is of the releases: `from`, or of one of their sections. `data=folder` is of the study."""
+    key = override.partition("=")[0].strip()
+    section, dot, _ = key.partition(".")
+    return key == "from" or (bool(dot) and section in SECTIONS)
 
 
 def _with_settings(sweep: SweepRecipe, settings: Sequence[str], path: Path) -> SweepRecipe:

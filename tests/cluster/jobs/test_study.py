@@ -168,10 +168,10 @@ def test_versions_can_be_scored_rows(tmp_path: Path, console: PlainConsole) -> N
 
 
 def test_overrides_of_sections_are_settings_of_all_releases(tmp_path: Path) -> None:
-    assert read(tmp_path, STUDY, "benchmark.rows=7").sweep == read(tmp_path, STUDY, "benchmark.rows=7").sweep
-    sweep = read(tmp_path, STUDY, "benchmark.rows=7", "evaluation.replicates=9").sweep
-    assert sweep is not None
-    assert all(settings[-1] == "benchmark.rows=7" for settings in sweep.releases.values())
+    study = read(tmp_path, STUDY, "benchmark.rows=7", "from=models/gemma", "evaluation.replicates=9")
+    assert study.sweep is not None
+    assert all(settings[-2:] == ["benchmark.rows=7", "from=models/gemma"] for settings in study.sweep.releases.values())
+    assert study.config.evaluation.replicates == 9
 
 
 @pytest.mark.parametrize(
