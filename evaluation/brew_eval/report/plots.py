@@ -254,13 +254,20 @@ def heat_map(
     return _svg(max(left + len(xs) * width + 10, 24 + 7 * len(title)), end + 28, title, parts)
 
 
-def svg_file(plots: Sequence[str]) -> str:
-    """Return plots, one below the other, as the content of an SVG file, which a browser shows without a page."""
+def svg_file(plots: Sequence[tuple[str, str]]) -> str:
+    """Return plots, one below the other, as the content of an SVG file, which a browser shows without a page.
+
+    Args:
+        plots: Pairs of the heading and an SVG element of this module; those without an element are left out.
+    """
     y, widest, parts = 0.0, 1.0, []
-    for plot in filter(None, plots):
+    for heading, plot in plots:
+        if not plot:
+            continue
         width, height = map(float, re.findall(r'(?:width|height)="(\d+)"', plot)[:2])
-        parts.append(plot.replace("<svg ", f'<svg y="{y:.0f}" ', 1))
-        y, widest = y + height + 16, max(widest, width)
+        parts.append(f'<text x="10" y="{y + 18:.0f}" style="font-weight:600">{_label(heading)}</text>')
+        parts.append(plot.replace("<svg ", f'<svg y="{y + 26:.0f}" ', 1))
+        y, widest = y + height + 50, max(widest, width)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{widest:.0f}" height="{max(y, 1):.0f}">'
     return f"{head}<style>{_STYLE}</style><rect width='100%' height='100%' fill='#fff'/>{''.join(parts)}</svg>\n"
 

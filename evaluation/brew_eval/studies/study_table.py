@@ -156,22 +156,24 @@ def study_plots(
     points: Sequence[StudyPoint], plot: StudyPlot, laws: Mapping[tuple[str, str], ScalingLaw] | None = None
 ) -> str:
     """Draw all figures of a study; returns the content of an SVG file."""
-    drawn: list[str] = []
+    drawn: list[tuple[str, str]] = []
     for figure in dict.fromkeys(point.figure for point in points):
         shown = [point for point in points if point.figure == figure]
         series = list(dict.fromkeys(point.series for point in shown))
-        if plot.kind == "heat" and all(point.x is not None for point in shown):
-            drawn += [_heat(shown, name, figure, plot) for name in series]
-        elif plot.kind == "line" and all(point.x is not None for point in shown):
+        has_axis = all(point.x is not None for point in shown)
+        if plot.kind == "heat" and has_axis:
+            drawn += [(figure, _heat(shown, name, plot)) for name in series]
+        elif plot.kind == "line" and has_axis:
             curves = [_curve(shown, name, (laws or {}).get((figure, name)), plot) for name in series]
-            title = f"{figure} by {plot.x or 'x'}"
             x_title = plot.x or "x"
-            drawn.append(line_plot(curves, title=title, x_title=x_title, is_log=plot.log, reference=plot.reference))
+            title = f"{figure} by {x_title}"
+            line = line_plot(curves, title=title, x_title=x_title, is_log=plot.log, reference=plot.reference)
+            drawn.append((figure, line))
         else:
             names = list(dict.fromkeys(point.point for point in shown))
             by_place = {(point.point, point.series): point.value for point in shown}
             rows = [DotRow(name, [by_place.get((name, other)) for other in series]) for name in names]
-            drawn.append(dot_plot(rows, series, title=figure, reference=plot.reference))
+            drawn.append((figure, dot_plot(rows, series, title=figure, reference=plot.reference)))
     return svg_file(drawn)
 
 
@@ -184,9 +186,9 @@ def _curve(points: Sequence[StudyPoint], series: str, law: ScalingLaw | None, pl
     return Curve(series, found, [(float(x), law.at(float(x)).value or 0.0) for x in xs])
 
 
-def _heat(points: Sequence[StudyPoint], series: str, figure: str, plot: StudyPlot) -> str:
+def _heat(points: Sequence[StudyPoint], series: str, plot: StudyPlot) -> str:
     cells = {(point.x or 0.0, point.y or 0.0): point.value.value for point in _of(points, series)}
-    return heat_map(cells, title=f"{figure}: {series}", x_title=plot.x, y_title=plot.y, low=0.0, high=1.0)
+    return heat_map(cells, title=series, x_title=plot.x, y_title=plot.y, low=0.0, high=1.0)
 
 
 def _of(points: Sequence[StudyPoint], series: str) -> list[StudyPoint]:

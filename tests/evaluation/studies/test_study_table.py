@@ -46,6 +46,7 @@ def test_a_line_plot_has_a_point_with_its_interval_for_each_row(log: bool) -> No
     names = [title.text for title in root.iter(f"{SVG}title")]
     assert "<mean> & more, 8: 0.6800" in names
     assert len([name for name in names if name and ": 0." in name]) == len(POINTS)
+    assert "auc" in [text.text for text in root.iter(f"{SVG}text")]
 
 
 def test_points_without_a_number_are_dots() -> None:
