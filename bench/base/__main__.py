@@ -203,7 +203,7 @@ def measure(name: str, base: Path, options: Options, steps: Steps) -> dict[str, 
     def benchmark(step: str, model: Path, data: str, engine: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
         rows = options.synthetic_rows if name == "synthetic" else options.rows
         report = work / f"{step}.json"
-        command = [brew360, "benchmark", str(model), "--data", str(work / data), "--rows", str(rows)]
+        command = [brew360, "benchmark", "run", str(model), "--data", str(work / data), "--rows", str(rows)]
         command += ["--seed", str(options.seed), "--report", str(report), f"run={work / 'benchmark'}", *engine]
         return read_report(steps.run(f"{name}-{step}", command, output=report, after=after))
 

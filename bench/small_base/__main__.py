@@ -241,7 +241,7 @@ class Pipeline:
     def benchmark(self, name: str, model: Path, unseen: Path, after: Sequence[str]) -> dict[str, Any]:
         """Measure a model on the unseen graph; return the report of `brew360 benchmark`."""
         report = self.folder / f"{name}.json"
-        command = [self.brew360, "benchmark", str(model), "--data", str(unseen)]
+        command = [self.brew360, "benchmark", "run", str(model), "--data", str(unseen)]
         command += [] if self.options.rows is None else ["--rows", str(self.options.rows)]
         command += ["--seed", str(self.options.seed), "--report", str(report), f"run={self.folder / 'benchmark'}"]
         command += [f"engine.kind={self.options.engine}", *(part for task in TASKS for part in ("--task", task))]

@@ -12,16 +12,23 @@ interval, or on a slice, is therefore a bound on a figure with a name of its own
 | `figure: post_like.change.fallen_slices, at_most: 0` | no slice falls |
 """
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from brew_eval.compare import Comparison, SliceChange, TaskComparison
 from brew_eval.intervals import Figure
+from brew_eval.measurement import FIGURES, SLICE_FIGURES
 from brew_eval.report.report import Report, TaskReport
-from brew_platform.errors import UserError
-from brew_platform.registry.gates import AGAINST, CHANGE, find_figure
+from brew_eval.slices import DIMENSIONS
+from brew_platform.errors import ConfigError, UserError
+from brew_platform.registry.gates import AGAINST, CHANGE, Gate, find_figure
 
-__all__ = ["fallen_slices", "missing_figures", "registry_figures"]
+__all__ = ["fallen_slices", "missing_figures", "registry_figures", "validate_gates"]
+
+_COUNTS = ("without_score", "not_finite", "without_label", "unseen_outcome")
+_FIXED = ("rows", "positive_rate", *FIGURES, "baseline_auc", "best_auc", "gain", "gap_closed", *_COUNTS)
+_NEED_TRUTH = ("best_auc", "gap_closed")
 
 
 def registry_figures(
@@ -57,6 +64,58 @@ def registry_figures(
             fallen = len(fallen_slices(compared, tolerance=tolerance))
             found[name][CHANGE] = {**_flat(values), "fallen_slices": fallen, AGAINST: change.b.version}
     return found
+
+
+def validate_gates(gates: Sequence[Gate], tasks: Collection[str], *, has_true_probabilities: bool) -> None:
+    """Check that a benchmark can measure the figure of every gate.
+
+    Args:
+        gates: Figures are TASK.FIGURE, as in `registry_figures`.
+        tasks: Names of the suite's tasks.
+        has_true_probabilities: Whether the data have the true probability of every interaction.
+
+    Raises:
+        ConfigError: A gate names an unknown task or figure, or one that the data cannot give.
+    """
+    for gate in gates:
+        task, _, figure = gate.figure.partition(".") if "." in gate.figure else ("", "", gate.figure)
+        for name, is_known, known, what in [
+            (task, task in tasks, tasks, "task"),
+            (figure, _is_figure(figure), _FIXED, "figure"),
+        ]:
+            if not is_known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise ConfigError(
+                    f"release.gates names {gate.figure}, but the benchmark does not have the {what} {name!r}. Did you "
+                    f"mean {near[0] if near else 'another'}? Write TASK.FIGURE; the {what}s are {', '.join(known)}."
+                )
+        if figure.endswith(_NEED_TRUTH) and not has_true_probabilities:
+            raise ConfigError(
+                f"release.gates names {gate.figure}, but the source does not have true probabilities, so that the best "
+                f"reachable AUC is unknown. Set {task}.gain or {task}.auc instead."
+            )
+
+
+def _is_figure(path: str) -> bool:
+    """Whether `registry_figures` can have a figure of a task at this path."""
+    if path in _FIXED or path in _with_bounds(FIGURES):
+        return True
+    first, *rest = path.split(".")
+    if first == "slices" and len(rest) == 3:
+        return rest[0] in DIMENSIONS and rest[2] in ("rows", *_with_bounds(SLICE_FIGURES))
+    if first == "change" and len(rest) == 1:
+        return rest[0] in ("fallen_slices", *_with_bounds(FIGURES))
+    from brew_eval.baselines.by_name import NAMES
+
+    for suffix in ("auc", "gain", "gain_low", "gain_high", "gap_closed"):
+        name = path.removesuffix(f"_{suffix}")
+        if name != path and (name in NAMES or name.startswith("fact_")):
+            return True
+    return False
+
+
+def _with_bounds(figures: Sequence[str]) -> list[str]:
+    return [f"{figure}{bound}" for figure in figures for bound in ("", "_low", "_high")]
 
 
 def missing_figures(figures: Mapping[str, Any], required: Sequence[str]) -> list[str]:

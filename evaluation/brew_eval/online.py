@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
 from brew_platform.errors import DataError, UserError
 
-__all__ = ["ANSWERS", "EVENTS", "join_events"]
+__all__ = ["ANSWERS", "EVENTS", "count_known", "join_events"]
 
 ANSWERS = (
     "request_id",
@@ -27,7 +27,7 @@ ANSWERS = (
     "score",
     "history",
     "is_trained",
-)  # columns of logged answers, one row per candidate; `locale` may be missing
+)  # columns of logged answers, one row per candidate; `locale` and `probabilities` may be missing
 EVENTS = ("request_id", "entity_id", "action", "time")  # columns of events
 
 
@@ -47,7 +47,8 @@ def join_events(
     slate.
 
     Args:
-        answers: Columns `ANSWERS`, and `locale` if there is one; `time` in microseconds since 1970 or as timestamps.
+        answers: Columns `ANSWERS`, and `locale` and `probabilities` if there are any; `time` in
+            microseconds since 1970 or as timestamps.
         events: Columns `EVENTS`. Events of other requests are ignored.
         info: Origin of the answers.
         positive: Actions that are positive, by task.
@@ -86,7 +87,8 @@ def join_events(
 
     outcome_N = np.full(len(keys), None, dtype=object)
     positive_N = np.zeros(len(keys), dtype=bool)
-    order = np.lexsort((when_E, ~positive_E, answer_E))
+    _, name_E = np.unique(action_E.astype(str), return_inverse=True)  # of equal times, the first by name
+    order = np.lexsort((name_E, when_E, ~positive_E, answer_E))
     first = order[np.unique(answer_E[order], return_index=True)[1]]
     outcome_N[answer_E[first]], positive_N[answer_E[first]] = action_E[first], positive_E[first]
     is_open_N = ~positive_N & (time_N + window > until)
@@ -99,9 +101,19 @@ def join_events(
         "time": pa.array(time_N),
         **{name: answers[name] for name in ("task", "surface", "member", "score", "history", "is_trained")},
     }
-    if "locale" in answers.column_names:
-        columns["locale"] = answers["locale"]
+    columns |= {name: answers[name] for name in ("locale", "probabilities") if name in answers.column_names}
     return ScoredRows.of(pa.table(columns), info)
+
+
+def count_known(answers: pa.Table, events: pa.Table) -> int:
+    """Return the number of events whose request and entity were answered, however late they are.
+
+    Raises:
+        DataError: A column is missing.
+    """
+    _require(answers, ("request_id", "entity_id"), "answers")
+    _require(events, EVENTS, "events")
+    return int(pc.sum(pc.is_in(_keys(events), value_set=_keys(answers)), min_count=0).as_py())
 
 
 def _require(table: pa.Table, columns: tuple[str, ...], name: str) -> None:

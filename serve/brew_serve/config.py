@@ -22,6 +22,7 @@ from brew_serve.engines.config import EngineConfig
 from brew_serve.http.config import MiddlewareConfig
 from brew_serve.nearline.config import NearlineConfig
 from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 
 __all__ = ["AppConfig"]
 
@@ -50,6 +51,7 @@ class AppConfig(Settings):
     # Replaces the history policies of the model, by task; the model was trained on prompts of its own policies.
     history: dict[str, HistoryPolicy] = field(default_factory=dict)
     nearline: NearlineConfig | None = None  # accept events, and rank again after them; None: online only
+    answer_log: AnswerLogConfig | None = None  # log rankings, to evaluate live traffic; None: no log
     follow_seconds: Seconds = 5.0  # between two reads of the registry's log
     start_seconds: Seconds = 1_800.0  # time limit for a new version to start: it may fetch and load hundreds of GB
     request_seconds: Seconds = 55.0  # deadline of a request that names none; less than our client's 60 s

@@ -4,6 +4,7 @@ Refusal
 ├── Unauthorized   401   no API key, or an unknown one
 ├── Forbidden      403   the API key lacks the scope of this route
 ├── Expired        408   the deadline passed before any work began
+├── Uncalibrated   409   the version that answers has no calibration map of the task
 ├── BodyTooLarge   413   the body exceeds the size limit
 ├── QuotaExceeded  429   the team's request rate or token quota is used up; `retry_after` says for how long
 ├── BrokenVersion  500   the version computed NaN or another number that is not a probability
@@ -30,6 +31,7 @@ __all__ = [
     "QuotaExceeded",
     "Refusal",
     "Unauthorized",
+    "Uncalibrated",
     "UnknownModel",
 ]
 
@@ -66,6 +68,12 @@ class Expired(Refusal, UserError):
     """The deadline of the request passed before any work began."""
 
     status, code = 408, "expired"
+
+
+class Uncalibrated(Refusal, UserError):
+    """The request asks for calibrated probabilities, but the version has no calibration map of the task."""
+
+    status, code = 409, "uncalibrated"
 
 
 class BodyTooLarge(Refusal, UserError):

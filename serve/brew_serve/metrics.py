@@ -20,6 +20,7 @@
 | brew_lost_total | version | requests that the version did not answer; for a canary, production answers them |
 | brew_shadow_total | version, outcome | requests copied to a shadow: compared, refused, lost, or dropped as too many |
 | brew_shadow_difference | version | of a candidate's score, from the one that was answered |
+| brew_answer_rows_total | outcome | candidates in the log of answers: written, or dropped |
 
 `brew_serve.nearline.metrics` and `brew_serve.deployment.fleet_metrics` have those of the nearline service and of the
 version controller. `Meters` renders the metrics of one process as text, and `merged` combines the texts of many
@@ -73,6 +74,7 @@ class Meters:
         self.shadow_difference = Histogram(
             "brew_shadow_difference", "Score differences", ["version"], buckets=_DIFFERENCES, registry=registry
         )
+        self.answer_rows = Counter("brew_answer_rows", "Candidates for the answer log", ["outcome"], registry=registry)
         if usage is not None:
             registry.register(_EngineCollector(usage))
 

@@ -3,6 +3,7 @@
 config.json, *.safetensors     the model, in the format of save_pretrained
 tokenizer.json, suite.json,    the prompts of its training data (`PromptBundle`)
 prompt.json
+calibration.json               optional: the calibration map (`CalibrationMap`)
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import TaskSuite
+from brew_platform.calibration_map import CALIBRATION_FILE, CalibrationMap
 from brew_platform.errors import UserError
 from brew_platform.model_folder.weight_files import read_model_config
 from brew_serve.engines.config import EngineConfig
@@ -35,6 +37,7 @@ class LoadedVersion:
         engine: Settings to run its model with; `max_model_len` is set.
         ids_without_token: Ids that the model has embeddings for, but the tokenizer has no token: the vocabulary of a
             base model is often padded.
+        calibration: Its calibration map; None if it has none.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class LoadedVersion:
     compiler: PromptCompiler
     engine: EngineConfig
     ids_without_token: tuple[int, ...] = ()
+    calibration: CalibrationMap | None = None
 
 
 def load_version(
@@ -56,8 +60,8 @@ def load_version(
         history: Policies that replace those of the version, by task.
 
     Raises:
-        UserError: A file is missing or malformed, prompts, tokenizer and model are incompatible, or `history` names a
-            task that the version lacks.
+        UserError: A file is missing or malformed, prompts, tokenizer and model are incompatible, or `history` or the
+            calibration map names a task that the version lacks.
         ConfigError: The version cannot apply a policy of `history` (`TaskSuite.check_history`).
     """
     bundle = PromptBundle.load(folder)
@@ -88,4 +92,19 @@ def load_version(
         compiler=replace(bundle, format=format).compiler(history),
         engine=replace(engine, max_model_len=engine.max_model_len or format.context_length),
         ids_without_token=tuple(range(bundle.tokenizer.n_tokens, vocabulary)),
+        calibration=_read_calibration(folder, bundle.suite),
     )
+
+
+def _read_calibration(folder: Path, suite: TaskSuite) -> CalibrationMap | None:
+    path = folder / CALIBRATION_FILE
+    if not path.exists():
+        return None
+    remedy = "Publish the version again with a map that was fitted for it, or without one."
+    try:
+        calibration = CalibrationMap.read(path)
+    except UserError as error:
+        raise UserError(f"{path} is not usable: {error} {remedy}") from error
+    if unknown := sorted(calibration.tasks.keys() - {task.name for task in suite.tasks}):
+        raise UserError(f"{path} has a map of the task {unknown[0]!r}, which the version lacks. {remedy}")
+    return calibration

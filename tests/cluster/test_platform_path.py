@@ -52,7 +52,7 @@ def write_export(folder: Path, data: DataFolder, *, seed: int, auc: float) -> No
         gates=[Gate(figure="buy.auc", at_least=0.6)],
     ).write(folder)  # fmt: skip
     report = {
-        "format_version": 1, "model": {"name": str(folder), "digest": folder_digest(folder)},
+        "format_version": 2, "model": {"name": str(folder), "digest": folder_digest(folder)},
         "data": {"source": "tables"}, "prompt_digest": bundle.digest,
         "sample": {"rows": 10, "of": 10, "rows_digest": "r"}, "tasks": {"buy": {"auc": auc, "logloss": 0.5}},
     }  # fmt: skip

@@ -73,7 +73,7 @@ def test_six_commands_lead_from_csv_files_and_a_base_model_to_a_ranking(folder: 
     assert report["tasks"]["buy"]["rows"] == report["sample"]["rows"] > 50
 
     sample = ["--rows", "20", "--seed", "1", "--report", "base.json", "engine.kind=torch"]
-    brew360("benchmark", "base", "--data", "data/synthetic", *sample, cwd=folder)
+    brew360("benchmark", "run", "base", "--data", "data/synthetic", *sample, cwd=folder)
     base = json.loads((folder / "base.json").read_text())
     assert (base["model"]["kind"], base["sample"]["rows"], base["sample"]["seed"]) == ("base", 20, 1)
     assert base["prompt_digest"] == report["prompt_digest"]

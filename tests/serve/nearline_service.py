@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_data.prompts.compiler import PromptCompiler
+from brew_platform.calibration_map import CalibrationMap
 from brew_serve.context.base import Context, MemberContext
 from brew_serve.nearline.dispatcher import DispatchConfig, Dispatcher, Message
 from brew_serve.nearline.job_holds import JobHolds
@@ -110,7 +111,14 @@ class LocalNearline:
         parts = (Faulty(part, self.fault) for part in (self.outbox, self.lane, self.store))
         self.dispatcher = Dispatcher(*parts, CONFIG, clock=lambda: self.now)
 
-    def worker(self, version: int | None = None, *, holds: JobHolds | None = None, **changed: Any) -> NearlineWorker:
+    def worker(
+        self,
+        version: int | None = None,
+        *,
+        holds: JobHolds | None = None,
+        calibration: CalibrationMap | None = None,
+        **changed: Any,
+    ) -> NearlineWorker:
         parts = {"context": self.context, "store": Telling(self.store, self.ranked_by), **changed}
         return NearlineWorker(
             version or self.version,
@@ -119,6 +127,7 @@ class LocalNearline:
             Faulty(parts["store"], self.fault),
             asyncio.run,
             holds=holds,
+            calibration=calibration,
             most_attempts=self.most_attempts,
             clock=lambda: self.now,
         )

@@ -10,6 +10,7 @@ import pytest
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.history import HistoryPolicy
+from brew_platform.calibration_map import CALIBRATION_FILE, BetaMap, CalibrationMap
 from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_serve.config import AppConfig
@@ -30,6 +31,29 @@ def test_a_written_version_is_loaded(version: LoadedVersion, suite: object) -> N
     assert version.suite == suite
     assert version.compiler.format == PromptFormat(context_length=384, head_tokens=64, question_tokens=32)
     assert version.engine.max_model_len == 384
+
+
+def write_map(folder: Path, task: str = "job_apply") -> CalibrationMap:
+    tasks = {task: BetaMap(a=1.0, b=1.0, c=0.5)}
+    found = CalibrationMap(model="m", tasks=tasks, unfitted={}, fitted_from=0, fitted_until=1, rows_digest="d")
+    found.write(folder / CALIBRATION_FILE)
+    return found
+
+
+def test_the_calibration_map_of_a_version_is_loaded_and_checked(folder: Path) -> None:
+    assert load_version(folder).calibration is None
+    written = write_map(folder)
+    assert load_version(folder).calibration == written
+    write_map(folder, task="news_read")
+    with pytest.raises(
+        UserError, match=r"calibration\.json has a map of the task 'news_read', which the version lacks"
+    ):
+        load_version(folder)
+    path = folder / CALIBRATION_FILE
+    write_map(folder)
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(UserError, match=r"calibration\.json is not usable: .* was changed.* Publish the version again"):
+        load_version(folder)
 
 
 def test_explicit_settings_are_kept(version_folder: Path) -> None:

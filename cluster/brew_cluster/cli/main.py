@@ -18,6 +18,7 @@ from brew_cluster.cli.commands import (
     score,
     serve,
     store,
+    study,
     submit,
     train,
 )
@@ -33,6 +34,7 @@ COMMANDS = (
     benchmark,
     registry,
     release,
+    study,
     submit,
     jobs,
     context,

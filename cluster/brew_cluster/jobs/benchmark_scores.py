@@ -15,10 +15,11 @@ from brew_data.data_folder import DataFolder
 from brew_data.pipelines.requests import build_requests
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.history import HistoryPolicy
+from brew_data.split import Split
+from brew_eval.scored_rows import ScoredRows
 from brew_platform.files import atomic_file
 from brew_serve.batch.config import BatchConfig
 from brew_serve.batch.dataset_scoring import SCORES, score_requests
-from brew_serve.benchmark import BenchmarkRows
 from brew_serve.engines.config import EngineConfig
 
 __all__ = ["ScoreParts", "missing_rows", "score_rows"]
@@ -56,11 +57,12 @@ class ScoreParts:
 def score_rows(
     data: DataFolder,
     bundle: PromptBundle,
-    rows: BenchmarkRows,
+    rows: ScoredRows,
     folder: Path,
     engine: EngineConfig,
     batch: BatchConfig | None = None,
     *,
+    split: Split | None = None,
     history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
     parts: ScoreParts | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -70,10 +72,11 @@ def score_rows(
     Args:
         data: The data folder.
         bundle: Compiles the prompts.
-        rows: The rows to score.
+        rows: The rows to score, without scores; a frozen history ends with the training rows.
         folder: Version folder of the model.
         engine: Settings of each engine.
         batch: Number of engines and size of a batch.
+        split: The rows are after its cut; None: the split of the data.
         history: Policies that replace those of the bundle, by task.
         parts: Keeps the scores of an interrupted run; rows that it has are not scored again.
         on_progress: Called with the number of rows that have a score.
@@ -83,8 +86,14 @@ def score_rows(
     """
     found = [parts.read()] if parts else []
     done = sum(table.num_rows for table in found)
-    only = missing_rows(rows, found[0]) if done else rows.ids
-    requests = build_requests(data.tables_folder.absolute(), bundle.compiler(history), data.info.split, only=only)
+    split = split or data.info.split
+    requests = build_requests(
+        data.tables_folder.absolute(),
+        bundle.compiler(history),
+        split,
+        only=missing_rows(rows, pa.concat_tables([SCORES.empty_table(), *found])),
+        frozen_at=split.train_until if rows.info.history == "frozen" else None,
+    )
     start = time.monotonic()
     scores = score_requests(requests, folder, engine, config=batch)
     for scored in scores.iter_batches(batch_format="pyarrow", batch_size=None):
@@ -99,10 +108,11 @@ def score_rows(
     return pa.concat_tables(found).sort_by([("interaction_id", "ascending"), ("task", "ascending")])
 
 
-def missing_rows(rows: BenchmarkRows, scored: pa.Table) -> dict[str, np.ndarray]:
-    """Return the rows without a score, by task."""
+def missing_rows(rows: ScoredRows, scored: pa.Table) -> dict[str, np.ndarray]:
+    """Return the ids of the rows that are not among the scores, by task, int64, ascending."""
     missing = {}
-    for task, ids in rows.ids.items():
+    for task in rows.tasks:
+        ids = rows.of_tasks([task]).column("row_id")
         done = scored.filter(pc.equal(scored["task"], task))["interaction_id"].to_numpy()
         if len(left := np.setdiff1d(ids, done)):
             missing[task] = left

@@ -32,7 +32,7 @@ from brew_data.pipelines.documents import build_bins
 from brew_data.privacy.report import Removals
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
 from brew_data.quantiles import with_quantiles
@@ -130,7 +130,7 @@ def prepare(
             )
             if continues:
                 found.write(folder)
-        suite, until = load_suite(config.suite), found.split.train_until
+        suite, until = config.load_suite(), found.split.train_until
         add_network(tables, suite, until=until)
         rows = found.written.rows
         kept = {name: rows[name] for name in ("members", "entities", "interactions")}
@@ -177,7 +177,7 @@ def _finished_tables(config: DatasetConfig, folder: Path, phases: Phases) -> Tab
     source = open_source(config.source, config.source_config, None if config.path is None else Path(config.path))
     if source.path_contents is not None and not hasattr(source, "input_files"):
         return None  # which files it reads is not known
-    changed = read_inputs(config, source, load_suite(config.suite)).changes(found.inputs)
+    changed = read_inputs(config, source, config.load_suite()).changes(found.inputs)
     if not changed:
         return found
     names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -23,7 +23,7 @@ from brew_data.privacy.report import Removals
 from brew_data.privacy.table_privacy import PrivacyStage
 from brew_data.problems import Problem
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.schema import check_rows, micros
 from brew_data.sources.base import Source, has_batches, open_source, read_batches, reads_rows
@@ -32,9 +32,9 @@ from brew_data.split import Split, SplitConfig, are_in_part, hash_ids
 from brew_data.table_checks import TableChecks
 from brew_data.table_shards import TableShards, table_files
 from brew_data.table_writer import TableWriter, WrittenTables
+from brew_eval.gates import validate_gates
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import BrewError, DataError, UserError
-from brew_serve.benchmark import validate_gates
 
 __all__ = ["EVALUATION_MEMBERS", "HELD_OUT", "TRAINING_MEMBERS", "DatasetCheck", "check_dataset", "print_check"]
 
@@ -99,7 +99,7 @@ def check_dataset(
     check = DatasetCheck(quarantine=Quarantine(quarantine_folder, on_rows=on_rows, has_values=has_values))
     problems = check.problems
     with _collect(problems, "suite"):
-        check.suite = load_suite(config.suite)
+        check.suite = config.load_suite()
     with _collect(problems, "tokenizer"):
         if config.tokenizer.from_ is not None:
             check.tokenizer = Tokenizer.from_model(config.tokenizer.from_)

@@ -11,6 +11,7 @@ from brew_cluster.jobs.recipe import find_recipe
 from brew_data.corpora.config import CorpusConfig
 from brew_data.privacy.config import PrivacyConfig
 from brew_data.prompts.compiler import PromptFormat
+from brew_data.prompts.suite import TaskSuite, load_suite
 from brew_data.prompts.tokenizer import TokenizerConfig
 from brew_data.prompts.variation import VariationConfig
 from brew_data.sources.base import NoSettings, load_source
@@ -52,6 +53,8 @@ class DatasetConfig(Settings):
     source_config: Any = field(default_factory=NoSettings)  # settings of the source, its `config_class`
     path: str | None = None  # input files, for a source that reads them from one place
     suite: str  # name of a task suite that ships, or a folder; most sources have a default
+    # Changes of the suite, e.g. tasks.movie_rating.history.name=round_robin; surfaces, tasks and actions are named
+    suite_changes: list[str] = field(default_factory=list)
     split: SplitConfig
     prompt: PromptFormat
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -76,6 +79,14 @@ class DatasetConfig(Settings):
                 require_name("corpus", name)
             except UserError as error:
                 raise ConfigError(f"corpora: {error}") from error
+
+    def load_suite(self) -> TaskSuite:
+        """Load the suite with its changes.
+
+        Raises:
+            ConfigError: As `brew_data.prompts.suite.load_suite`.
+        """
+        return load_suite(self.suite, self.suite_changes)
 
 
 Config = TypeVar("Config", bound=DatasetConfig)

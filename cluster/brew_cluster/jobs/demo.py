@@ -8,11 +8,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import ray
 
-from brew_cluster.cli.views.benchmark import show_quality
-from brew_cluster.jobs.benchmark import BenchmarkModel, make_report
+from brew_cluster.cli.views.benchmark import show_report
+from brew_cluster.jobs.benchmark_report import evaluate_rows, make_document, write_benchmark
 from brew_cluster.jobs.benchmark_scores import score_rows
 from brew_cluster.jobs.context import TRAIN_CUT, build_context
 from brew_cluster.jobs.dataset import finish_dataset, make_bins, prepare
@@ -31,16 +30,19 @@ from brew_cluster.ray.local_ray import local_ray
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.records import Records
-from brew_eval.baselines.fact_regressions import fit_fact_regressions
+from brew_eval.baselines.by_name import DEFAULT, score_by_name
+from brew_eval.engine_scores import add_engine_scores
+from brew_eval.measurement import EvaluationConfig
+from brew_eval.scored_rows import ScoredRowsInfo
+from brew_eval.selection import rows_after_cut
 from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.processes import ProcessTreeMeter
-from brew_platform.provenance import source_commit
+from brew_platform.provenance import now, source_commit
 from brew_platform.registry.model_digest import folder_digest
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
-from brew_serve.benchmark import benchmark, select_rows
 from brew_serve.client import RankClient
 from brew_serve.deployment.online_service import AppConfig, build_app, serve_http
 from brew_train.config import ModelShape
@@ -101,15 +103,19 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
                 model = trained.export
                 bundle.save(model)
 
-            rows = select_rows(tables, suite, split)
-            with phases.phase("benchmark", total=rows.scores, unit="rows") as progress:
-                scores = score_rows(data, bundle, rows, model, config.engine, on_progress=progress.update)
-                pq.write_table(scores, run / "scores.parquet")
-                baselines = fit_fact_regressions(data.info.source, data.info.source_config, tables, suite, split)
-                quality = benchmark(scores, tables, suite, split, rows, baselines=baselines)
-            show_quality(
-                console, quality, title="Benchmark: AUC on rows strictly later than training", column="brew360"
+            origin = ScoredRowsInfo(
+                model=str(model), suite=suite.name, data_digest=data.info.digest, commit=commit, date=now()
             )
+            rows = rows_after_cut(tables, suite, split, origin)
+            with phases.phase("benchmark", total=len(rows), unit="rows") as progress:
+                found = score_rows(data, bundle, rows, model, config.engine, on_progress=progress.update)
+                scored = add_engine_scores(rows, found)
+                info = data.info
+                baselines = score_by_name(
+                    DEFAULT, scored, tables, suite, split, source=info.source, source_config=info.source_config
+                )
+                evaluated = evaluate_rows(scored, list(baselines), tables, suite, split, EvaluationConfig())
+            show_report(console, evaluated, title="Benchmark: AUC on rows strictly later than training")
 
             with phases.phase("publish"):
                 Lineage(
@@ -120,21 +126,19 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
                     job=ray.get_runtime_context().get_job_id(),
                     gates=config.release.gates,
                 ).write(model)
-                benchmarked = make_report(
-                    model=BenchmarkModel(
-                        name=str(model), kind="export", version=None, folder=model, digest=folder_digest(model)
-                    ),
+                benchmarked = make_document(
+                    evaluated,
+                    model={"name": str(model), "kind": "export", "version": None, "digest": folder_digest(model)},
                     data=data,
                     prompt_digest=bundle.digest,
-                    rows=rows,
-                    requested=None,
-                    seed=0,
+                    everything=rows,
+                    rows=scored,
+                    per_task=None,
                     engine=config.engine,
-                    quality=quality,
-                    seconds=phases.seconds["benchmark"],
+                    seconds={"benchmark": phases.seconds["benchmark"]},
                     peak_bytes=memory.peak_bytes,
-                    commit=commit,
                 )
+                write_benchmark(benchmarked, evaluated, scored, run / "benchmark.json")
                 registry = Registry(open_store(options.registry))
                 version = publish_export(registry, model, report=benchmarked, author="brew360 demo")
                 registry.promote(
@@ -163,7 +167,7 @@ def run_demo(config: DemoConfig, options: DemoOptions, console: PlainConsole) ->
 
     report: dict[str, object] = {
         "source": config.source,
-        "tasks": {name: task.figures() for name, task in quality.items()},
+        "tasks": benchmarked["tasks"],
         "train": {
             "tokens_per_second": trained.tokens_per_second,
             "steps": trained.steps,

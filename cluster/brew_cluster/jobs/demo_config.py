@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_source_recipe
-from brew_data.prompts.suite import load_suite
 from brew_data.sources.base import Source, load_source
+from brew_eval.gates import validate_gates
 from brew_platform.errors import ConfigError
 from brew_platform.registry.gates import ReleaseConfig
 from brew_platform.settings import PositiveInt
-from brew_serve.benchmark import validate_gates
 from brew_serve.engines.config import EngineConfig
 from brew_train.config import TrainConfig
 
@@ -69,7 +68,7 @@ def load_recipe(
         )
     validate_gates(
         config.release.gates,
-        [task.name for task in load_suite(config.suite).tasks],
+        [task.name for task in config.load_suite().tasks],
         has_true_probabilities=source.has_true_probabilities,
     )
     return config

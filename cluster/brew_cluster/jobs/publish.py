@@ -6,20 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from brew_cluster.jobs.benchmark_report import REPORT_VERSION
 from brew_cluster.jobs.data_versions import DEFAULT_NAME, SECTION
 from brew_cluster.jobs.lineage import Lineage
 from brew_data.prompts.bundle import PromptBundle
+from brew_eval.compare import Comparison
+from brew_eval.gates import registry_figures, validate_gates
+from brew_eval.report.report import Report
+from brew_platform.calibration_map import CALIBRATION_FILE, CalibrationMap
 from brew_platform.errors import UserError
 from brew_platform.model_folder.weight_files import read_model_config, read_weight_headers
 from brew_platform.registry.gates import BENCHMARK, Gate
 from brew_platform.registry.model_digest import folder_digest, model_digest
 from brew_platform.registry.registry import Registry, Version
-from brew_serve.benchmark import validate_gates
 from brew_serve.version import load_version
 
-__all__ = ["REPORT_VERSION", "publish_export", "read_report"]
+__all__ = ["publish_export", "read_report"]
 
-REPORT_VERSION = 1  # format of a benchmark's report
 _MEASURED_ON = ("data", "prompt_digest", "date", "commit")  # of a report, kept in the lineage
 _ENGINE = ("kind", "dtype", "quantization", "rope", "max_model_len")  # settings that change scores
 
@@ -30,6 +33,7 @@ def publish_export(
     *,
     author: str,
     report: Mapping[str, Any] | None = None,
+    comparison: Comparison | None = None,
     gates: Sequence[Gate] | None = None,
     publication: str | None = None,
     dataset: str | None = None,
@@ -41,15 +45,17 @@ def publish_export(
         registry: Receives the version.
         export: Folder with the model, its prompts, and the `lineage.json` of its training, if it has one.
         author: Who publishes.
-        report: Of `brew360 benchmark`; its figures become the metrics of the version. None: no figures.
+        report: Of `brew360 benchmark run`; its figures become the metrics of the version. None: no figures. Its
+            calibration map is written to `calibration.json` in the export, and published with it.
+        comparison: With the version that this one replaces; adds figures of the change. Needs a report.
         gates: Of the version's promotions; None: those of the training recipe.
         publication: As in `Registry.publish`.
         dataset: Name of the data set in the same store that it may have been trained on; None: the default.
         on_progress: Called with (bytes in the store, bytes of all files).
 
     Raises:
-        UserError: The folder is not a complete export, the report is of another model, or a gate names an unknown task
-            or figure.
+        UserError: The folder is not a complete export, the report is of another model, the comparison is of another
+            report, or a gate names an unknown task or figure.
         RegistryError, StorageError: As `Registry.publish`.
     """
     if not export.is_dir():
@@ -64,6 +70,10 @@ def publish_export(
     # The figures of a report are judged at the promotion. Here only names are checked, so any data may be assumed.
     validate_gates(gates, [task.name for task in bundle.suite.tasks], has_true_probabilities=True)
     measured = None if report is None else _require_same_model(report, export, bundle)
+    figures = {} if report is None else _figures(report, comparison)
+    calibration = None if report is None else report.get("calibration")
+    if calibration is not None:
+        CalibrationMap.from_json(json.dumps(calibration)).write(export / CALIBRATION_FILE)
     return registry.publish(
         export,
         signature={
@@ -79,9 +89,10 @@ def publish_export(
             **({} if lineage is None else _known_versions(registry, lineage, dataset)),
             **({} if report is None else {BENCHMARK: _measured_on(report)}),
         },
-        metrics={} if report is None else report["tasks"],
+        metrics=figures,
         gates=gates,
         measured_digest=measured,
+        skip=() if calibration is not None else (CALIBRATION_FILE,),  # of an earlier publication
         publication=publication,
         author=author,
         on_progress=on_progress,
@@ -115,12 +126,12 @@ def _known_versions(registry: Registry, lineage: Lineage, dataset: str | None) -
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Read a report of `brew360 benchmark`.
+    """Read a report of `brew360 benchmark run`.
 
     Raises:
         UserError: The file is not one, or it is of another release.
     """
-    remedy = "Pass the file that `brew360 benchmark MODEL --data FOLDER --report FILE` wrote."
+    remedy = "Pass the file that `brew360 benchmark run MODEL --data FOLDER --report FILE` wrote."
     try:
         report = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -149,10 +160,18 @@ def _require_same_model(report: Mapping[str, Any], export: Path, bundle: PromptB
     if measured != digest or report.get("prompt_digest") != bundle.digest:
         raise UserError(
             f"the report is of another model: it measured {report['model'].get('name')!r} with the digest "
-            f"{str(measured)[:12]}, but {export} has {digest[:12]}. Run `brew360 benchmark {export} --data FOLDER "
+            f"{str(measured)[:12]}, but {export} has {digest[:12]}. Run `brew360 benchmark run {export} --data FOLDER "
             f"--report FILE` and publish with its report."
         )
     return digest
+
+
+def _figures(report: Mapping[str, Any], comparison: Comparison | None) -> Mapping[str, Any]:
+    """Return the figures of the version, with those of the change."""
+    if comparison is None:
+        figures: Mapping[str, Any] = report["tasks"]
+        return figures
+    return registry_figures(Report.from_json(json.dumps(report.get("evaluation"))), comparison)
 
 
 def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:

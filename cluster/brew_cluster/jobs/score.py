@@ -9,6 +9,7 @@ from brew_data.prompts.history import HistoryPolicy
 from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
+from brew_platform.errors import UserError
 from brew_platform.registry.registry import Registry
 from brew_platform.settings import Name, Settings
 from brew_platform.storage.base import open_store
@@ -33,6 +34,7 @@ class ScoreJob(Settings):
     cache_folder: str = "runs/versions"  # downloaded versions; an existing one is reused
     engine: EngineConfig = field(default_factory=EngineConfig)
     history: dict[str, HistoryPolicy] = field(default_factory=dict)  # replaces the policies of the model, by task
+    calibrated: bool = False  # write probabilities that the calibration map of the version has corrected
     batch: BatchConfig = field(default_factory=BatchConfig)
 
 
@@ -75,6 +77,8 @@ def plan_score(job: ScoreJob, source: Path, out: Path) -> BatchPlan:
     scoring = {name: asdict(job.engine)[name] for name in ("max_model_len", "dtype", "quantization", "rope")}
     if job.history:
         scoring["history"] = {task: asdict(policy) for task, policy in job.history.items()}
+    if job.calibrated:
+        scoring["calibrated"] = True
     context = public_location(job.context_path)
     plan = BatchPlan.of(source, model=job.model, version=number, engine=scoring, context=context, rows=job.batch.rows)
     check_context(job.context_path, None if job.pseudonyms is None else job.pseudonyms.open())
@@ -101,7 +105,12 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) 
         if left < rows:
             console.print(f"{rows - left:,} of {rows:,} rows are already scored; continuing.")
         if missing:
-            load_version(folder, job.engine, job.history)  # what does not fit together is found before Ray starts
+            version = load_version(folder, job.engine, job.history)  # what does not fit is found before Ray starts
+            if job.calibrated and version.calibration is None:
+                raise UserError(
+                    f"version {plan.version} has no calibration map, so it has no calibrated probabilities. Score with "
+                    f"calibrated=false into another folder, or with a version that has a map."
+                )
             require_space(out)
             done = rows - left
             with (
@@ -126,6 +135,7 @@ def run_score(job: ScoreJob, plan: BatchPlan, out: Path, console: PlainConsole) 
                     job.batch,
                     history=job.history,
                     pseudonyms=job.pseudonyms and job.pseudonyms.absolute(),
+                    calibrated=job.calibrated,
                     on_part=on_part,
                 )
         totals = plan.finish(out)

@@ -66,6 +66,7 @@ def load_serve(arguments: Sequence[str]) -> ServeJob:
             job.middleware, keys_path=_if_any(job.middleware.keys_path), quotas=job.middleware.quotas.absolute()
         ),
         nearline=nearline,
+        answer_log=job.answer_log and job.answer_log.absolute(),
     )
 
 

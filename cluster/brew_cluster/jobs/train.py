@@ -16,6 +16,7 @@ from brew_cluster.ray.local_ray import any_ray
 from brew_cluster.ray.relauncher import Decision, relaunch
 from brew_data.data_folder import DATASET_FILE, DataFolder
 from brew_data.prompts.bundle import PROMPT_FILE, PromptBundle
+from brew_eval.gates import validate_gates
 from brew_platform.config import config_digest
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
@@ -23,7 +24,6 @@ from brew_platform.provenance import source_commit
 from brew_platform.registry.gates import Gate
 from brew_platform.storage.base import open_store
 from brew_platform.storage.folders import upload_folder
-from brew_serve.benchmark import validate_gates
 from brew_train.checkpoints.checkpointer import Checkpointer
 from brew_train.checkpoints.export import export
 from brew_train.checkpoints.export_template import ExportTemplate

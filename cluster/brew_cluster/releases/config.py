@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from brew_cluster.jobs.recipe import find_recipe
-from brew_platform.config import load_config, override_text, read_yaml
+from brew_platform.config import load_config, override_text, parse_yaml, read_yaml
 from brew_platform.errors import ConfigError
 from brew_platform.registry.gates import Gate, ReleaseConfig
 from brew_platform.settings import (
@@ -105,6 +105,7 @@ class ReleaseRecipe:
     publish: PublishSettings | None
     canary: CanarySettings | None
     promote: PromoteSettings | None
+    without: Sequence[str] = ()  # sections of the recipe that are left out
     overrides: Sequence[str] = field(default=())  # that the recipe was read with
 
     @property
@@ -117,6 +118,7 @@ class ReleaseRecipe:
     def settings(self) -> dict[str, str]:
         """The settings of all sections as they were written, by `section.key`; of each key the last one."""
         found = {} if self.start is None else {"from": self.start}
+        found |= {"without": " ".join(self.without)} if self.without else {}
         for name, section in self.commands.items():
             named = {"recipe": section.recipe, "folder": section.folder}
             found |= {f"{name}.{key}": value for key, value in named.items() if value is not None}
@@ -134,7 +136,7 @@ def read_release(recipe: str, overrides: Sequence[str] = ()) -> ReleaseRecipe:
 
     Args:
         recipe: Path of a YAML file, or the name of a recipe that ships.
-        overrides: `section.key=value`, applied after the recipe.
+        overrides: `section.key=value`, applied after the recipe. `without=[cpt, ift]` leaves sections out.
 
     Raises:
         ConfigError: There is no such recipe, a section or a key of publish, canary or promote is unknown, the sections
@@ -143,6 +145,9 @@ def read_release(recipe: str, overrides: Sequence[str] = ()) -> ReleaseRecipe:
     path = find_recipe("release", recipe)
     content = dict(read_yaml(path))
     by_section = _split(overrides, path, content)
+    without = _without(by_section.get("without", "[]"), content, path)
+    for section in without:
+        del content[section]
     known = ("name", "from", *SECTIONS)
     if unknown := [str(name) for name in content if name not in known]:
         raise ConfigError(f"{path} has the unknown section {unknown[0]}. Sections are {', '.join(known)}.")
@@ -176,6 +181,7 @@ def read_release(recipe: str, overrides: Sequence[str] = ()) -> ReleaseRecipe:
         promote=load_config(PromoteSettings, content["promote"] or {}, overrides=changed("promote"), key="promote")
         if "promote" in present
         else None,
+        without=without,
         overrides=tuple(overrides),
     )
     _require_complete(found, path)
@@ -183,12 +189,12 @@ def read_release(recipe: str, overrides: Sequence[str] = ()) -> ReleaseRecipe:
 
 
 def _split(overrides: Sequence[str], path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the overrides by section, and the values of `name` and `from`."""
+    """Return the overrides by section, and the values of `name`, `from` and `without`."""
     found: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         section, dot, rest = key.strip().partition(".")
-        if equals and not dot and section in ("name", "from"):
+        if equals and not dot and section in ("name", "from", "without"):
             found[section] = value.strip()
         elif not equals or not dot or section not in SECTIONS:
             raise ConfigError(
@@ -203,6 +209,20 @@ def _split(overrides: Sequence[str], path: Path, content: Mapping[Any, Any]) -> 
         else:
             found.setdefault(section, []).append(f"{rest}={value}")
     return found
+
+
+def _without(text: str, content: Mapping[Any, Any], path: Path) -> list[str]:
+    """Return the sections that are left out."""
+    try:
+        names = parse_yaml(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or any(name not in content or name not in SECTIONS for name in names):
+        raise ConfigError(
+            f"without={text} is not a list of sections of {path}. Write for example without=[cpt]; its sections are "
+            f"{', '.join(name for name in content if name in SECTIONS)}."
+        )
+    return list(dict.fromkeys(names))
 
 
 def _command(name: str, section: Mapping[Any, Any], by_section: Mapping[str, Any]) -> CommandSection:

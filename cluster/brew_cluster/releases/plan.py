@@ -181,7 +181,7 @@ class _Planner:
     def _data(self) -> _Data:
         from brew_cluster.jobs.dataset_config import load_dataset_config
         from brew_data.data_folder import DataFolder
-        from brew_data.prompts.suite import SUITES, load_suite
+        from brew_data.prompts.suite import SUITES
 
         section = self.recipe.commands["data"]
         if section.folder is not None:
@@ -200,7 +200,7 @@ class _Planner:
         config = load_dataset_config(section.recipe, settings)
         if config.path is not None and not Path(config.path).exists():
             raise UserError(f"path is {config.path}, which does not exist. Set path to the input files.")
-        suite = load_suite(config.suite)
+        suite = config.load_suite()
         built_in = SUITES / config.suite
         files = {
             "recipe": fingerprint(find_recipe("data", section.recipe)),
@@ -264,7 +264,7 @@ class _Planner:
 
     def _benchmark(self, data: _Data, model: str, gates: Sequence[Gate]) -> None:
         from brew_cluster.jobs.benchmark import load_benchmark
-        from brew_serve.benchmark import validate_gates
+        from brew_eval.gates import validate_gates
 
         settings = list(self.recipe.commands["benchmark"].settings)
         job = load_benchmark(None, {"data": data.reference}, settings)
@@ -275,6 +275,7 @@ class _Planner:
         files = {**self._existing_data(), **({} if before else self._start())}
         command = [
             "benchmark",
+            "run",
             model,
             *settings,
             "--data",

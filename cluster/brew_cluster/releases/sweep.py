@@ -21,7 +21,7 @@ from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import BrewError, ConfigError, UserError, first_cause
 from brew_platform.settings import require_name
 
-__all__ = ["SweepRecipe", "plan_sweep", "read_sweep", "run_sweep"]
+__all__ = ["SweepRecipe", "parse_sweep", "plan_sweep", "read_sweep", "run_sweep"]
 
 _MOST_RELEASES = 1_000
 _KEYS = ("name", "recipe", "settings", "grid", "releases")
@@ -46,7 +46,8 @@ def read_sweep(recipe: str) -> SweepRecipe:
     """Read the recipe of a sweep.
 
     It has the keys `recipe` (of the releases), `settings` (of all of them), `grid` (a list of values for each setting;
-    every combination is a release) and `releases` (further ones: settings by name). Settings are `section.key: value`.
+    every combination is a release) and `releases` (further ones: settings by name). Settings are `section.key: value`,
+    or `without: [section]`.
 
     Args:
         recipe: Path of a YAML file, or the name of one that ships.
@@ -55,7 +56,16 @@ def read_sweep(recipe: str) -> SweepRecipe:
         ConfigError: There is no such recipe, a key is unknown, or it has no release or too many.
     """
     path = find_recipe("sweep", recipe)
-    content = read_yaml(path)
+    return parse_sweep(read_yaml(path), path)
+
+
+def parse_sweep(content: Mapping[Any, Any], path: Path) -> SweepRecipe:
+    """Read a sweep from the content of a recipe, as `read_sweep`.
+
+    Args:
+        content: From `read_yaml`.
+        path: Of the file, for messages; its name is the name of the sweep unless `content` has one.
+    """
     if unknown := [str(key) for key in content if key not in _KEYS]:
         raise ConfigError(f"{path} has the unknown key {unknown[0]}. Keys are {', '.join(_KEYS)}.")
     if not isinstance(content.get("recipe"), str):

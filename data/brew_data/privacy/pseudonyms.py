@@ -86,5 +86,9 @@ class Pseudonyms:
         """Return the pseudonym of a member id."""
         return hmac.digest(self._key, b"member:" + member_id.encode(), hashlib.sha256).hex()[:32]
 
+    def of_entity(self, entity_id: str) -> str:
+        """Return the hash of an entity id in logs. Data sets keep the ids of entities; a log can be of members."""
+        return hmac.digest(self._key, b"entity:" + entity_id.encode(), hashlib.sha256).hex()[:32]
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("pseudonyms are not pickled, because the key must not leave the process; send the settings")

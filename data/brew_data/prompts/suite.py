@@ -22,7 +22,7 @@ from brew_platform.config import load_config, parse_yaml
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Settings
 
-__all__ = ["FORMAT_VERSION", "SUITES", "TaskSuite", "load_suite"]
+__all__ = ["FORMAT_VERSION", "SUITES", "TaskSuite", "changed_suite", "load_suite"]
 
 FORMAT_VERSION = 3  # of suites; version 2 had other templates, version 1 had no field `format_version` and no surfaces
 LABELS, ACTIONS = "labels", "actions"  # the fields of an instruction
@@ -501,14 +501,15 @@ def _plain(value: Any) -> Any:
     return [_plain(below) for below in value] if isinstance(value, list | tuple) else value
 
 
-def load_suite(name_or_folder: str | Path) -> TaskSuite:
+def load_suite(name_or_folder: str | Path, changes: Sequence[str] = ()) -> TaskSuite:
     """Load a suite from a folder with `suite.yaml` (templates and surfaces) and `tasks/*.yaml` (one task each).
 
     Args:
         name_or_folder: The name of a built-in suite (a folder of `suites/`), or the path of a folder.
+        changes: As for `changed_suite`.
 
     Raises:
-        ConfigError: The suite does not exist, it has no task, or a file in it is malformed.
+        ConfigError: The suite does not exist, it has no task, or a file in it or a change is malformed.
     """
     folder = SUITES / str(name_or_folder)
     if not (folder / "suite.yaml").exists():
@@ -525,7 +526,42 @@ def load_suite(name_or_folder: str | Path) -> TaskSuite:
     tasks = [load_config(TaskSpec, path) for path in task_files]
     if not tasks:
         raise ConfigError(f"suite {suite.name}: {folder / 'tasks'} contains no task file (*.yaml). Add one per task.")
-    return replace(suite, tasks=[*suite.tasks, *tasks])
+    return changed_suite(replace(suite, tasks=[*suite.tasks, *tasks]), changes)
+
+
+def changed_suite(suite: TaskSuite, changes: Sequence[str]) -> TaskSuite:
+    """Return a suite with other settings, for a comparison of prompts.
+
+    Args:
+        suite: The suite.
+        changes: `key=value`, applied in turn. Surfaces, tasks, actions and outcomes are named, as in
+            `tasks.movie_rating.history.max_interactions=50` or `surfaces.ratings.actions.rated_1.label=bad`.
+
+    Raises:
+        ConfigError: A key is unknown, or the changed suite is invalid.
+    """
+    for change in changes:
+        suite = load_config(TaskSuite, suite.to_dict(), overrides=[_by_index(suite.to_dict(), change)])
+    return suite
+
+
+def _by_index(plain: Any, change: str) -> str:
+    """Replace the names of list elements in the key of a change by their indices."""
+    key, equals, value = change.partition("=")
+    parts = []
+    for part in key.strip().split("."):
+        if isinstance(plain, list):
+            names = [item.get("name") if isinstance(item, Mapping) else None for item in plain]
+            if part not in names:
+                raise ConfigError(
+                    f"the change {change!r} names {part!r}, which the suite does not have. Use one of "
+                    f"{', '.join(str(name) for name in names)}."
+                )
+            plain, part = plain[names.index(part)], str(names.index(part))
+        else:
+            plain = plain.get(part) if isinstance(plain, Mapping) else None
+        parts.append(part)
+    return f"{'.'.join(parts)}{equals}{value}"
 
 
 def _check_format(path: Path) -> None:

@@ -44,12 +44,18 @@ class _Absent(StrictUndefined):
         return False
 
 
+def _code(text: object) -> str:
+    """Return eight hexadecimal digits: the same text has the same code, but its words are not shown."""
+    return hashlib.sha256(str(text).encode()).hexdigest()[:8]
+
+
 # `str` raises for an absent field.
 _FILTERS: dict[str, Callable[[object], str]] = {
     "lines": lambda text: str(text).replace(", ", "\n"),
     "lower": lambda text: str(text).lower(),
     "upper": lambda text: str(text).upper(),
     "capitalize": lambda text: str(text).capitalize(),
+    "code": _code,
 }
 _FILTER_NAMES = ", ".join([*_FILTERS, PERCENTILE])
 

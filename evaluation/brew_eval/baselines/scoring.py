@@ -56,7 +56,8 @@ def rows_to_score(
         tables: The data.
         suite: Its tasks.
         split: The cut.
-        info: Origin of the rows. With a frozen history all rows of a member and a task are one slate.
+        info: Origin of the rows. With a frozen history all rows of a member and a task are one slate; with a streaming
+            one those of the same time are, as the entities of one impression.
         tasks: Those to score; None: all that have rows.
 
     Raises:
@@ -86,8 +87,7 @@ def rows_to_score(
             "locale": locales.take(pa.array(rows.member_N)),
             "is_trained": [task.in_training] * len(rows),
         }
-        if info.history == "frozen":
-            columns["slate"] = np.zeros(len(rows), dtype=np.int64)
+        columns["slate"] = _slates(rows, info.history)
         if tables.oracle is not None:
             columns["best"] = true_probabilities(tables.oracle, rows.id_N, suite.positive_actions(task))
         parts.append(pa.table(columns))
@@ -135,6 +135,15 @@ def score_baselines(
             task: Blend("blend", [fitted[name][task] for name in BLEND], is_fitted=True) for task in data
         }
         yield "blend", [_score(target, data, blends, "blend", split) for target in targets]
+
+
+def _slates(rows: TaskInteractions, history: str) -> pa.Array:
+    """Return the slate of each row: int64, null for a row that is alone, shape (N,)."""
+    if history == "frozen":
+        return pa.array(np.zeros(len(rows), dtype=np.int64))
+    pairs = np.stack([rows.member_N, rows.time_N], axis=1)
+    _, pair_N, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+    return pa.array(rows.time_N, mask=counts[pair_N.reshape(-1)] < 2)
 
 
 def _score(

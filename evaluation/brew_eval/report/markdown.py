@@ -7,7 +7,7 @@ from brew_eval.compare import Comparison
 from brew_eval.report.report import Report
 from brew_eval.report.tables import Table, comparison_tables, interval_note, origin, report_tables
 
-__all__ = ["comparison_markdown", "escape_markdown", "report_markdown"]
+__all__ = ["comparison_markdown", "escape_markdown", "report_markdown", "table_markdown"]
 
 _SPECIAL = re.compile(r"([\\`*_#|~$]|(?<=\])[(\[:])")  # a link needs `](`; brackets alone are intervals
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -37,13 +37,18 @@ def escape_markdown(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text).replace("://", ":&#47;&#47;")
 
 
+def table_markdown(table: Table) -> str:
+    """Return a table with its title as Markdown."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    cells = [[cell if row == 1 else escape_markdown(cell) for cell in line] for row, line in enumerate(lines)]
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return f"## {escape_markdown(table.title)}\n\n{rows}"
+
+
 def _page(title: str, pairs: Mapping[str, str], warnings: Sequence[str], tables: Sequence[Table], note: str) -> str:
     facts = "\n".join(f"- {escape_markdown(name)}: {escape_markdown(text)}" for name, text in pairs.items())
     parts = [f"# {escape_markdown(title)}", facts]
     if warnings:
         parts += ["## Not in the figures", "\n".join(f"- {escape_markdown(text)}" for text in warnings)]
-    for table in tables:
-        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-        cells = [[cell if row == 1 else escape_markdown(cell) for cell in line] for row, line in enumerate(lines)]
-        parts += [f"## {table.title}", "\n".join(f"| {' | '.join(line)} |" for line in cells)]
+    parts += map(table_markdown, tables)
     return "\n\n".join([*parts, note]) + "\n"

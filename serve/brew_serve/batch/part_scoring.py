@@ -30,6 +30,7 @@ from brew_serve.context.base import Context
 from brew_serve.context.location import open_context
 from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.registry import create_engine
+from brew_serve.ranking.calibration import calibrate, require_calibration
 from brew_serve.ranking.scoring import Scored
 from brew_serve.version import LoadedVersion, load_version
 
@@ -47,9 +48,12 @@ SCORED = pa.schema(
         "tokens_cut": pa.int64(),  # from instruction, profile, past entities and the candidate
         "fields_cut": pa.int64(),  # that were shortened or left out
         "version": pa.int64(),  # model version in the registry
+        "calibrated": pa.bool_(),  # whether score and probabilities are calibrated
         "error": pa.string(),  # why there is no score; else null
     }
 )
+
+_RESULTS = ("score", "probabilities", "version", "calibrated")
 
 _PROMPTS = pa.schema(
     {
@@ -59,7 +63,7 @@ _PROMPTS = pa.schema(
         "interaction_ids": pa.list_(pa.int64()),  # here: indices in the list of candidates
     }
 )
-_LISTED = pa.schema([field for field in SCORED if field.name not in ("score", "probabilities", "version")])
+_LISTED = pa.schema([field for field in SCORED if field.name not in _RESULTS])
 
 
 def score_parts(
@@ -73,6 +77,7 @@ def score_parts(
     *,
     history: Mapping[str, HistoryPolicy] = MappingProxyType({}),
     pseudonyms: PseudonymConfig | None = None,
+    calibrated: bool = False,
     on_part: Callable[[int], None] = lambda rows: None,
     engine_factory: EngineFactory = create_engine,
 ) -> None:
@@ -92,6 +97,7 @@ def score_parts(
         history: Policies that replace those of the version, by task.
         pseudonyms: The key of the pseudonyms of the members in the context; None: they have their ids. It is read on
             every node.
+        calibrated: Write calibrated probabilities. Candidates of a task without a map get an error.
         on_part: Called with the number of input rows of each part that was written.
         engine_factory: Creates an engine from the folder and the settings.
 
@@ -118,7 +124,7 @@ def score_parts(
         )
         .map_batches(
             _PartActor,
-            fn_constructor_args=(version_folder, engine, config, plan.version, out, engine_factory),
+            fn_constructor_args=(version_folder, engine, config, plan.version, out, engine_factory, calibrated),
             batch_format="pyarrow",
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=config.engines),
@@ -255,9 +261,10 @@ class _PartActor(EngineActor):
         version: int,
         out: Path,
         engine_factory: EngineFactory,
+        calibrated: bool,
     ) -> None:
         super().__init__(folder, engine, None, config.in_flight, engine_factory)
-        self._config, self._number, self._out = config, version, out
+        self._config, self._number, self._out, self._calibrated = config, version, out, calibrated
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (part,) = batch.to_pylist()
@@ -265,7 +272,10 @@ class _PartActor(EngineActor):
         path = self._out / ATTEMPTS / f"part-{part['part']:05d}.json"
         attempts = Attempts(path, prompts.num_rows, self._config.most_attempts)
         results = score_in_passes(prompts, attempts, self._score, self.restart)
-        write_part(self._out, part["part"], join_scores(listed, results, self._number))
+        if self._calibrated:
+            results = calibrate_results(listed, results, self._loaded, self._number)
+        scored = join_scores(listed, results, self._number, calibrated=self._calibrated)
+        write_part(self._out, part["part"], scored)
         attempts.finish()
         return pa.table({"rows": [part["rows"]]})
 
@@ -309,17 +319,47 @@ def score_in_passes(
     return results
 
 
-def join_scores(listed: pa.Table, results: dict[int, Scored | BrewError], version: int) -> pa.Table:
+def calibrate_results(
+    listed: pa.Table, results: dict[int, Scored | BrewError], version: LoadedVersion, number: int
+) -> dict[int, Scored | BrewError]:
+    """Return results with calibrated probabilities; those of a task without a map become an error.
+
+    Args:
+        listed: As in `join_scores`.
+        results: As in `join_scores`, raw.
+        version: The version that scored them.
+        number: Its number in the registry.
+    """
+    by_task: dict[str, dict[int, Scored]] = {}
+    for index, result in results.items():
+        if isinstance(result, Scored):
+            by_task.setdefault(listed["task"][index].as_py(), {})[index] = result
+    calibrated: dict[int, Scored | BrewError] = dict(results)
+    for name, scored in by_task.items():
+        task = version.suite.task(name)
+        try:
+            calibration = require_calibration(version.calibration, task, number)
+        except UserError as error:
+            calibrated |= dict.fromkeys(scored, error)
+            continue
+        calibrated |= zip(scored, calibrate(list(scored.values()), task, calibration), strict=True)
+    return calibrated
+
+
+def join_scores(
+    listed: pa.Table, results: dict[int, Scored | BrewError], version: int, *, calibrated: bool = False
+) -> pa.Table:
     """Return a table with the schema `SCORED` and one row per listed candidate.
 
     Args:
         listed: Candidates, with the schema `_LISTED`.
         results: Scores or an error of the candidates that have a prompt, by their index in `listed`.
         version: Model version in the registry.
+        calibrated: Whether the scores are calibrated.
     """
     rows = listed.to_pylist()
     for index, row in enumerate(rows):
-        row |= {"score": None, "probabilities": None, "version": version}
+        row |= {"score": None, "probabilities": None, "version": version, "calibrated": calibrated}
         result = results.get(index)
         if isinstance(result, Scored):
             pairs = [{"action": name, "probability": value} for name, value in result.probabilities.items()]

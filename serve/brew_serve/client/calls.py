@@ -60,6 +60,7 @@ def rank(
     instruction: str = "",
     top_k: int | None = None,
     deadline_ms: int | None = None,
+    calibrated: bool = False,
 ) -> Call[RankResponse]:
     """Rank candidates for one member.
 
@@ -74,6 +75,8 @@ def rank(
         top_k: Number of candidates to return, the best first; None for all.
         deadline_ms: Milliseconds from the request's arrival. Then the response contains the candidates scored so far,
             and lists the others as unscored.
+        calibrated: Return probabilities that the version's calibration map has corrected. A version without a map of
+            the task refuses the request (`Uncalibrated`).
     """
     body: dict[str, Any] = {"task": task, "candidates": _items("candidates", candidates), "instruction": instruction}
     optional = {
@@ -82,6 +85,7 @@ def rank(
         "routing_key": routing_key,
         "top_k": top_k,
         "deadline_ms": deadline_ms,
+        "calibrated": calibrated or None,
     }
     body |= {name: value for name, value in optional.items() if value is not None}
     return Call(
@@ -135,6 +139,7 @@ def rank_nearline(
     instruction: str = "",
     top_k: int | None = None,
     request_id: str | None = None,
+    calibrated: bool = False,
 ) -> Call[RankAccepted]:
     """Request a ranking that is computed soon, and again after each of the member's events.
 
@@ -147,10 +152,12 @@ def rank_nearline(
         instruction: The member's instruction, in their own words.
         top_k: Number of candidates to keep, the best first; None for all.
         request_id: Id of the request. A request with the same id changes nothing. None generates an id.
+        calibrated: Keep calibrated probabilities, as in `rank`.
     """
     body: dict[str, Any] = {"task": task, "member_id": member_id, "candidates": _items("candidates", candidates)}
     body |= {"instruction": instruction, "request_id": request_id or uuid.uuid4().hex}
     body |= {} if top_k is None else {"top_k": top_k}
+    body |= {"calibrated": True} if calibrated else {}
     return Call(method="POST", path="/v1/nearline/rank", response_type=RankAccepted, body=body)
 
 

@@ -17,6 +17,7 @@ from brew_serve.errors import (
     QuotaExceeded,
     Refusal,
     Unauthorized,
+    Uncalibrated,
 )
 from brew_serve.stores.sqlite_file import Unavailable
 
@@ -24,7 +25,17 @@ __all__ = ["error_of", "retry_after_of", "translate_connection_errors"]
 
 _BY_CODE: dict[str, type[Refusal]] = {kind.code: kind for kind in (Lost, Unavailable)}
 _BY_STATUS: dict[int, type[Refusal]] = {
-    kind.status: kind for kind in (Unauthorized, Forbidden, Expired, BodyTooLarge, QuotaExceeded, Overloaded, Late)
+    kind.status: kind
+    for kind in (
+        Unauthorized,
+        Forbidden,
+        Expired,
+        Uncalibrated,
+        BodyTooLarge,
+        QuotaExceeded,
+        Overloaded,
+        Late,
+    )
 }
 
 

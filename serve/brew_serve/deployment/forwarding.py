@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 from brew_platform.identity.keys import Team
 from brew_platform.tracing import start_span
-from brew_serve.deployment.version_reconciler import Target
-from brew_serve.errors import Late, Lost
+from brew_serve.deployment.version_reconciler import Role, Target
+from brew_serve.errors import Late, Lost, Uncalibrated
 from brew_serve.http.request_context import RequestContext, Trace
 from brew_serve.http.route import BackendResponse, end_with_error_event
 from brew_serve.http.routing_hints import RoutingHints, is_in_share, read_routing_hints_in_thread
@@ -39,6 +39,8 @@ class ForwardedRequest:
         streams: Whether the response can be a stream.
         arrived: Seconds since 1970; deadlines count from it. The replica may be on another node, so the clocks of the
             nodes must agree within the tolerance of a deadline.
+        role: Of the version that gets the request.
+        received: Of a copy for a shadow: `arrived` of the original. None: as `arrived`.
     """
 
     path: str
@@ -50,11 +52,20 @@ class ForwardedRequest:
     team: Team
     time_limit: float | None = None  # seconds from `arrived`: the deadline of a request that names none
     waiting_tokens: int = 0  # of requests that wait in the gateways for each replica of the version
+    role: Role = "production"
+    received: float | None = None
 
     def context(self, now: float) -> RequestContext:
         """Return the request's context on another clock, whose time is `now` (seconds)."""
         arrival = now - max(0.0, time.time() - self.arrived)
-        return RequestContext(arrival=arrival, trace=self.trace, team=self.team, time_limit=self.time_limit)
+        return RequestContext(
+            arrival=arrival,
+            trace=self.trace,
+            team=self.team,
+            time_limit=self.time_limit,
+            role=self.role,
+            received=self.arrived if self.received is None else self.received,
+        )
 
 
 Send = Callable[[int, ForwardedRequest, str], Awaitable[BackendResponse]]  # version, request, member key; raises Lost
@@ -142,7 +153,10 @@ class Forwarder:
     async def _try_canary(
         self, target: Target, request: ForwardedRequest, hints: RoutingHints, until: float
     ) -> BackendResponse | None:
-        """Return a canary's response. None: it is down, fails, or does not answer in time, so production answers."""
+        """Return a canary's response, or None if production must answer.
+
+        That is if it is down, fails, does not answer in time, or has no calibration map for a request that needs one.
+        """
         version, now = target.version, asyncio.get_running_loop().time()
         if target.up and now >= self._retry_at.get(version, now):
             if version in self._retry_at:
@@ -152,7 +166,7 @@ class Forwarder:
                     response = await self._send_to(target, request, hints.key)
                 if response.status < 500:
                     self._retry_at.pop(version, None)
-                    return response
+                    return None if response.status == Uncalibrated.status else response
             except (Lost, TimeoutError):
                 pass
             except Exception:
@@ -164,7 +178,8 @@ class Forwarder:
     async def _send_to(self, target: Target, request: ForwardedRequest, key: str) -> BackendResponse:
         attributes = {"brew360.version": target.version, "brew360.role": target.role}
         with start_span("forward", attributes, parent=request.trace.traceparent, kind="client") as span:
-            return await self._send(target.version, replace(request, trace=request.trace.within(span)), key)
+            sent = replace(request, trace=request.trace.within(span), role=target.role)
+            return await self._send(target.version, sent, key)
 
     async def _end_in_time(
         self, events: AsyncGenerator[bytes, None], arrival: float, hints: RoutingHints
@@ -209,7 +224,7 @@ class Forwarder:
                 if len(self._shadow_copies) >= _MAX_SHADOW_COPIES:
                     self._meters.shadow.labels(str(target.version), "dropped").inc()
                     continue
-                copy = replace(request, arrived=time.time())  # the copy gets the same time as the original
+                copy = replace(request, arrived=time.time(), received=request.arrived)  # with as much time
                 # A context of its own: the copy outlives the caller's request, which may be cancelled.
                 task = asyncio.create_task(self._compare(target, copy, hints, response), context=contextvars.Context())
                 self._shadow_copies.add(task)

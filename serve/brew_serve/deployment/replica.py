@@ -78,8 +78,18 @@ class Replica:
         version = load_version(folder, config.engine, config.history)
         pseudonyms = None if config.pseudonyms is None else config.pseudonyms.open()
         context = None if config.context_path is None else open_context(config.context_path, pseudonyms)
+        if config.answer_log is not None:
+            config.answer_log.key.open()  # before the engine is loaded, which may take minutes
         engine = create_engine(folder, version.engine)
-        self._service = RankingService(number, version, engine, context, name=config.model, admission=config.admission)
+        self._service = RankingService(
+            number,
+            version,
+            engine,
+            context,
+            name=config.model,
+            admission=config.admission,
+            answer_log=config.answer_log,
+        )
         self._routes = {route.path: route for route in ROUTES}
         self._waiting = WaitingWork()
         self._warm = False

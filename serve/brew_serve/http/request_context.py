@@ -2,7 +2,8 @@
 
 import re
 import secrets
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 
 from brew_platform.identity.keys import SCOPES, Team
 from brew_platform.tracing import Span, parse_traceparent
@@ -58,6 +59,8 @@ class RequestContext:
         time_limit: Seconds from the arrival: the deadline of a request that names none. None for no limit.
         waiting_tokens: Predicted tokens of the requests that wait in the gateway when this one starts.
         hints: What the gateway has read in the body; None if it has not read it.
+        role: Of the version for this request: production, canary or shadow.
+        received: Seconds since 1970 when it arrived; of a copy for a shadow, when the original arrived.
     """
 
     arrival: float
@@ -66,3 +69,5 @@ class RequestContext:
     time_limit: float | None = None
     waiting_tokens: int = 0
     hints: RoutingHints | None = None
+    role: str = "production"
+    received: float = field(default_factory=time.time)

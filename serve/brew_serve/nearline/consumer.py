@@ -140,6 +140,7 @@ class _Consumer:
             self._store,
             lambda work: asyncio.run_coroutine_threadsafe(work, self._loop).result(),
             holds=self._holds,
+            calibration=version.calibration,
             most_attempts=config.most_attempts,
         )
 

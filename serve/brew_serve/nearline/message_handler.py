@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from brew_data.prompts.compiler import Entity, PastInteraction
+from brew_platform.calibration_map import CalibrationMap
 from brew_platform.console.logging import PrivateId
 from brew_platform.errors import UserError
 from brew_platform.tracing import start_span
@@ -18,6 +19,7 @@ from brew_serve.context.base import Context, MemberEvent, Snapshot, UnknownId
 from brew_serve.nearline.job_holds import JobHolds
 from brew_serve.nearline.outbox import Job
 from brew_serve.nearline.store import CandidateSlate, NearlineStore, Outcome, StoredRanking
+from brew_serve.ranking.calibration import require_calibration
 from brew_serve.ranking.response import ranking_fields
 from brew_serve.ranking.scoring import Scorer
 
@@ -38,6 +40,7 @@ class NearlineWorker:
         run: Runs a coroutine of the scorer and returns its result.
         holds: Keeps the jobs from being sent again while they are handled; None: they are sent again when they take
             longer than `lost_seconds`.
+        calibration: Calibration map of the version; None if it has none.
         most_attempts: Attempts after which a job that kills its consumer becomes dead.
         clock: Returns seconds since 1970.
     """
@@ -51,10 +54,11 @@ class NearlineWorker:
         run: Callable[[Coroutine[Any, Any, Any]], Any],
         *,
         holds: JobHolds | None = None,
+        calibration: CalibrationMap | None = None,
         most_attempts: int = 5,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._holds = holds
+        self._holds, self._calibration = holds, calibration
         self._number, self._scorer, self._context, self._store = number, scorer, context, store
         self._run, self._most_attempts, self._clock = run, most_attempts, clock
 
@@ -162,6 +166,7 @@ class NearlineWorker:
     def _ranking(self, slate: CandidateSlate, snapshot: Snapshot, newness: str) -> StoredRanking:
         suite = self._scorer.compiler.suite
         task = suite.task(slate.task)
+        calibration = require_calibration(self._calibration, task, self._number) if slate.calibrated else None
         entity_type = suite.surface(task.surface).entity_type
         known = self._context.entities([candidate for candidate in slate.candidates if isinstance(candidate, str)])
         candidates = [
@@ -173,7 +178,7 @@ class NearlineWorker:
         ranking = self._run(
             self._scorer.rank(task, snapshot.profile, snapshot.history, candidates, own_words=slate.instruction)
         )
-        fields = ranking_fields(ranking, slate.top_k)
+        fields = ranking_fields(ranking, task, slate.top_k, calibration)
         return StoredRanking(
             task=slate.task,
             member_id=slate.member_id,
@@ -185,6 +190,7 @@ class NearlineWorker:
             event_ids=snapshot.events[-_EVENT_IDS:],
             answer={
                 "ranking": [item.model_dump() for item in fields["ranking"]],
+                "calibrated": fields["calibrated"],
                 "usage": fields["usage"].model_dump(),
                 "truncated": fields["truncated"].model_dump(),
             },

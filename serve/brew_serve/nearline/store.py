@@ -67,6 +67,7 @@ class CandidateSlate:
         candidates: Ids of entities in the context, or {"id", "fields"}.
         instruction: The member's instruction, in their own words.
         top_k: Number of candidates to keep, the best first; None for all.
+        calibrated: Whether to keep calibrated probabilities.
     """
 
     task: str
@@ -76,6 +77,7 @@ class CandidateSlate:
     candidates: list[Any]
     instruction: str = ""
     top_k: int | None = None
+    calibrated: bool = False
 
     @property
     def newness(self) -> str:
@@ -96,7 +98,7 @@ class StoredRanking:
         computed_at: Microseconds since 1970, UTC.
         events: Number of nearline events in the history.
         event_ids: Ids of the newest of these events.
-        answer: The fields "ranking", "usage" and "truncated" of `RankResponse`.
+        answer: The fields "ranking", "calibrated", "usage" and "truncated" of `RankResponse`.
     """
 
     task: str

@@ -20,6 +20,9 @@ from brew_serve.engines.logprobs import InvalidOutput, require_logprobs
 from brew_serve.errors import BrokenVersion, Expired
 from brew_serve.metrics import Meters
 from brew_serve.ranking.admission import AdmissionConfig, AdmissionController
+from brew_serve.ranking.answer_log import AnswerLog, Origin
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
+from brew_serve.ranking.calibration import require_calibration
 from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts
 from brew_serve.ranking.response import ranking_fields
 from brew_serve.ranking.scoring import Prompts, Ranking, Scorer
@@ -75,7 +78,11 @@ class RankingService:
         context: Members and entities by id; None if every request must carry them inline.
         name: Name of the model in the registry; clients of the OpenAI protocol request it by this name.
         admission: How much work the service accepts.
+        answer_log: Settings of the log of its rankings; None for no log.
         clock: Seconds; arrival times and deadlines are on it.
+
+    Raises:
+        UserError: The key of the answer log cannot be read.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class RankingService:
         *,
         name: str = "brew360",
         admission: AdmissionConfig | None = None,
+        answer_log: AnswerLogConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.number, self.version, self.engine, self.context = number, version, engine, context
@@ -98,17 +106,22 @@ class RankingService:
         self.compilation = CompilationPool(self.meters, max_outstanding_tokens=admission.max_outstanding_tokens)
         self._reading = ThreadPoolExecutor(_READING_THREADS, "records")
         self.parsing = ThreadPoolExecutor(_PARSING_THREADS, "parsing")  # of large bodies
+        self._answers = None if answer_log is None else AnswerLog(answer_log, version=number, meters=self.meters)
         self.closing = False
         self.fault = ""  # why no request should be sent here; empty if there is no reason
         self._scorer = Scorer(engine, version.compiler)
 
-    async def rank(self, request: RankRequest, arrival: float | None = None) -> Costed[RankResponse]:
+    async def rank(
+        self, request: RankRequest, arrival: float | None = None, origin: Origin | None = None
+    ) -> Costed[RankResponse]:
         """Rank the candidates of the request; at its deadline, rank those that are scored by then.
 
         Args:
             arrival: Seconds on the clock when the request arrived; None for now.
+            origin: Where it comes from, for the log of answers; None: it is not logged.
 
         Raises:
+            Uncalibrated: Calibrated probabilities of a version that has no calibration map of the task.
             UnknownId: The context does not hold a member or candidate id.
             Expired: The deadline passed before any work began.
             Overloaded: The service has no capacity now.
@@ -121,11 +134,12 @@ class RankingService:
         deadline = None if request.deadline_ms is None else arrival + request.deadline_ms / 1000
         seconds = self._require_time(request.deadline_ms, deadline)
         task = self.version.suite.task(request.task)
+        calibration = require_calibration(self.version.calibration, task, self.number) if request.calibrated else None
         least = self._scorer.least_work(task, len(request.candidates))
         with self.admission.reserve(least, deadline), self.measure("prepare"):
             try:
                 async with asyncio.timeout(seconds) as limit:
-                    prompts = await self._prepare(request, task)
+                    records, prompts = await self._prepare(request, task)
             except TimeoutError:
                 if limit.expired():
                     raise _expired(request.deadline_ms) from None
@@ -141,8 +155,18 @@ class RankingService:
                 partial=bool(ranking.unscored),
                 unscored=ranking.unscored,
                 milliseconds=(self.clock() - start) * 1000,
-                **ranking_fields(ranking, request.top_k),
+                **ranking_fields(ranking, task, request.top_k, calibration),
             )
+            if self._answers is not None and origin is not None:
+                locale = records.profile.get("locale")
+                self._answers.add(
+                    origin,
+                    request,
+                    task,
+                    ranking,
+                    history=len(records.history),
+                    locale=None if locale is None else str(locale),
+                )
             return Costed(response=response, tokens=prompts.work)
 
     async def compile_text(
@@ -247,6 +271,8 @@ class RankingService:
         self.compilation.close()
         self._reading.shutdown(wait=False, cancel_futures=True)
         self.parsing.shutdown(wait=False, cancel_futures=True)
+        if self._answers is not None:
+            self._answers.close()
         self.engine.close()
         if self.context is not None:
             self.context.close()
@@ -268,14 +294,17 @@ class RankingService:
         for candidate in ranking.candidates:
             histogram.observe(candidate.score)
 
-    async def _prepare(self, request: RankRequest, task: TaskSpec) -> Prompts:
-        """Compile the prompts of a request. The event loop answers other requests while much is read or encoded."""
+    async def _prepare(self, request: RankRequest, task: TaskSpec) -> tuple[_Records, Prompts]:
+        """Read the records of a request and compile its prompts.
+
+        The event loop answers other requests while much is read or encoded.
+        """
         if self._is_small(request):
             records = self._read(request, task)
         else:
             threads = self.parsing if self._is_inline(request) else self._reading
             records = await asyncio.get_running_loop().run_in_executor(threads, self._read, request, task)
-        return await self.compilation.run(
+        prompts = await self.compilation.run(
             lambda watch: self._scorer.compile_prompts(
                 task,
                 records.profile,
@@ -287,6 +316,7 @@ class RankingService:
             ),
             characters=records.characters,
         )
+        return records, prompts
 
     def _is_inline(self, request: RankRequest) -> bool:
         return request.member is not None and not any(isinstance(candidate, str) for candidate in request.candidates)

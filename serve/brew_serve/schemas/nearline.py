@@ -9,7 +9,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from brew_data.privacy.redaction import redact
-from brew_serve.schemas.rank import Candidate, Closed, Fields, Id, Name, RankedItem, Text, Timestamp, Truncated, Usage
+from brew_serve.schemas.rank import (
+    Calibrated,
+    Candidate,
+    Closed,
+    Fields,
+    Id,
+    Name,
+    RankedItem,
+    Text,
+    Timestamp,
+    Truncated,
+    Usage,
+)
 
 __all__ = [
     "EventBatch",
@@ -124,6 +136,7 @@ class NearlineRankRequest(Closed):
     )
     instruction: Text = Field(default="", description="the member's instruction, in their own words")
     top_k: int | None = Field(default=None, ge=1, description="number of candidates to keep; null for all")
+    calibrated: Calibrated = False
     request_id: Id | None = Field(
         default=None, description="id from the caller; a repeated id changes nothing; null generates one"
     )
@@ -143,6 +156,7 @@ class NearlineRankRequest(Closed):
             ],
             "instruction": redact(self.instruction.strip()),  # as in prompts; it is stored
             "top_k": self.top_k,
+            "calibrated": self.calibrated,
         }
 
 
@@ -180,6 +194,7 @@ class NearlineRanking(BaseModel):
     waiting: int = Field(description="accepted events and requests that it does not include")
     events: SeenEvents
     ranking: list[RankedItem]
+    calibrated: bool = Field(default=False, description="whether scores and probabilities are calibrated")
     usage: Usage
     truncated: Truncated
 

@@ -98,6 +98,15 @@ RoutingKey = Annotated[
 ]
 
 
+Calibrated = Annotated[
+    bool,
+    Field(
+        description="return probabilities that the version's calibration map has corrected; the order of the "
+        "candidates does not change. Refused (409) by a version without a map of the task"
+    ),
+]
+
+
 class Member(Closed):
     """A member given inline."""
 
@@ -164,6 +173,7 @@ class RankRequest(Closed):
     routing_key: RoutingKey = None
     instruction: Text = Field(default="", description="the member's instruction, in their own words")
     top_k: int | None = Field(default=None, ge=1, description="number of candidates to return; null for all")
+    calibrated: Calibrated = False
     deadline_ms: int | None = Field(
         default=None,
         ge=1,
@@ -226,6 +236,7 @@ class RankResponse(BaseModel):
                     "version": 3,
                     "task": "job_apply",
                     "ranking": [{"id": "a", "score": 0.71, "probabilities": {"apply": 0.71, "skip": 0.29}}],
+                    "calibrated": False,
                     "partial": True,
                     "unscored": ["b"],
                     "usage": {"prompt_tokens": 97, "candidates": 1},
@@ -245,6 +256,7 @@ class RankResponse(BaseModel):
     version: int = Field(description="the model version that answered")
     task: str
     ranking: list[RankedItem]
+    calibrated: bool = Field(default=False, description="whether scores and probabilities are calibrated")
     partial: bool = Field(default=False, description="true if the deadline left candidates unscored")
     unscored: list[str] = Field(default_factory=list, description="ids of these, in the order of the request")
     usage: Usage

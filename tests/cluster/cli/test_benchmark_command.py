@@ -9,7 +9,7 @@ import pytest
 
 def brew360(*arguments: str, cwd: Path) -> tuple[int, str]:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "brew360"), "benchmark", *arguments],
+        [str(Path(sys.executable).parent / "brew360"), "benchmark", "run", *arguments],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stdout

@@ -113,13 +113,40 @@ def records(text: str) -> Any:
     return SimpleNamespace(profiles={text: {}}, entities={text: SimpleNamespace(entity_type="job", fields={})})
 
 
-def quality(text: str) -> Any:
-    from brew_serve.benchmark import TaskQuality
+def scored_rows(text: str, name: str | None = None) -> Any:
+    import pyarrow as pa
 
-    figures = TaskQuality(
-        rows=1, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=0.6, best_auc=0.9, other_aucs={text: 0.7}
-    )
-    return {text: figures}
+    from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
+
+    model, text = text, text.replace("\ud800", "")  # no Parquet file has a half surrogate
+    columns = {
+        "row_id": [1, 2], "task": [text] * 2, "surface": [text] * 2, "member": ["a", "b"], "time": [1, 2],
+        "label": [True, False], "score": [0.8, 0.2], "history": [0, 0], "is_trained": [True] * 2,
+    }  # fmt: skip
+    info = ScoredRowsInfo(model=model, suite="s", data_digest="d", baseline=name)
+    return ScoredRows.of(pa.table(columns), info)
+
+
+def evaluated(text: str) -> Any:
+    from brew_eval.evaluation import evaluate
+    from brew_eval.measurement import EvaluationConfig
+
+    rows = scored_rows(text)
+    return evaluate(rows, [scored_rows(text, text or "b")], EvaluationConfig(replicates=2))
+
+
+def comparison(text: str) -> Any:
+    from brew_eval.compare import compare
+    from brew_eval.measurement import EvaluationConfig
+
+    return compare(scored_rows(text), scored_rows(text), EvaluationConfig(replicates=2))
+
+
+def online(text: str) -> Any:
+    task = SimpleNamespace(figures={}, counts=SimpleNamespace(used=1))
+    arm = SimpleNamespace(role=text, version=1, joined=1, unjoined=0, too_young=0)
+    arm.report = SimpleNamespace(tasks={text: task})
+    return SimpleNamespace(arms=[arm], window=1, known_events=1, events=1, replaced=0, not_received=0)
 
 
 def check(text: str) -> Any:
@@ -242,7 +269,9 @@ def quantity(text: str) -> Quantity:
 
 # By function: the arguments after or before the console, of a text from outside.
 VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
-    "benchmark.show_quality": lambda show, console, x: show(console, quality(x), title=x, column=x),
+    "benchmark.show_report": lambda show, console, x: show(console, evaluated(x), title=x),
+    "benchmark.show_comparison": lambda show, console, x: show(console, comparison(x)),
+    "benchmark_online.show_online": lambda show, console, x: show(console, online(x)),
     "capacity.show_plans": lambda show, console, x: show(
         console, x, [quantity(x)], {x: {x: Bounds(1.0, 2.0)}}
     ),

@@ -56,7 +56,7 @@ def report(export: Path, bundle: PromptBundle, tmp_path: Path) -> Callable[..., 
     def write(auc: float | None = 0.75, **changes: Any) -> Path:
         path = tmp_path / "report.json"
         content = {
-            "format_version": 1,
+            "format_version": 2,
             "model": {"name": str(export), "digest": folder_digest(export)},
             "data": {"source": "movielens"},
             "prompt_digest": bundle.digest,
@@ -162,7 +162,7 @@ def test_the_report_of_another_model_is_refused(run: Run, export: Path, report: 
     save_file({"weights": np.ones((2, 3), np.float32)}, export / "model.safetensors")
     output = run("publish", str(export), "--report", str(path), code=2)
     assert "the report is of another model" in output
-    assert f"Run `brew360 benchmark {export} --data FOLDER --report FILE`" in output
+    assert f"Run `brew360 benchmark run {export} --data FOLDER --report FILE`" in output
     assert "is of another model" in run("publish", str(export), "--report", str(report(prompt_digest="x")), code=2)
     assert "has no version of brew360" in run("list", code=2)
 
@@ -173,7 +173,7 @@ def test_the_report_of_another_model_is_refused(run: Run, export: Path, report: 
         ("no json", "cannot be read"),
         ("[]", "is not the report of a benchmark"),
         ('{"tasks": {}}', "is not the report of a benchmark"),
-        ('{"model": {}, "tasks": {}, "data": {}, "sample": {}, "format_version": 9}', "reads 1 only"),
+        ('{"model": {}, "tasks": {}, "data": {}, "sample": {}, "format_version": 9}', "reads 2 only"),
     ],
 )
 def test_a_file_that_is_not_a_report_is_refused(

@@ -1,6 +1,7 @@
 """A base model as a version folder: its weights, the prompts of the data, and rows for tokens that it lacks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from brew_cluster.jobs.base_version import make_base_version
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
-from brew_data.prompts.suite import load_suite
+from brew_data.prompts.suite import changed_suite, load_suite
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import UserError
 from brew_serve.version import load_version
@@ -95,3 +96,13 @@ def test_a_model_with_another_tokenizer_or_a_smaller_context_is_refused(tmp_path
     with pytest.raises(UserError, match="reads at most 256 tokens"):
         make_base_version(tmp_path / "gemma", long, tmp_path / "version")
     assert not (tmp_path / "version").exists()
+
+
+def test_an_export_with_other_label_words(tmp_path: Path) -> None:
+    bundle = make_base(tmp_path / "export", "mixtral", "mixtral")
+    bundle.save(tmp_path / "export")
+    suite = changed_suite(bundle.suite, ["surfaces.ratings.actions.rated_5.label=superb"])
+    folder = make_base_version(tmp_path / "export", replace(bundle, suite=suite), tmp_path / "version")
+    assert load_version(folder).suite.surface("ratings").label("rated_5") == "superb"
+    assert (folder / "model.safetensors").resolve() == tmp_path / "export" / "model.safetensors"
+    assert PromptBundle.load(tmp_path / "export").digest == bundle.digest

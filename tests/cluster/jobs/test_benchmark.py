@@ -16,10 +16,10 @@ from brew_cluster.jobs.benchmark import (
     _key,
     _require_prompts,
     load_benchmark,
-    make_report,
     open_model,
     report_path,
 )
+from brew_cluster.jobs.benchmark_report import make_document, write_benchmark
 from brew_cluster.jobs.benchmark_scores import ScoreParts, missing_rows, score_rows
 from brew_cluster.jobs.publish import publish_export
 from brew_data.data_folder import DataFolder, DatasetInfo
@@ -29,16 +29,30 @@ from brew_data.prompts.history import HistoryPolicy
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
 from brew_data.split import Split
+from brew_eval.evaluation import evaluate
+from brew_eval.measurement import EvaluationConfig
+from brew_eval.report.files import read_evaluation
+from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
 from brew_platform.errors import ConfigError, RegistryError, UserError
 from brew_platform.registry.model_digest import folder_digest
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
 from brew_serve.batch.dataset_scoring import SCORES
-from brew_serve.benchmark import BenchmarkRows, TaskQuality
 from brew_serve.engines.config import EngineConfig
 
 FORMAT = PromptFormat(context_length=256, head_tokens=64, question_tokens=64)
-ROWS = BenchmarkRows(ids={"movie_rating": np.array([3, 5, 8], np.int64)}, interactions=3, of=9, digest="r" * 64)
+
+
+def make_rows(*ids: int) -> ScoredRows:
+    columns = {
+        "row_id": ids, "task": ["movie_rating"] * len(ids), "surface": ["ratings"] * len(ids),
+        "member": [f"m{id_}" for id_ in ids], "time": ids, "label": [id_ % 2 == 1 for id_ in ids],
+        "score": pa.array([0.1 * id_ for id_ in ids]), "history": [0] * len(ids), "is_trained": [True] * len(ids),
+    }  # fmt: skip
+    return ScoredRows.of(pa.table(columns), ScoredRowsInfo(model="m", suite="movielens", data_digest="d", seed=7))
+
+
+ROWS = make_rows(3, 5, 8)
 
 
 def make_bundle(tokenizer: Tokenizer) -> PromptBundle:
@@ -158,7 +172,7 @@ def test_an_interrupted_scoring_is_continued_with_the_missing_rows(
                 row = {"interaction_id": id_, "task": "movie_rating", "score": id_ / 10, "probabilities": []}
                 yield pa.Table.from_pylist([{**row, "version": None}], schema=SCORES)
 
-    def build(*_: Any, only: dict[str, np.ndarray]) -> list[int]:
+    def build(*_: Any, only: dict[str, np.ndarray], frozen_at: int | None) -> list[int]:
         requested.append({task: ids.tolist() for task, ids in only.items()})
         return [id_ for ids in only.values() for id_ in ids.tolist()]
 
@@ -185,7 +199,7 @@ def test_scores_are_continued_for_the_same_model_rows_and_numbers_only(
     assert _key(job(tmp_path, engine=EngineConfig(threads=1)), model, bundle, ROWS) == key
     assert _key(job(tmp_path, engine=EngineConfig(dtype="bfloat16")), model, bundle, ROWS) != key
     assert _key(job(tmp_path), replace(model, digest="x"), bundle, ROWS) != key
-    assert _key(job(tmp_path), model, bundle, replace(ROWS, digest="x")) != key
+    assert _key(job(tmp_path), model, bundle, make_rows(3, 5)) != key
     history = {"movie_rating": HistoryPolicy(surfaces=["ratings"], name="round_robin")}
     assert _key(job(tmp_path, history=history), model, bundle, ROWS) != key
 
@@ -194,17 +208,20 @@ def test_the_report_names_model_data_sample_and_machine(
     tmp_path: Path, export: Path, data: DataFolder, bundle: PromptBundle
 ) -> None:
     model = open_model(str(export), job(tmp_path))
-    quality = TaskQuality(rows=3, positive_rate=0.5, auc=0.75, logloss=0.5, baseline_auc=0.625, best_auc=None)
-    report = make_report(
-        model=model, data=data, prompt_digest=bundle.digest, rows=ROWS, requested=3, seed=7, engine=EngineConfig(),
-        quality={"movie_rating": quality}, seconds=1.25, peak_bytes=10, commit=None,
+    evaluated = evaluate(ROWS, config=EvaluationConfig(replicates=2))
+    report = make_document(
+        evaluated, model=model.document(), data=data, prompt_digest=bundle.digest, everything=make_rows(1, 3, 5, 8),
+        rows=ROWS, per_task=3, engine=EngineConfig(), seconds={"score": 1.25}, peak_bytes=10,
     )  # fmt: skip
+    write_benchmark(report, evaluated, ROWS, tmp_path / "r" / "report.json")
+    assert sorted(path.suffix for path in (tmp_path / "r").iterdir()) == [".html", ".json", ".md", ".parquet"]
+    assert read_evaluation(tmp_path / "r" / "report.json") == evaluated
+    assert ScoredRows.read(tmp_path / "r" / "report.parquet").digest == ROWS.digest
     assert report["model"] == {"name": str(export), "kind": "export", "version": None, "digest": model.digest}
     assert report["sample"] == {
-        "name": "3 of 9 rows after the cut, seed 7", "rows": 3, "of": 9, "seed": 7, "scores": 3,
-        "rows_digest": "r" * 64,
+        "name": "3 of 4 rows after the cut, 3 per task, seed 7", "rows": 3, "of": 4, "per_task": 3, "seed": 7,
+        "scores": 3, "history": "streaming", "rows_digest": ROWS.digest,
     }  # fmt: skip
-    assert report["tasks"]["movie_rating"]["gain"] == 0.125
     assert report["data"]["train_until"] == 5
     assert {"cores", "cpu", "memory_gib"} == report["machine"].keys()
     assert report["versions"].keys() >= {"python", "torch", "ray"}
@@ -213,7 +230,7 @@ def test_the_report_names_model_data_sample_and_machine(
         Registry(open_store(str(tmp_path / "registry"))), export, author="ana", report=report, gates=[]
     )
     assert version.lineage["benchmark"]["sample"]["seed"] == 7
-    assert version.metrics["movie_rating"]["auc"] == 0.75
+    assert version.metrics["movie_rating"]["auc"] == 0.0
     report["history"] = {"movie_rating": {"name": "round_robin"}}
     with pytest.raises(UserError, match="measured with other history policies for movie_rating"):
         publish_export(Registry(open_store(str(tmp_path / "registry"))), export, author="ana", report=report, gates=[])

@@ -40,7 +40,7 @@ elif arguments[0] == "train":
     (output / "export").mkdir(parents=True)
     (output / "checkpoint").write_text(str(time.time_ns()))
 elif step == "benchmark":
-    assert Path(arguments[1]).is_dir(), arguments
+    assert Path(arguments[2]).is_dir(), arguments
     option("--report").write_text(json.dumps({"tasks": {"job_apply": {"auc": 0.75, "logloss": 0.5, "gain": None}}}))
 elif step == "publish":
     assert "gates:" in option("--recipe").read_text()

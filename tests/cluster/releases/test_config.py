@@ -70,6 +70,8 @@ def test_an_invalid_recipe_is_one_sentence(text: str, sentence: str, tmp_path: P
         ("steps=3", "not of the form section.key=value"),
         ("canary.share=0.1", "of the section canary, which .* does not have"),
         ("sft.train.stages.7.steps=3", "section sft: the override .* names element '7' of a list of 1"),
+        ("without=[cpt]", r"without=\[cpt\] is not a list of sections of .*; its sections are data, sft"),
+        ("without=sft", "is not a list of sections"),
         ("data.prompt.context_length=many", "section data: prompt.context_length='many'"),
     ],
 )
@@ -83,6 +85,17 @@ def test_steps_can_be_left_out(tmp_path: Path) -> None:
     assert plan(DATA + SFT + ENDING + "promote: {}\n", tmp_path) == ["data", "sft", "benchmark", "publish", "promote"]
     forced = DATA + SFT + "publish: {}\npromote: {force_reason: the first version}\n"
     assert plan(forced, tmp_path) == ["data", "sft", "publish", "promote"]
+
+
+def test_sections_are_left_out_with_their_settings(tmp_path: Path) -> None:
+    sft = SFT.replace("sft", "cpt") + SFT
+    assert plan(DATA + sft, tmp_path, "without=[cpt]", "cpt.train.seed=3") == ["data", "sft"]
+    (tmp_path / "release.yaml").write_text(DATA + sft)
+    release = read_release(str(tmp_path / "release.yaml"), ["without=[cpt]"])
+    assert release.settings["without"] == "cpt"
+    gates = "gates: [{figure: job_apply.auc, at_least: 0.5}]\n"
+    with pytest.raises(UserError, match="has publish without benchmark"):
+        plan(DATA + SFT + ENDING + gates, tmp_path, "without=[benchmark]")
 
 
 def test_texts_that_yaml_would_change_reach_the_command_as_they_are_written(tmp_path: Path) -> None:
@@ -102,6 +115,7 @@ def test_the_recipes_of_the_documentation_are_valid(tmp_path: Path) -> None:
     text = (tmp_path / "release.yaml").read_text().replace("shop.yaml", "synthetic").replace("s3://models", "models")
     (tmp_path / "release.yaml").write_text(text)
     releases = plan_sweep(read_sweep("sweep.yaml"), tmp_path / "sweep", tmp_path / "steps")
-    assert [release.recipe.name for release in releases] == [*(f"sweep-{n}" for n in range(1, 5)), "sweep-seed-1"]
+    names = [f"sweep-{name}" for name in ("1", "2", "3", "4", "seed-1", "no-cpt")]
+    assert [release.recipe.name for release in releases] == names
     assert [step.name for step in releases[0].steps] == [name for name in SECTIONS if name != "ift"]
     assert len({step.key for release in releases for step in release.steps if step.name == "data"}) == 2

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,8 @@ from brew_cluster.releases.release import Release
 from brew_cluster.releases.run import ReleaseFolder, step_state
 from brew_cluster.releases.runner import RayJobsRunner, require_shared_folder
 from brew_cluster.releases.steps import read_record
+from brew_eval.studies.scored_points import MEAN
+from brew_eval.studies.study_table import read_points
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.ports import free_port
 from brew_platform.registry.registry import Registry
@@ -30,9 +32,18 @@ pytestmark = RAY
 NAMES = list(SECTIONS)
 
 
-def run(*arguments: str, cwd: Path, code: int = 0) -> str:
+STUDY = """
+question: Does a study read what a release wrote?
+sweep:
+  recipe: tiny
+  settings: {without: [publish, gates, canary, promote]}
+  releases: {same: {}}
+"""
+
+
+def run(*arguments: str, cwd: Path, code: int = 0, command: Sequence[str] = ("release", "run", "tiny")) -> str:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "brew360"), "release", "run", "tiny", *arguments],
+        [str(Path(sys.executable).parent / "brew360"), *command, *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
@@ -59,6 +70,13 @@ def test_every_step_runs_and_a_changed_serving_parameter_redoes_no_training(tmp_
     assert any("checkpoints" in file for file in first["sft"][1])
     registry = Registry(LocalStore(tmp_path / "runs/registry"))
     assert registry.aliases() == {"production": 1}
+
+    (tmp_path / "study.yaml").write_text(STUDY)
+    run("study.yaml", cwd=tmp_path, command=("study", "run"))
+    points = read_points(tmp_path / "runs/studies/study/table.csv")
+    assert {point.point for point in points} == {"same"}
+    assert MEAN in {point.series for point in points}
+    assert {name: snapshot(tmp_path)[name] for name in NAMES} == first  # the steps are those of the release
 
     output = run("benchmark.rows=30", cwd=tmp_path)
     second = snapshot(tmp_path)

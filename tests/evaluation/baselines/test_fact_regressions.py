@@ -13,9 +13,13 @@ from brew_data.sources.economic_graph.source import EconomicGraph
 from brew_data.sources.synthetic.config import SyntheticConfig
 from brew_data.sources.synthetic.generator import generate
 from brew_data.split import Split, SplitConfig
+from brew_eval.baselines.by_name import FACTS, REFERENCE, score_by_name
 from brew_eval.baselines.fact_regressions import fit_fact_regressions
+from brew_eval.evaluation import evaluate
+from brew_eval.measurement import EvaluationConfig
+from brew_eval.scored_rows import ScoredRowsInfo
+from brew_eval.selection import rows_after_cut
 from brew_platform.metrics import auc, smoothed_mean
-from brew_serve.benchmark import benchmark, select_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -74,14 +78,15 @@ def test_the_economic_graph_is_drawn_again_from_its_settings() -> None:
     split = Split.of(micros(graph.interactions).to_numpy(), SplitConfig(last_days=30, gap_days=30))
     found = fit_fact_regressions("economic_graph", asdict(config), graph, suite, split)
     assert set(found) == {"profile", "matches"}
-    rows = select_rows(graph, suite, split)
+    rows = rows_after_cut(graph, suite, split, ScoredRowsInfo(model="m", suite=suite.name, data_digest="d"))
     for by_task in found.values():
         assert {task: sorted(scores) for task, scores in by_task.items()} == {
-            task: ids.tolist() for task, ids in rows.ids.items()
+            task: rows.of_tasks([task]).column("row_id").tolist() for task in rows.tasks
         }
-    scored = [(task, id_, score) for task, scores in found["matches"].items() for id_, score in scores.items()]
-    columns = dict(zip(("task", "interaction_id", "score"), map(list, zip(*scored, strict=True)), strict=True))
-    for quality in benchmark(pa.table(columns), graph, suite, split, rows, baselines=found).values():
-        assert quality.auc == quality.other_aucs["matches"]
-        assert quality.auc > quality.baseline_auc
+    source = {"source": "economic_graph", "source_config": asdict(config)}
+    names = ["entity_mean", "fact_profile", "fact_matches"]
+    scored = list(score_by_name([REFERENCE, FACTS], rows, graph, suite, split, **source))
+    assert [part.info.name for part in scored] == names
+    for task in evaluate(scored[2], scored[:1], EvaluationConfig(replicates=2)).tasks.values():
+        assert task.baselines[REFERENCE].differences["auc"].value > 0
     assert fit_fact_regressions("economic_graph", {}, graph, suite, split) == {}  # their settings are not known

@@ -25,6 +25,7 @@ from brew_serve.errors import (
     Overloaded,
     QuotaExceeded,
     Unauthorized,
+    Uncalibrated,
 )
 from brew_serve.stores.sqlite_file import Unavailable
 
@@ -187,8 +188,8 @@ def test_retries_do_not_wait_past_the_deadline(call_method: Callable[..., Any]) 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, UserError), (401, Unauthorized), (403, Forbidden), (404, UserError), (408, Expired), (413, BodyTooLarge),
-     (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded), (504, Late)],
+    [(400, UserError), (401, Unauthorized), (403, Forbidden), (404, UserError), (408, Expired), (409, Uncalibrated),
+     (413, BodyTooLarge), (422, UserError), (429, QuotaExceeded), (500, BrewError), (503, Overloaded), (504, Late)],
 )  # fmt: skip
 def test_an_error_has_the_message_of_the_service_and_our_class(
     call_method: Callable[..., Any], status: int, kind: type[BrewError]

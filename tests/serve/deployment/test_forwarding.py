@@ -12,8 +12,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
+from brew_data.privacy.pseudonyms import PseudonymConfig
+from brew_platform.calibration_map import BetaMap, CalibrationMap
 from brew_platform.identity.keys import create_key
 from brew_serve.deployment import forwarding
 from brew_serve.deployment.forwarding import ForwardedRequest, Forwarder
@@ -28,6 +31,7 @@ from brew_serve.http.routes import ROUTES
 from brew_serve.http.routing_hints import RoutingHints
 from brew_serve.metrics import Meters, merged
 from brew_serve.ranking.admission import AdmissionConfig
+from brew_serve.ranking.answer_log_config import AnswerLogConfig
 from brew_serve.ranking.scoring import Scorer
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.status import FleetStatus
@@ -286,6 +290,52 @@ async def test_a_canary_answers_its_members_and_production_replaces_a_lost_canar
         gateway.lost = {4}
         assert await versions(http) == [3] * 20
     assert gateway.metric('brew_lost_total{version="4"}') == once.count(4)
+
+
+async def test_production_answers_for_a_canary_without_a_calibration_map(
+    version: LoadedVersion, table_engine: Any, body: dict[str, Any]
+) -> None:
+    gateway = fleet_of(version, table_engine, PRODUCTION, CANARY)
+    tasks = {"job_apply": BetaMap(a=1.0, b=1.0, c=0.5)}
+    found = CalibrationMap(model="m", tasks=tasks, unfitted={}, fitted_from=0, fitted_until=1, rows_digest="d")
+    gateway.services[3].version = replace(version, calibration=found)
+    async with gateway.client() as http:
+        for changes, expected in [({"calibrated": True}, (3, True)), ({}, (4, False))]:
+            answer = (await http.post("/v1/rank", json=body | changes)).json()
+            assert (answer["version"], answer["calibrated"]) == expected
+
+
+async def test_answers_are_logged_with_the_role_of_the_version_and_the_time_of_the_request(
+    version: LoadedVersion,
+    table_engine: Any,
+    body: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANSWERS_KEY", "0123456789abcdef")
+    log = AnswerLogConfig(url=str(tmp_path), key=PseudonymConfig(env="ANSWERS_KEY"))
+    services = {number: RankingService(number, version, table_engine, None, answer_log=log) for number in (3, 4, 5)}
+    shadow = Target(role="shadow", version=5, share=1.0)
+    gateway = FakeFleet(services, PRODUCTION, replace(CANARY, share=0.5), shadow)
+    async with gateway.client() as http:
+        for n in range(10):
+            headers = {"x-request-id": f"r{n}"}
+            await http.post("/v1/rank", json={**body, "routing_key": f"m{n}"}, headers=headers)
+        while gateway.metric('brew_shadow_total{outcome="compared",version="5"}') < 10:
+            await asyncio.sleep(0.01)
+    for service in services.values():
+        service.close()
+    rows = [row for path in tmp_path.glob("*/*.parquet") for row in pq.read_table(path).to_pylist()]
+    roles: dict[str, set[tuple[int, str]]] = {}
+    for row in rows:
+        roles.setdefault(row["request_id"], set()).add((row["version"], row["role"]))
+        assert row["history"] == len(body["member"]["history"])
+    assert {frozenset(found) for found in roles.values()} == {
+        frozenset({(3, "production"), (5, "shadow")}),
+        frozenset({(4, "canary"), (5, "shadow")}),
+    }
+    times = {(row["request_id"], row["time"]) for row in rows}
+    assert len(times) == len(roles) == 10, "a copy has the time of its original"
 
 
 async def test_a_failing_canary_gets_one_request_in_a_while_until_it_answers_again(

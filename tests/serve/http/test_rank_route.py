@@ -52,6 +52,7 @@ async def test_the_response_is_the_ranking_of_the_scorer(
         "version": 3,
         "task": "job_apply",
         "ranking": [{"id": c.id, "score": c.score, "probabilities": c.probabilities} for c in expected.candidates],
+        "calibrated": False,
         "partial": False,
         "unscored": [],
         "usage": {"prompt_tokens": expected.prompt_tokens, "candidates": len(candidates)},

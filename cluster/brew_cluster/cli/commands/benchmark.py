@@ -1,50 +1,82 @@
-"""`brew360 benchmark`: the figures of a model on the rows after the cut."""
+"""`brew360 benchmark`: the figures of a model on the rows after the cut, beside baselines and other models."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from brew_cluster.cli.commands import benchmark_online
+from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.registry_options import RegistryName, RegistryUrl
-from brew_cluster.cli.runner import log_to, supervise
+from brew_cluster.cli.runner import log_to, report_errors, supervise
 from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
+Model = Annotated[
+    str, typer.Argument(help="registry:NUMBER, registry:ALIAS, or the folder of an export or of a base model.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings, e.g. engine.threads=1", metavar="[KEY=VALUE]...")
+]
+Data = Annotated[Path | None, typer.Option(help="Data folder, from `brew360 data build`.")]
+Recipe = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
+Rows = Annotated[Path, typer.Argument(help="Report (JSON) or scored rows (Parquet) of `brew360 benchmark run`.")]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(benchmark)
+    """Add the commands to `app`."""
+    group = typer.Typer(help="Measure models on rows after the cut, and compare them.", no_args_is_help=True)
+    for command in (run, compare):
+        group.command(command.__name__)(command)
+    benchmark_online.register(group)
+    app.add_typer(group, name="benchmark")
 
 
-def benchmark(
-    model: Annotated[
-        str, typer.Argument(help="registry:NUMBER, registry:ALIAS, or the folder of an export or of a base model.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings, e.g. engine.threads=1", metavar="[KEY=VALUE]...")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Data folder, from `brew360 data build`.")] = None,
+def run(
+    model: Model,
+    overrides: Overrides = None,
+    data: Data = None,
     task: Annotated[list[str] | None, typer.Option(help="Task to score; may be repeated. Default: all tasks.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Number of rows to draw. Default: all after the cut.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Number of rows of each task to draw, or `all` after the cut. Default: 1000.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draw. Default: 0.")] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(help="Names with commas, or `none`. Default: popularity,entity_mean,biases,facts."),
+    ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            help="streaming: a row sees all that is earlier; frozen: all rows of a member are one slate at the end of "
+            "training, for AUC by member and NDCG. Default: streaming."
+        ),
+    ] = None,
+    fit_calibration: Annotated[
+        bool | None,
+        typer.Option(
+            "--fit-calibration", help="Fit a calibration map on the rows of the gap before the benchmark."
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Path of the report. Default: in runs/benchmark, named after model and data.")
     ] = None,
     registry: RegistryUrl = None,
     name: RegistryName = None,
-    recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    recipe: Recipe = None,
 ) -> None:
-    """Measure a model on the rows of a data folder after its cut: AUC and log loss of each task, beside popularity.
+    """Measure a model on the rows of a data folder after its cut, beside baselines that are fitted on the rows before.
 
-        brew360 benchmark runs/sft/export --data data/synthetic
+        brew360 benchmark run runs/sft/export --data data/synthetic
 
-        brew360 benchmark registry:production --data data/synthetic --rows 2000 --seed 0 --report sample.json
+        brew360 benchmark run registry:production --data data/synthetic --rows 200 --seed 0 --report sample.json
 
-        brew360 benchmark models/gemma-3-270m --data data/movielens
+        brew360 benchmark run models/gemma-3-270m --data data/movielens --baselines entity_mean,lightgbm
 
-    `brew360 registry publish` reads the report. An interrupted benchmark continues when the same command runs again.
-    The table goes to the standard output, progress to the standard error.
+    Writes the report (JSON, Markdown and HTML) and the scored rows (Parquet). `brew360 registry publish` reads the
+    report. An interrupted benchmark continues when the same command runs again. The table goes to the standard output,
+    progress to the standard error.
     """
     console = PlainConsole()
     with supervise(console):
@@ -52,9 +84,14 @@ def benchmark(
         from brew_data.data_folder import DataFolder
         from brew_platform.errors import UserError
 
-        options = {"rows": rows, "seed": seed, "tasks": task or None, "registry_url": registry, "model": name}
-        options["data"] = None if data is None else str(data)
-        job = load_benchmark(recipe, options, overrides or [])
+        options = {"seed": seed, "tasks": task or None, "protocol": history, "fit_calibration": fit_calibration}
+        options |= {"registry_url": registry, "model": name, "data": None if data is None else str(data)}
+        if baselines is not None:
+            options["baselines"] = [] if baselines == "none" else baselines.split(",")
+        settings = list(overrides or [])
+        if rows is not None:
+            settings.insert(0, f"rows={'null' if rows == 'all' else rows}")
+        job = load_benchmark(recipe, options, settings)
         if not job.data:
             raise UserError("the benchmark needs data. Pass --data FOLDER, a folder that `brew360 data build` wrote.")
         folder = DataFolder.open(Path(job.data))
@@ -62,3 +99,44 @@ def benchmark(
         with log_to(Path(job.run) / "logs" / "benchmark.log"):
             path = report or report_path(job, found)
             run_benchmark(job, found, folder, path, console, PlainConsole(stderr=True))
+
+
+def compare(
+    a: Rows,
+    b: Rows,
+    task: Annotated[list[str] | None, typer.Option(help="Task to compare; may be repeated. Default: all.")] = None,
+    replicates: Annotated[int, typer.Option(min=1, max=100_000, help="Of the bootstrap.")] = 1_000,
+    report: Annotated[
+        Path | None, typer.Option(help="JSON file that also receives the comparison, with .md and .html beside it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models that were scored on the same rows: differences of figures, with paired intervals.
+
+        brew360 benchmark compare runs/7/report.json runs/6/report.json --report runs/7/against-6.json
+
+    `brew360 registry publish --comparison` reads the JSON file.
+    """
+    console = PlainConsole()
+    with report_errors(console):
+        import json
+
+        from brew_cluster.cli.views.benchmark import show_comparison
+        from brew_cluster.jobs.benchmark_report import rows_path
+        from brew_eval.compare import compare as compare_rows
+        from brew_eval.measurement import EvaluationConfig
+        from brew_eval.report.files import require_json_path, write_comparison
+        from brew_eval.scored_rows import ScoredRows
+
+        if report is not None:
+            require_json_path(report)
+        first, second = (ScoredRows.read(rows_path(path) if path.suffix == ".json" else path) for path in (a, b))
+        comparison = compare_rows(first, second, EvaluationConfig(replicates=replicates), tasks=task or None)
+        if report is not None:
+            write_comparison(comparison, report)
+        if as_json:
+            print_json(json.loads(comparison.to_json()))
+            return
+        show_comparison(console, comparison)
+        if report is not None:
+            console.print(f"report: {report} (also .md and .html)")

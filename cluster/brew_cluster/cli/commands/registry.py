@@ -35,7 +35,10 @@ def register(app: typer.Typer) -> None:
 
 def publish(
     export: Annotated[Path, typer.Argument(help="Folder of an exported model, e.g. runs/sft/export.")],
-    report: Annotated[Path | None, typer.Option(help="Report of `brew360 benchmark` for this model.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Report of `brew360 benchmark run` for this model.")] = None,
+    comparison: Annotated[
+        Path | None, typer.Option(help="Of `brew360 benchmark compare` with the version that this one replaces.")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="YAML file with release.gates. Default: the gates of the training recipe.")
     ] = None,
@@ -56,7 +59,7 @@ def publish(
 ) -> None:
     """Publish an exported model as the next version, with its prompts, lineage, benchmark and gates.
 
-        brew360 benchmark runs/sft/export --data data/synthetic --report runs/sft/report.json
+        brew360 benchmark run runs/sft/export --data data/synthetic --report runs/sft/report.json
 
         brew360 registry publish runs/sft/export --report runs/sft/report.json
 
@@ -69,9 +72,13 @@ def publish(
     with report_errors(console):
         from brew_cluster.jobs.publish import publish_export, read_report
         from brew_cluster.jobs.registry import open_registry, recipe_gates
+        from brew_eval.report.files import read_comparison
         from brew_platform.console.progress import Phases
+        from brew_platform.errors import UserError
         from brew_platform.files import replace_atomically
 
+        if comparison is not None and report is None:
+            raise UserError("--comparison adds figures to those of a report. Pass --report FILE too.")
         opened = open_registry(registry, model, empty=True)
         gates = None if recipe is None else recipe_gates(recipe)
         benchmark = None if report is None else read_report(report)
@@ -82,6 +89,7 @@ def publish(
                 export,
                 author=author or user_name(),
                 report=benchmark,
+                comparison=None if comparison is None else read_comparison(comparison),
                 gates=gates,
                 publication=publication,
                 dataset=dataset,
@@ -94,7 +102,7 @@ def publish(
             return
         lines = [f"{opened.model} has version {version.number} now, {len(version.files)} files."]
         if not version.metrics:
-            lines.append("It has no figures: pass --report FILE to publish the report of `brew360 benchmark` with it.")
+            lines.append("It has no figures: pass --report FILE to publish the report of `brew360 benchmark run`.")
         if not version.gates:
             lines.append("It has no gates: name some with --recipe, or a promotion needs --force and a reason.")
         options = "".join(f" --{name} {value}" for name, value in (("registry", registry), ("model", model)) if value)

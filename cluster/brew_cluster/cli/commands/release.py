@@ -14,7 +14,7 @@ from brew_platform.console.plain_console import PlainConsole
 if TYPE_CHECKING:
     from brew_cluster.releases.runner import StepRunner
 
-__all__ = ["register"]
+__all__ = ["Address", "Gateway", "Gpus", "StepsFolder", "register", "step_runner"]
 
 Overrides = Annotated[
     list[str] | None,
@@ -88,7 +88,7 @@ def run(
             show_status(console, release.content(), changes(release.steps, release.steps))
             return
         with log_to(release.folder / "logs" / "release.log"):
-            release.run(_runner(address, gateway, gpus, steps), console, mlflow=mlflow)
+            release.run(step_runner(address, gateway, gpus, steps), console, mlflow=mlflow)
 
 
 def status(
@@ -156,7 +156,8 @@ def sweep(
         root = folder or DEFAULT_ROOT / config.name
         releases = plan_sweep(config, root, steps)
         with log_to(root / "logs" / "sweep.log"):
-            run_sweep(releases, root, _runner(address, gateway, gpus, steps), console, at_once=at_once, mlflow=mlflow)
+            runner = step_runner(address, gateway, gpus, steps)
+            run_sweep(releases, root, runner, console, at_once=at_once, mlflow=mlflow)
 
 
 def table(
@@ -217,7 +218,7 @@ def canary(
         console.print(f"canary of version {number} {found.state}: {answered}")
 
 
-def _runner(address: str | None, gateway: str | None, gpus: int, steps: Path) -> "StepRunner":
+def step_runner(address: str | None, gateway: str | None, gpus: int, steps: Path) -> "StepRunner":
     """Return where the steps run; of a cluster, check that it sees the folder of the steps."""
     from brew_cluster.releases.runner import GatewayRunner, LocalRunner, RayJobsRunner, require_shared_folder
     from brew_platform.errors import UserError

@@ -1,34 +1,23 @@
-"""The table of a benchmark has the regressions of a task below the model."""
+"""The table of a benchmark has the other baselines below the tasks of a tier."""
 
 import io
-import re
 
-from brew_cluster.cli.views.benchmark import show_quality
+from brew_cluster.cli.views.benchmark import show_report
+from brew_eval.evaluation import evaluate
+from brew_eval.measurement import EvaluationConfig
 from brew_platform.console.plain_console import PlainConsole
-from brew_serve.benchmark import TaskQuality
+
+from ....evaluation.rows import columns, scored
 
 
-def test_a_regression_is_a_row_below_the_model() -> None:
+def test_a_baseline_is_a_row_below_the_tasks() -> None:
     out = io.StringIO()
-    quality = TaskQuality(
-        rows=10_000,
-        positive_rate=0.5,
-        auc=0.8,
-        logloss=0.5,
-        baseline_auc=0.6,
-        best_auc=0.9,
-        other_aucs={"matches": 0.875, "profile": None},
-    )
-    other = TaskQuality(rows=5, positive_rate=0.5, auc=0.8, logloss=0.5, baseline_auc=None, best_auc=None)
-    show_quality(
-        PlainConsole(file=out, width=80), {"job_apply": quality, "other": other}, title="AUC", column="brew360"
-    )
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines() if "│" in line]
-    assert rows == [
-        ["job_apply", "10,000", "0.6000", "0.8000", "0.9000", "67%", "0.5000"],
-        ["matches", "", "", "0.8750", "", "92%", ""],
-        ["profile", "", "", "-", "", "-", ""],
-        ["other", "5", "-", "0.8000", "-", "-", "0.5000"],
-    ]
-    assert max(map(len, out.getvalue().splitlines())) <= 80
-    assert re.search(r"┃ task +┃", out.getvalue())
+    rows = scored(columns(120), model="m")
+    others = [rows.with_scores(1 - rows.column("score"), baseline=name) for name in ("entity_mean", "biases")]
+    report = evaluate(rows, others, EvaluationConfig(replicates=2))
+    show_report(PlainConsole(file=out, width=120), report, title="AUC")
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines() if "│" in line]
+    task = next(iter(report.tasks.values()))
+    assert f"{task.figures['auc'].value:.4f}" in lines[0]
+    assert [line[0] for line in lines if line[0] == "biases"]
+    assert not [line for line in lines if line[0] == "entity_mean"]  # it is a column
