@@ -55,9 +55,7 @@ def run(
     ] = None,
     fit_calibration: Annotated[
         bool | None,
-        typer.Option(
-            "--fit-calibration", help="Fit a calibration map on the rows of the gap before the benchmark."
-        ),
+        typer.Option("--fit-calibration", help="Fit a calibration map on the rows of the gap before the benchmark."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Path of the report. Default: in runs/benchmark, named after model and data.")
