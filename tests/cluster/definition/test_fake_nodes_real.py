@@ -61,6 +61,7 @@ def definition(root: Path) -> Programs:
         "groups.online.gpus=2", "groups.online.min_nodes=2", "groups.online.max_nodes=3",
         f"mounts.runs.path={root}",
         f"training.settings=[data={root}/data, run={root}/run, train.workers={WORKERS}]",
+        "job_gateway=null",  # its folder is on the mount that moves
         "service.recipe=null",
         f"service.settings=[registry_url={root}/registry, run={root}/serve, middleware.keys_path={root}/keys.yaml, "
         "gpus=1, min_replicas=2, max_replicas=2, engine.kind=torch, follow_seconds=0.5]",
