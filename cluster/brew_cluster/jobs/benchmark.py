@@ -226,7 +226,7 @@ def run_benchmark(
         calibration = None
         if job.fit_calibration:
             calibration = fit_calibration(scored["calibrate"], test_from=split.benchmark_after + 1)
-        source = {"source": data.info.source, "source_config": data.info.source_config}
+        source: dict[str, Any] = {"source": data.info.source, "source_config": data.info.source_config}
         baselines = []
         with phases.phase("baselines", total=None, unit="baselines") as progress:
             for baseline in score_by_name(job.baselines, rows, tables, suite, split, **source):
