@@ -124,16 +124,16 @@ def attribute_interactions(interactions: pa.Table, answers: pa.Table) -> pa.Tabl
     for task in sorted(pc.unique(live["task"]).to_pylist()):
         shown = live.filter(pc.equal(live["task"], task))
         later = interactions.filter(pc.is_in(interactions["surface"], pc.unique(shown["surface"])))
-        asked, acted = shown.num_rows, later.num_rows
+        count, acted = shown.num_rows, later.num_rows
         both = pa.concat_tables([part.select(["member", "entity_id"]) for part in (shown, later)])
         pair_N = _pairs(_codes(both["member"]), _codes(both["entity_id"]))
         shown_time = pc.cast(shown["time"], pa.int64()).to_numpy()
         _, time_N = np.unique(np.concatenate([shown_time, later["time"].to_numpy()]), return_inverse=True)
-        place_N = pair_N * (asked + acted) + time_N  # sorts by pair, then by time
-        order = np.argsort(place_N[:asked], kind="stable")
-        last = np.searchsorted(place_N[:asked][order], place_N[asked:], side="right") - 1
+        place_N = pair_N * (count + acted) + time_N  # sorts by pair, then by time
+        order = np.argsort(place_N[:count], kind="stable")
+        last = np.searchsorted(place_N[:count][order], place_N[count:], side="right") - 1
         answer = order[np.maximum(last, 0)]
-        known = (last >= 0) & (pair_N[answer] == pair_N[asked:])
+        known = (last >= 0) & (pair_N[answer] == pair_N[count:])
         found = later.filter(pa.array(known))
         request = shown["request_id"].take(pa.array(answer[known]))
         columns = [request, found["entity_id"], found["action"], found["time"]]
