@@ -387,8 +387,8 @@ def commands() -> list[list[str]]:
     return found
 
 
-# `down` has no argument, and would stop the Rays of this machine; `study list` prints recipes that ship. The others import for seconds, and read arguments as
-# `serve up` and `data build` do.
+# `down` has no argument, and would stop the Rays of this machine; `study list` prints what ships. The others import
+# for seconds, and read arguments as `serve up` and `data build` do.
 LEFT_OUT = [["serve", "down"], ["cluster", "down"], ["study", "list"], ["train"], ["demo"]]
 
 
