@@ -24,7 +24,7 @@ def show_report(console: PlainConsole, report: Report, *, title: str) -> None:
         title: Of the table.
     """
     by_member = any(task.figures["uauc"].value is not None for task in report.tasks.values())
-    figures = ["rows", "popularity", "AUC", *(["by member"] if by_member else []), "best", "gap closed", "logloss"]
+    figures = ["rows", "entity mean", "AUC", *(["by member"] if by_member else []), "best", "gap closed", "logloss"]
     table = make_table("task", *figures, title=title, right=figures)
     tiers = sorted({task.tier for task in report.tasks.values()})
     for tier in tiers:
