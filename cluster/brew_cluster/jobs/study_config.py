@@ -60,46 +60,28 @@ class StudyConfig(Settings):
 
     The versions are those of a sweep, or `scored`, or `models`. Without a probe, their benchmarks are compared; a probe
     measures their models.
-
-    Args:
-        name: Of the study.
-        question: What it finds out, in a sentence.
-        paper: Figure of the paper that asks the same.
-        axis: Place of the releases of a sweep.
-        figures: Figures of the benchmark.
-        tasks: Tasks to show; empty: all.
-        by: What a point is: a version, or a slice or task of each version.
-        laws: Whether scaling laws are fitted to auc, uauc and logloss.
-        plot: How the points are drawn.
-        evaluation: Settings of the intervals.
-        scored: Scored rows, by name of the version.
-        models: Exports or versions of the registry, by name; for a probe.
-        data: Data folder of `models`.
-        registry_url: Store of the registry.
-        model: Name of the model in the registry.
-        cache_folder: Fetched versions.
-        engine: Settings of the engine of a probe.
-        instructions, needle, recall, throughput: A probe; at most one.
     """
 
-    name: Name
-    question: str
-    paper: str = ""
-    axis: StudyAxis = field(default_factory=StudyAxis)
+    name: Name  # of the study
+    question: str  # what it finds out, in a sentence
+    paper: str = ""  # what the paper calls it
+    axis: StudyAxis = field(default_factory=StudyAxis)  # place of the releases of a sweep
+    # Figures of the benchmark
     figures: list[Annotated[str, OneOf(FIGURES)]] = field(default_factory=lambda: ["auc", "logloss"])
-    tasks: list[str] = field(default_factory=list)
-    by: Annotated[str, OneOf(BY)] = "version"
-    laws: bool = False
-    plot: StudyPlot = field(default_factory=StudyPlot)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    scored: dict[str, ScoredFile] = field(default_factory=dict)
-    models: dict[str, str] = field(default_factory=dict)
-    data: str | None = None
-    registry_url: str = "runs/registry"
-    model: Name = "brew360"
-    cache_folder: str = "runs/versions"
+    tasks: list[str] = field(default_factory=list)  # tasks to show; empty: all
+    by: Annotated[str, OneOf(BY)] = "version"  # what a point is: a version, or a slice or task of each version
+    laws: bool = False  # whether scaling laws are fitted to auc, uauc and logloss
+    plot: StudyPlot = field(default_factory=StudyPlot)  # how the points are drawn
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # settings of the intervals
+    scored: dict[str, ScoredFile] = field(default_factory=dict)  # scored rows, by name of the version
+    models: dict[str, str] = field(default_factory=dict)  # exports or versions of the registry, by name; for a probe
+    data: str | None = None  # data folder of `models`
+    registry_url: str = "runs/registry"  # store of the registry
+    model: Name = "brew360"  # name of the model in the registry
+    cache_folder: str = "runs/versions"  # fetched versions
+    # Settings of the engine of a probe
     engine: EngineConfig = field(default_factory=EngineConfig)
-    instructions: InstructionConfig | None = None
+    instructions: InstructionConfig | None = None  # this and the next three: a probe; at most one
     needle: NeedleConfig | None = None
     recall: RecallConfig | None = None
     throughput: ThroughputConfig | None = None

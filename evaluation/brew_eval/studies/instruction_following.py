@@ -23,21 +23,13 @@ __all__ = ["InstructionConfig", "InstructionPrompt", "make_prompts", "measure_in
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionConfig(Settings):
-    """Settings of an instruction study.
+    """Settings of an instruction study."""
 
-    Args:
-        prompts: Number of prompts.
-        most_instructions: Of one prompt.
-        max_tokens: Of an answer.
-        seed: Of the prompts.
-        in_flight: Prompts in the engine at a time.
-    """
-
-    prompts: PositiveInt = 200
-    most_instructions: PositiveInt = 3
-    max_tokens: PositiveInt = 96
-    seed: NonNegativeInt = 0
-    in_flight: PositiveInt = 16
+    prompts: PositiveInt = 200  # number of prompts
+    most_instructions: PositiveInt = 3  # of one prompt
+    max_tokens: PositiveInt = 96  # of an answer
+    seed: NonNegativeInt = 0  # of the prompts
+    in_flight: PositiveInt = 16  # prompts in the engine at a time
 
 
 @dataclass(frozen=True, kw_only=True)

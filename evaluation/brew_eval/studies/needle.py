@@ -32,31 +32,23 @@ SUMMARY = "all cells"  # series of the mean
 
 @dataclass(frozen=True, kw_only=True)
 class NeedleConfig(Settings):
-    """Settings of a needle study.
+    """Settings of a needle study."""
 
-    Args:
-        task: Whose prompts are used; "": the first one of the suite.
-        lengths: Tokens of a prompt; the history is filled up to them.
-        depths: Places of the needle, from 0 (oldest) to 1 (newest).
-        prompts: Pairs of prompts of each cell.
-        alphas: Values of `rope.alpha` to compare; 1 is without scaling.
-        original_lengths: Values of `rope.original_length` to search; empty: the context of the model.
-        thetas: Values of `rope.theta` to search; empty: the base of the model.
-        extrapolate: Also read longer prompts with the base of training, which shows what scaling changes.
-        seed: Of the prompts.
-        in_flight: Prompts in the engine at a time.
-    """
-
-    task: str = ""
+    task: str = ""  # whose prompts are used; "": the first one of the suite
+    # Tokens of a prompt; the history is filled up to them
     lengths: list[Annotated[int, Range(ge=16, le=10_000_000)]] = field(default_factory=lambda: [128, 256, 512])
+    # Places of the needle, from 0 (oldest) to 1 (newest)
     depths: list[Share] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
-    prompts: PositiveInt = 20
+    prompts: PositiveInt = 20  # pairs of prompts of each cell
+    # Values of `rope.alpha` to compare; 1 is without scaling
     alphas: list[Annotated[float, Range(ge=1, le=1_000)]] = field(default_factory=lambda: [1.0])
+    # Values of `rope.original_length` to search; empty: the context of the model
     original_lengths: list[PositiveInt] = field(default_factory=list)
+    # Values of `rope.theta` to search; empty: the base of the model
     thetas: list[PositiveFloat] = field(default_factory=list)
-    extrapolate: bool = False
-    seed: NonNegativeInt = 0
-    in_flight: PositiveInt = 16
+    extrapolate: bool = False  # also read longer prompts with the base of training, which shows what scaling changes
+    seed: NonNegativeInt = 0  # of the prompts
+    in_flight: PositiveInt = 16  # prompts in the engine at a time
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,26 +28,17 @@ __all__ = ["RecallConfig", "choose_documents", "longest_common_subsequence", "me
 
 @dataclass(frozen=True, kw_only=True)
 class RecallConfig(Settings):
-    """Settings of a recall study.
+    """Settings of a recall study."""
 
-    Args:
-        bins: Folder of the trained documents, in the data folder.
-        control: Folder of documents that were not trained.
-        documents: Documents of each.
-        prompt_tokens: Tokens of a document that the model reads. Instruction and profile are its first ones; with fewer
-            tokens than these, trained documents and others begin alike.
-        continuation_tokens: Tokens that it continues.
-        seed: Of the choice of documents.
-        in_flight: Prompts in the engine at a time.
-    """
-
-    bins: str = "bins"
-    control: str = "evaluation"
-    documents: PositiveInt = 50
+    bins: str = "bins"  # folder of the trained documents, in the data folder
+    control: str = "evaluation"  # folder of documents that were not trained
+    documents: PositiveInt = 50  # documents of each
+    # Tokens of a document that the model reads. Instruction and profile are its first ones; with fewer tokens than
+    # these, trained documents and others begin alike
     prompt_tokens: PositiveInt = 64
-    continuation_tokens: PositiveInt = 32
-    seed: NonNegativeInt = 0
-    in_flight: PositiveInt = 16
+    continuation_tokens: PositiveInt = 32  # tokens that it continues
+    seed: NonNegativeInt = 0  # of the choice of documents
+    in_flight: PositiveInt = 16  # prompts in the engine at a time
 
 
 def longest_common_subsequence(first: Sequence[int], second: Sequence[int]) -> int:

@@ -21,23 +21,15 @@ __all__ = ["ThroughputConfig", "measure_throughput"]
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputConfig(Settings):
-    """Settings of a throughput study.
+    """Settings of a throughput study."""
 
-    Args:
-        bins: Folder of the documents whose tokens the prompts consist of, in the data folder.
-        lengths: Tokens of a prompt.
-        tokens: Tokens of all prompts of a run together.
-        repeats: Runs of each length.
-        seed: Of the prompts.
-        in_flight: Prompts in the engine at a time.
-    """
-
-    bins: str = "bins"
+    bins: str = "bins"  # folder of the documents whose tokens the prompts consist of, in the data folder
+    # Tokens of a prompt
     lengths: list[Annotated[int, Range(ge=2, le=10_000_000)]] = field(default_factory=lambda: [64, 128, 256, 512])
-    tokens: PositiveInt = 8_192
-    repeats: PositiveInt = 3
-    seed: NonNegativeInt = 0
-    in_flight: PositiveInt = 16
+    tokens: PositiveInt = 8_192  # tokens of all prompts of a run together
+    repeats: PositiveInt = 3  # runs of each length
+    seed: NonNegativeInt = 0  # of the prompts
+    in_flight: PositiveInt = 16  # prompts in the engine at a time
 
     def __post_init__(self) -> None:
         super().__post_init__()
