@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from brew_cluster.definition.config import ClusterConfig, JobGatewayConfig, NodeGroup
-from brew_cluster.definition.pods import JOB_ROLES, USER, environment, pod_security, s3_credentials, tolerations
+from brew_cluster.definition.pods import JOB_ROLES, USER, environment, pod_placement, pod_security, s3_credentials
 from brew_cluster.gateway.config import GatewayConfig
 
 __all__ = [
@@ -183,7 +183,7 @@ def _pod(config: ClusterConfig, gateway: JobGatewayConfig, settings: GatewayConf
         "livenessProbe": {**check, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
         "volumeMounts": mounts,
     }
-    spec: dict[str, Any] = {
+    return {
         "serviceAccountName": _name(config),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # variables of the namespace's services
@@ -201,14 +201,8 @@ def _pod(config: ClusterConfig, gateway: JobGatewayConfig, settings: GatewayConf
         ],
         "containers": [container],
         "volumes": volumes,
+        **pod_placement(config, head),
     }
-    if config.pull_secret is not None:
-        spec["imagePullSecrets"] = [{"name": config.pull_secret}]
-    if head.node_selector:
-        spec["nodeSelector"] = dict(head.node_selector)
-    if head.tolerations:
-        spec["tolerations"] = tolerations(head)
-    return spec
 
 
 def _volumes(

@@ -3,16 +3,15 @@
 import os
 import secrets
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from brew_cluster.gateway.launcher import BREW360
 from brew_platform.errors import BrewError
 
 __all__ = ["LocalGateway", "start_gateway"]
 
-_BREW360 = (sys.executable, "-c", "from brew_cluster.cli.main import main; main()")
 _START_SECONDS = 90.0
 _NAME = "local"  # of the ledger and the team; another gateway on the same cluster has another name
 
@@ -60,7 +59,7 @@ def start_gateway(folder: Path, *, jobs_url: str, cpus: int) -> LocalGateway:
     output = folder / "output.log"
     with output.open("w") as file:
         process = subprocess.Popen(
-            [*_BREW360, "jobs", "serve", *(f"{setting}={value}" for setting, value in settings.items())],
+            [*BREW360, "jobs", "serve", *(f"{setting}={value}" for setting, value in settings.items())],
             stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip

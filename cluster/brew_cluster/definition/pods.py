@@ -17,11 +17,11 @@ __all__ = [
     "USER",
     "environment",
     "node_labels",
+    "pod_placement",
     "pod_security",
     "pod_template",
     "ray_parameters",
     "s3_credentials",
-    "tolerations",
 ]
 
 CLUSTER_LABEL = "app.kubernetes.io/part-of"  # of all pods of a cluster; its value is the cluster's name
@@ -85,12 +85,7 @@ def pod_template(config: ClusterConfig, name: str, group: NodeGroup, *, port: in
         "containers": [_container(config, group, port)],
         "volumes": _volumes(config, group),
     }
-    if config.pull_secret is not None:
-        spec["imagePullSecrets"] = [{"name": config.pull_secret}]
-    if group.node_selector:
-        spec["nodeSelector"] = dict(group.node_selector)
-    if group.tolerations:
-        spec["tolerations"] = tolerations(group)
+    spec |= pod_placement(config, group)
     labels = {CLUSTER_LABEL: config.name, **node_labels(name, group)}
     metadata: dict[str, Any] = {"labels": labels}
     if group.role in _NEVER_EVICTED:
@@ -110,9 +105,16 @@ def pod_security() -> dict[str, Any]:
     }
 
 
-def tolerations(group: NodeGroup) -> list[dict[str, Any]]:
-    """Return the tolerations of a group's pods."""
-    return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in group.tolerations]
+def pod_placement(config: ClusterConfig, group: NodeGroup) -> dict[str, Any]:
+    """Return the fields of a pod that runs on the machines of a group: pull secret, node selector and tolerations."""
+    spec: dict[str, Any] = {}
+    if config.pull_secret is not None:
+        spec["imagePullSecrets"] = [{"name": config.pull_secret}]
+    if group.node_selector:
+        spec["nodeSelector"] = dict(group.node_selector)
+    if group.tolerations:
+        spec["tolerations"] = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in group.tolerations]
+    return spec
 
 
 def s3_credentials(config: ClusterConfig) -> list[dict[str, Any]]:

@@ -15,17 +15,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["RECIPE_VARIABLE", "STOP_VARIABLE", "main"]
+__all__ = ["BREW360", "RECIPE_VARIABLE", "STOP_VARIABLE", "main"]
 
 RECIPE_VARIABLE = "BREW360_JOB_RECIPE"  # environment variable: content of the recipe's file
 STOP_VARIABLE = "BREW360_JOB_STOP_SECONDS"  # environment variable: between Ray's SIGTERM and its SIGKILL
 _POLL_SECONDS = 0.2
 _SHARE_FOR_CHECKPOINT = 0.7  # of the grace time; the rest is for the end of the command
 _INTERRUPTED = 130
-_BREW360 = (sys.executable, "-c", "from brew_cluster.cli.main import main; main()")
+BREW360 = (sys.executable, "-c", "from brew_cluster.cli.main import main; main()")
 
 
-def main(arguments: Sequence[str], *, program: Sequence[str] = _BREW360) -> int:
+def main(arguments: Sequence[str], *, program: Sequence[str] = BREW360) -> int:
     """Run a command, and return its exit code.
 
     Args:

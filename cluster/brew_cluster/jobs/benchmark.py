@@ -200,11 +200,11 @@ def run_benchmark(
         date=now(),
     )
     everything = rows_after_cut(tables, suite, split, origin, job.tasks)
-    splits = {"score": split, **({"calibrate": validation_split(split)} if job.fit_calibration else {})}
-    to_score = {
-        phase: sample_rows(rows_after_cut(tables, suite, part, origin, job.tasks), job.rows, seed=job.seed)
-        for phase, part in splits.items()
-    }
+    splits, candidates = {"score": split}, {"score": everything}
+    if job.fit_calibration:
+        splits["calibrate"] = validation_split(split)
+        candidates["calibrate"] = rows_after_cut(tables, suite, splits["calibrate"], origin, job.tasks)
+    to_score = {phase: sample_rows(rows, job.rows, seed=job.seed) for phase, rows in candidates.items()}
     # These import Ray and PyTorch, which takes seconds; after the quick checks.
     from brew_cluster.cli.views.benchmark import show_report
     from brew_cluster.jobs.base_version import make_base_version

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_cluster.cli.views.benchmark_online import show_online
+from brew_cluster.jobs.benchmark_report import rows_path
 from brew_data.data_folder import DATASET_FILE, DataFolder
 from brew_data.privacy.pseudonyms import Pseudonyms
 from brew_data.schema import TIMESTAMP, read_table
@@ -19,7 +20,7 @@ from brew_eval.compare import Comparison, compare
 from brew_eval.evaluation import evaluate
 from brew_eval.measurement import EvaluationConfig
 from brew_eval.online import EVENTS, count_known, join_events
-from brew_eval.report.files import write_comparison, write_report
+from brew_eval.report.files import require_json_path, write_comparison, write_report
 from brew_eval.report.report import Report
 from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
 from brew_platform.console.plain_console import PlainConsole
@@ -205,10 +206,9 @@ def write_online(evaluation: OnlineEvaluation, path: Path, console: PlainConsole
         console: Receives the tables.
 
     Raises:
-        UserError: The path does not end in .json.
+        UserError: The path is a folder, or does not end in .json.
     """
-    if path.suffix != ".json":
-        raise UserError(f"{path} is the path of a report, but does not end in .json. Pass e.g. {path}.json.")
+    require_json_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     summary = {
         "format_version": FORMAT_VERSION,
@@ -220,7 +220,7 @@ def write_online(evaluation: OnlineEvaluation, path: Path, console: PlainConsole
     for arm in evaluation.arms:
         file = path.with_name(f"{path.stem}-{arm.name}.json")
         write_report(arm.report, file)
-        arm.rows.write(file.with_suffix(".parquet"))
+        arm.rows.write(rows_path(file))
         counts = {name: getattr(arm, name) for name in ("role", "version", "joined", "unjoined", "too_young")}
         summary["versions"].append(counts | {"report": file.name})
     for (live, shadow), comparison in evaluation.comparisons.items():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from brew_cluster.jobs.benchmark_report import rows_path
 from brew_cluster.jobs.study_config import StudyAxis, StudyConfig, StudyRecipe
 from brew_cluster.releases.config import TRAINING
 from brew_cluster.releases.release import Release
@@ -204,7 +205,7 @@ def _scored(study: StudyRecipe, releases: Sequence[Release]) -> list[ScoredVersi
         found.append(
             ScoredVersion(
                 name=_short_name(study, release),
-                rows=ScoredRows.read(report.with_suffix(".parquet")),
+                rows=ScoredRows.read(rows_path(report)),
                 x=_place(study.config.axis, release),
                 report=read_evaluation(report),
             )
@@ -227,18 +228,22 @@ def _models(study: StudyRecipe, releases: Sequence[Release]) -> list[StudyModel]
         ]
     found = []
     for release in releases:
-        trained = [step for step in release.steps if step.name in TRAINING][-1]
         built = next((step.output for step in release.steps if step.name == "data"), None)
         data = built or Path(str(release.recipe.commands["data"].folder))
         found.append(
             StudyModel(
                 name=_short_name(study, release),
-                reference=str(trained.output / "export"),
+                reference=str(_export(release)),
                 data=data,
                 x=_place(config.axis, release),
             )
         )
     return found
+
+
+def _export(release: Release) -> Path:
+    """Return the export of the last training step of a release."""
+    return [step.output for step in release.steps if step.name in TRAINING][-1] / "export"
 
 
 def _short_name(study: StudyRecipe, release: Release) -> str:
@@ -263,8 +268,7 @@ def _place(axis: StudyAxis, release: Release) -> float | None:
         rows = {row["step"]: row["tokens"] for row in read_run(step.output)[0] if "tokens" in row}
         return float(sum(rows.values()))
     if axis.of == "parameters":
-        trained = [step for step in release.steps if step.name in TRAINING][-1]
-        return float(sum(math.prod(t.shape) for t in read_weight_headers(trained.output / "export").values()))
+        return float(sum(math.prod(t.shape) for t in read_weight_headers(_export(release)).values()))
     return None
 
 

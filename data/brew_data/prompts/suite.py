@@ -541,7 +541,8 @@ def changed_suite(suite: TaskSuite, changes: Sequence[str]) -> TaskSuite:
         ConfigError: A key is unknown, or the changed suite is invalid.
     """
     for change in changes:
-        suite = load_config(TaskSuite, suite.to_dict(), overrides=[_by_index(suite.to_dict(), change)])
+        plain = suite.to_dict()
+        suite = load_config(TaskSuite, plain, overrides=[_by_index(plain, change)])
     return suite
 
 

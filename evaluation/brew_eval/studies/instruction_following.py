@@ -123,7 +123,7 @@ async def measure_instructions(model: ProbedModel, config: InstructionConfig) ->
         UserError: As `make_prompts`, or a prompt and its answer exceed the context.
     """
     compiler = model.compiler
-    prompts = make_prompts(compiler, Records.read(model.data.tables_folder), config)
+    prompts = make_prompts(compiler, model.records, config)
 
     async def answer(prompt: InstructionPrompt) -> str:
         ids = chat_ids(compiler.tokenizer, [("user", prompt.text)])

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.tasks import TaskSpec
-from brew_data.records import Records
 from brew_eval.studies.probe import ProbedModel, gather_in_order, mean_figure
 from brew_eval.studies.study_table import StudyPoint
 from brew_platform.errors import ConfigError, UserError
@@ -116,9 +115,9 @@ def needle_pairs(model: ProbedModel, config: NeedleConfig, length: int, depth: f
         UserError: The task is unknown, the data have fewer than two entities, or the prompt has no tokens for history.
     """
     compiler = model.compiler
-    task = compiler.suite.task(config.task) if config.task else compiler.suite.tasks[0]
+    task = _task(model, config)
     surface = compiler.suite.surface(task.surface)
-    records = Records.read(model.data.tables_folder)
+    records = model.records
     entities = [entity for entity in records.entities.values() if entity.entity_type == surface.entity_type]
     profiles = list(records.profiles.values())
     if len(entities) < 2 or not profiles:
@@ -174,7 +173,7 @@ async def measure_needles(model: ProbedModel, config: NeedleConfig, variant: str
         The figure `found`, the share of correct pairs, for each length (x) and depth (y); and its mean over the
         cells of the variant.
     """
-    task = model.compiler.suite.task(config.task) if config.task else model.compiler.suite.tasks[0]
+    task = _task(model, config)
     scorer = Scorer(model.engine, model.compiler)
     points, everything = [], list[float]()
     for length in (length for length in config.lengths if length < context):
@@ -209,6 +208,11 @@ async def measure_needles(model: ProbedModel, config: NeedleConfig, variant: str
         rows=len(everything),
     )
     return [*points, mean]
+
+
+def _task(model: ProbedModel, config: NeedleConfig) -> TaskSpec:
+    suite = model.compiler.suite
+    return suite.task(config.task) if config.task else suite.tasks[0]
 
 
 def _answers(model: ProbedModel, task: TaskSpec) -> tuple[str, str]:

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.compiler import PromptCompiler
+from brew_data.records import Records
 from brew_eval.intervals import Bootstrap, Figure
 from brew_eval.metrics.base import Ratio
 from brew_serve.engines.base import Engine, Sampling
@@ -35,6 +37,11 @@ class ProbedModel:
     compiler: PromptCompiler
     data: DataFolder
     stop_ids: tuple[int, ...] = ()
+
+    @cached_property
+    def records(self) -> Records:
+        """Members and entities of the data, which are read once."""
+        return Records.read(self.data.tables_folder)
 
     def sampling(self, max_tokens: int) -> Sampling:
         """Return the settings of a text that takes the likeliest token each time."""

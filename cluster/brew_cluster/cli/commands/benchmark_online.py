@@ -56,7 +56,9 @@ def online(
         from brew_data.data_folder import DataFolder
         from brew_data.privacy.pseudonyms import PseudonymConfig
         from brew_eval.measurement import EvaluationConfig
+        from brew_eval.report.files import require_json_path
 
+        require_json_path(report)
         key = None
         if key_env is not None or key_file is not None:
             key = PseudonymConfig(env=key_env, file=None if key_file is None else str(key_file)).open()
