@@ -132,7 +132,8 @@ def _rgw() -> Iterator[dict[str, str]]:
 def _create_bucket() -> None:
     import boto3
 
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=_BUCKET)
+    session = boto3.Session()  # the default session would keep the keys of the store before
+    session.client("s3", region_name="us-east-1").create_bucket(Bucket=_BUCKET)
 
 
 @contextmanager

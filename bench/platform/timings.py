@@ -175,7 +175,7 @@ def _copy_and_hash(store: BenchStore, source: Path, target: Path) -> str:
     with source.open("rb") as reader:
         found = hashlib.file_digest(reader, "sha256").hexdigest()
     bucket = store.url.split("/")[2]
-    client = boto3.client("s3", region_name="us-east-1")
+    client = boto3.Session().client("s3", region_name="us-east-1")
     client.upload_file(str(source), bucket, "reference")
     client.delete_object(Bucket=bucket, Key="reference")
     return found
