@@ -77,6 +77,9 @@ class ModelConfig(Settings):
     rope_theta: PositiveFloat = 1e6
     # Standard deviation of the initial weights; about 1/sqrt(hidden_size), .02 for 2,000 and more.
     initializer_range: PositiveFloat = 0.06
+    # Key heads start as copies of query heads: tokens first attend to tokens like themselves, and a small model learns
+    # with fewer tokens what two texts have in common.
+    similar_attention: bool = False
     tie_embeddings: bool = True  # one matrix for input and output; at this size two would be half of the model
     # Weight of the load-balancing loss (Switch Transformer §2.2); 0 disables it.
     router_aux_loss: NonNegativeFloat = 0.01

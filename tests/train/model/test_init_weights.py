@@ -89,3 +89,21 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     reference.save_pretrained(tmp_path)
     with pytest.raises(DataError, match=r"model\.norm\.weight in .* has values that are not finite"):
         load(tmp_path)
+
+
+def test_keys_can_start_as_the_first_query_head_of_their_group() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "layers": 2, "heads": 4, "kv_heads": 2}
+    models = []
+    for similar in (False, True):
+        config = ModelConfig(**sizes, similar_attention=similar)
+        model = build_model(config, SHAPE)
+        materialize(model, config, ALONE, seed=3)
+        models.append(dict(model.lm.named_parameters()))
+    plain, similar = models
+    for name, weight in similar.items():
+        if name.endswith("k_proj.weight"):
+            queries = similar[name.replace("k_proj", "q_proj")]
+            assert torch.equal(weight, torch.cat([queries[0:4], queries[8:12]]))  # heads 0 and 2, of 4 rows each
+            assert not torch.equal(weight, plain[name])
+        else:
+            assert torch.equal(weight, plain[name])

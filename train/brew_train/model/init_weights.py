@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers import PretrainedConfig
 
 from brew_platform.errors import DataError
 from brew_platform.model_folder.tensor_map import TensorRegion, tensor_regions
@@ -37,7 +38,7 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
         model: from `build_model`, sharded or not; its current weights are lost.
         config: the argument of `build_model`; `require_base_model` has checked the folder `init_from`. Without it,
             matrices are drawn from a normal distribution with standard deviation `initializer_range`, gains are 1 and
-            biases 0.
+            biases 0. With `similar_attention`, each key head is the first of the query heads that share it.
         context: the workers; every worker calls this function.
         seed: seed of the random weights, and of the rows of tokens that the base model lacks; each tensor has its own
             generator, seeded by this number and its name.
@@ -50,7 +51,7 @@ def materialize(model: RankingLM, config: ModelConfig, context: DistributedConte
     lm.tie_weights()  # without FSDP2, to_empty allocates tied parameters separately
     _compute_buffers(lm)
     with ExitStack() as files, torch.no_grad():
-        source: _Source = _Drawn(seed, lm.config.initializer_range)
+        source: _Source = _Drawn(seed, lm.config, similar_attention=config.similar_attention)
         if config.init_from is not None:
             source = _Folder(Path(config.init_from), files, control_ids=model.control_ids, seed=seed)
         for name, parameter in lm.named_parameters():
@@ -87,15 +88,25 @@ def _fill(parameter: torch.Tensor, parts: Sequence[TensorRegion], source: _Sourc
 class _Drawn:
     """Random weights."""
 
-    def __init__(self, seed: int, deviation: float) -> None:
-        self._seed, self._deviation = seed, deviation
+    def __init__(self, seed: int, config: PretrainedConfig, *, similar_attention: bool) -> None:
+        self._seed, self._config, self._similar_attention = seed, config, similar_attention
 
     def read(self, entry: TensorRegion, region: tuple[slice, ...]) -> torch.Tensor:
         if len(entry.shape) == 1:
             return torch.full(entry.shape, 0.0 if entry.name.endswith("bias") else 1.0)[region]
-        digest = hashlib.sha256(f"{self._seed}/{entry.name}".encode()).digest()
+        if self._similar_attention and entry.name.endswith(".k_proj.weight"):
+            heads, key_heads = self._config.num_attention_heads, self._config.num_key_value_heads
+            keys, hidden = entry.shape
+            shape = (heads * keys // key_heads, hidden)
+            queries = self._draw(entry.name.replace(".k_proj.", ".q_proj."), shape)
+            first = queries.view(key_heads, heads // key_heads, keys // key_heads, hidden)[:, 0]
+            return first.reshape(keys, hidden)[region].contiguous()
+        return self._draw(entry.name, entry.shape)[region].contiguous()
+
+    def _draw(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        digest = hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-        return torch.empty(entry.shape).normal_(std=self._deviation, generator=generator)[region].contiguous()
+        return torch.empty(shape).normal_(std=self._config.initializer_range, generator=generator)
 
 
 class _Folder:
