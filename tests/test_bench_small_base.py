@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from bench.small_base.__main__ import RECIPES, SIZES, TASKS, Pipeline, checkpoints, parse
+from bench.small_base.__main__ import RECIPES, RUNS, SIZES, TASKS, Pipeline, parse, stage_steps
 from bench.small_base.card import CARD, README, write_card
-from bench.small_base.model_folders import base_folder, tokens_until, write_points, write_tokenizer
+from bench.small_base.knowledge import FILES, write_knowledge
+from bench.small_base.model_folders import base_folder, tokens_of, write_tokenizer
 from bench.small_base.result import curve_point, gap_closed, show
-from bench.small_base.task_subset import SUITE, write_subset
+from bench.small_base.task_subset import SHORT, SUITE, write_subset
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -23,16 +24,25 @@ from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.tokenizer import Tokenizer, train_tokenizer
+from brew_data.sources.economic_graph.config import EconomicGraphConfig
+from brew_data.sources.economic_graph.vocabulary import INDUSTRIES
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelConfig
 
-DATA = ("histories", "examples", "unseen")
+DATA = (*RUNS, "unseen")
+PATHS = {
+    "knowledge": [
+        "corpora.facts.sources.facts.path=facts.jsonl",
+        *(f"corpora.{name}.sources.{file}.path={file}.jsonl" for name in FILES[1:] for file in FILES[1:]),
+    ],
+    "short": ["corpora.mixed.sources.matches.path=matches.jsonl"],
+}
 
 
 @pytest.mark.parametrize("name", DATA)
 def test_the_data_recipes_load_and_differ_in_their_members(name: str) -> None:
-    recipes = {other: load_dataset_config(str(RECIPES / f"{other}_data.yaml")) for other in DATA}
+    recipes = {other: load_dataset_config(str(RECIPES / f"{other}_data.yaml"), PATHS.get(other, ())) for other in DATA}
     demo = load_recipe("economic_graph", [], recipe=RECIPES / "demo_economic_graph.yaml")
     seeds = [*(config.source_config.seed for config in recipes.values()), demo.source_config.seed]
     assert len(set(seeds)) == len(seeds)
@@ -40,21 +50,19 @@ def test_the_data_recipes_load_and_differ_in_their_members(name: str) -> None:
     assert recipes[name].prompt == demo.prompt
 
 
-@pytest.mark.parametrize("name", ["histories", "examples", "probe"])
+@pytest.mark.parametrize("name", RUNS)
 def test_the_training_recipes_load(name: str) -> None:
     job = load_job(str(RECIPES / f"{name}.yaml"), ["data=data", "run=run"])
+    data = load_dataset_config(str(RECIPES / f"{name}_data.yaml"), PATHS.get(name, ()))
     assert set(job.bins) == {stage.name for stage in job.train.stages}
+    assert {Path(folder).name for folder in job.bins.values()} <= {"bins", *data.corpora}
     assert set(job.evaluation) == {stage.name for stage in job.train.stages if stage.evaluate_every}
-    # All checkpoints of the curve are kept.
-    if name != "examples":
-        steps = [-(-stage.steps // job.train.checkpoint_every) for stage in job.train.stages]
-        assert sum(steps) <= job.train.keep_checkpoints
 
 
-def test_the_measured_steps_have_checkpoints() -> None:
-    assert checkpoints("histories", quick=False) == [1_500, 3_000, 6_000]
-    assert checkpoints("histories", quick=True) == [2, 4]
-    assert checkpoints("probe", quick=False) == [250, 500]
+def test_a_share_shortens_all_stages() -> None:
+    whole, share = (stage_steps("knowledge", parse(arguments)) for arguments in ([], ["--share", ".1"]))
+    assert share == [steps // 10 for steps in whole]
+    assert stage_steps("short", parse(["--quick"])) == [2]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -99,6 +107,43 @@ def test_the_long_stages_train_on_whole_histories_only(tmp_path: Path) -> None:
         write_subset(tmp_path / "other", ["job_aply"])
 
 
+def test_a_short_suite_shows_the_short_fields_in_one_form(tmp_path: Path) -> None:
+    suite = load_suite(write_subset(tmp_path / "suite", texts="short"))
+    assert {name: tuple(template.shown) for name, template in suite.entities.items()} == {
+        name: tuple(frozenset(fields)) for name, fields in SHORT.items()
+    }
+    text = "".join(path.read_text() for path in (tmp_path / "suite").rglob("*.yaml"))
+    assert "alternatives" not in text
+    assert "percentile" not in text
+
+
+def test_knowledge_says_what_the_generator_knows(tmp_path: Path) -> None:
+    suite = load_suite(write_subset(tmp_path / "suite", texts="short"))
+    config = EconomicGraphConfig(seed=5, members=60)
+    for name in ("first", "again"):
+        write_knowledge(tmp_path / name, suite, config, conversations=40, seed=1)
+    seen = set()
+    for name in FILES:
+        text = (tmp_path / "first" / f"{name}.jsonl").read_text()
+        assert text == (tmp_path / "again" / f"{name}.jsonl").read_text()
+        rows = [json.loads(line)["messages"] for line in text.splitlines()]
+        assert len(rows) == 40
+        for messages in rows:
+            roles = [message["role"] for message in messages]
+            assert roles == ["system", *["user", "assistant"] * (len(roles) // 2)]
+            seen |= {message["content"].split("\n")[0] for message in messages if message["role"] == "user"}
+    surfaces = {surface.name: surface.question[0] for surface in suite.surfaces}
+    assert seen == {"member", *(surfaces[name] for name in suite.trained_surfaces)}  # and nothing of T2
+    # In conversations with names, a fact is the member's if and only if the answer says so.
+    for line in (tmp_path / "first" / "named.jsonl").read_text().splitlines():
+        answers = [m["content"] for m in json.loads(line)["messages"] if m["role"] == "assistant"]
+        industry = answers[0].split(", ")[0]
+        for answer in answers[1:]:
+            fact, has = answer.split(", ")[0].rsplit(" ", 1)
+            if fact in INDUSTRIES:
+                assert has == ("yes" if fact == industry else "no")
+
+
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     """An export with prompts, as training writes it, with weights of one small tensor."""
@@ -135,16 +180,10 @@ def test_data_that_are_built_with_the_tokenizer_fit_the_base_model(exported: Pat
         PromptBundle.load(tmp_path / "prompts").require_model(model)
 
 
-def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match="no checkpoint of step 500"):
-        write_points(tmp_path / "run", tmp_path / "points", [500], tokenizer=tmp_path)
-
-
 def test_a_repeated_step_counts_once(tmp_path: Path) -> None:
     rows = [{"step": 1, "tokens": 10}, {"step": 2, "tokens": 20}, {"step": 2, "tokens": 20}, {"event": "end"}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"step": 3, "tokens": 5}])))
-    assert [tokens_until(tmp_path, step) for step in (1, 2, 3)] == [10, 30, 35]
+    assert [tokens_of(tmp_path, until=step) for step in (1, 2, None)] == [10, 30, 35]
 
 
 def point(auc: float, digest: str = "d") -> dict[str, Any]:
@@ -199,24 +238,28 @@ def test_the_card_says_what_the_model_has_seen(exported: Path) -> None:
     assert card["measured"]["tasks"]["article_read"]["gap_closed"] == pytest.approx(0.6)
 
 
-def test_a_probe_and_quick_runs_have_their_own_folders_and_files(capsys: pytest.CaptureFixture[str]) -> None:
-    options = parse(["--probe", "--quick"])
-    assert options.folder == Path("runs/base-model-probe-quick")
-    assert options.out == Path("bench/out/small_base-probe-quick.json")
-    assert (options.size, options.rows) == (["small", "medium"], 60)
-    assert (parse([]).size, parse([]).rows) == (["medium"], None)
-    with pytest.raises(SystemExit):
-        parse(["--size", "small", "--size", "wide"])
-    assert "several sizes need --probe" in capsys.readouterr().err
+def test_runs_of_other_kinds_have_their_own_folders_and_files(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [parse(arguments) for arguments in ([], ["--share", ".1"], ["--numbers", "raw"], ["--quick"])]
+    assert [str(found.folder) for found in options] == [
+        "runs/base-model", "runs/base-model-share-0.1", "runs/base-model-raw", "runs/base-model-quick",
+    ]  # fmt: skip
+    assert [found.out.name for found in options] == [
+        "small_base.json", "small_base-share-0.1.json", "small_base-raw.json", "small_base-quick.json",
+    ]  # fmt: skip
+    assert options[0].size == ["medium"]
+    for share in ("0", "1.5"):
+        with pytest.raises(SystemExit):
+            parse(["--share", share])
+        assert "above 0 and at most 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--probe"], ["--demo"], ["--quick", "--demo"]])
+@pytest.mark.parametrize("arguments", [["--size", "small", "--size", "wide"], ["--demo"], ["--quick", "--demo"]])
 def test_every_step_that_runs_is_announced(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
     monkeypatch.setattr("bench.small_base.__main__._context", lambda data: 1024)
-    monkeypatch.setattr("bench.small_base.__main__.tokens_until", lambda run, step: step)
+    monkeypatch.setattr("bench.small_base.__main__.tokens_of", lambda run: 1)
     monkeypatch.setattr("bench.small_base.__main__._read", lambda path: {})
     monkeypatch.setattr("bench.small_base.__main__.curve_point", lambda **figures: figures)
 
@@ -231,11 +274,12 @@ def test_every_step_that_runs_is_announced(
 
     pipeline = Pipeline(parse([*arguments, "--folder", str(tmp_path)]), PlainConsole())
     monkeypatch.setattr(pipeline.steps, "run", record(pipeline))
-    histories, tokenizer, unseen = pipeline.data()
+    data, tokenizer, unseen = pipeline.data()
     regressions = pipeline.regressions()
     for size in pipeline.options.size:
-        start, _ = pipeline.curve(size, histories, tokenizer, unseen, regressions)
-    if not pipeline.options.probe:
-        model, _ = pipeline.model(start, size, tokenizer, unseen, regressions)
+        model, points = pipeline.curve(size, data, tokenizer, unseen, regressions)
+        assert [point["point"] for point in points] == list(RUNS)
+        assert points[-1]["tokens"] == len(RUNS)
+    if pipeline.options.demo:
         pipeline.demo(model)
     assert ran == pipeline.names

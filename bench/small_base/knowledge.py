@@ -1,0 +1,244 @@
+"""`python -m bench.small_base.knowledge OUT --suite FOLDER`: writes what texts of a graph say, as conversations.
+
+An open base model knows which industry a job title belongs to, and sees when two texts are about the same. Reactions
+alone do not teach a small model either of them: they are noisy, and no text and no profile predicts whether the two
+match. So it first reads the facts that the texts were written from:
+
+    facts.jsonl      a text, and its facts
+    named.jsonl      a profile and its facts, then texts with their facts, and whether the member has each of them
+    matches.jsonl    a profile, then texts, and only whether the member has the facts of each
+
+Only entities of trained surfaces are read; reactions are not. The texts are those that the suite shows.
+"""
+
+import argparse
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from brew_cluster.cli.runner import supervise
+from brew_data.prompts.fields import field_values
+from brew_data.prompts.suite import TaskSuite, load_suite
+from brew_data.prompts.tasks import Surface
+from brew_data.sources.economic_graph import vocabulary as words
+from brew_data.sources.economic_graph.behaviour import match_features
+from brew_data.sources.economic_graph.config import EconomicGraphConfig
+from brew_data.sources.economic_graph.facts import EMPLOYERS, TONES
+from brew_data.sources.economic_graph.texts import TEXT_BLOCK, entity_texts, member_texts
+from brew_data.sources.economic_graph.world import World, draw_world
+from brew_platform.console.plain_console import PlainConsole
+from brew_platform.files import replace_folder
+
+__all__ = ["FILES", "Knowledge", "write_knowledge"]
+
+FILES = ("facts", "named", "matches")
+TURNS = 24  # of a conversation; turns that exceed the context are left out when it is compiled
+QUALITY = ("poor", "fair", "good", "great")  # words for the levels of quality
+FACTS = "Say what each text is about.\n"
+NAMED = "Say what each text is about, and whether the member has it.\n"
+MATCHES = "Say what the member has of each text.\n"
+_BY_TOPIC = ("post", "notification", "group")  # their match is one of topics
+_OWN_SHARE = 0.5  # of the texts of a conversation: of the member's industry, or of one of its topics
+_MENTIONED_SHARE = 0.4  # of those by topic, if the profile mentions a topic: of this one
+
+
+class Knowledge:
+    """The conversations about one graph.
+
+    Args:
+        world: The graph.
+        suite: What the texts show.
+        seed: Of the choice of texts.
+    """
+
+    def __init__(self, world: World, suite: TaskSuite, seed: int) -> None:
+        self._world, self._suite = world, suite
+        self._random = random.Random(seed)
+        self._fields = [
+            fields for rows in _blocks(world.entities.count) for fields in entity_texts(world, rows).fields.to_pylist()
+        ]
+        self._profiles = [
+            suite.profile.render(field_values(fields))
+            for rows in _blocks(world.members.count)
+            for fields in member_texts(world, rows).fields.to_pylist()
+        ]
+        self._surfaces = [surface for surface in suite.surfaces if surface.name in suite.trained_surfaces]
+        self._by_industry = self._groups(world.entities.industry_E, len(words.INDUSTRIES))
+        self._by_topic = self._groups(world.entities.topic_E, len(words.TOPICS))
+
+    def facts(self, conversations: int) -> Iterator[list[dict[str, str]]]:
+        """Yield conversations about texts and their facts; one in four texts is a profile."""
+        members, entities = self._world.members, self._world.entities
+        for _ in range(conversations):
+            turns = []
+            for _ in range(TURNS):
+                if self._random.random() < 0.25:
+                    member = self._random.randrange(members.count)
+                    turns.append((f"member\n{self._profiles[member]}", self._facts_of_member(member)))
+                    continue
+                surface = self._random.choice(self._surfaces)
+                entity = self._random.choice(entities.rows(surface.entity_type))
+                turns.append((self._question(surface, entity), self._facts_of_entity(surface.entity_type, entity)))
+            yield _messages(FACTS, turns)
+
+    def matches(self, conversations: int, *, named: bool) -> Iterator[list[dict[str, str]]]:
+        """Yield conversations about what a member and texts have in common.
+
+        Args:
+            conversations: Their number.
+            named: Whether facts are named. Without, three in ten conversations still name those of the member.
+        """
+        for _ in range(conversations):
+            member = self._random.randrange(self._world.members.count)
+            turns = []
+            if named or self._random.random() < 0.3:
+                turns.append(("member\n", self._facts_of_member(member)))
+            for _ in range(TURNS):
+                surface = self._random.choice(self._surfaces)
+                entity = self._draw(surface.entity_type, member)
+                turns.append((self._question(surface, entity), self._match(surface.entity_type, member, entity, named)))
+            yield _messages(f"{NAMED if named else MATCHES}{self._profiles[member]}\n", turns)
+
+    def _groups(self, group_E: np.ndarray, count: int) -> dict[str, list[list[int]]]:
+        """Return the entities of each type by their group."""
+        groups: dict[str, list[list[int]]] = {}
+        for surface in self._surfaces:
+            found: list[list[int]] = [[] for _ in range(count)]
+            for entity in self._world.entities.rows(surface.entity_type):
+                found[group_E[entity]].append(entity)
+            groups[surface.entity_type] = found
+        return groups
+
+    def _draw(self, entity_type: str, member: int) -> int:
+        members = self._world.members
+        group: list[int] = []
+        if self._random.random() < _OWN_SHARE:
+            industry = members.industry_M[member]
+            if entity_type not in _BY_TOPIC:
+                group = self._by_industry[entity_type][industry]
+            else:
+                mention = members.mention_M[member]
+                mentioned = mention >= 0 and self._random.random() < _MENTIONED_SHARE
+                topic = mention if mentioned else self._random.choice(words.INDUSTRY_TOPICS[industry])
+                group = self._by_topic[entity_type][topic]
+        return self._random.choice(group or self._world.entities.rows(entity_type))
+
+    def _question(self, surface: Surface, entity: int) -> str:
+        return self._suite.question_text(surface, {}, surface.entity_type, self._fields[entity])
+
+    def _facts_of_member(self, member: int) -> str:
+        members = self._world.members
+        industry, mention = members.industry_M[member], members.mention_M[member]
+        facts = [
+            words.INDUSTRIES[industry],
+            words.SENIORITIES[members.seniority_M[member]],
+            words.ROLES[industry][members.role_M[member]],
+        ]
+        return ", ".join(facts + ([words.TOPICS[mention]] if mention >= 0 else []))
+
+    def _facts_of_entity(self, entity_type: str, entity: int) -> str:
+        entities = self._world.entities
+        industry = words.INDUSTRIES[entities.industry_E[entity]]
+        seniority = words.SENIORITIES[entities.seniority_E[entity]]
+        role = words.ROLES[entities.industry_E[entity]][entities.role_E[entity]]
+        topic = words.TOPICS[entities.topic_E[entity]]
+        tone, quality = TONES[entities.tone_E[entity]], QUALITY[entities.quality_E[entity]]
+        employer = EMPLOYERS[entities.employer_E[entity]]
+        return ", ".join(
+            {
+                "company": (industry, employer, topic),
+                "course": (industry, seniority),
+                "group": (topic,),
+                "notification": (topic, tone, quality),
+                "person": (industry, seniority, role),
+                "post": (topic, tone, quality),
+            }.get(entity_type, (industry, seniority, role))
+        )
+
+    def _match(self, entity_type: str, member: int, entity: int, named: bool) -> str:
+        """Say whether the member has each fact: yes, no, or the steps between two seniorities."""
+        rows = np.array([member]), np.array([entity])
+        features = match_features(self._world, entity_type, *rows)
+        found = {name: float(value[0]) for name, value in features.items()}
+        facts = self._facts_of_entity(entity_type, entity).split(", ")
+
+        def has(name: str) -> str:
+            return "yes" if found[name] > 0 else "no"
+
+        if entity_type in _BY_TOPIC:
+            answers = [f"{has('related_topic')} {has('mentioned_topic')}"]
+        else:
+            answers = [has("same_industry")]
+            answers += [str(round(found["seniority_steps"]))] if "seniority_steps" in found else []
+            answers += [has("same_role")] if "same_role" in found else []
+        if not named:
+            return " ".join(answers)
+        return ", ".join(f"{fact} {answer}" for fact, answer in zip(facts, answers, strict=False))
+
+
+def write_knowledge(
+    out: Path, suite: TaskSuite, config: EconomicGraphConfig, *, conversations: int, seed: int = 0
+) -> Path:
+    """Write the files.
+
+    Args:
+        out: The folder; replaced.
+        suite: What the texts show. It must not show percentiles, which need a data set.
+        config: The graph.
+        conversations: Of each file.
+        seed: Of the choice of texts.
+
+    Returns:
+        `out`.
+    """
+    knowledge = Knowledge(draw_world(config), suite, seed)
+    temporary = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, rows in (
+        ("facts", knowledge.facts(conversations)),
+        ("named", knowledge.matches(conversations, named=True)),
+        ("matches", knowledge.matches(conversations, named=False)),
+    ):
+        with (temporary / f"{name}.jsonl").open("w") as file:
+            file.writelines(f"{json.dumps({'messages': messages}, ensure_ascii=False)}\n" for messages in rows)
+    replace_folder(temporary, out)
+    return out
+
+
+def _messages(instruction: str, turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    pairs = [("system", instruction)]
+    for question, answer in turns:
+        pairs += [("user", question), ("assistant", answer)]
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+def _blocks(count: int) -> Iterator[range]:
+    return (range(first, min(first + TEXT_BLOCK, count)) for first in range(0, count, TEXT_BLOCK))
+
+
+def main() -> None:
+    """Write the files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.small_base.knowledge",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--suite", required=True, help="Name or folder of the suite.")
+    parser.add_argument("--members", type=int, default=8_000, help="Of the graph. Default: %(default)s.")
+    parser.add_argument("--seed", type=int, default=104, help="Of the graph, and of the choice. Default: %(default)s.")
+    parser.add_argument("--conversations", type=int, default=8_000, help="Of each file. Default: %(default)s.")
+    options = parser.parse_args()
+    with supervise(PlainConsole()):
+        config = EconomicGraphConfig(seed=options.seed, members=options.members)
+        suite = load_suite(options.suite)
+        write_knowledge(options.out, suite, config, conversations=options.conversations, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()
