@@ -135,12 +135,12 @@ class DataFolder:
         """
         return read_tables(self.tables_folder)
 
-    def rows(self, table: str, column: str, values: Sequence[str]) -> pa.Table:
+    def rows(self, table: str, column: str, values: Sequence[str] | Sequence[int]) -> pa.Table:
         """Read the rows of a table whose column has one of some values; the rest stays on the disk.
 
         Args:
             table: members, entities or interactions.
-            column: A column of strings.
+            column: A column of strings or integers.
             values: The values.
 
         Raises:
@@ -148,8 +148,9 @@ class DataFolder:
         """
         path = self.tables_folder / f"{table}.parquet"
         try:
-            has_value = pyarrow.dataset.field(column).isin(pa.array(values, pa.string()))
-            return restore_structs(pyarrow.dataset.dataset(path).to_table(filter=has_value))
+            dataset = pyarrow.dataset.dataset(path)
+            has_value = pyarrow.dataset.field(column).isin(pa.array(values, dataset.schema.field(column).type))
+            return restore_structs(dataset.to_table(filter=has_value))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path} cannot be read ({error}). Build the data again.") from error
 

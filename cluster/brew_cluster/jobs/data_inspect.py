@@ -11,14 +11,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS
+from brew_cluster.jobs.member_rows import read_member
 from brew_data.data_folder import DataFolder
-from brew_data.entity_index import EntityIndex
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.prompts.budget import NOTHING_CUT, Cut
@@ -29,7 +27,6 @@ from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
-from brew_data.records import Records, RecordTables
 from brew_data.schema import micros
 from brew_data.segments import Segment
 from brew_data.split import is_in_part, member_hash
@@ -183,8 +180,7 @@ def inspect_member(
         DataError: The data are damaged.
     """
     bundle = data.bundle()
-    records, rows = _member_rows(data, member_id)
-    profile = records.profiles[member_id]
+    profile, rows, records = read_member(data, member_id)
     if task is not None:
         spec = bundle.suite.task(task)
         changed = load_config(HistoryPolicy, asdict(spec.history), overrides=policy, key="policy")
@@ -235,22 +231,6 @@ def _packed(tokenizer: Tokenizer, name: str, plan: BinsPlan, document: PackedDoc
         context_length=plan.context_length,
         parts=_parts(tokenizer, document.ids.tolist(), document.roles.tolist(), document.segments),
     )
-
-
-def _member_rows(data: DataFolder, member_id: str) -> tuple[Records, pa.Table]:
-    """Return the records that the member's interactions need, and these, sorted by time."""
-    members = data.rows("members", "member_id", [member_id])
-    if not members.num_rows:
-        known = pyarrow.dataset.dataset(data.tables_folder / "members.parquet").head(1, columns=["member_id"])
-        example = f", such as {known['member_id'][0].as_py()!r}" if known.num_rows else ""
-        kind = "pseudonym" if data.info.key_id else "id"
-        raise UserError(f"{data.folder} has no member {member_id!r}. Give the {kind} of one of its members{example}.")
-    if members["opted_out"][0].as_py():
-        raise UserError(f"member {member_id!r} has opted out, so that no prompt shows this member. Give another one.")
-    rows = data.rows("interactions", "member_id", [member_id])
-    rows = rows.sort_by([("timestamp", "ascending"), ("interaction_id", "ascending")])
-    entities = EntityIndex(data.tables_folder).take(rows["entity_id"].unique().to_pylist())
-    return Records(RecordTables(members, entities)), rows
 
 
 def _scored(

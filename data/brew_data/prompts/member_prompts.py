@@ -141,7 +141,7 @@ class MemberPrompts:
                 f"the entity that the prompt asks about."
             )
         shown = self._select(task, candidate, before, own_words, watch)
-        return self._prefix(task, shown, before, own_words)
+        return self.prefix_of(task, shown, before=before, own_words=own_words)
 
     def prefixes(
         self,
@@ -173,7 +173,7 @@ class MemberPrompts:
         for candidate in watch(candidates):
             shown = self._select(task, candidate, before, own_words, watch)
             if shown not in found:
-                found[shown] = self._prefix(task, shown, before, own_words)
+                found[shown] = self.prefix_of(task, shown, before=before, own_words=own_words)
                 tokens += len(found[shown].ids)
                 if most_tokens is not None and tokens > most_tokens:
                     raise UserError(
@@ -182,6 +182,25 @@ class MemberPrompts:
                     )
             prefixes.append(found[shown])
         return prefixes
+
+    def prefix_of(
+        self, task: TaskSpec, shown: Iterable[int], *, before: int | None = None, own_words: str = ""
+    ) -> Prefix:
+        """Render head and history, as `prefix`, with a choice of interactions instead of the policy's.
+
+        Args:
+            shown: Places in the history, ascending. Neither the token budget nor the policy's filters apply to them.
+        """
+        head, head_cut = self._head(task, own_words)
+        places = tuple(shown)
+        turns = self.turns(task, places)
+        return Prefix(
+            ids=(*head, *chain.from_iterable(chain(turn.question, turn.answer) for turn in turns)),
+            shown=places,
+            turns_dropped=self.visible(task, before) - len(places),
+            head_cut=head_cut,
+            history_cut=sum((turn.cut for turn in turns), NOTHING_CUT),
+        )
 
     def fill(
         self,
@@ -409,17 +428,6 @@ class MemberPrompts:
         lengths = [self._turn(index, policy).length for index in watch(possible)]
         hop = hop_limit(policy.hop_tokens, history)
         return tuple(possible[first_kept(lengths, budget=budget, hop=hop, most=most) :])
-
-    def _prefix(self, task: TaskSpec, shown: Ids, before: int | None, own_words: str) -> Prefix:
-        head, head_cut = self._head(task, own_words)
-        turns = self.turns(task, shown)
-        return Prefix(
-            ids=(*head, *chain.from_iterable(chain(turn.question, turn.answer) for turn in turns)),
-            shown=shown,
-            turns_dropped=self.visible(task, before) - len(shown),
-            head_cut=head_cut,
-            history_cut=sum((turn.cut for turn in turns), NOTHING_CUT),
-        )
 
     def _head(self, task: TaskSpec, own_words: str) -> tuple[Ids, Cut]:
         key = task.name, own_words
