@@ -22,13 +22,17 @@ __all__ = ["log_to", "report_errors", "supervise"]
 
 
 @contextmanager
-def log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path, *, private: bool = False) -> Iterator[None]:
     """Write the log of the block to a file, including the traceback of a failure, and trace it as a span.
 
     The span is named after the file. Its parent is in the environment variable TRACEPARENT, if there is one.
+
+    Args:
+        path: The file.
+        private: Leave out messages of libraries' exceptions, which may repeat what a prompt contains.
     """
     configure_tracing("command")
-    with open_log(path), start_span(f"brew360 {path.stem}", parent=os.environ.get("TRACEPARENT", "")):
+    with open_log(path, private=private), start_span(f"brew360 {path.stem}", parent=os.environ.get("TRACEPARENT", "")):
         try:
             yield
         except Exception:

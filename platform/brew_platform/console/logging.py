@@ -164,11 +164,11 @@ def open_process_log(path: Path | None, *, process: str, key: bytes | None = Non
 class OpenLog:
     """An open log file; see `open_log`. Closing it, or leaving its `with` block, restores the previous handlers."""
 
-    def __init__(self, path: Path, level: int) -> None:
+    def __init__(self, path: Path, level: int, *, private: bool = False) -> None:
         self.path = path
         self._root = logging.getLogger()
         self._file = _open(path, rotate=False)
-        self._file.setFormatter(JsonFormatter("command"))
+        self._file.setFormatter(JsonFormatter("command", private=private))
         self._console = _OurWarnings(logging.WARNING)
         self._quieted: list[tuple[logging.Logger, logging.Handler, bool]] = []
         self._level = self._root.level
@@ -208,7 +208,7 @@ class OpenLog:
         self.close()
 
 
-def open_log(path: Path, *, level: int = logging.INFO) -> OpenLog:
+def open_log(path: Path, *, level: int = logging.INFO, private: bool = False) -> OpenLog:
     """Append every log record of this command, and Python's warnings, to a file.
 
     The console shows only warnings and errors of brew360's own loggers (`brew_*`).
@@ -216,6 +216,7 @@ def open_log(path: Path, *, level: int = logging.INFO) -> OpenLog:
     Args:
         path: The file; its folder is created.
         level: The lowest level that is recorded.
+        private: See `JsonFormatter`.
 
     Returns:
         The open log. It is a context manager: `with open_log(path):` closes it at the end of the block.
@@ -223,7 +224,7 @@ def open_log(path: Path, *, level: int = logging.INFO) -> OpenLog:
     Raises:
         UserError: The file cannot be written.
     """
-    return OpenLog(path, level)
+    return OpenLog(path, level, private=private)
 
 
 class _OurWarnings(logging.Handler):
