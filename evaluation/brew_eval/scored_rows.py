@@ -5,7 +5,7 @@ Legend of shape suffixes in this package: N rows, M members, R replicates of a b
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from brew_data.split import hash_ids
 from brew_platform.errors import ConfigError, DataError, UserError
 from brew_platform.files import atomic_file
 
-__all__ = ["SCORED_ROWS", "ScoredRows", "ScoredRowsInfo"]
+__all__ = ["SCORED_ROWS", "ScoredRows", "ScoredRowsInfo", "hash_members"]
 
 FORMAT_VERSION = 1
 _KEY = b"brew360.scored_rows"
@@ -289,6 +290,11 @@ class ScoredRows:
             )
         if info.history not in ("streaming", "frozen"):
             raise ConfigError(f"history is {info.history!r}, but must be streaming or frozen.")
+
+
+def hash_members(ids: Iterable[str]) -> list[str]:
+    """Return the members as scored rows name them: the first 64 bits of the SHA-256 of each id, in hexadecimal."""
+    return [f"{number:016x}" for number in hash_ids(ids).tolist()]
 
 
 def _conform(table: pa.Table) -> pa.Table:

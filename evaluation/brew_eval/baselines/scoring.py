@@ -15,7 +15,7 @@ from brew_data.oracle import true_probabilities
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tasks import TaskSpec
 from brew_data.schema import Tables, micros
-from brew_data.split import Split, hash_ids
+from brew_data.split import Split
 from brew_eval.baselines.base import Baseline
 from brew_eval.baselines.blend import Blend
 from brew_eval.baselines.boosted_trees import BoostedTrees
@@ -25,7 +25,7 @@ from brew_eval.baselines.key_history import KeyHistory
 from brew_eval.baselines.matches import Matches
 from brew_eval.baselines.means import EntityMean, Popularity
 from brew_eval.baselines.sasrec import SasRec
-from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
+from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo, hash_members
 from brew_platform.errors import UserError
 
 __all__ = ["BASELINES", "rows_to_score", "score_baselines"]
@@ -67,7 +67,7 @@ def rows_to_score(
     ids = tables.members["member_id"].combine_chunks()
     member_N = pc.index_in(everything["member_id"], value_set=ids).to_numpy()
     past = KeyHistory(member_N, micros(everything).to_numpy(), np.zeros((len(member_N), 0)))
-    hashes = np.array([f"{number:016x}" for number in hash_ids(ids.to_pylist()).tolist()])
+    hashes = np.array(hash_members(ids.to_pylist()))
     locales = tables.members["locale"].combine_chunks()
     parts = []
     for task in tasks if tasks is not None else suite.tasks:

@@ -1,4 +1,4 @@
-"""Writes reports and comparisons as JSON, Markdown and HTML, side by side."""
+"""Writes reports, comparisons and explanations as JSON, Markdown and HTML, side by side."""
 
 import json
 from collections.abc import Mapping
@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from brew_eval.compare import Comparison
+from brew_eval.explanation import Explanation
+from brew_eval.report.explanation import explanation_markdown, explanation_page
 from brew_eval.report.markdown import comparison_markdown, report_markdown
 from brew_eval.report.page import comparison_page, report_page
 from brew_eval.report.report import Report
 from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
 
-__all__ = ["read_comparison", "read_evaluation", "require_json_path", "write_comparison", "write_report"]
+__all__ = [
+    "read_comparison",
+    "read_evaluation",
+    "require_json_path",
+    "write_comparison",
+    "write_explanation",
+    "write_report",
+]
 
 _REPORT = "evaluation"  # key of the report in a file that has more
 
@@ -42,6 +51,15 @@ def write_comparison(comparison: Comparison, path: Path) -> list[Path]:
         UserError: The path does not end in .json.
     """
     return _write(path, comparison.to_json(), comparison_markdown(comparison), comparison_page(comparison))
+
+
+def write_explanation(explanation: Explanation, path: Path) -> list[Path]:
+    """Write `path` (JSON), and the same name with .md and .html.
+
+    Raises:
+        UserError: The path does not end in .json.
+    """
+    return _write(path, explanation.to_json(), explanation_markdown(explanation), explanation_page(explanation))
 
 
 def read_evaluation(path: Path) -> Report:

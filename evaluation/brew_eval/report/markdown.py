@@ -7,7 +7,7 @@ from brew_eval.compare import Comparison
 from brew_eval.report.report import Report
 from brew_eval.report.tables import Table, comparison_tables, interval_note, origin, report_tables
 
-__all__ = ["comparison_markdown", "escape_markdown", "report_markdown", "table_markdown"]
+__all__ = ["comparison_markdown", "escape_markdown", "page_markdown", "report_markdown", "table_markdown"]
 
 _SPECIAL = re.compile(r"([\\`*_#|~$]|(?<=\])[(\[:])")  # a link needs `](`; brackets alone are intervals
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
@@ -18,7 +18,7 @@ def report_markdown(report: Report) -> str:
     pairs = origin(report.info) | {"evaluated": report.date}
     if report.seconds is not None:
         pairs["seconds of scoring"] = f"{report.seconds:,.1f}"
-    return _page(
+    return page_markdown(
         f"Evaluation of {report.info.name}", pairs, report.warnings, report_tables(report), interval_note(report.config)
     )
 
@@ -28,7 +28,9 @@ def comparison_markdown(comparison: Comparison) -> str:
     pairs = {f"A: {name}": text for name, text in origin(comparison.a).items()}
     pairs |= {f"B: {name}": text for name, text in origin(comparison.b).items()}
     title = f"{comparison.a.name} (A) against {comparison.b.name} (B)"
-    return _page(title, pairs, comparison.warnings, comparison_tables(comparison), interval_note(comparison.config))
+    return page_markdown(
+        title, pairs, comparison.warnings, comparison_tables(comparison), interval_note(comparison.config)
+    )
 
 
 def escape_markdown(text: str) -> str:
@@ -45,10 +47,19 @@ def table_markdown(table: Table) -> str:
     return f"## {escape_markdown(table.title)}\n\n{rows}"
 
 
-def _page(title: str, pairs: Mapping[str, str], warnings: Sequence[str], tables: Sequence[Table], note: str) -> str:
+def page_markdown(
+    title: str,
+    pairs: Mapping[str, str],
+    warnings: Sequence[str],
+    tables: Sequence[Table],
+    note: str,
+    *,
+    warnings_title: str = "Not in the figures",
+) -> str:
+    """Return a page; the arguments are those of `brew_eval.report.page.render_page`."""
     facts = "\n".join(f"- {escape_markdown(name)}: {escape_markdown(text)}" for name, text in pairs.items())
     parts = [f"# {escape_markdown(title)}", facts]
     if warnings:
-        parts += ["## Not in the figures", "\n".join(f"- {escape_markdown(text)}" for text in warnings)]
+        parts += [f"## {warnings_title}", "\n".join(f"- {escape_markdown(text)}" for text in warnings)]
     parts += map(table_markdown, tables)
     return "\n\n".join([*parts, note]) + "\n"

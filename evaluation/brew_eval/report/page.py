@@ -10,7 +10,7 @@ from brew_eval.report.plots import DotRow, clean, dot_plot, reliability_plot
 from brew_eval.report.report import Report, TaskReport
 from brew_eval.report.tables import Table, comparison_tables, interval_note, origin, report_tables
 
-__all__ = ["comparison_page", "report_page"]
+__all__ = ["comparison_page", "render_page", "report_page"]
 
 
 def report_page(report: Report) -> str:
@@ -42,7 +42,7 @@ def report_page(report: Report) -> str:
     for name, task in report.tasks.items():
         svg = dot_plot(_slice_rows(task, list(report.baselines)), models, title=f"AUC of slices of {name}")
         plots.append((f"AUC by slice: {name}", svg))
-    return _render(
+    return render_page(
         f"Evaluation of {report.info.name}",
         origin(report.info) | {"evaluated": report.date},
         report.warnings,
@@ -63,7 +63,7 @@ def comparison_page(comparison: Comparison) -> str:
         plots.append((f"Difference of AUC by slice: {name}", svg))
     pairs = {f"A: {name}": text for name, text in origin(comparison.a).items()}
     pairs |= {f"B: {name}": text for name, text in origin(comparison.b).items()}
-    return _render(
+    return render_page(
         f"{comparison.a.name} (A) against {comparison.b.name} (B)",
         pairs,
         comparison.warnings,
@@ -71,6 +71,44 @@ def comparison_page(comparison: Comparison) -> str:
         comparison_tables(comparison),
         interval_note(comparison.config),
     )
+
+
+def render_page(
+    title: str,
+    pairs: Mapping[str, str],
+    warnings: Sequence[str],
+    plots: Sequence[tuple[str, str]],
+    tables: Sequence[Table],
+    note: str,
+    *,
+    warnings_title: str = "Not in the figures",
+    prompt: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Return a page.
+
+    Args:
+        title: Its heading.
+        pairs: Facts below the heading, by name.
+        warnings: Sentences.
+        plots: Headings and SVG elements of `brew_eval.report.plots`; empty ones are left out.
+        tables: Below the plots.
+        note: The last line.
+        warnings_title: Heading of the warnings.
+        prompt: Names and texts of the parts of a prompt, whose line breaks are kept.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string(files("brew_eval.report").joinpath("page.html").read_text())
+    page = template.render(
+        title=title,
+        pairs=pairs,
+        warnings=warnings,
+        plots=[{"title": heading, "svg": svg} for heading, svg in plots if svg],
+        tables=tables,
+        note=note,
+        warnings_title=warnings_title,
+        prompt=prompt,
+    )
+    return "\n".join(clean(line) for line in page.split("\n"))
 
 
 def _slice_rows(task: TaskReport, baselines: Sequence[str]) -> list[DotRow]:
@@ -81,24 +119,3 @@ def _slice_rows(task: TaskReport, baselines: Sequence[str]) -> list[DotRow]:
         )
         for part in task.slices
     ]
-
-
-def _render(
-    title: str,
-    pairs: Mapping[str, str],
-    warnings: Sequence[str],
-    plots: Sequence[tuple[str, str]],
-    tables: Sequence[Table],
-    note: str,
-) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    template = environment.from_string(files("brew_eval.report").joinpath("page.html").read_text())
-    page = template.render(
-        title=title,
-        pairs=pairs,
-        warnings=warnings,
-        plots=[{"title": heading, "svg": svg} for heading, svg in plots if svg],
-        tables=tables,
-        note=note,
-    )
-    return "\n".join(clean(line) for line in page.split("\n"))

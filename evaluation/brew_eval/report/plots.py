@@ -1,4 +1,4 @@
-"""Plots as SVG, without a library: points with intervals by row or along an axis, reliability curves, heat maps."""
+"""Plots as SVG, without a library: bars, points with intervals by row or along an axis, reliability, heat maps."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from html import escape
 from brew_eval.intervals import Figure
 from brew_eval.metrics.probability import ReliabilityBin
 
-__all__ = ["Curve", "DotRow", "clean", "dot_plot", "heat_map", "line_plot", "reliability_plot", "svg_file"]
+__all__ = ["Curve", "DotRow", "bar_plot", "clean", "dot_plot", "heat_map", "line_plot", "reliability_plot", "svg_file"]
 
 # Colours that remain distinct with colour blindness (Okabe and Ito 2008); the first is the model.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a8a8a")
@@ -68,10 +68,7 @@ def dot_plot(rows: Sequence[DotRow], series: Sequence[str], *, title: str, refer
 
     step = max(_ROW, 7 * len(series) + 8)
     height = _TOP + step * len(rows) + 30
-    parts = _legend(series)
-    for tick in ticks:
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_TOP}" y2="{height - 24}"/>')
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick:.4g}</text>')
+    parts = _legend(series) + _vertical_grid({tick: x(tick) for tick in ticks}, height)
     if reference is not None and low <= reference <= high:
         at = x(reference)
         parts.append(f'<line class="reference" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{height - 24}"/>')
@@ -93,6 +90,38 @@ def dot_plot(rows: Sequence[DotRow], series: Sequence[str], *, title: str, refer
                 f'<circle cx="{x(figure.value):.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{name}: '
                 f"{figure.value:.4f}</title></circle>"
             )
+    return _svg(_WIDTH, height, title, parts)
+
+
+def bar_plot(bars: Sequence[tuple[str, float]], *, title: str) -> str:
+    """Draw one horizontal bar per row, from 0 to the right or to the left.
+
+    Args:
+        bars: Labels and finite numbers, from top to bottom.
+        title: Read by screen readers.
+
+    Returns:
+        An SVG element; all text is escaped. Empty if there is no bar.
+    """
+    if not bars:
+        return ""
+    ticks = _ticks(min(0.0, *(value for _, value in bars)), max(0.0, *(value for _, value in bars)))
+    low, high = ticks[0], ticks[-1]
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - 20)
+
+    height = _TOP + _ROW * len(bars) + 30
+    parts = _vertical_grid({tick: x(tick) for tick in ticks}, height)
+    for number, (label, value) in enumerate(bars):
+        middle = _TOP + _ROW * (number + 0.5)
+        colour = _COLOURS[0] if value >= 0 else _COLOURS[1]
+        parts.append(f'<text x="{_LEFT - 10}" y="{middle + 4:.1f}" text-anchor="end">{_label(label)}</text>')
+        parts.append(
+            f'<rect x="{min(x(0), x(value)):.1f}" y="{middle - 7:.1f}" width="{abs(x(value) - x(0)):.1f}" height="14" '
+            f'fill="{colour}"><title>{escape(clean(label))}: {value:+.4f}</title></rect>'
+        )
+    parts.append(f'<line class="reference" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{_TOP}" y2="{height - 24}"/>')
     return _svg(_WIDTH, height, title, parts)
 
 
@@ -278,6 +307,20 @@ def _short(number: float) -> str:
         if abs(number) >= size:
             return f"{number / (1e3 if letter == 'k' else size):.3g}{letter}"
     return f"{number:.4g}"
+
+
+def _vertical_grid(ticks: Mapping[float, float], height: float) -> list[str]:
+    """Draw the lines and numbers of an axis below rows.
+
+    Args:
+        ticks: The place of each number.
+        height: Of the plot.
+    """
+    parts = []
+    for tick, x in ticks.items():
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - 24}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:.4g}</text>')
+    return parts
 
 
 def _legend(series: Sequence[str]) -> list[str]:
