@@ -47,10 +47,13 @@ if TYPE_CHECKING:  # it imports Ray
 __all__ = [
     "BenchmarkJob",
     "BenchmarkModel",
+    "benchmark_bundle",
     "load_benchmark",
+    "open_data",
     "open_model",
     "report_path",
     "run_benchmark",
+    "version_folder",
 ]
 
 ROWS = 1_000  # of each task
@@ -110,6 +113,17 @@ def load_benchmark(recipe: Path | None, options: Mapping[str, Any], overrides: S
     """
     settings = {name: value for name, value in options.items() if value is not None}
     return load_config(BenchmarkJob, *([] if recipe is None else [recipe]), settings, overrides=overrides)
+
+
+def open_data(job: BenchmarkJob) -> DataFolder:
+    """Open the data folder.
+
+    Raises:
+        UserError: The job names none, or it is not a complete data folder.
+    """
+    if not job.data:
+        raise UserError("the benchmark needs data. Pass --data FOLDER, a folder that `brew360 data build` wrote.")
+    return DataFolder.open(Path(job.data))
 
 
 def open_model(reference: str, job: BenchmarkJob) -> BenchmarkModel:
@@ -184,10 +198,7 @@ def run_benchmark(
     """
     require_json_path(report)
     check_baselines(job.baselines)
-    bundle, split = data.bundle(), data.info.split
-    _require_prompts(model, bundle, data)
-    if job.suite_changes:
-        bundle = replace(bundle, suite=changed_suite(bundle.suite, job.suite_changes))
+    bundle, split = benchmark_bundle(job, model, data), data.info.split
     tables, suite = data.tables(), bundle.suite
     origin = ScoredRowsInfo(
         model=model.name,
@@ -207,13 +218,9 @@ def run_benchmark(
     to_score = {phase: sample_rows(rows, job.rows, seed=job.seed) for phase, rows in candidates.items()}
     # These import Ray and PyTorch, which takes seconds; after the quick checks.
     from brew_cluster.cli.views.benchmark import show_report
-    from brew_cluster.jobs.base_version import make_base_version
     from brew_cluster.jobs.benchmark_scores import ScoreParts
 
-    folder = model.folder
-    if model.kind == "base" or job.suite_changes:
-        name = f"{model.kind}-{model.digest[:12]}-{bundle.digest[:12]}"
-        folder = make_base_version(model.folder, bundle, Path(job.run).absolute() / name)
+    folder = version_folder(job, model, bundle)
     load_version(folder, job.engine, job.history)  # what does not fit together is found before Ray starts
     phases = Phases([*to_score, "baselines", "evaluate"], console=progress_console)
     scored, parts = {}, []
@@ -266,6 +273,33 @@ def run_benchmark(
         progress_console.print(f"not in the figures: {text}")
     console.print(f"report: {report} (also .md and .html); scored rows: {rows_path(report)}")
     return document
+
+
+def benchmark_bundle(job: BenchmarkJob, model: BenchmarkModel, data: DataFolder) -> PromptBundle:
+    """Return the prompts that a model is scored with: those of the data, with the changes of the job.
+
+    Raises:
+        UserError: The model was trained with other prompts, its tokenizer is another one, or a change is invalid.
+    """
+    bundle = data.bundle()
+    _require_prompts(model, bundle, data)
+    if job.suite_changes:
+        bundle = replace(bundle, suite=changed_suite(bundle.suite, job.suite_changes))
+    return bundle
+
+
+def version_folder(job: BenchmarkJob, model: BenchmarkModel, bundle: PromptBundle) -> Path:
+    """Return the version folder that engines load; for a base model or a changed suite it is made in `job.run`.
+
+    Raises:
+        UserError: As `make_base_version`.
+    """
+    if model.kind != "base" and not job.suite_changes:
+        return model.folder
+    from brew_cluster.jobs.base_version import make_base_version  # imports PyTorch, which takes seconds
+
+    name = f"{model.kind}-{model.digest[:12]}-{bundle.digest[:12]}"
+    return make_base_version(model.folder, bundle, Path(job.run).absolute() / name)
 
 
 def _score(

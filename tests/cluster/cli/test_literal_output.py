@@ -183,6 +183,20 @@ def dataset(text: str) -> Version:
     )  # fmt: skip
 
 
+def explanation(text: str) -> Any:
+    from brew_eval.explanation import Change, Explanation
+    from brew_eval.prompt_variants import LeftOut, PromptPart
+
+    change = Change(
+        kind="entity", name=text, text=text, time=text, probabilities={}, score=0.5, change=0.1, log_odds_change=None
+    )
+    return Explanation(
+        origin=dict.fromkeys(["model", "task", "interaction", "time", "history", "action"], text), positive=[text],
+        labels={text: text}, outcome=text, prompt=[PromptPart(text, text, 1)], probabilities={text: 0.5}, score=0.5,
+        log_odds=0.0, changes=[change], left_out=[LeftOut("profile", text, text)], warnings=[text],
+    )  # fmt: skip
+
+
 def inspection(text: str) -> Any:
     from brew_cluster.jobs.data_inspect import Inspection, Part, Token, TurnOrigin
     from brew_data.prompts.budget import Cut
@@ -278,6 +292,7 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "cluster.show_local": lambda show, console, x: show(console, [local_node(x)], local_cluster(x)),
     "cluster.show_plan": lambda show, console, x: show(console, plan(x)),
     "card.show_card": lambda show, console, x: show(console, card(x)),
+    "explanation.show_explanation": lambda show, console, x: show(console, explanation(x), member=x, top=1),
     "inspection.show_inspection": lambda show, console, x: show(console, inspection(x)),
     "registry.show_datasets": lambda show, console, x: show(console, [dataset(x)]),
     "registry.show_versions": lambda show, console, x: show(console, [version(x)], [event(x, "promote")]),

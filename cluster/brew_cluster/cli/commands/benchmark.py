@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from brew_cluster.cli.commands import benchmark_online
+from brew_cluster.cli.benchmark_options import Data, Model, Overrides, Protocol, Recipe
+from brew_cluster.cli.commands import benchmark_explain, benchmark_online
 from brew_cluster.cli.json_option import AsJson, print_json
 from brew_cluster.cli.registry_options import RegistryName, RegistryUrl
 from brew_cluster.cli.runner import log_to, report_errors, supervise
@@ -13,22 +14,17 @@ from brew_platform.console.plain_console import PlainConsole
 
 __all__ = ["register"]
 
-Model = Annotated[
-    str, typer.Argument(help="registry:NUMBER, registry:ALIAS, or the folder of an export or of a base model.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings, e.g. engine.threads=1", metavar="[KEY=VALUE]...")
-]
-Data = Annotated[Path | None, typer.Option(help="Data folder, from `brew360 data build`.")]
-Recipe = Annotated[Path | None, typer.Option(help="YAML file of settings.")]
 Rows = Annotated[Path, typer.Argument(help="Report (JSON) or scored rows (Parquet) of `brew360 benchmark run`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="Measure models on rows after the cut, and compare them.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Measure models on rows after the cut, compare them, and explain scores.", no_args_is_help=True
+    )
     for command in (run, compare):
         group.command(command.__name__)(command)
+    benchmark_explain.register(group)
     benchmark_online.register(group)
     app.add_typer(group, name="benchmark")
 
@@ -46,13 +42,7 @@ def run(
         str | None,
         typer.Option(help="Names with commas, or `none`. Default: popularity,entity_mean,biases,facts."),
     ] = None,
-    history: Annotated[
-        str | None,
-        typer.Option(
-            help="streaming: a row sees all that is earlier; frozen: all rows of a member are one slate at the end of "
-            "training, for AUC by member and NDCG. Default: streaming."
-        ),
-    ] = None,
+    history: Protocol = None,
     fit_calibration: Annotated[
         bool | None,
         typer.Option("--fit-calibration", help="Fit a calibration map on the rows of the gap before the benchmark."),
@@ -78,9 +68,7 @@ def run(
     """
     console = PlainConsole()
     with supervise(console):
-        from brew_cluster.jobs.benchmark import load_benchmark, open_model, report_path, run_benchmark
-        from brew_data.data_folder import DataFolder
-        from brew_platform.errors import UserError
+        from brew_cluster.jobs.benchmark import load_benchmark, open_data, open_model, report_path, run_benchmark
 
         options = {"seed": seed, "tasks": task or None, "protocol": history, "fit_calibration": fit_calibration}
         options |= {"registry_url": registry, "model": name, "data": None if data is None else str(data)}
@@ -90,9 +78,7 @@ def run(
         if rows is not None:
             settings.insert(0, f"rows={'null' if rows == 'all' else rows}")
         job = load_benchmark(recipe, options, settings)
-        if not job.data:
-            raise UserError("the benchmark needs data. Pass --data FOLDER, a folder that `brew360 data build` wrote.")
-        folder = DataFolder.open(Path(job.data))
+        folder = open_data(job)
         found = open_model(model, job)
         with log_to(Path(job.run) / "logs" / "benchmark.log"):
             path = report or report_path(job, found)
