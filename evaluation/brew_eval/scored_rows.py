@@ -104,8 +104,11 @@ class ScoredRows:
         """Read a Parquet file that `write` wrote.
 
         Raises:
-            DataError: The file is not one, is of another release, or its rows are invalid.
+            DataError: There is no such file, it is not one, is of another release, or its rows are invalid.
         """
+        if not path.is_file():
+            found = "is not a file" if path.exists() else "does not exist"
+            raise DataError(f"{path} {found}. Pass the scored rows (Parquet) that `brew360 benchmark run` wrote.")
         try:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:

@@ -1,5 +1,6 @@
 """Evaluation: figures, differences to baselines, groups, and what is left out."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,7 @@ def test_a_report_survives_json() -> None:
     rows = two_tasks()
     report = evaluate(rows, [popularity(rows, seed=2)], FAST, seconds=1.5)
     assert Report.from_json(report.to_json()) == report
+    assert Report.from_dict(json.loads(report.to_json())) == report
     assert evaluate(rows, [popularity(rows, seed=2)], FAST).tasks == report.tasks
 
 
@@ -163,6 +165,8 @@ def test_a_report_survives_json() -> None:
 def test_text_that_is_not_a_report_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="not the report"):
         Report.from_json(text)
+    with pytest.raises(DataError, match="not the report"):
+        Report.from_dict({"tasks": text})
 
 
 def test_a_report_of_another_release_is_refused() -> None:

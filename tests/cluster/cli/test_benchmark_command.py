@@ -72,12 +72,20 @@ def test_compare_prints_a_table_or_json_and_writes_a_report(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "sentence"),
-    [("good.parquet", "none.parquet", "none.parquet"), ("good.parquet", "text.parquet", "text.parquet")],
+    ("path", "sentence"),
+    [
+        ("none.parquet", "none.parquet does not exist. Pass the scored rows"),
+        ("none.json", "none.json does not exist. Pass a report (JSON)"),
+        ("alone.json", "alone.parquet does not exist. Copy both files."),
+        ("folder", "folder is not a file. Pass the scored rows"),
+        ("text.parquet", "text.parquet cannot be read as scored rows"),
+    ],
 )
-def test_compare_refuses_what_is_no_scored_rows(a: str, b: str, sentence: str, tmp_path: Path) -> None:
+def test_compare_refuses_what_is_not_scored_rows(path: str, sentence: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "good.parquet", "good", 0.0)
     (tmp_path / "text.parquet").write_text("no Parquet")
-    done = CliRunner().invoke(app, ["benchmark", "compare", str(tmp_path / a), str(tmp_path / b)])
+    (tmp_path / "alone.json").write_text("{}")
+    (tmp_path / "folder").mkdir()
+    done = CliRunner().invoke(app, ["benchmark", "compare", str(tmp_path / "good.parquet"), str(tmp_path / path)])
     assert done.exit_code == 2, done.output
     assert sentence in done.output.replace("\n", "")

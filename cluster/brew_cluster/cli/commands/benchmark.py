@@ -106,16 +106,16 @@ def compare(
         import json
 
         from brew_cluster.cli.views.benchmark import show_comparison
-        from brew_cluster.jobs.benchmark_report import rows_path
+        from brew_cluster.jobs.benchmark_report import read_rows
         from brew_eval.compare import compare as compare_rows
         from brew_eval.measurement import EvaluationConfig
         from brew_eval.report.files import require_json_path, write_comparison
-        from brew_eval.scored_rows import ScoredRows
 
         if report is not None:
             require_json_path(report)
-        first, second = (ScoredRows.read(rows_path(path) if path.suffix == ".json" else path) for path in (a, b))
-        comparison = compare_rows(first, second, EvaluationConfig(replicates=replicates), tasks=task or None)
+        comparison = compare_rows(
+            read_rows(a), read_rows(b), EvaluationConfig(replicates=replicates), tasks=task or None
+        )
         if report is not None:
             write_comparison(comparison, report)
         if as_json:
