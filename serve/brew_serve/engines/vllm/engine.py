@@ -25,6 +25,7 @@ from brew_serve.engines.config import EngineConfig
 from brew_serve.engines.model_check import require_model
 from brew_serve.engines.rope_scaling import context_of
 from brew_serve.engines.vllm.arguments import CPU_CACHE_BYTES, Device, engine_arguments, engine_environment
+from brew_serve.engines.vllm.interrupts import pass_interrupts
 from brew_serve.engines.vllm.scoring_queue import Group, ScoringQueue, prompt_tokens_of
 from brew_serve.engines.vllm.self_check import TOLERANCES, largest_difference
 
@@ -267,7 +268,8 @@ def _start(
     threads = config.threads or len(os.sched_getaffinity(0))
     # VLLM_RPC_BASE_PATH is the folder of vLLM's sockets, which vLLM never removes. They are kept while the engine runs,
     # because vLLM's output thread may connect only after the engine has reported that it is ready.
-    with _environment({**engine_environment(device, threads=threads), "VLLM_RPC_BASE_PATH": str(notes)}):
+    variables = {**engine_environment(device, threads=threads), "VLLM_RPC_BASE_PATH": str(notes)}
+    with _environment(variables), pass_interrupts():
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
