@@ -34,9 +34,10 @@ DATA = (*RUNS, "unseen")
 PATHS = {
     "knowledge": [
         "corpora.facts.sources.facts.path=facts.jsonl",
-        *(f"corpora.{name}.sources.{file}.path={file}.jsonl" for name in FILES[1:] for file in FILES[1:]),
+        *(f"corpora.named.sources.{file}.path={file}.jsonl" for file in FILES[1:3]),
+        *(f"corpora.reactions.sources.{file}.path={file}.jsonl" for file in FILES[1:]),
     ],
-    "short": ["corpora.mixed.sources.matches.path=matches.jsonl"],
+    "short": ["corpora.mixed.sources.reactions.path=reactions.jsonl"],
 }
 
 
@@ -129,19 +130,22 @@ def test_knowledge_says_what_the_generator_knows(tmp_path: Path) -> None:
         rows = [json.loads(line)["messages"] for line in text.splitlines()]
         assert len(rows) == 40
         for messages in rows:
-            roles = [message["role"] for message in messages]
+            roles = [message["role"] for message in messages if message["role"] != "member"]
             assert roles == ["system", *["user", "assistant"] * (len(roles) // 2)]
+            assert (messages[1]["role"] == "member") == (name != "facts")
             seen |= {message["content"].split("\n")[0] for message in messages if message["role"] == "user"}
     surfaces = {surface.name: surface.question[0] for surface in suite.surfaces}
     assert seen == {"member", *(surfaces[name] for name in suite.trained_surfaces)}  # and nothing of T2
-    # In conversations with names, a fact is the member's if and only if the answer says so.
+    # In conversations with names, the answer says whether a fact is the member's, and the reaction follows from it.
     for line in (tmp_path / "first" / "named.jsonl").read_text().splitlines():
         answers = [m["content"] for m in json.loads(line)["messages"] if m["role"] == "assistant"]
         industry = answers[0].split(", ")[0]
         for answer in answers[1:]:
-            fact, has = answer.split(", ")[0].rsplit(" ", 1)
+            facts, reaction = answer.split(": ")
+            fact, has = facts.split(", ")[0].rsplit(" ", 1)
             if fact in INDUSTRIES:
                 assert has == ("yes" if fact == industry else "no")
+                assert (has == "yes") == (reaction not in ("skip", "ignore"))
 
 
 @pytest.fixture

@@ -2,20 +2,21 @@
 
 An open base model knows which industry a job title belongs to, and sees when two texts are about the same. Reactions
 alone do not teach a small model either of them: they are noisy, and no text and no profile predicts whether the two
-match. So it first reads the facts that the texts were written from:
+match. So it first reads the facts that the texts were written from, then how members react who decide by these alone:
 
-    facts.jsonl      a text, and its facts
-    named.jsonl      a profile and its facts, then texts with their facts, and whether the member has each of them
-    matches.jsonl    a profile, then texts, and only whether the member has the facts of each
+    facts.jsonl       a text, and its facts
+    named.jsonl       a profile and its facts; then texts, their facts, whether the member has each, and the reaction
+    matches.jsonl     a profile; then texts, and only whether the member has their facts
+    reactions.jsonl   a profile; then texts, and only the reaction, in the layout and with the words of the suite
 
-Only entities of trained surfaces are read; reactions are not. The texts are those that the suite shows.
+Only entities of trained surfaces are read. The texts are those that the suite shows.
 """
 
 import argparse
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from brew_data.sources.economic_graph import vocabulary as words
 from brew_data.sources.economic_graph.behaviour import match_features
 from brew_data.sources.economic_graph.config import EconomicGraphConfig
 from brew_data.sources.economic_graph.facts import EMPLOYERS, TONES
+from brew_data.sources.economic_graph.surfaces import SURFACES
 from brew_data.sources.economic_graph.texts import TEXT_BLOCK, entity_texts, member_texts
 from brew_data.sources.economic_graph.world import World, draw_world
 from brew_platform.console.plain_console import PlainConsole
@@ -35,12 +37,13 @@ from brew_platform.files import replace_folder
 
 __all__ = ["FILES", "Knowledge", "write_knowledge"]
 
-FILES = ("facts", "named", "matches")
+FILES = ("facts", "named", "matches", "reactions")
 TURNS = 24  # of a conversation; turns that exceed the context are left out when it is compiled
 QUALITY = ("poor", "fair", "good", "great")  # words for the levels of quality
-FACTS = "Say what each text is about.\n"
-NAMED = "Say what each text is about, and whether the member has it.\n"
-MATCHES = "Say what the member has of each text.\n"
+FACTS = "Say what each text is about."
+NAMED = "Say what each text is about, and whether the member has it."
+MATCHES = "Say what the member has of each text."
+SHOWN = {surface.name: surface for surface in SURFACES}
 _BY_TOPIC = ("post", "notification", "group")  # their match is one of topics
 _OWN_SHARE = 0.5  # of the texts of a conversation: of the member's industry, or of one of its topics
 _MENTIONED_SHARE = 0.4  # of those by topic, if the profile mentions a topic: of this one
@@ -78,30 +81,34 @@ class Knowledge:
             for _ in range(TURNS):
                 if self._random.random() < 0.25:
                     member = self._random.randrange(members.count)
-                    turns.append((f"member\n{self._profiles[member]}", self._facts_of_member(member)))
+                    turns.append((f"member\n{self._profiles[member]}\n", self._facts_of_member(member)))
                     continue
                 surface = self._random.choice(self._surfaces)
                 entity = self._random.choice(entities.rows(surface.entity_type))
                 turns.append((self._question(surface, entity), self._facts_of_entity(surface.entity_type, entity)))
             yield _messages(FACTS, turns)
 
-    def matches(self, conversations: int, *, named: bool) -> Iterator[list[dict[str, str]]]:
-        """Yield conversations about what a member and texts have in common.
+    def of_members(self, kind: str, conversations: int) -> Iterator[list[dict[str, str]]]:
+        """Yield conversations about a member and texts.
+
+        Half of those of `named` have the instruction of a task instead of their own.
 
         Args:
+            kind: named, matches or reactions.
             conversations: Their number.
-            named: Whether facts are named. Without, three in ten conversations still name those of the member.
         """
         for _ in range(conversations):
             member = self._random.randrange(self._world.members.count)
-            turns = []
-            if named or self._random.random() < 0.3:
-                turns.append(("member\n", self._facts_of_member(member)))
+            task = self._random.choice([task for task in self._suite.tasks if task.in_training])
+            instruction = self._suite.instruction(task)
+            if kind == "matches" or (kind == "named" and self._random.random() < 0.5):
+                instruction = MATCHES if kind == "matches" else NAMED
+            turns = [("member\n", self._facts_of_member(member))] if kind == "named" else []
             for _ in range(TURNS):
                 surface = self._random.choice(self._surfaces)
                 entity = self._draw(surface.entity_type, member)
-                turns.append((self._question(surface, entity), self._match(surface.entity_type, member, entity, named)))
-            yield _messages(f"{NAMED if named else MATCHES}{self._profiles[member]}\n", turns)
+                turns.append((self._question(surface, entity), self._answer(kind, surface, member, entity)))
+            yield _messages(instruction, turns, profile=f"{self._profiles[member]}\n")
 
     def _groups(self, group_E: np.ndarray, count: int) -> dict[str, list[list[int]]]:
         """Return the entities of each type by their group."""
@@ -159,25 +166,40 @@ class Knowledge:
             }.get(entity_type, (industry, seniority, role))
         )
 
-    def _match(self, entity_type: str, member: int, entity: int, named: bool) -> str:
-        """Say whether the member has each fact: yes, no, or the steps between two seniorities."""
-        rows = np.array([member]), np.array([entity])
-        features = match_features(self._world, entity_type, *rows)
+    def _answer(self, kind: str, surface: Surface, member: int, entity: int) -> str:
+        features = match_features(self._world, surface.entity_type, np.array([member]), np.array([entity]))
         found = {name: float(value[0]) for name, value in features.items()}
-        facts = self._facts_of_entity(entity_type, entity).split(", ")
+        if kind == "reactions":
+            return _reaction(surface, found)
+        matches = _matches(surface.entity_type, found)
+        if kind == "matches":
+            return " ".join(matches)
+        facts = self._facts_of_entity(surface.entity_type, entity).split(", ")
+        named = ", ".join(f"{fact} {match}" for fact, match in zip(facts, matches, strict=False))
+        return f"{named}: {_reaction(surface, found)}"
 
-        def has(name: str) -> str:
-            return "yes" if found[name] > 0 else "no"
 
-        if entity_type in _BY_TOPIC:
-            answers = [f"{has('related_topic')} {has('mentioned_topic')}"]
-        else:
-            answers = [has("same_industry")]
-            answers += [str(round(found["seniority_steps"]))] if "seniority_steps" in found else []
-            answers += [has("same_role")] if "same_role" in found else []
-        if not named:
-            return " ".join(answers)
-        return ", ".join(f"{fact} {answer}" for fact, answer in zip(facts, answers, strict=False))
+def _matches(entity_type: str, found: Mapping[str, float]) -> list[str]:
+    """Say whether the member has each fact: yes, no, or the steps between two seniorities."""
+
+    def has(name: str) -> str:
+        return "yes" if found[name] > 0 else "no"
+
+    if entity_type in _BY_TOPIC:
+        return [f"{has('related_topic')} {has('mentioned_topic')}"]  # of one fact, the topic
+    steps = [str(round(found["seniority_steps"]))] if "seniority_steps" in found else []
+    return [has("same_industry"), *steps, *([has("same_role")] if "same_role" in found else [])]
+
+
+def _reaction(surface: Surface, found: Mapping[str, float]) -> str:
+    """Return the label of the first action if much is the member's, of the second if something is, else of none."""
+    labels = {action.name: action.label for action in surface.actions}
+    none = labels[next(action.name for action in SHOWN[surface.name].actions if action.depth == 0)]
+    deepest = [label for label in labels.values() if label != none]
+    if found.get("related_topic", 0) + found.get("mentioned_topic", 0) + found["same_industry"] == 0:
+        return none
+    is_much = any(found.get(name, 0) for name in ("same_role", "mentioned_topic", "same_company"))
+    return deepest[0] if is_much or len(surface.actions) == 3 else deepest[1]
 
 
 def write_knowledge(
@@ -201,8 +223,7 @@ def write_knowledge(
     temporary.mkdir(parents=True)
     for name, rows in (
         ("facts", knowledge.facts(conversations)),
-        ("named", knowledge.matches(conversations, named=True)),
-        ("matches", knowledge.matches(conversations, named=False)),
+        *((kind, knowledge.of_members(kind, conversations)) for kind in FILES[1:]),
     ):
         with (temporary / f"{name}.jsonl").open("w") as file:
             file.writelines(f"{json.dumps({'messages': messages}, ensure_ascii=False)}\n" for messages in rows)
@@ -210,8 +231,8 @@ def write_knowledge(
     return out
 
 
-def _messages(instruction: str, turns: list[tuple[str, str]]) -> list[dict[str, str]]:
-    pairs = [("system", instruction)]
+def _messages(instruction: str, turns: list[tuple[str, str]], *, profile: str = "") -> list[dict[str, str]]:
+    pairs = [("system", instruction), *([("member", profile)] if profile else [])]
     for question, answer in turns:
         pairs += [("user", question), ("assistant", answer)]
     return [{"role": role, "content": content} for role, content in pairs]

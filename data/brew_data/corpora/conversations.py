@@ -2,7 +2,8 @@
 
     {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello! How can I help?"}]}
 
-Other columns are ignored, so the files of UltraChat and of most other conversation data can be read as they are.
+Other columns are ignored, so the files of UltraChat and of most other conversation data can be read as they are. A
+message of role member is a profile; it stands where the prompts of tasks have theirs.
 """
 
 import codecs
@@ -36,11 +37,13 @@ class Conversation:
         instruction: The system messages; empty without any.
         turns: Questions and their answers, at least one.
         line: The line (JSONL) or row (Parquet) of the file, from 1.
+        profile: The message of role member; empty without one.
     """
 
     instruction: str
     turns: tuple[tuple[str, str], ...]
     line: int
+    profile: str = ""
 
 
 class _Fault(Exception):
@@ -78,8 +81,8 @@ def conversation_files(path: Path) -> list[Path]:
 def read_conversations(path: Path, quarantine: Quarantine, *, table: str) -> Iterator[Conversation]:
     """Read the conversations of a file. Identifiers of persons are removed from their text.
 
-    Messages of role system or developer come first. Then user and assistant alternate; the user begins. Questions at
-    the end without an answer are left out. Rows that are different go to the quarantine.
+    Messages of role system or developer come first, then perhaps one of role member. Then user and assistant alternate;
+    the user begins. Questions at the end without an answer are left out. Rows that are different go to the quarantine.
 
     Args:
         path: From `conversation_files`.
@@ -117,7 +120,7 @@ def conversation_document(conversation: Conversation, compiler: PromptCompiler) 
         The document; None if the first turn does not fit.
     """
     tokenizer = compiler.tokenizer
-    ids = list(head_ids(tokenizer, tokenizer.encode(conversation.instruction)))
+    ids = list(head_ids(tokenizer, *map(tokenizer.encode, (conversation.instruction, conversation.profile))))
     roles = [0] * len(ids)
     shown = 0
     for question, answer in conversation.turns:
@@ -144,21 +147,23 @@ def _conversation(row: _Row) -> Conversation:
         raise _Fault("messages is not a list of messages")
     pairs = [_message(message) for message in messages]
     first = next((i for i, (role, _) in enumerate(pairs) if role not in _SYSTEM), len(pairs))
-    later = pairs[first:]
+    profiles = [text for role, text in pairs[first : first + 1] if role == "member"]
+    later = pairs[first + len(profiles) :]
     for place, (role, _) in enumerate(later):
         if role != ("user", "assistant")[place % 2]:
             raise _Fault("the roles do not alternate between user and assistant", role)
     turns = tuple((later[i][1], later[i + 1][1]) for i in range(0, len(later) - 1, 2))
     if not turns:
         raise _Fault("there is no answer")
-    return Conversation(instruction="\n".join(text for _, text in pairs[:first]), turns=turns, line=row.line)
+    instruction = "\n".join(text for _, text in pairs[:first])
+    return Conversation(instruction=instruction, profile="".join(profiles), turns=turns, line=row.line)
 
 
 def _message(message: object) -> tuple[str, str]:
     if not isinstance(message, dict):
         raise _Fault("a message is not an object", type(message).__name__)
     role, content = message.get("role"), message.get("content")
-    if role not in (*_SYSTEM, "user", "assistant"):
+    if role not in (*_SYSTEM, "member", "user", "assistant"):
         raise _Fault("a message has an unknown role", str(role))
     if not isinstance(content, str) or not content.strip():
         raise _Fault("a message has no text")

@@ -44,11 +44,13 @@ def test_both_formats_give_the_same_conversations(tmp_path: Path) -> None:
     rows = [
         {"messages": messages("hi", "hello", "and?", "well", system="Be short."), "prompt_id": "7"},
         {"messages": messages("hi", "hello", "unanswered")},
+        {"messages": [{"role": "member", "content": "A nurse\nOslo\n"}, *messages("hi", "hello")]},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
     expected = [
         Conversation(instruction="Be short.", turns=(("hi", "hello"), ("and?", "well")), line=1),
         Conversation(instruction="", turns=(("hi", "hello"),), line=2),
+        Conversation(instruction="", profile="A nurse\nOslo\n", turns=(("hi", "hello"),), line=3),
     ]
     assert read(jsonl(tmp_path / "a.jsonl", rows)) == read(tmp_path / "b.parquet") == (expected, {})
     assert conversation_files(tmp_path) == [tmp_path / "a.jsonl", tmp_path / "b.parquet"]
@@ -66,6 +68,8 @@ def test_both_formats_give_the_same_conversations(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "a message has no text"),
         ({"messages": messages("hi", "hello")[::-1]}, "the roles do not alternate between user and assistant"),
         ({"messages": messages("a", "b") + messages("c", system="d")}, "the roles do not alternate"),
+        ({"messages": [*messages("a", "b"), {"role": "member", "content": "c"}]}, "the roles do not alternate"),
+        ({"messages": [{"role": "member", "content": "c"}] * 2 + messages("a", "b")}, "the roles do not alternate"),
         ({"messages": messages("hi")}, "there is no answer"),
     ],
 )
@@ -126,6 +130,9 @@ def test_answers_and_the_token_after_each_are_trained(compiler: PromptCompiler) 
     )
     trained = [id_ for id_, role in zip(document.ids, document.roles, strict=True) if role]
     assert decode(trained) == "hello<|user|>well<|end|>"
+    of_member = conversation_document(replace(conversation, profile="A nurse"), compiler)
+    assert of_member is not None
+    assert decode(of_member.ids).startswith("<|system|>Be short.<|member|>A nurse<|user|>hi")
 
 
 def test_a_long_conversation_is_cut_after_a_whole_turn(compiler: PromptCompiler) -> None:
