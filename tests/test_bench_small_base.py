@@ -35,9 +35,10 @@ PATHS = {
     "knowledge": [
         "corpora.facts.sources.facts.path=facts.jsonl",
         *(f"corpora.named.sources.{file}.path={file}.jsonl" for file in FILES[1:3]),
-        *(f"corpora.reactions.sources.{file}.path={file}.jsonl" for file in FILES[1:]),
+        *(f"corpora.reactions.sources.{file}.path={file}.jsonl" for file in FILES[1:4]),
+        *(f"corpora.interests.sources.{file}.path={file}.jsonl" for file in FILES[3:]),
     ],
-    "short": ["corpora.mixed.sources.reactions.path=reactions.jsonl"],
+    "short": [f"corpora.mixed.sources.{file}.path={file}.jsonl" for file in FILES[3:]],
 }
 
 

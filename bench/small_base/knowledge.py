@@ -8,6 +8,8 @@ match. So it first reads the facts that the texts were written from, then how me
     named.jsonl       a profile and its facts; then texts, their facts, whether the member has each, and the reaction
     matches.jsonl     a profile; then texts, and only whether the member has their facts
     reactions.jsonl   a profile; then texts, and only the reaction, in the layout and with the words of the suite
+    interests.jsonl   the same for members who decide by topics and industries that they like or dislike: only earlier
+                      reactions show which; some conversations name what those were
 
 Only entities of trained surfaces are read. The texts are those that the suite shows.
 """
@@ -37,14 +39,18 @@ from brew_platform.files import replace_folder
 
 __all__ = ["FILES", "Knowledge", "write_knowledge"]
 
-FILES = ("facts", "named", "matches", "reactions")
+FILES = ("facts", "named", "matches", "reactions", "interests")
 TURNS = 24  # of a conversation; turns that exceed the context are left out when it is compiled
 QUALITY = ("poor", "fair", "good", "great")  # words for the levels of quality
 FACTS = "Say what each text is about."
 NAMED = "Say what each text is about, and whether the member has it."
 MATCHES = "Say what the member has of each text."
+INTERESTS = "Say what each text is about, and how the member liked it before."
 SHOWN = {surface.name: surface for surface in SURFACES}
 _BY_TOPIC = ("post", "notification", "group")  # their match is one of topics
+_NAMED_SHARE = 0.4  # of the conversations of `interests`
+_INTERESTS = {True: 4, False: 3}  # topics, industries in one of them; the member likes or dislikes each
+_OTHER_SHARE = 0.05  # of their reactions, against the interest
 _OWN_SHARE = 0.5  # of the texts of a conversation: of the member's industry, or of one of its topics
 _MENTIONED_SHARE = 0.4  # of those by topic, if the profile mentions a topic: of this one
 
@@ -108,6 +114,37 @@ class Knowledge:
                 surface = self._random.choice(self._surfaces)
                 entity = self._draw(surface.entity_type, member)
                 turns.append((self._question(surface, entity), self._answer(kind, surface, member, entity)))
+            yield _messages(instruction, turns, profile=f"{self._profiles[member]}\n")
+
+    def interests(self, conversations: int) -> Iterator[list[dict[str, str]]]:
+        """Yield conversations about a member with interests, and texts about them."""
+        chance = self._random.random
+        for _ in range(conversations):
+            member = self._random.randrange(self._world.members.count)
+            task = self._random.choice([task for task in self._suite.tasks if task.in_training])
+            is_named = chance() < _NAMED_SHARE
+            instruction = INTERESTS if is_named and chance() < 0.5 else self._suite.instruction(task)
+            names = {True: words.TOPICS, False: words.INDUSTRIES}
+            liked = {
+                (by_topic, group): chance() < 0.5
+                for by_topic, count in _INTERESTS.items()
+                for group in self._random.sample(range(len(names[by_topic])), count)
+            }
+            turns, before = [], {}
+            for _ in range(TURNS):
+                surface = self._random.choice(self._surfaces)
+                by_topic = surface.entity_type in _BY_TOPIC
+                interest = self._random.choice([interest for interest in liked if interest[0] == by_topic])
+                groups = self._by_topic if by_topic else self._by_industry
+                if not (entities := groups[surface.entity_type][interest[1]]):
+                    continue
+                likes = liked[interest] != (chance() < _OTHER_SHARE)
+                none, deepest = _labels(surface)
+                reaction = self._random.choice(deepest[:2]) if likes else none
+                if is_named:
+                    reaction = f"{names[by_topic][interest[1]]} {before.get(interest, 'new')}: {reaction}"
+                    before[interest] = "yes" if liked[interest] else "no"
+                turns.append((self._question(surface, self._random.choice(entities)), reaction))
             yield _messages(instruction, turns, profile=f"{self._profiles[member]}\n")
 
     def _groups(self, group_E: np.ndarray, count: int) -> dict[str, list[list[int]]]:
@@ -193,13 +230,19 @@ def _matches(entity_type: str, found: Mapping[str, float]) -> list[str]:
 
 def _reaction(surface: Surface, found: Mapping[str, float]) -> str:
     """Return the label of the first action if much is the member's, of the second if something is, else of none."""
-    labels = {action.name: action.label for action in surface.actions}
-    none = labels[next(action.name for action in SHOWN[surface.name].actions if action.depth == 0)]
-    deepest = [label for label in labels.values() if label != none]
+    none, deepest = _labels(surface)
     if found.get("related_topic", 0) + found.get("mentioned_topic", 0) + found["same_industry"] == 0:
         return none
     is_much = any(found.get(name, 0) for name in ("same_role", "mentioned_topic", "same_company"))
     return deepest[0] if is_much or len(surface.actions) == 3 else deepest[1]
+
+
+def _labels(surface: Surface) -> tuple[str, list[str]]:
+    """Return the label of no reaction, and those of the actions that a member takes who likes what is shown."""
+    depths = {action.name: action.depth for action in SHOWN[surface.name].actions}
+    labels = {action.name: action.label for action in surface.actions}
+    (none,) = (label for name, label in labels.items() if depths[name] == 0)
+    return none, [label for name, label in labels.items() if depths[name] > 0]
 
 
 def write_knowledge(
@@ -223,7 +266,8 @@ def write_knowledge(
     temporary.mkdir(parents=True)
     for name, rows in (
         ("facts", knowledge.facts(conversations)),
-        *((kind, knowledge.of_members(kind, conversations)) for kind in FILES[1:]),
+        *((kind, knowledge.of_members(kind, conversations)) for kind in ("named", "matches", "reactions")),
+        ("interests", knowledge.interests(conversations)),
     ):
         with (temporary / f"{name}.jsonl").open("w") as file:
             file.writelines(f"{json.dumps({'messages': messages}, ensure_ascii=False)}\n" for messages in rows)
