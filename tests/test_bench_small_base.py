@@ -30,7 +30,7 @@ from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import DataError, UserError
 from brew_train.config import ModelConfig
 
-DATA = (*RUNS, "unseen")
+DATA = (*RUNS, "tokenizer", "unseen")
 PATHS = {
     "knowledge": [
         "corpora.facts.sources.facts.path=facts.jsonl",

@@ -141,8 +141,8 @@ class Pipeline:
     @cached_property
     def names(self) -> list[str]:
         """All steps, in order."""
-        first = ["suite", "short-suite", "histories-data", "tokenizer", "knowledge-text", "knowledge-data",
-                 "short-data", "examples-data", "unseen-data", "regressions"]  # fmt: skip
+        first = ["suite", "short-suite", "tokenizer-data", "tokenizer", "knowledge-text", "knowledge-data",
+                 "short-data", "histories-data", "examples-data", "unseen-data", "regressions"]  # fmt: skip
         of_size = [f"{run}{part}" for run in RUNS for part in ("", "-model", "-benchmark")]
         last = ["demo-suite", "demo"] if self.options.demo else []
         return [*first, *(f"{size}-{step}" for size in self.options.size for step in of_size), *last]
@@ -153,13 +153,14 @@ class Pipeline:
         for name, texts in (("suite", "all"), ("short-suite", "short")):
             arguments = [str(self.folder / name), "--numbers", self.options.numbers, "--texts", texts]
             suites[name] = self._module(name, "task_subset", arguments, output=self.folder / name)
-        histories = self._build("histories", [f"suite={suites['suite']}"], after=["suite"])
+        full = [f"suite={suites['suite']}"]
+        texts = self._build("tokenizer", full, after=["suite"])
         tokenizer = self._module(
             "tokenizer",
             "model_folders",
-            ["tokenizer", str(histories / "prompts"), str(self.folder / "tokenizer")],
+            ["tokenizer", str(texts / "prompts"), str(self.folder / "tokenizer")],
             output=self.folder / "tokenizer",
-            after=["histories-data"],
+            after=["tokenizer-data"],
         )
         reads = f"tokenizer.from={tokenizer}"
         short = [f"suite={suites['short-suite']}", reads]
@@ -172,10 +173,10 @@ class Pipeline:
         data = {
             "knowledge": self._build("knowledge", [*short, *_paths("knowledge", text)], after=after),
             "short": self._build("short", [*short, *_paths("short", text)], after=after),
-            "histories": histories,
+            "histories": self._build("histories", [*full, reads], after=["suite", "tokenizer"]),
             "examples": self._build("examples", [reads], after=["tokenizer"]),
         }
-        unseen = self._build("unseen", [f"suite={suites['suite']}", reads], after=["suite", "tokenizer"])
+        unseen = self._build("unseen", [*full, reads], after=["suite", "tokenizer"])
         return data, tokenizer, unseen
 
     def regressions(self) -> dict[str, Any]:
