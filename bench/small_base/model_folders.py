@@ -17,7 +17,7 @@ from pathlib import Path
 from brew_cluster.cli.runner import supervise
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
-from brew_platform.files import replace_folder
+from brew_platform.files import atomic_folder
 
 __all__ = ["METRICS", "base_folder", "tokens_of", "write_tokenizer"]
 
@@ -28,9 +28,8 @@ METRICS = "metrics.jsonl"
 
 def write_tokenizer(prompts: Path, out: Path) -> Path:
     """Copy the tokenizer of a data folder; `tokenizer.from` can name `out`."""
-    temporary = _start(out)
-    _copy(prompts, TOKENIZER, temporary)
-    replace_folder(temporary, out)
+    with atomic_folder(out) as temporary:
+        _copy(prompts, TOKENIZER, temporary)
     return out
 
 
@@ -45,11 +44,10 @@ def base_folder(exported: Path, out: Path, *, tokenizer: Path) -> Path:
     Returns:
         `out`.
     """
-    temporary = _start(out)
     weights = sorted(path.name for path in exported.glob("*.safetensors*"))
-    _copy(exported, (*CONFIGS, *weights), temporary)
-    _copy(tokenizer, TOKENIZER, temporary)
-    replace_folder(temporary, out)
+    with atomic_folder(out) as temporary:
+        _copy(exported, (*CONFIGS, *weights), temporary)
+        _copy(tokenizer, TOKENIZER, temporary)
     return out
 
 
@@ -58,13 +56,6 @@ def tokens_of(run: Path, *, until: int | None = None) -> int:
     rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
     by_step = {row["step"]: row["tokens"] for row in rows if "step" in row and "tokens" in row}
     return sum(tokens for number, tokens in by_step.items() if until is None or number <= until)
-
-
-def _start(out: Path) -> Path:
-    temporary = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    return temporary
 
 
 def _copy(source: Path, names: Sequence[str], folder: Path) -> None:

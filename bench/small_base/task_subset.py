@@ -8,7 +8,6 @@ follow their surface train on all answers of a history at once. The long stages 
 """
 
 import argparse
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from brew_cluster.cli.runner import supervise
 from brew_data.prompts.suite import SUITES, load_suite
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
-from brew_platform.files import replace_folder
+from brew_platform.files import atomic_folder
 
 __all__ = ["NUMBERS", "SHORT", "SUITE", "TEXTS", "write_subset"]
 
@@ -68,17 +67,15 @@ def write_subset(
         tasks = [task.name for task in suite.tasks if task.follows_surface or not task.in_training]
     if unknown := sorted(set(tasks) - {task.name for task in suite.tasks}):
         raise UserError(f"the suite {SUITE} has no task {unknown[0]}; its tasks are the files of its folder tasks/.")
-    temporary = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "tasks").mkdir(parents=True)
     text = (SUITES / SUITE / "suite.yaml").read_text()
     content = yaml.safe_load(text.replace(" | percentile", "") if numbers == "raw" else text)
-    for path, found in [
-        (temporary / "suite.yaml", _shortened(content) if texts == "short" else content),
-        *((temporary / "tasks" / f"{name}.yaml", _task(name, texts)) for name in tasks),
-    ]:
-        path.write_text(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
-    replace_folder(temporary, out)
+    with atomic_folder(out) as temporary:
+        (temporary / "tasks").mkdir()
+        for path, found in [
+            (temporary / "suite.yaml", _shortened(content) if texts == "short" else content),
+            *((temporary / "tasks" / f"{name}.yaml", _task(name, texts)) for name in tasks),
+        ]:
+            path.write_text(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
     return out
 
 

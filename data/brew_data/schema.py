@@ -4,6 +4,7 @@ To use your own data, write these tables or a source that returns them (docs/how
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ __all__ = [
     "check_connections_once",
     "check_rows",
     "check_unique",
+    "iso_time",
     "micros",
     "read_table",
     "read_tables",
@@ -293,6 +295,11 @@ def write_tables(tables: Tables, folder: Path, *, rows_per_shard: int = ROWS_PER
 def micros(rows: pa.Table) -> pa.ChunkedArray:
     """Return the column `timestamp` as int64 microseconds since 1970, UTC."""
     return rows["timestamp"].cast(pa.int64())
+
+
+def iso_time(micros: int) -> str:
+    """Return microseconds since 1970, UTC, as ISO 8601 with seconds: `2026-01-31T12:00:00+00:00`."""
+    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="seconds")
 
 
 def read_tables(folder: Path) -> Tables:

@@ -9,10 +9,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from brew_data.prompts.tasks import TaskSpec
+from brew_data.schema import iso_time
 from brew_eval.prompt_variants import CompiledPrompt, Kind, LeftOut, PromptPart, PromptVariants
 from brew_platform.errors import BrewError, UserError
 from brew_serve.engines.logprobs import InvalidOutput
@@ -142,7 +142,7 @@ async def explain(
                 kind=part.kind,
                 name=variants.name(part),
                 text=variants.text(part),
-                time=_iso(variants.row.history[int(part.key)].timestamp) if part.kind == "interaction" else None,
+                time=iso_time(variants.row.history[int(part.key)].timestamp) if part.kind == "interaction" else None,
                 probabilities=scored.probabilities,
                 score=scored.score,
                 change=scored.score - base.score,
@@ -211,7 +211,3 @@ async def _score(
 
     results = await gather_until(map(score, prompts))
     return [result for result in results if result is not None]  # without a time limit, all have one
-
-
-def _iso(timestamp: int) -> str:
-    return datetime.fromtimestamp(timestamp / 1e6, UTC).isoformat(timespec="seconds")

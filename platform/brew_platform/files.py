@@ -14,6 +14,7 @@ from pathlib import Path
 
 __all__ = [
     "atomic_file",
+    "atomic_folder",
     "create_exclusively",
     "fsync_file",
     "fsync_folder",
@@ -106,6 +107,23 @@ def replace_folder(temporary: Path, folder: Path) -> None:
         raise
     fsync_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for the block to write to, then replace `folder` with it (`replace_folder`).
+
+    If the block fails, `folder` stays as it is. For one writer at a time.
+    """
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    replace_folder(temporary, folder)
 
 
 def fsync_file(path: Path) -> None:

@@ -24,6 +24,8 @@ from brew_data.schema import TIMESTAMP, Tables, write_tables
 from brew_data.sources.quarantine import Quarantine
 from brew_data.split import Split, SplitConfig
 
+from .tiny_version import write_tiny_version
+
 # entity, surface, action; the time of a row is its number, in seconds
 ROWS = [
     ("lamp", "shop", "viewed"),
@@ -150,6 +152,14 @@ def build_folder(folder: Path, suite: TaskSuite, *, slates: bool = False) -> Dat
 def built_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     """A complete data folder. Tests must not change it."""
     return build_folder(tmp_path_factory.mktemp("data") / "shop", make_suite())
+
+
+@pytest.fixture(scope="session")
+def tiny_export(built_folder: DataFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the prompts of `built_folder`, as training exports it. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("models") / "export"
+    write_tiny_version(built_folder.bundle(), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

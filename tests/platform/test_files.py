@@ -139,6 +139,25 @@ def test_folder_is_replaced_and_the_previous_folder_is_deleted(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
+def test_a_folder_appears_only_when_its_block_succeeds(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "export"
+    with files.atomic_folder(folder) as temporary:
+        (temporary / "file").write_text("first")
+        assert not folder.exists()
+    (folder.parent / ".export.writing").mkdir()  # of a process that was killed
+    (folder.parent / ".export.writing" / "rest").touch()
+
+    def interrupted() -> None:
+        with files.atomic_folder(folder) as temporary:
+            assert list(temporary.iterdir()) == []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in folder.parent.iterdir()] == ["export"]
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
 def test_previous_folder_is_restored_if_the_new_one_cannot_be_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

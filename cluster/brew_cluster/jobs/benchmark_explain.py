@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from brew_cluster.jobs.member_rows import read_member
 from brew_data.data_folder import DataFolder
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tasks import TaskSpec
-from brew_data.schema import micros
+from brew_data.schema import iso_time, micros
 from brew_data.split import Split
 from brew_eval.explanation import Explanation, Order, explain
 from brew_eval.prompt_variants import PromptRow, PromptVariants
@@ -162,7 +161,7 @@ def prepare_explanation(job: BenchmarkJob, model: BenchmarkModel, data: DataFold
             "member": hash_members([member])[0],
             "interaction": int(ids[index]),
             "surface": scored.surface,
-            "time": datetime.fromtimestamp(scored.timestamp / 1e6, UTC).isoformat(timespec="seconds"),
+            "time": iso_time(scored.timestamp),
             "action": scored.action,
             "history": f"{job.protocol}, {variants.compiler.policy(task).name}",
             "date": now(),

@@ -5,7 +5,6 @@ shown. For `brew360 data inspect`.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -27,7 +26,7 @@ from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
-from brew_data.schema import micros
+from brew_data.schema import iso_time, micros
 from brew_data.segments import Segment
 from brew_data.split import is_in_part, member_hash
 from brew_platform.config import load_config
@@ -334,7 +333,7 @@ def _origin(past: PastInteraction, reason: str) -> TurnOrigin:
         surface=past.surface,
         entity_type=past.entity.entity_type,
         action=past.action,
-        time=datetime.fromtimestamp(past.timestamp / 1e6, UTC).isoformat(timespec="seconds"),
+        time=iso_time(past.timestamp),
         reason=reason,
     )
 

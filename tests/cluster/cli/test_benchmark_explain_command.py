@@ -11,22 +11,13 @@ from brew_cluster.cli.main import app
 from brew_data.data_folder import DataFolder
 from brew_serve.engines.torch import TorchEngine
 
-from ..tiny_version import write_tiny_version
-
-
-@pytest.fixture(scope="module")
-def export(built_folder: DataFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "export"
-    write_tiny_version(built_folder.bundle(), folder)
-    return folder
-
 
 @pytest.fixture
-def brew360(export: Path, built_folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Explain":
+def brew360(tiny_export: Path, built_folder: DataFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Explain":
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("brew_cluster.cli.runner.kill_descendants", lambda: None)  # of the tests' process
     monkeypatch.setattr("brew_cluster.cli.runner.become_subreaper", lambda: None)
-    return Explain(export, built_folder.folder)
+    return Explain(tiny_export, built_folder.folder)
 
 
 class Explain:

@@ -33,19 +33,11 @@ from brew_serve.version import load_version
 from ...base_tokenizers import write_base_tokenizer
 from ...tiny_families import write_tiny
 from ..conftest import SECOND
-from ..tiny_version import write_tiny_version
-
-
-@pytest.fixture(scope="module")
-def export(built_folder: DataFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "export"
-    write_tiny_version(built_folder.bundle(), folder)
-    return folder
 
 
 @pytest.fixture
-def model(export: Path) -> BenchmarkModel:
-    return open_model(str(export), BenchmarkJob())
+def model(tiny_export: Path) -> BenchmarkModel:
+    return open_model(str(tiny_export), BenchmarkJob())
 
 
 def job(tmp_path: Path, **fields: Any) -> BenchmarkJob:
@@ -212,10 +204,10 @@ def test_a_frozen_history_would_show_a_row_of_the_training_period(
 
 
 def test_a_version_with_other_prompts_or_none_is_refused(
-    tmp_path: Path, export: Path, built_folder: DataFolder
+    tmp_path: Path, tiny_export: Path, built_folder: DataFolder
 ) -> None:
     folder = tmp_path / "other"
-    shutil.copytree(export, folder)
+    shutil.copytree(tiny_export, folder)
     bundle = built_folder.bundle()
     replace(bundle, format=replace(bundle.format, head_tokens=40)).save(folder)
     other = open_model(str(folder), BenchmarkJob())
@@ -226,9 +218,9 @@ def test_a_version_with_other_prompts_or_none_is_refused(
         prepare_explanation(job(tmp_path), other, built_folder, RowChoice(member="ada"))
 
 
-def test_a_model_that_computes_nan_is_refused(tmp_path: Path, export: Path, built_folder: DataFolder) -> None:
+def test_a_model_that_computes_nan_is_refused(tmp_path: Path, tiny_export: Path, built_folder: DataFolder) -> None:
     folder = tmp_path / "damaged"
-    shutil.copytree(export, folder)
+    shutil.copytree(tiny_export, folder)
     weights = load_file(folder / "model.safetensors")
     save_file(
         {name: value * float("nan") for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}

@@ -15,7 +15,7 @@ from brew_data.sources.economic_graph.facts import ENTITY_TYPES
 from brew_data.sources.economic_graph.group_sampler import Array
 from brew_data.sources.economic_graph.interactions import Interactions, generate_months
 from brew_data.sources.economic_graph.surfaces import SURFACES
-from brew_data.sources.economic_graph.texts import TEXT_BLOCK, entity_texts, member_texts
+from brew_data.sources.economic_graph.texts import entity_texts, member_texts, text_blocks
 from brew_data.sources.economic_graph.world import World, draw_world
 
 __all__ = ["generate", "planted_contacts", "table_batches"]
@@ -54,9 +54,9 @@ def table_batches(world: World) -> Iterator[tuple[str, pa.Table]]:
 
     Members, entities and connections come first, then interactions in order of time, with the oracle of the same rows.
     """
-    for rows in _blocks(world.members.count):
+    for rows in text_blocks(world.members.count):
         yield "members", _members_table(world, rows)
-    for rows in _blocks(world.entities.count):
+    for rows in text_blocks(world.entities.count):
         yield "entities", _entities_table(world, rows)
     yield from (("connections", rows) for rows in _connection_tables(world))
     ids = _Ids(world)
@@ -80,15 +80,11 @@ def planted_contacts(world: World) -> pa.Table:
         ("members", world.members.count, member_texts),
         ("entities", world.entities.count, entity_texts),
     ):
-        for rows in _blocks(count):
+        for rows in text_blocks(count):
             ids = _member_ids(rows) if table == "members" else _entity_ids(world, rows)
             spans += [(table, ids[row - rows.start].as_py(), *span) for row, *span in texts(world, rows).planted]
     columns = [list(column) for column in zip(*spans, strict=True)] or [[] for _ in _PLANTED]
     return pa.table(dict(zip(_PLANTED.names, columns, strict=True)), schema=_PLANTED)
-
-
-def _blocks(count: int) -> Iterator[range]:
-    return (range(first, min(first + TEXT_BLOCK, count)) for first in range(0, count, TEXT_BLOCK))
 
 
 def _member_ids(members: Iterable[int]) -> pa.Array:

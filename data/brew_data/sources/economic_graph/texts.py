@@ -17,7 +17,7 @@ from brew_data.sources.economic_graph.language.contacts import plant_contact, pl
 from brew_data.sources.economic_graph.population import locale_of
 from brew_data.sources.economic_graph.world import World
 
-__all__ = ["TEXT_BLOCK", "PlantedContact", "Texts", "entity_facts", "entity_texts", "member_facts", "member_texts"]
+__all__ = ["PlantedContact", "Texts", "entity_facts", "entity_texts", "member_facts", "member_texts", "text_blocks"]
 
 TEXT_BLOCK = 1_024  # rows that draw from one stream; part of what a seed means
 # The field of a type that has a number; its name says what it counts.
@@ -72,12 +72,17 @@ class Texts(NamedTuple):
     planted: list[PlantedContact]
 
 
+def text_blocks(count: int) -> Iterator[range]:
+    """Divide the indexes of all members, or of all entities, into the blocks that are written together."""
+    return (range(first, min(first + TEXT_BLOCK, count)) for first in range(0, count, TEXT_BLOCK))
+
+
 def member_texts(world: World, rows: range) -> Texts:
     """Write the profiles of a block of members.
 
     Args:
         world: The graph.
-        rows: Indexes of members: one of the blocks of TEXT_BLOCK rows.
+        rows: Indexes of members: one of `text_blocks`.
     """
     rng = random_stream(world.config, "member_texts", rows.start // TEXT_BLOCK)
     records, planted = [], []
