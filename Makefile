@@ -33,7 +33,7 @@ demo: setup ## run the pipeline end to end: data, training, registry, serving (a
 demo-base: .cache/base-model/packages/.ready ## run the pipeline on Gemma 3 270M, an open base model (about 40 minutes)
 	$(BIN)/python -m bench.base $(ARGS)
 
-base-model: setup ## train the small base model of our own; ARGS="--probe" measures sizes first (about 2.5 hours)
+base-model: setup ## train the small base model of our own; ARGS="--share .1" trains a tenth (about 2 hours)
 	$(BIN)/python -m bench.small_base $(ARGS)
 
 # Only the conversion of the weights has this folder on its path; Google's Gemma terms apply to the weights.

@@ -1,5 +1,6 @@
-"""Shared by all tests: their order, a separate home folder, and small bins."""
+"""Shared by all tests: their order, interrupts, a separate home folder, and small bins."""
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,11 @@ from brew_data.packed_bins.plan import BinsFile, BinsPlan, digest_file
 
 settings.register_profile("brew", deadline=None)  # the time of an example depends on the load of the machine
 settings.load_profile("brew")
+
+
+def pytest_configure() -> None:
+    """Handle SIGINT as in a terminal. A shell starts background jobs with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

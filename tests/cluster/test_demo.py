@@ -59,8 +59,6 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         [str(Path(sys.executable).parent / "brew360"), "demo", *SMALL, "--port", str(PORT), *arguments],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "HOME": str(cwd), "COLUMNS": "200"},
-        # a shell that runs the tests in the background has SIGINT ignored, which a child would inherit
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -82,7 +82,6 @@ class Operator:
         done = subprocess.run(
             ["bash", "-c", line], cwd=self.folder, env=self.variables, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=200, check=False,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert done.returncode == code, f"{line}\n{done.stdout}"
         return done.stdout

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,7 +50,6 @@ def brew360(*arguments: str, cwd: Path, code: int = 0) -> str:
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400, check=False,
         env={**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
              "HOME": str(cwd), "COLUMNS": "200"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert done.returncode == code, done.stdout
     return done.stdout

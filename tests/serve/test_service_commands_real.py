@@ -69,8 +69,6 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
         # without what an earlier test's Ray left in this process: its token is in another home folder
         env={**{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
              "HOME": str(cwd), "COLUMNS": "200"},
-        # a shell that runs the tests in the background has SIGINT ignored, which a child would inherit
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -54,7 +54,6 @@ def start(folder: Path) -> subprocess.Popen[str]:
         [str(Path(sys.executable).parent / "brew360"), "train", "job.yaml"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "HOME": str(folder), "COLUMNS": "200"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in test_demo
     )  # fmt: skip
 
 

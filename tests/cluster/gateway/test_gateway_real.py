@@ -107,7 +107,6 @@ class RunningGateway:
         return subprocess.Popen(
             [BIN / "brew360", *arguments], cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "BREW360_JOBS_URL": self.url, "BREW360_API_KEY": self.keys[team], "COLUMNS": "200"},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     def client(self, team: str = "feed") -> JobClient:

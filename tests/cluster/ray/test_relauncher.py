@@ -102,7 +102,6 @@ while time.monotonic() < end:
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT, "-c", child],
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not log.exists() or not log.read_text():
         time.sleep(0.01)
