@@ -97,7 +97,7 @@ bench-tables: setup ## measure `brew360 data build` on CSV files with 1 million 
 bench-prompts: setup ## measure how much history prompts show, and the time to render them (about 10 seconds)
 	$(BIN)/python -m bench.prompts $(ARGS)
 
-bench-quality: setup ## fit baselines on MovieLens-100K and measure how well they rank (about 5 minutes)
+bench-quality: setup ## measure models and baselines on MovieLens-100K and a generated network (about an hour)
 	$(BIN)/python -m bench.quality $(ARGS)
 
 bench-limits: setup ## measure CPU, stalls and memory of requests that are made to be expensive (about 4 minutes)

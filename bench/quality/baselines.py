@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.quality.figures import movielens_figures
+
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import micros
 from brew_data.sources.movielens import read_movielens
 from brew_data.split import Split, SplitConfig
 from brew_eval.baselines.scoring import BASELINES, PROTOCOLS, rows_to_score, score_baselines
-from brew_eval.evaluation import evaluate
-from brew_eval.measurement import EvaluationConfig
-from brew_eval.scored_rows import ScoredRows, ScoredRowsInfo
+from brew_eval.scored_rows import ScoredRowsInfo
 from brew_platform.config import config_digest
 from brew_platform.provenance import source_commit
 
@@ -21,13 +21,16 @@ __all__ = ["measure_movielens"]
 TRAIN_SHARE = 0.8
 
 
-def measure_movielens(folder: Path, names: Sequence[str], *, replicates: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure_movielens(
+    folder: Path, names: Sequence[str], *, replicates: int, validation: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Fit baselines on the first 80% of the ratings and score the later ones; label: a positive outcome (4 or more).
 
     Args:
         folder: MovieLens, any release.
         names: Of `BASELINES`.
         replicates: Of the bootstrap over members.
+        validation: Cut the training rows again, and score the later ones.
 
     Yields:
         The name of a baseline and its figures; `interval` has the 95% interval of each.
@@ -35,7 +38,9 @@ def measure_movielens(folder: Path, names: Sequence[str], *, replicates: int) ->
     tables = read_movielens(folder)
     actions = set(tables.interactions["action"].to_pylist())
     suite = load_suite("movielens_half_stars" if any(action.endswith(".5") for action in actions) else "movielens")
-    split = Split.of(micros(tables.interactions).to_numpy(), SplitConfig(train_share=TRAIN_SHARE))
+    split = Split.of(
+        micros(tables.interactions).to_numpy(), SplitConfig(train_share=TRAIN_SHARE, validation=validation)
+    )
     targets = []
     for protocol in PROTOCOLS:
         info = ScoredRowsInfo(
@@ -49,24 +54,5 @@ def measure_movielens(folder: Path, names: Sequence[str], *, replicates: int) ->
     chosen = {name: BASELINES[name] for name in names}
     start = time.monotonic()
     for name, (streaming, frozen) in score_baselines(tables, suite, split, targets, chosen):
-        yield name, _figures(streaming, frozen, replicates) | {"seconds": round(time.monotonic() - start, 1)}
+        yield name, movielens_figures(streaming, frozen, replicates) | {"seconds": round(time.monotonic() - start, 1)}
         start = time.monotonic()
-
-
-def _figures(streaming: ScoredRows, frozen: ScoredRows, replicates: int) -> dict[str, Any]:
-    config = EvaluationConfig(replicates=replicates)
-    [moving], [fixed] = (list(evaluate(rows, config=config).tasks.values()) for rows in (streaming, frozen))
-    found = {
-        "streaming_auc": moving.figures["auc"],
-        "streaming_logloss": moving.figures["logloss"],
-        "frozen_auc": fixed.figures["auc"],
-        "frozen_uauc": fixed.figures["uauc"],
-    }
-    for part in moving.slices:
-        if (part.dimension, part.name) == ("history", "0-4"):
-            found["auc_0_4"] = part.figures["auc"]
-    return {name: figure.value for name, figure in found.items()} | {
-        "rows": moving.counts.used,
-        "members": moving.counts.members,
-        "interval": {name: [figure.low, figure.high] for name, figure in found.items()},
-    }

@@ -1,0 +1,68 @@
+"""Trains a model from scratch on MovieLens, and measures it on the rows that the baselines are measured on.
+
+The steps are the product's commands. A finished step is not run again, and training continues from its last checkpoint.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.quality.figures import movielens_figures
+from rich.console import Console
+
+from brew_cluster.jobs.benchmark_report import read_rows
+from brew_cluster.releases.steps import Steps
+
+__all__ = ["RECIPES", "train_and_measure"]
+
+RECIPES = Path("bench/quality/recipes")
+_STEPS = ("data", "train", "streaming", "frozen")
+
+
+def train_and_measure(
+    data: Path, folder: Path, console: Console, *, replicates: int, validation: bool, quick: bool
+) -> dict[str, Any]:
+    """Build the data, train, and score the rows after the cut twice: with streaming and with frozen histories.
+
+    Args:
+        data: Folder of a MovieLens release.
+        folder: Receives data, training run, reports, and the records of the steps.
+        console: The output.
+        replicates: Of the bootstrap over members.
+        validation: Cut the training rows again, and score the later ones: for the choice of settings.
+        quick: A few steps and rows.
+
+    Returns:
+        As `movielens_figures`, and `data_seconds`, `train_seconds`, `score_seconds`.
+
+    Raises:
+        StepFailed: A command failed; its message is above.
+    """
+    brew360 = str(Path(sys.executable).parent / "brew360")
+    steps = Steps(folder / "steps", console, _STEPS)
+    recipe = RECIPES / "movielens_data.yaml"
+    settings = [f"path={data}", *(["split.validation=true"] if validation else [])]
+    built = steps.run(
+        "data", [brew360, "data", "build", str(recipe), "--out", str(folder / "data"), *settings],
+        output=folder / "data", files=[recipe],
+    )  # fmt: skip
+    recipe = RECIPES / "movielens.yaml"
+    run = folder / "train"
+    settings = [f"data={built}", f"run={run}", *(["train.stages.0.steps=2"] if quick else [])]
+    steps.run(
+        "train", [brew360, "train", str(recipe), *settings], output=run, files=[recipe], after=["data"],
+        environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
+    )  # fmt: skip
+    rows = {}
+    for protocol in ("streaming", "frozen"):
+        report = folder / f"{protocol}.json"
+        command = [brew360, "benchmark", "run", str(run / "export"), "--data", str(built), "--history", protocol]
+        command += ["--rows", "100" if quick else "all", "--baselines", "none", "--report", str(report)]
+        steps.run(protocol, [*command, f"run={folder / 'benchmark'}"], output=report, after=["train"])
+        rows[protocol] = read_rows(report)
+    seconds = {name: steps.records[name].seconds for name in _STEPS}
+    return movielens_figures(rows["streaming"], rows["frozen"], replicates) | {
+        "data_seconds": seconds["data"],
+        "train_seconds": seconds["train"],
+        "score_seconds": round(seconds["streaming"] + seconds["frozen"], 1),
+    }
