@@ -4,6 +4,7 @@ The steps are the product's commands. A finished step is not run again, and trai
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from rich.console import Console
 
 from brew_cluster.jobs.benchmark_report import read_rows
 from brew_cluster.releases.steps import Steps
+from brew_data.data_folder import DataFolder
+from brew_eval.scored_rows import ScoredRows
 
 __all__ = ["RECIPES", "train_and_measure"]
 
 RECIPES = Path("bench/quality/recipes")
-_STEPS = ("data", "train", "streaming", "frozen")
+_STEPS = ("data", "train", "streaming", "data-at-cut", "frozen")
 
 
 def train_and_measure(
@@ -40,28 +43,37 @@ def train_and_measure(
     """
     brew360 = str(Path(sys.executable).parent / "brew360")
     steps = Steps(folder / "steps", console, _STEPS)
-    recipe = RECIPES / "movielens_data.yaml"
-    settings = [f"path={data}", *(["split.validation=true"] if validation else [])]
-    built = steps.run(
-        "data", [brew360, "data", "build", str(recipe), "--out", str(folder / "data"), *settings],
-        output=folder / "data", files=[recipe],
-    )  # fmt: skip
-    recipe = RECIPES / "movielens.yaml"
     run = folder / "train"
+
+    def build(name: str, settings: Sequence[str], after: Sequence[str]) -> Path:
+        recipe, out = RECIPES / "movielens_data.yaml", folder / name
+        command = [brew360, "data", "build", str(recipe), "--out", str(out), f"path={data}", *settings]
+        command += ["split.validation=true"] if validation else []
+        return steps.run(name, command, output=out, files=[recipe], after=after)
+
+    def score(name: str, built: Path, after: Sequence[str]) -> ScoredRows:
+        report = folder / f"{name}.json"
+        command = [brew360, "benchmark", "run", str(run / "export"), "--data", str(built), "--history", name]
+        command += ["--rows", "100" if quick else "all", "--baselines", "none", "--report", str(report)]
+        steps.run(name, [*command, f"run={folder / 'benchmark'}"], output=report, after=after)
+        return read_rows(report)
+
+    built = build("data", [], [])
+    recipe = RECIPES / "movielens.yaml"
     settings = [f"data={built}", f"run={run}", *(["train.stages.0.steps=2"] if quick else [])]
     steps.run(
         "train", [brew360, "train", str(recipe), *settings], output=run, files=[recipe], after=["data"],
         environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
     )  # fmt: skip
-    rows = {}
-    for protocol in ("streaming", "frozen"):
-        report = folder / f"{protocol}.json"
-        command = [brew360, "benchmark", "run", str(run / "export"), "--data", str(built), "--history", protocol]
-        command += ["--rows", "100" if quick else "all", "--baselines", "none", "--report", str(report)]
-        steps.run(protocol, [*command, f"run={folder / 'benchmark'}"], output=report, after=["train"])
-        rows[protocol] = read_rows(report)
+    streaming = score("streaming", built, ["train"])
+    # With frozen histories, a film too is shown as it stood at the cut.
+    until = DataFolder.open(built).info.split.train_until // 1_000_000
+    at_cut = build(
+        "data-at-cut", [f"source_config.averages_until={until}", f"tokenizer.from={run / 'export'}"], ["train"]
+    )
+    frozen = score("frozen", at_cut, ["data-at-cut"])
     seconds = {name: steps.records[name].seconds for name in _STEPS}
-    return movielens_figures(rows["streaming"], rows["frozen"], replicates) | {
+    return movielens_figures(streaming, frozen, replicates) | {
         "data_seconds": seconds["data"],
         "train_seconds": seconds["train"],
         "score_seconds": round(seconds["streaming"] + seconds["frozen"], 1),

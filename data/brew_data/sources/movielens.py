@@ -29,9 +29,10 @@ from brew_data.schema import TIMESTAMP, Tables
 from brew_data.sources.formats.base import BadRow
 from brew_data.sources.formats.delimited import DelimitedFile, TextFormat
 from brew_data.sources.locations import Location, find_files
+from brew_data.sources.rating_averages import add_rating_averages
 from brew_data.sources.values import LONGEST_ID, floats
-from brew_platform.errors import DataError
-from brew_platform.settings import OneOf, Settings
+from brew_platform.errors import ConfigError, DataError
+from brew_platform.settings import NonNegativeInt, OneOf, Settings
 
 __all__ = ["MovieLens", "MovieLensConfig", "read_movielens"]
 
@@ -78,11 +79,21 @@ class MovieLensConfig(Settings):
     """The settings of the source `movielens`.
 
     Raises:
-        ConfigError: `half_stars` is unknown.
+        ConfigError: `half_stars` is unknown, or `averages_until` is set without `averages`.
     """
 
     # 3.5 stars become: keep: rated_3.5 (suite movielens_half_stars); up: rated_4; down: rated_3.
     half_stars: Annotated[str, OneOf(HALF_STARS)] = "keep"
+    # Show with each rating the average and number of its film's earlier ratings (`brew_data.sources.rating_averages`).
+    averages: bool = False
+    averages_until: NonNegativeInt | None = None  # seconds since 1970; later ratings are in no average. null: no limit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.averages_until is not None and not self.averages:
+            raise ConfigError(
+                "averages_until is set, but no averages are shown. Set averages to true, or leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +116,12 @@ class MovieLens:
         Raises:
             DataError: As in `read_movielens`.
         """
-        return read_movielens(self.path, half_stars=self.config.half_stars)
+        tables = read_movielens(self.path, half_stars=self.config.half_stars)
+        if not self.config.averages:
+            return tables
+        stars = [float(action.removeprefix("rated_")) for action in tables.interactions["action"].to_pylist()]
+        until = self.config.averages_until
+        return add_rating_averages(tables, np.array(stars), until=None if until is None else until * 1_000_000)
 
     def input_files(self) -> list[Location]:
         """Return the files that are read."""

@@ -7,7 +7,7 @@ import pytest
 
 from brew_data.prompts.suite import load_suite
 from brew_data.schema import TIMESTAMP, Tables, micros, read_tables, write_tables
-from brew_data.sources.movielens import MovieLensConfig, read_movielens
+from brew_data.sources.movielens import MovieLens, MovieLensConfig, read_movielens
 from brew_data.split import Split, SplitConfig
 from brew_platform.errors import ConfigError, DataError
 
@@ -117,6 +117,31 @@ def test_the_1m_release(tmp_path: Path) -> None:
         {"age": "under 18", "gender": "F", "occupation": "K-12 student"},
         {"age": "56+", "gender": "M", "occupation": "self-employed"},
     ]
+
+
+def test_a_film_is_shown_with_its_earlier_ratings(tmp_path: Path) -> None:
+    rows = [(1, 7, 4, 100), (2, 7, 2, 200), (3, 7, 5, 200), (3, 8, 5, 200), (1, 8, 1, 300)]
+    files = {
+        "ratings.dat": "".join("::".join(map(str, row)) + "\n" for row in rows).encode(),
+        "movies.dat": b"7::Heat (1995)::Crime\n8::Alien (1979)::Horror\n9::Up (2009)::Animation\n",
+    }
+    folder = write(tmp_path / "ml", files)
+    tables = MovieLens(config=MovieLensConfig(averages=True), path=folder).read()
+    plain = read_movielens(folder)
+    assert tables.interactions.drop_columns("entity_id") == plain.interactions.drop_columns("entity_id")
+    assert tables.interactions["entity_id"].to_pylist() == ["7@1", "7@2", "7@3", "8@4", "8@5"]
+    assert tables.entities["entity_id"].to_pylist() == tables.interactions["entity_id"].to_pylist()
+    fields = tables.entities["fields"].to_pylist()
+    assert fields[0] == {"title": "Heat (1995)", "genres": "Crime", "average": None, "ratings": "0"}
+    # Both of second 200 see the rating of second 100 alone; all films had the average 4.
+    assert [(row["average"], row["ratings"]) for row in fields[1:4]] == [("4.0", "1"), ("4.0", "1"), ("4.0", "0")]
+    assert fields[4] == {"title": "Alien (1979)", "genres": "Horror", "average": "4.1", "ratings": "1"}
+    until = MovieLens(config=MovieLensConfig(averages=True, averages_until=150), path=folder).read()
+    assert [row["average"] for row in until.entities["fields"].to_pylist()] == [None, "4.0", "4.0", "4.0", "4.0"]
+    with pytest.raises(ConfigError, match="Set averages to true"):
+        MovieLensConfig(averages_until=150)
+    template = load_suite("movielens").entities["movie"]
+    assert template.render({"title": "Up", "average": "4.0", "ratings": "10"}) == "Up\naverage 4.0\nratings 10\n"
 
 
 def test_the_10m_release_has_half_stars_and_no_users(tmp_path: Path) -> None:
