@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,14 +18,8 @@ from mkdocs.structure.files import File, Files
 from brew_platform.settings import describe_type
 
 ROOT = Path(__file__).parents[1]
-AREAS = {  # the folder of each package
-    "platform": "brew_platform",
-    "data": "brew_data",
-    "train": "brew_train",
-    "serve": "brew_serve",
-    "evaluation": "brew_eval",
-    "cluster": "brew_cluster",
-}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = [ROOT / path for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -54,10 +49,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def modules() -> Iterator[tuple[str, Path]]:
     """Yield the dotted name and the file of every module of the areas."""
-    for area, package in AREAS.items():
-        for file in sorted((ROOT / area / package).rglob("*.py")):
+    for package in PACKAGES:
+        for file in sorted(package.rglob("*.py")):
             if file.name != "__main__.py":
-                parts = file.relative_to(ROOT / area).with_suffix("").parts
+                parts = file.relative_to(package.parent).with_suffix("").parts
                 yield ".".join(part for part in parts if part != "__init__"), file
 
 

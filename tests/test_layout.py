@@ -8,15 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-AREAS = {  # the package of each folder; each may import those before it
-    "platform": "brew_platform",
-    "data": "brew_data",
-    "train": "brew_train",
-    "serve": "brew_serve",
-    "evaluation": "brew_eval",
-    "cluster": "brew_cluster",
-}
+from .areas import AREAS, ROOT
 
 
 def imported(file: Path) -> set[str]:

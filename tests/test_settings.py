@@ -17,7 +17,8 @@ import pytest
 from brew_platform.errors import ConfigError
 from brew_platform.settings import OneOf, Range, Settings
 
-ROOT = Path(__file__).parents[1]
+from .areas import AREAS, ROOT
+
 CLASS = re.compile(r"^class \w+(?:Config|Job)\b|^class \w+\(Settings\)", re.MULTILINE)
 
 
@@ -25,8 +26,7 @@ CLASS = re.compile(r"^class \w+(?:Config|Job)\b|^class \w+\(Settings\)", re.MULT
 def config_classes() -> tuple[type, ...]:
     """Return the configuration classes of all areas, sorted by module and name."""
     found = set()
-    packages = ("brew_platform", "brew_data", "brew_train", "brew_serve", "brew_eval", "brew_cluster")
-    for folder in (next(ROOT.glob(f"*/{package}")) for package in packages):
+    for folder in (ROOT / area / package for area, package in AREAS.items()):
         for file in folder.rglob("*.py"):
             if CLASS.search(file.read_text()):
                 module = importlib.import_module(".".join(file.relative_to(folder.parent).with_suffix("").parts))
@@ -95,8 +95,7 @@ def test_every_configuration_class_checks_its_fields() -> None:
 def test_every_class_that_a_file_fills_checks_its_fields() -> None:
     """`load_config` is called with classes of `Settings` only; a plug-in's class is checked by `load_config` itself."""
     checked = {cls.__name__ for cls in config_classes()}
-    packages = ("brew_platform", "brew_data", "brew_train", "brew_serve", "brew_eval", "brew_cluster")
-    for folder in (next(ROOT.glob(f"*/{package}")) for package in packages):
+    for folder in (ROOT / area / package for area, package in AREAS.items()):
         for file in folder.rglob("*.py"):
             for node in ast.walk(ast.parse(text)) if "load_config(" in (text := file.read_text()) else ():
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_config":
