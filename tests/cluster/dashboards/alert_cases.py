@@ -127,6 +127,15 @@ CASES = [
         quiet={'brew_engine_fallbacks_total{replica="r1"}': "0x3"},
     ),
     Case(
+        alert="ServingAnswersDropped",
+        firing={'brew_answer_rows_total{outcome="dropped",replica="r1"}': "0x10 200x40"},
+        at="40m",
+        quiet={
+            'brew_answer_rows_total{outcome="dropped",replica="r1"}': "200x90",
+            'brew_answer_rows_total{outcome="written",replica="r1"}': "0+200x90",
+        },
+    ),
+    Case(
         alert="TrainingStalled",
         severity="page",
         firing={training("last_step_time_seconds"): "0x30"},

@@ -103,6 +103,8 @@ class Product:
         replica.score.labels("job_apply", "3").observe(self._rng.random())
         replica.invalid.labels("4").inc(0)
         replica.unscored.labels("job_apply").inc(1)
+        replica.answer_rows.labels("written").inc(200)
+        replica.answer_rows.labels("dropped").inc(0)
         front.shed.labels("quota").inc()
         replica.outstanding_tokens.set(self._rng.randrange(20_000))
         replica.tokens_per_second.set(20_000)

@@ -139,5 +139,12 @@ SERVING = Dashboard(
             unit="ops",
             queries=[Query(expression="sum by (task) (rate(brew_unscored_total[5m]))", legend="{{task}}")],
         ),
+        Panel(
+            title="Candidates for the answer log",
+            meaning="written: in files; dropped: lost, because the store was down or too slow.",
+            unit="ops",
+            stacked=True,
+            queries=[Query(expression="sum by (outcome) (rate(brew_answer_rows_total[5m]))", legend="{{outcome}}")],
+        ),
     ],
 )
