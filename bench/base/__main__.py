@@ -1,4 +1,4 @@
-"""`make demo-base`: the pipeline on Gemma 3 270M (base), beside a model from scratch and popularity, on the same rows.
+"""`make demo-base`: Gemma 3 270M (base) beside a model from scratch and the entity mean, on the same rows.
 
 The steps are the product's commands. A finished step is not run again, so an interrupted run continues.
 

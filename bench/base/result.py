@@ -26,10 +26,10 @@ def task_figures(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     """Return the figures of each task.
 
     Args:
-        reports: Of `brew360 benchmark`, by the keys in `MODELS`.
+        reports: Of `brew360 benchmark run`, by the keys in `MODELS`.
 
     Returns:
-        By task: `rows`, `<model>_auc` of each model, `baseline_auc` (popularity), and `best_auc` (the true
+        By task: `rows`, `<model>_auc` of each model, `baseline_auc` (entity mean), and `best_auc` (the true
         probabilities; None where they are not known).
 
     Raises:
@@ -66,7 +66,7 @@ def show(content: Mapping[str, Any], console: Console) -> None:
     """
     table = Table(title="AUC on rows strictly later than training", title_justify="left")
     table.add_column("data")
-    for name in ("task", "rows", "popularity", "zero-shot", "CPT", "SFT", "from scratch", "best"):
+    for name in ("task", "rows", "entity mean", "zero-shot", "CPT", "SFT", "from scratch", "best"):
         table.add_column(name, justify="left" if name == "task" else "right")
     columns = ("baseline_auc", *(f"{name}_auc" for name in MODELS), "best_auc")
     for data in ("synthetic", "movielens"):

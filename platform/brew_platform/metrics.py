@@ -1,4 +1,4 @@
-"""Computes ranking metrics: AUC, log loss, and the scores of the popularity baseline."""
+"""Computes ranking metrics: AUC, log loss, and the scores of a smoothed mean label."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
 def smoothed_mean(
     train_items: ArrayLike, train_labels: ArrayLike, test_items: ArrayLike, *, prior: float = 5.0
 ) -> NDArray[np.float64]:
-    """Score items by popularity: (sum of labels + prior * global mean) / (count + prior).
+    """Score items by their mean label: (sum of labels + prior * global mean) / (count + prior).
 
     An item without training rows gets the global mean.
 

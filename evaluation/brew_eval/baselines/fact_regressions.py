@@ -1,4 +1,4 @@
-"""Regressions on the facts behind generated data, which a benchmark shows beside popularity."""
+"""Regressions on the facts behind generated data, which a benchmark shows as `fact_NAME`."""
 
 from collections.abc import Mapping
 from typing import Any
