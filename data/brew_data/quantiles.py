@@ -1,6 +1,7 @@
 """Computes the quantiles of numbers that a suite shows as percentiles, from the rows of training."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow.compute as pc
 
 from brew_data.prompts.percentiles import percentile_cuts
 from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.templates import RecordTemplate
 
 __all__ = ["with_quantiles"]
 
@@ -27,7 +29,16 @@ def with_quantiles(
         entities: The entities table in parts. Only entities that exist at the end of training are used.
         until: The end of training, in microseconds since 1970, UTC.
     """
-    missing = suite.missing_quantiles
+
+    def template_of(kind: str | None) -> RecordTemplate:
+        return suite.profile if kind is None else suite.entities[kind]
+
+    missing = [
+        (kind, name)
+        for kind, names in suite.percentiles.items()
+        for name in sorted(names)
+        if name not in template_of(kind).quantiles
+    ]
     if not missing:
         return suite
     found: dict[tuple[str | None, str], list[np.ndarray]] = {key: [np.empty(0)] for key in missing}
@@ -44,7 +55,13 @@ def with_quantiles(
             for kind, name in entity_fields:
                 rows = known.filter(pc.equal(known["entity_type"], kind))
                 found[kind, name].append(_numbers(rows["fields"], name))
-    return suite.with_quantiles({key: percentile_cuts(np.concatenate(parts)) for key, parts in found.items()})
+
+    def completed(kind: str | None) -> RecordTemplate:
+        template = template_of(kind)
+        cuts = {key[1]: percentile_cuts(np.concatenate(parts)) for key, parts in found.items() if key[0] == kind}
+        return replace(template, quantiles=template.quantiles | cuts)
+
+    return replace(suite, profile=completed(None), entities={name: completed(name) for name in suite.entities})
 
 
 def _numbers(records: pa.ChunkedArray, name: str) -> np.ndarray:

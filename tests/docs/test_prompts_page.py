@@ -26,9 +26,9 @@ def test_the_code_of_the_page_prints_the_output_of_the_page(tmp_path: Path) -> N
 def test_the_variations_of_the_page_are_drawn(tmp_path: Path) -> None:
     text = PAGE.read_text().partition("\n## Variation\n")[2].partition("\n### Percentiles\n")[0]
     [yaml] = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    suite = TaskSuite.from_dict(parse_yaml(yaml)).with_quantiles(
-        {("job", "applicants"): [*range(10, 60, 10), 90.0, 99.0]}
-    )
+    content = parse_yaml(yaml)
+    content["entities"]["job"]["quantiles"] = {"applicants": [*range(10, 60, 10), 90.0, 99.0]}
+    suite = TaskSuite.from_dict(content)
     rows = [re.findall(r"`([^`]+)`", line) for line in text.splitlines() if line.startswith("| ")][1:]
     instructions, questions, answers = rows
     task, job = suite.tasks[0], {"title": "Nurse", "company": "Acme", "applicants": 55}

@@ -7,7 +7,7 @@ prefix, and the member's next request shares most of it:
     <|user|> question entity <|assistant|> label      one per past interaction, oldest to newest
     <|user|> question entity <|assistant|>            the candidate; the model's next token answers
 
-Surfaces render past interactions; the task renders the candidate (`brew_data.prompts.suite`).
+Surfaces render past interactions; the task renders the candidate (`brew_data.prompts.task_suite`).
 
 Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-turn chat format).
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
-from brew_data.prompts.templates import ADDED
+from brew_data.prompts.suite_format import ADDED
 from brew_platform.settings import OneOf, PositiveFloat, PositiveInt, Range, Settings, Share
 
 __all__ = ["HOP_SHARE", "HistoryPolicy", "first_kept", "first_possible", "hop_limit"]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from brew_data.prompts.history import HistoryPolicy
-from brew_data.prompts.templates import ADDED
+from brew_data.prompts.suite_format import ADDED
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.settings import PositiveInt, Settings
 
-__all__ = ["Action", "Outcome", "Surface", "TaskSpec", "check_labels", "label_forms"]
+__all__ = ["Action", "Outcome", "Surface", "TaskSpec", "check_labels", "check_outcomes", "label_forms"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,40 @@ def check_labels(owner: str, kind: str, labelled: Sequence[Action] | Sequence[Ou
         raise ConfigError(
             f"{owner}: needs two or more {kind} with different names and labels, none of them blank; also the n-th "
             f"alternatives of all {kind}."
+        )
+
+
+def check_outcomes(task: TaskSpec, outcomes: Sequence[Outcome], actions: Sequence[str]) -> None:
+    """Check the outcomes of a task against the actions of its surface.
+
+    Args:
+        task: The task.
+        outcomes: Its own outcomes, or those of its surface's actions.
+        actions: The names of the surface's actions.
+
+    Raises:
+        ConfigError: As `check_labels`; `positive` names none, all or unknown outcomes; or the outcomes do not cover
+            each action exactly once.
+    """
+    check_labels(f"task {task.name}", "outcomes", outcomes)
+    names = [outcome.name for outcome in outcomes]
+    if not task.positive or not set(task.positive) < set(names):
+        raise ConfigError(f"task {task.name}: positive is {task.positive}; name some, not all, of {', '.join(names)}.")
+    covered = [action for outcome in outcomes for action in outcome.actions]
+    if unknown := sorted(set(covered) - set(actions)):
+        raise ConfigError(
+            f"task {task.name}: outcomes name actions {', '.join(unknown)}, which surface {task.surface} does not "
+            f"have. Use its actions: {', '.join(actions)}."
+        )
+    if missing := [action for action in actions if action not in covered]:
+        raise ConfigError(
+            f"task {task.name}: actions {', '.join(missing)} of surface {task.surface} belong to no outcome, so "
+            f"these interactions have no label. Add each of them to one outcome."
+        )
+    if repeated := sorted({action for action in covered if covered.count(action) > 1}):
+        raise ConfigError(
+            f"task {task.name}: actions {', '.join(repeated)} belong to several outcomes, so the label is "
+            f"ambiguous. Keep each of them in one outcome."
         )
 
 

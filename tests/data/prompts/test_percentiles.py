@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from brew_data.prompts.budget import Budget
 from brew_data.prompts.percentiles import BUCKETS, LEVELS, percentile_cuts, percentile_text
-from brew_data.prompts.templates import Phrase, RecordTemplate
+from brew_data.prompts.phrases import Phrase
+from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_platform.errors import ConfigError, UserError
 

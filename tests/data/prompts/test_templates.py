@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from brew_data.prompts.phrases import Phrase, check_literal
+from brew_data.prompts.questions import Question
 from brew_data.prompts.suite import SUITES, TaskSuite, load_suite
-from brew_data.prompts.templates import Phrase, Question, RecordTemplate, check_literal
+from brew_data.prompts.templates import RecordTemplate
 from brew_platform.errors import ConfigError
 
 SUITE = """
