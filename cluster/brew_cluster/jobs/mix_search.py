@@ -1,138 +1,47 @@
 """`brew360 data search-mix`: trains small models on mixes of a corpus, and chooses the weights of its sources.
 
-The sources are compiled once. A trial packs the documents of a mix, trains a small model on them, and measures its loss
-on the chats of the held-out members, by task. Ray Tune runs the trials. `brew_data.mixing.search` decides.
+The sources are compiled once. Trials (`brew_cluster.jobs.mix_trials`) train small models on mixes, and measure their
+losses on the chats of the held-out members, by task. `brew_data.mixing.search` decides.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import ray
-import torch
-from ray import tune
 
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, TRAINING_MEMBERS
 from brew_cluster.jobs.disk_space import require_space
-from brew_cluster.jobs.recipe import find_recipe
+from brew_cluster.jobs.mix_search_config import MixSearchConfig
+from brew_cluster.jobs.mix_trials import MixSearch, run_trials, tokens_between
 from brew_cluster.ray.local_ray import any_ray
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.corpora.document_sources import TableRows
 from brew_data.data_folder import DataFolder
 from brew_data.mixing.mix import Candidates, SourceShare, plan_mix
 from brew_data.mixing.search import Bounds, Decision, Trials, decide, fewest_mixes, propose_mixes, share_bounds
-from brew_data.pipelines.corpus_bins import CompiledCorpus, compile_corpus
+from brew_data.pipelines.corpus_bins import compile_corpus
 from brew_data.prompts.bundle import PromptBundle
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.prompts.variation import VariationConfig
 from brew_platform.config import config_digest, load_config
-from brew_platform.console.progress import PhaseProgress, Phases
-from brew_platform.errors import BrewError, ConfigError, UserError, first_cause
+from brew_platform.console.progress import Phases
+from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import replace_atomically
-from brew_platform.polling import polled
 from brew_platform.provenance import now, source_commit
-from brew_platform.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, Settings
-from brew_train.config import ModelConfig, ModelShape, ShardingConfig, StageConfig, TrainConfig
-from brew_train.distributed.context import DistributedContext
-from brew_train.evaluation import evaluate
-from brew_train.inputs.bin_reader import BinReader
-from brew_train.loop import train
-from brew_train.model.init_weights import materialize
+from brew_train.config import ModelConfig, ModelShape
 from brew_train.model.model import build_model
-from brew_train.model.sharding import compute_dtype, shard
-from brew_train.run_context import RunContext
 
-__all__ = ["PHASES", "RESULT", "MixSearchConfig", "load_mix_search", "search_mix"]
+__all__ = ["PHASES", "RESULT", "search_mix"]
 
 PHASES = ["sources", "validation", "trials", "check"]
 RESULT = "mix_search.json"
 FORMAT_VERSION = 1
-SETTINGS, TRIALS, LOSSES = "settings.json", "trials", "losses.json"
+SETTINGS = "settings.json"
 HELD_OUT_KINDS = ("interactions", "profiles", "networks")  # of sources with documents of held-out members
-ANSWERS = StageConfig(name="validation", objective={"name": "next_token", "prompt_weight": 0.0})
-POLL_SECONDS = 1.0
-
-
-@dataclass(kw_only=True)
-class MixSearchConfig(Settings):
-    """How `brew360 data search-mix` tries mixes.
-
-    Raises:
-        ConfigError: A value is out of its range, a target has too few measurements to be extrapolated to, or the
-            schedule of the stage makes losses during training incomparable.
-    """
-
-    mixes: Annotated[int, Range(ge=4, le=10_000)] = 16  # the natural one, one with much of each source, random ones
-    tokens: PositiveInt = 500_000  # that a model is trained on
-    # Of the loss during a trial, each after the same number of tokens. Three or more allow `target_tokens`.
-    measurements: Annotated[int, Range(ge=1, le=1_000)] = 4
-    # Models to train. Two show whether mixes have the same order; three or more allow `target_parameters`.
-    sizes: list[ModelConfig] = field(default_factory=lambda: [ModelConfig()])
-    stage: StageConfig = field(default_factory=lambda: StageConfig(name="mix"))  # `steps` follow from `tokens`
-    threads: Annotated[int, Range(ge=1, le=4_096)] = 2  # CPU cores of a trial
-    concurrent: PositiveInt = 1  # trials at a time
-    validation_tokens: PositiveInt = 50_000  # at most, of each validation set
-    # Of validation sets (tasks, profiles and networks) in the loss; empty: 1 for each task.
-    weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
-    target_parameters: PositiveInt | None = None  # of the model that the mix is for; null: the largest of `sizes`
-    target_tokens: PositiveInt | None = None  # that it is trained on; null: `tokens`
-    seed: NonNegativeInt = 0  # of the mixes and of training
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.sizes:
-            raise ConfigError("sizes is empty; name at least one model.")
-        for name, count, unit in (
-            ("target_parameters", len(self.sizes), "sizes"),
-            ("target_tokens", self.measurements, "measurements"),
-        ):
-            if getattr(self, name) is not None and count < 3:
-                raise ConfigError(
-                    f"{name} is set, but there are only {count} {unit}: a scaling law has three numbers. Set {unit} to "
-                    f"3 or more, or remove {name}."
-                )
-        if self.stage.schedule != "schedule_free":
-            raise ConfigError(
-                f"stage.schedule is {self.stage.schedule}, which ends at a fixed step, so that losses before it are "
-                f"not those of shorter runs. Use schedule_free."
-            )
-
-
-def load_mix_search(recipe: str, overrides: Sequence[str] = ()) -> MixSearchConfig:
-    """Load the settings of a search.
-
-    Args:
-        recipe: Path of a YAML file, or the name of a recipe that ships: small.
-        overrides: `key=value`.
-
-    Raises:
-        ConfigError: There is no such recipe, or a setting is unknown or of the wrong type.
-    """
-    return load_config(MixSearchConfig, find_recipe("mix", recipe), overrides=overrides)
-
-
-class _Search(NamedTuple):
-    """What all trials share."""
-
-    config: MixSearchConfig
-    corpus: CorpusConfig
-    compiled: CompiledCorpus
-    validation: dict[str, Path]  # folder of bins of each validation set
-    sources: list[str]
-    mixes: list[list[float]]  # shares in the order of the sources
-    shape: ModelShape
-    out: Path
-
-    def folder(self, mix: int, size: int) -> Path:
-        """The folder of a trial."""
-        return self.out / TRIALS / f"mix-{mix:04d}-size-{size}"
 
 
 def search_mix(config: MixSearchConfig, data: DataFolder, name: str, out: Path, phases: Phases) -> dict[str, Any]:
@@ -181,14 +90,14 @@ def search_mix(config: MixSearchConfig, data: DataFolder, name: str, out: Path, 
         sizes = sorted((_parameters(model, shape), number) for number, model in enumerate(models))
         config = replace(config, sizes=[models[number] for _, number in sizes])
         mix_MS = propose_mixes(natural_S, bounds, count=config.mixes, seed=config.seed)
-        search = _Search(config, corpus, compiled, validation, sources, mix_MS.tolist(), shape, out)
+        search = MixSearch(config, corpus, compiled, validation, sources, mix_MS.tolist(), shape, out)
         points = [(mix, size) for size in range(len(sizes)) for mix in range(config.mixes)]
         with phases.phase("trials", total=len(points) * config.measurements, unit="measurements") as progress:
-            losses = _run_trials(search, points, "tune", progress)
+            losses = run_trials(search, points, "tune", progress)
         trials = Trials(
             share_MS=mix_MS,
             size_K=np.array([parameters for parameters, _ in sizes]),
-            tokens_T=np.arange(1, config.measurements + 1) * _steps(config, shape) * _tokens_per_step(config, shape),
+            tokens_T=np.arange(1, config.measurements + 1) * tokens_between(config, shape),
             loss_MKTV=np.array(
                 [
                     [[[found[name] for name in weights] for found in losses[mix, size]] for size in range(len(sizes))]
@@ -208,7 +117,7 @@ def search_mix(config: MixSearchConfig, data: DataFolder, name: str, out: Path, 
             if decision.is_by_law:
                 search = search._replace(mixes=[*search.mixes, decision.share_S.tolist()])
                 point = (config.mixes, len(sizes) - 1)
-                checked = _run_trials(search, [point], "tune-check", progress)[point][-1]
+                checked = run_trials(search, [point], "tune-check", progress)[point][-1]
     result = _result(search, data, name, available, bounds, weights, trials, decision, checked)
     replace_atomically(out / RESULT, json.dumps(result, indent=1) + "\n")
     return result
@@ -325,138 +234,8 @@ def _parameters(model: ModelConfig, shape: ModelShape) -> int:
     return sum(parameter.numel() for parameter in build_model(model, shape).parameters())
 
 
-def _tokens_per_step(config: MixSearchConfig, shape: ModelShape) -> int:
-    return config.stage.bins_per_step * shape.context_length
-
-
-def _steps(config: MixSearchConfig, shape: ModelShape) -> int:
-    """Return the number of steps between two measurements."""
-    steps = config.tokens // (config.measurements * _tokens_per_step(config, shape))
-    if not steps:
-        raise ConfigError(
-            f"tokens is {config.tokens:,}, but {config.measurements} measurements after a step of "
-            f"{_tokens_per_step(config, shape):,} tokens each need more. Raise tokens."
-        )
-    return steps
-
-
-def _run_trials(
-    search: _Search, points: Sequence[tuple[int, int]], name: str, progress: PhaseProgress
-) -> dict[tuple[int, int], list[dict[str, float]]]:
-    """Run the trials of mixes and sizes with Ray Tune, or those that are left.
-
-    Returns:
-        By mix and size: at each measurement, the loss of each validation set.
-    """
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupt ends the command, which continues next time
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # which prints also when verbose is 0
-    cluster, threads = ray.cluster_resources(), search.config.threads
-    if threads > cluster["CPU"]:
-        raise UserError(f"threads is {threads}, but Ray has {cluster['CPU']:g} CPUs. Lower threads.")
-    gpu = cluster.get("GPU", 0) >= 1
-    trainable = tune.with_resources(
-        tune.with_parameters(_run_trial, search=search),
-        {"CPU": threads, **({"GPU": 1} if gpu else {})},
-    )
-    folder = search.out / name
-    if tune.Tuner.can_restore(folder):
-        tuner = tune.Tuner.restore(str(folder), trainable, resume_errored=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"point": tune.grid_search([list(point) for point in points])},
-            tune_config=tune.TuneConfig(max_concurrent_trials=search.config.concurrent, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(search.out),
-                failure_config=tune.FailureConfig(fail_fast=True),
-                verbose=0,
-            ),
-        )
-    with _following([search.folder(*point) / LOSSES for point in points], progress):
-        results = tuner.fit()
-    for error in results.errors:
-        cause = first_cause(error)
-        raise (
-            cause
-            if isinstance(cause, BrewError)
-            else BrewError(
-                f"a trial of the search failed: {cause}. Run the same command again to continue; "
-                f"{search.out / 'logs'} has the details."
-            )
-        ) from error
-    return {tuple(result.config["point"]): result.metrics["losses"] for result in results}
-
-
-def _run_trial(parameters: Mapping[str, Any], *, search: _Search) -> None:
-    """Train a model on a mix, or what is left of it, and report its losses; Ray Tune calls it in a worker process."""
-    config, (mix, size) = search.config, parameters["point"]
-    folder = search.folder(mix, size)
-    bins, run = folder / "bins", folder / "run"
-    losses = _read_losses(folder / LOSSES)
-    torch.set_num_threads(config.threads)  # Ray sets 1
-    context = DistributedContext.current()
-    if len(losses) < config.measurements:
-        weighted = {
-            name: replace(search.corpus.sources[name], weight=share)
-            for name, share in zip(search.sources, search.mixes[mix], strict=True)
-        }
-        search.compiled.pack_mix(replace(search.corpus, sources=weighted, tokens=config.tokens), bins)
-    steps = _steps(config, search.shape)
-    for number in range(len(losses), config.measurements):  # a run with more steps continues the one with fewer
-        settings = TrainConfig(
-            model=config.sizes[size],
-            stages=[replace(config.stage, steps=(number + 1) * steps, evaluate_every=0)],
-            workers=1,
-            threads=config.threads,
-            seed=config.seed,
-            checkpoint_every=steps,
-            keep_checkpoints=1,
-        )
-        result = train(
-            settings, RunContext(bins={config.stage.name: bins}, out=run, shape=search.shape, distributed=context)
-        )
-        losses.append(_validation_losses(result.export, search, context))
-        replace_atomically(folder / LOSSES, json.dumps(losses))
-    for path in (bins, run):
-        shutil.rmtree(path, ignore_errors=True)
-    tune.report({"losses": losses})
-
-
-def _validation_losses(export: Path, search: _Search, context: DistributedContext) -> dict[str, float]:
-    """Return the loss of an exported model on the answers of each validation set, in nats per token."""
-    config = ModelConfig(init_from=str(export))
-    is_sharded = compute_dtype("auto", context.device) != torch.float32  # as in training
-    with context.sharded() if is_sharded else nullcontext(context) as workers:
-        model = build_model(config, search.shape)
-        shard(model, workers, ShardingConfig())
-        materialize(model, config, workers, seed=0)
-        losses = {
-            name: evaluate(model, ANSWERS, BinReader(folder, search.shape), workers)["answer_loss"]
-            for name, folder in search.validation.items()
-        }
-    return {name: float(loss) for name, loss in losses.items() if loss is not None}
-
-
-def _read_losses(file: Path) -> list[dict[str, float]]:
-    return json.loads(file.read_text()) if file.is_file() else []
-
-
-def _following(files: Sequence[Path], progress: PhaseProgress) -> AbstractContextManager[None]:
-    """Show the number of measurements in the files of the trials.
-
-    A callback of Tune would not do: a restored Tuner has a copy of the callbacks of the process that ended.
-    """
-
-    def read() -> None:
-        progress.update(sum(len(_read_losses(file)) for file in files))
-
-    return polled(read, seconds=POLL_SECONDS, name="mix-search")
-
-
 def _result(
-    search: _Search,
+    search: MixSearch,
     data: DataFolder,
     name: str,
     available: Mapping[str, int],

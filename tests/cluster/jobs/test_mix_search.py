@@ -11,7 +11,9 @@ import pytest
 
 from brew_cluster.cli.views.mix_search import mix_search_svg, show_mix_search
 from brew_cluster.jobs import mix_search
-from brew_cluster.jobs.mix_search import PHASES, MixSearchConfig, load_mix_search
+from brew_cluster.jobs.mix_search import PHASES
+from brew_cluster.jobs.mix_search_config import MixSearchConfig, load_mix_search
+from brew_cluster.jobs.mix_trials import MixSearch
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.data_folder import DataFolder
 from brew_data.mixing.search import Bounds, MixingLaw, Trials, decide, propose_mixes
@@ -19,6 +21,7 @@ from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.console.progress import Phases
 from brew_platform.errors import ConfigError, UserError
+from brew_train.config import ModelConfig, ModelShape
 
 SOURCES = ["chats", "members"]
 CORPUS = CorpusConfig(
@@ -86,14 +89,14 @@ def make_result(built_folder: DataFolder, tmp_path: Path) -> Callable[..., dict[
         trials = Trials(share_MS=share_MS, size_K=size_K, tokens_T=np.array([500]), loss_MKTV=loss_MKTV)
         weights = {"job_apply": 3.0, "profiles": 1.0}
         decision = decide(trials, np.array(list(weights.values())), bounds, **targets)
-        search = mix_search._Search(
-            config=MixSearchConfig(mixes=8, tokens=500, sizes=[mix_search.ModelConfig()] * 3, **targets),
+        search = MixSearch(
+            config=MixSearchConfig(mixes=8, tokens=500, sizes=[ModelConfig()] * 3, **targets),
             corpus=CORPUS,
             compiled=None,  # type: ignore[arg-type]
             validation={},
             sources=SOURCES,
             mixes=share_MS.tolist(),
-            shape=mix_search.ModelShape(vocabulary_size=300, context_length=64),
+            shape=ModelShape(vocabulary_size=300, context_length=64),
             out=tmp_path,
         )
         checked = {"job_apply": 1.5, "profiles": 1.6} if decision.is_by_law else None

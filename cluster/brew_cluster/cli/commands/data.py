@@ -260,8 +260,9 @@ def search_mix(
     console = PlainConsole(stderr=True) if as_json else PlainConsole()
     with supervise(console):
         from brew_cluster.cli.views.mix_search import mix_search_svg, show_mix_search
-        from brew_cluster.jobs.mix_search import PHASES, RESULT, load_mix_search
+        from brew_cluster.jobs.mix_search import PHASES, RESULT
         from brew_cluster.jobs.mix_search import search_mix as search
+        from brew_cluster.jobs.mix_search_config import load_mix_search
         from brew_data.data_folder import DataFolder
         from brew_platform.console.progress import Phases
         from brew_platform.files import replace_atomically
