@@ -1,11 +1,11 @@
 """Builds a corpus: bins with documents of several sources, mixed within a budget of tokens.
 
 1. Per part of a source (a shard of the tables, or a file): compile its documents, and write them with their lengths and
-   ranks.
+   ranks (`brew_data.pipelines.corpus_documents`).
 2. For sources with `toward`: count the n-grams of documents, and write the importance of each.
 3. In this process: read lengths and ranks, and decide how often each document is used (`brew_data.mixing.mix`). Of each
    stratum this is a number of repeats and a rank up to which documents are used once more.
-4. Pack the chosen documents of the parts, as `build_bins` does.
+4. Pack the chosen documents of the parts (`brew_data.pipelines.shard_packing`).
 
 A part that is finished has a file in `sources/` that says so. A build that was killed continues after the last of them.
 """
@@ -13,10 +13,8 @@ A part that is finished has a file in `sources/` that says so. A build that was 
 import json
 import math
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,38 +24,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brew_data.corpora.config import CorpusConfig
-from brew_data.corpora.document_sources import SKIPPED, DocumentSource, Found, TableRows, open_source
-from brew_data.mixing.importance import BUCKETS, count_ngrams, log_importance
-from brew_data.mixing.mix import Candidates, Quota, SourceShare, copies, plan_mix, ranks
+from brew_data.corpora.document_sources import TableRows, open_source
+from brew_data.mixing.mix import Candidates, Quota, SourceShare, copies, plan_mix
 from brew_data.mixing.mix_file import write_mix
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
 from brew_data.packed_bins.schema import BINS_PER_FILE
-from brew_data.pipelines.documents import document_table, pack_shards
-from brew_data.pipelines.member_groups import CompilerSpec, compiler_spec, load_compiler
-from brew_data.pipelines.shard_tasks import run_shards
+from brew_data.pipelines.corpus_documents import (
+    CorpusBuild,
+    compile_parts,
+    count_quarantined,
+    open_work,
+    read_ranks,
+    require_share,
+)
+from brew_data.pipelines.member_groups import compiler_spec, load_compiler
+from brew_data.pipelines.shard_packing import pack_shards
 from brew_data.prompts.compiler import PromptCompiler
-from brew_data.sources.quarantine import Quarantine
-from brew_platform.errors import DataError, UserError
-from brew_platform.files import atomic_file, replace_atomically
+from brew_platform.errors import UserError
 from brew_platform.provenance import source_commit
 
 __all__ = ["SOURCES", "CompiledCorpus", "build_corpus", "compile_corpus"]
 
 SOURCES = "sources"  # folder in the folder of the bins, while they are built
-ROWS_PER_GROUP = 1_000  # documents
 NOTHING = Quota(repeats=0, last_rank=-math.inf)
-_COLUMNS = pa.schema(
-    {
-        "length": pa.int64(),
-        "ids": pa.list_(pa.int32()),
-        "roles": pa.list_(pa.uint8()),
-        "fields_cut": pa.int64(),
-        "tokens_cut": pa.int64(),
-        "turns_dropped": pa.int64(),
-        "stratum": pa.string(),
-        "rank": pa.float64(),
-    }
-)
 
 
 def build_corpus(
@@ -87,7 +76,7 @@ def build_corpus(
         max_share: The largest share of the rows of a source that the quarantine may have. Conversations whose first
             turn exceeds the context do not count.
         bins_per_file: The number of bins per Parquet file.
-        on_progress: Called with (bins done, total bins), as by `build_bins`.
+        on_progress: As for `pack_shards`.
 
     Returns:
         The contents of `plan.json`.
@@ -138,7 +127,7 @@ def compile_corpus(
     rows = replace(rows, folder=rows.folder.absolute())
     sources = {name: open_source(config.sources[name], rows) for name in sorted(config.sources)}
     spec = compiler_spec(compiler)
-    build = _Build(
+    build = CorpusBuild(
         spec=spec,
         sources=sources,
         parts=[(name, part) for name, source in sources.items() for part in source.parts()],
@@ -157,12 +146,12 @@ def compile_corpus(
         },
         sort_keys=True,
     )
-    _open_work(build, identity)
+    open_work(build, identity)
     for source in sources.values():
         source.prepare(build.work, compiler)
-    _compile(build)
+    compile_parts(build)
     for name in sources:
-        _require_share(build, name, max_share)
+        require_share(build, name, max_share)
     return CompiledCorpus(build, identity)
 
 
@@ -174,7 +163,7 @@ class CompiledCorpus:
         identity: Everything that they depend on.
     """
 
-    def __init__(self, build: "_Build", identity: str) -> None:
+    def __init__(self, build: CorpusBuild, identity: str) -> None:
         self._build, self._identity = build, identity
 
     def candidates(self) -> dict[str, Candidates]:
@@ -246,42 +235,10 @@ class CompiledCorpus:
         )
 
 
-class _Build(NamedTuple):
-    """The arguments of one build that its tasks share."""
-
-    spec: CompilerSpec
-    sources: Mapping[str, DocumentSource]
-    parts: list[tuple[str, int]]  # source and number; the index of an element names its files
-    toward: Mapping[str, str]  # the source that the documents of a source are to resemble
-    seed: int
-    work: Path
-    quarantine: Path | None
-
-    def documents(self, index: int) -> Path:
-        """The documents of a part."""
-        return self.work / f"documents-{index:05d}.parquet"
-
-    def ngrams(self, index: int) -> Path:
-        """The n-grams of a part, if its source has or is the target of another."""
-        return self.work / f"ngrams-{index:05d}.npy"
-
-    def importance(self, index: int) -> Path:
-        """The logarithms of the importance of the documents of a part, if its source has a target."""
-        return self.work / f"importance-{index:05d}.npy"
-
-    def compiled(self, index: int) -> Path:
-        """The file that says that the first pass is done: the state of the quarantine."""
-        return self.work / f"compiled-{index:05d}.json"
-
-    def indexes(self, source: str) -> list[int]:
-        """The parts of a source."""
-        return [index for index, (name, _) in enumerate(self.parts) if name == source]
-
-
 class _Chosen(NamedTuple):
     """The documents of each part, as often as they are used."""
 
-    build: _Build
+    build: CorpusBuild
     quotas: Mapping[str, Mapping[str, Quota]]
     identity_text: str
 
@@ -290,7 +247,7 @@ class _Chosen(NamedTuple):
         table = pq.read_table(self.build.documents(shard))
         stratum_D = pc.index_in(table["stratum"], value_set=pa.array(list(quotas), pa.string()))
         stratum_D = stratum_D.fill_null(len(quotas)).to_numpy()
-        copies_D = copies(_ranks(self.build, shard, table), stratum_D, [*quotas.values(), NOTHING])
+        copies_D = copies(read_ranks(self.build, shard, table), stratum_D, [*quotas.values(), NOTHING])
         chosen = pa.array(np.repeat(np.arange(len(copies_D)), copies_D))
         return table.drop_columns(["stratum", "rank"]).take(chosen)
 
@@ -302,81 +259,13 @@ class _Chosen(NamedTuple):
         return {"corpus": self.identity_text, "quotas": quotas}
 
 
-def _open_work(build: _Build, identity: str) -> None:
-    """Keep what an equal call has finished, or start over."""
-    marker = build.work / "build.json"
-    if marker.is_file() and marker.read_text() == identity:
-        return
-    shutil.rmtree(build.work, ignore_errors=True)
-    build.work.mkdir(parents=True)
-    replace_atomically(marker, identity)
-
-
-def _compile(build: _Build) -> None:
-    """Compile the parts, and compute the importance of their documents."""
-    left = [index for index in range(len(build.parts)) if not build.compiled(index).exists()]
-    for _ in run_shards(_compile_part, left, build=build):
-        pass
-    counts = {
-        name: sum((np.load(build.ngrams(index)) for index in build.indexes(name)), np.zeros(BUCKETS, np.int64))
-        for name in {*build.toward, *build.toward.values()}
-    }
-    weighed = [index for name in build.toward for index in build.indexes(name) if not build.importance(index).exists()]
-    for _ in run_shards(_weigh_part, weighed, build=build, counts=counts):
-        pass
-
-
-def _compile_part(index: int, *, build: _Build) -> Iterator[pa.Table]:
-    """Write the documents of a part."""
-    name, part = build.parts[index]
-    folder = None if build.quarantine is None else build.quarantine / f"{name}-{part:05d}"
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # of a task that was killed
-    quarantine = Quarantine(folder)
-    counts_ngrams = name in build.toward or name in build.toward.values()
-    ngrams_B = np.zeros(BUCKETS, np.int64)
-    documents = build.sources[name].documents(part, load_compiler(build.spec), build.work, quarantine)
-    with atomic_file(build.documents(index)) as temporary, pq.ParquetWriter(temporary, _COLUMNS) as writer:
-        for group in _groups(documents):
-            table = document_table((found.id, found.document) for found in group)
-            table = table.append_column("stratum", pa.array([found.stratum for found in group], pa.string()))
-            rank_D = ranks(name, [found.id for found in group], seed=build.seed)
-            table = table.append_column("rank", pa.array(rank_D))
-            writer.write_table(table.select(_COLUMNS.names).cast(_COLUMNS))
-            if counts_ngrams:
-                ngrams_B += count_ngrams(*_tokens(table))
-    quarantine.flush()
-    if counts_ngrams:
-        _save(build.ngrams(index), ngrams_B)
-    replace_atomically(build.compiled(index), json.dumps(quarantine.state()))
-    yield pa.table({"part": [index]})
-
-
-def _groups(documents: Iterator[Found]) -> Iterator[list[Found]]:
-    while group := list(islice(documents, ROWS_PER_GROUP)):
-        yield group
-
-
-def _weigh_part(index: int, *, build: _Build, counts: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:
-    """Write the importance of the documents of a part."""
-    source = build.parts[index][0]
-    target_B, source_B = counts[build.toward[source]], counts[source]
-    with pq.ParquetFile(build.documents(index)) as file:
-        found = [
-            log_importance(*_tokens(pa.Table.from_batches([batch])), target_B=target_B, source_B=source_B)
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["ids", "length"])
-        ]
-    _save(build.importance(index), np.concatenate([np.zeros(0), *found]))
-    yield pa.table({"part": [index]})
-
-
-def _candidates(build: _Build, source: str) -> Candidates:
+def _candidates(build: CorpusBuild, source: str) -> Candidates:
     """Read the lengths, ranks and strata of the documents of a source."""
     tables = {
         index: pq.read_table(build.documents(index), columns=["length", "stratum", "rank"])
         for index in build.indexes(source)
     }
-    rank_D = np.concatenate([np.zeros(0), *(_ranks(build, index, table) for index, table in tables.items())])
+    rank_D = np.concatenate([np.zeros(0), *(read_ranks(build, index, table) for index, table in tables.items())])
     rows = pa.concat_tables(tables.values())
     strata = pc.unique(rows["stratum"]).sort()
     return Candidates(
@@ -387,17 +276,9 @@ def _candidates(build: _Build, source: str) -> Candidates:
     )
 
 
-def _ranks(build: _Build, index: int, table: pa.Table) -> np.ndarray:
-    """Return the ranks of the documents of a part, float64, shape (documents,)."""
-    rank_D: np.ndarray = table["rank"].to_numpy()
-    if build.parts[index][0] in build.toward:
-        rank_D = rank_D - np.load(build.importance(index))
-    return rank_D
-
-
 def _outcome(
     config: CorpusConfig,
-    build: _Build,
+    build: CorpusBuild,
     candidates: Mapping[str, Candidates],
     quotas: Mapping[str, Mapping[str, Quota]],
 ) -> dict[str, Any]:
@@ -431,42 +312,5 @@ def _outcome(
         "budget": config.tokens,
         "seed": config.seed,
         "sources": sources,
-        "quarantined": {name: reasons for name in sources if (reasons := _quarantined(build, name))},
+        "quarantined": {name: reasons for name in sources if (reasons := count_quarantined(build, name))},
     }
-
-
-def _quarantined(build: _Build, source: str) -> dict[str, int]:
-    """Return the number of rows of a source that were left out, by reason."""
-    total: Counter[str] = Counter()
-    for index in build.indexes(source):
-        for reasons in _state(build, index)["reasons"].values():
-            total.update(reasons)
-    return dict(total.most_common())
-
-
-def _require_share(build: _Build, source: str, max_share: float) -> None:
-    found = _quarantined(build, source)
-    rows = sum(sum(_state(build, index)["rows"].values()) for index in build.indexes(source))
-    broken = {reason: count for reason, count in found.items() if reason != SKIPPED}
-    if sum(broken.values()) > max_share * rows:
-        reason = next(iter(broken))
-        raise DataError(
-            f"{sum(broken.values()):,} of {rows:,} rows of the source {source} are not conversations, but "
-            f"quarantine.max_share is {max_share:.1%}. Most frequent ({broken[reason]:,}): {reason}. Correct the files "
-            f"or raise quarantine.max_share."
-        )
-
-
-def _state(build: _Build, index: int) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(build.compiled(index).read_text())
-    return state
-
-
-def _tokens(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return the token ids of all documents, and the length of each."""
-    return pc.list_flatten(table["ids"]).to_numpy(), table["length"].to_numpy()
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)

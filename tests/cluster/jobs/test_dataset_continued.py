@@ -18,7 +18,7 @@ from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.data_folder import DataFolder
 from brew_data.packed_bins.plan import FORMAT_VERSION, SLATES_VERSION, BinsPlan
-from brew_data.pipelines import corpus_bins, documents
+from brew_data.pipelines import corpus_documents, shard_packing
 from brew_data.prompts.suite import SUITES
 from brew_data.schema import Tables
 from brew_data.sources.synthetic.source import Synthetic
@@ -67,7 +67,7 @@ def test_a_build_continues_after_the_last_finished_step(
     config: DatasetConfig, step: str, call: int, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = build(config, tmp_path / "whole")
-    module = documents if step.startswith("_") else dataset
+    module = shard_packing if step.startswith("_") else dataset
     original, calls = getattr(module, step), []
 
     def failing(*arguments: object, **options: object) -> Iterator[pa.Table]:
@@ -119,7 +119,7 @@ def test_corpora_have_bins_of_their_own_and_continue(
     assert card["mix"]["cpt"]["sources"]["members"]["share"] == pytest.approx(0.75, abs=0.1)
     assert card["bins"]["chats"]["n_documents"] == 1
     assert [file.file for file in whole.info.inputs] == ["chats.jsonl"]
-    original, calls = corpus_bins._compile_part, []
+    original, calls = corpus_documents._compile_part, []
 
     def failing(index: int, **arguments: Any) -> Iterator[pa.Table]:
         calls.append(index)
@@ -128,7 +128,7 @@ def test_corpora_have_bins_of_their_own_and_continue(
         yield from original(index, **arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_bins, "_compile_part", failing)
+        patch.setattr(corpus_documents, "_compile_part", failing)
         with pytest.raises(RuntimeError, match="killed"):
             build(config, tmp_path / "out")
     continued = build(config, tmp_path / "out")

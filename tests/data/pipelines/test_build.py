@@ -11,8 +11,9 @@ import pytest
 
 from brew_data.packed_bins.plan import BinsPlan
 from brew_data.pipelines.corpus import corpus_tokenizer
-from brew_data.pipelines.documents import WORK, build_bins
+from brew_data.pipelines.documents import build_bins
 from brew_data.pipelines.requests import build_requests
+from brew_data.pipelines.shard_packing import WORK
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.records import Records

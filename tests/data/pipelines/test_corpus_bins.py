@@ -17,7 +17,7 @@ from brew_data.corpora.document_sources import TableRows
 from brew_data.mixing.mix import Quota
 from brew_data.mixing.mix_file import MIX_FILE, read_mix
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
-from brew_data.pipelines import corpus_bins, documents
+from brew_data.pipelines import corpus_documents, documents, shard_packing
 from brew_data.pipelines.corpus_bins import SOURCES, build_corpus, compile_corpus
 from brew_data.prompts.compiler import PromptCompiler
 from brew_data.schema import TIMESTAMP, Tables, micros, write_tables
@@ -170,8 +170,8 @@ def test_workers_and_the_order_of_sources_do_not_change_the_bins(
         "c": data.source("profiles"),
     }
     first = data.build(tmp_path / "first", sources, tokens=3_000)
-    monkeypatch.setattr(documents, "run_shards", backwards)
-    monkeypatch.setattr(corpus_bins, "run_shards", backwards)
+    monkeypatch.setattr(shard_packing, "run_shards", backwards)
+    monkeypatch.setattr(corpus_documents, "run_shards", backwards)
     again = data.build(tmp_path / "again", dict(reversed(sources.items())), tokens=3_000)
     assert again == first
     assert read_mix(tmp_path / "again") == read_mix(tmp_path / "first")
@@ -218,7 +218,7 @@ def test_a_killed_build_continues_with_the_parts_that_are_left(
 ) -> None:
     sources = {"a": data.source("conversations"), "b": data.source("profiles")}
     expected = data.build(tmp_path / "whole", sources)
-    original, calls = corpus_bins._compile_part, []
+    original, calls = corpus_documents._compile_part, []
 
     def failing(index: int, **arguments: Any) -> Iterator[pa.Table]:
         if len(calls) == 3:
@@ -226,7 +226,7 @@ def test_a_killed_build_continues_with_the_parts_that_are_left(
         calls.append(index)
         yield from original(index, **arguments)
 
-    monkeypatch.setattr(corpus_bins, "_compile_part", failing)
+    monkeypatch.setattr(corpus_documents, "_compile_part", failing)
     with pytest.raises(RuntimeError, match="killed"):
         data.build(tmp_path / "x", sources)
     assert not (tmp_path / "x" / PLAN_FILE).exists()

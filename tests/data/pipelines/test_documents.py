@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
-from brew_data.pipelines import documents
+from brew_data.pipelines import shard_packing
 from brew_data.pipelines.corpus import corpus_tokenizer
-from brew_data.pipelines.documents import WORK, build_bins, compile_documents
+from brew_data.pipelines.documents import build_bins, compile_documents
 from brew_data.pipelines.member_groups import read_members
+from brew_data.pipelines.shard_packing import WORK
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
 from brew_data.prompts.suite import load_suite
 from brew_data.prompts.variation import VariationConfig
@@ -108,7 +109,7 @@ def test_the_order_and_number_of_workers_do_not_change_the_plan(
             for table in function(shard, **arguments):
                 yield from table.to_pylist()
 
-    monkeypatch.setattr(documents, "run_shards", backwards)
+    monkeypatch.setattr(shard_packing, "run_shards", backwards)
     assert built.build(tmp_path).plan_hash == built.plan.plan_hash
 
 
@@ -124,7 +125,7 @@ def test_a_part_of_the_members_reads_its_shards_only(built: Built, tmp_path: Pat
 def test_a_killed_build_continues_with_the_shards_that_are_left(
     built: Built, stage: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = getattr(documents, stage), []
+    original, calls = getattr(shard_packing, stage), []
 
     def counting(shard: int, **arguments: object) -> Iterator[pa.Table]:
         calls.append(shard)
@@ -135,14 +136,14 @@ def test_a_killed_build_continues_with_the_shards_that_are_left(
             raise RuntimeError("killed")
         yield from counting(shard, **arguments)
 
-    monkeypatch.setattr(documents, stage, failing)
+    monkeypatch.setattr(shard_packing, stage, failing)
     with pytest.raises(RuntimeError, match="killed"):
         built.build(tmp_path)
     assert not (tmp_path / PLAN_FILE).exists()
     finished = list(calls)
     assert len(finished) == after
     calls.clear()
-    monkeypatch.setattr(documents, stage, counting)
+    monkeypatch.setattr(shard_packing, stage, counting)
     progress: list[tuple[int, int]] = []
     plan = built.build(tmp_path, on_progress=lambda done, total: progress.append((done, total)))
     assert plan == built.plan
@@ -155,12 +156,12 @@ def test_a_killed_build_continues_with_the_shards_that_are_left(
 def test_a_torn_file_of_a_killed_shard_is_replaced(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def torn(shard: int, *, build: documents._Build) -> Iterator[pa.Table]:
+    def torn(shard: int, *, build: shard_packing._Build) -> Iterator[pa.Table]:
         build.bins(shard).write_bytes(b"ARROW1 torn")
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(documents, "_pack_shard", torn)
+        patch.setattr(shard_packing, "_pack_shard", torn)
         with pytest.raises(RuntimeError, match="killed"):
             built.build(tmp_path)
     assert built.build(tmp_path) == built.plan
@@ -179,7 +180,7 @@ def test_a_build_of_something_else_starts_over(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(documents, "_write_shard", failing)
+        patch.setattr(shard_packing, "_write_shard", failing)
         with pytest.raises(RuntimeError, match="killed"):
             build_bins(folder, built.compiler, split, tmp_path / "bins", bins_per_file=4)
     if changed == "tables":

@@ -15,7 +15,7 @@ from brew_data.packed_bins.extension import extend_bins
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
 from brew_data.packed_bins.plan import FORMAT_VERSION, SLATES_VERSION, BinsPlan
 from brew_data.packed_bins.schema import SEGMENTS
-from brew_data.pipelines import documents
+from brew_data.pipelines import shard_packing
 from brew_data.pipelines.corpus import corpus_tokenizer
 from brew_data.pipelines.documents import build_bins
 from brew_data.prompts.compiler import PromptCompiler, PromptFormat
@@ -117,7 +117,7 @@ def test_training_reads_the_segments_that_were_written(built: Built) -> None:
 
 @pytest.mark.parametrize("stage", ["_pack_shard", "_write_shard"])
 def test_a_killed_build_continues(built: Built, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = getattr(documents, stage), []
+    original, calls = getattr(shard_packing, stage), []
 
     def failing(shard: int, **arguments: object) -> Iterator[pa.Table]:
         if calls:
@@ -126,7 +126,7 @@ def test_a_killed_build_continues(built: Built, stage: str, tmp_path: Path, monk
         yield from original(shard, **arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(documents, stage, failing)
+        patch.setattr(shard_packing, stage, failing)
         with pytest.raises(RuntimeError, match="killed"):
             built.build(tmp_path, slates=True)
     assert built.build(tmp_path, slates=True) == built.plan
@@ -139,7 +139,7 @@ def test_a_build_without_slates_does_not_continue_one_with_them(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(documents, "_write_shard", failing)
+        patch.setattr(shard_packing, "_write_shard", failing)
         with pytest.raises(RuntimeError, match="killed"):
             built.build(tmp_path, slates=True)
     assert built.build(tmp_path) == BinsPlan.load(built.alone)
