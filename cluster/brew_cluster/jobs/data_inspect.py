@@ -280,7 +280,7 @@ def _prompt(
 ) -> Inspection:
     """Show the prompt that serving builds for an interaction, with the answer."""
     prompts, policy, suite = compiler.member(profile, history), compiler.policy(task), compiler.suite
-    document = prompts.example(task, scored)
+    document = compiler.example(task, profile, history, scored)
     [prefix] = prompts.prefixes(task, [scored.entity], before=scored.timestamp)
     ranked = HistorySelector(policy, suite, history).ranked(scored.timestamp, scored.entity)
     parts = {part.name: part for part in _parts(compiler.tokenizer, document.ids, document.roles)}

@@ -50,7 +50,7 @@ def build_bins(
         members: The part of the members whose rows are read (`is_in_part`).
         variation: How documents vary; None: not at all.
         after: Only interactions later than this time, in microseconds since 1970, are trained; None: all.
-        slates: Whether examples of a task whose prompts begin alike share a document (`MemberPrompts.slate`).
+        slates: Whether examples of a task whose prompts begin alike share a document (`MemberDocuments.slate`).
         bins_per_file: As for `pack_shards`.
         on_progress: As for `pack_shards`.
 

@@ -13,28 +13,28 @@ Source: 360Brew, arXiv 2501.16450, sections 3 and 4 (many-shot prompts; multi-tu
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, pairwise
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from types import MappingProxyType
-from typing import Annotated
 
 from brew_data.privacy.redaction import redact
+from brew_data.prompts.answers import encode_answers, longest_answer
 from brew_data.prompts.budget import NOTHING_CUT, Budget, Cut
 from brew_data.prompts.byte_limited_cache import ByteLimitedCache
 from brew_data.prompts.chat import head_ids, question_ids
 from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
-from brew_data.prompts.history import HistoryPolicy, first_possible
-from brew_data.prompts.member_prompts import Document, MemberPrompts, Prefix, Turn
-from brew_data.prompts.suite import TaskSuite
+from brew_data.prompts.history import HistoryPolicy
+from brew_data.prompts.member_documents import Document, MemberDocuments
+from brew_data.prompts.member_prompts import MemberPrompts, Prefix, Turn
+from brew_data.prompts.prompt_format import PromptFormat
+from brew_data.prompts.task_suite import TaskSuite
 from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import FIRST, Variation
 from brew_data.prompts.watch import Watch, pass_through
-from brew_platform.errors import ConfigError, UserError
-from brew_platform.settings import PositiveInt, Range, Settings
+from brew_platform.errors import UserError
 
 __all__ = [
     "Cut",
@@ -56,37 +56,6 @@ _Fields = tuple[tuple[str, str], ...]
 _Shown = tuple[int, _Fields, str, str, int]
 _SHORTENED_BYTES = 32 * 2**20  # of the entities whose shortened form is kept
 _LONGEST_SHORTENED = 32 * 2**10  # bytes of such an entity
-_ROWS_PER_CHARACTER = 4  # interactions that are ranked for a candidate in the time that a character takes to encode
-_IDS_PER_CHARACTER = 20  # token ids that are copied in this time
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptFormat(Settings):
-    """The token budget of a prompt. It is part of a model version, because training and serving must use the same one.
-
-    Raises:
-        ConfigError: A number is too small for the control tokens, or the context has no tokens left for history beside
-            the other two budgets.
-    """
-
-    context_length: PositiveInt  # maximum number of tokens of a prompt, including the answer
-    # Maximum number of tokens of instruction and profile together.
-    head_tokens: Annotated[int, Range(ge=4)] = 192
-    # Maximum number of tokens of a turn. As many are reserved for the candidate, whatever its length, so that the
-    # prefix does not depend on the candidate.
-    question_tokens: Annotated[int, Range(ge=4)] = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.context_length <= self.head_tokens + 2 * self.question_tokens:
-            raise ConfigError(_no_history(self))
-
-
-def _no_history(format: PromptFormat) -> str:
-    return (
-        f"context_length {format.context_length} leaves no tokens for history beside head_tokens {format.head_tokens} "
-        f"and question_tokens {format.question_tokens}; raise it, or lower those."
-    )
 
 
 class PromptCompiler:
@@ -118,8 +87,8 @@ class PromptCompiler:
         self.history = dict(history)
         self._policies = {task.name: history.get(task.name, task.history) for task in suite.tasks}
         self._variation = FIRST  # `varied` returns compilers with other forms
-        self._task_answers = {task.name: self._answer_forms(task) for task in suite.tasks}
-        self._surface_answers = {surface.name: self._answer_forms(surface) for surface in suite.surfaces}
+        self._task_answers = {task.name: encode_answers(tokenizer, suite, task) for task in suite.tasks}
+        self._surface_answers = {surface.name: encode_answers(tokenizer, suite, surface) for surface in suite.surfaces}
         self._labels = {name: forms[0] for name, forms in self._task_answers.items()}
         self._surface_labels = {name: forms[0] for name, forms in self._surface_answers.items()}
         self._instructions = {task.name: suite.instruction(task) for task in suite.tasks}
@@ -133,13 +102,13 @@ class PromptCompiler:
                 )
         self._budget = Budget(tokenizer)
         self._shortened = ByteLimitedCache[_Shown, tuple[Ids, Cut]](_SHORTENED_BYTES, entry_limit=_LONGEST_SHORTENED)
-        longest = _longest_answer(self._task_answers)
+        longest = longest_answer(self._task_answers)
         # An example of training is a serving prompt, the answer, and <|end|>.
         end = any(task.trains_on_examples for task in suite.tasks)
         self.prefix_budget = format.context_length - format.question_tokens - longest - end
-        past = _longest_answer(self._surface_answers)
+        past = longest_answer(self._surface_answers)
         if self.prefix_budget < format.head_tokens + format.question_tokens + past:
-            raise UserError(_no_history(format))
+            raise UserError(format.no_history)
         sources: list[TaskSpec | Surface] = [*suite.surfaces, *suite.tasks]
         for source in sources:
             self._check_fixed_text(source, format.question_tokens, "question_tokens")
@@ -165,33 +134,6 @@ class PromptCompiler:
                 f"{source.name}: the text after the entity has {fixed} tokens, more than half of {setting} {limit}; "
                 f"shorten the question, or raise {setting}."
             )
-
-    def _answer_forms(self, source: TaskSpec | Surface) -> list[dict[str, Ids]]:
-        """Return the token ids of each outcome or action, by name, for each form of the labels."""
-        if isinstance(source, Surface):
-            owner, kind, names = f"surface {source.name}", "action", [action.name for action in source.actions]
-        else:
-            owner, kind = f"task {source.name}", "outcome"
-            names = [outcome.name for outcome in self.suite.outcomes(source)]
-        forms = self.suite.label_forms(source)
-        return [self._answers(owner, dict(zip(names, labels, strict=True)), kind) for labels in forms]
-
-    def _answers(self, owner: str, texts: Mapping[str, str], kind: str) -> dict[str, Ids]:
-        """Return the token ids of each label, by name; `<|end|>` follows every label if one begins another."""
-        labels = {name: self.tokenizer.encode(label) for name, label in texts.items()}
-        names: dict[Ids, str] = {}
-        for name, ids in labels.items():
-            if ids in names:
-                raise UserError(
-                    f"{owner}: the labels of {kind}s {names[ids]!r} and {name!r} have the same token ids, so their "
-                    f"probabilities cannot be separated; change one of them."
-                )
-            names[ids] = name
-        # In lexicographic order, a label that begins others begins the next one.
-        ends = any(ids == longer[: len(ids)] for ids, longer in pairwise(sorted(labels.values()))) or any(
-            longer.startswith(text) for text, longer in pairwise(sorted(texts.values()))
-        )
-        return {name: (*ids, self.tokenizer.end) for name, ids in labels.items()} if ends else labels
 
     def varied(self, task: TaskSpec, variation: Variation) -> "PromptCompiler":
         """Return a compiler that renders one training document in the forms that a variation draws.
@@ -380,46 +322,6 @@ class PromptCompiler:
         surface, _ = self._answered(past)
         self.suite.check_entity_type(surface, past.entity.entity_type)
 
-    def characters(
-        self,
-        task: TaskSpec,
-        profile: Mapping[str, object],
-        history: Sequence[PastInteraction],
-        entities: Sequence[Entity],
-    ) -> int:
-        """Return about how many characters `prefix` and `questions` encode, before anything is cut.
-
-        Counted are profile, shown interactions and entities, and for each of these the question's own text. One more
-        is counted for each interaction, shown or not, and the time to rank a history that depends on the candidate.
-
-        Args:
-            task: The task.
-            profile: The member's fields by name.
-            history: The member's past interactions.
-            entities: The candidates.
-
-        Raises:
-            UserError: As in `field_values`.
-        """
-        values = field_values(profile)
-        policy = self.policy(task)
-        surfaces = set(policy.surfaces)
-        shown = [past for past in history if past.surface in surfaces]
-        total = len(history)
-        if policy.depends_on_candidate:  # the text of all interactions is read
-            each = len(shown) // _ROWS_PER_CHARACTER + self.prefix_budget // _IDS_PER_CHARACTER
-            total += len(entities) * each
-        else:
-            shown = shown[first_possible(len(shown), policy.max_interactions or self.prefix_budget) :]
-        sources: list[TaskSpec | Surface] = [task, *map(self.suite.surface, policy.surfaces)]
-        frame = max(sum(map(len, self.suite.question_frame(source, values, has_entity=True))) for source in sources)
-        total += sum(len(value) for name, value in values.items() if name in self.suite.profile.shown)
-        for entity in chain((past.entity for past in shown), entities):
-            template = self.suite.entities.get(entity.entity_type)
-            names = template.shown if template else ()
-            total += frame + sum(len(value) for name, value in entity.values.items() if name in names)
-        return total
-
     def policy(self, task: TaskSpec) -> HistoryPolicy:
         """Return the history policy of a task: that of the suite, or the one that replaces it."""
         return self._policies[task.name]
@@ -458,17 +360,12 @@ class PromptCompiler:
         after: int | None = None,
         slates: bool = False,
     ) -> list[Document]:
-        """Render a member's interactions as training documents: `MemberPrompts.documents`."""
-        member = self.member(profile, history)
+        """Render a member's interactions as training documents: `MemberDocuments.documents`."""
+        member = MemberDocuments(self, profile, history)
         return member.documents(turn_of=turn_of, variation=variation, after=after, slates=slates)
 
     def example(
         self, task: TaskSpec, profile: Mapping[str, object], history: Iterable[PastInteraction], scored: PastInteraction
     ) -> Document:
-        """Render the training document of one interaction: `MemberPrompts.example`."""
-        return self.member(profile, history).example(task, scored)
-
-
-def _longest_answer(answers: Mapping[str, list[dict[str, Ids]]]) -> int:
-    """Return the number of tokens of the longest answer, in any form."""
-    return max((len(ids) for forms in answers.values() for labels in forms for ids in labels.values()), default=1)
+        """Render the training document of one interaction: `MemberDocuments.example`."""
+        return MemberDocuments(self, profile, history).example(task, scored)

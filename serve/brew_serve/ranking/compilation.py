@@ -11,18 +11,22 @@ than it saves. Longer ones are encoded in threads, where tokenizers releases the
 
 import threading
 from asyncio import wrap_future
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
-from brew_data.prompts.compiler import Watch, pass_through
+from brew_data.prompts.compiler import Entity, PastInteraction, PromptCompiler, Watch, pass_through
+from brew_data.prompts.fields import field_values
+from brew_data.prompts.history import first_possible
+from brew_data.prompts.tasks import Surface, TaskSpec
 from brew_platform.errors import BrewError, UserError
 from brew_serve.engines.base import check_length
 from brew_serve.errors import Overloaded
 from brew_serve.metrics import Meters
 
-__all__ = ["INLINE_CHARACTERS", "CompilationPool", "TextPrompts", "TextSize"]
+__all__ = ["INLINE_CHARACTERS", "CompilationPool", "TextPrompts", "TextSize", "count_characters"]
 
 Ids = tuple[int, ...]
 T = TypeVar("T")
@@ -30,10 +34,53 @@ U = TypeVar("U")
 
 INLINE_CHARACTERS = 16_000  # of text that is encoded in the event loop; takes less than 10 ms
 _IDS_PER_CHARACTER = 20  # token ids that are copied in the time that a character takes to encode
+_ROWS_PER_CHARACTER = 4  # interactions that are ranked for a candidate in this time
 _THREADS = 2
 _CHARACTERS_PER_TOKEN = 10  # of admission's limit: text has about 4 characters per token
 _WAITING_REQUESTS = 4  # of the largest size that may wait for a thread, or have one
 _CHARACTERS_PER_SECOND = 1_000_000  # for Retry-After
+
+
+def count_characters(
+    compiler: PromptCompiler,
+    task: TaskSpec,
+    profile: Mapping[str, object],
+    history: Sequence[PastInteraction],
+    entities: Sequence[Entity],
+) -> int:
+    """Return about how many characters are encoded for the prompts of a request, before anything is cut.
+
+    Counted are profile, shown interactions and entities, and for each of these the question's own text. One more
+    is counted for each interaction, shown or not, and the time to rank a history that depends on the candidate.
+
+    Args:
+        compiler: Compiles the prompts.
+        task: The task.
+        profile: The member's fields by name.
+        history: The member's past interactions.
+        entities: The candidates.
+
+    Raises:
+        UserError: As in `field_values`.
+    """
+    values = field_values(profile)
+    policy = compiler.policy(task)
+    surfaces = set(policy.surfaces)
+    shown = [past for past in history if past.surface in surfaces]
+    total = len(history)
+    if policy.depends_on_candidate:  # the text of all interactions is read
+        each = len(shown) // _ROWS_PER_CHARACTER + compiler.prefix_budget // _IDS_PER_CHARACTER
+        total += len(entities) * each
+    else:
+        shown = shown[first_possible(len(shown), policy.max_interactions or compiler.prefix_budget) :]
+    sources: list[TaskSpec | Surface] = [task, *map(compiler.suite.surface, policy.surfaces)]
+    frame = max(sum(map(len, compiler.suite.question_frame(source, values, has_entity=True))) for source in sources)
+    total += sum(len(value) for name, value in values.items() if name in compiler.suite.profile.shown)
+    for entity in chain((past.entity for past in shown), entities):
+        template = compiler.suite.entities.get(entity.entity_type)
+        names = template.shown if template else ()
+        total += frame + sum(len(value) for name, value in entity.values.items() if name in names)
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from brew_serve.ranking.admission import AdmissionConfig, AdmissionController
 from brew_serve.ranking.answer_log import AnswerLog, Origin
 from brew_serve.ranking.answer_log_config import AnswerLogConfig
 from brew_serve.ranking.calibration import require_calibration
-from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts
+from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts, count_characters
 from brew_serve.ranking.response import ranking_fields
 from brew_serve.ranking.scoring import Prompts, Ranking, Scorer
 from brew_serve.schemas.rank import InlineCandidate, RankRequest, RankResponse
@@ -350,7 +350,7 @@ class RankingService:
             profile=profile,
             history=history,
             candidates=candidates,
-            characters=compiler.characters(task, profile, history, [entity for _, entity in candidates]),
+            characters=count_characters(compiler, task, profile, history, [entity for _, entity in candidates]),
         )
 
     def _candidates(self, task: TaskSpec, candidates: list[str | InlineCandidate]) -> list[tuple[str, Entity]]:

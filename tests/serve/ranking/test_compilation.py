@@ -24,7 +24,7 @@ from brew_serve.http.strict_json import has_few_values, parse_json
 from brew_serve.metrics import Meters
 from brew_serve.ranking import concurrency
 from brew_serve.ranking.admission import AdmissionConfig
-from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts, TextSize
+from brew_serve.ranking.compilation import INLINE_CHARACTERS, CompilationPool, TextPrompts, TextSize, count_characters
 from brew_serve.ranking.service import RankingService
 from brew_serve.schemas.openai import CompletionRequest
 from brew_serve.schemas.rank import RankRequest
@@ -139,16 +139,16 @@ def test_the_size_of_a_ranking_counts_the_text_that_its_prompts_encode(
 ) -> None:
     task = compiler.suite.task("job_apply")
     job = Entity(entity_type="job", fields={"title": "x" * 100, "company": "y" * 10, "hidden": "z" * 1_000})
-    empty = compiler.characters(task, {}, [], [])
+    empty = count_characters(compiler, task, {}, [], [])
     assert empty == 0
     frame = len("job\n")
-    assert compiler.characters(task, {}, [], [job]) == pytest.approx(110 + frame, abs=2)
-    assert compiler.characters(task, {"title": "p" * 50, "hidden": "q" * 500}, [], [job]) - 50 == pytest.approx(
+    assert count_characters(compiler, task, {}, [], [job]) == pytest.approx(110 + frame, abs=2)
+    assert count_characters(compiler, task, {"title": "p" * 50, "hidden": "q" * 500}, [], [job]) - 50 == pytest.approx(
         110 + frame, abs=2
     )
     long = [PastInteraction(entity=job, surface="jobs", action="apply", timestamp=n) for n in range(1_000)]
     most = task.history.max_interactions
-    assert 1_000 + most * 110 < compiler.characters(task, {}, long, []) < 1_000 + (most + most // 4 + 1) * 120
+    assert 1_000 + most * 110 < count_characters(compiler, task, {}, long, []) < 1_000 + (most + most // 4 + 1) * 120
 
 
 # --- JSON ---
