@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from brew_data.sources.values import EARLIEST_TIME, LATEST_TIME, LONGEST_ID, find_unwritable, has_text
+from brew_data.sources.time_units import EARLIEST_TIME, LATEST_TIME
+from brew_data.sources.values import LONGEST_ID, find_unwritable, has_text
 from brew_data.table_shards import ROWS_PER_SHARD, read_files, table_files
 from brew_platform.errors import DataError
 

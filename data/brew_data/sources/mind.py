@@ -25,7 +25,8 @@ from brew_data.sources.locations import Location, find_files
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.mapping import FILE, ROW
 from brew_data.sources.tables.source import assemble_tables
-from brew_data.sources.values import identifiers, texts, times
+from brew_data.sources.time_values import times
+from brew_data.sources.values import identifiers, texts
 from brew_platform.errors import DataError
 from brew_platform.settings import OneOf, Settings
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from brew_data.sources.values import TIME_UNITS, is_time_format
+from brew_data.sources.time_units import TIME_UNITS
+from brew_data.sources.time_values import is_time_format
 from brew_platform.errors import ConfigError
 from brew_platform.settings import OneOf, Range, Settings
 

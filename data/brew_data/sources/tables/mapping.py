@@ -11,7 +11,8 @@ from brew_data.problems import Problem, suggest
 from brew_data.sources.formats.base import Batch, InputFile
 from brew_data.sources.quarantine import Quarantine
 from brew_data.sources.tables.config import TableConfig
-from brew_data.sources.values import Converted, booleans, find_unwritable, floats, identifiers, texts, times
+from brew_data.sources.time_values import times
+from brew_data.sources.values import Converted, booleans, find_unwritable, floats, identifiers, texts
 
 __all__ = ["FILE", "ROW", "drop_rows", "find_mapping_problems", "map_file"]
 
