@@ -8,7 +8,7 @@ from pathlib import Path
 from brew_data.prompts.fields import field_values
 from brew_data.prompts.suite import TaskSuite
 from brew_data.prompts.variation import VariationConfig
-from brew_platform.config import parse_yaml
+from brew_platform.yaml_files import parse_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from brew_cluster.jobs.recipe import RECIPES
-from brew_platform.config import load_config, read_yaml
+from brew_platform.config import load_config
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import replace_atomically
 from brew_platform.registry.card import version_card
@@ -13,6 +13,7 @@ from brew_platform.registry.events import collected
 from brew_platform.registry.gates import Gate, ReleaseConfig
 from brew_platform.registry.registry import Registry
 from brew_platform.storage.base import open_store
+from brew_platform.yaml_files import read_yaml
 
 __all__ = ["DEFAULT_MODEL", "DEFAULT_REGISTRY", "copy_versions", "open_registry", "recipe_gates", "write_cards"]
 

@@ -27,12 +27,13 @@ from brew_eval.studies.study_table import (
     study_plots,
     write_points,
 )
-from brew_platform.config import load_config, parse_yaml
+from brew_platform.config import load_config
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
 from brew_platform.model_folder.weight_files import read_weight_headers
 from brew_platform.provenance import now, source_commit
+from brew_platform.yaml_files import parse_yaml
 from brew_train.telemetry.recorder import read_run
 
 __all__ = ["StudyModel", "plan_study", "redraw", "run_study"]

@@ -14,9 +14,10 @@ from brew_eval.studies.needle import NeedleConfig
 from brew_eval.studies.recall import RecallConfig
 from brew_eval.studies.study_table import StudyPlot
 from brew_eval.studies.throughput import ThroughputConfig
-from brew_platform.config import load_config, read_yaml
+from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_platform.settings import Name, OneOf, Range, Settings, require_name
+from brew_platform.yaml_files import read_yaml
 from brew_serve.engines.config import EngineConfig
 
 __all__ = ["PROBES", "ScoredFile", "StudyAxis", "StudyConfig", "StudyRecipe", "read_study", "shipped_studies"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from brew_cluster.jobs.recipe import find_recipe
-from brew_platform.config import load_config, override_text, parse_yaml, read_yaml
+from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
 from brew_platform.registry.gates import Gate, ReleaseConfig
 from brew_platform.settings import (
@@ -22,6 +22,7 @@ from brew_platform.settings import (
     Share,
     require_name,
 )
+from brew_platform.yaml_files import override_text, parse_yaml, read_yaml
 
 __all__ = [
     "COMMANDS",

@@ -16,10 +16,10 @@ from brew_cluster.releases.release import Release
 from brew_cluster.releases.results import collect, find_releases, write_tables
 from brew_cluster.releases.runner import StepRunner
 from brew_cluster.releases.sweep_file import write_sweep_file
-from brew_platform.config import override_text, read_yaml
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.errors import BrewError, ConfigError, UserError, first_cause
 from brew_platform.settings import require_name
+from brew_platform.yaml_files import override_text, read_yaml
 
 __all__ = ["SweepRecipe", "parse_sweep", "plan_sweep", "read_sweep", "run_sweep"]
 

@@ -8,8 +8,9 @@ from typing import Any
 from brew_data.prompts.suite_format import check_format_version
 from brew_data.prompts.task_suite import TaskSuite
 from brew_data.prompts.tasks import TaskSpec
-from brew_platform.config import load_config, parse_yaml
+from brew_platform.config import load_config
 from brew_platform.errors import ConfigError
+from brew_platform.yaml_files import parse_yaml
 
 __all__ = ["SUITES", "TaskSuite", "changed_suite", "load_suite"]
 

@@ -38,10 +38,10 @@ from typing import Annotated, Any
 
 import yaml
 
-from brew_platform.config import parse_yaml
 from brew_platform.errors import ConfigError, UserError
 from brew_platform.files import replace_atomically
 from brew_platform.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Settings
+from brew_platform.yaml_files import parse_yaml
 
 __all__ = [
     "DEFAULT_SCOPES",
