@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 
-from brew_cluster.jobs.dataset import Prepared, prepare
 from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import EVALUATION_MEMBERS, TRAINING_MEMBERS
 from brew_cluster.jobs.dataset_config import DatasetConfig
+from brew_cluster.jobs.dataset_tables import Prepared, prepare
 from brew_cluster.jobs.disk_space import require_space
 from brew_cluster.ray.local_ray import any_ray
 from brew_data.data_folder import DataFolder, DatasetInfo

@@ -14,7 +14,8 @@ from brew_cluster.cli.views.benchmark import show_report
 from brew_cluster.jobs.benchmark_report import evaluate_rows, make_document, write_benchmark
 from brew_cluster.jobs.benchmark_scores import score_rows
 from brew_cluster.jobs.context import TRAIN_CUT, build_context
-from brew_cluster.jobs.dataset import finish_dataset, make_bins, prepare
+from brew_cluster.jobs.dataset import finish_dataset, make_bins
+from brew_cluster.jobs.dataset_tables import prepare
 from brew_cluster.jobs.demo_config import DemoConfig
 from brew_cluster.jobs.demo_report import (
     show_curl,

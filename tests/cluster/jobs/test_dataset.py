@@ -1,10 +1,8 @@
 """The configuration, the folder and the check of a data set."""
 
-import fcntl
 import json
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,14 +10,14 @@ import pytest
 import yaml
 
 from brew_cluster.jobs.build_inputs import BuildInputs
-from brew_cluster.jobs.dataset import LOCK, build_folder, phase_names
+from brew_cluster.jobs.dataset import phase_names
 from brew_cluster.jobs.dataset_card import dataset_card, read_card, write_card
 from brew_cluster.jobs.dataset_check import check_dataset
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_cluster.jobs.demo_config import DemoConfig, load_recipe
 from brew_cluster.jobs.recipe import RECIPES
 from brew_cluster.jobs.tables_state import TablesState
-from brew_data.data_folder import DATASET_FILE, InputFile
+from brew_data.data_folder import InputFile
 from brew_data.packed_bins.plan import BinsPlan
 from brew_data.prompts.tokenizer import train_tokenizer
 from brew_data.schema import read_tables
@@ -98,44 +96,6 @@ def test_the_corpora_of_the_documentation_load(tmp_path: Path) -> None:
     assert any("neither a .jsonl or .parquet file of conversations" in problem.message for problem in check.errors)
 
 
-def test_a_folder_appears_only_when_the_build_succeeded(tmp_path: Path) -> None:
-    out = tmp_path / "data" / "shop"
-    folder = tmp_path / "data" / "shop.partial"
-
-    def fail() -> None:
-        with build_folder(out) as path:
-            assert path == folder
-            (path / "tables").mkdir()
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError, match="killed"):
-        fail()
-    assert not out.exists()
-    assert (folder / "tables").exists()  # with its log, for the user
-    with build_folder(out) as folder:
-        assert not (folder / "tables").exists()
-        (folder / DATASET_FILE).write_text("{}")
-    assert sorted(path.name for path in out.parent.rglob("*")) == [DATASET_FILE, "shop"]
-    with pytest.raises(UserError, match="is a complete data set: choose another folder"), build_folder(out):
-        pass
-
-
-def test_a_build_with_equal_settings_continues(tmp_path: Path) -> None:
-    out, partial = tmp_path / "shop", tmp_path / "shop.partial"
-
-    def fail(settings: str) -> list[str]:
-        with suppress(RuntimeError), build_folder(out, settings=settings) as folder:
-            found = [path.name for path in folder.iterdir() if path.name != LOCK]
-            (folder / "tables").mkdir(exist_ok=True)
-            raise RuntimeError("killed")
-        return found
-
-    assert [fail(settings) for settings in ("a", "a", "b", "b")] == [[], ["tables"], [], ["tables"]]
-    with build_folder(out) as folder:
-        assert folder == partial
-        assert not (folder / "tables").exists()
-
-
 def test_what_is_known_of_written_tables_is_restored(tmp_path: Path) -> None:
     assert TablesState.read(tmp_path) is None
     quarantine = Quarantine()
@@ -155,29 +115,6 @@ def test_what_is_known_of_written_tables_is_restored(tmp_path: Path) -> None:
     assert (found.written, found.split, found.removed) == (written, split, {"a.b": {"links": 2}})
     assert found.quarantine.counts() == quarantine.counts()
     assert (found.quarantine.examples, found.quarantine.rows) == (quarantine.examples, quarantine.rows)
-
-
-def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes.txt").touch()
-    (tmp_path / "a.partial").mkdir()
-    for name, message in (("full", "is not empty"), ("a", "no build wrote it")):
-        with pytest.raises(UserError, match=message), build_folder(tmp_path / name):
-            pass
-    (tmp_path / "empty").mkdir()
-    with build_folder(tmp_path / "empty"):
-        pass
-
-
-def test_two_builds_do_not_share_a_folder(tmp_path: Path) -> None:
-    partial = tmp_path / "out.partial"
-    partial.mkdir()
-    with (partial / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another build is writing"), build_folder(tmp_path / "out"):
-            pass
-    with build_folder(tmp_path / "out"):  # the other process ended
-        pass
 
 
 def test_the_check_collects_problems_of_every_kind() -> None:

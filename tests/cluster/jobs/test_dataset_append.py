@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from brew_cluster.jobs import dataset, dataset_append
-from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names
+from brew_cluster.jobs.build_folder import build_folder
+from brew_cluster.jobs.dataset import make_dataset, phase_names
 from brew_cluster.jobs.dataset_append import append_days, append_phases
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_check import TRAINING_MEMBERS

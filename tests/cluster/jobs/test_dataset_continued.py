@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from brew_cluster.jobs import dataset
-from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names
+from brew_cluster.jobs import dataset, dataset_tables
+from brew_cluster.jobs.build_folder import build_folder
+from brew_cluster.jobs.dataset import make_dataset, phase_names
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_config import DatasetConfig, load_dataset_config
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
@@ -54,20 +56,25 @@ def plans(data: DataFolder) -> dict[str, BinsPlan]:
 
 
 @pytest.mark.parametrize(
-    ("step", "call", "reads"),
+    ("module", "step", "call", "reads"),
     [
-        ("_pack_shard", 0, 0),
-        ("_write_shard", 0, 0),
-        ("_pack_shard", 1, 0),
-        ("build_pairs", 0, 0),
-        ("check_dataset", 0, 1),
+        (shard_packing, "_pack_shard", 0, 0),
+        (shard_packing, "_write_shard", 0, 0),
+        (shard_packing, "_pack_shard", 1, 0),
+        (dataset, "build_pairs", 0, 0),
+        (dataset_tables, "check_dataset", 0, 1),
     ],
 )
 def test_a_build_continues_after_the_last_finished_step(
-    config: DatasetConfig, step: str, call: int, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: DatasetConfig,
+    module: ModuleType,
+    step: str,
+    call: int,
+    reads: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = build(config, tmp_path / "whole")
-    module = shard_packing if step.startswith("_") else dataset
     original, calls = getattr(module, step), []
 
     def failing(*arguments: object, **options: object) -> Iterator[pa.Table]:

@@ -15,12 +15,14 @@ import pytest
 import yaml
 
 from brew_cluster.jobs import dataset, dataset_append
+from brew_cluster.jobs.build_folder import build_folder
 from brew_cluster.jobs.context import ALL, build_context
-from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names, prepare
+from brew_cluster.jobs.dataset import make_dataset, phase_names
 from brew_cluster.jobs.dataset_append import append_days, append_phases
 from brew_cluster.jobs.dataset_card import read_card
 from brew_cluster.jobs.dataset_check import check_dataset, print_check
 from brew_cluster.jobs.dataset_config import load_dataset_config
+from brew_cluster.jobs.dataset_tables import prepare
 from brew_cluster.jobs.tables_state import TABLES_STATE
 from brew_data.corpora.config import CorpusConfig, CorpusSourceConfig
 from brew_data.data_folder import DataFolder

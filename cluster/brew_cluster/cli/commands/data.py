@@ -54,7 +54,9 @@ def build(
         from brew_cluster.jobs.dataset_config import load_dataset_config
 
         config = load_dataset_config(recipe, overrides or [])
-        from brew_cluster.jobs.dataset import build_folder, make_dataset, phase_names, print_summary
+        from brew_cluster.jobs.build_folder import build_folder
+        from brew_cluster.jobs.dataset import make_dataset, phase_names
+        from brew_cluster.jobs.dataset_summary import print_summary
         from brew_platform.config import config_digest
         from brew_platform.console.progress import Phases
 
@@ -108,8 +110,9 @@ def append(
         from brew_data.data_folder import DataFolder
 
         config, existing = load_dataset_config(recipe, overrides or []), DataFolder.open(data.absolute())
-        from brew_cluster.jobs.dataset import build_folder, print_summary
+        from brew_cluster.jobs.build_folder import build_folder
         from brew_cluster.jobs.dataset_append import append_days, append_phases
+        from brew_cluster.jobs.dataset_summary import print_summary
         from brew_platform.console.progress import Phases
 
         with build_folder(out.absolute()) as folder, log_to(folder / "logs" / "data.log"):
