@@ -1,4 +1,7 @@
-"""Loads task suites from folders: `suite.yaml` with surfaces and templates, and a file per task."""
+"""Loads task suites from folders: `suite.yaml` with surfaces and templates, and a file per task.
+
+The class itself, `TaskSuite`, is in `brew_data.prompts.task_suite`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
