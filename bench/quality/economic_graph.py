@@ -28,9 +28,9 @@ def measure_suite(model: Path, folder: Path, console: Console, *, rows: int, qui
         quick: A few members and rows.
 
     Returns:
-        `tasks`: by name `tier`, `surface`, `rows`, `auc`, `baseline_auc` (`entity_mean`, the popularity baseline of
-        reports), the AUC of each baseline as `NAME_auc`, `best_auc` and `gap_closed`. `suite_seconds`: the whole
-        benchmark; `score_seconds`: the model's part.
+        `tasks`: by name `tier`, `surface`, `rows`, `auc`, `baseline_auc` (of `entity_mean`), the AUC of each baseline
+        as `NAME_auc`, `best_auc` and `gap_closed`. `suite_seconds`: the whole benchmark; `score_seconds`: the model's
+        part.
 
     Raises:
         StepFailed: A command failed; its message is above.
