@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from brew_platform.console.logging import JsonFormatter, PrivateId, open_log, open_process_log
 from brew_platform.errors import DataError, UserError
 
+from ...areas import AREAS
+
 
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -179,6 +181,13 @@ def test_exceptions_have_frames_and_causes_and_private_logs_leave_out_their_text
     line = JsonFormatter("x", private=True).format(record("failed", error=error))
     assert "ada" not in line
     assert json.loads(line)["exception"][0]["message"] == "a row is broken. Fix it."
+
+
+@pytest.mark.parametrize("package", AREAS.values())
+def test_the_log_of_a_process_has_the_records_of_every_package(package: str, tmp_path: Path) -> None:
+    with open_process_log(tmp_path / "a.log", process="replica"):
+        logging.getLogger(f"{package}.module").info("step")
+    assert [entry["message"] for entry in read(tmp_path / "a.log")] == ["step"]
 
 
 def test_closing_a_process_log_restores_levels(tmp_path: Path) -> None:
