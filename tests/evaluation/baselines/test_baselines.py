@@ -13,7 +13,8 @@ from brew_eval.baselines.boosted_trees import BoostedTrees, BoostedTreesSettings
 from brew_eval.baselines.factorisation import Factorisation, FactorisationSettings
 from brew_eval.baselines.matches import Matches
 from brew_eval.baselines.means import EntityMean, Popularity
-from brew_eval.baselines.sasrec import SasRec, SasRecSettings
+from brew_eval.baselines.sasrec import SasRec
+from brew_eval.baselines.sequential import SequentialSettings
 from brew_platform.errors import UserError
 from brew_platform.metrics import auc
 
@@ -38,8 +39,11 @@ def factorisation() -> Factorisation:
     return Factorisation("matrix_factorisation", [FactorisationSettings(factors=2)])
 
 
+SEQUENTIAL = SequentialSettings(hidden=8, heads=1, layers=1, length=16, most_epochs=6, learning_rate=0.05, dropout=0)
+
+
 def sasrec() -> SasRec:
-    return SasRec(SasRecSettings(hidden=8, heads=1, layers=1, length=16, most_epochs=6, learning_rate=0.05, dropout=0))
+    return SasRec(SEQUENTIAL)
 
 
 BASELINES: list[Callable[[], Baseline]] = [
