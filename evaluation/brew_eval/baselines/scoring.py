@@ -20,6 +20,7 @@ from brew_eval.baselines.base import Baseline
 from brew_eval.baselines.blend import Blend
 from brew_eval.baselines.boosted_trees import BoostedTrees
 from brew_eval.baselines.factorisation import biases, matrix_factorisation
+from brew_eval.baselines.hstu import Hstu
 from brew_eval.baselines.interactions import TaskInteractions
 from brew_eval.baselines.key_history import KeyHistory
 from brew_eval.baselines.matches import Matches
@@ -38,6 +39,7 @@ BASELINES: Mapping[str, Callable[[], Baseline]] = {
     "matches": Matches,
     "lightgbm": BoostedTrees,
     "sasrec": SasRec,
+    "hstu": Hstu,
 }
 BLEND = ("lightgbm", "matrix_factorisation")  # parts of the baseline `blend`
 PROTOCOLS: tuple[Literal["streaming", "frozen"], ...] = ("streaming", "frozen")

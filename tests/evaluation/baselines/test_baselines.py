@@ -11,6 +11,7 @@ from brew_eval.baselines.base import Baseline, Calibration
 from brew_eval.baselines.blend import Blend
 from brew_eval.baselines.boosted_trees import BoostedTrees, BoostedTreesSettings
 from brew_eval.baselines.factorisation import Factorisation, FactorisationSettings
+from brew_eval.baselines.hstu import Hstu
 from brew_eval.baselines.matches import Matches
 from brew_eval.baselines.means import EntityMean, Popularity
 from brew_eval.baselines.sasrec import SasRec
@@ -46,6 +47,10 @@ def sasrec() -> SasRec:
     return SasRec(SEQUENTIAL)
 
 
+def hstu() -> Hstu:
+    return Hstu(SEQUENTIAL)
+
+
 BASELINES: list[Callable[[], Baseline]] = [
     Popularity,
     EntityMean,
@@ -53,6 +58,7 @@ BASELINES: list[Callable[[], Baseline]] = [
     factorisation,
     trees,
     sasrec,
+    hstu,
     lambda: Blend("blend", [EntityMean(), factorisation()]),
 ]
 
