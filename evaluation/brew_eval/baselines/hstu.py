@@ -32,6 +32,10 @@ class Hstu(SequentialBaseline):
     A candidate is a token of its own (section 2.2: the ranking formulation). It contains the entity and not the
     reaction, and attends to the visible interactions, which contain both. Candidates do not attend to each other, so
     all candidates of a history are scored in one pass (section 3.4: M-FALCON).
+
+    Differences to the paper: an interaction is one token instead of two (entity, reaction); a candidate does not attend
+    to itself, but its embedding reaches the output through the residual connection and the gate; no features besides
+    entity, reaction and time.
     """
 
     name = "hstu"
