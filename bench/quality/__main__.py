@@ -1,7 +1,7 @@
 """`make bench-quality`: measures how well models and baselines rank.
 
 make bench-quality                                       all parts (about an hour on two cores)
-make bench-quality ARGS="--only baselines"               baselines on MovieLens (about 5 minutes)
+make bench-quality ARGS="--only baselines"               baselines on MovieLens (about 10 minutes)
 make bench-quality ARGS="--only movielens"               a model from scratch on MovieLens, on the same rows
 make bench-quality ARGS="--only economic_graph --model FOLDER"   a base model on all tasks of a generated network
 make bench-quality ARGS="--only movielens --validation"  on the last ratings before the cut, to choose settings
