@@ -20,14 +20,19 @@ settings.register_profile("brew", deadline=None)  # the time of an example depen
 settings.load_profile("brew")
 
 
-def pytest_configure() -> None:
-    """Handle SIGINT as in a terminal. A shell starts background jobs with SIGINT ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run quick tests first, and tests that start real components last."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Handle SIGINT as in a terminal, before the fixtures of a test start processes.
+
+    A shell starts background jobs with SIGINT ignored. A command that ends with an error ignores it too, because its
+    process exits then; a test that runs the command in its own process does not.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
