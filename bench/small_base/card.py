@@ -21,7 +21,7 @@ tags: [ranking, brew360]
 # small-base
 
 A decoder of {parameters:,} parameters ({bytes:,} bytes in bfloat16) that was trained from scratch on texts of generated
-professional networks. It is what `brew360 demo` starts from, as a large pre-trained model is in production.
+professional networks. `make base-model ARGS="--demo"` starts the demo from it, as production starts from a large model.
 
 | | |
 |---|---|
