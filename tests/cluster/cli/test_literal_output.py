@@ -326,7 +326,7 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "jobs.show_usage": lambda show, console, x: show(console, usage(x)),
     "mix_search.show_mix_search": lambda show, console, x: show(console, mix(x)),
     "dataset_check.print_check": lambda show, console, x: show(check(x), console),
-    "dataset.print_summary": lambda show, console, x: show(
+    "dataset_summary.print_summary": lambda show, console, x: show(
         card(x), SimpleNamespace(tokenizer=SimpleNamespace(from_=x)), Path(x), console
     ),
     "demo_report.show_rankings": lambda show, console, x: show(
