@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 from bench.base.result import read_report, show, task_figures, write
+from bench.commands import BREW360, TRAINING
 
 from brew_cluster.cli.runner import supervise
 from brew_cluster.jobs.recipe import find_recipe
@@ -176,13 +177,12 @@ def _convert(steps: Steps) -> Path:
 def measure(name: str, base: Path, options: Options, steps: Steps) -> dict[str, Any]:
     """Run the steps of one data set, and return its figures."""
     work = options.folder / name
-    brew360 = str(Path(sys.executable).parent / "brew360")
     source = [f"path={options.path}"] if name == "movielens" else []
     source += ["split.validation=true"] if options.validation else []
     converted = [] if options.base else ["convert"]
 
     def build(step: str, recipe: str, out: Path, settings: Sequence[str], after: Sequence[str]) -> Path:
-        command = [brew360, "data", "build", recipe, "--out", str(out), *source, *settings]
+        command = [BREW360, "data", "build", recipe, "--out", str(out), *source, *settings]
         files = [find_recipe("data", recipe), *sorted((HERE / "suites").rglob("*.yaml"))]
         return steps.run(f"{name}-{step}", command, output=out, files=files, after=after)
 
@@ -190,20 +190,20 @@ def measure(name: str, base: Path, options: Options, steps: Steps) -> dict[str, 
         out = work / step
         context = yaml.safe_load((work / data / "prompts" / "prompt.json").read_text())["format"]["context_length"]
         quick = [f"train.stages.{i}.steps={QUICK_STEPS}" for i in range(len(_stages(recipe)))] if options.quick else []
-        command = [brew360, "train", str(recipe), f"data={work / data}", f"run={out}", f"context_length={context}"]
+        command = [BREW360, "train", str(recipe), f"data={work / data}", f"run={out}", f"context_length={context}"]
         return steps.run(
             f"{name}-{step}",
             [*command, *settings, *quick],
             output=out,
             files=[recipe],
             after=after,
-            environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
+            environment=TRAINING,
         )
 
     def benchmark(step: str, model: Path, data: str, engine: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
         rows = options.synthetic_rows if name == "synthetic" else options.rows
         report = work / f"{step}.json"
-        command = [brew360, "benchmark", "run", str(model), "--data", str(work / data), "--rows", str(rows)]
+        command = [BREW360, "benchmark", "run", str(model), "--data", str(work / data), "--rows", str(rows)]
         command += ["--seed", str(options.seed), "--report", str(report), f"run={work / 'benchmark'}", *engine]
         return read_report(steps.run(f"{name}-{step}", command, output=report, after=after))
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.commands import BREW360
 from bench.data.result import FIGURES, scale_figures, show
 
 from brew_cluster.cli.runner import supervise
@@ -140,7 +141,7 @@ def _build(interactions: int, options: Options, steps: Steps) -> dict[str, Any]:
     name, out = f"build-{interactions}", _folder(interactions, options)
     members = interactions / INTERACTIONS_PER_MEMBER
     sizes = [f"source_config.{key}={round(share * members)}" for key, share in SOURCES[options.source].items()]
-    command = [str(Path(sys.executable).parent / "brew360"), "data", "build", options.source, "--out", str(out)]
+    command = [BREW360, "data", "build", options.source, "--out", str(out)]
     recipe = find_recipe("data", options.source)
     steps.run(name, [*command, *CHATS, *sizes], output=out, files=[recipe])
     card = json.loads((out / "card.json").read_text())

@@ -12,7 +12,7 @@ Run nothing else meanwhile. It prints tables and writes bench/out/quality.json; 
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,25 +90,30 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 
 
 def run(options: Options, console: PlainConsole) -> dict[str, Any]:
-    """Run the parts, write the JSON file after each, print their tables, and return the content of the file."""
+    """Run the parts, print their tables, and return the content of the JSON file; it is written after each figure."""
     if options.fresh:
         shutil.rmtree(options.folder, ignore_errors=True)
     content: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     release = options.data.name.replace("ml-", "movielens_")
-    write = _writer(content, options.out)
     if "baselines" in options.only:
-        write(release, {"baselines": dict(_baselines(options, console))})
+        baselines = {}
+        for name, figures in measure_movielens(
+            options.data, options.baselines, replicates=options.replicates, validation=options.validation
+        ):
+            console.print(f"{name}: {figures['seconds']} s")
+            baselines[name] = figures
+            _write(content, release, {"baselines": baselines}, options.out)
     if "movielens" in options.only:
-        found = train_and_measure(
+        figures = train_and_measure(
             options.data, options.folder / release, console,
             replicates=options.replicates, validation=options.validation, quick=options.quick,
         )  # fmt: skip
-        write(release, {"model": found, **{name: found[name] for name in (*COLUMNS, "train_seconds")}})
+        _write(content, release, figures, options.out)
     if "economic_graph" in options.only:
-        found = measure_suite(
+        figures = measure_suite(
             options.model, options.folder / "economic_graph", console, rows=options.rows, quick=options.quick
         )
-        write("economic_graph", found)
+        _write(content, "economic_graph", figures, options.out)
     if release in content:
         _show_movielens(content[release], release, console)
     if "economic_graph" in content:
@@ -117,33 +122,20 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
     return content
 
 
-def _baselines(options: Options, console: PlainConsole) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, found in measure_movielens(
-        options.data, options.baselines, replicates=options.replicates, validation=options.validation
-    ):
-        console.print(f"{name}: {found['seconds']} s")
-        yield name, found
-
-
-def _writer(content: dict[str, Any], out: Path) -> Callable[[str, Mapping[str, Any]], None]:
-    """Return a function that sets figures of a part, with their origin, and writes the file."""
-
-    def write(part: str, figures: Mapping[str, Any]) -> None:
-        origin = {"date": now(), "commit": source_commit(ROOT), "machine": machine(), "versions": versions(PACKAGES)}
-        content[part] = content.get(part, {}) | figures | origin
-        out.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(out, json.dumps(content, indent=1) + "\n")
-
-    return write
+def _write(content: dict[str, Any], part: str, figures: Mapping[str, Any], out: Path) -> None:
+    """Set figures of a part, with their origin, and write the file."""
+    origin = {"date": now(), "commit": source_commit(ROOT), "machine": machine(), "versions": versions(PACKAGES)}
+    content[part] = content.get(part, {}) | figures | origin
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(out, json.dumps(content, indent=1) + "\n")
 
 
 def _show_movielens(figures: Mapping[str, Any], title: str, console: PlainConsole) -> None:
     table = Table("", *COLUMNS.values(), "s", title=title, title_justify="left")
     for name, found in figures.get("baselines", {}).items():
         table.add_row(name, *(_text(found.get(column)) for column in COLUMNS), f"{found['seconds']:.0f}")
-    if "model" in figures:
-        found = figures["model"]
-        table.add_row("model", *(_text(found.get(column)) for column in COLUMNS), f"{found['train_seconds']:.0f}")
+    if "streaming_auc" in figures:
+        table.add_row("model", *(_text(figures.get(column)) for column in COLUMNS), f"{figures['train_seconds']:.0f}")
     console.print(table)
 
 

@@ -1,10 +1,10 @@
 """Measures a base model on all tasks of a generated network of another seed, beside baselines of that network."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from bench.commands import BREW360
 from rich.console import Console
 
 from brew_cluster.releases.steps import Steps
@@ -35,15 +35,14 @@ def measure_suite(model: Path, folder: Path, console: Console, *, rows: int, qui
     Raises:
         StepFailed: A command failed; its message is above.
     """
-    brew360 = str(Path(sys.executable).parent / "brew360")
     steps = Steps(folder / "steps", console, ["data", "benchmark"])
     settings = [f"tokenizer.from={model}", *(["source_config.members=150"] if quick else [])]
     data = steps.run(
-        "data", [brew360, "data", "build", str(RECIPE), "--out", str(folder / "data"), *settings],
+        "data", [BREW360, "data", "build", str(RECIPE), "--out", str(folder / "data"), *settings],
         output=folder / "data", files=[RECIPE],
     )  # fmt: skip
     report = folder / "report.json"
-    command = [brew360, "benchmark", "run", str(model), "--data", str(data), "--report", str(report)]
+    command = [BREW360, "benchmark", "run", str(model), "--data", str(data), "--report", str(report)]
     command += ["--rows", str(20 if quick else rows), "--baselines", ",".join(BASELINES)]
     steps.run("benchmark", [*command, f"run={folder / 'benchmark'}"], output=report, after=["data"])
     content = json.loads(report.read_text())

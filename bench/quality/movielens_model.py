@@ -3,11 +3,11 @@
 The steps are the product's commands. A finished step is not run again, and training continues from its last checkpoint.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.commands import BREW360, TRAINING
 from bench.quality.figures import movielens_figures
 from rich.console import Console
 
@@ -41,19 +41,18 @@ def train_and_measure(
     Raises:
         StepFailed: A command failed; its message is above.
     """
-    brew360 = str(Path(sys.executable).parent / "brew360")
     steps = Steps(folder / "steps", console, _STEPS)
     run = folder / "train"
 
     def build(name: str, settings: Sequence[str], after: Sequence[str]) -> Path:
         recipe, out = RECIPES / "movielens_data.yaml", folder / name
-        command = [brew360, "data", "build", str(recipe), "--out", str(out), f"path={data}", *settings]
+        command = [BREW360, "data", "build", str(recipe), "--out", str(out), f"path={data}", *settings]
         command += ["split.validation=true"] if validation else []
         return steps.run(name, command, output=out, files=[recipe], after=after)
 
     def score(name: str, built: Path, after: Sequence[str]) -> ScoredRows:
         report = folder / f"{name}.json"
-        command = [brew360, "benchmark", "run", str(run / "export"), "--data", str(built), "--history", name]
+        command = [BREW360, "benchmark", "run", str(run / "export"), "--data", str(built), "--history", name]
         command += ["--rows", "100" if quick else "all", "--baselines", "none", "--report", str(report)]
         steps.run(name, [*command, f"run={folder / 'benchmark'}"], output=report, after=after)
         return read_rows(report)
@@ -62,8 +61,8 @@ def train_and_measure(
     recipe = RECIPES / "movielens.yaml"
     settings = [f"data={built}", f"run={run}", *(["train.stages.0.steps=2"] if quick else [])]
     steps.run(
-        "train", [brew360, "train", str(recipe), *settings], output=run, files=[recipe], after=["data"],
-        environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
+        "train", [BREW360, "train", str(recipe), *settings], output=run, files=[recipe], after=["data"],
+        environment=TRAINING,
     )  # fmt: skip
     streaming = score("streaming", built, ["train"])
     # With frozen histories, a film too is shown as it stood at the cut.

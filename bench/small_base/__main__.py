@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import Any
 
 import yaml
+from bench.commands import BREW360, TRAINING
 from bench.small_base.card import write_card
 from bench.small_base.model_folders import tokens_of
 from bench.small_base.result import curve_point, gap_closed, show
@@ -134,7 +135,6 @@ class Pipeline:
 
     def __init__(self, options: Options, console: PlainConsole) -> None:
         self.options, self.folder = options, options.folder
-        self.brew360 = str(Path(sys.executable).parent / "brew360")
         self.steps = Steps(self.folder / "steps", console, self.names)
 
     @cached_property
@@ -217,7 +217,7 @@ class Pipeline:
     def train(self, name: str, run: str, data: Path, settings: Sequence[str], after: Sequence[str]) -> Path:
         """Train, or continue to train; return the run folder."""
         path, out = RECIPES / f"{run}.yaml", self.folder / name
-        command = [self.brew360, "train", str(path), f"data={data}", f"run={out}", f"context_length={_context(data)}"]
+        command = [BREW360, "train", str(path), f"data={data}", f"run={out}", f"context_length={_context(data)}"]
         command += [f"train.stages.{n}.steps={steps}" for n, steps in enumerate(stage_steps(run, self.options))]
         return self.steps.run(
             name,
@@ -225,13 +225,13 @@ class Pipeline:
             output=out,
             files=[path],
             after=after,
-            environment={"OMP_WAIT_POLICY": "PASSIVE"},  # threads that spin slow each other down beside other processes
+            environment=TRAINING,
         )
 
     def benchmark(self, name: str, model: Path, unseen: Path, after: Sequence[str]) -> dict[str, Any]:
         """Measure a model on the unseen graph; return the report of `brew360 benchmark`."""
         report = self.folder / f"{name}.json"
-        command = [self.brew360, "benchmark", "run", str(model), "--data", str(unseen)]
+        command = [BREW360, "benchmark", "run", str(model), "--data", str(unseen)]
         command += [] if self.options.rows is None else ["--rows", str(self.options.rows)]
         command += ["--seed", str(self.options.seed), "--report", str(report), f"run={self.folder / 'benchmark'}"]
         command += [f"engine.kind={self.options.engine}", *(part for task in TASKS for part in ("--task", task))]
@@ -243,7 +243,7 @@ class Pipeline:
         report = out / "report.json"
         tasks = [part for task in TASKS for part in ("--task", task)]
         self._module("demo-suite", "task_subset", [str(suite), *tasks], output=suite)
-        command = [self.brew360, "demo", "--source", "economic_graph", "--recipe", str(recipe), "--run-dir", str(out)]
+        command = [BREW360, "demo", "--source", "economic_graph", "--recipe", str(recipe), "--run-dir", str(out)]
         command += ["--registry", str(self.folder / "registry")]
         command += [f"suite={suite}", f"tokenizer.from={model}", f"train.model.init_from={model}"]
         if not report.is_file():
@@ -253,7 +253,7 @@ class Pipeline:
 
     def _build(self, name: str, settings: Sequence[str], *, after: Sequence[str]) -> Path:
         recipe, out = RECIPES / f"{name}_data.yaml", self.folder / f"{name}-data"
-        command = [self.brew360, "data", "build", str(recipe), "--out", str(out), *settings]
+        command = [BREW360, "data", "build", str(recipe), "--out", str(out), *settings]
         command += [f"source_config.members={QUICK_MEMBERS}"] if self.options.quick else []
         return self.steps.run(f"{name}-data", command, output=out, files=[recipe], after=after)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench.commands import BREW360
 from bench.tables.workload import write_workload
 
 from brew_platform.processes import ProcessTreeMeter
@@ -38,7 +39,7 @@ def main() -> None:
     )
     out = options.folder / "data"
     shutil.rmtree(out, ignore_errors=True)
-    command = [str(Path(sys.executable).parent / "brew360"), "data", "build", recipe.name, "--out", out.name]
+    command = [BREW360, "data", "build", recipe.name, "--out", out.name]
     print(" ".join(command[1:]), flush=True)
     start = time.perf_counter()
     with ProcessTreeMeter(interval_seconds=0.5) as memory:

@@ -40,7 +40,7 @@ def add_rating_averages(tables: Tables, stars_N: np.ndarray, *, until: int | Non
     ).combine_chunks()
     shown = tables.entities.take(pa.array(place_N))
     fields = shown["fields"].combine_chunks()
-    columns = {name: fields.field(name) for name in (field.name for field in fields.type)}
+    columns = {field.name: fields.field(field.name) for field in fields.type}
     columns[AVERAGE] = pa.array([None if np.isnan(average) else f"{average:.1f}" for average in average_N], pa.string())
     columns[RATINGS] = pa.array(_STEPS[np.searchsorted(_STEPS, count_N, side="right") - 1].astype(str).tolist())
     entities = shown.set_column(shown.column_names.index("entity_id"), "entity_id", ids)

@@ -1,11 +1,10 @@
 """What all baselines have in common, and popularity and means by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from brew_eval.baselines.base import Baseline, Calibration
 from brew_eval.baselines.blend import Blend
@@ -20,15 +19,6 @@ from brew_platform.errors import UserError
 from brew_platform.metrics import auc
 
 from .tiny import DAY, draw_rows, make_rows
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors of this size are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trees() -> BoostedTrees:

@@ -1,6 +1,6 @@
 """SASRec and HSTU: what they see of a history, and rules that they learn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -34,15 +34,6 @@ LEARNER = SequentialSettings(
 )
 MEMBERS, EVENTS, ENTITIES = 60, 24, 6
 SECONDS = 1_000_000  # microseconds
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors of this size are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(rule: Callable[[int, int, int, float], bool], seed: int = 0) -> TaskInteractions:
