@@ -298,6 +298,7 @@ VIEWS: dict[str, Callable[[Callable[..., Any], PlainConsole, str], Any]] = {
     "registry.show_versions": lambda show, console, x: show(console, [version(x)], [event(x, "promote")]),
     "registry.show_version": lambda show, console, x: show(console, version(x), [event(x, "promote")]),
     "registry.show_log": lambda show, console, x: show(console, [event(x)]),
+    "registry.print_event": lambda show, console, x: show(console, event(x), x, as_json=False),
     "registry.show_event": lambda show, console, x: show(console, event(x), x),
     "registry.show_diff": lambda show, console, x: show(
         console,

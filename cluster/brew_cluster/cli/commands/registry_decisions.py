@@ -1,18 +1,13 @@
 """`brew360 registry`: decide which version serves: gates, promotions, rollbacks, canaries, shadows, retirements."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from brew_cluster.cli.json_option import AsJson, print_json
+from brew_cluster.cli.json_option import AsJson
 from brew_cluster.cli.registry_options import Author, Note, RegistryName, RegistryUrl, VersionName, user_name
 from brew_cluster.cli.runner import report_errors
 from brew_platform.console.plain_console import PlainConsole
-
-if TYPE_CHECKING:
-    from brew_platform.registry.events import Event
-    from brew_platform.registry.registry import Registry
 
 __all__ = ["canary", "check", "promote", "retire", "rollback", "shadow"]
 
@@ -39,13 +34,14 @@ def check(
     """
     console = PlainConsole()
     with report_errors(console):
+        from brew_cluster.cli.views.registry import print_event
         from brew_cluster.jobs.registry import open_registry, recipe_gates
 
         opened = open_registry(registry, model)
         gates = None if recipe is None else recipe_gates(recipe)
         number = opened.resolve(version)
         event = opened.check(number, alias=alias, gates=gates, author=author or user_name(), note=note)
-        _print_event(console, event, opened, as_json)
+        print_event(console, event, opened.model, as_json=as_json)
 
 
 def promote(
@@ -79,6 +75,7 @@ def promote(
     """
     console = PlainConsole()
     with report_errors(console):
+        from brew_cluster.cli.views.registry import print_event
         from brew_cluster.jobs.registry import open_registry, recipe_gates
 
         opened = open_registry(registry, model)
@@ -92,7 +89,7 @@ def promote(
             reason=reason,
             replaces=replaces,
         )
-        _print_event(console, event, opened, as_json)
+        print_event(console, event, opened.model, as_json=as_json)
 
 
 def rollback(
@@ -109,11 +106,12 @@ def rollback(
     """
     console = PlainConsole()
     with report_errors(console):
+        from brew_cluster.cli.views.registry import print_event
         from brew_cluster.jobs.registry import open_registry
 
         opened = open_registry(registry, model)
         event = opened.rollback(alias, author=author or user_name(), note=note)
-        _print_event(console, event, opened, as_json)
+        print_event(console, event, opened.model, as_json=as_json)
 
 
 def canary(
@@ -166,12 +164,13 @@ def retire(
     """
     console = PlainConsole()
     with report_errors(console):
+        from brew_cluster.cli.views.registry import print_event
         from brew_cluster.jobs.registry import open_registry
 
         opened = open_registry(registry, model)
         number = opened.resolve(version)
         event = opened.append("retire", number, author=author or user_name(), note=note)
-        _print_event(console, event, opened, as_json)
+        print_event(console, event, opened.model, as_json=as_json)
         for alias, target in opened.aliases().items():
             if target == number and not as_json:
                 console.print(
@@ -193,18 +192,10 @@ def _append(
 ) -> None:
     console = PlainConsole()
     with report_errors(console):
+        from brew_cluster.cli.views.registry import print_event
         from brew_cluster.jobs.registry import open_registry
 
         opened = open_registry(url, model)
         number = opened.resolve(version)
         event = opened.append(kind, number, author=author or user_name(), note=note, share=share)
-        _print_event(console, event, opened, as_json)
-
-
-def _print_event(console: PlainConsole, event: "Event", registry: "Registry", as_json: bool) -> None:
-    from brew_cluster.cli.views.registry import show_event
-
-    if as_json:
-        print_json(asdict(event))
-        return
-    show_event(console, event, registry.model)
+        print_event(console, event, opened.model, as_json=as_json)

@@ -32,15 +32,14 @@ def approve(
     """
     console = PlainConsole()
     with report_errors(console):
-        from brew_cluster.cli.views.registry import show_event
+        from brew_cluster.cli.views.registry import print_event
         from brew_cluster.jobs.registry import open_registry
 
         opened = open_registry(registry, model)
         event = opened.append("approve", opened.resolve(version), author=author or user_name(), note=note)
+        print_event(console, event, opened.model, as_json=as_json)
         if as_json:
-            print_json(asdict(event))
             return
-        show_event(console, event, opened.model)
         found = opened.policy()
         roles = found.roles_of(event.author)
         aliases = [name for name, rule in found.aliases.items() if rule.approvals.keys() & {*roles}]

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 
+from brew_cluster.cli.json_option import print_json
 from brew_cluster.cli.views.table import add_row, make_table, print_table
 from brew_platform.console.plain_console import PlainConsole
 from brew_platform.registry.diff import Difference, VersionDiff
@@ -15,6 +17,7 @@ from brew_platform.registry.policy import Policy
 from brew_platform.registry.registry import Fault, Version
 
 __all__ = [
+    "print_event",
     "show_datasets",
     "show_diff",
     "show_event",
@@ -84,6 +87,14 @@ def show_log(console: PlainConsole, events: Sequence[Event]) -> None:
         version = event.version or None  # a policy belongs to no version
         add_row(table, event.number, event.time, event.author, event.kind, version, event.alias, _details(event))
     print_table(console, table, empty="no events")
+
+
+def print_event(console: PlainConsole, event: Event, model: str, *, as_json: bool) -> None:
+    """Print an event as JSON, or in one line what it did."""
+    if as_json:
+        print_json(asdict(event))
+    else:
+        show_event(console, event, model)
 
 
 def show_event(console: PlainConsole, event: Event, model: str) -> None:
