@@ -40,7 +40,8 @@ class MovieLensConfig(Settings):
 
     # 3.5 stars become: keep: rated_3.5 (suite movielens_half_stars); up: rated_4; down: rated_3.
     half_stars: Annotated[str, OneOf(HALF_STARS)] = "keep"
-    # Show with each rating the average and number of its film's earlier ratings (`brew_data.sources.rating_averages`).
+    # Show with each rating the average and number of the film's earlier ratings, and the member's bias until then
+    # (`brew_data.sources.rating_averages`).
     averages: bool = False
     averages_until: NonNegativeInt | None = None  # seconds since 1970; later ratings are in no average. null: no limit
 
