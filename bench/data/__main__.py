@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.commands import BREW360
-from bench.data.result import FIGURES, scale_figures, show
+from bench.data.result import FIGURES, scale_figures, show, speed_figures
 
 from brew_cluster.cli.runner import supervise
 from brew_cluster.jobs.recipe import find_recipe
@@ -114,7 +114,7 @@ def run(options: Options, console: PlainConsole) -> dict[str, Any]:
         content |= scale_figures(builds["small"], builds["large"])
     if "speed" in options.only:
         speed = _speed(options, steps)
-        content |= {name: speed[name] for name in FIGURES if name in speed} | {"speed": speed}
+        content |= speed_figures(speed) | {"speed": speed}
     if "contacts" in options.only:
         content |= _contacts(options, steps)
     content |= {

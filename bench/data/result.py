@@ -6,14 +6,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["FIGURES", "scale_figures", "show"]
+__all__ = ["FIGURES", "scale_figures", "show", "speed_figures"]
 
 # Figure -> what it is, and target of the project
 FIGURES: dict[str, tuple[str, str]] = {
-    "ours_tokens_per_second": ("chats rendered, tokenized and packed by us, tokens/s", ""),
-    "peer_tokens_per_second": ("the same chats tokenized by datasets.map and packed by TRL, tokens/s", ""),
+    "ours_tokens_per_second": ("prompts rendered, tokenized and packed by us, tokens/s", ""),
+    "peer_tokens_per_second": ("the same prompts tokenized by datasets.map and packed by TRL, tokens/s", ""),
     "ratio": ("ours / peer", ">= 8"),
-    "fill": ("share of the bins of 4,096 tokens that holds tokens", ">= 0.99"),
+    "chats_ours_tokens_per_second": ("the same with chats, whose interactions occur once", ""),
+    "chats_peer_tokens_per_second": ("the same chats by the peer", ""),
+    "chats_ratio": ("ours / peer", ">= 8"),
+    "fill": ("share of the bins of 4,096 tokens with chats that holds tokens", ">= 0.99"),
     "interactions_per_second": ("of the large build, from start to exit of the command", ""),
     "peak_rss_gb_500k": ("GB of all processes, small build", ""),
     "peak_rss_gb_5m": ("GB of all processes, large build", "< 8"),
@@ -38,6 +41,20 @@ def scale_figures(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[st
         "peak_rss_gb_5m": large["peak_bytes"] / 1e9,
         "memory_ratio_5m_500k": large["peak_bytes"] / small["peak_bytes"],
         "time_ratio_5m_500k": time_ratio,
+    }
+
+
+def speed_figures(speed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of the comparison with the peer.
+
+    Args:
+        speed: From `bench.data.speed.summarize`, of `prompts` and of `chats`.
+    """
+    names = ("ours_tokens_per_second", "peer_tokens_per_second", "ratio")
+    return {
+        **{name: speed["prompts"][name] for name in names},
+        **{f"chats_{name}": speed["chats"][name] for name in names},
+        "fill": speed["chats"]["fill"],
     }
 
 

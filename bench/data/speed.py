@@ -1,4 +1,4 @@
-"""Times the product's pipeline and the peer's on the same chats, in turns, each in its own processes."""
+"""Times the product's pipeline and the peer's on the same documents, in turns, each in its own processes."""
 
 import argparse
 import json
@@ -13,10 +13,15 @@ from typing import Any
 from brew_platform.errors import UserError
 from brew_platform.files import replace_atomically
 
-__all__ = ["PEERS", "summarize"]
+__all__ = ["KINDS", "PEERS", "summarize"]
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = "prompts/tokenizer.json"  # of a data folder
+# Kind of documents -> the share of the members whose documents are built
+KINDS = {
+    "chats": 1.0,  # of the recipe, in varied forms
+    "prompts": 0.25,  # each interaction of a trained task as the prompt that serving builds for it, with its answer
+}
 # Name of a setting of the peer -> processes of `datasets.map`; 0: as many as cores
 PEERS = {"peer_threads": 1, "peer_processes": 0}
 
@@ -32,9 +37,14 @@ def main() -> None:
         raise UserError(f"TRL is not installed in {options.packages}. Run `make bench-data`, which installs it.")
     data, work = options.data.absolute(), options.report.absolute().with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
+    found = {kind: _compare(kind, data, work, options) for kind in KINDS}
+    replace_atomically(options.report, json.dumps(found, indent=1))
+
+
+def _compare(kind: str, data: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     rounds: list[dict[str, Any]] = []
     for number in range(1, options.rounds + 1):
-        measured = {"ours": _run("ours", [str(data), "--bins", str(work / "bins")], work)}
+        measured = {"ours": _run("ours", [str(data), "--kind", kind, "--bins", str(work / "bins")], work)}
         if number == 1:
             _texts(data, work)
         for name, processes in PEERS.items():
@@ -44,8 +54,8 @@ def main() -> None:
             measured[name] = _run("peer", arguments, work, packages=options.packages)
         rounds.append(measured)
         speeds = ", ".join(f"{name} {row['tokens'] / row['seconds']:,.0f}" for name, row in measured.items())
-        print(f"round {number} of {options.rounds}, tokens/s: {speeds}", flush=True)
-    replace_atomically(options.report, json.dumps({**summarize(rounds), "rounds": rounds}, indent=1))
+        print(f"{kind}, round {number} of {options.rounds}, tokens/s: {speeds}", flush=True)
+    return {**summarize(rounds), "rounds": rounds}
 
 
 def summarize(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:

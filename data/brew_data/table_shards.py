@@ -36,7 +36,7 @@ __all__ = [
 
 BUCKETS = 1024  # the largest number of shards
 ROWS_PER_SHARD = 16_384  # interactions, so that two cores share the work on small data
-FEW_SHARDS = 64  # from here on a shard has up to 4 times as many rows; a shard is what one task holds in memory
+FEW_SHARDS = 256  # from here on a shard has up to 4 times as many rows; a shard is what one task holds in memory
 _NO_FIELDS = pa.struct([("_no_fields", pa.null())])  # a profile or an entity without fields, in a file
 
 

@@ -1,9 +1,14 @@
 """The first steps of a data set and of the demo: tables from a source, their split, the suite and the tokenizer."""
 
+import ctypes
+import gc
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import pyarrow as pa
 
 from brew_cluster.jobs.build_folder import LOCK, clear_folder
 from brew_cluster.jobs.build_inputs import BuildInputs, read_inputs
@@ -118,6 +123,7 @@ def prepare(
             else Tokenizer.from_model(config.tokenizer.from_)
         )
         progress.update(tokenizer.vocabulary_size)
+    _release_memory()
     return Prepared(
         folder=folder,
         inputs=found.inputs,
@@ -131,6 +137,17 @@ def prepare(
         compiler=PromptCompiler(suite, tokenizer, config.prompt),
         is_continued=is_continued,
     )
+
+
+def _release_memory() -> None:
+    """Give the memory of the tables and of the tokenizer's training back, as this process then waits for workers.
+
+    Allocators keep freed memory for later. Without glibc, only Arrow's is given back.
+    """
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _finished_tables(config: DatasetConfig, folder: Path, phases: Phases) -> TablesState | None:

@@ -206,7 +206,7 @@ def _encode(document: Document) -> _Encoded:
     segments = document.segments or (Segment(tokens=len(document.ids), prefix=0),)
     return _Encoded(
         np.array(document.ids, np.int32),
-        np.array(document.roles, np.uint8),
+        np.frombuffer(bytes(document.roles), np.uint8),
         np.array([segment.tokens for segment in segments], np.int32),
         np.array([segment.prefix for segment in segments], np.int32),
         document.cut.fields,

@@ -1,13 +1,13 @@
 """Shortens records to a number of tokens, field by field, and counts what was cut."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 
-__all__ = ["NOTHING_CUT", "Budget", "Cut"]
+__all__ = ["NOTHING_CUT", "Budget", "Cut", "total_cut"]
 
 Ids = tuple[int, ...]
 
@@ -32,6 +32,11 @@ class Cut:
 
 
 NOTHING_CUT = Cut()
+
+
+def total_cut(cuts: Iterable[Cut]) -> Cut:
+    """Return the sum of cuts. Most texts lose nothing, so that few are added."""
+    return sum((cut for cut in cuts if cut is not NOTHING_CUT), NOTHING_CUT)
 
 
 class Budget:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from brew_data.prompts.budget import NOTHING_CUT, Cut
+from brew_data.prompts.budget import NOTHING_CUT, Cut, total_cut
 from brew_data.prompts.entity import PastInteraction
 from brew_data.prompts.member_prompts import MemberPrompts, Prefix
 from brew_data.prompts.tasks import TaskSpec
@@ -140,7 +140,7 @@ class MemberDocuments(MemberPrompts):
             own = self.prefix(task, candidate=past.entity, before=past.timestamp)
             question, cut = self._compiler.question_of(task, self._values, past.entity)
             answer = self._compiler.label(task, past.action)
-            roles = [0] * len(question) + [1] * len(answer)
+            roles = (0,) * len(question) + (1,) * len(answer)
             candidate = self._ended((*question, *answer), roles, cut=cut, turns_dropped=own.turns_dropped)
             tokens += len(candidate.ids)
             if prefix is not None and (
@@ -152,9 +152,9 @@ class MemberDocuments(MemberPrompts):
             segments.append(Segment(tokens=len(candidate.ids), prefix=len(own.ids)))
         assert prefix is not None, "a slate has at least one candidate"
         document = Document(
-            ids=(*prefix.ids, *chain.from_iterable(candidate.ids for candidate in candidates)),
-            roles=(*(0 for _ in prefix.ids), *chain.from_iterable(candidate.roles for candidate in candidates)),
-            cut=sum((candidate.cut for candidate in candidates), prefix.head_cut + prefix.history_cut),
+            ids=prefix.ids + tuple(chain.from_iterable(candidate.ids for candidate in candidates)),
+            roles=(0,) * len(prefix.ids) + tuple(chain.from_iterable(candidate.roles for candidate in candidates)),
+            cut=total_cut([prefix.head_cut, prefix.history_cut, *(candidate.cut for candidate in candidates)]),
             turns_dropped=sum(candidate.turns_dropped for candidate in candidates),
             task=task.name,
             turns=(*(self._history[index] for index in prefix.shown), *scored[: len(candidates)]),
@@ -187,17 +187,16 @@ class MemberDocuments(MemberPrompts):
             shows_earlier: Begin with the turns before `start`, without loss, in up to half of the context.
         """
         head, cut = self._head(task, "")
+        turns = self._turns_of(task.history)
         ids, roles = list(head), [0] * len(head)
         first = start
         if shows_earlier:
-            budget = (
-                self._compiler.format.context_length // 2 - len(head) - self._turn(left[start], task.history).length
-            )
-            while first > 0 and (budget := budget - self._turn(left[first - 1], task.history).length) >= 0:
+            budget = self._compiler.format.context_length // 2 - len(head) - turns[left[start]].length
+            while first > 0 and (budget := budget - turns[left[first - 1]].length) >= 0:
                 first -= 1
         end = len(left)
         for place in range(first, len(left)):
-            turn = self._turn(left[place], task.history)
+            turn = turns[left[place]]
             if len(ids) + turn.length + 1 > self._compiler.format.context_length:
                 end = place
                 break
@@ -205,8 +204,8 @@ class MemberDocuments(MemberPrompts):
             role = int(place >= start and self._history[left[place]].surface in answered)
             roles += [0] * len(turn.question) + [role] * len(turn.answer)
             cut += turn.cut
-        turns = tuple(self._history[index] for index in left[first:end])
-        return self._ended(ids, roles, cut=cut, task=task.name, turns=turns), end
+        shown = tuple(self._history[index] for index in left[first:end])
+        return self._ended(ids, roles, cut=cut, task=task.name, turns=shown), end
 
     def _ended(self, ids: Sequence[int], roles: Sequence[int], **values: Any) -> Document:
         """Return a document that ends with `<|end|>`, which a last answer can bring itself."""

@@ -4,13 +4,13 @@ Each past interaction is encoded once, however many prompts show it, so the time
 or for a member's training documents, grows linearly with the history.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from brew_data.prompts.budget import NOTHING_CUT, Cut
+from brew_data.prompts.budget import Cut, total_cut
 from brew_data.prompts.chat import question_ids
 from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
@@ -83,7 +83,7 @@ class MemberPrompts:
     ) -> None:
         self._compiler, self._values = compiler, field_values(profile)
         self._history = sorted(history, key=attrgetter("timestamp"))
-        self._turns: dict[tuple[int, int | None], Turn] = {}
+        self._turns: dict[int | None, _Turns] = {}  # by `HistoryPolicy.entity_tokens`
         self._heads: dict[tuple[str, str], tuple[Ids, Cut]] = {}
         self._selectors: dict[HistoryPolicy, HistorySelector] = {}
 
@@ -173,7 +173,7 @@ class MemberPrompts:
             shown=places,
             turns_dropped=self.visible(task, before) - len(places),
             head_cut=head_cut,
-            history_cut=sum((turn.cut for turn in turns), NOTHING_CUT),
+            history_cut=total_cut(turn.cut for turn in turns),
         )
 
     def fill(
@@ -197,8 +197,9 @@ class MemberPrompts:
         """
         policy = self._compiler.policy(task)
         taken: list[int] = []
+        turns = self._turns_of(policy)
         for index in watch(self._selector(policy).ranked(before, candidate)[: policy.max_interactions]):
-            budget -= self._turn(index, policy).length
+            budget -= turns[index].length
             if budget < 0:
                 break
             taken.append(index)
@@ -210,8 +211,8 @@ class MemberPrompts:
         Args:
             shown: Places in the history.
         """
-        policy = self._compiler.policy(task)
-        return [self._turn(index, policy) for index in shown]
+        turns = self._turns_of(self._compiler.policy(task))
+        return [turns[index] for index in shown]
 
     def visible(self, task: TaskSpec, before: int | None) -> int:
         """Return the number of interactions that the policy can show at a moment, whatever the budget."""
@@ -230,7 +231,8 @@ class MemberPrompts:
         history = compiler.prefix_budget - compiler.format.head_tokens
         most = policy.max_interactions or history // (len(question_ids(compiler.tokenizer, ())) + 1)
         possible = visible[first_possible(len(visible), most) :].tolist()  # only these are encoded
-        lengths = [self._turn(index, policy).length for index in watch(possible)]
+        turns = self._turns_of(policy)
+        lengths = [turns[index].length for index in watch(possible)]
         hop = hop_limit(policy.hop_tokens, history)
         return tuple(possible[first_kept(lengths, budget=budget, hop=hop, most=most) :])
 
@@ -240,15 +242,29 @@ class MemberPrompts:
             self._heads[key] = self._compiler.head_of(task, self._values, own_words)
         return self._heads[key]
 
-    def _turn(self, index: int, policy: HistoryPolicy) -> Turn:
-        key = index, policy.entity_tokens
-        if key not in self._turns:
-            if len(self._turns) == _KEPT_TURNS:
-                self._turns.clear()
-            self._turns[key] = self._compiler.turn_of(self._values, self._history[index], policy.entity_tokens)
-        return self._turns[key]
+    def _turns_of(self, policy: HistoryPolicy) -> "_Turns":
+        """Return the encoded turns of the history as a policy shows them, by place; a missing one is encoded."""
+        tokens = policy.entity_tokens
+        if tokens not in self._turns:
+            compiler, values, history = self._compiler, self._values, self._history
+            self._turns[tokens] = _Turns(lambda index: compiler.turn_of(values, history[index], tokens))
+        return self._turns[tokens]
 
     def _selector(self, policy: HistoryPolicy) -> HistorySelector:
         if policy not in self._selectors:
             self._selectors[policy] = HistorySelector(policy, self._compiler.suite, self._history)
         return self._selectors[policy]
+
+
+class _Turns(dict[int, Turn]):
+    """Turns by their place in the history. A missing one is encoded and kept, and all are dropped at `_KEPT_TURNS`."""
+
+    def __init__(self, encode: Callable[[int], Turn]) -> None:
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, index: int) -> Turn:
+        if len(self) == _KEPT_TURNS:
+            self.clear()
+        turn = self[index] = self._encode(index)
+        return turn

@@ -7,11 +7,11 @@ import hashlib
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tokenizers import Encoding, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
@@ -98,6 +98,7 @@ class Tokenizer:
         self._bytes = self._byte_ids()
         self._byte_of = {self._fast.id_to_token(id_): byte for byte, id_ in enumerate(self._bytes)}
         self._cache = ByteLimitedCache[str, tuple[int, ...]](CACHE_BYTES, entry_limit=ENTRY_BYTES)
+        self._splits_lines = _splits_lines(json.loads(self._json))
         if (decoded := self.decode(self.encode(PROBE))) != PROBE:
             raise UserError(
                 f"the tokenizer changes text: {PROBE!r} becomes {decoded!r}. Use the tokenizer.json that the model was "
@@ -140,17 +141,26 @@ class Tokenizer:
 
         Args:
             text: Any text.
-            cached: Keep the result, within `CACHE_BYTES`: for the turns of entities and for instructions, which repeat.
-                Other texts of requests must not stay in memory.
+            cached: Keep the ids, within `CACHE_BYTES`: for the turns of entities and for instructions, which repeat.
+                Other texts of requests must not stay in memory. If the tokenizer splits lines, each line is kept: a
+                description is the same line in all forms of its entity.
 
         Raises:
             UserError: The text has half of a surrogate pair, so it is not Unicode.
         """
-        ids = self._cache.get(text) if cached else None
+        if not cached:
+            return self._encode(text)
+        if not self._splits_lines:
+            return self._kept(text)
+        *lines, last = text.split("\n")
+        ids = [id_ for line in lines for id_ in self._kept(f"{line}\n")]
+        return (*ids, *self._kept(last)) if last else tuple(ids)
+
+    def _kept(self, text: str) -> tuple[int, ...]:
+        ids = self._cache.get(text)
         if ids is None:
-            ids = self._encode(text)
-            if cached:  # an id takes up to 32 bytes and 8 of the tuple
-                self._cache.put(text, ids, size=sys.getsizeof(text) + sys.getsizeof(ids) + 32 * len(ids))
+            ids = self._encode(text)  # an id takes up to 32 bytes and 8 of the tuple
+            self._cache.put(text, ids, size=sys.getsizeof(text) + sys.getsizeof(ids) + 32 * len(ids))
         return ids
 
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -307,6 +317,14 @@ class Tokenizer:
 
 def _load(json_text: str, control_tokens: ControlTokens, base_digest: str | None) -> Tokenizer:
     return Tokenizer(json_text, control_tokens, base_digest=base_digest)
+
+
+def _splits_lines(file: Mapping[str, Any]) -> bool:
+    """Whether no token has characters of two lines, so that lines can be encoded one by one."""
+    steps = (file["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
+    split = {"type": "Split", "pattern": {"String": "\n"}, "behavior": "MergedWithPrevious", "invert": False}
+    added = any("\n" in token["content"] for token in file["added_tokens"])
+    return steps[0] == split and file["normalizer"] is None and not added
 
 
 def _byte_level_alphabet() -> list[str]:

@@ -42,6 +42,14 @@ def test_outside_text_never_yields_a_control_id(tokenizer: Tokenizer, text: str)
     assert tokenizer.decode(ids) == text
 
 
+@given(st.lists(with_control_words, max_size=4).map("\n".join))
+@settings(deadline=None)
+def test_kept_lines_have_the_ids_of_the_whole_text(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer._splits_lines
+    for _ in range(2):  # the second time, all lines are kept ones
+        assert tokenizer.encode(text, cached=True) == tokenizer.encode(text)
+
+
 def test_a_corpus_that_spells_control_tokens_does_not_make_them_reachable() -> None:
     corpus = [f"{token} hello {token}" for token in CONTROL_TOKENS] * 20
     trained = train_tokenizer(corpus, vocabulary_size=400)
