@@ -5,7 +5,6 @@ shown. For `brew360 data inspect`.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from brew_cluster.jobs.member_rows import read_member
 from brew_data.data_folder import DataFolder
 from brew_data.packed_bins.packed_documents import PackedDocument, find_document, read_bin
 from brew_data.packed_bins.plan import PLAN_FILE, BinsPlan
+from brew_data.pipelines.documents import member_documents
 from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.compiler import Document, PastInteraction, PromptCompiler
 from brew_data.prompts.history import HistoryPolicy
@@ -28,7 +28,7 @@ from brew_data.prompts.tokenizer import Tokenizer
 from brew_data.prompts.variation import VariationConfig
 from brew_data.schema import iso_time, micros
 from brew_data.segments import Segment
-from brew_data.split import is_in_part, member_hash
+from brew_data.split import is_in_part
 from brew_platform.config import load_config
 from brew_platform.errors import UserError
 
@@ -195,13 +195,9 @@ def inspect_member(
     variation = load_config(VariationConfig, config["variation"])
     if (data.folder / "evaluation").is_dir() and is_in_part(member_id, EVALUATION_MEMBERS):
         variation = VariationConfig(share=0.0)  # evaluation reads the first forms
-    documents = compiler.documents(
-        profile,
-        records.history(training_rows),
-        turn_of=member_hash(member_id),
-        variation=partial(variation.draw, member_id),
-        slates=config.get("slates", False),
-    )
+    history = records.history(training_rows)
+    slates = config.get("slates", False)
+    documents = list(member_documents(compiler, member_id, profile, history, variation=variation, slates=slates))
     if not documents:
         raise UserError(
             f"member {member_id} has no training documents in {data.folder}: none of the interactions is on a trained "

@@ -1,6 +1,6 @@
 """The training documents of members: compiled from the tables, and packed into the bins that training reads."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from brew_data.packed_bins.plan import BinsPlan
 from brew_data.packed_bins.schema import BINS_PER_FILE, CUTS
 from brew_data.pipelines.member_groups import CompilerSpec, compiler_spec, load_compiler, read_members
 from brew_data.pipelines.shard_packing import pack_shards
-from brew_data.prompts.compiler import Document, PromptCompiler
+from brew_data.prompts.compiler import Document, PastInteraction, PromptCompiler
 from brew_data.prompts.variation import VariationConfig
 from brew_data.records import MemberHistory
 from brew_data.segments import Segment
@@ -21,7 +21,7 @@ from brew_data.split import EVERYONE, Split, member_hash
 from brew_data.table_shards import TableShards
 from brew_platform.errors import UserError
 
-__all__ = ["build_bins", "compile_documents", "document_table"]
+__all__ = ["build_bins", "compile_documents", "document_table", "member_documents"]
 
 
 def build_bins(
@@ -112,11 +112,12 @@ def compile_documents(
 
     def named() -> Iterator[tuple[str, Document]]:
         for member in members:
-            compiled = compiler.documents(
+            compiled = member_documents(
+                compiler,
+                member.member_id,
                 member.profile,
                 member.history,
-                turn_of=member_hash(member.member_id),
-                variation=None if variation is None else partial(variation.draw, member.member_id),
+                variation=variation,
                 after=after,
                 slates=slates,
             )
@@ -124,6 +125,39 @@ def compile_documents(
                 yield f"{member.member_id}/{i:06d}", document
 
     return document_table(named())
+
+
+def member_documents(
+    compiler: PromptCompiler,
+    member_id: str,
+    profile: Mapping[str, object],
+    history: Sequence[PastInteraction],
+    *,
+    variation: VariationConfig | None,
+    after: int | None = None,
+    slates: bool = False,
+) -> Iterator[Document]:
+    """Yield the training documents of one member, in all their copies.
+
+    Args:
+        compiler: Compiles the documents.
+        member_id: The id of the member.
+        profile: The member's fields by name.
+        history: The interactions that are trained, in order of time.
+        variation: As for `build_bins`.
+        after: As for `build_bins`.
+        slates: As for `build_bins`.
+    """
+    config = variation or VariationConfig(share=0.0)
+    for copy in range(config.copies):
+        yield from compiler.documents(
+            profile,
+            config.shown(member_id, copy, history),
+            turn_of=member_hash(member_id),
+            variation=partial(config.draw, f"{member_id}/{copy}" if copy else member_id),
+            after=after,
+            slates=slates,
+        )
 
 
 def document_table(named: Iterable[tuple[str, Document]]) -> pa.Table:

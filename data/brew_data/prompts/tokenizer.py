@@ -321,10 +321,10 @@ def _load(json_text: str, control_tokens: ControlTokens, base_digest: str | None
 
 def _splits_lines(file: Mapping[str, Any]) -> bool:
     """Whether no token has characters of two lines, so that lines can be encoded one by one."""
-    steps = (file["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
+    steps = (file.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
     split = {"type": "Split", "pattern": {"String": "\n"}, "behavior": "MergedWithPrevious", "invert": False}
-    added = any("\n" in token["content"] for token in file["added_tokens"])
-    return steps[0] == split and file["normalizer"] is None and not added
+    added = any("\n" in token["content"] for token in file.get("added_tokens", []))
+    return steps[0] == split and file.get("normalizer") is None and not added
 
 
 def _byte_level_alphabet() -> list[str]:

@@ -120,6 +120,18 @@ def test_a_part_of_the_members_reads_its_shards_only(built: Built, tmp_path: Pat
     assert packed(tmp_path / "0") + packed(tmp_path / "1") == packed(built.bins)
 
 
+def test_copies_add_documents_with_parts_of_the_history(built: Built, tmp_path: Path) -> None:
+    once = VariationConfig(share=0.5)
+    several = VariationConfig(share=0.5, copies=3, least_shown=0.5)
+    first, all_ = compiled(built, variation=once), compiled(built, variation=several)
+    assert first <= all_
+    added = sum(sum(roles) * count for (_, roles), count in (all_ - first).items())
+    trained = sum(sum(roles) * count for (_, roles), count in first.items())
+    assert 1.3 < added / trained < 1.7  # two copies with three quarters of the answers each
+    built.build(tmp_path, variation=several)
+    assert packed(tmp_path) == all_
+
+
 @pytest.mark.parametrize("stage", ["_pack_shard", "_write_shard"])
 @pytest.mark.parametrize("after", [0, 3])
 def test_a_killed_build_continues_with_the_shards_that_are_left(

@@ -163,7 +163,29 @@ def test_the_share_of_documents_that_vary(share: float, least: int, most: int) -
     assert least <= sum(config.draw("m", number) is not FIRST for number in range(1000)) <= most
 
 
-@pytest.mark.parametrize("changes", [{"share": -0.1}, {"share": 1.1}, {"seed": -1}])
+@given(st.integers(0, 2**40), st.text(max_size=8), st.lists(st.integers(), max_size=40), st.floats(0, 1))
+def test_a_copy_has_a_part_of_the_history_in_its_order(
+    seed: int, member: str, history: list[int], least: float
+) -> None:
+    config = VariationConfig(seed=seed, copies=3, least_shown=least)
+    parts = [config.shown(member, copy, history) for copy in range(3)]
+    assert parts[0] == history
+    for part in parts:
+        left = iter(history)
+        assert all(past in left for past in part)  # a subsequence
+    assert parts == [config.shown(member, copy, history) for copy in range(3)]
+
+
+def test_copies_show_between_the_least_share_and_everything() -> None:
+    config = VariationConfig(copies=2, least_shown=0.4)
+    shares = [len(config.shown(f"m{number}", 1, range(1_000))) / 1_000 for number in range(300)]
+    assert 0.35 < min(shares) < 0.45
+    assert max(shares) > 0.95
+    assert 0.67 < sum(shares) / len(shares) < 0.73
+    assert config.shown("m0", 1, range(99)) != config.shown("m0", 2, range(99)) != config.shown("m1", 2, range(99))
+
+
+@pytest.mark.parametrize("changes", [{"share": -0.1}, {"share": 1.1}, {"seed": -1}, {"copies": 0}, {"least_shown": 2}])
 def test_a_setting_out_of_its_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         VariationConfig(**changes)
