@@ -85,7 +85,7 @@ $(VENV)/bench/.ready: requirements/bench.txt $(VENV)/.ready
 bench-serve: setup ## compare ranking over HTTP with vLLM's server; needs a demo run (about an hour)
 	$(BIN)/python -m bench.serve $(ARGS)
 
-bench-data: $(VENV)/bench/.ready ## compare the data pipeline with datasets.map and TRL, at two sizes (about 40 minutes)
+bench-data: $(VENV)/bench/.ready ## compare the data pipeline with datasets.map and TRL, at two sizes (about half an hour)
 	$(BIN)/python -m bench.data $(ARGS)
 
 bench-platform: setup ## measure the registry on a folder, moto and Ceph RGW, with 1,000 faults on each (about 40 minutes)
