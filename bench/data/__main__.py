@@ -2,8 +2,8 @@
 
 The steps are commands. A finished step is not run again, so an interrupted run continues.
 
-make bench-data                                  everything (about half an hour on two cores; run nothing else meanwhile)
-make bench-data ARGS="--only speed"              tokens/s beside the peer, on the chats of the small build
+make bench-data                                  everything (half an hour on two cores; run nothing else meanwhile)
+make bench-data ARGS="--only speed"              tokens/s beside the peer, on prompts and chats
 make bench-data ARGS="--only scale"              time and memory of `brew360 data build` at both sizes
 make bench-data ARGS="--only contacts"           recall and precision of the removal of contacts
 make bench-data ARGS="--interactions 100000 --large 1000000"    other sizes
