@@ -99,13 +99,13 @@ def test_the_file_has_every_figure(source: str, tmp_path: Path, monkeypatch: pyt
     content = json.loads((tmp_path / "out/data.json").read_text())
     assert set(FIGURES) >= ISSUED
     assert all(content[name] is not None for name in FIGURES)
-    assert content["time_ratio_5m_500k"] == pytest.approx(0.25)  # the same time for four times the interactions
+    assert content["time_ratio_5m_500k"] == pytest.approx(0.5)  # the same time for twice the interactions
     assert {"machine", "versions", "date", "commit", "builds", "speed", "contacts"} <= set(content)
     text = console.export_text()
-    for shown in (*FIGURES, "0.985", "20,000 interactions, 9,000 tokens: 10 s (tables 1, bins 2)"):
+    for shown in (*FIGURES, "0.985", "40,000 interactions, 9,000 tokens: 10 s (tables 1, bins 2)"):
         assert shown in text
-    assert FinishedSteps.last.names == ["build-5000", "build-20000", "speed", "contacts"]
-    assert f"source_config.members={200}" in FinishedSteps.last.commands[1]
+    assert FinishedSteps.last.names == ["build-20000", "build-40000", "speed", "contacts"]
+    assert f"source_config.members={400}" in FinishedSteps.last.commands[1]
 
 
 def test_parts_that_are_not_run_leave_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,9 @@ def test_parts_that_are_not_run_leave_null(tmp_path: Path, monkeypatch: pytest.M
 def test_quick_runs_have_their_own_folder_and_file() -> None:
     options = command.parse(["--quick"])
     assert (options.folder, options.out) == (Path("runs/bench-data-quick"), Path("bench/out/data-quick.json"))
-    assert (options.interactions, options.large, options.rounds) == (5_000, 20_000, 1)
+    assert (options.interactions, options.large, options.rounds) == (20_000, 40_000, 1)
+    for source, shares in command.SOURCES.items():  # fewer members have none for evaluation
+        assert shares["members"] * options.interactions / command.INTERACTIONS_PER_MEMBER >= 150, source
     full = command.parse(["--only", "scale"])
     assert (full.interactions, full.large, full.only) == (500_000, 5_000_000, ["scale"])
 
