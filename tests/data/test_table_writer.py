@@ -252,8 +252,8 @@ def test_tables_that_were_there_are_replaced(tmp_path: Path) -> None:
 
 
 def test_the_number_of_shards_depends_on_the_rows_only() -> None:
-    rows = (0, 1, 10, 11, 20, 21, 40, 41, 2_560, 2_561, 10_240, 10_241, 10**9)
-    assert [shard_count(count, 10) for count in rows] == [1, 1, 1, 2, 2, 4, 4, 8, 256, 256, 256, 512, BUCKETS]
+    rows = (0, 1, 10, 11, 20, 21, 40, 41, 640, 641, 2_560, 2_561, 10_240, 10_241, 10**9)
+    assert [shard_count(count, 10) for count in rows] == [1, 1, 1, 2, 2, 4, 4, 8, 64, 128, 256, 256, 256, 512, BUCKETS]
 
 
 @pytest.mark.parametrize("fault", ["missing", "other count", "empty"])

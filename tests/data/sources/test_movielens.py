@@ -120,7 +120,7 @@ def test_the_1m_release(tmp_path: Path) -> None:
 
 
 def test_a_film_is_shown_with_its_earlier_ratings(tmp_path: Path) -> None:
-    rows = [(1, 7, 4, 100), (2, 7, 2, 200), (3, 7, 5, 200), (3, 8, 5, 200), (1, 8, 1, 300)]
+    rows = [(1, 7, 4, 100), (2, 7, 2, 200), (3, 7, 5, 200), (3, 8, 5, 200), (1, 8, 1, 300), (2, 8, 3, 300)]
     files = {
         "ratings.dat": "".join("::".join(map(str, row)) + "\n" for row in rows).encode(),
         "movies.dat": b"7::Heat (1995)::Crime\n8::Alien (1979)::Horror\n9::Up (2009)::Animation\n",
@@ -129,16 +129,18 @@ def test_a_film_is_shown_with_its_earlier_ratings(tmp_path: Path) -> None:
     tables = MovieLens(config=MovieLensConfig(averages=True), path=folder).read()
     plain = read_movielens(folder)
     assert tables.interactions.drop_columns("entity_id") == plain.interactions.drop_columns("entity_id")
-    assert tables.interactions["entity_id"].to_pylist() == ["7@1", "7@2", "7@3", "8@4", "8@5"]
+    assert tables.interactions["entity_id"].to_pylist() == ["7@1", "7@2", "7@3", "8@4", "8@5", "8@6"]
     assert tables.entities["entity_id"].to_pylist() == tables.interactions["entity_id"].to_pylist()
     fields = tables.entities["fields"].to_pylist()
     first = {"title": "Heat (1995)", "genres": "Crime", "average": None, "ratings": "0", "member_bias": "+0.0"}
     assert fields[0] == first
     # Both of second 200 see the rating of second 100 alone; all films had the average 4.
     assert [(row["average"], row["ratings"]) for row in fields[1:4]] == [("4.0", "1"), ("4.0", "1"), ("4.0", "0")]
-    assert (fields[4]["average"], fields[4]["ratings"]) == ("4.1", "1")
+    alien = {"title": "Alien (1979)", "genres": "Horror", "average": "4.1", "ratings": "1"}
+    # Member 1 rated when there was no average; member 2 gave 2 where the average was 4: -2 / (1 + 5).
+    assert fields[4:] == [alien | {"member_bias": "+0.0"}, alien | {"member_bias": "-0.3"}]
     until = MovieLens(config=MovieLensConfig(averages=True, averages_until=150), path=folder).read()
-    assert [row["average"] for row in until.entities["fields"].to_pylist()] == [None, "4.0", "4.0", "4.0", "4.0"]
+    assert [row["average"] for row in until.entities["fields"].to_pylist()] == [None, "4.0", "4.0", "4.0", "4.0", "4.0"]
     with pytest.raises(ConfigError, match="Set averages to true"):
         MovieLensConfig(averages_until=150)
     template = load_suite("movielens").entities["movie"]
