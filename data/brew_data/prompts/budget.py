@@ -1,13 +1,13 @@
 """Shortens records to a number of tokens, field by field, and counts what was cut."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from brew_data.prompts.templates import RecordTemplate
 from brew_data.prompts.tokenizer import Tokenizer
 
-__all__ = ["NOTHING_CUT", "Budget", "Cut", "total_cut"]
+__all__ = ["NOTHING_CUT", "Budget", "Cut"]
 
 Ids = tuple[int, ...]
 
@@ -25,6 +25,8 @@ class Cut:
     tokens: int = 0
 
     def __add__(self, other: "Cut") -> "Cut":
+        if other is NOTHING_CUT:  # of most texts; long histories add thousands
+            return self
         return Cut(fields=self.fields + other.fields, tokens=self.tokens + other.tokens)
 
     def __bool__(self) -> bool:
@@ -32,11 +34,6 @@ class Cut:
 
 
 NOTHING_CUT = Cut()
-
-
-def total_cut(cuts: Iterable[Cut]) -> Cut:
-    """Return the sum of cuts. Most texts lose nothing, so that few are added."""
-    return sum((cut for cut in cuts if cut is not NOTHING_CUT), NOTHING_CUT)
 
 
 class Budget:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from brew_data.prompts.budget import NOTHING_CUT, Cut, total_cut
+from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.entity import PastInteraction
 from brew_data.prompts.member_prompts import MemberPrompts, Prefix
 from brew_data.prompts.tasks import TaskSpec
@@ -154,7 +154,7 @@ class MemberDocuments(MemberPrompts):
         document = Document(
             ids=prefix.ids + tuple(chain.from_iterable(candidate.ids for candidate in candidates)),
             roles=(0,) * len(prefix.ids) + tuple(chain.from_iterable(candidate.roles for candidate in candidates)),
-            cut=total_cut([prefix.head_cut, prefix.history_cut, *(candidate.cut for candidate in candidates)]),
+            cut=sum((candidate.cut for candidate in candidates), prefix.head_cut + prefix.history_cut),
             turns_dropped=sum(candidate.turns_dropped for candidate in candidates),
             task=task.name,
             turns=(*(self._history[index] for index in prefix.shown), *scored[: len(candidates)]),

@@ -10,7 +10,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from brew_data.prompts.budget import Cut, total_cut
+from brew_data.prompts.budget import NOTHING_CUT, Cut
 from brew_data.prompts.chat import question_ids
 from brew_data.prompts.entity import Entity, PastInteraction
 from brew_data.prompts.fields import field_values
@@ -173,7 +173,7 @@ class MemberPrompts:
             shown=places,
             turns_dropped=self.visible(task, before) - len(places),
             head_cut=head_cut,
-            history_cut=total_cut(turn.cut for turn in turns),
+            history_cut=sum((turn.cut for turn in turns), NOTHING_CUT),
         )
 
     def fill(

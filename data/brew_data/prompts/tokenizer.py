@@ -7,11 +7,11 @@ import hashlib
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tokenizers import Encoding, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
@@ -98,7 +98,7 @@ class Tokenizer:
         self._bytes = self._byte_ids()
         self._byte_of = {self._fast.id_to_token(id_): byte for byte, id_ in enumerate(self._bytes)}
         self._cache = ByteLimitedCache[str, tuple[int, ...]](CACHE_BYTES, entry_limit=ENTRY_BYTES)
-        self._splits_lines = _splits_lines(json.loads(self._json))
+        self._splits_lines = _splits_lines(self._fast)
         if (decoded := self.decode(self.encode(PROBE))) != PROBE:
             raise UserError(
                 f"the tokenizer changes text: {PROBE!r} becomes {decoded!r}. Use the tokenizer.json that the model was "
@@ -319,12 +319,13 @@ def _load(json_text: str, control_tokens: ControlTokens, base_digest: str | None
     return Tokenizer(json_text, control_tokens, base_digest=base_digest)
 
 
-def _splits_lines(file: Mapping[str, Any]) -> bool:
+def _splits_lines(fast: FastTokenizer) -> bool:
     """Whether no token has characters of two lines, so that lines can be encoded one by one."""
-    steps = (file.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
+    if fast.pre_tokenizer is None or fast.normalizer is not None:
+        return False
+    steps = json.loads(fast.pre_tokenizer.__getstate__()).get("pretokenizers") or [None]  # the file can have 30 MB
     split = {"type": "Split", "pattern": {"String": "\n"}, "behavior": "MergedWithPrevious", "invert": False}
-    added = any("\n" in token["content"] for token in file.get("added_tokens", []))
-    return steps[0] == split and file.get("normalizer") is None and not added
+    return steps[0] == split and not any("\n" in token.content for token in fast.get_added_tokens_decoder().values())
 
 
 def _byte_level_alphabet() -> list[str]:
